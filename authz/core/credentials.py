@@ -1,0 +1,97 @@
+"""Where a client puts its key, and what must not reach the upstream."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from authz.core.request import Request
+from authz.core.resources import Api, KeySource
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """What Envoy takes off a request before it forwards it: headers, query parameters, and what is left of Cookie."""
+
+    headers: tuple[str, ...] = ()
+    query: tuple[str, ...] = ()
+    cookie: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An API's key sources: how the key is found, and how everything that could be one is stripped (R12)."""
+
+    sources: tuple[KeySource, ...]
+    metadata_path: tuple[str, ...] | None = None
+    forward: bool = False
+
+    @classmethod
+    def of(cls, api: Api) -> Credentials:
+        """The sources of an API; with AUTHORIZER the metadata path replaces what the client sends."""
+        path = (api.authorizer.namespace, *api.authorizer.path) if api.api_key_source == "AUTHORIZER" else None
+        return cls(api.key_sources, path, api.forward_api_key)
+
+    def find(self, request: Request) -> str | None:
+        """The key's value as sent: the first source that is present and not empty, or None."""
+        if self.metadata_path is not None:
+            return _metadata(request.metadata, self.metadata_path)
+        return next(filter(None, (_read(source, request) for source in self.sources)), None)
+
+    def strip(self, request: Request) -> Strip:
+        """What could be a key, whichever source was used."""
+        if self.forward:
+            return Strip()
+        headers = tuple(s.header.lower() for s in self.sources if s.header and _header(s, request) is not None)
+        query = tuple(s.query for s in self.sources if s.query)
+        cookies = {s.cookie for s in self.sources if s.cookie}
+        if not cookies or "cookie" not in request.headers:
+            return Strip(headers, query)
+        rest = [pair for pair in _cookies(request) if pair.partition("=")[0].strip() not in cookies]
+        return Strip(headers, query, "; ".join(rest))
+
+
+def _read(source: KeySource, request: Request) -> str | None:
+    if source.header:
+        return _header(source, request)
+    if source.query:
+        return _joined(value for name, value in _query(request) if name == source.query)
+    return _joined(
+        value.strip() for name, _, value in (pair.partition("=") for pair in _cookies(request)) if name == source.cookie
+    )
+
+
+def _header(source: KeySource, request: Request) -> str | None:
+    """The header's value, without its scheme; None where the header is absent or has another scheme."""
+    value = request.headers.get((source.header or "").lower())
+    if value is None or not source.scheme:
+        return value
+    scheme, _, rest = value.strip().partition(" ")
+    return rest.strip() if scheme.lower() == source.scheme.lower() else None
+
+
+def _query(request: Request) -> Iterator[tuple[str, str]]:
+    """Pairs of the query string: names undecoded, as Envoy compares them when it removes one."""
+    for pair in request.path.partition("?")[2].split("&"):
+        name, _, value = pair.partition("=")
+        yield name, unquote(value)
+
+
+def _cookies(request: Request) -> list[str]:
+    """Pairs of the Cookie header; Envoy joins two such headers with a comma."""
+    return [pair for part in re.split("[;,]", request.headers.get("cookie", "")) if (pair := part.strip())]
+
+
+def _joined(values: Iterator[str]) -> str | None:
+    """A credential given twice is joined as Envoy joins headers, and so is no key that can exist."""
+    return ",".join(values) or None
+
+
+def _metadata(metadata: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
+    value: Any = metadata
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str) else None

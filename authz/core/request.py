@@ -1,0 +1,29 @@
+"""The parts of an HTTP request that decide its fate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request as Envoy describes it.
+
+    `path` holds the query string, undecoded. `headers` has lower-case names; a header sent twice is joined with a
+    comma. `extensions` are the route's context extensions, `metadata` what filters before us left, by namespace.
+    """
+
+    method: str
+    host: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    @property
+    def is_grpc(self) -> bool:
+        """A gRPC caller reads a refusal from `grpc-status`, not from the HTTP status."""
+        return self.headers.get("content-type", "").startswith("application/grpc")

@@ -1,0 +1,199 @@
+"""AWS's nouns as frozen values: what the file, the API and the store all speak.
+
+One definition a resource. Names in YAML and JSON are AWS's own, in camelCase; unknown fields are refused. A field is
+checked here when a look at it alone can tell; what needs a second resource (does the plan's API exist?) is checked
+when the catalog compiles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+HttpMethod = Literal["ANY", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z")]
+Rate = Annotated[float, Meta(ge=0)]
+Burst = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+StageRate = Annotated[float, Meta(ge=-1)]
+StageBurst = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+StatusCode = Annotated[str, Meta(pattern=r"^[1-5][0-9]{2}\Z")]
+
+
+class FailurePolicy(StrEnum):
+    """What happens to a known key's calls while Redis is away."""
+
+    LOCAL = "local"
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Mode(StrEnum):
+    """Whether a plan refuses, or only reports what it would have refused."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class GatewayResponseType(StrEnum):
+    """The refusals whose status, headers and body an API's owner may set (AWS's names)."""
+
+    DEFAULT_4XX = "DEFAULT_4XX"
+    DEFAULT_5XX = "DEFAULT_5XX"
+    INVALID_API_KEY = "INVALID_API_KEY"
+    MISSING_AUTHENTICATION_TOKEN = "MISSING_AUTHENTICATION_TOKEN"  # noqa: S105  (AWS's name of a refusal)
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    THROTTLED = "THROTTLED"
+
+
+class Resource(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """A value of the configuration: immutable, camelCase outside, strict about unknown fields."""
+
+
+class ThrottleSettings(Resource, frozen=True):
+    """A token bucket: `rate_limit` tokens a second, at most `burst_limit` at once."""
+
+    rate_limit: Rate | None = None
+    burst_limit: Burst | None = None
+
+
+class QuotaSettings(Resource, frozen=True):
+    """So many requests a period; `offset` is the day on which a WEEK (0 = Sunday) or MONTH (0 = the 1st) begins."""
+
+    limit: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    period: Literal["DAY", "WEEK", "MONTH"]
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+class ApiStage(Resource, frozen=True):
+    """A stage that a plan covers, with the plan's throttles for single methods of it, by `/path/METHOD`."""
+
+    api_id: Id
+    stage: Id
+    throttle: dict[str, ThrottleSettings] = {}
+
+
+class UsagePlan(Resource, frozen=True):
+    """A contract with callers: limits, the stages they hold for, and the ids of the keys that have signed it."""
+
+    id: Id
+    name: Annotated[str, Meta(min_length=1)]
+    description: str | None = None
+    api_stages: tuple[ApiStage, ...] = ()
+    throttle: ThrottleSettings | None = None
+    quota: QuotaSettings | None = None
+    keys: tuple[Id, ...] = ()
+    mode: Mode = Mode.ENFORCE
+    failure_policy: FailurePolicy | None = None
+    tags: dict[str, str] = {}
+
+
+class ApiKey(Resource, frozen=True):
+    """Names a caller. Of `value` and `value_sha256` exactly one is given; only the digest leaves the loader."""
+
+    id: Id
+    name: str = ""
+    description: str | None = None
+    value: str | None = None
+    value_sha256: Sha256 | None = None
+    enabled: bool = True
+    expires_at: datetime | None = None
+    customer_id: str | None = None
+    tags: dict[str, str] = {}
+
+
+class KeySource(Resource, frozen=True):
+    """One place where a client may put its key: a header (with an optional scheme), a query parameter or a cookie."""
+
+    header: str | None = None
+    scheme: str | None = None
+    query: str | None = None
+    cookie: str | None = None
+
+
+class AuthorizerSource(Resource, frozen=True):
+    """Where in Envoy's dynamic metadata a filter before us left the caller's key, e.g. a claim jwt_authn verified."""
+
+    namespace: str = "envoy.filters.http.jwt_authn"
+    path: tuple[str, ...] = ("jwt_payload", "api_key")
+
+
+class Method(Resource, frozen=True):
+    """One verb of a resource."""
+
+    api_key_required: bool = True
+
+
+class MethodSetting(Resource, frozen=True):
+    """A stage's throttle for a method, shared by all its callers; -1 means no limit."""
+
+    throttling_rate_limit: StageRate | None = None
+    throttling_burst_limit: StageBurst | None = None
+
+
+class GatewayResponse(Resource, frozen=True):
+    """How one kind of refusal is worded: status, header mappings, body templates by media type."""
+
+    status_code: StatusCode | None = None
+    response_parameters: dict[str, str] = {}
+    response_templates: dict[str, str] = {}
+
+
+class Stage(Resource, frozen=True):
+    """A deployed version of an API that callers reach by its name."""
+
+    name: Id
+    method_settings: dict[str, MethodSetting] = {}
+    gateway_responses: dict[GatewayResponseType, GatewayResponse] = {}
+    variables: dict[str, str] = {}
+
+
+class Host(Resource, frozen=True):
+    """A base-path mapping: requests for `host` below `base_path` go to this API, and to `stage` if it is named."""
+
+    host: Annotated[str, Meta(min_length=1)]
+    base_path: str = ""
+    stage: Id | None = None
+
+
+class Api(Resource, frozen=True):
+    """An API: how callers name it, where they put their key, which methods it has.
+
+    `resources` maps a path template to its methods. Without any, the whole stage is one method, ANY, that requires
+    a key.
+    """
+
+    id: Id
+    name: str = ""
+    api_key_source: Literal["HEADER", "AUTHORIZER"] = "HEADER"
+    key_sources: tuple[KeySource, ...] = (KeySource(header="x-api-key"),)
+    authorizer: AuthorizerSource = AuthorizerSource()
+    forward_api_key: bool = False
+    hosts: tuple[Host, ...] = ()
+    resources: dict[str, dict[HttpMethod, Method]] = {}
+    stages: tuple[Stage, ...] = ()
+
+
+class Account(Resource, frozen=True):
+    """What holds for all APIs together."""
+
+    throttle_settings: ThrottleSettings = ThrottleSettings(rate_limit=10_000.0, burst_limit=5_000)
+
+
+class Resources(Resource, frozen=True):
+    """Everything that a catalog is compiled from, and that a reload replaces as one."""
+
+    account: Account = Account()
+    apis: tuple[Api, ...] = ()
+    usage_plans: tuple[UsagePlan, ...] = ()
+    api_keys: tuple[ApiKey, ...] = ()
+
+
+def digest(value: str) -> bytes:
+    """The SHA-256 of a key's value: the only form in which a key is kept."""
+    return hashlib.sha256(value.encode()).digest()

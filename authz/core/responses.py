@@ -1,0 +1,252 @@
+"""Refusals in words: AWS's statuses, headers and bodies, as far as an API's owner has not set others."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote
+
+from authz.core.limits import Limit, Quota, reset_us
+from authz.core.request import Request
+from authz.core.resources import GatewayResponse, GatewayResponseType
+from authz.core.verdict import Denied, Grant, Reason, Subject, Tally, standings
+
+Profile = Literal["standard", "aws"]
+
+JSON = "application/json"
+DEFAULT_TEMPLATES = {JSON: '{"message":$context.error.messageString}'}
+HEADER_MAPPING = "gatewayresponse.header."
+SHED_RETRY_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """What a refused client gets. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Wording:
+    """How AWS words one kind of refusal; `grpc_status` is for callers that speak gRPC."""
+
+    status: int
+    message: str
+    error_type: str
+    grpc_status: int
+    type: GatewayResponseType | None = None
+
+
+_FORBIDDEN = _Wording(403, "Forbidden", "ForbiddenException", 7)
+_INVALID_KEY = _Wording(403, "Forbidden", "ForbiddenException", 7, GatewayResponseType.INVALID_API_KEY)
+_UNAVAILABLE = _Wording(503, "Service Unavailable", "ServiceUnavailableException", 14, GatewayResponseType.DEFAULT_5XX)
+_WORDINGS = {
+    Reason.UNKNOWN_API: _FORBIDDEN,
+    Reason.UNKNOWN_STAGE: _FORBIDDEN,
+    Reason.UNKNOWN_METHOD: _Wording(
+        403,
+        "Missing Authentication Token",
+        "MissingAuthenticationTokenException",
+        7,
+        GatewayResponseType.MISSING_AUTHENTICATION_TOKEN,
+    ),
+    Reason.KEY_MISSING: _INVALID_KEY,
+    Reason.KEY_UNKNOWN: _INVALID_KEY,
+    Reason.KEY_DISABLED: _INVALID_KEY,
+    Reason.KEY_EXPIRED: _INVALID_KEY,
+    Reason.NO_PLAN: _INVALID_KEY,
+    Reason.THROTTLED: _Wording(429, "Too Many Requests", "TooManyRequestsException", 8, GatewayResponseType.THROTTLED),
+    Reason.QUOTA_EXCEEDED: _Wording(
+        429, "Limit Exceeded", "LimitExceededException", 8, GatewayResponseType.QUOTA_EXCEEDED
+    ),
+    Reason.UNAVAILABLE: _UNAVAILABLE,
+    Reason.DEADLINE: _UNAVAILABLE,
+    Reason.NOT_HTTP: _UNAVAILABLE,
+    Reason.INTERNAL: _UNAVAILABLE,
+}
+
+
+class _Template(string.Template):
+    """`$context.error.message` and its like: plain substitution, no expressions, as AWS defines it."""
+
+    idpattern = r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*"
+    flags = re.ASCII
+
+
+class _Variables(Mapping[str, str]):
+    """The variables of one refusal; one that does not exist is empty."""
+
+    def __init__(self, find: Callable[[str], str | None]) -> None:
+        self._find = find
+
+    def __getitem__(self, name: str) -> str:
+        return self._find(name) or ""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """A stage's gateway responses. A type that is not set falls back on DEFAULT_4XX or 5XX, then on AWS's wording."""
+
+    custom: Mapping[GatewayResponseType, GatewayResponse]
+
+    @classmethod
+    def compile(cls, custom: Mapping[GatewayResponseType, GatewayResponse]) -> Responses:
+        return cls(dict(custom))
+
+    def of(self, wording: _Wording) -> GatewayResponse:
+        """The owner's response for a refusal, or an empty one."""
+        if wording.type is None:
+            return GatewayResponse()
+        fallback = GatewayResponseType.DEFAULT_4XX if wording.status < 500 else GatewayResponseType.DEFAULT_5XX
+        return self.custom.get(wording.type) or self.custom.get(fallback) or GatewayResponse()
+
+
+_AWS = Responses({})
+
+
+def render(denied: Denied, request: Request, request_id: str, profile: Profile) -> HttpResponse:
+    """The refusal as the client sees it. The profile `aws` sends what AWS sends and nothing more."""
+    wording = _WORDINGS[denied.reason]
+    custom = (denied.subject.responses or _AWS).of(wording)
+    variables = _Variables(lambda name: _variable(name, denied, wording, request, request_id))
+    media_type, template = _template(custom.response_templates or DEFAULT_TEMPLATES, request)
+    headers = {
+        "content-type": media_type,
+        "x-amzn-requestid": request_id,
+        "x-amzn-errortype": wording.error_type,
+        **(_standard_headers(denied) if profile == "standard" else {}),
+        **_mapped_headers(custom, variables),
+    }
+    if request.is_grpc:  # Envoy writes the content-type itself, and the body becomes grpc-message
+        headers = {**headers, "grpc-status": str(wording.grpc_status)}
+        del headers["content-type"]
+        return HttpResponse(wording.status, headers, wording.message)
+    body = _Template(template).safe_substitute(variables)
+    return HttpResponse(int(custom.status_code or wording.status), headers, body)
+
+
+def _standard_headers(denied: Denied) -> dict[str, str]:
+    if denied.reason is Reason.UNAVAILABLE:
+        return {"retry-after": str(SHED_RETRY_SECONDS)}
+    if denied.grant is None or denied.tally is None:
+        return {}
+    headers = ratelimit_headers(denied.grant, denied.tally)
+    seconds = retry_after_seconds(denied.tally)
+    return headers if seconds is None else {"retry-after": str(seconds), **headers}
+
+
+def retry_after_seconds(tally: Tally) -> int | None:
+    """The wait in whole seconds, rounded up; None where waiting does not help."""
+    return None if tally.wait_us is None else _seconds(tally.wait_us)
+
+
+def ratelimit_headers(grant: Grant, tally: Tally) -> dict[str, str]:
+    """`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10), one item an enforced layer."""
+    enforced = [item for item in standings(grant, tally) if not item[0].shadow]
+    if not enforced:
+        return {}
+    return {
+        "ratelimit": ", ".join(
+            _item(limit, r=left, t=_seconds(reset_us(limit.rule, state, tally.now))) for limit, state, left in enforced
+        ),
+        "ratelimit-policy": ", ".join(_policy(limit) for limit, _, _ in enforced),
+    }
+
+
+def _policy(limit: Limit) -> str:
+    if isinstance(limit.rule, Quota):
+        return _item(limit, q=limit.rule.limit, w=_seconds(limit.rule.end - limit.rule.start))
+    return _item(limit, q=limit.rule.burst, w=limit.rule.window_seconds)
+
+
+def _item(limit: Limit, **parameters: int | None) -> str:
+    return f'"{limit.layer}"' + "".join(f";{name}={value}" for name, value in parameters.items() if value is not None)
+
+
+def _seconds(microseconds: int | None) -> int | None:
+    return None if microseconds is None else -(-microseconds // 1_000_000)
+
+
+def _template(templates: Mapping[str, str], request: Request) -> tuple[str, str]:
+    """The template whose media type the client accepts or sent, else JSON's, else the first."""
+    wanted = ",".join((request.headers.get("accept", ""), request.headers.get("content-type", "")))
+    for media_type in (part.partition(";")[0].strip().lower() for part in wanted.split(",")):
+        if media_type in templates:
+            return media_type, templates[media_type]
+    return (JSON, templates[JSON]) if JSON in templates else next(iter(templates.items()))
+
+
+def _mapped_headers(custom: GatewayResponse, variables: _Variables) -> dict[str, str]:
+    """The owner's headers. One whose variable is empty is left out; no value can break the header's line."""
+    mapped = {
+        name.removeprefix(HEADER_MAPPING).lower(): value[1:-1] if value.startswith("'") else variables[value]
+        for name, value in custom.response_parameters.items()
+    }
+    return {name: re.sub(r"[^\x20-\x7e]", "?", value) for name, value in mapped.items() if value}
+
+
+def _variable(name: str, denied: Denied, wording: _Wording, request: Request, request_id: str) -> str | None:
+    scope, _, rest = name.partition(".")
+    if scope == "stageVariables":
+        return denied.subject.stage_variables.get(rest)
+    if name.startswith("method.request."):
+        return _of_request(rest.removeprefix("request."), denied.subject, request)
+    return _context(denied, wording, request, request_id).get(rest) if scope == "context" else None
+
+
+def _context(denied: Denied, wording: _Wording, request: Request, request_id: str) -> dict[str, str]:
+    """AWS's `$context`, and `error.retryAfter` (seconds), which is ours."""
+    subject = denied.subject
+    wait = retry_after_seconds(denied.tally) if denied.tally else None
+    return {
+        "error.message": wording.message,
+        "error.messageString": json.dumps(wording.message),
+        "error.responseType": str(wording.type or ""),
+        "error.retryAfter": "" if wait is None else str(wait),
+        "requestId": request_id,
+        "apiId": subject.api,
+        "stage": subject.stage,
+        "resourcePath": subject.route.resource if subject.route else "",
+        "httpMethod": request.method,
+        "path": request.path.partition("?")[0],
+        "domainName": request.host,
+        "identity.apiKeyId": subject.key,
+        "identity.userAgent": request.headers.get("user-agent", ""),
+    }
+
+
+def _of_request(name: str, subject: Subject, request: Request) -> str | None:
+    place, _, field = name.partition(".")
+    match place.removeprefix("multivalue"):
+        case "header":
+            return request.headers.get(field.lower())
+        case "querystring":
+            pairs = (pair.partition("=") for pair in request.path.partition("?")[2].split("&"))
+            return next((unquote(value) for found, _, value in pairs if unquote(found) == field), None)
+        case "path" if subject.route:
+            return path_variables(subject.route.resource, subject.path).get(field)
+    return None
+
+
+def path_variables(template: str, path: str) -> dict[str, str]:
+    """What the variables of a template stand for: `/pets/{id}` and `/pets/7` give `{"id": "7"}`."""
+    found: dict[str, str] = {}
+    segments = path.strip("/").split("/")
+    for at, part in enumerate(template.strip("/").split("/")):
+        if part.endswith("+}"):
+            found[part[1:-2]] = unquote("/".join(segments[at:]))
+        elif part.startswith("{"):
+            found[part[1:-1]] = unquote("".join(segments[at : at + 1]))
+    return found

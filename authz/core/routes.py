@@ -1,0 +1,93 @@
+"""Path templates, compiled once and matched fast: literal before `{var}` before `{proxy+}`, verb before ANY."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from authz.core.resources import HttpMethod, Method
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A method of an API: the template of its resource, its verb (or ANY), and whether it requires a key."""
+
+    resource: str
+    method: str
+    api_key_required: bool = True
+
+
+ANYTHING = Route("/", "ANY")
+
+
+@dataclass(slots=True)
+class _Node:
+    methods: dict[str, Route] = field(default_factory=dict)
+    literals: dict[str, _Node] = field(default_factory=dict)
+    variable: _Node | None = None
+    greedy: _Node | None = None
+
+    def child(self, segment: str) -> _Node:
+        if segment.startswith("{") and segment.endswith("+}"):
+            self.greedy = self.greedy or _Node()
+            return self.greedy
+        if segment.startswith("{") and segment.endswith("}"):
+            self.variable = self.variable or _Node()
+            return self.variable
+        return self.literals.setdefault(segment, _Node())
+
+    def find(self, segments: Sequence[str], verb: str) -> Route | None:
+        """The first match in order of precedence; a branch that lacks the verb is left and the next one tried."""
+        if not segments:
+            return self.methods.get(verb) or self.methods.get("ANY")
+        head, *rest = segments
+        literal = self.literals.get(head)
+        if literal and (found := literal.find(rest, verb)):
+            return found
+        if self.variable and head and (found := self.variable.find(rest, verb)):
+            return found
+        return self.greedy.find((), verb) if self.greedy and any(segments) else None
+
+
+class Routes:
+    """All methods of an API. An API that lists none is one method, ANY, on everything below `/`."""
+
+    def __init__(self, resources: Mapping[str, Mapping[HttpMethod, Method]]) -> None:
+        self._by_resource: dict[str, dict[str, Route]] = {
+            path: {verb: Route(path, verb, method.api_key_required) for verb, method in methods.items()}
+            for path, methods in resources.items()
+        }
+        self._root = _Node()
+        for path, methods in self._by_resource.items():
+            node = self._root
+            for segment in _segments(path):
+                node = node.child(segment)
+            node.methods.update(methods)
+
+    def __iter__(self) -> Iterator[Route]:
+        if not self._by_resource:
+            yield ANYTHING
+        for methods in self._by_resource.values():
+            yield from methods.values()
+
+    def match(self, path: str, verb: str) -> Route | None:
+        """The route of an undecoded path without its query string."""
+        if not self._by_resource:
+            return ANYTHING
+        if not path.startswith("/"):
+            return None
+        return self._root.find([unquote(segment) for segment in _segments(path)], verb)
+
+    def named(self, resource: str, verb: str) -> Route | None:
+        """The route that Envoy's own configuration names; nothing is matched."""
+        if not self._by_resource:
+            return ANYTHING
+        methods = self._by_resource.get(resource, {})
+        return methods.get(verb) or methods.get("ANY")
+
+
+def _segments(path: str) -> list[str]:
+    """`/pets/7` and `/pets/7/` are `["pets", "7"]`; `/` is `[]`; an empty segment inside stays."""
+    trimmed = path[1:-1] if path.endswith("/") and len(path) > 1 else path[1:]
+    return trimmed.split("/") if trimmed else []

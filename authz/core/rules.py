@@ -1,0 +1,379 @@
+"""What a configuration must keep to beyond the shape of its fields: each breach with its address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+from authz.core.limits import throttle
+from authz.core.methods import ANY, WILDCARD, plan_method, stage_method
+from authz.core.resources import (
+    Account,
+    Api,
+    ApiKey,
+    ApiStage,
+    GatewayResponse,
+    Host,
+    KeySource,
+    QuotaSettings,
+    Resources,
+    Stage,
+    ThrottleSettings,
+    UsagePlan,
+    digest,
+)
+
+METHOD_THROTTLES: Final = 20  # AWS's limit for one stage of a plan
+LAST_OFFSET: Final = {"DAY": 0, "WEEK": 6, "MONTH": 27}
+
+TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+MEDIA_TYPE: Final = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}(\s*;[\x20-\x7e]*)?")
+QUERY_NAME: Final = re.compile(r"[^\s&=#\x00-\x1f\x7f]+")
+LABEL: Final = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?"
+HOST: Final = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(\.{LABEL})*|\[[0-9a-f:.]+\]")
+BASE_PATH: Final = re.compile(r"[A-Za-z0-9$_.+!*'()-]+(/[A-Za-z0-9$_.+!*'()-]+)*")
+# Not in a literal segment: * is a wildcard and ~1 a slash in the keys of methods; ?, # and % never reach a segment.
+SEGMENT: Final = re.compile(r"[^\s{}*~?#%\x00-\x1f\x7f]+|\{[A-Za-z0-9._:-]+\+?\}")
+KEY_VALUE: Final = re.compile(r"[\x21-\x2b\x2d-\x7e]{20,128}")
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+RESPONSE_HEADER: Final = re.compile(rf"gatewayresponse\.header\.({TOKEN.pattern})")
+MAPPING: Final = re.compile(
+    r"'[^\x00-\x1f\x7f]*'|method\.request\.((multivalue)?header|(multivalue)?querystring|path)\.[^\s\x00-\x1f\x7f]+"
+    r"|(context|stageVariables)\.[^\s\x00-\x1f\x7f]+"
+)
+# Envoy frames the answer; a second opinion on its length or its connection breaks it.
+FRAMING: Final = frozenset({"connection", "content-length", "host", "keep-alive", "te", "trailer"}) | {
+    "transfer-encoding",
+    "upgrade",
+}
+
+
+class Problem(NamedTuple):
+    """A rule that a configuration breaks, and where."""
+
+    address: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.rule}"
+
+
+Problems = Iterator[Problem]
+
+
+def problems(resources: Resources) -> list[Problem]:
+    """Every breach of a rule, in the order of the file; none for resources that a catalog can be compiled from."""
+    return [
+        *_account(resources.account),
+        *_apis(resources.apis),
+        *_plans(resources),
+        *_keys(resources.api_keys),
+    ]
+
+
+def value_problem(value: str) -> str | None:
+    """The rule that a key's value breaks. It does not repeat the value: that is a secret, also when it is bad."""
+    if KEY_VALUE.fullmatch(value):
+        return None
+    if not 20 <= len(value) <= 128:
+        return f"expected 20 to 128 characters, not {len(value)}"
+    return "expected printable ASCII characters other than blank and comma"
+
+
+def _account(account: Account) -> Problems:
+    yield from _throttle(account.throttle_settings, "$.account.throttleSettings")
+
+
+# --- APIs ---------------------------------------------------------------------------------------------------------
+
+
+def _apis(apis: tuple[Api, ...]) -> Problems:
+    yield from _repeated((api.id, f"$.apis[{i}].id") for i, api in enumerate(apis))
+    yield from _repeated(
+        (f"{mapping.host}/{mapping.base_path}", f"$.apis[{i}].hosts[{n}]")
+        for i, api in enumerate(apis)
+        for n, mapping in enumerate(api.hosts)
+    )
+    for i, api in enumerate(apis):
+        yield from _api(api, f"$.apis[{i}]")
+
+
+def _api(api: Api, at: str) -> Problems:
+    yield from _sources(api, at)
+    for n, mapping in enumerate(api.hosts):
+        yield from _host(mapping, api, f"{at}.hosts[{n}]")
+    yield from _templates(api.resources, f"{at}.resources")
+    yield from _repeated((stage.name, f"{at}.stages[{n}].name") for n, stage in enumerate(api.stages))
+    for n, stage in enumerate(api.stages):
+        yield from _stage(stage, api, f"{at}.stages[{n}]")
+
+
+def _sources(api: Api, at: str) -> Problems:
+    if api.api_key_source == "HEADER" and not api.key_sources:
+        yield Problem(f"{at}.keySources", "expected at least one source of keys")
+    for n, source in enumerate(api.key_sources):
+        yield from _source(source, f"{at}.keySources[{n}]")
+    if api.api_key_source == "AUTHORIZER" and not (api.authorizer.path and all(api.authorizer.path)):
+        yield Problem(f"{at}.authorizer.path", "expected the names that lead to the key, none of them empty")
+    if api.api_key_source == "AUTHORIZER" and not api.authorizer.namespace:
+        yield Problem(f"{at}.authorizer.namespace", "expected the name of a filter's metadata")
+
+
+def _source(source: KeySource, at: str) -> Problems:
+    if sum(place is not None for place in (source.header, source.query, source.cookie)) != 1:
+        yield Problem(at, "expected exactly one of header, query and cookie")
+    if source.header is not None:
+        yield from _source_header(source.header, f"{at}.header")
+    if source.scheme is not None and source.header is None:
+        yield Problem(f"{at}.scheme", "expected only beside header")
+    if source.scheme is not None and not TOKEN.fullmatch(source.scheme):
+        yield Problem(f"{at}.scheme", "expected one word, such as Bearer")
+    if source.query is not None and not QUERY_NAME.fullmatch(source.query):
+        yield Problem(f"{at}.query", "expected the name of a query parameter")
+    if source.cookie is not None and not TOKEN.fullmatch(source.cookie):
+        yield Problem(f"{at}.cookie", "expected the name of a cookie")
+
+
+def _source_header(name: str, at: str) -> Problems:
+    if not TOKEN.fullmatch(name):
+        yield Problem(at, "expected the name of a header")
+    elif name.lower() == "host":
+        yield Problem(at, "expected another header: Envoy cannot remove Host, so the key would reach the upstream")
+
+
+def _host(mapping: Host, api: Api, at: str) -> Problems:
+    if not HOST.fullmatch(mapping.host):
+        yield Problem(f"{at}.host", "expected a host name in lower case, without scheme, port or path")
+    if mapping.base_path and not BASE_PATH.fullmatch(mapping.base_path):
+        yield Problem(f"{at}.basePath", "expected segments with single slashes between them, such as orders/v2")
+    if mapping.stage is not None and mapping.stage not in {stage.name for stage in api.stages}:
+        yield Problem(f"{at}.stage", f"the API {api.id} has no stage {mapping.stage}")
+
+
+def _templates(templates: Iterable[str], at: str) -> Problems:
+    variables: dict[tuple[str, bool], str] = {}  # by the path of the parent, and whether greedy
+    for template in templates:
+        rule = _template(template) or _sibling(template, variables)
+        if rule:
+            yield Problem(f"{at}['{template}']", rule)
+
+
+def _template(template: str) -> str | None:
+    segments = template.split("/")[1:]
+    if not template.startswith("/"):
+        return "expected a path that begins with /"
+    if template == "/":
+        return None
+    if "" in segments:
+        return "expected no empty segment, and no slash at the end"
+    if not all(SEGMENT.fullmatch(segment) for segment in segments):
+        return "expected segments such as pets, {id} or {proxy+}"
+    if any(segment.endswith("+}") for segment in segments[:-1]):
+        return "expected a greedy variable only as the last segment"
+    names = [segment.strip("{+}") for segment in segments if segment.startswith("{")]
+    return None if len(set(names)) == len(names) else "expected each variable once"
+
+
+def _sibling(template: str, variables: dict[tuple[str, bool], str]) -> str | None:
+    """Remember the template's variables; one place of a path has one name, or nobody could tell which is meant."""
+    parent = ""
+    for segment in template.split("/")[1:]:
+        if segment.startswith("{"):
+            other = variables.setdefault((parent, segment.endswith("+}")), segment)
+            if other != segment:
+                return f"a sibling of {segment} is already the variable {other}"
+        parent += f"/{segment}"
+    return None
+
+
+def _stage(stage: Stage, api: Api, at: str) -> Problems:
+    settings = f"{at}.methodSettings"
+    yield from _methods(stage.method_settings, stage_method, api, settings)
+    for key, setting in stage.method_settings.items():
+        rate, burst = setting.throttling_rate_limit, setting.throttling_burst_limit
+        yield from _stage_throttle(rate, burst, f"{settings}['{key}'].throttlingRateLimit")
+    for kind, response in stage.gateway_responses.items():
+        yield from _gateway_response(response, f"{at}.gatewayResponses.{kind}")
+
+
+def _stage_throttle(rate: float | None, burst: int | None, at: str) -> Problems:
+    if rate is not None and -1 < rate < 0:
+        yield Problem(at, "expected -1 for no limit, or a number ≥ 0")
+    elif rate != -1:
+        yield from _rate(rate, None if burst == -1 else burst, at)
+
+
+def _gateway_response(response: GatewayResponse, at: str) -> Problems:
+    if response.status_code is not None and response.status_code.startswith("1"):
+        yield Problem(f"{at}.statusCode", "expected 200 to 599: a 1xx status does not end a request")
+    yield from _repeated(
+        ((name.lower(), f"{at}.responseParameters['{name}']") for name in response.response_parameters),
+        "the header",
+    )
+    for name, value in response.response_parameters.items():
+        yield from _parameter(name, value, f"{at}.responseParameters['{name}']")
+    for media_type in response.response_templates:
+        if not MEDIA_TYPE.fullmatch(media_type):
+            yield Problem(f"{at}.responseTemplates['{media_type}']", "expected a media type, such as application/json")
+
+
+def _parameter(name: str, value: str, at: str) -> Problems:
+    header = RESPONSE_HEADER.fullmatch(name)
+    if not header:
+        yield Problem(at, "expected gatewayresponse.header.<name of a header>")
+    elif header[1].lower() in FRAMING:
+        yield Problem(at, f"expected a header other than {header[1]}: Envoy sets it itself")
+    if not MAPPING.fullmatch(value):
+        places = "method.request.header.x, method.request.querystring.x, method.request.path.x, context.x"
+        yield Problem(at, f"expected 'a text in single quotes', {places} or stageVariables.x")
+
+
+# --- usage plans --------------------------------------------------------------------------------------------------
+
+
+def _plans(resources: Resources) -> Problems:
+    plans = resources.usage_plans
+    apis = {api.id: api for api in resources.apis}
+    keys = {key.id for key in resources.api_keys}
+    yield from _repeated((plan.id, f"$.usagePlans[{i}].id") for i, plan in enumerate(plans))
+    for i, plan in enumerate(plans):
+        yield from _plan(plan, apis, keys, f"$.usagePlans[{i}]")
+    yield from _shared_keys(plans)
+
+
+def _plan(plan: UsagePlan, apis: dict[str, Api], keys: set[str], at: str) -> Problems:
+    yield from _printable(plan.name, f"{at}.name")
+    if plan.throttle:
+        yield from _throttle(plan.throttle, f"{at}.throttle")
+    if plan.quota:
+        yield from _quota(plan.quota, f"{at}.quota")
+    names = ((f"{covered.api_id}:{covered.stage}", f"{at}.apiStages[{n}]") for n, covered in enumerate(plan.api_stages))
+    yield from _repeated(names, "the stage")
+    for n, covered in enumerate(plan.api_stages):
+        yield from _api_stage(covered, apis.get(covered.api_id), f"{at}.apiStages[{n}]")
+    yield from _repeated(((key, f"{at}.keys[{n}]") for n, key in enumerate(plan.keys)), "the key")
+    for n, key in enumerate(plan.keys):
+        if key not in keys:
+            yield Problem(f"{at}.keys[{n}]", f"there is no API key {key}")
+
+
+def _quota(quota: QuotaSettings, at: str) -> Problems:
+    last = LAST_OFFSET[quota.period]
+    if quota.offset > last:
+        expected = f"a number from 0 to {last}" if last else "0"
+        yield Problem(f"{at}.offset", f"expected {expected} with the period {quota.period}")
+
+
+def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
+    if api is None:
+        yield Problem(f"{at}.apiId", f"there is no API {covered.api_id}")
+    elif covered.stage not in {stage.name for stage in api.stages}:
+        yield Problem(f"{at}.stage", f"the API {api.id} has no stage {covered.stage}")
+    if len(covered.throttle) > METHOD_THROTTLES:
+        yield Problem(f"{at}.throttle", f"expected at most {METHOD_THROTTLES} methods, not {len(covered.throttle)}")
+    yield from _methods(covered.throttle, plan_method, api, f"{at}.throttle")
+    for key, settings in covered.throttle.items():
+        yield from _throttle(settings, f"{at}.throttle['{key}']")
+
+
+def _shared_keys(plans: tuple[UsagePlan, ...]) -> Problems:
+    """A key has at most one plan for a stage, or nobody could tell which plan pays for a call."""
+    first: dict[tuple[str, str, str], UsagePlan] = {}
+    for i, plan in enumerate(plans):
+        stages = [(covered.api_id, covered.stage) for covered in plan.api_stages]
+        for n, key in enumerate(plan.keys):
+            for api, stage in stages:
+                other = first.setdefault((key, api, stage), plan)
+                if other is not plan:
+                    rule = f"the key {key} is already in the plan {other.id} for the stage {api}:{stage}"
+                    yield Problem(f"$.usagePlans[{i}].keys[{n}]", rule)
+                    break
+
+
+# --- API keys -----------------------------------------------------------------------------------------------------
+
+
+def _keys(keys: tuple[ApiKey, ...]) -> Problems:
+    yield from _repeated((key.id, f"$.apiKeys[{i}].id") for i, key in enumerate(keys))
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        yield from _key(key, f"$.apiKeys[{i}]")
+        known = first.setdefault(hexdigest(key), i) if key.value or key.value_sha256 else i
+        if known != i:
+            yield Problem(f"$.apiKeys[{i}]", f"the value is already that of $.apiKeys[{known}]")
+
+
+def _key(key: ApiKey, at: str) -> Problems:
+    if (key.value is None) == (key.value_sha256 is None):
+        yield Problem(at, "expected exactly one of value and valueSha256")
+    rule = None if key.value is None else value_problem(key.value)
+    if rule:
+        yield Problem(f"{at}.value", rule)
+    if key.expires_at is not None and key.expires_at.tzinfo is None:
+        yield Problem(f"{at}.expiresAt", "expected a time with its zone, such as 2030-01-31T23:59:59Z")
+    yield from _printable(key.customer_id or "", f"{at}.customerId")
+
+
+def hexdigest(key: ApiKey) -> str:
+    """The SHA-256 of the key's value in hexadecimal, whichever of the two was given."""
+    return key.value_sha256 or digest(key.value or "").hex()
+
+
+# --- shared -------------------------------------------------------------------------------------------------------
+
+
+def _repeated(named: Iterable[tuple[str, str]], what: str = "the name") -> Problems:
+    """A problem for every name, of those given with their addresses, that was met before."""
+    first: dict[str, str] = {}
+    for name, at in named:
+        known = first.setdefault(name, at)
+        if known is not at:
+            yield Problem(at, f"{what} {name} is already used by {known}")
+
+
+def _printable(text: str, at: str) -> Problems:
+    if CONTROL.search(text):
+        yield Problem(at, "expected no control characters: it is sent to the upstream in a header")
+
+
+def _throttle(settings: ThrottleSettings, at: str) -> Problems:
+    yield from _rate(settings.rate_limit, settings.burst_limit, f"{at}.rateLimit")
+
+
+def _rate(rate: float | None, burst: int | None, at: str) -> Problems:
+    try:
+        throttle(rate, burst)
+    except ValueError as broken:
+        yield Problem(at, str(broken))
+
+
+def _methods(keys: Iterable[str], read: Callable[[str], tuple[str, str]], api: Api | None, at: str) -> Problems:
+    """Each key must be readable, name a method that the API has, and be the only one that names it."""
+    first: dict[tuple[str, str], str] = {}
+    for key in keys:
+        try:
+            method = read(key)
+        except ValueError as broken:
+            yield Problem(f"{at}['{key}']", str(broken))
+            continue
+        known = first.setdefault(method, key)
+        rule = f"the same method as '{known}'" if known != key else api and _missing(api, *method)
+        if rule:
+            yield Problem(f"{at}['{key}']", rule)
+
+
+def _missing(api: Api, path: str, method: str) -> str | None:
+    """Why the API has no such method, or None if it has."""
+    if path == WILDCARD:
+        return None
+    if not api.resources:
+        whole = path == "/" and method in (ANY, WILDCARD)
+        return None if whole else f"the API {api.id} lists no methods, so it is one method: expected */* or //ANY"
+    methods = api.resources.get(path)
+    if methods is None:
+        return f"the API {api.id} has no resource {path}"
+    if method == WILDCARD or method in methods:
+        return None
+    return f"the resource {path} has no method {method}, only {', '.join(methods) or 'none'}"

@@ -1,0 +1,126 @@
+"""The answer to a request, and how a tally becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from authz.core.limits import Layer, Limit, Meter, remaining
+from authz.core.resources import FailurePolicy
+from authz.core.routes import Route
+
+if TYPE_CHECKING:
+    from authz.core.credentials import Credentials
+    from authz.core.responses import Responses
+
+
+class Reason(StrEnum):
+    """Why a request was refused. A client sees only the gateway response; logs, metrics and `explain` see this."""
+
+    UNKNOWN_API = "unknown_api"
+    UNKNOWN_STAGE = "unknown_stage"
+    UNKNOWN_METHOD = "unknown_method"
+    KEY_MISSING = "key_missing"
+    KEY_UNKNOWN = "key_unknown"
+    KEY_DISABLED = "key_disabled"
+    KEY_EXPIRED = "key_expired"
+    NO_PLAN = "no_plan"
+    THROTTLED = "throttled"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    UNAVAILABLE = "unavailable"
+    DEADLINE = "deadline"
+    NOT_HTTP = "not_http"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom and what a request is about, as far as the catalog could tell: the names in logs, metadata and metrics."""
+
+    api: str = ""
+    stage: str = ""
+    route: Route | None = None
+    path: str = ""
+    key: str = ""
+    plan: str = ""
+    plan_name: str = ""
+    customer: str = ""
+    stage_variables: Mapping[str, str] = field(default_factory=dict)
+    credentials: Credentials | None = None
+    responses: Responses | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the request may take: a unit from each of these limits, all or none, and a row in the meter's usage."""
+
+    subject: Subject
+    limits: tuple[Limit, ...]
+    meter: Meter | None = None
+    failure_policy: FailurePolicy = FailurePolicy.LOCAL
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the limits said. `states` are positions of the limits as sent: a bucket's debt, a quota's use, after it.
+
+    `refused_by` is the first enforced limit without room; `wait_us` the longest wait over all of those, None if it
+    is infinite. `shadowed_by` would have refused, had its plan been enforced. `now` is Redis's time (µs). A `stale`
+    tally decided nothing: a quota's period was not the one that contains `now`. `degraded`: Redis had no part in it.
+    """
+
+    now: int
+    states: tuple[int, ...] = ()
+    refused_by: Limit | None = None
+    wait_us: int | None = 0
+    shadowed_by: Limit | None = None
+    stale: bool = False
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Forward the request. Without a tally nobody counted it: Redis was away and the policy is `allow`."""
+
+    grant: Grant
+    tally: Tally | None
+
+    @property
+    def subject(self) -> Subject:
+        return self.grant.subject
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Refuse the request, for a reason. A refusal by a limit carries the grant and the tally that say which."""
+
+    reason: Reason
+    subject: Subject = Subject()
+    grant: Grant | None = None
+    tally: Tally | None = None
+
+    @property
+    def layer(self) -> Layer | None:
+        """The layer that refused, if it was a limit."""
+        return self.tally.refused_by.layer if self.tally and self.tally.refused_by else None
+
+
+Verdict = Allowed | Denied
+
+
+def judge(grant: Grant, tally: Tally) -> Verdict:
+    """The verdict on a counted request."""
+    if tally.refused_by is None:
+        return Allowed(grant, tally)
+    quota = tally.refused_by.layer is Layer.PLAN_QUOTA
+    reason = Reason.QUOTA_EXCEEDED if quota else Reason.THROTTLED
+    return Denied(reason, grant.subject, grant, tally)
+
+
+def standings(grant: Grant, tally: Tally) -> list[tuple[Limit, int, int]]:
+    """(limit, state, units left) for each limit that the tally speaks of."""
+    return [
+        (limit, state, remaining(limit.rule, state)) for limit, state in zip(grant.limits, tally.states, strict=True)
+    ]
