@@ -1,0 +1,237 @@
+--[[
+Decides a batch of requests in arrival order: each takes a unit from all of its limits, or from none.
+
+KEYS[1]             the worker's last reply: cmsgpack {sequence, reply}
+KEYS[2 .. 2L+1]     L callers, two keys each: the ledger, and its history (a hash: day -> '>dd' used, remaining)
+KEYS[2L+2 ..]       buckets: throttles that are not part of a caller's ledger
+
+ARGV[1]             cmsgpack {sequence, deadline, pinned, dry, L, retention, requests}
+  sequence          of this batch, growing by worker; the same number is the same batch, sent again
+  deadline          µs of Redis's time after which nothing is charged; 0 for none
+  pinned            µs of Unix time to decide at, for tests; 0 for the server's clock
+  dry               1: decide, write nothing
+  retention         days for which usage is kept
+  requests          {{caller, limits}, …}; caller is 1 .. L whose usage counts the call, or 0
+  limits            {{value, shadow, 0, n, m, burst}   a bucket that gains n/m tokens a µs
+                     {value, shadow, 1, limit, start, end}, …}   a quota over [start, end) in µs
+                    value is 1 .. L for a ledger, L+1 .. for a bucket; shadow is 1 for a limit that only reports
+
+A bucket is '>Bdddd':     1, debt (1/m tokens), at (µs), n, m
+A ledger is '>Bddddddddd': 2, debt, at, n, m of its throttle; start (µs), used of its quota; day (since 1970), used,
+                          remaining of its usage. All integers below 2^53, packed since tostring() keeps 14 digits.
+
+Reply               cmsgpack {status, now, results}; status is 'ok', 'old' (a later batch was already decided; nothing
+                    is charged) or 'late' (past the deadline; nothing is charged)
+  results           {{code, refused, wait, shadowed, state, …}, …}, one a request
+  code              0 admitted, 1 refused, 2 stale (a quota's period does not contain now), 3 bad state
+  refused           position of the first enforced limit without room, or 0
+  wait              µs, the greatest over all enforced limits without room; -1 if infinite
+  shadowed          position of the first shadow limit without room, or 0
+  state             of each limit as sent, after the decision: debt of a bucket, used of a quota
+]]
+
+local BUCKET, LEDGER = 1, 2
+local DAY = 86400000000
+local KEEP_FOREVER_MS = 400 * 86400000
+local PINNED_MS = 3600000
+local REPLY_MS = 5000
+
+local sequence, deadline, pinned, dry, callers, retention, requests = unpack(cmsgpack.unpack(ARGV[1]))
+
+local now = pinned
+if now == 0 then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+
+local today = math.floor(now / DAY)
+
+local names = {KEYS[1]}
+for i = 1, callers do names[1 + i] = KEYS[2 * i] end
+for i = 2 * callers + 2, #KEYS do names[#names + 1] = KEYS[i] end
+local stored = redis.call('MGET', unpack(names))
+
+-- A batch whose fate its sender does not know comes again under its own number: it is answered, not charged.
+if dry == 0 and stored[1] then
+  local last = cmsgpack.unpack(stored[1])
+  if last[1] == sequence then return last[2] end
+  if last[1] > sequence then return cmsgpack.pack({'old', now, {}}) end
+end
+if deadline > 0 and now > deadline then return cmsgpack.pack({'late', now, {}}) end
+
+local values, format = {}
+
+-- The value as a table; false where its bytes are not ours, so that they are never taken for an empty one.
+local function value(i)
+  local found = values[i]
+  if found ~= nil then return found end
+  local raw = stored[1 + i]
+  local ledger = i <= callers
+  if not raw and redis.call('EXISTS', names[1 + i]) == 1 then
+    found = false  -- of another type: MGET shows it as absent
+  elseif not raw then
+    found = {debt = 0, at = now, n = 0, m = 0}
+    if ledger then found.start, found.used, found.day, found.day_used, found.day_left = 0, 0, 0, 0, -1 end
+  elseif ledger and #raw == 73 and raw:byte() == LEDGER then
+    found = {}
+    format, found.debt, found.at, found.n, found.m, found.start, found.used, found.day, found.day_used, found.day_left =
+      struct.unpack('>Bddddddddd', raw)
+  elseif not ledger and #raw == 33 and raw:byte() == BUCKET then
+    found = {}
+    format, found.debt, found.at, found.n, found.m = struct.unpack('>Bdddd', raw)
+  else
+    found = false
+  end
+  values[i] = found
+  return found
+end
+
+-- Bring a bucket to now at the rate it was reckoned under, then to the rate and burst that hold today.
+local function reckon(v, n, m, burst)
+  if now > v.at then v.debt = math.max(0, v.debt - v.n * (now - v.at)) end
+  v.at = now
+  if v.n ~= n or v.m ~= m then
+    if v.debt > 0 then
+      local rest = math.fmod(v.debt, v.m)
+      v.debt = (v.debt - rest) / v.m * m
+      if rest > 0 then v.debt = v.debt + math.min(m, math.ceil(rest / v.m * m) + 2) end
+      v.dirty = true  -- the one thing a refusal writes: what was spent is from now on paid off at the new rate
+    end
+    v.n, v.m = n, m
+  end
+  v.debt = math.min(v.debt, burst * m)
+end
+
+-- A period only moves forward; one that lies more than a day ahead was a wrong clock.
+local function roll(v, start, finish)
+  if start > v.start or v.start > finish + DAY then v.start, v.used = start, 0 end
+end
+
+local function wait_for(v, limit)
+  if limit[3] == 1 then return limit[6] - now end
+  if limit[4] == 0 or limit[6] == 0 then return -1 end
+  return math.ceil((v.debt - (limit[6] - 1) * limit[5]) / limit[4])
+end
+
+-- Bring the value of a limit to now; true if one more unit fits.
+local function has_room(v, limit)
+  if limit[3] == 1 then
+    roll(v, limit[5], limit[6])
+    return v.used < limit[4]
+  end
+  reckon(v, limit[4], limit[5], limit[6])
+  if limit[4] == 0 then v.met = true end
+  return v.debt <= (limit[6] - 1) * limit[5]
+end
+
+local function take(v, limit)
+  if limit[3] == 1 then v.used = v.used + 1 else v.debt = v.debt + limit[5] end
+  v.dirty = true
+end
+
+-- Close the ledger's day; its row is written at the end. Today's row exists if a wrong clock has been here before.
+local function turn_day(v, history, today)
+  if v.day_used > 0 then v.closed = {v.day, struct.pack('>dd', v.day_used, v.day_left)} end
+  v.day, v.day_used, v.day_left, v.turned = today, 0, -1, history
+  local row = redis.call('HGET', history, today)
+  if row then v.day_used, v.day_left = struct.unpack('>dd', row) end
+end
+
+local function is_new_day(v) return today > v.day or v.day > today + 1 end
+
+local function meter(caller, limits)
+  local v = value(caller)
+  if is_new_day(v) then turn_day(v, KEYS[2 * caller + 1], today) end
+  v.day_used, v.day_left, v.dirty = v.day_used + 1, -1, true
+  for _, limit in ipairs(limits) do
+    if limit[3] == 1 then v.day_left = math.max(0, limit[4] - v.used) end
+  end
+end
+
+-- The history is looked at once a day a caller.
+local function has_bad_history(caller)
+  if not is_new_day(value(caller)) then return false end
+  local type = redis.call('TYPE', KEYS[2 * caller + 1]).ok
+  return type ~= 'hash' and type ~= 'none'
+end
+
+-- 3 if a value is not ours, 2 if a quota's period does not contain now, else nil: nothing is touched before this.
+local function unfit(caller, limits)
+  if caller > 0 and (not value(caller) or has_bad_history(caller)) then return 3 end
+  for _, limit in ipairs(limits) do
+    if not value(limit[1]) then return 3 end
+  end
+  for _, limit in ipairs(limits) do
+    if limit[3] == 1 and (now < limit[5] or now >= limit[6]) then return 2 end
+  end
+end
+
+local function decide(caller, limits)
+  local code = unfit(caller, limits)
+  if code then return {code, 0, 0, 0} end
+  local refused, wait, shadowed = 0, 0, 0
+  for i, limit in ipairs(limits) do
+    local v = value(limit[1])
+    if not has_room(v, limit) then
+      if limit[2] == 1 then
+        if shadowed == 0 then shadowed = i end
+      else
+        if refused == 0 then refused = i end
+        local own = wait_for(v, limit)
+        wait = (wait < 0 or own < 0) and -1 or math.max(wait, own)
+      end
+    end
+  end
+  if refused == 0 then
+    for _, limit in ipairs(limits) do
+      if limit[2] == 0 or shadowed == 0 then take(value(limit[1]), limit) end
+    end
+    if caller > 0 then meter(caller, limits) end
+  end
+  local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
+  for i, limit in ipairs(limits) do
+    local v = value(limit[1])
+    result[4 + i] = limit[3] == 1 and v.used or v.debt
+  end
+  return result
+end
+
+local results = {}
+for i, request in ipairs(requests) do results[i] = decide(request[1], request[2]) end
+local reply = cmsgpack.pack({'ok', now, results})
+if dry == 1 then return reply end
+
+-- A bucket is forgotten when it would be full; one that never fills, 400 days after the last call that met it.
+local function expiry(v, ledger)
+  local ms = KEEP_FOREVER_MS
+  if v.n > 0 then ms = math.ceil(v.debt / v.n / 1000) + 1 end
+  if ledger then ms = math.max(ms, retention * 86400000) end
+  return pinned > 0 and math.max(ms, PINNED_MS) or ms
+end
+
+-- Yesterday's row goes to the history, rows past the retention go away.
+local function write_history(v)
+  if v.closed then redis.call('HSET', v.turned, v.closed[1], v.closed[2]) end
+  for _, day in ipairs(redis.call('HKEYS', v.turned)) do
+    if tonumber(day) == today or tonumber(day) < today - retention then redis.call('HDEL', v.turned, day) end
+  end
+  redis.call('PEXPIRE', v.turned, retention * 86400000)
+end
+
+for i, v in pairs(values) do
+  if v and v.turned then write_history(v) end
+  if v and v.dirty then
+    local raw
+    if i <= callers then
+      raw = struct.pack('>Bddddddddd', LEDGER, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
+    else
+      raw = struct.pack('>Bdddd', BUCKET, v.debt, v.at, v.n, v.m)
+    end
+    redis.call('SET', names[1 + i], raw, 'PX', expiry(v, i <= callers))
+  elseif v and v.met then
+    redis.call('PEXPIRE', names[1 + i], expiry(v, i <= callers))
+  end
+end
+local keep = deadline > 0 and math.ceil((deadline - now) / 1000) or 0
+redis.call('SET', KEYS[1], cmsgpack.pack({sequence, reply}), 'PX', math.max(keep, REPLY_MS))
+return reply

@@ -1,0 +1,58 @@
+--[[
+Adds to a caller's ledger what a sidecar admitted on its own while Redis was away.
+
+KEYS[1]   the worker's highest flush number applied (text), kept for a day
+KEYS[2]   the caller's ledger   (layout: admit.lua)
+KEYS[3]   its history
+
+ARGV[1]   cmsgpack {number, amount, day, limit, start, end, retention}
+  number  of this flush, growing by worker; one that is not above the highest applied is ignored
+  amount  admitted calls
+  day     on which they were admitted, in days since 1970
+  limit   of the quota they were admitted under, over [start, end) in µs; limit -1 without a quota
+
+Reply     'applied' | 'repeated' | 'bad state'
+]]
+
+local LEDGER = 2
+local FLUSH_MS = 86400000
+
+local number, amount, day, limit, start, finish, retention = unpack(cmsgpack.unpack(ARGV[1]))
+
+local applied = redis.call('GET', KEYS[1])
+if applied and tonumber(applied) >= number then return 'repeated' end
+
+local debt, at, n, m, stored, used, today, day_used, day_left = 0, 0, 0, 0, 0, 0, 0, 0, -1
+local raw, format = redis.call('GET', KEYS[2])
+if raw then
+  if #raw ~= 73 or raw:byte() ~= LEDGER then return 'bad state' end
+  format, debt, at, n, m, stored, used, today, day_used, day_left = struct.unpack('>Bddddddddd', raw)
+end
+
+-- Roll an older ledger forward, as a call of that day would have.
+if limit >= 0 and start > stored then stored, used = start, 0 end
+local current = limit >= 0 and start == stored
+if current then used = used + amount end
+
+if day > today then
+  if day_used > 0 then redis.call('HSET', KEYS[3], today, struct.pack('>dd', day_used, day_left)) end
+  today, day_used, day_left = day, 0, -1
+end
+if day == today then
+  day_used = day_used + amount
+  if limit >= 0 then day_left = math.max(0, limit - used) end
+else
+  if current then day_left = math.max(0, limit - used) end
+  local row = redis.call('HGET', KEYS[3], day)
+  local row_used, row_left = 0, current and limit - used + amount or limit
+  if row then row_used, row_left = struct.unpack('>dd', row) end
+  if row_left >= 0 then row_left = math.max(0, row_left - amount) end
+  redis.call('HSET', KEYS[3], day, struct.pack('>dd', row_used + amount, row_left))
+end
+
+local ms = retention * 86400000
+if n > 0 then ms = math.max(ms, math.ceil(debt / n / 1000) + 1) end
+redis.call('SET', KEYS[2], struct.pack('>Bddddddddd', LEDGER, debt, at, n, m, stored, used, today, day_used, day_left), 'PX', ms)
+if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], ms) end
+redis.call('SET', KEYS[1], string.format('%.0f', number), 'PX', FLUSH_MS)
+return 'applied'
