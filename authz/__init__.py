@@ -1,0 +1,1 @@
+"""Usage plans for any Envoy."""

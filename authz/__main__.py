@@ -1,0 +1,5 @@
+"""`python -m authz`."""
+
+from authz.cli import main
+
+main()

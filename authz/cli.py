@@ -1,0 +1,246 @@
+"""The command line: `authz serve | up | check-config | explain | envoy-config | new-key`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+import uvloop
+
+from authz import config, log
+from authz.check import LimiterUnavailable
+from authz.config import Config, ConfigError, Loaded
+from authz.core.catalog import Catalog
+from authz.core.request import Request
+from authz.core.resources import digest
+from authz.envoyconfig import EnvoyOptions, Part, render
+from authz.explain import explain as tell
+from authz.limiter import RedisLimiter
+from authz.server import serve as run_server
+from authz.up import UpOptions
+from authz.up import up as run_up
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ENVOY, UP = EnvoyOptions(), UpOptions()
+EXPLAIN_SECONDS = 2.0
+
+CONFIG = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="plans.yaml",
+    show_default=True,
+    help="The configuration file.",
+)
+
+
+def settings_flags(command: F) -> F:
+    """One flag for each setting; what is not given comes from the environment, the file or the default."""
+    for option in reversed(config.options()):
+        kind = click.Choice(option.choices) if option.choices else click.BOOL if option.kind is bool else None
+        command = click.option(option.flag, option.field, type=kind, default=None, help=_help(option))(command)
+    return command
+
+
+def _help(option: config.Option) -> str:
+    return f"{option.help}  [env: {option.variable}; default: {str(option.default).lower()}]"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="authz")
+def cli() -> None:
+    """Usage plans for any Envoy: API keys, throttles and quotas as Amazon API Gateway sells them."""
+
+
+def main() -> None:
+    """Run a command; an operator's mistake is told in a line each, without a traceback. Exit status 2."""
+    try:
+        cli()
+    except (ConfigError, LimiterUnavailable, OSError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+
+
+def _load(path: Path, flags: Mapping[str, object | None]) -> tuple[Config, Loaded]:
+    read = config.load(path)
+    return read, config.load_settings(read.settings, os.environ, flags, str(path))
+
+
+@cli.command()
+@CONFIG
+@settings_flags
+def serve(path: Path, **flags: object | None) -> None:
+    """Run the sidecar that Envoy asks.
+
+    Stops on TERM or INT: NOT_SERVING, a drain, then the calls in flight. Reloads the file on HUP, and whenever it
+    changes.
+    """
+    read, loaded = _load(path, flags)
+    log.configure(loaded.settings.log_level, loaded.settings.log_format)
+    uvloop.run(run_server(loaded.settings, read, path))
+
+
+@cli.command("check-config")
+@CONFIG
+@click.option("--show", is_flag=True, help="Print each setting and where it comes from, secrets masked.")
+@settings_flags
+def check_config(path: Path, show: bool, **flags: object | None) -> None:
+    """Say what is wrong with a configuration, all of it at once; exit status 2 if anything is."""
+    read, loaded = _load(path, flags)
+    resources = read.resources
+    Catalog.compile(resources, loaded.settings.account_id)
+    counts = (f"{len(resources.apis)} APIs", f"{len(resources.usage_plans)} plans", f"{len(resources.api_keys)} keys")
+    click.echo(f"{path}: {', '.join(counts)}; nothing wrong")
+    if show:
+        shown = loaded.shown()
+        width = max(len(name) for name, _, _ in shown)
+        for name, value, origin in shown:
+            text = str(value).lower() if isinstance(value, bool) else value
+            click.echo(f"{name:{width}}  {text}  ({origin})")
+
+
+@cli.command("new-key")
+def new_key() -> None:
+    """Print a new API key's value, to be given to its holder, and the digest that stands for it in the file."""
+    value = config.new_key()
+    click.echo(f"value:       {value}")
+    click.echo(f"valueSha256: {digest(value).hex()}")
+
+
+@cli.command()
+@CONFIG
+@click.argument("method")
+@click.argument("url")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; repeatable.")
+@click.option("-e", "--extension", "extensions", multiple=True, metavar="NAME=VALUE", help="A context extension.")
+@click.option("--redis", "ask_redis", is_flag=True, help="Ask Redis what is left, and tell the answer.")
+@settings_flags
+def explain(
+    path: Path,
+    method: str,
+    url: str,
+    headers: tuple[str, ...],
+    extensions: tuple[str, ...],
+    ask_redis: bool,
+    **flags: object | None,
+) -> None:
+    """Tell how a request is read, which limits cover it and the answer it would get. Spends nothing.
+
+    \b
+    authz explain GET https://host/prod/pets/7 -H 'x-api-key: …' --redis
+    """
+    read, loaded = _load(path, flags)
+    settings = loaded.settings
+    catalog = Catalog.compile(read.resources, settings.account_id, settings.failure_policy)
+    request = _request(method, url, headers, extensions)
+
+    async def run() -> str:
+        now = time.time_ns() // 1000
+        if not ask_redis:
+            return await tell(catalog, request, now, profile=settings.response_profile)
+        limiter = RedisLimiter(settings.redis_url, account=settings.account_id, budget=EXPLAIN_SECONDS)
+        try:
+            return await tell(catalog, request, now, limiter, settings.response_profile)
+        finally:
+            await limiter.aclose()
+
+    click.echo(asyncio.run(run()))
+
+
+def _request(method: str, url: str, headers: tuple[str, ...], extensions: tuple[str, ...]) -> Request:
+    parts = urlsplit(url)
+    if not parts.netloc:
+        raise click.BadParameter("expected a whole URL, such as https://host/prod/pets", param_hint="URL")
+    return Request(
+        method=method.upper(),
+        host=parts.netloc.rpartition("@")[2],
+        path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        headers=_joined(_pair(header, ":", "-H") for header in headers),
+        extensions=dict(_pair(extension, "=", "-e") for extension in extensions),
+    )
+
+
+def _pair(text: str, separator: str, option: str) -> tuple[str, str]:
+    name, found, value = text.partition(separator)
+    if not found:
+        raise click.BadParameter(f"expected NAME{separator}VALUE, got {name!r}", param_hint=option)
+    return name.strip().lower() if separator == ":" else name.strip(), value.strip()
+
+
+def _joined(pairs: Any) -> dict[str, str]:
+    """A header that is given twice, as Envoy passes it on."""
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+@cli.command("envoy-config")
+@CONFIG
+@click.option("--listen", default=ENVOY.listen, show_default=True, help="Where Envoy listens.")
+@click.option("--admin", default=ENVOY.admin, show_default=True, help="Envoy's administration interface.")
+@click.option("--upstream", default=ENVOY.upstream, show_default=True, help="The API that Envoy protects.")
+@click.option("--authz", "endpoints", multiple=True, help="A sidecar's address; one a worker.  [default: grpcListen]")
+@click.option("--timeout-ms", default=ENVOY.timeout_ms, show_default=True, help="Envoy's patience for a check.")
+@click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
+@click.option("--only", type=click.Choice(["filter", "cluster"]), help="Print just this part.")
+@settings_flags
+def envoy_config(
+    path: Path,
+    listen: str,
+    admin: str,
+    upstream: str,
+    endpoints: tuple[str, ...],
+    timeout_ms: int,
+    origins: tuple[str, ...],
+    only: Part | None,
+    **flags: object | None,
+) -> None:
+    """Print an Envoy configuration for a file: complete and working, or the filter and cluster to put into yours."""
+    read, loaded = _load(path, flags)
+    options = EnvoyOptions(
+        listen=listen,
+        admin=admin,
+        upstream=upstream,
+        authz=endpoints or (loaded.settings.grpc_listen,),
+        timeout_ms=timeout_ms,
+        cors_origins=origins,
+        only=only,
+    )
+    try:
+        click.echo(render(read.resources, options), nl=False)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _port(option: str, field: str, what: str) -> Callable[[F], F]:
+    default = getattr(UP, field)
+    return click.option(option, field, default=default, show_default=True, help=f"Port of {what}, on 127.0.0.1.")
+
+
+@cli.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Your own configuration.  [default: the sample]",
+)
+@_port("--envoy-port", "envoy_port", "Envoy")
+@_port("--admin-port", "admin_port", "Envoy's administration interface")
+@_port("--echo-port", "echo_port", "the echo upstream")
+@_port("--grpc-port", "grpc_port", "the sidecar's gRPC server")
+@_port("--http-port", "http_port", "the sidecar's metrics and health")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep data and logs here.")
+@click.option("--redis-url", help="Use this Redis instead of an embedded Valkey.")
+@click.option("--envoy-binary", type=click.Path(path_type=Path, dir_okay=False), help="Use this Envoy.")
+def up(**options: Any) -> None:
+    """Run everything on this machine, to try it: Envoy, the sidecar, Valkey and an echo upstream. Ctrl-C ends it."""
+    sys.exit(asyncio.run(run_up(replace(UP, **options))))

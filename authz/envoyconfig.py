@@ -1,0 +1,185 @@
+"""Envoy's side of the bargain: a configuration that asks authz about every request and never lets one past it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from authz.core.resources import Api, Resources
+
+Part = Literal["filter", "cluster"]
+
+# What every refusal may need, whatever the file says: gRPC callers, media types, CORS.
+ALWAYS_ALLOWED = frozenset(
+    {"accept", "access-control-request-headers", "access-control-request-method", "content-type", "origin"}
+)
+# What a browser may send, beside the headers that carry keys (AWS's own default list).
+CORS_HEADERS = frozenset({"authorization", "content-type", "x-amz-date", "x-amz-security-token"})
+HEADER_MAPPING = re.compile(r"method\.request\.(?:multivalue)?header\.([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyOptions:
+    """Where Envoy listens and whom it calls. An address is `host:port` or `unix:/path`; `authz` has one a worker."""
+
+    listen: str = "127.0.0.1:10000"
+    admin: str | None = "127.0.0.1:9901"
+    upstream: str = "127.0.0.1:8080"
+    authz: tuple[str, ...] = ("127.0.0.1:50051",)
+    timeout_ms: int = 200
+    cors_origins: tuple[str, ...] = ()
+    only: Part | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A socket as Envoy names it: a host and port, or a path."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Raises ValueError for what is neither `host:port` nor `unix:/path`."""
+        if text.startswith("unix:"):
+            return cls(path=text.removeprefix("unix:"))
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{text!r} is neither host:port nor unix:/path")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    @property
+    def is_name(self) -> bool:
+        """Whether somebody has to resolve it."""
+        return not self.path and not _is_ip(self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The endpoints of one cluster, and how Envoy finds them."""
+
+    endpoints: tuple[Address, ...]
+    type: str
+
+    @classmethod
+    def of(cls, addresses: Iterable[str]) -> Upstream:
+        """Raises ValueError where one cluster cannot hold all of the addresses."""
+        endpoints = tuple(map(Address.parse, addresses))
+        if not endpoints:
+            raise ValueError("expected at least one address of authz")
+        by_name = any(endpoint.is_name for endpoint in endpoints)
+        if by_name and any(endpoint.path for endpoint in endpoints):
+            raise ValueError("a cluster holds host names or Unix sockets, not both")
+        return cls(endpoints, "STRICT_DNS" if by_name else "STATIC")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A base path of a host, and the API it belongs to; "" is the whole host."""
+
+    base_path: str
+    api: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """The hosts that reach the same APIs. `api` holds wherever no route says otherwise."""
+
+    name: str
+    domains: tuple[str, ...]
+    api: str | None
+    routes: tuple[Route, ...] = ()
+
+
+def render(resources: Resources, options: EnvoyOptions) -> str:
+    """The whole configuration, or the one part that `only` names. Raises ValueError for an address that is none."""
+    template = {"filter": "filter.yaml.j2", "cluster": "cluster.yaml.j2"}.get(options.only or "", "envoy.yaml.j2")
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            options=options,
+            listen=Address.parse(options.listen),
+            admin=Address.parse(options.admin) if options.admin else None,
+            authz=Upstream.of(options.authz),
+            upstream=Upstream.of([options.upstream]),
+            virtual_hosts=virtual_hosts(resources.apis),
+            allowed_headers=allowed_headers(resources.apis),
+            metadata_namespaces=metadata_namespaces(resources.apis),
+            cors_headers=sorted(CORS_HEADERS | set(_key_headers(resources.apis))),
+            # A cookie is only sent along if the server says so, and "*" would say so to every site there is.
+            cors_credentials="cookie" in allowed_headers(resources.apis) and "*" not in options.cors_origins,
+        )
+    )
+
+
+def allowed_headers(apis: Iterable[Api]) -> list[str]:
+    """The only request headers that authz is shown: what it reads, and nothing of what is none of its business."""
+    apis = tuple(apis)
+    cookie = {"cookie" for api in apis for source in api.key_sources if source.cookie}
+    return sorted(ALWAYS_ALLOWED | cookie | set(_key_headers(apis)) | set(_mapped_headers(apis)))
+
+
+def metadata_namespaces(apis: Iterable[Api]) -> list[str]:
+    """Where filters before ours leave a key that they verified."""
+    return sorted({api.authorizer.namespace for api in apis if api.api_key_source == "AUTHORIZER"})
+
+
+def virtual_hosts(apis: tuple[Api, ...]) -> list[VirtualHost]:
+    """One for each host that an API names, and one for all others, which names an API only if there is just one."""
+    hosts: dict[str, list[Route]] = {}
+    for api in apis:
+        for host in api.hosts:
+            base_path = "/".join(filter(None, host.base_path.split("/")))
+            hosts.setdefault(host.host.lower(), []).append(Route(base_path, api.id))
+    others = VirtualHost("any other host", ("*",), apis[0].id if len(apis) == 1 else None)
+    return [*(_virtual_host(name, hosts[name]) for name in sorted(hosts)), others]
+
+
+def _virtual_host(host: str, routes: list[Route]) -> VirtualHost:
+    """The longest base path comes first: Envoy takes the first route that matches."""
+    whole = next((route.api for route in routes if not route.base_path), None)
+    below = sorted((route for route in routes if route.base_path), key=lambda route: (-len(route.base_path), route))
+    return VirtualHost(host, (host, f"{host}:*"), whole, tuple(below))
+
+
+def _key_headers(apis: Iterable[Api]) -> Iterator[str]:
+    return (source.header.lower() for api in apis for source in api.key_sources if source.header)
+
+
+def _mapped_headers(apis: Iterable[Api]) -> Iterator[str]:
+    """The request headers that gateway responses quote."""
+    for response in (r for api in apis for stage in api.stages for r in stage.gateway_responses.values()):
+        for text in (*response.response_parameters.values(), *response.response_templates.values()):
+            yield from (name.lower() for name in HEADER_MAPPING.findall(text))
+            if "context.identity.userAgent" in text:
+                yield "user-agent"
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("authz"),
+        autoescape=False,  # noqa: S701  (this is YAML; every value goes through `quoted`)
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["seconds"] = lambda milliseconds: f"{milliseconds / 1000:g}s"
+    return environment

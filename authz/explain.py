@@ -1,0 +1,90 @@
+"""`authz explain`: how one request is read, which limits cover it, and the answer it would get, spending nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from authz.check import LimiterUnavailable
+from authz.core.catalog import Catalog
+from authz.core.limits import Limit, Quota, remaining
+from authz.core.request import Request
+from authz.core.responses import Profile, render
+from authz.core.verdict import Allowed, Denied, Grant, Subject, Tally, Verdict, judge
+from authz.limiter import RedisLimiter
+
+
+async def explain(
+    catalog: Catalog, request: Request, now: int, limiter: RedisLimiter | None = None, profile: Profile = "standard"
+) -> str:
+    """The story of a request in lines. `now` is in µs of Unix time; with a limiter Redis's own time and state count.
+
+    Raises LimiterUnavailable where Redis does not answer.
+    """
+    tally: Tally | None = None
+    if limiter:
+        now = (await limiter.peek((), None)).now
+    grant = catalog.resolve(request, now)
+    if limiter and isinstance(grant, Grant):
+        tally = await limiter.peek(grant.limits, grant.meter)
+        if tally.stale:
+            raise LimiterUnavailable("the quota's period turned while we asked; ask again")
+    return "\n".join(_story(request, grant, tally, profile))
+
+
+def _story(request: Request, grant: Grant | Denied, tally: Tally | None, profile: Profile) -> Iterator[str]:
+    yield from _reading(request, grant.subject)
+    verdict: Verdict | None = grant if isinstance(grant, Denied) else None
+    if isinstance(grant, Grant):
+        yield from _limits(grant, tally)
+        verdict = judge(grant, tally) if tally else None
+    yield from _answer(verdict, request, profile)
+
+
+def _reading(request: Request, subject: Subject) -> Iterator[str]:
+    route = subject.route
+    requires = "" if route is None else ("requires a key" if route.api_key_required else "requires no key")
+    yield f"request   {request.method} {request.host}{request.path.partition('?')[0]}"
+    yield f"api       {subject.api or '(none)'}"
+    yield f"stage     {subject.stage or '(none)'}"
+    yield f"route     {f'{route.method} {route.resource}, {requires}' if route else '(none)'}"
+    yield f"key       {subject.key or '(none)'}"
+    yield f"plan      {f'{subject.plan} ({subject.plan_name})' if subject.plan else '(none)'}"
+
+
+def _limits(grant: Grant, tally: Tally | None) -> Iterator[str]:
+    states = tally.states if tally else [None] * len(grant.limits)
+    for limit, state in zip(grant.limits, states, strict=True):
+        shadow = ", shadow" if limit.shadow else ""
+        left = "" if state is None else f", {remaining(limit.rule, state)} left"
+        yield f"layer     {limit.layer}: {_rule(limit)}{shadow}{left}"
+        yield f"            in {limit.key}"
+    if grant.meter:
+        yield f"usage     in {grant.meter.ledger}"
+        yield f"            and {grant.meter.history}"
+
+
+def _rule(limit: Limit) -> str:
+    if isinstance(limit.rule, Quota):
+        return f"{limit.rule.limit} from {_utc(limit.rule.start)} to {_utc(limit.rule.end)}"
+    rule = limit.rule
+    text = f"{rule.rate:g} a second, burst {rule.burst}"
+    return text if rule.exact else f"{text} (reckoned as {rule.n}/{rule.m} a microsecond)"
+
+
+def _utc(microseconds: int) -> str:
+    return f"{datetime.fromtimestamp(microseconds // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _answer(verdict: Verdict | None, request: Request, profile: Profile) -> Iterator[str]:
+    if verdict is None:
+        yield "answer    forwarded if each layer has room; --redis tells"
+    elif isinstance(verdict, Allowed):
+        yield "answer    forwarded"
+    else:
+        answer = render(verdict, request, "(a new one each time)", profile)
+        yield f"reason    {verdict.layer or verdict.reason}"
+        yield f"answer    {answer.status}"
+        for name, value in answer.headers.items():
+            yield f"            {name}: {value}"
+        yield f"            {answer.body}"

