@@ -1,0 +1,73 @@
+"""Fixtures: a real Redis of each kind for the session, a pinned clock, and a limiter on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import uuid4
+
+import pytest
+
+from authz.limiter import RedisClock, RedisLimiter
+from tests.servers import Kind, RedisServer, kinds, redis_server
+
+
+@dataclass
+class Clock:
+    """A pinned clock, in µs of Unix time; call it to read it."""
+
+    now: int
+
+    def __call__(self) -> int:
+        return self.now
+
+    def at(self, moment: str) -> None:
+        """Set it: `2026-03-04T10:00:00Z`."""
+        self.now = micros(moment)
+
+    def advance(self, seconds: float) -> None:
+        self.now += round(seconds * 1_000_000)
+
+
+def micros(moment: str) -> int:
+    """A moment in ISO form, as µs of Unix time."""
+    return round(datetime.fromisoformat(moment).timestamp() * 1_000_000)
+
+
+@pytest.fixture(scope="session", params=kinds())
+def redis_kind(request: pytest.FixtureRequest) -> Kind:
+    kind: Kind = request.param
+    return kind
+
+
+@pytest.fixture(scope="session")
+def shared_redis(redis_kind: Kind) -> Iterator[RedisServer]:
+    """One server for all tests that leave it running; each test has an account, and so keys, of its own."""
+    with redis_server(redis_kind, unix=True) as server:
+        yield server
+
+
+@pytest.fixture
+def account() -> str:
+    return uuid4().hex
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Wednesday, 4 March 2026, 10:00 UTC."""
+    return Clock(micros("2026-03-04T10:00:00Z"))
+
+
+@pytest.fixture
+async def limiter(shared_redis: RedisServer, account: str, clock: Clock) -> AsyncIterator[RedisLimiter]:
+    """A limiter on the shared Redis whose time is the pinned clock's."""
+    limiter = RedisLimiter(shared_redis.url, account=account, budget=10.0, clock=RedisClock(clock))
+    sending = asyncio.create_task(limiter.run())
+    yield limiter
+    sending.cancel()
+    with suppress(asyncio.CancelledError):
+        await sending
+    await limiter.aclose()

@@ -1,0 +1,189 @@
+"""`authz up`, as somebody who types it sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from authz.up import die_with_parent
+from tests.servers import HOST, free_port, until
+
+OPTIONS = ("--envoy-port", "--admin-port", "--echo-port", "--grpc-port", "--http-port")
+DEADLINE_SECONDS = 60
+
+
+class Up:
+    """An `authz up`: what it printed, and what it started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.process = process
+        self.output = output
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def until_ready(self) -> None:
+        until(lambda: "Ctrl-C" in self.text or self.has_ended, "authz up has not said that it is ready")
+        assert not self.has_ended, self.text
+
+    def curl(self, nth: int) -> str:
+        """What the nth printed curl line prints, in a shell, as if it had been pasted."""
+        line = [line for line in self.text.splitlines() if line.startswith("  curl ")][nth]
+        run = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
+        return run.stdout.strip()
+
+    def children(self) -> dict[str, int]:
+        """The process id of each program it started, by the program's name."""
+        pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return {_name_of(int(pid)): int(pid) for pid in pids}
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_SECONDS)
+
+
+def _name_of(pid: int) -> str:
+    command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return next(name for name in ("valkey-server", "authz.echo", "authz serve", "envoy") if name in command)
+
+
+def ports() -> list[str]:
+    return [word for option in OPTIONS for word in (option, str(free_port()))]
+
+
+@contextmanager
+def up(directory: Path, *args: str) -> Iterator[Up]:
+    output = directory / "output"
+    with output.open("wb") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "authz", "up", *args],
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent(os.getpid()),
+        )
+    try:
+        yield Up(process, output)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(DEADLINE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with up(tmp_path_factory.mktemp("up"), *ports()) as it:
+        it.until_ready()
+        yield it
+
+
+def is_running(pid: int) -> bool:
+    """A process that has ended and that nobody has asked about yet runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def assert_gone(pids: dict[str, int]) -> None:
+    until(lambda: not any(map(is_running, pids.values())), f"one of {pids} still runs")
+
+
+def test_without_a_key_the_line_shows_403(running: Up) -> None:
+    assert running.curl(0) == '{"message":"Forbidden"} 403'
+
+
+def test_with_a_key_the_line_shows_200_and_a_request_without_the_key(running: Up) -> None:
+    body, _, status = running.curl(1).rpartition(" ")
+    seen = json.loads(body)["headers"]
+    assert status == "200"
+    assert (seen["x-api-key-id"], seen["x-usage-plan-id"], seen["x-usage-plan-name"]) == ("acme", "silver", "Silver")
+    assert "demo-key" not in body
+
+
+def test_a_burst_ends_in_429(running: Up) -> None:
+    assert running.curl(2).split() == ["200"] * 5 + ["429"] * 3
+
+
+def test_an_exhausted_quota_shows_limit_exceeded(running: Up) -> None:
+    assert running.curl(3) == '{"message":"Limit Exceeded"} 429'
+
+
+def test_each_line_stands_below_what_it_answers(running: Up) -> None:
+    lines = running.text.splitlines()
+    above = [lines[at - 1] for at, line in enumerate(lines) if line.startswith("  curl ")]
+    for words, promise in zip(("403 Forbidden", "200", "200 200 200 200 200 429 429 429", "429 Limit Exceeded"), above, strict=True):
+        assert words in promise
+
+
+def test_taken_ports_are_named_with_the_options_that_move_them(running: Up, tmp_path: Path) -> None:
+    with socket.socket() as one, socket.socket() as other:
+        taken = [_listen(one), _listen(other)]
+        args = [*ports(), "--echo-port", str(taken[0]), "--http-port", str(taken[1])]
+        with up(tmp_path, *args) as second:
+            assert second.process.wait(DEADLINE_SECONDS) == 1
+    assert f"port {taken[0]} is taken; --echo-port PORT moves the echo upstream" in second.text
+    assert f"port {taken[1]} is taken; --http-port PORT moves authz's metrics and health" in second.text
+
+
+def _listen(at: socket.socket) -> int:
+    at.bind((HOST, 0))
+    at.listen()
+    port: int = at.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
+    """Not even if it is killed."""
+    with up(tmp_path, *ports()) as it:
+        it.until_ready()
+        children = it.children()
+        assert it.end(number) == (-number if number is signal.SIGKILL else 0), it.text
+    assert set(children) == {"valkey-server", "authz.echo", "authz serve", "envoy"}
+    assert_gone(children)
+
+
+def test_if_a_part_ends_it_says_which_and_ends_too(tmp_path: Path) -> None:
+    with up(tmp_path, *ports()) as it:
+        it.until_ready()
+        children = it.children()
+        os.kill(children["authz serve"], signal.SIGKILL)
+        assert it.process.wait(DEADLINE_SECONDS) == 1
+    assert "authz up: authz has ended, killed by SIGKILL." in it.text
+    assert_gone(children)
+
+
+def test_what_was_spent_stays_spent_in_a_data_directory(tmp_path: Path) -> None:
+    for _ in range(2):
+        with up(tmp_path, "--data-dir", str(tmp_path / "data"), *ports()) as it:
+            it.until_ready()
+            burst = it.curl(3).rpartition(" ")[2]
+            first = subprocess.run(
+                ["bash", "-c", _first_of_four(it)], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True
+            )
+    assert (burst, first.stdout.rpartition(" ")[2].strip()) == ("429", "429")
+
+
+def _first_of_four(it: Up) -> str:
+    line = next(line for line in it.text.splitlines() if "demo-key-guest" in line)
+    return line.replace("[1-4]", "1")
+
+
+def test_a_missing_envoy_is_named_with_what_helps(tmp_path: Path) -> None:
+    with up(tmp_path, "--envoy-binary", str(tmp_path / "none"), *ports()) as it:
+        assert it.process.wait(DEADLINE_SECONDS) != 0
+    assert str(tmp_path / "none") in it.text

@@ -1,0 +1,286 @@
+"""What Envoy is told, and that the real Envoy accepts it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from authz.config import load
+from authz.core.resources import (
+    Api,
+    AuthorizerSource,
+    GatewayResponse,
+    GatewayResponseType,
+    Host,
+    KeySource,
+    Resources,
+    Stage,
+)
+from authz.envoyconfig import Address, EnvoyOptions, allowed_headers, render, virtual_hosts
+from authz.up import envoy_binary
+from tests.builders import api, resources
+
+ROOT = Path(__file__).parents[2]
+DEFAULTS = EnvoyOptions()
+SAMPLE = load(ROOT / "authz/samples/plans.yaml").resources
+
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+CORS = "envoy.filters.http.cors"
+RICH = Resources(
+    apis=(
+        api(
+            "pets", hosts=(Host(host="pets.example.org", stage="prod"), Host(host="example.org", base_path="/pets/v2"))
+        ),
+        api(
+            "shop",
+            api_key_source="AUTHORIZER",
+            authorizer=AuthorizerSource(namespace="com.example.login"),
+            key_sources=(KeySource(cookie="key"), KeySource(header="Authorization", scheme="Bearer")),
+            hosts=(Host(host="example.org", base_path="pets"), Host(host="[::1]")),
+        ),
+        api("bare"),
+    )
+)
+RICH_OPTIONS = EnvoyOptions(
+    listen="[::]:8443",
+    admin=None,
+    upstream="backend.example.org:80",
+    authz=("unix:/run/authz/0.sock", "unix:/run/authz/1.sock", "127.0.0.1:50053"),
+    cors_origins=("https://example.org", 'https://odd"one'),
+)
+
+
+def rendered(of: Resources, options: EnvoyOptions) -> Any:
+    return yaml.safe_load(render(of, options))
+
+
+def manager(of: Resources = SAMPLE, options: EnvoyOptions = DEFAULTS) -> Any:
+    """The HTTP connection manager of a rendered configuration."""
+    listener = rendered(of, options)["static_resources"]["listeners"][0]
+    return listener["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def ext_authz(of: Resources = SAMPLE, options: EnvoyOptions = DEFAULTS) -> Any:
+    filters = {f["name"]: f["typed_config"] for f in manager(of, options)["http_filters"]}
+    return filters[EXT_AUTHZ]
+
+
+def cluster(options: EnvoyOptions) -> Any:
+    return rendered(SAMPLE, options)["static_resources"]["clusters"][0]
+
+
+def embedded(parts: str) -> str:
+    """The filter and the cluster of `envoy/ext_authz.yaml`, put into a configuration of somebody else's."""
+    whole = rendered(SAMPLE, DEFAULTS)
+    filters, clusters = yaml.safe_load_all(parts)
+    connection_manager = whole["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    connection_manager["http_filters"] = [*filters, connection_manager["http_filters"][-1]]
+    whole["static_resources"]["clusters"] = [*clusters, whole["static_resources"]["clusters"][-1]]
+    return yaml.safe_dump(whole)
+
+
+def separate_parts() -> str:
+    """What `envoy/ext_authz.yaml` holds."""
+    return "---\n".join(render(SAMPLE, EnvoyOptions(only=part)) for part in ("filter", "cluster"))
+
+
+def assert_valid(config: str, directory: Path) -> None:
+    file = directory / "envoy.yaml"
+    file.write_text(config)
+    command = [envoy_binary(), "--mode", "validate", "--config-path", str(file), "--log-level", "warning"]
+    run = subprocess.run([*command, "--disable-hot-restart"], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "[warning]" not in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [("envoy.yaml", render(SAMPLE, DEFAULTS)), ("ext_authz.yaml", separate_parts())],
+    ids=["whole", "parts"],
+)
+def test_the_reviewed_files_are_what_is_printed(file: str, expected: str) -> None:
+    assert (ROOT / "envoy" / file).read_text() == expected
+
+
+def test_envoy_accepts_the_reviewed_configuration(tmp_path: Path) -> None:
+    assert_valid((ROOT / "envoy/envoy.yaml").read_text(), tmp_path)
+
+
+def test_envoy_accepts_the_filter_and_cluster_in_another_configuration(tmp_path: Path) -> None:
+    assert_valid(embedded((ROOT / "envoy/ext_authz.yaml").read_text()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("of", "options"),
+    [
+        (SAMPLE, EnvoyOptions(authz=("one.example.org:50051", "127.0.0.1:50052"), cors_origins=("*",))),
+        (RICH, DEFAULTS),
+        (RICH, EnvoyOptions(authz=RICH_OPTIONS.authz, cors_origins=RICH_OPTIONS.cors_origins, timeout_ms=75)),
+        (RICH, RICH_OPTIONS),
+        (Resources(), DEFAULTS),
+    ],
+    ids=["names", "many apis", "unix sockets and cors", "everything", "nothing"],
+)
+def test_envoy_accepts_whatever_is_rendered(of: Resources, options: EnvoyOptions, tmp_path: Path) -> None:
+    assert_valid(render(of, options), tmp_path)
+
+
+def test_nothing_is_let_through_by_failure() -> None:
+    assert ext_authz()["failure_mode_allow"] is False
+    assert ext_authz()["status_on_error"] == {"code": "ServiceUnavailable"}
+
+
+def test_cors_comes_before_ext_authz_and_the_router_last() -> None:
+    names = [http_filter["name"] for http_filter in manager()["http_filters"]]
+    assert names == [CORS, EXT_AUTHZ, "envoy.filters.http.router"]
+
+
+@pytest.mark.parametrize("host", manager(RICH)["route_config"]["virtual_hosts"], ids=lambda host: str(host["name"]))
+def test_each_host_ends_in_a_route_for_everything(host: Any) -> None:
+    """Where no route matches, Envoy answers 404 without asking."""
+    assert host["routes"][-1]["match"] == {"prefix": "/"}
+
+
+def test_a_slow_check_is_not_cut_off_before_its_deadline() -> None:
+    """Envoy takes the longest back-off for the timeout of each try."""
+    service = ext_authz(options=EnvoyOptions(timeout_ms=75))["grpc_service"]
+    assert service["timeout"] == service["retry_policy"]["retry_back_off"]["max_interval"] == "0.075s"
+
+
+def test_a_leaving_worker_is_noticed_while_it_still_answers() -> None:
+    """R27: the health checks that it takes fit into settings.drainSeconds."""
+    check = cluster(DEFAULTS)["health_checks"][0]
+    assert check["interval"] == check["no_traffic_interval"] == "2s"
+    assert 2 * check["unhealthy_threshold"] < 6
+    assert check["grpc_health_check"] == {"service_name": "envoy.service.auth.v3.Authorization"}
+
+
+def test_each_worker_is_an_endpoint() -> None:
+    found = cluster(EnvoyOptions(authz=("unix:/run/0.sock", "127.0.0.1:50052")))
+    endpoints = [at["endpoint"]["address"] for at in found["load_assignment"]["endpoints"][0]["lb_endpoints"]]
+    tcp = {"socket_address": {"address": "127.0.0.1", "port_value": 50052}}
+    assert endpoints == [{"pipe": {"path": "/run/0.sock"}}, tcp]
+    assert (found["type"], found["lb_policy"]) == ("STATIC", "LEAST_REQUEST")
+
+
+def test_host_names_are_resolved() -> None:
+    assert cluster(EnvoyOptions(authz=("authz:50051",)))["type"] == "STRICT_DNS"
+
+
+def test_authz_is_shown_only_what_it_reads() -> None:
+    """R26, for an API with one key header."""
+    shown = [pattern["exact"] for pattern in ext_authz()["allowed_headers"]["patterns"]]
+    common = ["accept", "access-control-request-headers", "access-control-request-method", "content-type", "origin"]
+    assert shown == [*common, "x-api-key"]
+
+
+def quoting(**response: Any) -> Api:
+    """An API with a gateway response that quotes the request."""
+    custom = {GatewayResponseType.THROTTLED: GatewayResponse(**response)}
+    return api(stages=(Stage(name="prod", gateway_responses=custom),))
+
+
+@pytest.mark.parametrize(
+    ("of", "header"),
+    [
+        (api(key_sources=(KeySource(header="Authorization", scheme="Bearer"),)), "authorization"),
+        (api(key_sources=(KeySource(cookie="key"),)), "cookie"),
+        (quoting(response_parameters={"gatewayresponse.header.Trace": "method.request.header.X-Trace"}), "x-trace"),
+        (quoting(response_parameters={"gatewayresponse.header.V": "method.request.multivalueheader.Via"}), "via"),
+        (quoting(response_templates={"text/plain": "$method.request.header.X-Trace."}), "x-trace"),
+        (quoting(response_templates={"text/plain": "$context.identity.userAgent"}), "user-agent"),
+    ],
+    ids=["key header", "key cookie", "mapping", "multivalue mapping", "template", "context"],
+)
+def test_authz_is_shown_what_the_configuration_reads(of: Api, header: str) -> None:
+    """R26."""
+    assert header in allowed_headers([of])
+
+
+def test_metadata_travels_only_for_authorizers() -> None:
+    assert "metadata_context_namespaces" not in ext_authz()
+    assert ext_authz(RICH)["metadata_context_namespaces"] == ["com.example.login"]
+
+
+def test_the_only_api_is_named_for_every_host() -> None:
+    assert [(host.domains, host.api) for host in virtual_hosts(SAMPLE.apis)] == [(("*",), "pets")]
+
+
+def test_of_several_apis_each_is_named_on_its_own_hosts() -> None:
+    assert [(host.domains, host.api) for host in virtual_hosts(RICH.apis)] == [
+        (("[::1]", "[::1]:*"), "shop"),
+        (("example.org", "example.org:*"), None),
+        (("pets.example.org", "pets.example.org:*"), "pets"),
+        (("*",), None),
+    ]
+
+
+def test_the_longest_base_path_is_matched_first() -> None:
+    shared = virtual_hosts(RICH.apis)[1]
+    assert [(route.base_path, route.api) for route in shared.routes] == [("pets/v2", "pets"), ("pets", "shop")]
+
+
+def test_a_virtual_host_tells_authz_its_api() -> None:
+    host = manager()["route_config"]["virtual_hosts"][0]
+    assert host["typed_per_filter_config"][EXT_AUTHZ]["check_settings"] == {"context_extensions": {"api": "pets"}}
+
+
+def cors_policy(of: Resources, *origins: str) -> Any:
+    hosts = manager(of, EnvoyOptions(cors_origins=origins))["route_config"]["virtual_hosts"]
+    return hosts[-1]["typed_per_filter_config"][CORS]
+
+
+def test_browsers_of_the_given_origins_may_send_a_key_and_read_a_refusal() -> None:
+    policy = cors_policy(SAMPLE, "https://example.org")
+    assert policy["allow_origin_string_match"] == [{"exact": "https://example.org"}]
+    assert "x-api-key" in policy["allow_headers"].split(",")
+    assert "retry-after" in policy["expose_headers"].split(",")
+
+
+def test_no_cors_policy_unless_asked_for() -> None:
+    assert all(
+        CORS not in host.get("typed_per_filter_config", {}) for host in manager()["route_config"]["virtual_hosts"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "origin", "credentials"),
+    [
+        (KeySource(cookie="key"), "https://example.org", True),
+        (KeySource(cookie="key"), "*", None),
+        (KeySource(header="x-api-key"), "https://example.org", None),
+    ],
+)
+def test_cookies_cross_origins_only_where_they_are_keys_and_the_origin_is_named(
+    source: KeySource, origin: str, credentials: bool | None
+) -> None:
+    of = resources(apis=(api(key_sources=(source,)),))
+    assert cors_policy(of, origin).get("allow_credentials") == credentials
+
+
+def test_the_access_log_has_no_query_and_no_key() -> None:
+    """A key may be in the query."""
+    [log] = manager()["access_log"]
+    fields = log["typed_config"]["log_format"]["json_format"]
+    assert fields["path"] == "%PATH(NQ:PATH)%"
+    assert not any("API-KEY" in value.upper() for value in fields.values())
+
+
+def test_the_administration_interface_is_optional() -> None:
+    assert "admin" not in rendered(SAMPLE, EnvoyOptions(admin=None))
+
+
+@pytest.mark.parametrize("text", ["", "localhost", ":80", "host:", "host:http", "host:65536"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="neither host:port nor unix:/path"):
+        Address.parse(text)
+
+
+@pytest.mark.parametrize("addresses", [(), ("unix:/run/0.sock", "authz:50051")], ids=["none", "names and sockets"])
+def test_what_no_cluster_can_hold_is_refused(addresses: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected at least|not both"):
+        render(SAMPLE, EnvoyOptions(authz=addresses))
