@@ -43,12 +43,24 @@ CONFIG = click.option(
 )
 
 
-def settings_flags(command: F) -> F:
-    """One flag for each setting; what is not given comes from the environment, the file or the default."""
-    for option in reversed(config.options()):
-        kind = click.Choice(option.choices) if option.choices else click.BOOL if option.kind is bool else None
-        command = click.option(option.flag, option.field, type=kind, default=None, help=_help(option))(command)
-    return command
+def settings_flags(*fields: str) -> Callable[[F], F]:
+    """A flag for each of these settings, or for all; what is not given comes from environment, file or default."""
+
+    def add(command: F) -> F:
+        for option in reversed(config.options()):
+            if not fields or option.field in fields:
+                kind = click.Choice(option.choices) if option.choices else None
+                metavar = None if option.choices else _metavar(option)
+                command = click.option(
+                    option.flag, option.field, type=kind, metavar=metavar, default=None, help=_help(option)
+                )(command)
+        return command
+
+    return add
+
+
+def _metavar(option: config.Option) -> str:
+    return {bool: "BOOLEAN", int: "INTEGER", float: "NUMBER"}.get(type(option.default), "TEXT")
 
 
 def _help(option: config.Option) -> str:
@@ -77,7 +89,7 @@ def _load(path: Path, flags: Mapping[str, object | None]) -> tuple[Config, Loade
 
 @cli.command()
 @CONFIG
-@settings_flags
+@settings_flags()
 def serve(path: Path, **flags: object | None) -> None:
     """Run the sidecar that Envoy asks.
 
@@ -92,7 +104,7 @@ def serve(path: Path, **flags: object | None) -> None:
 @cli.command("check-config")
 @CONFIG
 @click.option("--show", is_flag=True, help="Print each setting and where it comes from, secrets masked.")
-@settings_flags
+@settings_flags()
 def check_config(path: Path, show: bool, **flags: object | None) -> None:
     """Say what is wrong with a configuration, all of it at once; exit status 2 if anything is."""
     read, loaded = _load(path, flags)
@@ -123,7 +135,7 @@ def new_key() -> None:
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; repeatable.")
 @click.option("-e", "--extension", "extensions", multiple=True, metavar="NAME=VALUE", help="A context extension.")
 @click.option("--redis", "ask_redis", is_flag=True, help="Ask Redis what is left, and tell the answer.")
-@settings_flags
+@settings_flags("redis_url", "account_id", "response_profile")
 def explain(
     path: Path,
     method: str,
@@ -193,7 +205,7 @@ def _joined(pairs: Any) -> dict[str, str]:
 @click.option("--timeout-ms", default=ENVOY.timeout_ms, show_default=True, help="Envoy's patience for a check.")
 @click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
 @click.option("--only", type=click.Choice(["filter", "cluster"]), help="Print just this part.")
-@settings_flags
+@settings_flags("grpc_listen")
 def envoy_config(
     path: Path,
     listen: str,
