@@ -96,7 +96,9 @@ def serve(path: Path, **flags: object | None) -> None:
     Stops on TERM or INT: NOT_SERVING, a drain, then the calls in flight. Reloads the file on HUP, and whenever it
     changes.
     """
-    read, loaded = _load(path, flags)
+    # In a child process, so that this one never holds the text: neither its memory nor a key's value.
+    read = asyncio.run(config.load_in_child(path))
+    loaded = config.load_settings(read.settings, os.environ, flags, str(path))
     log.configure(loaded.settings.log_level, loaded.settings.log_format)
     uvloop.run(run_server(loaded.settings, read, path))
 

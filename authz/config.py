@@ -544,7 +544,7 @@ def _rule(message: str, kind: Any, quotable: bool = True) -> str:
     if found := re.match(r"Expected `(\w+)` of length >= (\d+)", message):
         return f"expected at least {found[2]} character{'s' if int(found[2]) > 1 else ''}"
     if found := re.match(r"Expected `(\w+)` ([<>])= ([\d.-]+)", message):
-        return f"expected {WORDS[found[1]]} {'≤' if found[2] == '<' else '≥'} {float(found[3]):g}"
+        return f"expected {WORDS[found[1]]} {'≤' if found[2] == '<' else '≥'} {found[3].removesuffix('.0')}"
     if found := re.match(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", message):
         return f"expected {WORDS[found[1]]}" + _instead(found[1], found[2], quotable)
     return message[:1].lower() + message[1:]

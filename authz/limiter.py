@@ -146,6 +146,8 @@ class RedisLimiter:
         self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None
     ) -> Tally:
         """A unit from each limit or from none. Raises LimiterUnavailable."""
+        if not limits and not meter:
+            return Tally(self.clock.now())
         if not self.available:
             raise LimiterUnavailable("Redis is left alone until it answers a probe")
         if len(self._waiting) >= MAX_WAITING:

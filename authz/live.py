@@ -95,7 +95,7 @@ class LiveCatalog(Generic[C]):
             try:
                 await self._follow()
             except Exception as fault:  # the outermost loop: without a watcher the file is looked at once a second
-                log.warning("catalog.watcher_failed", path=str(self.path), error=str(fault))
+                log.warning("watching the configuration failed", path=str(self.path), error=str(fault))
                 await asyncio.sleep(POLL_MILLISECONDS / 1000)
 
     async def _follow(self) -> None:
@@ -123,7 +123,7 @@ class LiveCatalog(Generic[C]):
         except ConfigError as refused:
             outcome = self._refuse([str(problem) for problem in refused.problems])
         except Exception as fault:  # the outermost loop: the last good catalog serves, whatever happened to this one
-            log.exception("catalog.failed", path=str(self.path))
+            log.exception("catalog failed", path=str(self.path))
             outcome = self._refuse([f"{self.path}: {type(fault).__name__}"])
         self._seen = seen
         self._observe(outcome)
@@ -135,12 +135,12 @@ class LiveCatalog(Generic[C]):
             version = Version(self.version.number + 1, config.content)
             self._snapshot, outcome = _Snapshot(catalog, version, time.time()), "swapped"
         self.problem = None
-        log.info("catalog.loaded", path=str(self.path), outcome=outcome, version=str(self.version))
+        log.info("catalog loaded", path=str(self.path), outcome=outcome, version=str(self.version))
         return outcome
 
     def _refuse(self, problems: list[str]) -> Outcome:
         self.problem = "\n".join(problems)
-        log.error("catalog.refused", path=str(self.path), problems=problems, serving=str(self.version))
+        log.error("catalog refused", path=str(self.path), problems=problems, serving=str(self.version))
         return "refused"
 
     def _warn_of_settings(self, config: Config) -> None:
@@ -151,7 +151,7 @@ class LiveCatalog(Generic[C]):
             if config.settings[name] != self._settings[name]
         }
         if changed:
-            log.warning("settings.need_restart", path=str(self.path), changed=sorted(changed))
+            log.warning("settings need a restart", path=str(self.path), changed=sorted(changed))
         self._settings = config.settings
 
 

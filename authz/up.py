@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import click
 
-from authz.config import load
+from authz.config import load, mask_url
 from authz.core.resources import Resources
 from authz.envoyconfig import EnvoyOptions, render
 
@@ -220,7 +220,15 @@ def _authz(options: UpOptions, place: Place) -> Program:
         *("--redis-url", _redis_url(options, place)),
         *("--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
     )
-    return Program("authz", command, lambda: _is_ok(options.http_port, "/readyz"))
+    return Program("authz", command, lambda: _decides(options))
+
+
+async def _decides(options: UpOptions) -> bool:
+    """Raises UpError if authz runs without its Redis: it can, but whoever tries it out expects exact limits."""
+    answer = await _get(options.http_port, "/readyz")
+    if options.redis_url and b'"degraded"' in answer:
+        raise UpError(f"no answer from the Redis at {mask_url(options.redis_url)}")
+    return _is_200(answer)
 
 
 def _envoy(options: UpOptions, place: Place, resources: Resources) -> Program:
@@ -341,26 +349,34 @@ def _stop_event() -> asyncio.Event:
 
 
 async def _is_ok(port: int, path: str) -> bool:
+    return _is_200(await _get(port, path))
+
+
+def _is_200(answer: bytes) -> bool:
+    return b" 200 " in answer.partition(b"\r\n")[0]
+
+
+async def _get(port: int, path: str) -> bytes:
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    return b" 200 " in await _first_line(asyncio.open_connection(HOST, port), request)
+    return await _answer(asyncio.open_connection(HOST, port), request)
 
 
 async def _pongs(at: Path) -> bool:
-    return await _first_line(asyncio.open_unix_connection(at), "PING\r\n") == b"+PONG\r\n"
+    return await _answer(asyncio.open_unix_connection(at), "PING\r\nQUIT\r\n") == b"+PONG\r\n+OK\r\n"
 
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def _first_line(connecting: Awaitable[Connection], message: str) -> bytes:
-    """The first line of the answer; empty while nobody answers."""
+async def _answer(connecting: Awaitable[Connection], message: str) -> bytes:
+    """All that is said until the connection is closed; empty while nobody answers."""
     try:
         async with asyncio.timeout(1):
             reader, writer = await connecting
             writer.write(message.encode())
-            line = await reader.readline()
+            answer = await reader.read()
             writer.close()
-            return line
+            return answer
     except OSError:
         return b""
 
@@ -373,7 +389,7 @@ def _greeting(options: UpOptions, place: Place) -> str:
             f"  Envoy   {way_in}",
             f"          http://{HOST}:{options.admin_port} (its administration interface)",
             f"  authz   http://{HOST}:{options.http_port}/metrics, /readyz; gRPC on {HOST}:{options.grpc_port}",
-            f"  Redis   {_redis_url(options, place)}",
+            f"  Redis   {mask_url(_redis_url(options, place))}",
             f"  plans   {place.config} (change it: within a second it is in force)",
             f"  logs    {place.work}/*.log",
             "",

@@ -51,7 +51,7 @@ class GatewayResponseType(StrEnum):
     THROTTLED = "THROTTLED"
 
 
-class Resource(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+class Resource(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A value of the configuration: immutable, camelCase outside, strict about unknown fields."""
 
 

@@ -195,7 +195,7 @@ def _stage(stage: Stage, api: Api, at: str) -> Problems:
         rate, burst = setting.throttling_rate_limit, setting.throttling_burst_limit
         yield from _stage_throttle(rate, burst, f"{settings}['{key}'].throttlingRateLimit")
     for kind, response in stage.gateway_responses.items():
-        yield from _gateway_response(response, f"{at}.gatewayResponses.{kind}")
+        yield from _gateway_response(response, f"{at}.gatewayResponses['{kind}']")
 
 
 def _stage_throttle(rate: float | None, burst: int | None, at: str) -> Problems:

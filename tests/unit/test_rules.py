@@ -74,7 +74,7 @@ def some_keys(*keys: Any) -> Resources:
 
 
 PROD = "$.apis[0].stages[0]"
-THROTTLED = f"{PROD}.gatewayResponses.THROTTLED"
+THROTTLED = f"{PROD}.gatewayResponses['THROTTLED']"
 COVERED = "$.usagePlans[0].apiStages[0]"
 WHOLE = "the API a1 lists no methods, so it is one method: expected */* or //ANY"
 HOST_NAME = "expected a host name in lower case, without scheme, port or path"

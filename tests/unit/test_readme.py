@@ -1,0 +1,28 @@
+"""The README's tables say what the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from authz.config import Option, options
+from authz.metrics import Metrics
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def row(option: Option) -> str:
+    default = str(option.default).lower()
+    return f"| `{option.name}` | `{option.variable}` | `{option.flag}` | `{default}` | {option.help} |"
+
+
+def test_the_settings_are_all_there() -> None:
+    missing = [row(option) for option in options() if row(option) not in README]
+    assert missing == []
+
+
+def test_the_metrics_are_all_there_and_no_others() -> None:
+    """A counter's name ends in _total where it is scraped."""
+    named = set(re.findall(r"`(authz_\w+)`", README))
+    exposed = {metric.name + ("_total" if metric.type == "counter" else "") for metric in Metrics().registry.collect()}
+    assert named == exposed
