@@ -6,24 +6,32 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_result, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, retry_if_result, wait_exponential, wait_random
 
 log = structlog.get_logger(__name__)
 
 FAILURES = 3
 FIRST_PROBE_SECONDS = 0.05
 LONGEST_PROBE_SECONDS = 1.0
+BACK_OFF = wait_exponential(multiplier=FIRST_PROBE_SECONDS, max=LONGEST_PROBE_SECONDS) + wait_random(0, 0.05)
 
 
 class Circuit:
     """Open while Redis is left alone. Only the failures that open it cost a caller anything (R18).
 
-    `recover` says whether Redis answers again, and settles what has to be settled before callers go there.
+    `recover` says whether Redis answers again, and settles what has to be settled before callers go there. `sleep`
+    waits between probes.
     """
 
-    def __init__(self, recover: Callable[[], Awaitable[bool]], switch: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        recover: Callable[[], Awaitable[bool]],
+        switch: Callable[[bool], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._recover = recover
         self._switch = switch
+        self._sleep = sleep
         self._opened = asyncio.Event()
         self._failures = 0
 
@@ -49,9 +57,11 @@ class Circuit:
         """Probe while the circuit is open, until cancelled."""
         while True:
             await self._opened.wait()
+            await self._sleep(FIRST_PROBE_SECONDS)  # it is left alone first, however soon it might answer
             await AsyncRetrying(
-                wait=wait_exponential_jitter(initial=FIRST_PROBE_SECONDS, max=LONGEST_PROBE_SECONDS, jitter=0.05),
-                retry=retry_if_result(lambda recovered: not recovered),
+                sleep=self._sleep,
+                wait=BACK_OFF,
+                retry=retry_if_result(lambda recovered: not recovered) | retry_if_exception_type(),
             )(self._recover)
             self._close()
 

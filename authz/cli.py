@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 import uvloop
 
 from authz import config, log
@@ -136,6 +137,7 @@ def new_key() -> None:
 @click.argument("url")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; repeatable.")
 @click.option("-e", "--extension", "extensions", multiple=True, metavar="NAME=VALUE", help="A context extension.")
+@click.option("-m", "--metadata", multiple=True, metavar="NAMESPACE=JSON", help="Dynamic metadata, for AUTHORIZER.")
 @click.option("--redis", "ask_redis", is_flag=True, help="Ask Redis what is left, and tell the answer.")
 @settings_flags("redis_url", "account_id", "response_profile")
 def explain(
@@ -144,6 +146,7 @@ def explain(
     url: str,
     headers: tuple[str, ...],
     extensions: tuple[str, ...],
+    metadata: tuple[str, ...],
     ask_redis: bool,
     **flags: object | None,
 ) -> None:
@@ -155,7 +158,7 @@ def explain(
     read, loaded = _load(path, flags)
     settings = loaded.settings
     catalog = Catalog.compile(read.resources, settings.account_id, settings.failure_policy)
-    request = _request(method, url, headers, extensions)
+    request = _request(method, url, headers, extensions, metadata)
 
     async def run() -> str:
         now = time.time_ns() // 1000
@@ -170,7 +173,9 @@ def explain(
     click.echo(asyncio.run(run()))
 
 
-def _request(method: str, url: str, headers: tuple[str, ...], extensions: tuple[str, ...]) -> Request:
+def _request(
+    method: str, url: str, headers: tuple[str, ...], extensions: tuple[str, ...], metadata: tuple[str, ...]
+) -> Request:
     parts = urlsplit(url)
     if not parts.netloc:
         raise click.BadParameter("expected a whole URL, such as https://host/prod/pets", param_hint="URL")
@@ -180,6 +185,7 @@ def _request(method: str, url: str, headers: tuple[str, ...], extensions: tuple[
         path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
         headers=_joined(_pair(header, ":", "-H") for header in headers),
         extensions=dict(_pair(extension, "=", "-e") for extension in extensions),
+        metadata={name: _json(text) for name, text in (_pair(given, "=", "-m") for given in metadata)},
     )
 
 
@@ -188,6 +194,13 @@ def _pair(text: str, separator: str, option: str) -> tuple[str, str]:
     if not found:
         raise click.BadParameter(f"expected NAME{separator}VALUE, got {name!r}", param_hint=option)
     return name.strip().lower() if separator == ":" else name.strip(), value.strip()
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"expected JSON after the namespace: {error}", param_hint="-m") from None
 
 
 def _joined(pairs: Any) -> dict[str, str]:

@@ -54,9 +54,10 @@ def _reading(request: Request, subject: Subject) -> Iterator[str]:
 
 def _limits(grant: Grant, tally: Tally | None) -> Iterator[str]:
     states = tally.states if tally else [None] * len(grant.limits)
+    when = " after it" if tally and tally.refused_by is None else ""
     for limit, state in zip(grant.limits, states, strict=True):
         shadow = ", shadow" if limit.shadow else ""
-        left = "" if state is None else f", {remaining(limit.rule, state)} left"
+        left = "" if state is None else f", {remaining(limit.rule, state)} left{when}"
         yield f"layer     {limit.layer}: {_rule(limit)}{shadow}{left}"
         yield f"            in {limit.key}"
     if grant.meter:
@@ -68,7 +69,7 @@ def _rule(limit: Limit) -> str:
     if isinstance(limit.rule, Quota):
         return f"{limit.rule.limit} from {_utc(limit.rule.start)} to {_utc(limit.rule.end)}"
     rule = limit.rule
-    text = f"{rule.rate:g} a second, burst {rule.burst}"
+    text = f"{rule.rate:.15g} a second, burst {rule.burst}"
     return text if rule.exact else f"{text} (reckoned as {rule.n}/{rule.m} a microsecond)"
 
 
@@ -77,6 +78,8 @@ def _utc(microseconds: int) -> str:
 
 
 def _answer(verdict: Verdict | None, request: Request, profile: Profile) -> Iterator[str]:
+    if verdict and verdict.tally and verdict.tally.shadowed_by:
+        yield f"shadow    {verdict.tally.shadowed_by.layer} would have refused"
     if verdict is None:
         yield "answer    forwarded if each layer has room; --redis tells"
     elif isinstance(verdict, Allowed):

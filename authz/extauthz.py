@@ -108,7 +108,8 @@ def _allow(allowed: Allowed, request: Request, style: Style, version: str) -> pb
         ok_response=pb.OkHttpResponse(
             headers=_headers(added),
             headers_to_remove=removed,
-            query_parameters_to_remove=strip.query if strip else (),
+            # Only what is there: Envoy sorts the query of each request for which it is given a name to look for.
+            query_parameters_to_remove=[name for name in strip.query if name in request.path] if strip else (),
             response_headers_to_add=_headers(
                 ratelimit_headers(allowed.grant, allowed.tally) if on_success and allowed.tally else {}
             ),
@@ -164,13 +165,20 @@ def _metadata(verdict: Verdict, version: str) -> Struct:
         "plan": subject.plan,
         "key_id": subject.key,
         "catalog_version": version,
-        "degraded": bool(tally and tally.degraded) or (isinstance(verdict, Allowed) and tally is None),
+        "degraded": _is_degraded(verdict),
         "shadow": (tally and tally.shadowed_by and tally.shadowed_by.layer) or "",
         **_standing(grant, tally),
     }
     metadata = Struct()
     metadata.update({name: str(value) if isinstance(value, str) else value for name, value in fields.items()})
     return metadata
+
+
+def _is_degraded(verdict: Verdict) -> bool:
+    """Whether Redis had no part in it, though it should have."""
+    if verdict.tally:
+        return verdict.tally.degraded
+    return isinstance(verdict, Allowed) or verdict.reason is Reason.UNAVAILABLE
 
 
 def _standing(grant: Grant | None, tally: Tally | None) -> dict[str, Any]:

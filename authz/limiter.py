@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from authz.check import LimiterUnavailable, Overloaded
-from authz.core.limits import Limit, Meter, Throttle, redis_key
+from authz.core.limits import EXACT, Limit, Meter, Quota, Throttle, redis_key
 from authz.core.verdict import Tally
 from authz.fallback import Spent
 
@@ -175,16 +175,20 @@ class RedisLimiter:
         """Whether Redis decides: an empty batch, by the same way as a full one, learns the clock besides."""
         try:
             await self._decide([], self._expiry())
-        except (LimiterUnavailable, RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # whatever a broken Redis does to us, we ask again
             self._failed(error)
+            await self._redis.connection_pool.disconnect()  # after a failover its name may stand for another server
             return False
         return True
 
     async def peek(self, limits: Sequence[Limit], meter: Meter | None) -> Tally:
-        """The tally that `admit` would give now, spending nothing."""
+        """The tally that `admit` would give now, spending nothing. Raises LimiterUnavailable."""
         entry = _Entry(limits, meter, self._expiry(), asyncio.get_running_loop().create_future())
         keys, requests = _encode([entry])
-        _, now, results = await self._ask([self._reply_key(), *keys.all()], self._blob(keys, requests, 0, dry=True))
+        try:
+            _, now, results = await self._ask([self._reply_key(), *keys.all()], self._blob(keys, requests, 0, dry=True))
+        except (RedisError, OSError) as error:
+            raise LimiterUnavailable(f"Redis cannot be asked: {type(error).__name__}: {error}") from error
         return _tally(entry, now, results[0])
 
     async def flush(self, spent: Spent) -> None:
@@ -196,9 +200,9 @@ class RedisLimiter:
         blob = (self._flushed + 1, spent.amount, spent.day, *quota, self._retention_days)
         keys = [redis_key(self._account, "flush", self._worker), spent.meter.ledger, spent.meter.history]
         try:
-            async with asyncio.timeout(self._budget):
+            async with self._sending, asyncio.timeout(self._budget):
                 reply = await self._eval(FLUSH, keys, msgspec.msgpack.encode(blob))
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # what cannot be counted now is kept, whatever the reason
             await self._redis.connection_pool.disconnect()
             raise LimiterUnavailable(f"{type(error).__name__}: {error}") from error
         if reply == b"bad state":
@@ -224,7 +228,11 @@ class RedisLimiter:
         return batch
 
     async def _serve(self, batch: list[_Entry]) -> None:
-        """Decide a batch and tell each of its callers."""
+        """Decide a batch and tell each of its callers. Those who still waited when Redis was left alone hear so."""
+        if not self.available:
+            for entry in batch:
+                entry.settle(LimiterUnavailable("Redis is left alone until it answers a probe"))
+            return
         started = time.perf_counter()
         try:
             now, results = await self._decide(batch, max(entry.expires for entry in batch))
@@ -330,12 +338,14 @@ def _encode(batch: Sequence[_Entry]) -> tuple[_Keys, list[Any]]:
 
 
 def _wire(limit: Limit, ledger: str | None) -> tuple[int, ...]:
+    """The limit in the script's words. Raises ValueError where they cannot say it."""
     rule = limit.rule
-    if isinstance(rule, Throttle):
-        return (int(limit.shadow), 0, rule.n, rule.m, rule.burst)
-    if limit.key != ledger:
+    if isinstance(rule, Quota) and limit.key != ledger:
         raise ValueError(f"a quota lives in its caller's ledger, not in {limit.key}")
-    return (int(limit.shadow), 1, rule.limit, rule.start, rule.end)
+    numbers = (0, rule.n, rule.m, rule.burst) if isinstance(rule, Throttle) else (1, rule.limit, rule.start, rule.end)
+    if max(numbers) > EXACT:
+        raise ValueError(f"a number of {limit.key} is above 2**53, and so not exact in Lua")
+    return (int(limit.shadow), *numbers)
 
 
 def _tally(entry: _Entry, now: int, result: list[int]) -> Tally:

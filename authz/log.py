@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
 from structlog.typing import Processor
+
+# gRPC's core writes lines of its own past every handler, unless told before it is imported: so here, not below.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -34,7 +38,7 @@ def configure(level: str, style: str) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("asyncio", "watchfiles"):
+    for chatty in ("asyncio", "grpc", "uvicorn", "watchfiles"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -25,7 +25,7 @@ from authz.limiter import RedisLimiter
 from authz.live import LiveCatalog, Outcome
 from authz.metrics import Metrics
 from authz.pb import ext_authz_pb2_grpc
-from authz.status import app, http_server
+from authz.status import app, check_listen, http_server
 
 log = structlog.get_logger(__name__)
 
@@ -61,24 +61,29 @@ class Sidecar:
             log_sample=settings.refusal_log_sample,
         )
         self.health = health.aio.HealthServicer()
-        self.draining = False
+        self.serving = self.draining = False
         self._unsettled: deque[Spent] = deque()
         self._settling = asyncio.Lock()
 
     def details(self) -> dict[str, Any]:
         """What `/readyz` and `/healthz` tell. Ready means able to answer by policy: with Redis down we still are."""
-        redis = "left alone" if self.circuit.is_open else "answering"
-        status = "draining" if self.draining else "degraded" if self.circuit.is_open else "ok"
         return {
-            "ready": not self.draining,
-            "status": status,
-            "redis": redis,
+            "ready": self.serving and not self.draining,
+            "status": self._status(),
+            "redis": "left alone" if self.circuit.is_open else "answering",
             "catalog": {
                 "version": str(self.live.version),
                 "loadedAt": self.live.loaded_at,
                 "problem": self.live.problem,
             },
         }
+
+    def _status(self) -> str:
+        if self.draining:
+            return "draining"
+        if not self.serving:
+            return "starting"
+        return "degraded" if self.circuit.is_open else "ok"
 
     async def connect(self) -> None:
         """Learn Redis's clock. Without Redis we start all the same, and answer by policy."""
@@ -87,6 +92,8 @@ class Sidecar:
 
     async def serve(self, stop: asyncio.Event, hup: asyncio.Event) -> None:
         """Answer until `stop` is set, then drain: NOT_SERVING, a delay in which Envoy notices, the last calls."""
+        for address in (self.settings.grpc_listen, self.settings.http_listen):
+            check_listen(address)
         await self.connect()
         server, http = self._grpc_server(), http_server(app(self.metrics, self.details), self.settings.http_listen)
         async with asyncio.TaskGroup() as tasks:
@@ -103,6 +110,7 @@ class Sidecar:
             serving = tasks.create_task(_serve_http(http, stop))
             await server.start()
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self.serving = True
             log.info("serving", grpc=self.settings.grpc_listen, http=self.settings.http_listen)
             await stop.wait()
             await self._drain(server)
@@ -136,7 +144,10 @@ class Sidecar:
         if self.settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        server.add_insecure_port(self.settings.grpc_listen)
+        try:
+            server.add_insecure_port(self.settings.grpc_listen)
+        except RuntimeError as error:
+            raise OSError(f"{self.settings.grpc_listen} cannot be listened on: {error}") from None
         return server
 
     async def _set_health(self, status: int) -> None:
@@ -213,7 +224,10 @@ async def serve(settings: Settings, config: Config, path: Path) -> None:
     stop, hup = asyncio.Event(), asyncio.Event()
     _on_signals(stop.set, signal.SIGTERM, signal.SIGINT)
     _on_signals(hup.set, signal.SIGHUP)
-    await Sidecar(settings, config, path).serve(stop, hup)
+    try:
+        await Sidecar(settings, config, path).serve(stop, hup)
+    except ExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
+        raise group.exceptions[0] from None
 
 
 def _on_signals(act: Callable[[], None], *signals: signal.Signals) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -15,6 +19,7 @@ from starlette.routing import Route
 from authz.metrics import CONTENT_TYPE, Metrics
 
 Details = Callable[[], dict[str, Any]]
+SHUTDOWN_SECONDS = 1  # that a slow reader gets for the rest of its answer
 
 
 class HttpServer(uvicorn.Server):
@@ -48,4 +53,57 @@ def http_server(application: Starlette, listen: str) -> HttpServer:
     else:
         host, _, port = listen.rpartition(":")
         place = {"host": host.strip("[]"), "port": int(port)}
-    return HttpServer(uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", **place))
+    return HttpServer(
+        uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            **place,
+        )
+    )
+
+
+def check_listen(listen: str) -> None:
+    """Raises OSError, in words for the operator, where nobody can listen on `host:port` or `unix:/path`.
+
+    The servers themselves would take over the socket file of a running process, and tell less of what is wrong.
+    """
+    try:
+        if listen.startswith("unix:"):
+            _check_path(Path(listen.removeprefix("unix:")))
+        else:
+            host, _, port = listen.rpartition(":")
+            _check_port(host.strip("[]"), int(port))
+    except OSError as error:
+        raise OSError(f"{listen} cannot be listened on: {error.strerror or error}") from error
+
+
+def _check_port(host: str, port: int) -> None:
+    """One address of the name is enough."""
+    for family, kind, protocol, _, at in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(at)
+            except OSError as error:
+                problem = error
+            else:
+                return
+    raise problem
+
+
+def _check_path(path: Path) -> None:
+    """A socket file that nobody answers at was left by a process that was killed, and is removed."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+            path.unlink()
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.bind(os.fspath(path))
+    path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(os.fspath(path)) == 0

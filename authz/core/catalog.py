@@ -91,6 +91,7 @@ class Catalog:
     """Who may call what, and under which limits. Immutable; a reload makes another."""
 
     apis: Mapping[str, _Api]
+    labels: Mapping[str, _Api]
     hosts: Mapping[str, tuple[_Mapping, ...]]
     callers: Mapping[bytes, _Caller]
     failure_policy: FailurePolicy
@@ -107,6 +108,7 @@ class Catalog:
         apis = {api.id: _compile_api(api, resources, account_id) for api in resources.apis}
         return cls(
             apis=apis,
+            labels={api.id.lower(): api for api in reversed(apis.values())},
             hosts=_compile_hosts(resources.apis),
             callers=_compile_callers(resources, apis, account_id, failure_policy),
             failure_policy=failure_policy,
@@ -156,7 +158,7 @@ class Catalog:
             return self.apis[mapping.api]
         if host in self.hosts:  # a custom domain answers below its base paths only
             return None
-        first = self.apis.get(host.partition(".")[0])
+        first = self.labels.get(host.partition(".")[0])  # a host name has no case; an id does
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
 
     def _metered(self, request: Request, stage: _Stage, route: Route, path: str, now: int) -> Grant | Denied:
@@ -164,7 +166,8 @@ class Catalog:
         value = self.apis[subject.api].credentials.find(request)
         if not value:
             return Denied(Reason.KEY_MISSING, subject)
-        caller = self.callers.get(digest(value))
+        # A comma is Envoy's joint between two headers: never part of a key, even where a digest would match (R12).
+        caller = None if "," in value else self.callers.get(digest(value))
         if caller is None:
             return Denied(Reason.KEY_UNKNOWN, subject)
         subject = replace(subject, key=caller.id, customer=caller.customer)

@@ -45,13 +45,14 @@ class Credentials:
         """What could be a key, whichever source was used."""
         if self.forward:
             return Strip()
-        headers = tuple(s.header.lower() for s in self.sources if s.header and _header(s, request) is not None)
+        headers = tuple(s.header.lower() for s in self.sources if s.header and _could_be(s, request))
         query = tuple(s.query for s in self.sources if s.query)
         cookies = {s.cookie for s in self.sources if s.cookie}
         if not cookies or "cookie" not in request.headers:
             return Strip(headers, query)
-        rest = [pair for pair in _cookies(request) if pair.partition("=")[0].strip() not in cookies]
-        return Strip(headers, query, "; ".join(rest))
+        pairs = _cookies(request)
+        rest = [pair for pair in pairs if pair.partition("=")[0].strip() not in cookies]
+        return Strip(headers, query, None if rest == pairs else "; ".join(rest))
 
 
 def _read(source: KeySource, request: Request) -> str | None:
@@ -69,8 +70,22 @@ def _header(source: KeySource, request: Request) -> str | None:
     value = request.headers.get((source.header or "").lower())
     if value is None or not source.scheme:
         return value
-    scheme, _, rest = value.strip().partition(" ")
-    return rest.strip() if scheme.lower() == source.scheme.lower() else None
+    scheme, rest = _scheme(value)
+    return rest if scheme == source.scheme.lower() else None
+
+
+def _could_be(source: KeySource, request: Request) -> bool:
+    """Whether the header holds the source's key; one that was sent twice may hold it behind another scheme's value."""
+    value = request.headers.get((source.header or "").lower())
+    if value is None or not source.scheme:
+        return value is not None
+    return any(_scheme(copy)[0] == source.scheme.lower() for copy in value.split(","))
+
+
+def _scheme(value: str) -> tuple[str, str]:
+    """`Bearer abc` is `("bearer", "abc")`, whatever blanks there are."""
+    words = value.split(None, 1)
+    return "".join(words[:1]).lower(), "".join(words[1:]).strip()
 
 
 def _query(request: Request) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ JSON = "application/json"
 DEFAULT_TEMPLATES = {JSON: '{"message":$context.error.messageString}'}
 HEADER_MAPPING = "gatewayresponse.header."
 SHED_RETRY_SECONDS = 1
+BODILESS = frozenset({204, 205, 304})  # Envoy sends a body all the same, and clients read it as the next answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ def render(denied: Denied, request: Request, request_id: str, profile: Profile) 
         headers = {**headers, "grpc-status": str(wording.grpc_status)}
         del headers["content-type"]
         return HttpResponse(wording.status, headers, wording.message)
-    body = _Template(template).safe_substitute(variables)
-    return HttpResponse(int(custom.status_code or wording.status), headers, body)
+    status = int(custom.status_code or wording.status)
+    body = "" if status in BODILESS else _Template(template).safe_substitute(variables)
+    return HttpResponse(status, headers, body)
 
 
 def _standard_headers(denied: Denied) -> dict[str, str]:
@@ -181,11 +183,15 @@ def _seconds(microseconds: int | None) -> int | None:
 
 def _template(templates: Mapping[str, str], request: Request) -> tuple[str, str]:
     """The template whose media type the client accepts or sent, else JSON's, else the first."""
-    wanted = ",".join((request.headers.get("accept", ""), request.headers.get("content-type", "")))
-    for media_type in (part.partition(";")[0].strip().lower() for part in wanted.split(",")):
-        if media_type in templates:
-            return media_type, templates[media_type]
-    return (JSON, templates[JSON]) if JSON in templates else next(iter(templates.items()))
+    offered = {_bare(media_type): (media_type, template) for media_type, template in templates.items()}
+    wanted = ",".join((request.headers.get("accept", ""), request.headers.get("content-type", ""), JSON))
+    known = (offered[media_type] for media_type in map(_bare, wanted.split(",")) if media_type in offered)
+    return next(known, None) or next(iter(templates.items()))
+
+
+def _bare(media_type: str) -> str:
+    """Without its parameters, such as a charset, and in lower case."""
+    return media_type.partition(";")[0].strip().lower()
 
 
 def _mapped_headers(custom: GatewayResponse, variables: _Variables) -> dict[str, str]:

@@ -32,6 +32,7 @@ Reply               cmsgpack {status, now, results}; status is 'ok', 'old' (a la
 
 local BUCKET, LEDGER = 1, 2
 local DAY = 86400000000
+local LONGEST_PERIOD = 31  -- days
 local KEEP_FOREVER_MS = 400 * 86400000
 local PINNED_MS = 3600000
 local REPLY_MS = 5000
@@ -88,24 +89,29 @@ end
 
 -- Bring a bucket to now at the rate it was reckoned under, then to the rate and burst that hold today.
 local function reckon(v, n, m, burst)
-  if now > v.at then v.debt = math.max(0, v.debt - v.n * (now - v.at)) end
-  v.at = now
-  if v.n ~= n or v.m ~= m then
-    if v.debt > 0 then
-      local rest = math.fmod(v.debt, v.m)
-      v.debt = (v.debt - rest) / v.m * m
-      if rest > 0 then v.debt = v.debt + math.min(m, math.ceil(rest / v.m * m) + 2) end
-      v.dirty = true  -- the one thing a refusal writes: what was spent is from now on paid off at the new rate
-    end
-    v.n, v.m = n, m
+  if now > v.at then
+    v.debt = math.max(0, v.debt - v.n * (now - v.at))
+  elseif now < v.at and v.debt > 0 then
+    v.dirty = true  -- a refusal writes it too: else nothing would be refilled until the clock has caught up
   end
-  v.debt = math.min(v.debt, burst * m)
+  v.at = now
+  if (v.n ~= n or v.m ~= m) and v.debt > 0 then
+    local rest = math.fmod(v.debt, v.m)
+    v.debt = (v.debt - rest) / v.m * m
+    if rest > 0 then v.debt = v.debt + math.min(m, math.ceil(rest / v.m * m) + 2) end
+    v.dirty = true  -- a refusal writes it too: what was spent is from now on paid off at the new rate
+  end
+  v.n, v.m = n, m
+  if v.debt > burst * m then
+    v.debt, v.dirty = burst * m, true  -- a refusal writes it too: it has told a wait that holds for the new burst
+  end
 end
 
 -- A period only moves forward; one that lies more than a day ahead was a wrong clock.
-local function roll(v, start, finish)
-  if start > v.start or v.start > finish + DAY then v.start, v.used = start, 0 end
-end
+local function restarts(v, limit) return limit[5] > v.start or v.start > limit[6] + DAY end
+
+-- Nothing restarts before a unit is taken: a refusal must not move the period for the calls behind it.
+local function used(v, limit) return restarts(v, limit) and 0 or v.used end
 
 local function wait_for(v, limit)
   if limit[3] == 1 then return limit[6] - now end
@@ -116,8 +122,7 @@ end
 -- Bring the value of a limit to now; true if one more unit fits.
 local function has_room(v, limit)
   if limit[3] == 1 then
-    roll(v, limit[5], limit[6])
-    return v.used < limit[4]
+    return used(v, limit) < limit[4]
   end
   reckon(v, limit[4], limit[5], limit[6])
   if limit[4] == 0 then v.met = true end
@@ -125,7 +130,12 @@ local function has_room(v, limit)
 end
 
 local function take(v, limit)
-  if limit[3] == 1 then v.used = v.used + 1 else v.debt = v.debt + limit[5] end
+  if limit[3] == 0 then
+    v.debt = v.debt + limit[5]
+  else
+    v.used = used(v, limit) + 1
+    if restarts(v, limit) then v.start = limit[5] end
+  end
   v.dirty = true
 end
 
@@ -144,7 +154,7 @@ local function meter(caller, limits)
   if is_new_day(v) then turn_day(v, KEYS[2 * caller + 1], today) end
   v.day_used, v.day_left, v.dirty = v.day_used + 1, -1, true
   for _, limit in ipairs(limits) do
-    if limit[3] == 1 then v.day_left = math.max(0, limit[4] - v.used) end
+    if limit[3] == 1 then v.day_left = math.max(0, limit[4] - used(v, limit)) end
   end
 end
 
@@ -191,7 +201,7 @@ local function decide(caller, limits)
   local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
   for i, limit in ipairs(limits) do
     local v = value(limit[1])
-    result[4 + i] = limit[3] == 1 and v.used or v.debt
+    result[4 + i] = limit[3] == 1 and used(v, limit) or v.debt
   end
   return result
 end
@@ -201,11 +211,12 @@ for i, request in ipairs(requests) do results[i] = decide(request[1], request[2]
 local reply = cmsgpack.pack({'ok', now, results})
 if dry == 1 then return reply end
 
--- A bucket is forgotten when it would be full; one that never fills, 400 days after the last call that met it.
+-- A bucket is forgotten when it would be full; one that never fills, 400 days after the last call that met it. A
+-- ledger is kept as long as its usage, and no shorter than the longest period of a quota.
 local function expiry(v, ledger)
   local ms = KEEP_FOREVER_MS
   if v.n > 0 then ms = math.ceil(v.debt / v.n / 1000) + 1 end
-  if ledger then ms = math.max(ms, retention * 86400000) end
+  if ledger then ms = math.max(ms, math.max(retention, LONGEST_PERIOD) * 86400000) end
   return pinned > 0 and math.max(ms, PINNED_MS) or ms
 end
 

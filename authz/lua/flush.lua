@@ -16,11 +16,19 @@ Reply     'applied' | 'repeated' | 'bad state'
 
 local LEDGER = 2
 local FLUSH_MS = 86400000
+local LONGEST_PERIOD = 31  -- days: a ledger outlives every quota in it
 
 local number, amount, day, limit, start, finish, retention = unpack(cmsgpack.unpack(ARGV[1]))
 
 local applied = redis.call('GET', KEYS[1])
 if applied and tonumber(applied) >= number then return 'repeated' end
+
+local function is_other(key, expected)
+  local type = redis.call('TYPE', key).ok
+  return type ~= expected and type ~= 'none'
+end
+
+if is_other(KEYS[2], 'string') or is_other(KEYS[3], 'hash') then return 'bad state' end
 
 local debt, at, n, m, stored, used, today, day_used, day_left = 0, 0, 0, 0, 0, 0, 0, 0, -1
 local raw, format = redis.call('GET', KEYS[2])
@@ -34,23 +42,25 @@ if limit >= 0 and start > stored then stored, used = start, 0 end
 local current = limit >= 0 and start == stored
 if current then used = used + amount end
 
+local row = redis.call('HGET', KEYS[3], day)
 if day > today then
   if day_used > 0 then redis.call('HSET', KEYS[3], today, struct.pack('>dd', day_used, day_left)) end
   today, day_used, day_left = day, 0, -1
+  if row then day_used, day_left = struct.unpack('>dd', row) end
+  redis.call('HDEL', KEYS[3], day)
 end
 if day == today then
   day_used = day_used + amount
   if limit >= 0 then day_left = math.max(0, limit - used) end
 else
   if current then day_left = math.max(0, limit - used) end
-  local row = redis.call('HGET', KEYS[3], day)
   local row_used, row_left = 0, current and limit - used + amount or limit
   if row then row_used, row_left = struct.unpack('>dd', row) end
   if row_left >= 0 then row_left = math.max(0, row_left - amount) end
   redis.call('HSET', KEYS[3], day, struct.pack('>dd', row_used + amount, row_left))
 end
 
-local ms = retention * 86400000
+local ms = math.max(retention, LONGEST_PERIOD) * 86400000
 if n > 0 then ms = math.max(ms, math.ceil(debt / n / 1000) + 1) end
 redis.call('SET', KEYS[2], struct.pack('>Bddddddddd', LEDGER, debt, at, n, m, stored, used, today, day_used, day_left), 'PX', ms)
 if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], ms) end

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -74,19 +75,21 @@ def ports() -> list[str]:
 @contextmanager
 def up(directory: Path, *args: str) -> Iterator[Up]:
     output = directory / "output"
-    with output.open("wb") as written:
+    # Its own temporary directory, since one that is killed leaves files behind; a short path, for a socket lies there.
+    with TemporaryDirectory(prefix="authz-test-") as scratch, output.open("wb") as written:
         process = subprocess.Popen(
             [sys.executable, "-m", "authz", "up", *args],
             stdout=written,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": scratch},
             preexec_fn=die_with_parent(os.getpid()),
         )
-    try:
-        yield Up(process, output)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait(DEADLINE_SECONDS)
+        try:
+            yield Up(process, output)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(DEADLINE_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,43 @@
+"""Fixtures: one Redis and one upstream for all, and the stack that most tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.catalog import ORIGIN, RESOURCES, with_extras
+from tests.e2e.stack import Stack, ext_authz, stack
+from tests.servers import EchoServer, RedisServer, echo_server, redis_server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """For stacks that leave it running; each has an account, and so keys, of its own."""
+    with redis_server(unix=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def echo() -> Iterator[EchoServer]:
+    with echo_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared(redis: RedisServer, echo: EchoServer) -> Iterator[Stack]:
+    """The whole catalog of these tests, in the profile `standard`."""
+    with stack(RESOURCES, redis.url, echo.address, cors=(ORIGIN,), patch=with_extras) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def raw_headers(redis: RedisServer, echo: EchoServer) -> Iterator[Stack]:
+    """The same with an Envoy that sends headers as bytes."""
+
+    def patch(envoy_config: Any) -> None:
+        ext_authz(envoy_config)["encode_raw_headers"] = True
+
+    with stack(RESOURCES, redis.url, echo.address, patch=patch) as it:
+        yield it

@@ -1,0 +1,217 @@
+"""Redis, an echo upstream, authz and an Envoy that asks it, wired by the project's own Envoy configuration.
+
+Whatever runs here is watched for secrets: a stack keeps what its clients saw, and when it ends no log, metric, health
+detail, access log or answer may hold the value of a key.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPResponse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import http_sf
+import httpx
+import msgspec
+import yaml
+
+from authz.config import load
+from authz.core.resources import Resources
+from authz.envoyconfig import EnvoyOptions, render
+from authz.up import envoy_binary
+from tests.builders import value_of
+from tests.servers import HOST, AuthzServer, EnvoyServer, authz_serve, free_port, is_ok
+
+TIMEOUT_SECONDS = 30.0
+ENVOY_FLAGS = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
+FLUSH = ("--file-flush-interval-msec", "50")  # the access log; ten seconds unless set
+# Patient, for a slow machine; talkative, for the search for secrets; and quick to end, for most tests drain nothing.
+FLAGS = ("--redis-timeout-ms", "2000", "--log-level", "debug", "--drain-seconds", "0")
+WRONG = "never-issued-to-anybody-0"  # somebody's key for something else: no business of our logs either
+
+Headers = Sequence[tuple[str | bytes, str | bytes]]
+Patch = Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client got, and what the upstream says it was sent."""
+
+    status: int
+    headers: httpx.Headers
+    body: str
+
+    @property
+    def upstream(self) -> dict[str, str]:
+        """The headers that reached the upstream."""
+        headers: dict[str, str] = json.loads(self.body)["headers"]
+        return headers
+
+    @property
+    def path(self) -> str:
+        """The path that reached the upstream."""
+        return str(json.loads(self.body)["path"])
+
+    @property
+    def refusal(self) -> tuple[int, str]:
+        return self.status, self.body
+
+
+@dataclass
+class Stack:
+    """A running Envoy and the sidecars it asks."""
+
+    config: Path
+    account: str
+    sidecars: list[AuthzServer]
+    envoy: EnvoyServer
+    secrets: frozenset[str]
+    seen: list[str] = field(default_factory=list)
+
+    @property
+    def sidecar(self) -> AuthzServer:
+        return self.sidecars[0]
+
+    @property
+    def address(self) -> str:
+        """Envoy's listener, as host:port."""
+        return self.envoy.url.removeprefix("http://")
+
+    def request(self, method: str, path: str, key: str = "", *, host: str = "a1.test", headers: Headers = ()) -> Answer:
+        """One request on a connection of its own; `key` is the id of the key that goes into x-api-key."""
+        sent = [("host", host), *([("x-api-key", value_of(key))] if key else []), *headers]
+        with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+            got = client.request(method, self.envoy.url + path, headers=[*map(_bytes, sent)])
+        return self._keep(Answer(got.status_code, got.headers, got.text))
+
+    def get(self, path: str, key: str = "", *, host: str = "a1.test", headers: Headers = ()) -> Answer:
+        return self.request("GET", path, key, host=host, headers=headers)
+
+    def raw(self, target: str, *lines: str, method: str = "GET") -> Answer:
+        """A request line and header lines just as they stand here; a client library would put them right."""
+        message = "\r\n".join((f"{method} {target} HTTP/1.1", *lines, "connection: close", "", ""))
+        with socket.create_connection((HOST, int(self.address.rpartition(":")[2])), TIMEOUT_SECONDS) as connection:
+            connection.sendall(message.encode("latin-1"))
+            answer = HTTPResponse(connection, method=method)
+            answer.begin()
+            body = answer.read().decode()
+        return self._keep(Answer(answer.status, httpx.Headers(answer.getheaders()), body))
+
+    def exchange(self, message: str) -> bytes:
+        """All that Envoy sends until it closes the connection."""
+        with socket.create_connection((HOST, int(self.address.rpartition(":")[2])), TIMEOUT_SECONDS) as connection:
+            connection.sendall(message.encode("latin-1"))
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+        self.seen.append(received.decode("latin-1"))
+        return received
+
+    def healthz(self) -> dict[str, Any]:
+        details: dict[str, Any] = httpx.get(f"{self.sidecar.http}/healthz", trust_env=False).json()
+        return details
+
+    def access_log(self) -> list[dict[str, Any]]:
+        """Envoy's access log so far."""
+        return [json.loads(line) for line in self.envoy.log_text.splitlines() if line.startswith("{")]
+
+    def leaks(self) -> list[str]:
+        """Lines that hold a key's value, of all that was logged, exposed, or answered to a client."""
+        said = [*self.seen, self.envoy.log_text, *(text for sidecar in self.sidecars for text in _told(sidecar))]
+        return [line for text in said for line in text.splitlines() if any(secret in line for secret in self.secrets)]
+
+    def _keep(self, answer: Answer) -> Answer:
+        self.seen.append(f"{answer.headers.raw!r}\n{answer.body}")
+        return answer
+
+
+def write(path: Path, resources: Resources) -> None:
+    """The resources as a configuration file."""
+    path.write_text(yaml.safe_dump(msgspec.to_builtins(resources), sort_keys=False))
+
+
+@contextmanager
+def stack(
+    resources: Resources,
+    redis_url: str,
+    upstream: str,
+    *flags: str,
+    sidecars: int = 1,
+    cors: tuple[str, ...] = (),
+    patch: Patch = lambda _: None,
+) -> Iterator[Stack]:
+    """`flags` are authz's; `patch` changes the rendered configuration of Envoy before it starts."""
+    with TemporaryDirectory(prefix="authz-e2e-") as scratch, ExitStack() as running:
+        config, account = Path(scratch, "plans.yaml"), uuid4().hex
+        write(config, resources)
+        options = (*FLAGS, "--redis-url", redis_url, "--account-id", account, *flags)
+        started = [running.enter_context(authz_serve(config, *options)) for _ in range(sidecars)]
+        addresses = tuple(sidecar.grpc for sidecar in started)
+        envoy = running.enter_context(_envoy(Path(scratch), load(config).resources, upstream, addresses, cors, patch))
+        it = Stack(config, account, started, envoy, _secrets(resources))
+        yield it
+        assert it.leaks() == []
+
+
+@contextmanager
+def _envoy(
+    scratch: Path, of: Resources, upstream: str, authz: tuple[str, ...], cors: tuple[str, ...], patch: Patch
+) -> Iterator[EnvoyServer]:
+    listen, admin = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+    parsed = yaml.safe_load(
+        render(of, EnvoyOptions(listen, admin, upstream, authz, timeout_ms=5000, cors_origins=cors))
+    )
+    patch(parsed)
+    file = scratch / "envoy.yaml"
+    file.write_text(yaml.safe_dump(parsed, sort_keys=False))
+    server = EnvoyServer(
+        command=(envoy_binary(), "--config-path", str(file), *ENVOY_FLAGS, *FLUSH),
+        log=scratch / "envoy.log",
+        is_ready=lambda: is_ok(f"http://{admin}/ready"),
+        url=f"http://{listen}",
+        admin=f"http://{admin}",
+    )
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def items(field: str) -> list[tuple[str, dict[str, Any]]]:
+    """A list of strings with parameters, read as a structured field (RFC 9651)."""
+    parsed: Any = http_sf.parse(field.encode(), tltype="list")
+    return [(name, parameters) for name, parameters in parsed]
+
+
+def http_manager(envoy_config: Any) -> Any:
+    """The HTTP connection manager of a parsed configuration, for patches."""
+    return envoy_config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def ext_authz(envoy_config: Any) -> Any:
+    filters = {one["name"]: one["typed_config"] for one in http_manager(envoy_config)["http_filters"]}
+    return filters["envoy.filters.http.ext_authz"]
+
+
+def _bytes(header: tuple[str | bytes, str | bytes]) -> tuple[bytes, bytes]:
+    name, value = header
+    return name.encode() if isinstance(name, str) else name, value.encode() if isinstance(value, str) else value
+
+
+def _secrets(resources: Resources) -> frozenset[str]:
+    return frozenset({WRONG, *(key.value or value_of(key.id) for key in resources.api_keys)})
+
+
+def _told(sidecar: AuthzServer) -> Iterator[str]:
+    yield sidecar.log_text
+    for path in ("/metrics", "/healthz", "/readyz"):
+        try:
+            yield httpx.get(sidecar.http + path, timeout=TIMEOUT_SECONDS, trust_env=False).text
+        except httpx.TransportError:
+            continue  # the test has ended it

@@ -1,0 +1,189 @@
+"""What reaches the upstream, and what does not: names that it may trust, and no key."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.builders import value_of
+from tests.e2e.stack import WRONG, Stack
+
+KEY = value_of("free")
+NAMES = ("x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id")
+UNCHECKED = "x-envoy-auth-failure-mode-allowed"
+SPOOFED = [
+    (name, value)
+    for name in (*NAMES, UNCHECKED)
+    for name, value in ((name, "spoofed"), (name.title(), "spoofed too"), (name.upper(), ""))
+]
+
+
+def test_the_upstream_learns_who_calls(shared: Stack) -> None:
+    seen = shared.get("/prod/pets", "customer").upstream
+    assert [seen[name] for name in NAMES] == ["customer", "free", "The plan free", "cust-1001"]
+
+
+def test_a_caller_without_a_customer_has_none(shared: Stack) -> None:
+    assert "x-customer-id" not in shared.get("/prod/pets", "free").upstream
+
+
+def test_a_clients_own_names_are_replaced(shared: Stack) -> None:
+    """However they are spelt, and however often they are sent."""
+    seen = shared.get("/prod/pets", "customer", headers=SPOOFED).upstream
+    assert [seen[name] for name in NAMES] == ["customer", "free", "The plan free", "cust-1001"]
+    assert UNCHECKED not in seen
+
+
+@pytest.mark.parametrize(("path", "key"), [("/prod/pets", "free"), ("/prod/open", ""), ("/prod/open", "customer")])
+def test_a_clients_own_names_never_stand_in_for_missing_ones(path: str, key: str, shared: Stack) -> None:
+    """Neither for a caller without a customer nor where no key is asked for, even if one is sent."""
+    seen = shared.get(path, key, headers=SPOOFED).upstream
+    assert "spoofed" not in str(seen)
+    assert not {"x-customer-id", UNCHECKED} & set(seen)
+
+
+def test_names_with_underscores_do_not_pass_for_ours(shared: Stack) -> None:
+    """CGI and WSGI read them as the same."""
+    spoofed = [(name.replace("-", "_"), "spoofed") for name in NAMES]
+    assert "spoofed" not in str(shared.get("/prod/open", headers=spoofed).upstream)
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "X-API-KEY", "X-Api-Key"])
+@pytest.mark.parametrize("path", ["/prod/pets", "/prod/open"])
+def test_the_key_is_taken_off(path: str, name: str, shared: Stack) -> None:
+    answer = shared.raw(path, "Host: a1.test", f"{name}: {KEY}")
+    assert (answer.status, KEY in answer.body) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("host", "headers"),
+    [
+        ("a1.test", [("x-api-key", KEY), ("X-API-KEY", KEY)]),
+        ("many.test", [("authorization", f"Bearer {KEY}")]),
+        ("many.test", [("authorization", f"bearer  {KEY}")]),
+        ("many.test", [("authorization", f"Bearer\t{KEY}")]),
+        ("many.test", [("authorization", "Basic dTpw"), ("authorization", f"Bearer {KEY}")]),
+        ("many.test", [("authorization", f"Bearer {KEY}"), ("authorization", "Basic dTpw")]),
+        ("many.test", [("cookie", f"key={KEY}"), ("cookie", f"key={KEY}")]),
+        ("many.test", [("cookie", f"a=1; key={KEY}"), ("cookie", f"key={KEY}; b=2")]),
+        ("many.test", [("cookie", f"a=1;key = {KEY}")]),
+    ],
+)
+def test_a_key_is_taken_off_where_none_is_asked_for(host: str, headers: list[tuple[str, str]], shared: Stack) -> None:
+    """R12: whatever could be one, also where it is repeated, or odd."""
+    answer = shared.get("/prod/open", host=host, headers=headers)
+    assert (answer.status, KEY in answer.body) == (200, False)
+
+
+def test_a_bearer_key_opens_and_is_taken_off(shared: Stack) -> None:
+    answer = shared.get("/prod/pets", host="many.test", headers=[("authorization", f"Bearer {KEY}")])
+    assert (answer.status, "authorization" in answer.upstream) == (200, False)
+
+
+def test_another_scheme_is_left_alone(shared: Stack) -> None:
+    answer = shared.get("/prod/pets", "free", host="many.test", headers=[("authorization", "Basic dTpw")])
+    assert (answer.status, answer.upstream["authorization"]) == (200, "Basic dTpw")
+
+
+@pytest.mark.parametrize("path", ["/prod/pets", "/prod/open"])
+def test_of_the_cookies_only_the_key_is_taken_off(path: str, shared: Stack) -> None:
+    answer = shared.get(path, host="many.test", headers=[("cookie", f"a=1; key={KEY}; keyring=2")])
+    assert (answer.status, answer.upstream["cookie"]) == (200, "a=1; keyring=2")
+
+
+def test_a_cookie_that_is_only_the_key_is_taken_off_whole(shared: Stack) -> None:
+    answer = shared.get("/prod/pets", host="many.test", headers=[("cookie", f"key={KEY}")])
+    assert (answer.status, "cookie" in answer.upstream) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("sent", "left"),
+    [
+        (f"/prod/pets?api_key={KEY}", "/prod/pets"),
+        (f"/prod/pets?a=1&api_key={KEY}&b=%2F+2", "/prod/pets?a=1&b=%2F+2"),
+        (f"/prod/open?api_key={KEY}&api_key={KEY}&api_keys=1", "/prod/open?api_keys=1"),
+    ],
+)
+def test_a_key_in_the_query_is_taken_off(sent: str, left: str, shared: Stack) -> None:
+    answer = shared.raw(sent, "Host: many.test")
+    assert (answer.status, answer.path) == (200, left)
+
+
+def test_a_query_without_a_key_stays_as_it_is(shared: Stack) -> None:
+    """In its order too, which Envoy changes when it looks for something to remove."""
+    answer = shared.raw("/prod/pets?b=2&a=1&&c", "Host: many.test", f"x-api-key: {KEY}")
+    assert (answer.status, answer.path) == (200, "/prod/pets?b=2&a=1&&c")
+
+
+def test_a_connection_header_takes_nothing_of_ours_along(shared: Stack) -> None:
+    """A client cannot declare our headers a matter of its own connection."""
+    answer = shared.raw("/prod/pets", "Host: a1.test", f"x-api-key: {KEY}", f"Connection: {', '.join(NAMES)}")
+    assert (answer.status, answer.upstream["x-api-key-id"]) == (200, "free")
+
+
+def test_every_place_is_cleared_whichever_was_used(shared: Stack) -> None:
+    answer = shared.get(
+        f"/prod/pets?api_key={WRONG}",
+        "free",
+        host="many.test",
+        headers=[("authorization", f"Bearer {WRONG}"), ("cookie", f"key={WRONG}")],
+    )
+    assert (answer.status, WRONG in answer.body, KEY in answer.body) == (200, False, False)
+
+
+def test_the_first_place_that_is_present_counts(shared: Stack) -> None:
+    wrong_first = shared.get(f"/prod/pets?api_key={KEY}", host="many.test", headers=[("x-api-key", WRONG)])
+    empty_first = shared.get(f"/prod/pets?api_key={KEY}", host="many.test", headers=[("x-api-key", "")])
+    assert (wrong_first.status, empty_first.status) == (403, 200)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("x-api-key", KEY), ("x-api-key", KEY)],
+        [("x-api-key", KEY), ("x-api-key", WRONG)],
+        [("x-api-key", ""), ("x-api-key", KEY)],
+        [("x-api-key", f"{KEY},")],
+        [("x-api-key", f"{KEY}, {WRONG}")],
+        [("x-api-key", "")],
+        [("x-api-key", KEY.upper())],
+        [("x-api-key", KEY.encode() + b"\xff\xfe")],
+        [("x-api-key", b"\xff\xfe")],
+        [("x-api-key", KEY * 300)],
+        [("x_api_key", KEY)],
+        [("authorization", f"Bearer {KEY}")],
+    ],
+    ids=[
+        "twice", "two", "after an empty one", "comma", "list", "empty", "upper case", "not UTF-8 in part", "not UTF-8",
+        "long", "underscores", "another place",
+    ],
+)  # fmt: skip
+def test_an_odd_key_is_no_key(headers: list[tuple[str, str | bytes]], shared: Stack, raw_headers: Stack) -> None:
+    """Whether Envoy sends headers as text or as bytes."""
+    answers = [it.get("/prod/pets", headers=headers) for it in (shared, raw_headers)]
+    assert [answer.refusal for answer in answers] == [(403, '{"message":"Forbidden"}')] * 2
+
+
+def test_blanks_around_a_key_are_no_part_of_it(shared: Stack, raw_headers: Stack) -> None:
+    answers = [it.raw("/prod/pets", "Host: a1.test", f"x-api-key: \t {KEY} \t") for it in (shared, raw_headers)]
+    assert [answer.status for answer in answers] == [200, 200]
+
+
+def test_headers_sent_as_bytes_are_stripped_and_set_alike(raw_headers: Stack) -> None:
+    """Envoy's `encode_raw_headers`."""
+    seen = raw_headers.get("/prod/pets", "customer", headers=SPOOFED).upstream
+    assert [seen[name] for name in NAMES] == ["customer", "free", "The plan free", "cust-1001"]
+    assert not {"x-api-key", UNCHECKED} & set(seen)
+
+
+def test_cookies_sent_as_bytes_are_stripped_alike(raw_headers: Stack) -> None:
+    cookies = [("cookie", "a=1"), ("cookie", f"key={KEY}; b=2")]
+    answer = raw_headers.get("/prod/pets", host="many.test", headers=cookies)
+    assert (answer.status, answer.upstream["cookie"]) == (200, "a=1; b=2")
+
+
+@pytest.mark.parametrize("path", ["/prod/pets", "/prod/open"])
+def test_an_api_may_have_the_key_forwarded(path: str, shared: Stack) -> None:
+    answer = shared.get(path, "free", host="generous.test", headers=SPOOFED)
+    shared.seen.pop()  # the one answer that may hold a key: the upstream says what it was sent
+    assert (answer.status, answer.upstream["x-api-key"]) == (200, KEY)
+    assert "spoofed" not in answer.body

@@ -1,0 +1,89 @@
+"""Spellings of a path: what authz decides about is what the upstream gets, and none leads past a check."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.builders import value_of
+from tests.e2e.stack import Answer, Stack
+
+KEY = f"x-api-key: {value_of('free')}"
+HOST = "Host: a1.test"
+
+
+def ask(stack: Stack, target: str, *lines: str) -> Answer:
+    return stack.raw(target, *(lines or (HOST, KEY)))
+
+
+@pytest.mark.parametrize(
+    ("sent", "reached"),
+    [
+        ("/prod/pets/", "/prod/pets/"),
+        ("/prod//pets", "/prod/pets"),
+        ("//prod///pets", "/prod/pets"),
+        ("/prod/./pets", "/prod/pets"),
+        ("/prod/none/../pets", "/prod/pets"),
+        ("/../../prod/pets", "/prod/pets"),
+        ("/prod/open/%2e%2e/pets", "/prod/pets"),
+        ("/prod/open\\..\\pets", "/prod/pets"),
+        ("/prod/pets?a=/../none&b=%2F", "/prod/pets?a=/../none&b=%2F"),
+        ("/%70rod/p%65ts", "/prod/pets"),
+        ("/prod/pets/a%20b", "/prod/pets/a%20b"),
+        ("http://a1.test/prod/pets", "/prod/pets"),
+    ],
+)
+def test_a_path_is_brought_into_one_form(sent: str, reached: str, shared: Stack) -> None:
+    answer = ask(shared, sent)
+    assert (answer.status, answer.path) == (200, reached)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/prod/open/../pets",
+        "/prod/open/%2e%2e/pets",
+        "/prod/open/%2E%2E/pets",
+        "/prod/open\\..\\pets",
+        "/prod//open/..//pets",
+        "/prod/open/%252e%252e/pets",
+        "/prod/open;/../pets",
+    ],
+)
+def test_an_open_method_is_no_way_to_one_that_requires_a_key(target: str, shared: Stack) -> None:
+    assert ask(shared, target, HOST).status == 403
+
+
+@pytest.mark.parametrize(
+    "target", ["/prod/pets%2F7", "/prod%2fpets", "/prod/open%2F..%2Fpets", "/prod/open%5c..%5cpets"]
+)
+def test_an_escaped_slash_is_sent_back_to_be_spelt_out(target: str, shared: Stack) -> None:
+    answer = ask(shared, target)
+    assert answer.status == 307
+    assert "%2" not in answer.headers["location"]
+
+
+@pytest.mark.parametrize("target", ["/prod/none", "/prod/pets/7/8", "/prod/PETS", "/prod/pets/7/%252e%252e"])
+def test_a_path_that_is_no_method_is_refused(target: str, shared: Stack) -> None:
+    assert ask(shared, target).refusal == (403, '{"message":"Missing Authentication Token"}')
+
+
+@pytest.mark.parametrize("target", ["/prod/pets/%00", "/prod/p\xe9ts", "/prod/pets#x", "*", "a1.test:443"])
+def test_what_is_no_path_gets_no_further_than_envoy(target: str, shared: Stack) -> None:
+    assert ask(shared, target).status in (400, 404)
+
+
+@pytest.mark.parametrize("target", ["/PROD/pets", "/prod;v=1/pets", "/%2570rod/pets"])
+def test_another_spelling_of_a_stage_is_none(target: str, shared: Stack) -> None:
+    assert ask(shared, target).refusal == (403, '{"message":"Forbidden"}')
+
+
+def test_the_host_of_an_absolute_target_counts(shared: Stack) -> None:
+    """What Envoy routes on is what authz decides about."""
+    answer = ask(shared, "http://shop.test/shop/pets", HOST, KEY)
+    assert (answer.status, answer.upstream["host"]) == (200, "shop.test")
+    assert ask(shared, "http://elsewhere.test/prod/pets", HOST, KEY).status == 403
+
+
+@pytest.mark.parametrize("lines", [("Host: A1.TEST", KEY), ("Host: a1.test:8443", KEY), ("Host: a1.test.", KEY)])
+def test_a_host_is_known_in_any_spelling(lines: tuple[str, ...], shared: Stack) -> None:
+    assert ask(shared, "/prod/pets", *lines).status == 200

@@ -1,0 +1,71 @@
+"""P1 for real: four processes race for one key, and exactly the ceiling is admitted."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from authz.core.limits import Layer, Limit, Meter, Quota, redis_key, throttle
+from authz.limiter import RedisLimiter
+from tests.servers import RedisServer
+
+PROCESSES, REQUESTS, CEILING = 4, 500, 700
+FAR_FUTURE = 2**52
+ROOT = Path(__file__).parents[2]
+
+
+def _limits(account: str, kind: str, ledger: str) -> list[Limit]:
+    """One limit that is not refilled while the test runs."""
+    match kind:
+        case "quota":
+            return [Limit(Layer.PLAN_QUOTA, ledger, Quota(CEILING, 0, FAR_FUTURE))]
+        case "never refilled":
+            rule = throttle(0.0, CEILING)
+        case _:
+            rule = throttle(1e-6, CEILING)
+    assert rule
+    return [Limit(Layer.PLAN_THROTTLE, ledger, rule)]
+
+
+async def _race(url: str, account: str, kind: str) -> int:
+    """Connect, wait for the word, and ask at once; how many were admitted."""
+    limiter = RedisLimiter(url, account=account, budget=60.0)
+    sending = asyncio.create_task(limiter.run())
+    meter = Meter(redis_key(account, "ledger"), redis_key(account, "history"))
+    limits = _limits(account, kind, meter.ledger)
+    assert await limiter.probe()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    tallies = await asyncio.gather(*(limiter.admit(limits, meter) for _ in range(REQUESTS)))
+    sending.cancel()
+    await limiter.aclose()
+    return sum(tally.refused_by is None for tally in tallies)
+
+
+def _start(url: str, account: str, kind: str) -> subprocess.Popen[str]:
+    command = (sys.executable, "-m", "tests.integration.test_p1", url, account, kind)
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("kind", ["quota", "never refilled", "hardly refilled"])
+def test_p1_four_processes_admit_exactly_the_ceiling(shared_redis: RedisServer, account: str, kind: str) -> None:
+    """Each asks 500 times at once, of the same key; nobody gets a unit too many, and none is kept back."""
+    racers = [_start(shared_redis.url, account, kind) for _ in range(PROCESSES)]
+    for racer in racers:
+        assert racer.stdout
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    admitted = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    assert sum(admitted) == CEILING
+
+
+if __name__ == "__main__":
+    sys.stdout.write(str(asyncio.run(_race(*sys.argv[1:4]))))

@@ -1,0 +1,393 @@
+"""The script against the model, over any history; and the promises that follow, over any window."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import count
+from typing import Any, Literal
+
+import pytest
+import redis.asyncio
+from hypothesis import assume, event, given
+from hypothesis import strategies as st
+
+from authz.core.limits import EXACT, Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
+from authz.core.periods import DAY_US, period
+from authz.core.resources import QuotaSettings
+from authz.core.verdict import Tally
+from authz.limiter import RedisClock, RedisLimiter
+from tests.conftest import Clock, micros
+from tests.model import Bucket, Ledger, Model, Row
+from tests.servers import RedisServer
+
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+NOON = micros("2026-02-28T12:00:00Z")
+RATES = (0, 1e-6, 0.3, 1, 3, 7, 50, 3000, 9999, 10_000, 700_000, 1e6 / 7, 5e8)
+BURSTS = (0, 1, 2, 3, 5, 10, 100, 5000, 2**31 - 1)
+NAMES = count()
+
+
+def _throttles() -> list[Throttle]:
+    """Every pair of a rate and a burst that R1 admits."""
+    found = []
+    for rate in RATES:
+        for burst in BURSTS:
+            with suppress(ValueError):
+                found.append(throttle(rate, burst))
+    return [rule for rule in found if rule]
+
+
+THROTTLES = _throttles()
+SMALL = [rule for rule in THROTTLES if rule.burst <= 5]
+
+throttles = st.sampled_from(SMALL) | st.sampled_from(THROTTLES)
+quotas = st.builds(
+    QuotaSettings,
+    limit=st.sampled_from((1, 2, 3, 5, 1000)),
+    period=st.sampled_from(("DAY", "WEEK", "MONTH")),
+)
+moves = st.sampled_from((0, 0, 0, 1, 7, 999, 1000, SECOND, 3 * SECOND, HOUR, 12 * HOUR, DAY_US, 8 * DAY_US)) | (
+    st.sampled_from((-1, -1000, -SECOND, -HOUR, -DAY_US, -3 * DAY_US, 500 * DAY_US))
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The limits of a moment: of each caller (layers 1 to 3), of a stage's method and of the account."""
+
+    plan: Throttle | None
+    method: Throttle | None
+    quota: QuotaSettings | None
+    stage: Throttle | None
+    account: Throttle | None
+    shadow: bool
+
+
+plans = st.builds(
+    Plan,
+    plan=st.none() | throttles,
+    method=st.none() | throttles,
+    quota=st.none() | quotas,
+    stage=st.none() | throttles,
+    account=st.none() | throttles,
+    shadow=st.booleans(),
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request of a batch: of caller a, b or of nobody, under today's limits or yesterday's numbers for them."""
+
+    caller: Literal["a", "b", ""]
+    outdated: bool
+    stale: bool
+
+
+calls = st.builds(
+    Call,
+    caller=st.sampled_from(("a", "a", "a", "b", "")),
+    outdated=st.sampled_from((False, False, False, True)),
+    stale=st.sampled_from((False,) * 9 + (True,)),
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class Move:
+    """The clock moves; by the wait last told besides, if it is `waited`."""
+
+    by: int
+    waited: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    to: Plan
+
+
+@dataclass(frozen=True)
+class Debt:
+    """Somebody else has spent so much of a caller's plan throttle, or of the account's, in millionths of its burst."""
+
+    ledger: bool
+    share: int
+
+
+batches = st.builds(Batch, st.lists(calls, min_size=1, max_size=8).map(tuple))
+steps = st.one_of(
+    batches,
+    batches,
+    st.builds(Move, by=moves, waited=st.just(False)),
+    st.builds(Move, by=st.sampled_from((-1, 0, 1)), waited=st.just(True)),
+    st.builds(Change, plans),
+    st.builds(Debt, ledger=st.booleans(), share=st.sampled_from((1, 333_333, 999_999, 1_000_000))),
+)
+
+
+@dataclass
+class World:
+    """A limiter on a real Redis under a pinned clock, and the sizes of the batches that it has sent."""
+
+    limiter: RedisLimiter
+    redis: redis.asyncio.Redis
+    clock: Clock
+    sizes: list[int]
+
+    async def admit(self, batch: Sequence[tuple[Sequence[Limit], Meter | None]]) -> list[Tally]:
+        """What is asked in one tick of the loop is decided in one batch, in order."""
+        self.sizes.clear()
+        tallies = await asyncio.gather(*(self.limiter.admit(limits, meter) for limits, meter in batch))
+        asked = [limits for limits, meter in batch if limits or meter]
+        assert self.sizes == ([len(asked)] if asked else [])
+        return tallies
+
+    async def stored(self, keys: Sequence[str]) -> dict[str, bytes]:
+        values: Any = await self.redis.mget(keys)
+        return {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+
+    async def history(self, key: str) -> dict[int, Row]:
+        rows: Any = await self.redis.hgetall(key)
+        return {int(day): _row(*struct.unpack(">dd", row)) for day, row in rows.items()}
+
+
+def _row(used: float, left: float) -> Row:
+    return int(used), int(left)
+
+
+def _meaning(stored: dict[str, bytes]) -> dict[str, tuple[float, ...]]:
+    """What values say. At what time and rate a debt of 0 was reckoned says nothing; a bucket without debt is none."""
+    unpacked = {key: struct.unpack(f">B{len(raw) // 8}d", raw) for key, raw in stored.items()}
+    said = {
+        key: (kind, debt, *(rest if debt else (0, 0, 0, *rest[3:]))) for key, (kind, debt, *rest) in unpacked.items()
+    }
+    return {key: numbers for key, numbers in said.items() if any(numbers[1:])}
+
+
+@pytest.fixture
+async def world(shared_redis: RedisServer, clock: Clock) -> AsyncIterator[World]:
+    sizes: list[int] = []
+    limiter = RedisLimiter(
+        shared_redis.url,
+        account="property",
+        budget=30.0,
+        clock=RedisClock(clock),
+        sent=lambda size, _seconds: sizes.append(size),
+    )
+    sending = asyncio.create_task(limiter.run())
+    spy = redis.asyncio.Redis.from_url(shared_redis.url)
+    yield World(limiter, spy, clock, sizes)
+    sending.cancel()
+    with suppress(asyncio.CancelledError):
+        await sending
+    await limiter.aclose()
+    await spy.aclose()
+
+
+@dataclass
+class Story:
+    """One example: a plan that changes, two callers, and the model beside Redis."""
+
+    world: World
+    plan: Plan
+    account: str = field(default_factory=lambda: f"story{next(NAMES)}")
+    model: Model = field(default_factory=Model)
+    before: Plan | None = None
+    wait: int = 0
+
+    def meter(self, caller: str) -> Meter:
+        return Meter(redis_key(self.account, "ledger", caller), redis_key(self.account, "history", caller))
+
+    def keys(self) -> list[str]:
+        callers = [key for caller in "ab" for key in (self.meter(caller).ledger, self.key("method", caller))]
+        return [*callers, self.key("stage"), self.key("account")]
+
+    def key(self, kind: str, *parts: str) -> str:
+        return redis_key(self.account, kind, *parts)
+
+    def request(self, call: Call) -> tuple[list[Limit], Meter | None]:
+        plan = self._outdated() if call.outdated else self.plan
+        meter = self.meter(call.caller) if call.caller else None
+        now = self.world.clock() - (40 * DAY_US if call.stale else 0)
+        return [*(self._own(plan, meter, call.caller, now) if meter else ()), *self._shared(plan)], meter
+
+    def _outdated(self) -> Plan:
+        """The numbers of the plan before: a sidecar that has not heard of the change. Which limits there are stays."""
+        old = self.before or self.plan
+        return replace(
+            self.plan,
+            plan=self.plan.plan and (old.plan or self.plan.plan),
+            method=self.plan.method and (old.method or self.plan.method),
+            quota=self.plan.quota and (old.quota or self.plan.quota),
+            stage=self.plan.stage and (old.stage or self.plan.stage),
+        )
+
+    def _own(self, plan: Plan, meter: Meter, caller: str, now: int) -> list[Limit]:
+        found = []
+        if plan.plan:
+            found.append(Limit(Layer.PLAN_THROTTLE, meter.ledger, plan.plan, plan.shadow))
+        if plan.method:
+            found.append(Limit(Layer.PLAN_METHOD_THROTTLE, self.key("method", caller), plan.method, plan.shadow))
+        if plan.quota:
+            window = period(plan.quota, now)
+            quota = Quota(plan.quota.limit, window.start, window.end)
+            found.append(Limit(Layer.PLAN_QUOTA, meter.ledger, quota, plan.shadow))
+        return found
+
+    def _shared(self, plan: Plan) -> list[Limit]:
+        stage = [Limit(Layer.STAGE_METHOD_THROTTLE, self.key("stage"), plan.stage)] if plan.stage else []
+        account = [Limit(Layer.ACCOUNT_THROTTLE, self.key("account"), plan.account)] if plan.account else []
+        return [*stage, *account]
+
+    async def run(self, step: Batch | Move | Change | Debt) -> None:
+        match step:
+            case Batch(calls):
+                await self.ask([self.request(call) for call in calls])
+            case Move(by, waited):
+                self.world.clock.now += by + (self.wait if waited else 0)
+            case Change(to):
+                self.before, self.plan = self.plan, to
+            case Debt(ledger, share):
+                await self.owe(ledger, share)
+
+    async def ask(self, batch: list[tuple[list[Limit], Meter | None]]) -> None:
+        """Redis and the model answer the same, and hold the same bytes afterwards."""
+        tallies = await self.world.admit(batch)
+        for (limits, meter), tally in zip(batch, tallies, strict=True):
+            assert tally == self.model.admit(limits, meter, self.world.clock(), tally)
+            self.wait = tally.wait_us or self.wait
+            event("stale" if tally.stale else f"refused by {tally.refused_by and tally.refused_by.layer}")
+        assert _meaning(await self.world.stored(self.keys())) == _meaning(self.model.stored())
+        for meter in map(self.meter, "ab"):
+            assert await self.world.history(meter.history) == self.model.histories.get(meter.history, {})
+
+    async def owe(self, ledger: bool, share: int) -> None:
+        """Debts that no test could run up by asking."""
+        rule, key = (self.plan.plan, self.meter("a").ledger) if ledger else (self.plan.account, self.key("account"))
+        if rule:
+            debt = Fraction(rule.burst * rule.m * share // 1_000_000, rule.m)
+            bucket = Bucket(self.world.clock(), debt, rule.n, rule.m)
+            kept = self.model.ledgers.get(key, Ledger(bucket))
+            if ledger:
+                self.model.ledgers[key] = replace(kept, bucket=bucket)
+            else:
+                self.model.buckets[key] = bucket
+            await self.world.redis.set(key, self.model.stored()[key])
+
+
+@given(plan=plans, script=st.lists(steps, min_size=10, max_size=40))
+async def test_the_script_does_what_the_model_says(world: World, plan: Plan, script: list[Batch | Move]) -> None:
+    """Batches, mixed and shadow limits, limits that change, clocks that step, debts of any size: R2-R7, R10, R14."""
+    world.clock.now = NOON
+    story = Story(world, plan)
+    for step in script:
+        await story.run(step)
+
+
+def _assert_ceiling(rule: Throttle, admitted: Sequence[int]) -> None:
+    """In every window, however long: no more than burst + rate · t, in exact fractions (P1)."""
+    rate = Fraction(repr(rule.rate)) / SECOND
+    for first, start in enumerate(admitted):
+        for last in range(first, len(admitted)):
+            assert last - first + 1 <= rule.burst + rate * (admitted[last] - start)
+
+
+gaps = st.sampled_from((0, 0, 1, 33, 333_333, 333_334, SECOND, 10 * SECOND)) | st.integers(0, 10_000)
+
+
+@given(
+    rules=st.lists(st.sampled_from([rule for rule in SMALL if rule.n]), min_size=1, max_size=3),
+    waits=st.lists(gaps, min_size=1, max_size=40),
+    follow=st.booleans(),
+)
+async def test_p1_no_window_holds_more_than_its_burst_and_what_refilled(
+    world: World, rules: list[Throttle], waits: list[int], follow: bool
+) -> None:
+    """Whatever the gaps between the calls, and also where each call is sent as early as the refusal before it told."""
+    world.clock.now, name = NOON, f"window{next(NAMES)}"
+    limits = [Limit(Layer.STAGE_METHOD_THROTTLE, redis_key(name, "b", str(at)), rule) for at, rule in enumerate(rules)]
+    admitted: list[int] = []
+    for gap in waits:
+        world.clock.now += gap
+        for tally in await world.admit([(limits, None)] * 3):
+            if tally.refused_by is None:
+                admitted.append(world.clock())
+        world.clock.now += (tally.wait_us or 0) if follow else 0
+    for rule in rules:
+        _assert_ceiling(rule, admitted)
+
+
+@given(
+    own=throttles,
+    shared=throttles,
+    limit=st.integers(1, 3),
+    count_of_calls=st.integers(1, 12),
+    gap=st.sampled_from((0, 1, 1000, SECOND)),
+)
+async def test_p2_a_refused_request_leaves_every_byte_as_it_was(
+    world: World, own: Throttle, shared: Throttle, limit: int, count_of_calls: int, gap: int
+) -> None:
+    """Limits that stay, a clock that does not step back: all keys, byte for byte."""
+    world.clock.now, name = NOON, f"bytes{next(NAMES)}"
+    meter = Meter(redis_key(name, "ledger"), redis_key(name, "history"))
+    window = period(QuotaSettings(limit, "DAY"), NOON)
+    limits = [
+        Limit(Layer.PLAN_THROTTLE, meter.ledger, own),
+        Limit(Layer.PLAN_QUOTA, meter.ledger, Quota(limit, window.start, window.end)),
+        Limit(Layer.ACCOUNT_THROTTLE, redis_key(name, "account"), shared),
+    ]
+    keys = [meter.ledger, limits[2].key]
+    for _ in range(count_of_calls):
+        before = await world.stored(keys)
+        (tally,) = await world.admit([(limits, meter)])
+        changed = await world.stored(keys) != before
+        assert changed == (tally.refused_by is None)
+        world.clock.now += gap
+
+
+@given(rules=st.lists(st.sampled_from(SMALL), min_size=1, max_size=3), skip=st.integers(0, 3 * SECOND))
+async def test_r7_the_wait_is_neither_too_long_nor_too_short(world: World, rules: list[Throttle], skip: int) -> None:
+    """A request sent then is admitted if nothing else happens; one a microsecond earlier is not."""
+    world.clock.now, name = NOON, f"wait{next(NAMES)}"
+    limits = [Limit(Layer.STAGE_METHOD_THROTTLE, redis_key(name, "b", str(at)), rule) for at, rule in enumerate(rules)]
+    for _ in range(3):
+        world.clock.now += skip
+        tallies = await world.admit([(limits, None)] * 6)
+    refused = tallies[-1]
+    assume(refused.refused_by and refused.wait_us)
+    assert refused.wait_us is not None
+    world.clock.now += refused.wait_us - 1
+    (early,) = await world.admit([(limits, None)])
+    assert early.refused_by is not None
+    assert early.wait_us == 1
+    world.clock.now += 1
+    (there,) = await world.admit([(limits, None)])
+    assert there.refused_by is None
+
+
+@given(
+    old=st.sampled_from(THROTTLES),
+    new=st.sampled_from(THROTTLES),
+    spent=st.integers(0, EXACT),
+    passed=st.integers(0, HOUR),
+)
+async def test_r3_a_conversion_is_never_below_the_exact_debt_and_at_most_three_units_above(
+    world: World, old: Throttle, new: Throttle, spent: int, passed: int
+) -> None:
+    """Any debt under any limit, read under any other one; the model allows that band and nothing else."""
+    world.clock.now, key = NOON + passed, redis_key(f"band{next(NAMES)}", "bucket")
+    model = Model(buckets={key: Bucket(NOON, Fraction(min(spent, old.burst * old.m), old.m), old.n, old.m)})
+    await world.redis.set(key, model.stored()[key])
+    limits = [Limit(Layer.ACCOUNT_THROTTLE, key, new)]
+    (tally,) = await world.admit([(limits, None)])
+    assert tally == model.admit(limits, None, world.clock(), tally)
+    assert _meaning(await world.stored([key])) == _meaning(model.stored())

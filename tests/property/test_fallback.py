@@ -1,0 +1,217 @@
+"""The stand-in while Redis is away: exact alone, bounded together, and true to what Redis last said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, remaining, throttle
+from authz.core.periods import DAY_US
+from authz.core.verdict import Tally
+from authz.fallback import LocalLimiter
+from tests.model import Model
+
+SECOND = 1_000_000
+NOON = 20_000 * DAY_US + DAY_US // 2
+METER = Meter("ledger", "history")
+RATES = (0.0, 0.3, 1.0, 3.0, 7.0, 3000.0, 9999.0, 700_000.0)
+
+Chosen = tuple[Throttle | None, Throttle | None, int | None, Throttle | None, Throttle | None]
+
+rules = st.builds(
+    lambda rate, burst: cast("Throttle", throttle(rate, burst)), st.sampled_from(RATES), st.integers(0, 8)
+)
+gaps = st.lists(st.sampled_from((0, 0, 0, 1, 143, 333_334, SECOND, 5 * SECOND)), min_size=1, max_size=40)
+processes = st.integers(1, 5)
+layers = st.tuples(
+    st.none() | rules, st.none() | rules, st.none() | st.integers(1, 8), st.none() | rules, st.none() | rules
+)
+
+
+def _quota(limit: int) -> Quota:
+    return Quota(limit, 20_000 * DAY_US, 20_001 * DAY_US)
+
+
+def _limits(chosen: Chosen, shadow: bool) -> list[Limit]:
+    plan, method, quota, stage, account = chosen
+    found = [
+        Limit(Layer.PLAN_THROTTLE, METER.ledger, plan, shadow) if plan else None,
+        Limit(Layer.PLAN_METHOD_THROTTLE, "method", method, shadow) if method else None,
+        Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(quota), shadow) if quota else None,
+        Limit(Layer.STAGE_METHOD_THROTTLE, "stage", stage) if stage else None,
+        Limit(Layer.ACCOUNT_THROTTLE, "account", account) if account else None,
+    ]
+    return [limit for limit in found if limit]
+
+
+def _lefts(limits: Sequence[Limit], tally: Tally) -> list[int]:
+    return [remaining(limit.rule, state) for limit, state in zip(limits, tally.states, strict=True)]
+
+
+@given(layers, st.booleans(), gaps)
+def test_r19_one_process_alone_decides_as_redis_would(
+    chosen: Chosen,
+    shadow: bool,
+    waits: list[int],
+) -> None:
+    """Its share is the whole limit: the same refusals, waits and units left as the model."""
+    local, model, limits, now = LocalLimiter(1), Model(), _limits(chosen, shadow), NOON
+    for gap in waits:
+        now += gap
+        tally = local.admit(limits, METER, now)
+        expected = model.admit(limits, METER, now, tally)
+        assert (tally.refused_by, tally.wait_us) == (expected.refused_by, expected.wait_us)
+        assert tally.shadowed_by == expected.shadowed_by
+        assert _lefts(limits, tally) == _lefts(limits, expected)
+        assert tally.degraded
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A call that reaches one of the processes, so long after the one before."""
+
+    process: int
+    gap: int
+
+
+turns = st.lists(
+    st.builds(Turn, st.integers(0, 4), st.sampled_from((0, 0, 0, 0, 1, 40_000, SECOND))), min_size=1, max_size=80
+)
+
+
+def _admitted(fleet: Sequence[LocalLimiter], limits: Sequence[Limit], script: Sequence[Turn]) -> list[int]:
+    """The times at which any of the processes admitted."""
+    now, times = NOON, []
+    for turn in script:
+        now += turn.gap
+        if fleet[turn.process % len(fleet)].admit(limits, METER, now).refused_by is None:
+            times.append(now)
+    return times
+
+
+@given(rules, processes, turns)
+def test_r19_together_they_admit_burst_and_rate_or_one_a_process(
+    rule: Throttle, count: int, script: list[Turn]
+) -> None:
+    """In every window; a burst of 0 stays 0."""
+    fleet = [LocalLimiter(count) for _ in range(count)]
+    times = _admitted(fleet, [Limit(Layer.PLAN_THROTTLE, METER.ledger, rule)], script)
+    bound, rate = max(rule.burst, count) if rule.burst else 0, Fraction(rule.n, rule.m)
+    for first, start in enumerate(times):
+        for last in range(first, len(times)):
+            assert last - first + 1 <= bound + rate * (times[last] - start)
+
+
+@given(st.integers(1, 9), st.integers(0, 12), processes, turns)
+def test_r19_a_quota_is_shared_out_by_what_redis_last_reported_as_left(
+    limit: int, used: int, count: int, script: list[Turn]
+) -> None:
+    """At least one a process, but a reported 0 stays 0."""
+    fleet = [LocalLimiter(count) for _ in range(count)]
+    limits = [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
+    for local in fleet:
+        local.observe(limits, [used])
+    left = max(0, limit - used)
+    assert len(_admitted(fleet, limits, script)) <= (max(left, count) if left else 0)
+
+
+@given(st.integers(1, 9), st.integers(0, 9), processes, turns)
+def test_r19_a_limit_that_never_refills_is_shared_out_the_same_way(
+    burst: int, spent: int, count: int, script: list[Turn]
+) -> None:
+    """Rate 0 is a quota without an end."""
+    rule = throttle(0.0, burst)
+    assert rule
+    fleet = [LocalLimiter(count) for _ in range(count)]
+    limits = [Limit(Layer.STAGE_METHOD_THROTTLE, "stage", rule)]
+    for local in fleet:
+        local.observe(limits, [spent * rule.m])
+    left = max(0, burst - spent)
+    assert len(_admitted(fleet, limits, script)) <= (max(left, count) if left else 0)
+
+
+@given(st.integers(1, 9), processes)
+def test_r19_what_was_reported_of_another_period_says_nothing_about_this_one(limit: int, count: int) -> None:
+    local, quota = LocalLimiter(count), _quota(limit)
+    over = replace(quota, start=quota.start - DAY_US, end=quota.start)
+    local.observe([Limit(Layer.PLAN_QUOTA, METER.ledger, over)], [limit])
+    assert local.admit([Limit(Layer.PLAN_QUOTA, METER.ledger, quota)], METER, NOON).refused_by is None
+
+
+@given(layers, st.integers(1, 3), gaps)
+def test_p2_a_refused_request_takes_nothing_from_any_share(
+    chosen: Chosen,
+    count: int,
+    waits: list[int],
+) -> None:
+    """One limiter hears the refused calls as well and the other does not; both go on alike."""
+    full = cast("Throttle", throttle(1.0, 0))
+    heard, spared, limits, now = LocalLimiter(count), LocalLimiter(count), _limits(chosen, shadow=False), NOON
+    doomed = [*limits, Limit(Layer.ACCOUNT_THROTTLE, "full", full)]
+    for gap in waits:
+        now += gap
+        assert heard.admit(doomed, METER, now).refused_by is not None
+        assert heard.admit(limits, METER, now) == spared.admit(limits, METER, now)
+    assert heard.take_spent() == spared.take_spent()
+
+
+@given(layers, processes, gaps)
+def test_r14_a_shadow_plan_without_room_is_not_charged_and_never_refuses(
+    chosen: Chosen,
+    count: int,
+    waits: list[int],
+) -> None:
+    local, now = LocalLimiter(count), NOON
+    limits = _limits((chosen[0], chosen[1], chosen[2], None, None), shadow=True)
+    for gap in waits:
+        now += gap
+        before = deepcopy(local)
+        tally = local.admit(limits, METER, now)
+        assert tally.refused_by is None
+        if tally.shadowed_by:
+            assert _lefts(limits, tally) == _lefts(limits, before.admit(limits, METER, now))
+    assert local.unsettled == len(waits)
+
+
+@given(rules, st.integers(1, 9), gaps)
+def test_r19_what_was_spent_is_handed_over_once_oldest_day_first(rule: Throttle, limit: int, waits: list[int]) -> None:
+    """By day; nothing of it is lost and nothing told twice."""
+    local, now, admitted = LocalLimiter(), NOON, 0
+    for gap in waits:
+        now += gap * 20_000
+        start = now // DAY_US * DAY_US
+        limits = [
+            Limit(Layer.PLAN_THROTTLE, METER.ledger, rule),
+            Limit(Layer.PLAN_QUOTA, METER.ledger, Quota(limit, start, start + DAY_US)),
+        ]
+        admitted += local.admit(limits, METER, now).refused_by is None
+        local.admit(limits, None, now)
+    assert local.unsettled == admitted
+    spent = local.take_spent()
+    assert sum(part.amount for part in spent) == admitted
+    assert [part.day for part in spent] == sorted({part.day for part in spent})
+    assert all(part.quota and part.quota.start == part.day * DAY_US for part in spent)
+    assert local.take_spent() == []
+    assert local.unsettled == 0
+
+
+@given(st.integers(1, 9), st.integers(0, 9), processes, st.integers(0, 9))
+def test_r19_what_was_flushed_is_gone_from_what_redis_has_left(limit: int, used: int, count: int, asked: int) -> None:
+    """It is no longer in the process's part, but gone from the whole that is shared out."""
+    local, limits = LocalLimiter(count), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
+    local.observe(limits, [used])
+    before = sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(asked))
+    for spent in local.take_spent():
+        local.settled(spent)
+    left = max(0, limit - used)
+    share = max(1, left // count) if left else 0
+    assert before == min(asked, share)
+    now_left = left - before
+    again = sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(20))
+    assert again == (max(1, now_left // count) if now_left else 0)

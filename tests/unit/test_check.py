@@ -1,0 +1,156 @@
+"""The use case, with a limiter that answers as told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from authz.check import Checker, LimiterUnavailable, Overloaded
+from authz.core.catalog import Catalog
+from authz.core.limits import Limit, Meter, Quota
+from authz.core.request import Request
+from authz.core.resources import FailurePolicy, QuotaSettings, Resources
+from authz.core.verdict import Allowed, Denied, Reason, Tally, Verdict
+from authz.fallback import LocalLimiter
+from tests.builders import key, plan, resources
+from tests.conftest import micros
+from tests.world import ask, limited
+
+NOW = micros("2026-03-04T23:59:59Z")
+TOMORROW = micros("2026-03-05T00:00:00Z")
+METERED = resources(usage_plans=(plan(quota=QuotaSettings(5, "DAY")),))
+
+
+class FakeLimiter:
+    """Answers in turn what it was told, and remembers what it was asked."""
+
+    def __init__(self, *answers: Tally | Exception) -> None:
+        self.answers, self.asked = list(answers), list[tuple[Sequence[Limit], Meter | None, float | None]]()
+
+    async def admit(
+        self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None
+    ) -> Tally:
+        self.asked.append((limits, meter, deadline))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def check(limiter: FakeLimiter, request: Request | None = None, changed: Resources = METERED) -> Verdict:
+    catalog = Catalog.compile(changed)
+    return await Checker(lambda: catalog, limiter, LocalLimiter(), lambda: NOW).check(request or ask(), 7.0)
+
+
+def by(policy: FailurePolicy, **changes: Any) -> Resources:
+    return resources(usage_plans=(plan(failure_policy=policy, **changes),))
+
+
+async def test_a_grant_is_admitted_once_with_its_meter_and_deadline() -> None:
+    limiter = FakeLimiter(Tally(NOW, (0, 1)))
+    assert isinstance(await check(limiter), Allowed)
+    [(limits, meter, deadline)] = limiter.asked
+    assert [limit.layer for limit in limits] == ["plan_quota", "account_throttle"]
+    assert (meter is not None, deadline) == (True, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"), [(ask(key=None), Reason.KEY_MISSING), (ask("/prod/x"), Reason.UNKNOWN_METHOD)]
+)
+async def test_a_stranger_costs_redis_nothing(request_: Request, reason: Reason) -> None:
+    """And so a stranger stays out, whatever Redis does (P5)."""
+    limiter = FakeLimiter()
+    verdict = await check(limiter, request_, by(FailurePolicy.ALLOW))
+    assert isinstance(verdict, Denied)
+    assert (verdict.reason, limiter.asked) == (reason, [])
+
+
+async def test_a_refusal_of_the_limiter_is_the_verdict() -> None:
+    refused_by = next(iter(_limits(METERED)))
+    verdict = await check(FakeLimiter(Tally(NOW, (5, 0), refused_by=refused_by)))
+    assert isinstance(verdict, Denied)
+    assert verdict.reason is Reason.QUOTA_EXCEEDED
+
+
+def _limits(changed: Resources) -> Sequence[Limit]:
+    grant = Catalog.compile(changed).resolve(ask(), NOW)
+    assert not isinstance(grant, Denied)
+    return grant.limits
+
+
+async def test_a_stale_tally_is_resolved_again_at_redis_own_time() -> None:
+    """R4: the period has turned, or our clock was off."""
+    limiter = FakeLimiter(Tally(TOMORROW, stale=True), Tally(TOMORROW, (1, 0)))
+    verdict = await check(limiter)
+    assert isinstance(verdict, Allowed)
+    starts = [limits[0].rule.start for limits, _, _ in limiter.asked if isinstance(limits[0].rule, Quota)]
+    assert starts == [micros("2026-03-04T00:00:00Z"), TOMORROW]
+
+
+async def test_a_key_that_has_expired_by_redis_own_time_is_refused() -> None:
+    expires = datetime(2026, 3, 5, tzinfo=UTC)
+    changed = resources(usage_plans=METERED.usage_plans, api_keys=(key(expires_at=expires),))
+    verdict = await check(FakeLimiter(Tally(TOMORROW, stale=True)), changed=changed)
+    assert isinstance(verdict, Denied)
+    assert verdict.reason is Reason.KEY_EXPIRED
+
+
+async def test_a_second_stale_tally_is_left_to_the_failure_policy() -> None:
+    """R4: it is LimiterUnavailable."""
+    stale = Tally(TOMORROW, stale=True)
+    verdict = await check(FakeLimiter(stale, stale), changed=by(FailurePolicy.DENY, quota=QuotaSettings(5, "DAY")))
+    assert isinstance(verdict, Denied)
+    assert verdict.reason is Reason.UNAVAILABLE
+
+
+AWAY = LimiterUnavailable("away")
+
+
+async def test_without_redis_allow_lets_a_known_caller_through_uncounted() -> None:
+    verdict = await check(FakeLimiter(AWAY), changed=by(FailurePolicy.ALLOW))
+    assert isinstance(verdict, Allowed)
+    assert (verdict.subject.key, verdict.tally) == ("k1", None)
+
+
+async def test_without_redis_deny_refuses() -> None:
+    verdict = await check(FakeLimiter(AWAY), changed=by(FailurePolicy.DENY))
+    assert isinstance(verdict, Denied)
+    assert (verdict.reason, verdict.subject.key) == (Reason.UNAVAILABLE, "k1")
+
+
+async def test_without_redis_local_counts_in_this_process() -> None:
+    catalog = Catalog.compile(by(FailurePolicy.LOCAL, throttle=limited(1.0, 2)))
+    checker = Checker(lambda: catalog, FakeLimiter(AWAY, AWAY, AWAY), LocalLimiter(), lambda: NOW)
+    verdicts = [await checker.check(ask()) for _ in range(3)]
+    assert [isinstance(verdict, Allowed) for verdict in verdicts] == [True, True, False]
+    assert all(verdict.tally and verdict.tally.degraded for verdict in verdicts)
+
+
+async def test_a_redis_that_goes_between_two_tries_is_away() -> None:
+    verdict = await check(FakeLimiter(Tally(TOMORROW, stale=True), AWAY), changed=by(FailurePolicy.ALLOW))
+    assert isinstance(verdict, Allowed)
+
+
+@pytest.mark.parametrize("policy", FailurePolicy)
+async def test_what_overload_sheds_is_refused_whatever_the_policy(policy: FailurePolicy) -> None:
+    """R20."""
+    verdict = await check(FakeLimiter(Overloaded("full")), changed=by(policy))
+    assert isinstance(verdict, Denied)
+    assert verdict.reason is Reason.UNAVAILABLE
+
+
+async def test_an_unknown_key_is_refused_as_unknown_without_redis() -> None:
+    """R20: 403, since the file knows all keys."""
+    verdict = await check(FakeLimiter(AWAY), ask(key="k2"), by(FailurePolicy.DENY))
+    assert isinstance(verdict, Denied)
+    assert verdict.reason is Reason.KEY_UNKNOWN
+
+
+async def test_each_request_is_decided_by_the_catalog_of_its_arrival() -> None:
+    catalogs = [Catalog.compile(resources()), Catalog.compile(resources(api_keys=()))]
+    checker = Checker(lambda: catalogs.pop(0), FakeLimiter(Tally(NOW, (0,))), LocalLimiter(), lambda: NOW)
+    assert isinstance(await checker.check(ask()), Allowed)
+    assert isinstance(await checker.check(ask()), Denied)

@@ -1,0 +1,116 @@
+"""Where a key is found, and what is stripped so that it never reaches the upstream (R12)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from authz.core.credentials import Credentials, Strip
+from authz.core.request import Request
+from authz.core.resources import AuthorizerSource, KeySource
+from tests.builders import api
+
+HEADER = KeySource(header="X-Api-Key")
+BEARER = KeySource(header="Authorization", scheme="Bearer")
+QUERY = KeySource(query="api_key")
+COOKIE = KeySource(cookie="key")
+EVERYWHERE = (HEADER, BEARER, QUERY, COOKIE)
+
+
+def credentials(*sources: KeySource, **changes: Any) -> Credentials:
+    return Credentials.of(api(key_sources=sources or EVERYWHERE, **changes))
+
+
+def request(path: str = "/", metadata: dict[str, Any] | None = None, **headers: str) -> Request:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Request("GET", "a1", path, named, metadata=metadata or {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (request(), None),
+        (request(x_api_key="K"), "K"),
+        (request(x_api_key=""), None),
+        (request(x_api_key="K,L"), "K,L"),
+        (request(authorization="Bearer K"), "K"),
+        (request(authorization="bearer   K "), "K"),
+        (request(authorization="Basic K"), None),
+        (request(authorization="Bearer"), None),
+        (request(authorization="BearerK"), None),
+        (request("/?api_key=K"), "K"),
+        (request("/?a=1&api_key=K%2D1&b"), "K-1"),
+        (request("/?api_key="), None),
+        (request("/?API_KEY=K"), None),
+        (request("/?api%5Fkey=K"), None),
+        (request("/?api_key=K&api_key=L"), "K,L"),
+        (request(cookie="a=1; key=K; b=2"), "K"),
+        (request(cookie="a=1,key=K"), "K"),
+        (request(cookie="key=K; key=L"), "K,L"),
+        (request(cookie="keys=K"), None),
+        (request("/?api_key=Q", cookie="key=C"), "Q"),
+        (request("/?api_key=Q", x_api_key="H", authorization="Bearer B", cookie="key=C"), "H"),
+        (request("/?api_key=Q", x_api_key="", authorization="Basic B"), "Q"),
+    ],
+)
+def test_the_first_source_that_is_present_and_not_empty_wins(asked: Request, found: str | None) -> None:
+    """A key given twice is joined by a comma, and so is none that can exist."""
+    assert credentials().find(asked) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "strip"),
+    [
+        (request(), Strip(query=("api_key",))),
+        (request(x_api_key="K"), Strip(("x-api-key",), ("api_key",))),
+        (request(x_api_key=""), Strip(("x-api-key",), ("api_key",))),
+        (request(authorization="Bearer K"), Strip(("authorization",), ("api_key",))),
+        (request(authorization="Basic K"), Strip((), ("api_key",))),
+        (request(authorization="Basic K,Bearer L"), Strip(("authorization",), ("api_key",))),
+        (request(cookie="a=1; key=K; b=2"), Strip((), ("api_key",), "a=1; b=2")),
+        (request(cookie="key=K"), Strip((), ("api_key",), "")),
+        (request(cookie="a=1,2; b=3"), Strip((), ("api_key",), None)),
+        (
+            request(x_api_key="K", authorization="Bearer B", cookie="key=C;z=1"),
+            Strip(("x-api-key", "authorization"), ("api_key",), "z=1"),
+        ),
+    ],
+)
+def test_whatever_could_be_a_key_is_stripped(asked: Request, strip: Strip) -> None:
+    """Whichever source was used; a cookie header without the named pair stays as it is."""
+    assert credentials().strip(asked) == strip
+
+
+def test_a_key_is_forwarded_only_on_request() -> None:
+    asked = request("/?api_key=K", x_api_key="K", cookie="key=K")
+    assert credentials(forward_api_key=True).strip(asked) == Strip()
+
+
+JWT = "envoy.filters.http.jwt_authn"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "found"),
+    [
+        ({JWT: {"jwt_payload": {"api_key": "K"}}}, "K"),
+        ({JWT: {"jwt_payload": {"api_key": 7}}}, None),
+        ({JWT: {"jwt_payload": {"api_key": ["K"]}}}, None),
+        ({JWT: {"jwt_payload": "K"}}, None),
+        ({JWT: {}}, None),
+        ({}, None),
+    ],
+)
+def test_an_authorizers_key_replaces_the_clients(metadata: dict[str, Any], found: str | None) -> None:
+    asked = request("/?api_key=Q", metadata, x_api_key="H")
+    assert credentials(api_key_source="AUTHORIZER").find(asked) == found
+
+
+def test_where_the_authorizer_leaves_the_key_is_configurable() -> None:
+    source = AuthorizerSource("my.filter", ("caller",))
+    found = credentials(api_key_source="AUTHORIZER", authorizer=source)
+    assert found.find(request(metadata={"my.filter": {"caller": "K"}})) == "K"
+
+
+def test_with_an_authorizer_the_clients_own_key_is_stripped_all_the_same() -> None:
+    assert credentials(HEADER, api_key_source="AUTHORIZER").strip(request(x_api_key="K")).headers == ("x-api-key",)

@@ -1,0 +1,111 @@
+"""`authz explain`, without Redis: the story of one request."""
+
+from __future__ import annotations
+
+from authz.core.catalog import Catalog
+from authz.core.request import Request
+from authz.core.resources import Account, ApiStage, Mode, QuotaSettings, Resources, Stage
+from authz.core.responses import Profile
+from authz.core.verdict import Grant, Tally
+from authz.explain import _story, explain
+from tests.builders import api, plan, resources, value_of
+from tests.conftest import micros
+from tests.world import ask, limited, setting
+
+NOW = micros("2026-03-04T10:00:00Z")
+FULL = resources(
+    account=Account(limited(123_456.75, 90)),
+    apis=(api(stages=(Stage("prod", {"*/*": setting(4 / 3, 2**31 - 1)}),)),),
+    usage_plans=(
+        plan(
+            name="Gold",
+            throttle=limited(0.1, 1),
+            quota=QuotaSettings(5, "DAY"),
+            api_stages=(ApiStage("a1", "prod", {"/pets/*": limited(2.0, 20)}),),
+        ),
+    ),
+)
+
+
+async def story(changed: Resources, request: Request, profile: Profile = "standard") -> list[str]:
+    return (await explain(Catalog.compile(changed, "42"), request, NOW, profile=profile)).splitlines()
+
+
+async def test_a_request_is_read_aloud() -> None:
+    assert (await story(FULL, ask("/prod/pets?x=1")))[:6] == [
+        "request   GET a1.example.org/prod/pets",
+        "api       a1",
+        "stage     prod",
+        "route     GET /pets, requires a key",
+        "key       k1",
+        "plan      p1 (Gold)",
+    ]
+
+
+async def test_each_layer_is_told_with_its_key_and_numbers() -> None:
+    """A rate that cannot be kept exactly is shown as reckoned (R1)."""
+    lines = await story(FULL, ask())
+    assert lines[6:16] == [
+        "layer     plan_throttle: 0.1 a second, burst 1",
+        "            in {42}:v1:ledger:p1:k1",
+        "layer     plan_method_throttle: 2 a second, burst 20",
+        "            in {42}:v1:method:p1:k1:a1:prod:%2Fpets:GET",
+        "layer     plan_quota: 5 from 2026-03-04T00:00:00Z to 2026-03-05T00:00:00Z",
+        "            in {42}:v1:ledger:p1:k1",
+        (
+            "layer     stage_method_throttle: 1.33333333333333 a second, burst 2147483647 "
+            "(reckoned as 5/3750001 a microsecond)"
+        ),
+        "            in {42}:v1:stage:a1:prod:%2Fpets:GET",
+        "layer     account_throttle: 123456.75 a second, burst 90",
+        "            in {42}:v1:account",
+    ]
+    assert lines[16:] == [
+        "usage     in {42}:v1:ledger:p1:k1",
+        "            and {42}:v1:history:p1:k1",
+        "answer    forwarded if each layer has room; --redis tells",
+    ]
+
+
+async def test_a_shadow_layer_says_so() -> None:
+    shadowed = resources(usage_plans=(plan(mode=Mode.SHADOW, throttle=limited(1.0, 5)),))
+    assert "layer     plan_throttle: 1 a second, burst 5, shadow" in await story(shadowed, ask())
+
+
+def test_an_answer_tells_what_a_shadow_plan_would_have_refused() -> None:
+    """R14."""
+    shadowed = resources(usage_plans=(plan(mode=Mode.SHADOW, throttle=limited(1.0, 1)),))
+    grant = Catalog.compile(shadowed).resolve(ask(), NOW)
+    assert isinstance(grant, Grant)
+    tally = Tally(NOW, (1_000_000, 0), shadowed_by=grant.limits[0])
+    assert list(_story(ask(), grant, tally, "standard"))[-2:] == [
+        "shadow    plan_throttle would have refused",
+        "answer    forwarded",
+    ]
+
+
+async def test_a_refusal_is_shown_as_the_client_gets_it() -> None:
+    assert (await story(resources(), ask(key=None)))[-6:] == [
+        "reason    key_missing",
+        "answer    403",
+        "            content-type: application/json",
+        "            x-amzn-requestid: (a new one each time)",
+        "            x-amzn-errortype: ForbiddenException",
+        '            {"message":"Forbidden"}',
+    ]
+
+
+async def test_a_request_for_nothing_of_ours_has_no_names() -> None:
+    assert (await story(resources(), ask("/nostage/pets")))[1:6] == [
+        "api       a1",
+        "stage     (none)",
+        "route     (none)",
+        "key       (none)",
+        "plan      (none)",
+    ]
+
+
+async def test_no_key_is_printed() -> None:
+    """P8: not from a header, nor from the path's query string."""
+    secret = value_of("k1")
+    assert secret not in "\n".join(await story(resources(), ask(f"/prod/pets?api_key={secret}")))

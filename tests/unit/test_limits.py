@@ -1,0 +1,108 @@
+"""Limits as data: exact fractions, windows, what remains, and the names of Redis keys."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from authz.core.limits import EXACT, Quota, Throttle, redis_key, remaining, reset_us, throttle
+
+DAY_US = 86_400_000_000
+
+
+def bucket(rate: float, burst: int) -> Throttle:
+    found = throttle(rate, burst)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "n", "m"),
+    [
+        (1.0, 5, 1, 1_000_000),
+        (3.0, 5, 3, 1_000_000),
+        (0.3, 1, 3, 10_000_000),
+        (0.1, 1, 1, 10_000_000),
+        (9_999.0, 9_999, 9_999, 1_000_000),
+        (700_000.0, 10, 7, 10),
+        (0.000001, 1, 1, 10**12),
+        (0.0, 3, 0, 1),
+        (2.5e6, 10, 5, 2),
+    ],
+)
+def test_a_rate_is_a_fraction_of_coprime_integers(rate: float, burst: int, n: int, m: int) -> None:
+    """R1: tokens a microsecond, of the shortest decimal that the double prints as."""
+    found = bucket(rate, burst)
+    assert (found.n, found.m, found.exact) == (n, m, True)
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(4 / 3, 2**31 - 1), (9_999.999999, 2**31 - 1), (1e-6 * 7, 10_000)])
+def test_a_rate_that_does_not_fit_is_rounded_down(rate: float, burst: int) -> None:
+    """R1: burst · m stays below 2⁵³, and the rate is never above the one that was given."""
+    found = bucket(rate, burst)
+    assert burst * found.m <= EXACT
+    assert Fraction(found.n, found.m) <= Fraction(repr(rate)) / 1_000_000
+    assert found.exact == (Fraction(found.n, found.m) == Fraction(repr(rate)) / 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "rule"),
+    [
+        (float("inf"), 1, "expected a finite number"),
+        (float("nan"), 1, "expected a finite number"),
+        (0.0000009, 1, "expected 0 or a rate of at least 0.000001 a second"),
+        (3e9, None, "expected a burst of at most 2147483647; give burstLimit with so high a rate"),
+        (0.000001, 5_000, "expected burst ÷ rate of at most 100 years"),
+    ],
+)
+def test_numbers_that_cannot_be_kept_exactly_are_refused(rate: float, burst: int | None, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"^{rule}$"):
+        throttle(rate, burst)
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0.2, 1), (1.0, 1), (1.2, 2), (10.0, 10), (0.0, 1)])
+def test_a_rate_without_a_burst_holds_a_seconds_tokens(rate: float, burst: int) -> None:
+    """R5: and one at least."""
+    found = throttle(rate, None)
+    assert found
+    assert found.burst == burst
+
+
+def test_a_burst_without_a_rate_is_no_throttle() -> None:
+    assert throttle(None, 5) is None
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "seconds"), [(1.0, 5, 5), (3.0, 10, 4), (0.1, 1, 10), (0.0, 5, None), (5.0, 0, None)]
+)
+def test_the_window_is_the_time_in_which_a_bucket_fills(rate: float, burst: int, seconds: int | None) -> None:
+    assert bucket(rate, burst).window_seconds == seconds
+
+
+@pytest.mark.parametrize(("debt", "left"), [(0, 5), (1, 4), (1_000_000, 4), (1_000_001, 3), (5_000_000, 0)])
+def test_only_whole_tokens_remain(debt: int, left: int) -> None:
+    assert remaining(bucket(1.0, 5), debt) == left
+
+
+@pytest.mark.parametrize(("used", "left"), [(0, 3), (3, 0), (9, 0), (-2, 5)])
+def test_a_quota_never_remains_below_zero(used: int, left: int) -> None:
+    """R3: a limit lowered below what is used leaves 0."""
+    assert remaining(Quota(3, 0, DAY_US), used) == left
+
+
+def test_a_bucket_is_reset_when_its_debt_is_paid() -> None:
+    assert reset_us(bucket(3.0, 5), 1_000_000, now=0) == 333_334
+    assert reset_us(bucket(0.0, 5), 1, now=0) is None
+    assert reset_us(bucket(5.0, 0), 0, now=0) is None
+
+
+def test_a_quota_is_reset_when_its_period_ends() -> None:
+    assert reset_us(Quota(3, 0, DAY_US), 1, now=DAY_US - 7) == 7
+    assert reset_us(Quota(3, 0, DAY_US), 1, now=DAY_US + 7) == 0
+
+
+def test_a_key_begins_with_its_account_and_escapes_the_rest() -> None:
+    """R9: the braces of a path must not move the slot, nor its colons the parts."""
+    assert redis_key("42", "stage", "a1", "prod", "/pets/{id}", "GET") == "{42}:v1:stage:a1:prod:%2Fpets%2F%7Bid%7D:GET"
+    assert redis_key("42", "x", "a:b", "c.d~é") == "{42}:v1:x:a%3Ab:c%2Ed%7E%C3%A9"
