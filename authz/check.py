@@ -61,7 +61,7 @@ class Checker:
                 return judge(grant, tally)
             return await self._again(catalog, request, tally.now, deadline)
         except Overloaded:
-            return Denied(Reason.UNAVAILABLE, grant.subject)
+            return Denied(Reason.OVERLOADED, grant.subject)
         except LimiterUnavailable:
             return self._without_redis(grant)
 

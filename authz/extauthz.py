@@ -36,7 +36,7 @@ MARGIN_SECONDS = 0.002  # of a deadline, kept for the way back
 KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id"
 UNTRUSTED = (KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID, "x-envoy-auth-failure-mode-allowed")
 
-CANNOT_DECIDE = frozenset({Reason.UNAVAILABLE, Reason.DEADLINE, Reason.NOT_HTTP, Reason.INTERNAL})
+CANNOT_DECIDE = frozenset({Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE, Reason.NOT_HTTP, Reason.INTERNAL})
 OK, PERMISSION_DENIED, UNAVAILABLE = 0, 7, 14
 OVERWRITE = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -108,8 +108,7 @@ def _allow(allowed: Allowed, request: Request, style: Style, version: str) -> pb
         ok_response=pb.OkHttpResponse(
             headers=_headers(added),
             headers_to_remove=removed,
-            # Only what is there: Envoy sorts the query of each request for which it is given a name to look for.
-            query_parameters_to_remove=[name for name in strip.query if name in request.path] if strip else (),
+            query_parameters_to_remove=strip.query if strip else (),
             response_headers_to_add=_headers(
                 ratelimit_headers(allowed.grant, allowed.tally) if on_success and allowed.tally else {}
             ),

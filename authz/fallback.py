@@ -75,8 +75,9 @@ class LocalLimiter:
         refused = [limit for limit in short if not limit.shadow]
         shadowed = next((limit for limit in short if limit.shadow), None)
         if not refused:
-            self._take([limit for limit in limits if not (limit.shadow and shadowed)])
-            self._count(limits, meter, now)
+            charged = [limit for limit in limits if not (limit.shadow and shadowed)]
+            self._take(charged)
+            self._count(charged, meter, now)
         return Tally(
             now=now,
             states=tuple(self._state(limit) for limit in limits),
@@ -94,18 +95,18 @@ class LocalLimiter:
             for (meter, quota, day), amount in sorted(spent.items(), key=lambda item: item[0][2])
         ]
 
-    def settled(self, flushed: Spent) -> None:
-        """Redis has counted this: it is no longer in this process's part, but gone from what Redis had left."""
-        if flushed.quota:
-            self._settle_quota(flushed.meter.ledger, flushed.quota.start, flushed.amount)
+    def settled(self, flushed: Spent, left: int | None) -> None:
+        """Redis has counted this, and reports what is `left` of the quota; None if it could not be counted.
 
-    def _settle_quota(self, ledger: str, start: int, amount: int) -> None:
-        left = self._left.get((ledger, Layer.PLAN_QUOTA))
-        if left and left.start == start:
-            left.amount = max(0, left.amount - amount)
+        What is left is shared out anew. What could not be counted stays in this process's part.
+        """
+        if flushed.quota is None or left is None:
+            return
+        start, ledger = flushed.quota.start, flushed.meter.ledger
+        self._left[ledger, Layer.PLAN_QUOTA] = _Units(start, left)
         used = self._used.get(ledger)
         if used and used.start == start:
-            used.amount = max(0, used.amount - amount)
+            used.amount = max(0, used.amount - flushed.amount)
 
     def _share(self, limit: Limit) -> Throttle | Quota:
         """This process's part of a rule: at least one unit, but 0 stays 0."""
@@ -138,9 +139,9 @@ class LocalLimiter:
             else:
                 self._buckets[limit.key].debt += self._buckets[limit.key].m
 
-    def _count(self, limits: Sequence[Limit], meter: Meter | None, now: int) -> None:
+    def _count(self, charged: Sequence[Limit], meter: Meter | None, now: int) -> None:
         if meter:
-            quota = next((limit.rule for limit in limits if isinstance(limit.rule, Quota)), None)
+            quota = next((limit.rule for limit in charged if isinstance(limit.rule, Quota)), None)
             key = (meter, quota, now // DAY_US)
             self._spent[key] = self._spent.get(key, 0) + 1
 

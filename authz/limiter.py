@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -26,6 +27,8 @@ from authz.fallback import Spent
 
 log = structlog.get_logger(__name__)
 
+FIRST_SENDING = 0.75  # of what is left of the budget; the rest is for sending a batch of unknown fate again
+PROBE_SECONDS = 1.0
 MAX_BATCH = 64
 MAX_WAITING = 10_000
 ADMITTED, REFUSED, STALE, BAD_STATE = range(4)
@@ -173,11 +176,15 @@ class RedisLimiter:
 
     async def probe(self) -> bool:
         """Whether Redis decides: an empty batch, by the same way as a full one, learns the clock besides."""
+        loop = asyncio.get_running_loop()
         try:
+            await self._decide(
+                [], loop.time() + max(PROBE_SECONDS, self._budget)
+            )  # time to connect, which no caller pays
             await self._decide([], self._expiry())
         except Exception as error:  # whatever a broken Redis does to us, we ask again
             self._failed(error)
-            await self._redis.connection_pool.disconnect()  # after a failover its name may stand for another server
+            await self._hang_up()  # after a failover its name may stand for another server
             return False
         return True
 
@@ -191,10 +198,10 @@ class RedisLimiter:
             raise LimiterUnavailable(f"Redis cannot be asked: {type(error).__name__}: {error}") from error
         return _tally(entry, now, results[0])
 
-    async def flush(self, spent: Spent) -> None:
+    async def flush(self, spent: Spent) -> int | None:
         """Count what was admitted without Redis; sent again after an error, it is counted once.
 
-        Raises LimiterUnavailable.
+        Returns what Redis then has left of the quota, if it tells. Raises LimiterUnavailable.
         """
         quota = (spent.quota.limit, spent.quota.start, spent.quota.end) if spent.quota else (-1, 0, 0)
         blob = (self._flushed + 1, spent.amount, spent.day, *quota, self._retention_days)
@@ -203,11 +210,13 @@ class RedisLimiter:
             async with self._sending, asyncio.timeout(self._budget):
                 reply = await self._eval(FLUSH, keys, msgspec.msgpack.encode(blob))
         except Exception as error:  # what cannot be counted now is kept, whatever the reason
-            await self._redis.connection_pool.disconnect()
+            await self._hang_up()
             raise LimiterUnavailable(f"{type(error).__name__}: {error}") from error
-        if reply == b"bad state":
+        status, left = msgspec.msgpack.decode(reply, type=tuple[str, int])
+        if status == "bad state":
             log.error("bad state in Redis; the value is left alone", keys=keys[1:], lost=spent.amount)
         self._flushed += 1
+        return None if left < 0 else left
 
     async def aclose(self) -> None:
         await self._redis.aclose()
@@ -236,14 +245,13 @@ class RedisLimiter:
         started = time.perf_counter()
         try:
             now, results = await self._decide(batch, max(entry.expires for entry in batch))
+            self._sent(len(batch), time.perf_counter() - started)
+            for entry, result in zip(batch, results, strict=True):
+                self._settle(entry, now, result)
         except Exception as error:  # the loop must outlive whatever one batch does to it
             self._failed(error)
             for entry in batch:
                 entry.settle(LimiterUnavailable(f"{type(error).__name__}: {error}"))
-            return
-        self._sent(len(batch), time.perf_counter() - started)
-        for entry, result in zip(batch, results, strict=True):
-            self._settle(entry, now, result)
 
     def _settle(self, entry: _Entry, now: int, result: list[int]) -> None:
         if result[0] == BAD_STATE:
@@ -273,18 +281,23 @@ class RedisLimiter:
         loop = asyncio.get_running_loop()
         names, blob = [self._reply_key(), *keys.all()], self._blob(keys, requests, expires)
         try:
-            async with asyncio.timeout_at(loop.time() + (expires - loop.time()) / 2):
+            async with asyncio.timeout_at(loop.time() + (expires - loop.time()) * FIRST_SENDING):
                 return await self._ask(names, blob)
         except ResponseError:
             raise
         except (RedisError, OSError, TimeoutError):
-            await self._redis.connection_pool.disconnect()
+            await self._hang_up()
         try:
             async with asyncio.timeout_at(expires):
                 return await self._ask(names, blob)
-        except (OSError, TimeoutError):
-            await self._redis.connection_pool.disconnect()
+        except (RedisError, OSError, TimeoutError):
+            await self._hang_up()
             raise
+
+    async def _hang_up(self) -> None:
+        """A reply that is still under way must not be read as the next one's."""
+        with suppress(RedisError, OSError, TimeoutError):
+            await self._redis.connection_pool.disconnect()
 
     def _blob(self, keys: _Keys, requests: list[Any], expires: float, *, dry: bool = False) -> bytes:
         """The script's argument. The deadline is told in Redis's time."""
@@ -313,8 +326,8 @@ def _client(url: str, budget: float) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
-        socket_timeout=budget,
-        socket_connect_timeout=budget,
+        socket_timeout=max(PROBE_SECONDS, budget),  # a caller's own, shorter budget is kept around each sending
+        socket_connect_timeout=max(PROBE_SECONDS, budget),
         protocol=2,
     )
 

@@ -185,13 +185,15 @@ class Sidecar:
     async def _settle(self) -> bool:
         """Count in Redis what was admitted without it. One that fails is kept, and goes first the next time."""
         async with self._settling:
-            self._unsettled.extend(self.fallback.take_spent())
+            if not self._unsettled:
+                self._unsettled.extend(self.fallback.take_spent())
             try:
                 while self._unsettled:
-                    await self.limiter.flush(self._unsettled[0])
-                    self.fallback.settled(self._unsettled.popleft())
+                    left = await self.limiter.flush(self._unsettled[0])
+                    self.fallback.settled(self._unsettled.popleft(), left)
             except LimiterUnavailable as error:
                 log.warning("flush failed", error=str(error))
+                self._failed(error)
                 return False
             finally:
                 self._note_unsettled()

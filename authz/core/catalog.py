@@ -187,7 +187,7 @@ class Catalog:
 
 
 def _route(api: _Api, request: Request, path: str) -> Route | None:
-    verb = request.extensions.get("method") or request.method
+    verb = (request.extensions.get("method") or request.method).upper()  # `get` must not slip past GET to ANY
     resource = request.extensions.get("resource")
     return api.routes.named(resource, verb) if resource else api.routes.match(path, verb)
 
@@ -209,7 +209,7 @@ def _hostname(authority: str) -> str:
     """`Example.org:443` is `example.org`; the brackets of an IPv6 address stay."""
     host = authority.lower()
     name, _, port = host.rpartition(":")
-    return (name if name and port.isdigit() else host).rstrip(".")
+    return (name if name and (port.isdigit() or not port) else host).rstrip(".")
 
 
 def _without(path: str, segments: int) -> str:

@@ -11,6 +11,8 @@ from urllib.parse import unquote
 from authz.core.request import Request
 from authz.core.resources import Api, KeySource
 
+COOKIE_ENDS = re.compile(r";|,(?=\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*=)")
+
 
 @dataclass(frozen=True, slots=True)
 class Strip:
@@ -46,7 +48,8 @@ class Credentials:
         if self.forward:
             return Strip()
         headers = tuple(s.header.lower() for s in self.sources if s.header and _could_be(s, request))
-        query = tuple(s.query for s in self.sources if s.query)
+        # Only what is there: Envoy sorts the query of each request for which it is given a name to look for.
+        query = tuple(s.query for s in self.sources if s.query and any(query_values(request, s.query)))
         cookies = {s.cookie for s in self.sources if s.cookie}
         if not cookies or "cookie" not in request.headers:
             return Strip(headers, query)
@@ -59,7 +62,7 @@ def _read(source: KeySource, request: Request) -> str | None:
     if source.header:
         return _header(source, request)
     if source.query:
-        return _joined(value for name, value in _query(request) if name == source.query)
+        return _joined(query_values(request, source.query))
     return _joined(
         value.strip() for name, _, value in (pair.partition("=") for pair in _cookies(request)) if name == source.cookie
     )
@@ -88,16 +91,15 @@ def _scheme(value: str) -> tuple[str, str]:
     return "".join(words[:1]).lower(), "".join(words[1:]).strip()
 
 
-def _query(request: Request) -> Iterator[tuple[str, str]]:
-    """Pairs of the query string: names undecoded, as Envoy compares them when it removes one."""
-    for pair in request.path.partition("?")[2].split("&"):
-        name, _, value = pair.partition("=")
-        yield name, unquote(value)
+def query_values(request: Request, name: str) -> Iterator[str]:
+    """The values of a query parameter, whose name is compared undecoded, as Envoy does when it removes one."""
+    query = request.path.partition("?")[2]
+    return (unquote(found[1]) for found in re.finditer(rf"(?:^|&){re.escape(name)}=([^&]*)", query))
 
 
 def _cookies(request: Request) -> list[str]:
-    """Pairs of the Cookie header; Envoy joins two such headers with a comma."""
-    return [pair for part in re.split("[;,]", request.headers.get("cookie", "")) if (pair := part.strip())]
+    """Pairs of the Cookie header; Envoy joins two such headers with a comma, which values may hold too."""
+    return [pair for part in COOKIE_ENDS.split(request.headers.get("cookie", "")) if (pair := part.strip())]
 
 
 def _joined(values: Iterator[str]) -> str | None:

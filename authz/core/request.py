@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,5 +26,5 @@ class Request:
 
     @property
     def is_grpc(self) -> bool:
-        """A gRPC caller reads a refusal from `grpc-status`, not from the HTTP status."""
-        return self.headers.get("content-type", "").startswith("application/grpc")
+        """A gRPC caller reads a refusal from `grpc-status`, not from the HTTP status. gRPC-Web is HTTP to Envoy."""
+        return re.match(r"application/grpc(?:[+;]|$)", self.headers.get("content-type", "")) is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
 
+from authz.core.credentials import query_values
 from authz.core.limits import Limit, Quota, reset_us
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
@@ -67,6 +68,7 @@ _WORDINGS = {
         429, "Limit Exceeded", "LimitExceededException", 8, GatewayResponseType.QUOTA_EXCEEDED
     ),
     Reason.UNAVAILABLE: _UNAVAILABLE,
+    Reason.OVERLOADED: _UNAVAILABLE,
     Reason.DEADLINE: _UNAVAILABLE,
     Reason.NOT_HTTP: _UNAVAILABLE,
     Reason.INTERNAL: _UNAVAILABLE,
@@ -140,7 +142,7 @@ def render(denied: Denied, request: Request, request_id: str, profile: Profile) 
 
 
 def _standard_headers(denied: Denied) -> dict[str, str]:
-    if denied.reason is Reason.UNAVAILABLE:
+    if denied.reason in (Reason.UNAVAILABLE, Reason.OVERLOADED):
         return {"retry-after": str(SHED_RETRY_SECONDS)}
     if denied.grant is None or denied.tally is None:
         return {}
@@ -239,8 +241,7 @@ def _of_request(name: str, subject: Subject, request: Request) -> str | None:
         case "header":
             return request.headers.get(field.lower())
         case "querystring":
-            pairs = (pair.partition("=") for pair in request.path.partition("?")[2].split("&"))
-            return next((unquote(value) for found, _, value in pairs if unquote(found) == field), None)
+            return next(query_values(request, field), None)
         case "path" if subject.route:
             return path_variables(subject.route.resource, subject.path).get(field)
     return None

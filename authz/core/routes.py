@@ -38,11 +38,14 @@ class _Node:
         return self.literals.setdefault(segment, _Node())
 
     def find(self, segments: Sequence[str], verb: str) -> Route | None:
-        """The first match in order of precedence; a branch that lacks the verb is left and the next one tried."""
+        """The first match in order of precedence; a branch that lacks the verb is left and the next one tried.
+
+        Segments are decoded one by one, no deeper than templates go: a client may send thousands of them.
+        """
         if not segments:
             return self.methods.get(verb) or self.methods.get("ANY")
-        head, *rest = segments
-        literal = self.literals.get(head)
+        head, rest = segments[0], segments[1:]
+        literal = self.literals.get(unquote(head))
         if literal and (found := literal.find(rest, verb)):
             return found
         if self.variable and head and (found := self.variable.find(rest, verb)):
@@ -77,7 +80,7 @@ class Routes:
             return ANYTHING
         if not path.startswith("/"):
             return None
-        return self._root.find([unquote(segment) for segment in _segments(path)], verb)
+        return self._root.find(_segments(path), verb)
 
     def named(self, resource: str, verb: str) -> Route | None:
         """The route that Envoy's own configuration names; nothing is matched."""

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     THROTTLED = "throttled"
     QUOTA_EXCEEDED = "quota_exceeded"
     UNAVAILABLE = "unavailable"
+    OVERLOADED = "overloaded"
     DEADLINE = "deadline"
     NOT_HTTP = "not_http"
     INTERNAL = "internal"

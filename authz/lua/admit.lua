@@ -158,11 +158,15 @@ local function meter(caller, limits)
   end
 end
 
--- The history is looked at once a day a caller.
+-- The history is looked at once a day a caller, before anything is taken.
 local function has_bad_history(caller)
   if not is_new_day(value(caller)) then return false end
-  local type = redis.call('TYPE', KEYS[2 * caller + 1]).ok
-  return type ~= 'hash' and type ~= 'none'
+  local history = KEYS[2 * caller + 1]
+  local type = redis.call('TYPE', history).ok
+  if type == 'none' then return false end
+  if type ~= 'hash' then return true end
+  local row = redis.call('HGET', history, today)
+  return row and #row ~= 16
 end
 
 -- 3 if a value is not ours, 2 if a quota's period does not contain now, else nil: nothing is touched before this.
@@ -224,7 +228,8 @@ end
 local function write_history(v)
   if v.closed then redis.call('HSET', v.turned, v.closed[1], v.closed[2]) end
   for _, day in ipairs(redis.call('HKEYS', v.turned)) do
-    if tonumber(day) == today or tonumber(day) < today - retention then redis.call('HDEL', v.turned, day) end
+    local number = tonumber(day)
+    if number and (number == today or number < today - retention) then redis.call('HDEL', v.turned, day) end
   end
   redis.call('PEXPIRE', v.turned, retention * 86400000)
 end

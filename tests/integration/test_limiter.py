@@ -233,6 +233,17 @@ async def test_r4_a_period_that_does_not_contain_now_is_stale_and_takes_nothing(
     assert (before.states, after.states) == ((1,), (1, 2))
 
 
+@pytest.mark.parametrize(("moment", "stale"), [(-1, True), (0, False), (DAY_US - 1, False), (DAY_US, True)])
+async def test_r4_a_period_holds_its_start_and_not_its_end(
+    limiter: RedisLimiter, account: str, clock: Clock, moment: int, stale: bool
+) -> None:
+    """To the microsecond, so that no moment belongs to two periods."""
+    meter = _meter(account)
+    limit = _quota(meter, 5, clock.now)
+    clock.now = clock.now // DAY_US * DAY_US + moment
+    assert (await limiter.admit([limit], meter)).stale is stale
+
+
 async def test_r4_a_period_restarts_only_when_it_begins_later(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
@@ -395,17 +406,23 @@ async def test_r8_a_value_that_is_not_ours_fails_its_own_requests_and_is_left_al
     assert await spy.dump(own.key) == before
 
 
+@pytest.mark.parametrize("row", [None, b"short"])
 async def test_r8_a_history_that_is_not_ours_fails_its_own_requests_too(
-    limiter: RedisLimiter, account: str, spy: redis.asyncio.Redis
+    limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis, row: bytes | None
 ) -> None:
+    """A value of another type, or today's row with bytes that are not ours."""
     meter = _meter(account)
-    await spy.set(meter.history, "not a hash")
+    if row:
+        await spy.hset(meter.history, str(clock.now // DAY_US), row)
+    else:
+        await spy.set(meter.history, "not a hash")
+    before = await spy.dump(meter.history)
     bad, good = await asyncio.gather(
         limiter.admit([], meter), limiter.admit([], _meter(account, "k2")), return_exceptions=True
     )
     assert isinstance(bad, LimiterUnavailable)
     assert isinstance(good, Tally)
-    assert await spy.get(meter.history) == b"not a hash"
+    assert await spy.dump(meter.history) == before
 
 
 @pytest.fixture
@@ -780,3 +797,32 @@ async def test_r8_a_flush_into_what_is_not_ours_is_given_up_and_leaves_it_alone(
     await limiter.flush(_spent(other, 2, clock.now, 10))
     assert await spy.lrange(getattr(meter, where), 0, -1) == [b"x"]
     assert (await _usage(spy, other))[1] == 2
+
+
+async def test_r8_a_field_of_the_history_that_is_no_day_is_passed_over(
+    limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
+) -> None:
+    """Its neighbours are decided, and the batch is written whole."""
+    meter = _meter(account)
+    await spy.hset(meter.history, "yesterday", b"x" * 16)
+    tallies = await asyncio.gather(limiter.admit([], meter), limiter.admit([], _meter(account, "k2")))
+    assert [tally.refused_by for tally in tallies] == [None, None]
+    assert await spy.hget(meter.history, "yesterday") == b"x" * 16
+
+
+async def test_r8_a_flush_into_a_row_that_is_not_ours_writes_nothing(
+    limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
+) -> None:
+    meter = _meter(account)
+    await spy.hset(meter.history, str(clock.now // DAY_US), b"short")
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) is None
+    assert await spy.exists(meter.ledger) == 0
+
+
+async def test_r19_a_flush_tells_what_is_left_of_the_quota_and_never_less_than_none(
+    limiter: RedisLimiter, account: str, clock: Clock
+) -> None:
+    meter = _meter(account)
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == 7
+    assert await limiter.flush(_spent(meter, 9, clock.now, 10)) == 0
+    assert await limiter.flush(_spent(meter, 1, clock.now)) is None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -336,6 +336,14 @@ async def test_what_was_given_up_is_not_charged_when_a_paused_redis_wakes(server
         assert run.counted("deny") == (1, 1)
 
 
+async def test_a_crowd_that_waits_for_a_paused_redis_is_answered(server: RedisServer, tmp_path: Path) -> None:
+    """Nobody is left behind when the circuit opens, and nobody waits for his own turn to fail."""
+    async with running(tmp_path, server, redis_timeout_ms=BUDGET_MS) as run:
+        with paused(server, Proxy(0)):
+            answers = await asyncio.gather(*(run.call("deny") for _ in range(300)))
+        assert {answer.status for answer in answers} == {503}
+
+
 async def test_a_restart_that_forgets_the_scripts_costs_no_wrong_answer(server: RedisServer, tmp_path: Path) -> None:
     async with running(tmp_path, server) as run:
         assert await run.calls("fresh", 2) == [200, 200]
@@ -349,11 +357,17 @@ async def test_a_restart_that_forgets_the_scripts_costs_no_wrong_answer(server: 
         assert run.metric("authz_redis_circuit_open") == 0
 
 
+@pytest.mark.parametrize("outage", [killed, paused, wrong_password], ids=lambda outage: outage.__name__)
 async def test_a_sidecar_that_starts_without_redis_answers_by_policy_and_finds_it_later(
-    server: RedisServer, tmp_path: Path
+    outage: Outage, server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    server.kill()
-    async with running(tmp_path, server) as run:
+    with ExitStack() as away:
+        away.enter_context(outage(server, between))
+        await starts_degraded(tmp_path, server, away.close)
+
+
+async def starts_degraded(path: Path, server: RedisServer, come_back: Callable[[], None]) -> None:
+    async with running(path, server, redis_timeout_ms=BUDGET_MS) as run:
         assert run.sidecar.details() | {"catalog": {}} == {
             "ready": True,
             "status": "degraded",
@@ -361,7 +375,7 @@ async def test_a_sidecar_that_starts_without_redis_answers_by_policy_and_finds_i
             "catalog": {},
         }
         await answers_by_policy(run)
-        server.restart(empty=False)
+        come_back()
         await run.is_asked_again()
         assert await run.calls("fresh", 4) == [200, 200, 200, 429]
 

@@ -16,7 +16,7 @@ import redis.asyncio
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-from authz.core.limits import EXACT, Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
+from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
 from authz.core.periods import DAY_US, period
 from authz.core.resources import QuotaSettings
 from authz.core.verdict import Tally
@@ -374,18 +374,21 @@ async def test_r7_the_wait_is_neither_too_long_nor_too_short(world: World, rules
     assert there.refused_by is None
 
 
-@given(
-    old=st.sampled_from(THROTTLES),
-    new=st.sampled_from(THROTTLES),
-    spent=st.integers(0, EXACT),
-    passed=st.integers(0, HOUR),
-)
+# Rates that no short fraction equals: m is as large as the burst lets it be, where a double has no digit to spare.
+AWKWARD = [rule for rate in (1e6 / 7, 1e6 / 3, 31_415.926535, 271_828.1828459) for rule in [throttle(rate, 1)] if rule]
+
+any_rule = st.sampled_from(AWKWARD) | st.sampled_from(THROTTLES)
+debts = any_rule.flatmap(lambda rule: st.tuples(st.just(rule), st.integers(0, rule.burst * rule.m)))
+
+
+@given(owed=debts, new=any_rule, passed=st.sampled_from((0, 0, 1, SECOND)))
 async def test_r3_a_conversion_is_never_below_the_exact_debt_and_at_most_three_units_above(
-    world: World, old: Throttle, new: Throttle, spent: int, passed: int
+    world: World, owed: tuple[Throttle, int], new: Throttle, passed: int
 ) -> None:
     """Any debt under any limit, read under any other one; the model allows that band and nothing else."""
-    world.clock.now, key = NOON + passed, redis_key(f"band{next(NAMES)}", "bucket")
-    model = Model(buckets={key: Bucket(NOON, Fraction(min(spent, old.burst * old.m), old.m), old.n, old.m)})
+    (old, debt), key = owed, redis_key(f"band{next(NAMES)}", "bucket")
+    world.clock.now = NOON + passed
+    model = Model(buckets={key: Bucket(NOON, Fraction(debt, old.m), old.n, old.m)})
     await world.redis.set(key, model.stored()[key])
     limits = [Limit(Layer.ACCOUNT_THROTTLE, key, new)]
     (tally,) = await world.admit([(limits, None)])

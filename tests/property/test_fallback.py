@@ -201,17 +201,58 @@ def test_r19_what_was_spent_is_handed_over_once_oldest_day_first(rule: Throttle,
     assert local.unsettled == 0
 
 
-@given(st.integers(1, 9), st.integers(0, 9), processes, st.integers(0, 9))
-def test_r19_what_was_flushed_is_gone_from_what_redis_has_left(limit: int, used: int, count: int, asked: int) -> None:
-    """It is no longer in the process's part, but gone from the whole that is shared out."""
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 9), processes, st.integers(0, 9))
+def test_r19_after_a_flush_what_redis_has_left_is_shared_out_anew(
+    limit: int, used: int, others: int, count: int, asked: int
+) -> None:
+    """Redis tells what it has left once it has counted this process's part, and perhaps what `others` spent."""
     local, limits = LocalLimiter(count), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
     local.observe(limits, [used])
-    before = sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(asked))
+    before = _asked(local, limits, asked)
+    assert before == min(asked, _part(max(0, limit - used), count))
+    left = max(0, limit - used - before - others)
     for spent in local.take_spent():
-        local.settled(spent)
-    left = max(0, limit - used)
-    share = max(1, left // count) if left else 0
-    assert before == min(asked, share)
-    now_left = left - before
-    again = sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(20))
-    assert again == (max(1, now_left // count) if now_left else 0)
+        local.settled(spent, left)
+    expected = _part(left, count) if before else _part(max(0, limit - used), count)
+    assert _asked(local, limits, 20) == expected
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_r19_what_could_not_be_counted_stays_in_the_process_part(limit: int, asked: int) -> None:
+    local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
+    before = _asked(local, limits, asked)
+    for spent in local.take_spent():
+        local.settled(spent, None)
+    assert before + _asked(local, limits, 20) == limit
+
+
+def _part(left: int, count: int) -> int:
+    return max(1, left // count) if left else 0
+
+
+def _asked(local: LocalLimiter, limits: Sequence[Limit], times: int) -> int:
+    """How many of so many calls at one moment are admitted."""
+    return sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(times))
+
+
+@given(st.integers(1, 9), processes, st.integers(1, 9))
+def test_r19_what_could_not_be_counted_stays_in_the_process_s_part(limit: int, count: int, rounds: int) -> None:
+    """A ledger in a bad state must not renew the share with every attempt to settle."""
+    local, limits = LocalLimiter(count), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
+    admitted = 0
+    for _ in range(rounds):
+        admitted += sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(20))
+        for spent in local.take_spent():
+            local.settled(spent, None)
+    assert admitted == max(1, limit // count)
+
+
+@given(st.integers(1, 5), st.integers(1, 20))
+def test_r14_what_a_shadow_quota_would_have_refused_is_not_charged_to_it(limit: int, calls: int) -> None:
+    """It is counted as usage all the same (R10)."""
+    local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit), shadow=True)]
+    for _ in range(calls):
+        local.admit(limits, METER, NOON)
+    charged = {spent.quota is not None: spent.amount for spent in local.take_spent()}
+    assert charged.get(True, 0) == min(calls, limit)
+    assert charged.get(False, 0) == max(0, calls - limit)

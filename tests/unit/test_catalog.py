@@ -25,6 +25,7 @@ from authz.core.resources import (
     ThrottleSettings,
     digest,
 )
+from authz.core.routes import Route
 from authz.core.verdict import Denied, Grant, Reason
 from tests.builders import api, key, plan, resources, value_of
 from tests.conftest import micros
@@ -99,6 +100,7 @@ EXTENDED = {"api": "a1", "stage": "dev"}
         (CAPITAL, ask("/prod/x", host="Orders.example.org"), ("Orders", "prod", "/x")),
         (MAPPED, ask("/shop/x", host="shop.example.org"), ("a1", "prod", "/x")),
         (MAPPED, ask("/shop", host="SHOP.example.org:443"), ("a1", "prod", "/")),
+        (MAPPED, ask("/shop", host="shop.example.org:"), ("a1", "prod", "/")),
         (MAPPED, ask("/shop/v2/x", host="shop.example.org."), ("a1", "dev", "/x")),
         (MAPPED, ask("/shop/v22", host="shop.example.org"), ("a1", "prod", "/v22")),
         (MAPPED, ask("/orders/dev/x", host="shop.example.org"), ("a2", "dev", "/x")),
@@ -173,6 +175,14 @@ TWO_STAGES = api(stages=(Stage("prod"), Stage("dev")))
 )
 def test_a_caller_without_a_good_key_is_refused(changed: Resources, request_: Request, reason: Reason) -> None:
     assert refused(changed, request_) is reason
+
+
+def test_a_verb_in_lower_case_does_not_slip_past_its_method_to_any() -> None:
+    """HTTP/2 lets a client send `get`, and some upstreams take it for GET."""
+    methods: dict[HttpMethod, Method] = {"GET": Method(), "ANY": Method(api_key_required=False)}
+    catalog = Catalog.compile(resources(apis=(api(resources={"/pets": methods}),)))
+    route = granted(catalog, ask("/prod/pets", method="get", host="a1")).subject.route
+    assert route == Route("/pets", "GET", api_key_required=True)
 
 
 def test_a_comma_makes_a_key_unknown_whatever_its_digest() -> None:

@@ -139,7 +139,7 @@ async def test_what_overload_sheds_is_refused_whatever_the_policy(policy: Failur
     """R20."""
     verdict = await check(FakeLimiter(Overloaded("full")), changed=by(policy))
     assert isinstance(verdict, Denied)
-    assert verdict.reason is Reason.UNAVAILABLE
+    assert verdict.reason is Reason.OVERLOADED
 
 
 async def test_an_unknown_key_is_refused_as_unknown_without_redis() -> None:

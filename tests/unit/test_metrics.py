@@ -64,6 +64,11 @@ def test_a_check_without_redis_is_counted_by_its_policy(verdict: Verdict, policy
     assert counted(observed(verdict), "authz_checks_degraded") == [({"policy": policy}, 1.0)]
 
 
+def test_what_overload_sheds_is_no_policys_doing() -> None:
+    """R20."""
+    assert counted(observed(Denied(Reason.OVERLOADED, SUBJECT)), "authz_checks_degraded") == []
+
+
 def test_a_shadow_refusal_is_counted_beside_the_call_it_let_through() -> None:
     """R14."""
     metrics = observed(judge(GRANT, Tally(0, shadowed_by=LIMIT)))

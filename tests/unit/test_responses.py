@@ -63,6 +63,7 @@ AWS = {
     Reason.THROTTLED: (429, '{"message":"Too Many Requests"}', "TooManyRequestsException"),
     Reason.QUOTA_EXCEEDED: (429, '{"message":"Limit Exceeded"}', "LimitExceededException"),
     Reason.UNAVAILABLE: UNAVAILABLE,
+    Reason.OVERLOADED: UNAVAILABLE,
     Reason.DEADLINE: UNAVAILABLE,
     Reason.NOT_HTTP: UNAVAILABLE,
     Reason.INTERNAL: UNAVAILABLE,
@@ -140,7 +141,7 @@ def test_other_refusals_tell_nothing_of_limits(reason: Reason) -> None:
 # --- gRPC ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto"])
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto", "application/grpc;x=y"])
 @pytest.mark.parametrize(
     ("denied", "status", "message"),
     [
@@ -156,6 +157,11 @@ def test_a_grpc_caller_reads_a_status_of_its_own(content_type: str, denied: Deni
     found = answer(denied, ask(headers={"content-type": content_type}))
     assert (found.headers["grpc-status"], found.body) == (status, message)
     assert "content-type" not in found.headers
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc-web", "application/grpcfoo", "text/plain"])
+def test_what_is_http_to_envoy_is_answered_as_http(content_type: str) -> None:
+    assert "grpc-status" not in answer(throttled(), ask(headers={"content-type": content_type})).headers
 
 
 def test_an_owners_words_do_not_reach_a_grpc_caller() -> None:
@@ -250,7 +256,7 @@ def test_a_type_that_is_set_ignores_the_default() -> None:
         ("MISSING_AUTHENTICATION_TOKEN", {Reason.UNKNOWN_METHOD}),
         ("THROTTLED", {Reason.THROTTLED}),
         ("QUOTA_EXCEEDED", {Reason.QUOTA_EXCEEDED}),
-        ("DEFAULT_5XX", {Reason.UNAVAILABLE, Reason.DEADLINE, Reason.NOT_HTTP, Reason.INTERNAL}),
+        ("DEFAULT_5XX", {Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE, Reason.NOT_HTTP, Reason.INTERNAL}),
     ],
 )
 def test_a_type_words_the_refusals_that_aws_gives_it(kind: str, reasons: set[Reason]) -> None:
