@@ -38,6 +38,8 @@ CONFIG = click.option(
     "--config",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
+    envvar="AUTHZ_CONFIG",
+    show_envvar=True,
     default="plans.yaml",
     show_default=True,
     help="The configuration file.",
@@ -113,8 +115,9 @@ def check_config(path: Path, show: bool, **flags: object | None) -> None:
     read, loaded = _load(path, flags)
     resources = read.resources
     Catalog.compile(resources, loaded.settings.account_id)
-    counts = (f"{len(resources.apis)} APIs", f"{len(resources.usage_plans)} plans", f"{len(resources.api_keys)} keys")
-    click.echo(f"{path}: {', '.join(counts)}; nothing wrong")
+    counted = (("API", resources.apis), ("plan", resources.usage_plans), ("key", resources.api_keys))
+    counts = ", ".join(f"{len(found)} {what}{'' if len(found) == 1 else 's'}" for what, found in counted)
+    click.echo(f"{path}: {counts}; nothing wrong")
     if show:
         shown = loaded.shown()
         width = max(len(name) for name, _, _ in shown)
@@ -249,9 +252,13 @@ def envoy_config(
         raise click.UsageError(str(error)) from None
 
 
+PORT = click.IntRange(1, 65535)
+
+
 def _port(option: str, field: str, what: str) -> Callable[[F], F]:
     default = getattr(UP, field)
-    return click.option(option, field, default=default, show_default=True, help=f"Port of {what}, on 127.0.0.1.")
+    help_text = f"Port of {what}, on 127.0.0.1."
+    return click.option(option, field, type=PORT, default=default, show_default=True, help=help_text)
 
 
 @cli.command()

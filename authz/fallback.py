@@ -114,7 +114,7 @@ class LocalLimiter:
         if isinstance(rule, Quota) or not rule.n:
             size = rule.limit if isinstance(rule, Quota) else rule.burst
             told = self._left.get((limit.key, limit.layer))
-            left = min(size, told.amount) if told and told.start == _start(limit) else size
+            left = min(size, told.amount) if told and told.start >= _start(limit) else size
             part = max(1, left // parts) if left else 0
             return replace(rule, limit=part) if isinstance(rule, Quota) else replace(rule, burst=part)
         return replace(rule, burst=max(1, rule.burst // parts) if rule.burst else 0, m=rule.m * parts)
@@ -122,7 +122,7 @@ class LocalLimiter:
     def _used_of(self, limit: Limit) -> int:
         """What this process admitted in the quota's period and Redis has not counted yet."""
         used = self._used.get(limit.key)
-        return used.amount if used and used.start == _start(limit) else 0
+        return used.amount if used and used.start >= _start(limit) else 0
 
     def _has_room(self, limit: Limit, now: int) -> bool:
         share = self._share(limit)
@@ -135,7 +135,9 @@ class LocalLimiter:
     def _take(self, limits: Sequence[Limit]) -> None:
         for limit in limits:
             if isinstance(limit.rule, Quota):
-                self._used[limit.key] = _Units(limit.rule.start, self._used_of(limit) + 1)
+                used = self._used.get(limit.key)
+                start = max(limit.rule.start, used.start if used else 0)  # a period only moves forward
+                self._used[limit.key] = _Units(start, self._used_of(limit) + 1)
             else:
                 self._buckets[limit.key].debt += self._buckets[limit.key].m
 

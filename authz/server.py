@@ -25,7 +25,7 @@ from authz.limiter import RedisLimiter
 from authz.live import LiveCatalog, Outcome
 from authz.metrics import Metrics
 from authz.pb import ext_authz_pb2_grpc
-from authz.status import app, check_listen, http_server
+from authz.status import HttpServer, app, check_listen, http_server
 
 log = structlog.get_logger(__name__)
 
@@ -96,31 +96,48 @@ class Sidecar:
             check_listen(address)
         await self.connect()
         server, http = self._grpc_server(), http_server(app(self.metrics, self.details), self.settings.http_listen)
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(work)
-                for work in (
-                    self.limiter.run(),
-                    self.circuit.run(),
-                    self.live.watch(),
-                    self._keep_settled(),
-                    self._reload_on(hup),
-                )
-            ]
-            serving = tasks.create_task(_serve_http(http, stop))
-            await server.start()
-            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-            self.serving = True
-            log.info("serving", grpc=self.settings.grpc_listen, http=self.settings.http_listen)
-            await stop.wait()
-            await self._drain(server)
-            http.should_exit = True
-            await serving
-            for task in running:
-                task.cancel()
-        await self._settle()
-        await self.limiter.aclose()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._run(server, http, tasks, stop, hup)
+        finally:
+            await self._close(server)
         log.info("stopped")
+
+    async def _run(
+        self,
+        server: grpc.aio.Server,
+        http: HttpServer,
+        tasks: asyncio.TaskGroup,
+        stop: asyncio.Event,
+        hup: asyncio.Event,
+    ) -> None:
+        loops = (
+            self.limiter.run(),
+            self.circuit.run(),
+            self.live.watch(),
+            self._keep_settled(),
+            self._reload_on(hup),
+        )
+        running = [tasks.create_task(loop) for loop in loops]
+        serving = tasks.create_task(_serve_http(http, stop))
+        await server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self.serving = True
+        log.info("serving", grpc=self.settings.grpc_listen, http=self.settings.http_listen)
+        await stop.wait()
+        await self._drain(server)
+        http.should_exit = True
+        await serving
+        for task in running:
+            task.cancel()
+
+    async def _close(self, server: grpc.aio.Server) -> None:
+        """However we stop, nobody is left waiting; what was admitted without Redis is counted, or told to be lost."""
+        await server.stop(0)
+        if not await self._settle():
+            lost = self.fallback.unsettled + sum(spent.amount for spent in self._unsettled)
+            log.error("admitted requests are lost to the count", requests=lost)
+        await self.limiter.aclose()
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         self.draining = True
@@ -211,7 +228,7 @@ class Sidecar:
         self.metrics.unsettled.set(self.fallback.unsettled + sum(spent.amount for spent in self._unsettled))
 
 
-async def _serve_http(http: Any, stop: asyncio.Event) -> None:
+async def _serve_http(http: HttpServer, stop: asyncio.Event) -> None:
     """Uvicorn logs why it cannot listen and returns, or exits; both stop us."""
     try:
         await http.serve()

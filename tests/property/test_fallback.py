@@ -256,3 +256,13 @@ def test_r14_what_a_shadow_quota_would_have_refused_is_not_charged_to_it(limit: 
     charged = {spent.quota is not None: spent.amount for spent in local.take_spent()}
     assert charged.get(True, 0) == min(calls, limit)
     assert charged.get(False, 0) == max(0, calls - limit)
+
+
+def test_r4_a_step_back_over_a_period_s_end_does_not_give_the_quota_again() -> None:
+    """An earlier period is charged to the one that has begun."""
+    local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(1))]
+    rule = limits[0].rule
+    assert isinstance(rule, Quota)
+    earlier = [Limit(Layer.PLAN_QUOTA, METER.ledger, Quota(1, rule.start - DAY_US, rule.start))]
+    assert local.admit(limits, METER, NOON).refused_by is None
+    assert local.admit(earlier, METER, rule.start - 1).refused_by is earlier[0]
