@@ -18,14 +18,16 @@ import uvloop
 
 from authz import config, log
 from authz.check import LimiterUnavailable
-from authz.config import Config, ConfigError, Loaded
+from authz.config import Config
 from authz.core.catalog import Catalog
 from authz.core.request import Request
 from authz.core.resources import digest
 from authz.envoyconfig import EnvoyOptions, Part, render
 from authz.explain import explain as tell
+from authz.faults import ConfigError
 from authz.limiter import RedisLimiter
 from authz.server import serve as run_server
+from authz.settings import Loaded, Option, load_settings, options
 from authz.up import UpOptions
 from authz.up import up as run_up
 
@@ -50,7 +52,7 @@ def settings_flags(*fields: str) -> Callable[[F], F]:
     """A flag for each of these settings, or for all; what is not given comes from environment, file or default."""
 
     def add(command: F) -> F:
-        for option in reversed(config.options()):
+        for option in reversed(options()):
             if not fields or option.field in fields:
                 kind = click.Choice(option.choices) if option.choices else None
                 metavar = None if option.choices else _metavar(option)
@@ -62,11 +64,11 @@ def settings_flags(*fields: str) -> Callable[[F], F]:
     return add
 
 
-def _metavar(option: config.Option) -> str:
+def _metavar(option: Option) -> str:
     return {bool: "BOOLEAN", int: "INTEGER", float: "NUMBER"}.get(type(option.default), "TEXT")
 
 
-def _help(option: config.Option) -> str:
+def _help(option: Option) -> str:
     return f"{option.help}  [env: {option.variable}; default: {str(option.default).lower()}]"
 
 
@@ -87,7 +89,7 @@ def main() -> None:
 
 def _load(path: Path, flags: Mapping[str, object | None]) -> tuple[Config, Loaded]:
     read = config.load(path)
-    return read, config.load_settings(read.settings, os.environ, flags, str(path))
+    return read, load_settings(read.settings, os.environ, flags, str(path))
 
 
 @cli.command()
@@ -101,7 +103,7 @@ def serve(path: Path, **flags: object | None) -> None:
     """
     # In a child process, so that this one never holds the text: neither its memory nor a key's value.
     read = asyncio.run(config.load_in_child(path))
-    loaded = config.load_settings(read.settings, os.environ, flags, str(path))
+    loaded = load_settings(read.settings, os.environ, flags, str(path))
     log.configure(loaded.settings.log_level, loaded.settings.log_format)
     uvloop.run(run_server(loaded.settings, read, path))
 

@@ -1,4 +1,4 @@
-"""The configuration file, the environment and flags, read into Settings and Resources; what is wrong has an address.
+"""The configuration file, read into its settings as written and Resources; what is wrong has an address.
 
 Run as `python -m authz.config FILE` it loads the file and writes MessagePack: reading 100,000 keys takes seconds of
 CPU, which a process that serves requests leaves to a child.
@@ -7,8 +7,6 @@ CPU, which a process that serves requests leaves to a child.
 from __future__ import annotations
 
 import asyncio
-import difflib
-import enum
 import gc
 import hashlib
 import os
@@ -16,20 +14,21 @@ import re
 import secrets
 import string
 import sys
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from datetime import UTC
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Final, get_args, get_origin
 
 import msgspec
 import yaml
-from msgspec import Meta, Struct, ValidationError
+from msgspec import Struct, ValidationError
 
-from authz.core.resources import FailurePolicy, Resources
-from authz.core.rules import Problem, hexdigest, problems
+from authz.core.resources import ApiKey, Resources
+from authz.core.rules import Problem, hexdigest, problems, shortened
+from authz.faults import ConfigError, bare_kind, choices, not_known, rule_of
+from authz.settings import load_settings
 
 try:
     from yaml import CSafeLoader as SafeLoader
@@ -39,257 +38,18 @@ except ImportError:  # PyYAML built without libyaml: the same, ten times slower
 REFUSED: Final = 3  # exit status of the child: the file is at fault, and stdout holds its problems
 CHILD_SECONDS: Final = 120.0
 KEY_LENGTH: Final = 40
-SHORTEST_KEY: Final = 20
-SOCKET_PATH_BYTES: Final = 107  # what Linux leaves for the path of a Unix socket
-
-PREFIX: Final = "AUTHZ_"
-# Not settings, and yet no misspelt ones: the file itself, tests, and what Kubernetes sets for a Service named authz-*.
-FOREIGN: Final = re.compile(r"AUTHZ_(CONFIG|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?))")
-LISTEN: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
-REDIS_OPTIONS: Final = frozenset({"db", "username", "password"})
-TLS_OPTIONS: Final = frozenset(
-    {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
-)
-
-
-class ConfigError(Exception):
-    """What the operator has to mend: all that was found, each with where it stands."""
-
-    def __init__(self, found: Iterable[Problem]) -> None:
-        self.problems = tuple(found)
-        super().__init__("\n".join(map(str, self.problems)))
+# What a file may come to with its aliases written out, so that a few lines cannot fill the memory: 16 for each value,
+# and its characters. 100,000 keys come to some 30 million.
+LARGEST: Final = 100_000_000
+VALUE_SIZE: Final = 16
 
 
 class LoaderError(ConfigError):
-    """The child that reads the file did not finish. The file may be fine; another try may succeed."""
+    """The child that reads the file failed at it, and would again."""
 
 
-# --- settings -----------------------------------------------------------------------------------------------------
-
-Text = Annotated[str, Meta(min_length=1)]
-Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]
-Seconds = Annotated[float, Meta(ge=0, le=3600)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-
-
-class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
-    """What a process is started with; a change needs a restart."""
-
-    grpc_listen: Annotated[
-        Text, Meta(description="Address of the gRPC server that Envoy asks: host:port or unix:/path.")
-    ] = "127.0.0.1:50051"
-    http_listen: Annotated[
-        Text, Meta(description="Address of /metrics, /healthz and /readyz: host:port or unix:/path.")
-    ] = "127.0.0.1:9190"
-    redis_url: Annotated[
-        Text, Meta(description="Redis or Valkey: redis://user:password@host:port/db, rediss:// or unix:///path?db=0.")
-    ] = "redis://127.0.0.1:6379/0"
-    redis_timeout_ms: Annotated[
-        Milliseconds, Meta(description="Longest wait for Redis, in milliseconds; keep it below Envoy's timeout.")
-    ] = 50
-    account_id: Annotated[
-        str,
-        Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z", description="Names the account in every Redis key; its hash tag."),
-    ] = "000000000000"
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="Least severe event that is logged.")
-    ] = "info"
-    log_format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or for people.")] = (
-        "json"
-    )
-    refusal_log_sample: Annotated[
-        Share, Meta(description="Share of refused requests that is logged at info, 0 to 1.")
-    ] = 0.0
-    response_profile: Annotated[
-        Literal["standard", "aws"],
-        Meta(description="standard adds Retry-After and RateLimit to refusals; aws answers as AWS does."),
-    ] = "standard"
-    rate_limit_headers_on_success: Annotated[
-        bool, Meta(description="Add RateLimit headers to admitted requests too (standard profile).")
-    ] = False
-    failure_policy: Annotated[
-        FailurePolicy, Meta(description="What happens to known keys' calls while Redis is away, unless the plan says.")
-    ] = FailurePolicy.LOCAL
-    replicas: Annotated[
-        int, Meta(ge=1, le=100_000, description="Sidecars that share the limits; each takes its part without Redis.")
-    ] = 1
-    drain_seconds: Annotated[
-        Seconds, Meta(description="Time from NOT_SERVING to the stop; longer than Envoy's health check interval.")
-    ] = 6.0
-    grace_seconds: Annotated[Seconds, Meta(description="Time that calls in flight get to finish after the drain.")] = (
-        10.0
-    )
-    reflection: Annotated[bool, Meta(description="Serve gRPC reflection, for grpcurl.")] = False
-    max_plan_labels: Annotated[
-        int, Meta(ge=0, le=100_000, description="Plans with metrics of their own; the rest is labelled other.")
-    ] = 1000
-    usage_retention_days: Annotated[int, Meta(ge=1, le=3660, description="Days for which daily usage is kept.")] = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A setting as its users meet it: field, file, environment, flag."""
-
-    field: str
-    name: str
-    kind: Any
-    default: Any
-    help: str
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.field.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        return PREFIX + self.field.upper()
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The words that the setting accepts, if it does not take just any."""
-        return _choices(self.kind)
-
-
-@cache
-def options() -> tuple[Option, ...]:
-    """All settings, in the order of the file's reference."""
-    return tuple(
-        Option(field.name, field.encode_name, field.type, field.default, _description(field.type))
-        for field in msgspec.structs.fields(Settings)
-    )
-
-
-def _description(kind: Any) -> str:
-    return next(meta.description for meta in reversed(get_args(kind)) if isinstance(meta, Meta) and meta.description)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Settings, and for each field where its value comes from."""
-
-    settings: Settings
-    origins: Mapping[str, str]
-
-    def shown(self) -> list[tuple[str, Any, str]]:
-        """Name, value and origin of each setting, with secrets masked."""
-        values = {option.field: getattr(self.settings, option.field) for option in options()}
-        values["redis_url"] = mask_url(self.settings.redis_url)
-        return [(option.name, values[option.field], self.origins[option.field]) for option in options()]
-
-
-def load_settings(
-    file_settings: Mapping[str, Any],
-    environ: Mapping[str, str],
-    flags: Mapping[str, object | None],
-    name: str = "plans.yaml",
-) -> Loaded:
-    """Each setting from the first that gives it: flag, environment, file, default. Raises ConfigError.
-
-    An unknown AUTHZ_* variable is refused: it is a misspelt setting, and would be missed in silence.
-    """
-    found: list[Problem] = _unknown(environ, file_settings, name)
-    values, origins = {}, {}
-    for option in options():
-        value, origin, strict = _given(option, file_settings, environ, flags, name)
-        origins[option.field] = origin
-        rule, values[option.field] = _setting(option, value, strict)
-        found += [Problem(origin, rule)] if rule else []
-    if not found and values["grpc_listen"] == values["http_listen"] and not values["http_listen"].endswith(":0"):
-        found.append(Problem(origins["http_listen"], "expected another address than grpcListen"))
-    if found:
-        raise ConfigError(found)
-    return Loaded(Settings(**values), origins)
-
-
-def _unknown(environ: Mapping[str, str], file_settings: Mapping[str, Any], name: str) -> list[Problem]:
-    variables = [option.variable for option in options()]
-    names = [option.name for option in options()]
-    return [
-        Problem(f"environment {variable}", _not_known("setting", variable, variables))
-        for variable in environ
-        if variable.startswith(PREFIX) and variable not in variables and not FOREIGN.fullmatch(variable)
-    ] + [
-        Problem(f"{name}: $.settings.{given}", _not_known("field", given, names))
-        for given in file_settings
-        if given not in names
-    ]
-
-
-def _given(
-    option: Option,
-    file_settings: Mapping[str, Any],
-    environ: Mapping[str, str],
-    flags: Mapping[str, object | None],
-    name: str,
-) -> tuple[Any, str, bool]:
-    """The value that counts, its origin, and whether it has a type already (a variable is always text)."""
-    if flags.get(option.field) is not None:
-        return flags[option.field], f"flag {option.flag}", False
-    if option.variable in environ:
-        return environ[option.variable], f"environment {option.variable}", False
-    if option.name in file_settings:
-        return file_settings[option.name], f"{name}: $.settings.{option.name}", True
-    return option.default, "default", True
-
-
-def _setting(option: Option, value: Any, strict: bool) -> tuple[str | None, Any]:
-    """The rule that the value breaks, or None, and the value converted."""
-    try:
-        converted = msgspec.convert(value, option.kind, strict=strict)
-    except ValidationError as fault:
-        return _rule(str(fault), option.kind, quotable=strict), None
-    match option.field:
-        case "grpc_listen" | "http_listen":
-            return _listen(converted), converted
-        case "redis_url":
-            return _redis(converted), converted
-    return None, converted
-
-
-def _listen(address: str) -> str | None:
-    if address.startswith("unix:"):
-        path = address.removeprefix("unix:")
-        fits = path.startswith("/") and len(path.encode()) <= SOCKET_PATH_BYTES
-        return None if fits else f"expected unix: and an absolute path of at most {SOCKET_PATH_BYTES} bytes"
-    found = LISTEN.fullmatch(address)
-    return None if found and int(found[1]) <= 65535 else "expected host:port or unix:/path"
-
-
-def _redis(url: str) -> str | None:
-    """The rule that the URL breaks. It does not repeat the URL, which may hold a password."""
-    try:
-        parts = urlsplit(url)
-        port_fits = parts.port is None or parts.port > 0
-    except ValueError:
-        return "expected a URL with a host and a port number; percent-encode special characters of the password"
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        return "expected a URL that begins with redis://, rediss:// or unix://"
-    if parts.scheme == "unix" and not parts.path.strip("/"):
-        return "expected the path of a socket: unix:///path?db=0"
-    if parts.scheme != "unix" and not (parts.hostname and port_fits):
-        return "expected a host: redis://host:port/db"
-    if parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path)):
-        return "expected the number of a database after the slash; percent-encode special characters of the password"
-    known = REDIS_OPTIONS | (TLS_OPTIONS if parts.scheme == "rediss" else frozenset())
-    given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if given.keys() - known:
-        return f"expected no options but {', '.join(sorted(known))} after the question mark"
-    return None if given.get("db", "0").isdigit() else "expected a number for the option db"
-
-
-def mask_url(url: str) -> str:
-    """The URL with every password replaced, however it is spelt; for URLs that settings have accepted."""
-    parts = urlsplit(url)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    user, colon, _ = userinfo.partition(":")
-    netloc = f"{user}{colon and ':***'}{at}{host}"
-    query = "&".join(_masked(pair) for pair in parts.query.split("&"))
-    return f"{parts.scheme}://{netloc}{parts.path}{query and '?'}{query}"
-
-
-def _masked(pair: str) -> str:
-    name = pair.partition("=")[0]
-    return f"{name}=***" if unquote(name) == "password" else pair
+class LoaderStoppedError(LoaderError):
+    """The child that reads the file was kept from finishing. The file may be fine; another try may succeed."""
 
 
 # --- the file -----------------------------------------------------------------------------------------------------
@@ -380,19 +140,32 @@ def _file_settings(settings: Any, name: str) -> Iterable[Problem]:
 
 
 def _sealed(resources: Resources) -> Resources:
-    """The resources with each key's value replaced by its digest: the clear value goes no further than this."""
-    keys = tuple(
-        msgspec.structs.replace(key, value=None, value_sha256=hexdigest(key)) if key.value else key
-        for key in resources.api_keys
-    )
-    return msgspec.structs.replace(resources, api_keys=keys)
+    """The resources with each key's value replaced by its digest: the clear value goes no further than this.
+
+    And with times in UTC, so that one moment in two zones is the same content.
+    """
+    return msgspec.structs.replace(resources, api_keys=tuple(map(_sealed_key, resources.api_keys)))
+
+
+def _sealed_key(key: ApiKey) -> ApiKey:
+    expires = key.expires_at and key.expires_at.astimezone(UTC)
+    return msgspec.structs.replace(key, value=None, value_sha256=hexdigest(key), expires_at=expires)
 
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
 
 
+# YAML 1.1 reads 0100 as 64 and 1:30 as 90, and 1e3 not at all.
+INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+DECIMAL: Final = re.compile(
+    r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+EXPONENT: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z")
+DIGITS: Final = 100  # more are no number that anything here can be
+
+
 class _Loader(SafeLoader):
-    """YAML as JSON knows it: times stay text, and a mapping has each key once."""
+    """YAML as JSON knows it: times stay text, numbers are decimal, and a mapping has each key once."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -401,13 +174,48 @@ class _Loader(SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self.repeated: list[yaml.Node] = []
+        self.found: list[tuple[yaml.Node, str]] = []
+        self._flat: set[int] = set()
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) != len(keys):
-            self.repeated += [key for n, (key, _) in enumerate(node.value) if (key.tag, key.value) in keys[:n]]
-        return super().construct_mapping(node, deep)
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge what `<<` names; but first look at the keys, while they are those that were written."""
+        if id(node) not in self._flat:
+            self._flat.add(id(node))
+            self._find_repeats(node)
+        super().flatten_mapping(node)
+        # A key that wins over a merged one stands behind it. Those that lose go, or a few merges of merges, each of
+        # one mapping ten times over, would fill the memory.
+        node.value = list({_name(key): (key, value) for key, value in node.value}.values())
+
+    def _find_repeats(self, node: yaml.MappingNode) -> None:
+        known: set[object] = set()
+        for key, _ in node.value:
+            if _name(key) in known:
+                self.found.append((key, f"the key {shortened(key.value)} is given twice"))
+            known.add(_name(key))
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return super().construct_yaml_int(node) if self._is_plain(node, INTEGER) else 0
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        return super().construct_yaml_float(node) if self._is_plain(node, DECIMAL) else 0.0
+
+    def _is_plain(self, node: yaml.ScalarNode, shape: re.Pattern[str]) -> bool:
+        """Whether a number is what it looks like to everybody; if not, that is found."""
+        plain = len(node.value) <= DIGITS and shape.fullmatch(node.value) is not None
+        if not plain:
+            self.found.append((node, "expected a number in decimal without leading zeros, or a text in quotes"))
+        return plain
+
+
+def _name(key: yaml.Node) -> object:
+    """What makes a mapping's key the same as another."""
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
 
 
 def _yaml(text: str, name: str) -> dict[Any, Any]:
@@ -418,12 +226,33 @@ def _yaml(text: str, name: str) -> dict[Any, Any]:
         raise ConfigError([_yaml_problem(fault, text, name)]) from None
     finally:
         loader.dispose()
-    if loader.repeated:
-        raise ConfigError(_repeated(node, name) for node in loader.repeated)
+    if loader.found:
+        raise ConfigError(Problem(f"{name}: {_place(node.start_mark)}", rule) for node, rule in loader.found)
     if not isinstance(document, dict):
         rule = "the file is empty" if document is None else "expected a mapping with apis, usagePlans and apiKeys"
         raise ConfigError([Problem(name, rule)])
+    if too_large := _too_large(document):
+        raise ConfigError([Problem(name, too_large)])
     return document
+
+
+def _too_large(document: object) -> str | None:
+    """The rule that a document breaks whose aliases, written out, would be more than a process should hold."""
+    try:
+        fits = _size(document, {}) <= LARGEST
+    except RecursionError:
+        return "nested too deeply, or an alias within what it stands for"
+    return None if fits else "too large with its aliases written out"
+
+
+def _size(value: object, sizes: dict[int, int]) -> int:
+    """What a value comes to; one that aliases share is reckoned once and counted each time."""
+    if not isinstance(value, dict | list):
+        return VALUE_SIZE + (len(value) if isinstance(value, str) else 0)
+    if id(value) not in sizes:
+        parts = chain(value, value.values()) if isinstance(value, dict) else value
+        sizes[id(value)] = VALUE_SIZE + sum(_size(part, sizes) for part in parts)
+    return sizes[id(value)]
 
 
 def _yaml_problem(fault: Exception, text: str, name: str) -> Problem:
@@ -442,17 +271,8 @@ def _line(text: str, position: int) -> int:
     return text.encode()[:position].count(b"\n") + 1
 
 
-def _repeated(node: yaml.Node, name: str) -> Problem:
-    return Problem(f"{name}: {_place(node.start_mark)}", f"the key {_shortened(node.value)} is given twice")
-
-
 def _place(mark: yaml.Mark) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
-
-
-def _shortened(name: object) -> str:
-    """A name from the file, unless it is so long that it might be a key's value in the wrong place."""
-    return str(name) if len(str(name)) < SHORTEST_KEY else f"({len(str(name))} characters)"
 
 
 # --- what is wrong with a value, in words -------------------------------------------------------------------------
@@ -463,16 +283,9 @@ def _faults(value: Any, kind: Any, at: str) -> Iterator[Problem]:
     try:
         msgspec.convert(value, kind)
     except ValidationError as fault:
-        bare = _bare(kind)
+        bare = bare_kind(kind)
         found = [*_misfits(value, bare, at), *(one for part in _parts(value, bare, at) for one in _faults(*part))]
-        yield from found or [Problem(at, _rule(str(fault), kind))]
-
-
-def _bare(kind: Any) -> Any:
-    """The kind without `| None`."""
-    if get_origin(kind) not in (Union, UnionType):
-        return kind
-    return next(one for one in get_args(kind) if one is not NoneType)
+        yield from found or [Problem(at, rule_of(str(fault), kind))]
 
 
 def _parts(value: Any, kind: Any, at: str) -> Iterator[tuple[Any, Any, str]]:
@@ -485,8 +298,15 @@ def _parts(value: Any, kind: Any, at: str) -> Iterator[tuple[Any, Any, str]]:
     elif get_origin(kind) is dict and isinstance(value, dict):
         key_kind, part_kind = get_args(kind)
         for key, part in value.items():
-            yield key, key_kind, f"{at}['{key}']"
-            yield part, part_kind, f"{at}['{key}']"
+            place = f"{at}['{_entry(key, key_kind)}']"
+            yield key, key_kind, place
+            yield part, part_kind, place
+
+
+def _entry(key: object, kind: Any) -> str:
+    """A key of a mapping as addresses show it: in full where that is a path, a header or a word of ours."""
+    named = str(key).startswith(("/", "~1", "gatewayresponse.")) or key in choices(kind)
+    return str(key) if named else shortened(key)
 
 
 def _misfits(value: Any, kind: Any, at: str) -> Iterator[Problem]:
@@ -496,7 +316,7 @@ def _misfits(value: Any, kind: Any, at: str) -> Iterator[Problem]:
     fields = _fields(kind)
     for name in value:
         if name not in fields:
-            yield Problem(f"{at}.{_shortened(name)}", _not_known("field", name, fields))
+            yield Problem(f"{at}.{shortened(name)}", not_known("field", name, fields))
     for name, field in fields.items():
         if field.required and name not in value:
             yield Problem(f"{at}.{name}", "required")
@@ -509,61 +329,6 @@ def _is_struct(kind: Any) -> bool:
 @cache
 def _fields(kind: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(kind)}
-
-
-def _not_known(what: str, name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"unknown {what}" + (f"; did you mean {close[0]}?" if close else "")
-
-
-WORDS: Final = {
-    "str": "a text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "object": "a mapping",
-    "array": "a list",
-    "null": "nothing",
-    "datetime": "a time such as 2030-01-31T23:59:59Z",
-}
-PATTERNS: Final = {
-    "^[A-Za-z0-9_-]": "expected 1 to 128 letters, digits, - or _",
-    "^[0-9a-f]": "expected 64 hexadecimal digits in lower case",
-    "^[1-5]": "expected a status of three digits, such as '429'",
-}
-
-
-def _rule(message: str, kind: Any, quotable: bool = True) -> str:
-    """msgspec's message as a rule that an operator understands, without the value."""
-    if message.startswith("Invalid enum value"):
-        return f"expected one of {', '.join(_choices(kind))}"
-    if message.startswith("Invalid RFC3339"):
-        return f"expected {WORDS['datetime']}"
-    if found := re.search(r"matching regex ['\"](.*)['\"]", message):
-        return next(rule for start, rule in PATTERNS.items() if found[1].startswith(start))
-    if found := re.match(r"Expected `(\w+)` of length >= (\d+)", message):
-        return f"expected at least {found[2]} character{'s' if int(found[2]) > 1 else ''}"
-    if found := re.match(r"Expected `(\w+)` ([<>])= ([\d.-]+)", message):
-        return f"expected {WORDS[found[1]]} {'≤' if found[2] == '<' else '≥'} {found[3].removesuffix('.0')}"
-    if found := re.match(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", message):
-        return f"expected {WORDS[found[1]]}" + _instead(found[1], found[2], quotable)
-    return message[:1].lower() + message[1:]
-
-
-def _instead(expected: str, got: str, quotable: bool) -> str:
-    if not quotable:
-        return ""
-    if expected == "str" and got in ("int", "float", "bool"):
-        return f", not {WORDS[got]}: put it in quotes"
-    return f", not {WORDS.get(got, got)}"
-
-
-def _choices(kind: Any) -> tuple[str, ...]:
-    bare = _bare(kind)
-    bare = get_args(bare)[0] if get_origin(bare) is Annotated else bare
-    if isinstance(bare, type) and issubclass(bare, enum.Enum):
-        return tuple(member.value for member in bare)
-    return get_args(bare) if get_origin(bare) is Literal else ()
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------
@@ -584,13 +349,16 @@ async def load_in_child(path: Path, seconds: float = CHILD_SECONDS) -> Config:
     """
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "authz.config", str(path), stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
+        *(sys.executable, "-P", "-m", "authz.config", str(path)),  # -P: no modules from the working directory
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
     )
     try:
         async with asyncio.timeout(seconds):
             output, errors = await process.communicate()
     except TimeoutError:
-        raise LoaderError([Problem(str(path), f"not read within {seconds:g} s")]) from None
+        raise LoaderStoppedError([Problem(str(path), f"not read within {seconds:g} s")]) from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -599,7 +367,8 @@ async def load_in_child(path: Path, seconds: float = CHILD_SECONDS) -> Config:
         return msgspec.msgpack.decode(output, type=Config)
     if process.returncode == REFUSED:
         raise ConfigError(msgspec.msgpack.decode(output, type=list[Problem]))
-    raise LoaderError([Problem(str(path), _died(process.returncode, errors))])
+    ended = LoaderStoppedError if process.returncode is None or process.returncode < 0 else LoaderError
+    raise ended([Problem(str(path), _died(process.returncode, errors))])
 
 
 def _died(status: int | None, errors: bytes) -> str:

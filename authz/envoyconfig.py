@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from authz.core.resources import Api, Resources
+from authz.core.rules import REQUEST_HEADER
 
 Part = Literal["filter", "cluster"]
 
@@ -21,7 +22,8 @@ ALWAYS_ALLOWED = frozenset(
 )
 # What a browser may send, beside the headers that carry keys (AWS's own default list).
 CORS_HEADERS = frozenset({"authorization", "content-type", "x-amz-date", "x-amz-security-token"})
-HEADER_MAPPING = re.compile(r"method\.request\.(?:multivalue)?header\.([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)")
+# What authz tells the upstream of the caller.
+IDENTITY = ("x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
             upstream=Upstream.of([options.upstream]),
             virtual_hosts=virtual_hosts(resources.apis),
             allowed_headers=allowed_headers(resources.apis),
+            lookalikes=lookalikes(resources.apis),
             metadata_namespaces=metadata_namespaces(resources.apis),
             cors_headers=sorted(CORS_HEADERS | set(_key_headers(resources.apis))),
             # A cookie is only sent along if the server says so, and "*" would say so to every site there is.
@@ -125,6 +128,19 @@ def allowed_headers(apis: Iterable[Api]) -> list[str]:
     apis = tuple(apis)
     cookie = {"cookie" for api in apis for source in api.key_sources if source.cookie}
     return sorted(ALWAYS_ALLOWED | cookie | set(_key_headers(apis)) | set(_mapped_headers(apis)))
+
+
+def lookalikes(apis: Iterable[Api]) -> list[str]:
+    """The headers that CGI and WSGI read as the ones only authz may set; empty if all with an underscore can go."""
+    if not any("_" in header for header in allowed_headers(apis)):
+        return []
+    return [spelling for name in IDENTITY for spelling in _spellings(name) if spelling != name]
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """`a-b-c`, `a-b_c`, `a_b-c`, `a_b_c`."""
+    first, *rest = name.split("-")
+    return (first + "".join(map("".join, zip(marks, rest, strict=True))) for marks in product("-_", repeat=len(rest)))
 
 
 def metadata_namespaces(apis: Iterable[Api]) -> list[str]:
@@ -146,7 +162,9 @@ def virtual_hosts(apis: tuple[Api, ...]) -> list[VirtualHost]:
 def _virtual_host(host: str, routes: list[Route]) -> VirtualHost:
     """The longest base path comes first: Envoy takes the first route that matches."""
     whole = next((route.api for route in routes if not route.base_path), None)
-    below = sorted((route for route in routes if route.base_path), key=lambda route: (-len(route.base_path), route))
+    below = sorted(
+        (route for route in routes if route.base_path), key=lambda route: (-len(route.base_path), route.base_path)
+    )
     return VirtualHost(host, (host, f"{host}:*"), whole, tuple(below))
 
 
@@ -158,7 +176,7 @@ def _mapped_headers(apis: Iterable[Api]) -> Iterator[str]:
     """The request headers that gateway responses quote."""
     for response in (r for api in apis for stage in api.stages for r in stage.gateway_responses.values()):
         for text in (*response.response_parameters.values(), *response.response_templates.values()):
-            yield from (name.lower() for name in HEADER_MAPPING.findall(text))
+            yield from (name.lower() for name in REQUEST_HEADER.findall(text))
             if "context.identity.userAgent" in text:
                 yield "user-agent"
 

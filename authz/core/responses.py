@@ -22,6 +22,24 @@ JSON = "application/json"
 DEFAULT_TEMPLATES = {JSON: '{"message":$context.error.messageString}'}
 HEADER_MAPPING = "gatewayresponse.header."
 SHED_RETRY_SECONDS = 1
+# What `$context` has, and nothing else: `_context` gives just these.
+CONTEXT_NAMES = frozenset(
+    {
+        "apiId",
+        "domainName",
+        "error.message",
+        "error.messageString",
+        "error.responseType",
+        "error.retryAfter",
+        "httpMethod",
+        "identity.apiKeyId",
+        "identity.userAgent",
+        "path",
+        "requestId",
+        "resourcePath",
+        "stage",
+    }
+)
 BODILESS = frozenset({204, 205, 304})  # Envoy sends a body all the same, and clients read it as the next answer
 
 
@@ -80,6 +98,11 @@ class _Template(string.Template):
 
     idpattern = r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*"
     flags = re.ASCII
+
+
+def template_variables(template: str) -> list[str]:
+    """The variables that a body template names, each once."""
+    return _Template(template).get_identifiers()
 
 
 class _Variables(Mapping[str, str]):

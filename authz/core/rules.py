@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cache
 from typing import Final, NamedTuple
 
 from authz.core.limits import throttle
@@ -23,6 +26,7 @@ from authz.core.resources import (
     UsagePlan,
     digest,
 )
+from authz.core.responses import BODILESS, CONTEXT_NAMES, template_variables
 
 METHOD_THROTTLES: Final = 20  # AWS's limit for one stage of a plan
 LAST_OFFSET: Final = {"DAY": 0, "WEEK": 6, "MONTH": 27}
@@ -35,19 +39,26 @@ HOST: Final = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(\.{LABEL})*|\[[0-9a-f:.]+\]"
 BASE_PATH: Final = re.compile(r"[A-Za-z0-9$_.+!*'()-]+(/[A-Za-z0-9$_.+!*'()-]+)*")
 # Not in a literal segment: * is a wildcard and ~1 a slash in the keys of methods; ?, # and % never reach a segment.
 SEGMENT: Final = re.compile(r"[^\s{}*~?#%\x00-\x1f\x7f]+|\{[A-Za-z0-9._:-]+\+?\}")
-KEY_VALUE: Final = re.compile(r"[\x21-\x2b\x2d-\x7e]{20,128}")
+SHORTEST_KEY: Final = 20
+KEY_VALUE: Final = re.compile(rf"[\x21-\x2b\x2d-\x7e]{{{SHORTEST_KEY},128}}")
+VISIBLE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 RESPONSE_HEADER: Final = re.compile(rf"gatewayresponse\.header\.({TOKEN.pattern})")
+# Headers that a gateway response quotes, in a mapping or a template; Envoy has to show them to authz.
+REQUEST_HEADER: Final = re.compile(r"method\.request\.(?:multivalue)?header\.([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)")
 MAPPING: Final = re.compile(
-    r"'[^\x00-\x1f\x7f]*'|method\.request\.((multivalue)?header|(multivalue)?querystring|path)\.[^\s\x00-\x1f\x7f]+"
-    r"|(context|stageVariables)\.[^\s\x00-\x1f\x7f]+"
+    rf"'[^\x00-\x1f\x7f]*'|{REQUEST_HEADER.pattern}"
+    r"|method\.request\.((multivalue)?querystring|path)\.[^\s\x00-\x1f\x7f]+|(context|stageVariables)\.[^\s\x00-\x1f\x7f]+"
 )
-# Envoy frames the answer; a second opinion on its length or its connection breaks it.
-FRAMING: Final = frozenset({"connection", "content-length", "host", "keep-alive", "te", "trailer"}) | {
+# Envoy frames requests and answers; a second opinion on their length or connection breaks them.
+FRAMING: Final = frozenset(
+    {"connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer"}
+) | {
     "transfer-encoding",
     "upgrade",
 }
+UNNAMED_AUTHORIZER: Final = Api(id="default").authorizer
 
 
 class Problem(NamedTuple):
@@ -65,11 +76,12 @@ Problems = Iterator[Problem]
 
 def problems(resources: Resources) -> list[Problem]:
     """Every breach of a rule, in the order of the file; none for resources that a catalog can be compiled from."""
+    keys = _Keys.of(resources.api_keys)
     return [
         *_account(resources.account),
         *_apis(resources.apis),
-        *_plans(resources),
-        *_keys(resources.api_keys),
+        *_plans(resources, keys),
+        *_keys(resources.api_keys, keys),
     ]
 
 
@@ -80,6 +92,11 @@ def value_problem(value: str) -> str | None:
     if not 20 <= len(value) <= 128:
         return f"expected 20 to 128 characters, not {len(value)}"
     return "expected printable ASCII characters other than blank and comma"
+
+
+def shortened(name: object) -> str:
+    """A name from the file, unless it is so long that it might be a key's value in the wrong place."""
+    return str(name) if len(str(name)) < SHORTEST_KEY else f"({len(str(name))} characters)"
 
 
 def _account(account: Account) -> Problems:
@@ -117,6 +134,9 @@ def _sources(api: Api, at: str) -> Problems:
         yield from _source(source, f"{at}.keySources[{n}]")
     if api.api_key_source == "AUTHORIZER" and not (api.authorizer.path and all(api.authorizer.path)):
         yield Problem(f"{at}.authorizer.path", "expected the names that lead to the key, none of them empty")
+    # By identity, so that an authorizer that says what is the default anyway counts as given, too.
+    if api.api_key_source == "HEADER" and api.authorizer is not UNNAMED_AUTHORIZER:
+        yield Problem(f"{at}.authorizer", "expected only with the apiKeySource AUTHORIZER: nobody would read it")
     if api.api_key_source == "AUTHORIZER" and not api.authorizer.namespace:
         yield Problem(f"{at}.authorizer.namespace", "expected the name of a filter's metadata")
 
@@ -141,6 +161,8 @@ def _source_header(name: str, at: str) -> Problems:
         yield Problem(at, "expected the name of a header")
     elif name.lower() == "host":
         yield Problem(at, "expected another header: Envoy cannot remove Host, so the key would reach the upstream")
+    elif name.lower() in FRAMING:
+        yield Problem(at, f"expected another header: {name} frames the request, and is not the caller's to set")
 
 
 def _host(mapping: Host, api: Api, at: str) -> Problems:
@@ -149,7 +171,7 @@ def _host(mapping: Host, api: Api, at: str) -> Problems:
     if mapping.base_path and not BASE_PATH.fullmatch(mapping.base_path):
         yield Problem(f"{at}.basePath", "expected segments with single slashes between them, such as orders/v2")
     if mapping.stage is not None and mapping.stage not in {stage.name for stage in api.stages}:
-        yield Problem(f"{at}.stage", f"the API {api.id} has no stage {mapping.stage}")
+        yield Problem(f"{at}.stage", f"the API {api.id} has no stage {shortened(mapping.stage)}")
 
 
 def _templates(templates: Iterable[str], at: str) -> Problems:
@@ -208,15 +230,20 @@ def _stage_throttle(rate: float | None, burst: int | None, at: str) -> Problems:
 def _gateway_response(response: GatewayResponse, at: str) -> Problems:
     if response.status_code is not None and response.status_code.startswith("1"):
         yield Problem(f"{at}.statusCode", "expected 200 to 599: a 1xx status does not end a request")
+    if response.status_code is not None and int(response.status_code) in BODILESS:
+        yield Problem(f"{at}.statusCode", f"expected a status that can have a body: {response.status_code} cannot")
     yield from _repeated(
         ((name.lower(), f"{at}.responseParameters['{name}']") for name in response.response_parameters),
         "the header",
     )
     for name, value in response.response_parameters.items():
         yield from _parameter(name, value, f"{at}.responseParameters['{name}']")
-    for media_type in response.response_templates:
+    for media_type, template in response.response_templates.items():
+        place = f"{at}.responseTemplates['{media_type}']"
         if not MEDIA_TYPE.fullmatch(media_type):
-            yield Problem(f"{at}.responseTemplates['{media_type}']", "expected a media type, such as application/json")
+            yield Problem(place, "expected a media type, such as application/json")
+        for name in template_variables(template):
+            yield from _variable(name, place)
 
 
 def _parameter(name: str, value: str, at: str) -> Problems:
@@ -228,22 +255,31 @@ def _parameter(name: str, value: str, at: str) -> Problems:
     if not MAPPING.fullmatch(value):
         places = "method.request.header.x, method.request.querystring.x, method.request.path.x, context.x"
         yield Problem(at, f"expected 'a text in single quotes', {places} or stageVariables.x")
+    yield from _variable(value, at)
+
+
+def _variable(name: str, at: str) -> Problems:
+    """A context variable must exist; what the request or the stage may lack is empty, and not a mistake."""
+    scope, _, variable = name.partition(".")
+    if scope == "context" and variable not in CONTEXT_NAMES:
+        close = difflib.get_close_matches(variable, sorted(CONTEXT_NAMES), n=1)
+        hint = f"; did you mean context.{close[0]}?" if close else ""
+        yield Problem(at, f"there is no variable {name}{hint}")
 
 
 # --- usage plans --------------------------------------------------------------------------------------------------
 
 
-def _plans(resources: Resources) -> Problems:
+def _plans(resources: Resources, keys: _Keys) -> Problems:
     plans = resources.usage_plans
     apis = {api.id: api for api in resources.apis}
-    keys = {key.id for key in resources.api_keys}
     yield from _repeated((plan.id, f"$.usagePlans[{i}].id") for i, plan in enumerate(plans))
     for i, plan in enumerate(plans):
         yield from _plan(plan, apis, keys, f"$.usagePlans[{i}]")
-    yield from _shared_keys(plans)
+    yield from _shared_keys(plans, keys)
 
 
-def _plan(plan: UsagePlan, apis: dict[str, Api], keys: set[str], at: str) -> Problems:
+def _plan(plan: UsagePlan, apis: dict[str, Api], keys: _Keys, at: str) -> Problems:
     yield from _printable(plan.name, f"{at}.name")
     if plan.throttle:
         yield from _throttle(plan.throttle, f"{at}.throttle")
@@ -253,10 +289,11 @@ def _plan(plan: UsagePlan, apis: dict[str, Api], keys: set[str], at: str) -> Pro
     yield from _repeated(names, "the stage")
     for n, covered in enumerate(plan.api_stages):
         yield from _api_stage(covered, apis.get(covered.api_id), f"{at}.apiStages[{n}]")
-    yield from _repeated(((key, f"{at}.keys[{n}]") for n, key in enumerate(plan.keys)), "the key")
+    known = ((key, f"{at}.keys[{n}]") for n, key in enumerate(plan.keys) if key in keys.ids)
+    yield from _repeated(known, "the key")
     for n, key in enumerate(plan.keys):
-        if key not in keys:
-            yield Problem(f"{at}.keys[{n}]", f"there is no API key {key}")
+        if key not in keys.ids:
+            yield Problem(f"{at}.keys[{n}]", keys.missing(key))
 
 
 def _quota(quota: QuotaSettings, at: str) -> Problems:
@@ -268,37 +305,83 @@ def _quota(quota: QuotaSettings, at: str) -> Problems:
 
 def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
     if api is None:
-        yield Problem(f"{at}.apiId", f"there is no API {covered.api_id}")
+        yield Problem(f"{at}.apiId", f"there is no API {shortened(covered.api_id)}")
     elif covered.stage not in {stage.name for stage in api.stages}:
-        yield Problem(f"{at}.stage", f"the API {api.id} has no stage {covered.stage}")
+        yield Problem(f"{at}.stage", f"the API {api.id} has no stage {shortened(covered.stage)}")
     if len(covered.throttle) > METHOD_THROTTLES:
         yield Problem(f"{at}.throttle", f"expected at most {METHOD_THROTTLES} methods, not {len(covered.throttle)}")
     yield from _methods(covered.throttle, plan_method, api, f"{at}.throttle")
     for key, settings in covered.throttle.items():
         yield from _throttle(settings, f"{at}.throttle['{key}']")
+        if api and _is_keyless(api, key):
+            yield Problem(f"{at}.throttle['{key}']", "the method requires no key, so no plan throttles it")
 
 
-def _shared_keys(plans: tuple[UsagePlan, ...]) -> Problems:
+def _is_keyless(api: Api, key: str) -> bool:
+    """Whether the key of a method throttle names one method, and that needs no API key."""
+    try:
+        path, verb = plan_method(key)
+    except ValueError:
+        return False
+    return any(name == verb and not method.api_key_required for name, method in api.resources.get(path, {}).items())
+
+
+def _shared_keys(plans: tuple[UsagePlan, ...], keys: _Keys) -> Problems:
     """A key has at most one plan for a stage, or nobody could tell which plan pays for a call."""
-    first: dict[tuple[str, str, str], UsagePlan] = {}
+    plans_of: dict[str, dict[int, None]] = {key: {} for key in keys.ids}
     for i, plan in enumerate(plans):
-        stages = [(covered.api_id, covered.stage) for covered in plan.api_stages]
+        for key in plan.keys:
+            if key in plans_of:
+                plans_of[key][i] = None
+    # Reckoned once for each set of plans: keys come by the thousand, sets by the dozen.
+    overlaps = cache(lambda among: _overlaps(plans, among))
+    overlaps_of = {key: overlaps(tuple(among)) for key, among in plans_of.items() if len(among) > 1}
+    for i, plan in enumerate(plans):
         for n, key in enumerate(plan.keys):
-            for api, stage in stages:
-                other = first.setdefault((key, api, stage), plan)
-                if other is not plan:
-                    rule = f"the key {key} is already in the plan {other.id} for the stage {api}:{stage}"
-                    yield Problem(f"$.usagePlans[{i}].keys[{n}]", rule)
-                    break
+            if other := overlaps_of.get(key, {}).get(i):
+                yield Problem(f"$.usagePlans[{i}].keys[{n}]", f"the key {key} is already in the plan {other}")
+
+
+def _overlaps(plans: tuple[UsagePlan, ...], among: tuple[int, ...]) -> dict[int, str]:
+    """Which of some plans cover a stage that an earlier one of them covers: that one, and the stage."""
+    first: dict[tuple[str, str], int] = {}
+    found: dict[int, str] = {}
+    for i in among:
+        for covered in plans[i].api_stages:
+            other = first.setdefault((covered.api_id, covered.stage), i)
+            if other != i:
+                found.setdefault(i, f"{plans[other].id} for the stage {covered.api_id}:{covered.stage}")
+    return found
 
 
 # --- API keys -----------------------------------------------------------------------------------------------------
 
 
-def _keys(keys: tuple[ApiKey, ...]) -> Problems:
-    yield from _repeated((key.id, f"$.apiKeys[{i}].id") for i, key in enumerate(keys))
+class _Keys(NamedTuple):
+    """The ids of the file's keys, and which key has a digest; an id that is some key's value counts as none."""
+
+    ids: frozenset[str]
+    by_digest: Mapping[str, int]
+
+    @classmethod
+    def of(cls, keys: tuple[ApiKey, ...]) -> _Keys:
+        by_digest = {hexdigest(key): i for i, key in reversed([*enumerate(keys)]) if key.value or key.value_sha256}
+        return cls(frozenset(key.id for key in keys if _hex(key.id) not in by_digest), by_digest)
+
+    def missing(self, name: str) -> str:
+        """Why there is no key of such an id, without repeating what may be the value of one."""
+        owner = self.by_digest.get(_hex(name))
+        if owner is None:
+            return f"there is no API key {shortened(name)}"
+        return f"this is the value of $.apiKeys[{owner}]; expected its id"
+
+
+def _keys(keys: tuple[ApiKey, ...], known_as: _Keys) -> Problems:
+    yield from _repeated((key.id, f"$.apiKeys[{i}].id") for i, key in enumerate(keys) if key.id in known_as.ids)
     first: dict[str, int] = {}
     for i, key in enumerate(keys):
+        if key.id not in known_as.ids:
+            yield Problem(f"$.apiKeys[{i}].id", known_as.missing(key.id))
         yield from _key(key, f"$.apiKeys[{i}]")
         known = first.setdefault(hexdigest(key), i) if key.value or key.value_sha256 else i
         if known != i:
@@ -313,12 +396,30 @@ def _key(key: ApiKey, at: str) -> Problems:
         yield Problem(f"{at}.value", rule)
     if key.expires_at is not None and key.expires_at.tzinfo is None:
         yield Problem(f"{at}.expiresAt", "expected a time with its zone, such as 2030-01-31T23:59:59Z")
-    yield from _printable(key.customer_id or "", f"{at}.customerId")
+    elif key.expires_at is not None and not _has_utc(key.expires_at):
+        yield Problem(f"{at}.expiresAt", "expected a time that is in the years 1 to 9999 in UTC, too")
+    if key.customer_id is not None and not VISIBLE.fullmatch(key.customer_id):
+        rule = (
+            "expected printable ASCII characters, the first and last not blank: it is sent to the upstream in a header"
+        )
+        yield Problem(f"{at}.customerId", rule)
+
+
+def _has_utc(time: datetime) -> bool:
+    try:
+        time.astimezone(UTC)
+    except OverflowError:
+        return False
+    return True
 
 
 def hexdigest(key: ApiKey) -> str:
     """The SHA-256 of the key's value in hexadecimal, whichever of the two was given."""
-    return key.value_sha256 or digest(key.value or "").hex()
+    return key.value_sha256 or _hex(key.value or "")
+
+
+def _hex(value: str) -> str:
+    return digest(value).hex()
 
 
 # --- shared -------------------------------------------------------------------------------------------------------

@@ -57,7 +57,6 @@ WORDED = {
     GatewayResponseType.QUOTA_EXCEEDED: GatewayResponse(
         response_templates={"text/plain": "$context.error.responseType of $context.identity.apiKeyId"}
     ),
-    GatewayResponseType.MISSING_AUTHENTICATION_TOKEN: GatewayResponse(status_code="204"),
     GatewayResponseType.DEFAULT_4XX: GatewayResponse(
         status_code="418", response_parameters={"gatewayresponse.header.X": "'y'"}
     ),

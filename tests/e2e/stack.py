@@ -104,14 +104,6 @@ class Stack:
             body = answer.read().decode()
         return self._keep(Answer(answer.status, httpx.Headers(answer.getheaders()), body))
 
-    def exchange(self, message: str) -> bytes:
-        """All that Envoy sends until it closes the connection."""
-        with socket.create_connection((HOST, int(self.address.rpartition(":")[2])), TIMEOUT_SECONDS) as connection:
-            connection.sendall(message.encode("latin-1"))
-            received = b"".join(iter(lambda: connection.recv(65536), b""))
-        self.seen.append(received.decode("latin-1"))
-        return received
-
     def healthz(self) -> dict[str, Any]:
         details: dict[str, Any] = httpx.get(f"{self.sidecar.http}/healthz", trust_env=False).json()
         return details

@@ -179,13 +179,6 @@ def test_a_default_response_stands_in(shared: Stack) -> None:
     assert answer.headers["x"] == "y"
 
 
-def test_a_status_without_a_body_has_none(shared: Stack) -> None:
-    """Or the client would read the body as the beginning of the next answer."""
-    ask = "GET /prod/none HTTP/1.1\r\nhost: worded.test\r\n"
-    answers = shared.exchange(f"{ask}\r\n{ask}connection: close\r\n\r\n").split(b"\r\n\r\n")
-    assert [answer.partition(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 204 No Content"] * 2 + [b""]
-
-
 def test_one_key_is_one_caller_on_all_its_stages(shared: Stack) -> None:
     """D64: what was spent on one API is spent on the next."""
     assert shared.get("/prod/pets", "once-3").status == 200

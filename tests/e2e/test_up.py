@@ -78,9 +78,10 @@ def up(directory: Path, *args: str) -> Iterator[Up]:
     # Its own temporary directory, since one that is killed leaves files behind; a short path, for a socket lies there.
     with TemporaryDirectory(prefix="authz-test-") as scratch, output.open("wb") as written:
         process = subprocess.Popen(
-            [sys.executable, "-m", "authz", "up", *args],
+            [sys.executable, "-P", "-m", "authz", "up", *args],
             stdout=written,
             stderr=subprocess.STDOUT,
+            cwd=directory,
             env={**os.environ, "TMPDIR": scratch},
             preexec_fn=die_with_parent(os.getpid()),
         )
@@ -157,6 +158,36 @@ def _listen(at: socket.socket) -> int:
     return port
 
 
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_a_number_that_is_no_port_is_refused(port: str, tmp_path: Path) -> None:
+    with up(tmp_path, "--echo-port", port) as it:
+        assert it.process.wait(DEADLINE_SECONDS) == 2
+    assert "--echo-port" in it.text
+
+
+UNDERSCORE = """
+apis: [{id: a1, keySources: [{header: api_key}], stages: [{name: prod}]}]
+usagePlans: [{id: p1, name: One, apiStages: [{apiId: a1, stage: prod}], keys: [k1]}]
+apiKeys: [{id: k1, value: a-key-with-an-underscore}]
+"""
+
+
+def test_a_key_may_come_in_a_header_with_an_underscore(tmp_path: Path) -> None:
+    """And a client's own x_api_key_id, which a CGI program would take for ours, stays away all the same."""
+    config = tmp_path / "plans.yaml"
+    config.write_text(UNDERSCORE)
+    # A module of this name, where the command is typed, is not the one that the programs mean.
+    (tmp_path / "secrets.py").write_text("raise SystemExit")
+    with up(tmp_path, "--config", str(config), *ports()) as it:
+        it.until_ready()
+        url = it.line(0).rpartition("STAGE")[0].rpartition(" ")[2] + "prod/pets"
+        spoofed = "-H 'x_api_key_id: me' -H 'x-api_key_id: me' -H 'X_Customer_Id: me' -H 'my_own: header'"
+        headers = json.loads(shell(f"curl -s -H 'api_key: a-key-with-an-underscore' {spoofed} {url}"))["headers"]
+        refused = shell(f"curl -s -o /dev/null -w '%{{http_code}}' {url}")
+    assert (headers["x-api-key-id"], headers["my_own"], refused) == ("k1", "header", "403")
+    assert not [name for name in headers if "_" in name and name != "my_own"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_it_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
     """Not even if it is killed."""
@@ -201,6 +232,7 @@ def test_another_redis_can_be_used(tmp_path: Path) -> None:
         assert "valkey-server" not in it.children()
         assert it.curl(3) == '{"message":"Limit Exceeded"} 429'
         assert "secret" not in it.text
+        assert "secret" not in Path(f"/proc/{it.children()['authz serve']}/cmdline").read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -18,7 +19,7 @@ from structlog.typing import EventDict
 from authz.config import load
 from authz.core.catalog import Catalog
 from authz.core.resources import Resources
-from authz.live import LiveCatalog, Outcome
+from authz.live import LAST_RETRY_SECONDS, LiveCatalog, Outcome, _Patience
 
 DEADLINE_SECONDS = 20.0
 
@@ -188,6 +189,49 @@ async def test_the_same_content_makes_no_new_version(path: Path) -> None:
 
 async def test_a_version_names_the_same_content_in_every_process(path: Path) -> None:
     assert Watched(path).live.version == Watched(path).live.version
+
+
+async def test_a_file_on_which_the_loader_crashes_is_not_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look costs a process; whatever else happens in the directory makes us look."""
+    watched = Watched(path)
+    write(path, "two")
+    with monkeypatch.context() as broken:
+        broken.setenv("PYTHONHASHSEED", "a Python that reads this ends at once")
+        for _ in range(3):
+            await watched.live.look()
+    assert (watched.live.problem, watched.outcomes) == (f"{path}: the loader ended with status 1", {"refused": 1})
+    write(path, "three")
+    await watched.live.look()
+    assert watched.live.current == ("three",)
+
+
+async def test_a_loader_that_was_kept_from_it_tries_later_and_another_file_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(path)
+    write(path, "two")
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/nowhere/python")
+        for _ in range(3):
+            await watched.live.look()
+        assert watched.outcomes == {"refused": 1}
+        write(path, "three")
+        await watched.live.look()
+        assert watched.outcomes == {"refused": 2}
+    await watched.live.reload()
+    assert watched.live.current == ("three",)
+
+
+def test_each_wait_for_another_try_is_twice_the_last() -> None:
+    patience, waits = _Patience(), []
+    for _ in range(8):
+        patience = patience.after(None, 100.0)
+        waits.append(patience.due - 100)
+        assert not patience.is_over(None, patience.due - 0.1)
+        assert patience.is_over(None, patience.due)
+    assert waits == [1, 2, 4, 8, 16, 32, LAST_RETRY_SECONDS, LAST_RETRY_SECONDS]
 
 
 async def test_reloads_that_overlap_share_one_more_reading(path: Path) -> None:

@@ -19,12 +19,13 @@ import redis
 import yaml
 
 from authz.check import LimiterUnavailable
-from authz.config import Settings, load
+from authz.config import load
 from authz.core.limits import Layer, Limit, redis_key, throttle
 from authz.limiter import ADMIT, FLUSH, RedisClock, RedisLimiter
 from authz.pb import ext_authz_pb2 as pb
 from authz.pb import ext_authz_pb2_grpc
 from authz.server import Sidecar
+from authz.settings import Settings
 from tests.builders import value_of
 from tests.proxy import Proxy, proxy
 from tests.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, free_port, redis_server, until
@@ -584,6 +585,17 @@ async def test_a_deadline_shorter_than_the_budget_is_answered_by_policy(
             context: Any = Patience(0.5)
             async with asyncio.timeout(DEADLINE_SECONDS):
                 assert Answer.read(await run.sidecar.service.Check(asks(key), context)).status == status
+
+
+async def test_deadlines_shorter_than_the_budget_do_not_open_the_circuit(server: RedisServer, tmp_path: Path) -> None:
+    """R18. Callers in a hurry say nothing about Redis."""
+    async with running(tmp_path, server) as run:
+        run.sidecar.limiter._budget = 600.0
+        with paused(server, Proxy(0)):
+            for _ in range(4):
+                context: Any = Patience(0.2)
+                await run.sidecar.service.Check(asks("local"), context)
+        assert not run.sidecar.circuit.is_open
 
 
 # --- this process's share, and what it owes -----------------------------------------------------------------------

@@ -6,31 +6,30 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from authz.cli import cli
 from authz.config import (
     REFUSED,
     Config,
-    ConfigError,
     LoaderError,
-    Settings,
+    LoaderStoppedError,
     load,
     load_in_child,
-    load_settings,
-    mask_url,
     new_key,
-    options,
     parse,
     stamp,
 )
-from authz.core.resources import FailurePolicy, HttpMethod, digest
+from authz.core.resources import HttpMethod, ThrottleSettings, digest
 from authz.core.rules import value_problem
+from authz.faults import ConfigError
 from tests.builders import resources, value_of
 
 SECRET = "K1-a-value-that-nobody-may-read"
@@ -79,7 +78,44 @@ def test_every_part_of_a_file_may_be_left_out(text: str, tmp_path: Path) -> None
     assert load(path).resources.apis == ()
 
 
+@pytest.mark.parametrize(
+    ("written", "rate"), [("1e3", 1000), ("1.5e3", 1500), (".5", 0.5), ("1_000", 1000), ("0.25", 0.25), ("+5e-1", 0.5)]
+)
+def test_a_rate_is_written_as_numbers_are(written: str, rate: float) -> None:
+    plan = parse(FILE.replace("50", written), "plans.yaml").resources.usage_plans[0]
+    assert plan.throttle == ThrottleSettings(rate_limit=rate, burst_limit=100)
+
+
+def test_digits_in_quotes_are_a_text() -> None:
+    assert parse("apis: [{id: '0100'}]", "plans.yaml").resources.apis[0].id == "0100"
+
+
+def test_a_moment_is_the_same_content_in_every_zone() -> None:
+    moved = parse(FILE.replace("23:59:59Z", "12:59:59-11:00"), "plans.yaml")
+    assert moved.content == parse(FILE, "plans.yaml").content
+    assert moved.resources.api_keys[0].expires_at == datetime(2030, 1, 31, 23, 59, 59, tzinfo=UTC)
+
+
+def test_an_anchored_mapping_with_an_override_can_be_merged() -> None:
+    """Its own key wins over the one it merged, and is not given twice."""
+    text = """
+apis: [{id: a, stages: [{name: s, variables: &one {x: '1', y: '1'}}, {name: t, variables: &two {<<: *one, x: '2'}}]}]
+usagePlans: [{id: p, name: P, tags: {<<: *two, z: '3'}}]
+"""
+    found = parse(text, "plans.yaml").resources
+    assert found.apis[0].stages[1].variables == {"x": "2", "y": "1"}
+    assert found.usage_plans[0].tags == {"x": "2", "y": "1", "z": "3"}
+
+
+def test_merges_of_merges_do_not_grow() -> None:
+    """Each of ten mappings merges the one before it ten times; together that would be 10¹⁰ keys."""
+    merged = (f"  {new}: &{new} {{<<: [{', '.join(['*' + old] * 10)}]}}" for old, new in pairwise("abcdefghijk"))
+    assert len(refusal("\n".join(["settings:", "  a: &a {x: 1}", *merged]))) == 11
+
+
 THROTTLED = "$.apis[0].stages[0].gatewayResponses['THROTTLED']"
+PLAIN = "expected a number in decimal without leading zeros, or a text in quotes"
+NO_MAPPING = "expected a mapping, not a whole number"
 SHAPES = {
     "empty": ("", "plans.yaml: the file is empty"),
     "comment": ("# nothing yet", "plans.yaml: the file is empty"),
@@ -180,6 +216,51 @@ SHAPES = {
         "apiKeys: [{id: k, value: aaaaaaaaaaaaaaaaaaaa, expiresAt: 2030-01-31T23:59:59}]",
         "plans.yaml: $.apiKeys[0].expiresAt: expected a time with its zone, such as 2030-01-31T23:59:59Z",
     ),
+    "expiry that no year holds in UTC": (
+        "apiKeys: [{id: k, value: aaaaaaaaaaaaaaaaaaaa, expiresAt: '9999-12-31T23:59:59-14:00'}]",
+        "plans.yaml: $.apiKeys[0].expiresAt: expected a time that is in the years 1 to 9999 in UTC, too",
+    ),
+    "octal": ("settings: {replicas: 0100}", f"plans.yaml: line 1, column 22: {PLAIN}"),
+    "sexagesimal": ("usagePlans: [{throttle: {rateLimit: 1:30}}]", f"plans.yaml: line 1, column 37: {PLAIN}"),
+    "sexagesimal fraction": (
+        "usagePlans: [{throttle: {rateLimit: 1:30.5}}]",
+        f"plans.yaml: line 1, column 37: {PLAIN}",
+    ),
+    "hexadecimal": ("settings: {replicas: 0x10}", f"plans.yaml: line 1, column 22: {PLAIN}"),
+    "endless": ("settings: {replicas: " + "9" * 5000 + "}", f"plans.yaml: line 1, column 22: {PLAIN}"),
+    "key given twice beside a merged mapping": (
+        "apis: [&a {id: a1}, {<<: *a, name: x, name: y}]",
+        "plans.yaml: line 1, column 39: the key name is given twice",
+    ),
+    "aliases of aliases": (
+        "settings:\n  a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"  {new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in pairwise("abcdefghi")),
+        "plans.yaml: too large with its aliases written out",
+    ),
+    "long text many times over": (
+        f"usagePlans: [&p {{id: p, name: {'x' * 100_000}}}{', *p' * 2000}]",
+        "plans.yaml: too large with its aliases written out",
+    ),
+    "alias within what it stands for": (
+        "settings: &a {b: *a}",
+        "plans.yaml: nested too deeply, or an alias within what it stands for",
+    ),
+    "long word as a setting": (
+        f"settings: {{{SECRET}: 1}}",
+        "plans.yaml: $.settings.(31 characters): unknown field",
+    ),
+    "long word as a tag": (
+        f"apiKeys: [{{id: k, tags: {{{SECRET}: 1}}}}]",
+        "plans.yaml: $.apiKeys[0].tags['(31 characters)']: expected a text, not a whole number: put it in quotes",
+    ),
+    "long path": (
+        "apis: [{id: a, resources: {'/customers/{id}/orders': {GET: 1}}}]",
+        "plans.yaml: $.apis[0].resources['/customers/{id}/orders']['GET']: expected a mapping, not a whole number",
+    ),
+    "long kind of response": (
+        "apis: [{id: a, stages: [{name: s, gatewayResponses: {MISSING_AUTHENTICATION_TOKEN: 1}}]}]",
+        f"plans.yaml: {THROTTLED.replace('THROTTLED', 'MISSING_AUTHENTICATION_TOKEN')}: {NO_MAPPING}",
+    ),
     "digest": (
         "apiKeys: [{id: k, valueSha256: ABC}]",
         "plans.yaml: $.apiKeys[0].valueSha256: expected 64 hexadecimal digits in lower case",
@@ -244,6 +325,13 @@ def test_a_written_file_gets_another_stamp(tmp_path: Path) -> None:
     assert stamp(path) != before
 
 
+def test_the_file_may_be_named_in_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE)
+    run = CliRunner().invoke(cli, ["check-config"], env={"AUTHZ_CONFIG": str(path)})
+    assert (run.exit_code, run.output.partition(": ")[0]) == (0, str(path))
+
+
 # --- secrets ------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +355,9 @@ def test_only_the_digest_of_a_value_is_kept() -> None:
         f"{{id: k, valueSha256: {SECRET}}}",
         f"{{id: k, {SECRET}}}",
         f"{{id: k, enabled: {SECRET}}}",
+        f"{{id: k, tags: {{{SECRET}: 1}}}}",
+        f"{{id: {SECRET}, value: {SECRET}}}",
+        f"{{id: {SECRET}, value: {SECRET}}}, {{id: {SECRET}, value: x}}",
         f"{{id: k, value: {SECRET}}}, {{id: l, value: {SECRET}}}",
         SECRET,
     ],
@@ -275,156 +366,17 @@ def test_no_message_repeats_a_value(entry: str) -> None:
     assert SECRET not in "\n".join(refusal(f"apiKeys: [{entry}]"))
 
 
+def test_no_message_repeats_a_value_in_the_place_of_an_id() -> None:
+    """The likeliest slip of all: a plan that lists what the caller sends."""
+    lines = refusal(FILE.replace("keys: [k1]", f"keys: [{SECRET}, {SECRET}]"))
+    rule = "this is the value of $.apiKeys[0]; expected its id"
+    assert lines == [f"plans.yaml: $.usagePlans[0].keys[{n}]: {rule}" for n in range(2)]
+
+
 def test_new_keys_are_acceptable_and_different() -> None:
     values = {new_key() for _ in range(100)}
     assert len(values) == 100
     assert all(value_problem(value) is None and len(value) == 40 for value in values)
-
-
-@pytest.mark.parametrize(
-    ("url", "masked"),
-    [
-        ("redis://h:1/0", "redis://h:1/0"),
-        ("redis://:secret@h:1/0", "redis://:***@h:1/0"),
-        ("redis://me:se%40cr%2Fet@h:1/0", "redis://me:***@h:1/0"),
-        ("rediss://h/0?password=secret&ssl_cert_reqs=none", "rediss://h/0?password=***&ssl_cert_reqs=none"),
-        ("redis://h/0?p%61ssword=secret", "redis://h/0?p%61ssword=***"),
-        ("unix://me:secret@/run/redis?db=2", "unix://me:***@/run/redis?db=2"),
-        ("unix:///run/redis?db=2&password=secret", "unix:///run/redis?db=2&password=***"),
-    ],
-)
-def test_a_password_is_masked_however_it_is_given(url: str, masked: str) -> None:
-    loaded = load_settings({"redisUrl": url}, {}, {})
-    assert mask_url(url) == masked
-    assert ("redisUrl", masked, "plans.yaml: $.settings.redisUrl") in loaded.shown()
-
-
-# --- settings -----------------------------------------------------------------------------------------------------
-
-
-def test_a_flag_wins_over_the_environment_over_the_file_over_the_default() -> None:
-    sources: list[tuple[Mapping[str, object], Mapping[str, str], Mapping[str, object]]] = [
-        ({}, {}, {"replicas": None}),
-        ({"replicas": 2}, {}, {}),
-        ({"replicas": 2}, {"AUTHZ_REPLICAS": "3"}, {}),
-        ({"replicas": 2}, {"AUTHZ_REPLICAS": "3"}, {"replicas": 4}),
-    ]
-    found = [load_settings(*source) for source in sources]
-    assert [(loaded.settings.replicas, loaded.origins["replicas"]) for loaded in found] == [
-        (1, "default"),
-        (2, "plans.yaml: $.settings.replicas"),
-        (3, "environment AUTHZ_REPLICAS"),
-        (4, "flag --replicas"),
-    ]
-
-
-def test_text_from_the_environment_becomes_what_the_setting_is() -> None:
-    environ = {
-        "AUTHZ_REFLECTION": "true",
-        "AUTHZ_REFUSAL_LOG_SAMPLE": "0.25",
-        "AUTHZ_FAILURE_POLICY": "deny",
-        "AUTHZ_ACCOUNT_ID": "123456789012",
-    }
-    settings = load_settings({}, environ, {}).settings
-    assert (settings.reflection, settings.refusal_log_sample) == (True, 0.25)
-    assert (settings.failure_policy, settings.account_id) == (FailurePolicy.DENY, "123456789012")
-
-
-@pytest.mark.parametrize(
-    ("file_settings", "environ", "flags", "line"),
-    [
-        ({"replicas": 0}, {}, {}, "f.yaml: $.settings.replicas: expected a whole number ≥ 1"),
-        ({}, {"AUTHZ_REPLICAS": "many"}, {}, "environment AUTHZ_REPLICAS: expected a whole number"),
-        ({}, {"AUTHZ_REFLECTION": "perhaps"}, {}, "environment AUTHZ_REFLECTION: expected true or false"),
-        ({}, {}, {"log_level": "loud"}, "flag --log-level: expected one of debug, info, warning, error"),
-        ({}, {"AUTHZ_REPLICA": "1"}, {}, "environment AUTHZ_REPLICA: unknown setting; did you mean AUTHZ_REPLICAS?"),
-        (
-            {"accountId": 12},
-            {},
-            {},
-            "f.yaml: $.settings.accountId: expected a text, not a whole number: put it in quotes",
-        ),
-        ({"refusalLogSample": 1.5}, {}, {}, "f.yaml: $.settings.refusalLogSample: expected a number ≤ 1"),
-        ({"grpcListen": "50051"}, {}, {}, "f.yaml: $.settings.grpcListen: expected host:port or unix:/path"),
-        ({"grpcListen": "h:70000"}, {}, {}, "f.yaml: $.settings.grpcListen: expected host:port or unix:/path"),
-        (
-            {"httpListen": "unix:a"},
-            {},
-            {},
-            "f.yaml: $.settings.httpListen: expected unix: and an absolute path of at most 107 bytes",
-        ),
-        (
-            {"httpListen": "127.0.0.1:50051"},
-            {},
-            {},
-            "f.yaml: $.settings.httpListen: expected another address than grpcListen",
-        ),
-    ],
-)
-def test_a_bad_setting_is_told_with_its_origin(
-    file_settings: dict[str, object], environ: dict[str, str], flags: dict[str, object], line: str
-) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load_settings(file_settings, environ, flags, "f.yaml")
-    assert str(refused.value) == line
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://secret@h",
-        "redis://",
-        "redis://:secret@/0",
-        "redis://:secret@h:port",
-        "redis://:se/cret@h:1/0",
-        "redis://:se#cret@h:1/0",
-        "redis://h/zero?password=secret",
-        "redis://h?password=secret&socket_timeout=9",
-        "redis://h?password=secret&db=zero",
-        "unix://?password=secret",
-    ],
-)
-def test_a_bad_redis_url_is_refused_without_being_repeated(url: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load_settings({"redisUrl": url}, {}, {})
-    assert str(refused.value).startswith("plans.yaml: $.settings.redisUrl: expected ")
-    assert "cret" not in str(refused.value)
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::1]:50051", "sidecar.local:1", "unix:/run/authz.sock"])
-def test_an_address_is_a_host_and_port_or_a_socket(address: str) -> None:
-    assert load_settings({"grpcListen": address}, {}, {}).settings.grpc_listen == address
-
-
-@pytest.mark.parametrize(
-    "variable",
-    [
-        "AUTHZ_TEST_REDIS",
-        "AUTHZ_CONFIG",
-        "AUTHZ_SERVICE_HOST",
-        "AUTHZ_SERVICE_PORT_GRPC",
-        "AUTHZ_PORT",
-        "AUTHZ_PORT_50051_TCP_ADDR",
-        "AUTHZ_METRICS_PORT_9190_TCP",
-        "AUTHZED",
-    ],
-)
-def test_variables_of_kubernetes_services_and_of_tests_are_no_settings(variable: str) -> None:
-    """A Service named authz sets AUTHZ_SERVICE_HOST in every container; that must not keep us from starting."""
-    assert load_settings({}, {variable: "x"}, {}).settings == Settings()
-
-
-def test_every_setting_has_a_flag_a_variable_and_a_help_text() -> None:
-    assert all(option.help.endswith(".") for option in options())
-    timeout = next(option for option in options() if option.field == "redis_timeout_ms")
-    assert (timeout.name, timeout.flag, timeout.variable, timeout.default) == (
-        "redisTimeoutMs",
-        "--redis-timeout-ms",
-        "AUTHZ_REDIS_TIMEOUT_MS",
-        50,
-    )
-    policy = next(option for option in options() if option.field == "failure_policy")
-    assert policy.choices == ("local", "allow", "deny")
 
 
 # --- the child ----------------------------------------------------------------------------------------------------
@@ -452,11 +404,30 @@ async def test_the_child_hands_back_the_mistakes(tmp_path: Path) -> None:
     assert SECRET.encode() not in ended.stdout
 
 
+async def test_the_child_imports_nothing_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that happens to be called secrets.py may well lie beside plans.yaml."""
+    (tmp_path / "plans.yaml").write_text(FILE)
+    (tmp_path / "secrets.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    assert (await load_in_child(Path("plans.yaml"))).settings == {"replicas": 2}
+
+
+async def test_a_child_that_is_killed_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(LoaderStoppedError, match=r"ended with status -9"):
+        await load_in_child(tmp_path / "plans.yaml")
+
+
 async def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     """A FIFO that nobody writes to is a file that is never read to its end."""
     path = tmp_path / "plans.yaml"
     os.mkfifo(path)
-    with pytest.raises(LoaderError, match=r"not read within 0.2 s"):
+    with pytest.raises(LoaderStoppedError, match=r"not read within 0.2 s"):
         await load_in_child(path, 0.2)
 
 

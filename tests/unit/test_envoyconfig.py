@@ -54,8 +54,18 @@ RICH_OPTIONS = EnvoyOptions(
 )
 
 
+def quoting(**response: Any) -> Api:
+    """An API with a gateway response that quotes the request."""
+    custom = {GatewayResponseType.THROTTLED: GatewayResponse(**response)}
+    return api(stages=(Stage(name="prod", gateway_responses=custom),))
+
+
 def rendered(of: Resources, options: EnvoyOptions) -> Any:
     return yaml.safe_load(render(of, options))
+
+
+ODD = resources(apis=(api(key_sources=(KeySource(header="X_Odd'Name"),)),))
+UNDERSCORE = resources(apis=(api(key_sources=(KeySource(header="api_key"),)),))
 
 
 def manager(of: Resources = SAMPLE, options: EnvoyOptions = DEFAULTS) -> Any:
@@ -122,8 +132,10 @@ def test_envoy_accepts_the_filter_and_cluster_in_another_configuration(tmp_path:
         (RICH, EnvoyOptions(authz=RICH_OPTIONS.authz, cors_origins=RICH_OPTIONS.cors_origins, timeout_ms=75)),
         (RICH, RICH_OPTIONS),
         (Resources(), DEFAULTS),
+        (ODD, DEFAULTS),
+        (UNDERSCORE, DEFAULTS),
     ],
-    ids=["names", "many apis", "unix sockets and cors", "everything", "nothing"],
+    ids=["names", "many apis", "unix sockets and cors", "everything", "nothing", "odd header", "underscore"],
 )
 def test_envoy_accepts_whatever_is_rendered(of: Resources, options: EnvoyOptions, tmp_path: Path) -> None:
     assert_valid(render(of, options), tmp_path)
@@ -178,12 +190,6 @@ def test_authz_is_shown_only_what_it_reads() -> None:
     assert shown == [*common, "x-api-key"]
 
 
-def quoting(**response: Any) -> Api:
-    """An API with a gateway response that quotes the request."""
-    custom = {GatewayResponseType.THROTTLED: GatewayResponse(**response)}
-    return api(stages=(Stage(name="prod", gateway_responses=custom),))
-
-
 @pytest.mark.parametrize(
     ("of", "header"),
     [
@@ -222,6 +228,39 @@ def test_of_several_apis_each_is_named_on_its_own_hosts() -> None:
 def test_the_longest_base_path_is_matched_first() -> None:
     shared = virtual_hosts(RICH.apis)[1]
     assert [(route.base_path, route.api) for route in shared.routes] == [("pets/v2", "pets"), ("pets", "shop")]
+
+
+def test_base_paths_of_one_length_can_share_a_host() -> None:
+    hosts = (Host(host="example.org", base_path="v2"), Host(host="example.org", base_path="v1"))
+    [shared, _] = virtual_hosts((api(hosts=hosts), api("a2")))
+    assert [route.base_path for route in shared.routes] == ["v1", "v2"]
+
+
+def dropped_and_removed(of: Resources) -> tuple[bool, list[str]]:
+    """Whether headers with underscores are dropped, and which headers no request keeps."""
+    found = manager(of)
+    drops = "headers_with_underscores_action" in found.get("common_http_protocol_options", {})
+    return drops, found["route_config"]["request_headers_to_remove"]
+
+
+def test_headers_with_underscores_are_dropped_where_none_is_read() -> None:
+    assert dropped_and_removed(SAMPLE) == (True, ["x-envoy-auth-failure-mode-allowed"])
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        UNDERSCORE,
+        resources(apis=(quoting(response_templates={"text/plain": "$method.request.header.trace_id"}),)),
+    ],
+    ids=["key header", "quoted header"],
+)
+def test_where_one_is_read_only_those_go_that_look_like_ours(of: Resources) -> None:
+    drops, removed = dropped_and_removed(of)
+    assert not drops
+    assert {"x_api_key_id", "x_usage_plan_id", "x_usage_plan_name", "x_customer_id", "x-api_key-id"} <= set(removed)
+    assert len(set(removed)) == 1 + 7 + 7 + 7 + 3
+    assert not {"x-api-key-id", "api_key"} & set(removed)
 
 
 def test_a_virtual_host_tells_authz_its_api() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from authz.config import Option, options
 from authz.metrics import Metrics
+from authz.settings import Option, options
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 

@@ -11,7 +11,17 @@ import pytest
 from authz.core.limits import Layer, Limit, Quota, Throttle, throttle
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
-from authz.core.responses import HttpResponse, Profile, Responses, path_variables, ratelimit_headers, render
+from authz.core.responses import (
+    _WORDINGS,
+    CONTEXT_NAMES,
+    HttpResponse,
+    Profile,
+    Responses,
+    _context,
+    path_variables,
+    ratelimit_headers,
+    render,
+)
 from authz.core.routes import Route
 from authz.core.verdict import Denied, Grant, Reason, Subject, Tally
 from tests.builders import value_of
@@ -351,6 +361,10 @@ def test_no_value_breaks_the_line_of_its_header(evil: str) -> None:
 def test_an_owners_header_replaces_ours() -> None:
     owned = worded(response_parameters={"gatewayresponse.header.Retry-After": "'60'"})
     assert answer(owned, profile="standard").headers["retry-after"] == "60"
+
+
+def test_the_names_that_a_configuration_may_use_are_those_that_have_a_value() -> None:
+    assert _context(throttled(), _WORDINGS[Reason.THROTTLED], ask(), ID).keys() == CONTEXT_NAMES
 
 
 def test_no_variable_holds_a_key() -> None:

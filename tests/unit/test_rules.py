@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -85,7 +85,9 @@ VALUES = (
     "expected 'a text in single quotes', method.request.header.x, method.request.querystring.x, "
     "method.request.path.x, context.x or stageVariables.x"
 )
+UNREAD = "expected only with the apiKeySource AUTHORIZER: nobody would read it"
 FINITE = "expected a finite number"
+CUSTOMER = "expected printable ASCII characters, the first and last not blank: it is sent to the upstream in a header"
 
 REFUSED = {
     # the account
@@ -141,6 +143,11 @@ REFUSED = {
         "$.apis[0].keySources[0].header",
         "expected another header: Envoy cannot remove Host, so the key would reach the upstream",
     ),
+    "framing header of a key": (
+        a_source(header="Transfer-Encoding"),
+        "$.apis[0].keySources[0].header",
+        "expected another header: Transfer-Encoding frames the request, and is not the caller's to set",
+    ),
     "query name": (a_source(query="a&b"), "$.apis[0].keySources[0].query", "expected the name of a query parameter"),
     "cookie name": (a_source(cookie="a;b"), "$.apis[0].keySources[0].cookie", "expected the name of a cookie"),
     "authorizer path": (
@@ -148,6 +155,12 @@ REFUSED = {
         "$.apis[0].authorizer.path",
         "expected the names that lead to the key, none of them empty",
     ),
+    "authorizer without its source": (
+        an_api(authorizer=AuthorizerSource(path=("sub",))),
+        "$.apis[0].authorizer",
+        UNREAD,
+    ),
+    "authorizer as it is anyway": (an_api(authorizer=AuthorizerSource()), "$.apis[0].authorizer", UNREAD),
     # resources
     "relative template": (
         an_api(resources=get("pets")),
@@ -209,6 +222,14 @@ REFUSED = {
         f"{THROTTLED}.statusCode",
         "expected 200 to 599: a 1xx status does not end a request",
     ),
+    **{
+        f"status {status}": (
+            a_response(status_code=status),
+            f"{THROTTLED}.statusCode",
+            f"expected a status that can have a body: {status} cannot",
+        )
+        for status in ("204", "205", "304")
+    },
     "not a header": (
         a_parameter("header.X", "'1'"),
         f"{THROTTLED}.responseParameters['header.X']",
@@ -238,6 +259,21 @@ REFUSED = {
         a_parameter("gatewayresponse.header.A", "method.request.body.x"),
         UPPER,
         VALUES,
+    ),
+    "header of no such spelling": (
+        a_parameter("gatewayresponse.header.A", "method.request.header.X!Y"),
+        UPPER,
+        VALUES,
+    ),
+    "context of no such name": (
+        a_parameter("gatewayresponse.header.A", "context.requestID"),
+        UPPER,
+        "there is no variable context.requestID; did you mean context.requestId?",
+    ),
+    "context of no such name in a template": (
+        a_response(response_templates={"text/plain": "$context.requestId $stageVariables.x ${context.zone}. $5"}),
+        f"{THROTTLED}.responseTemplates['text/plain']",
+        "there is no variable context.zone",
     ),
     "media type": (
         a_response(response_templates={"json": "{}"}),
@@ -291,6 +327,16 @@ REFUSED = {
         f"the stage a1:prod is already used by {COVERED}",
     ),
     "plan of no key": (a_plan(keys=("k1", "k9")), "$.usagePlans[0].keys[1]", "there is no API key k9"),
+    "value of a key in a plan": (
+        a_plan(keys=("k1", value_of("k1"))),
+        "$.usagePlans[0].keys[1]",
+        "this is the value of $.apiKeys[0]; expected its id",
+    ),
+    "long id of no key": (
+        a_plan(keys=("k1", "x" * 20)),
+        "$.usagePlans[0].keys[1]",
+        "there is no API key (20 characters)",
+    ),
     "key twice in a plan": (
         a_plan(keys=("k1", "k1")),
         "$.usagePlans[0].keys[1]",
@@ -326,6 +372,11 @@ REFUSED = {
         f"{COVERED}.throttle['/pets/GET']",
         WHOLE,
     ),
+    "throttle of a method without a key": (
+        a_method_throttle("/pets/GET", "/pets/*", resources={"/pets": {"GET": Method(api_key_required=False)}}),
+        f"{COVERED}.throttle['/pets/GET']",
+        "the method requires no key, so no plan throttles it",
+    ),
     "verb of a whole stage": (a_method_throttle("//GET", resources={}), f"{COVERED}.throttle['//GET']", WHOLE),
     # API keys
     "key id twice": (
@@ -356,7 +407,26 @@ REFUSED = {
     "customer id": (
         some_keys(key("k2", customer_id="a\x00")),
         "$.apiKeys[1].customerId",
-        "expected no control characters: it is sent to the upstream in a header",
+        CUSTOMER,
+    ),
+    "customer id beyond ASCII": (some_keys(key("k2", customer_id="café")), "$.apiKeys[1].customerId", CUSTOMER),
+    "customer id that begins blank": (some_keys(key("k2", customer_id=" a")), "$.apiKeys[1].customerId", CUSTOMER),
+    "customer id that ends blank": (some_keys(key("k2", customer_id="a ")), "$.apiKeys[1].customerId", CUSTOMER),
+    "empty customer id": (some_keys(key("k2", customer_id="")), "$.apiKeys[1].customerId", CUSTOMER),
+    "expiry after the last year": (
+        some_keys(key("k2", expires_at=datetime(9999, 12, 31, 23, 59, tzinfo=timezone(timedelta(hours=-14))))),
+        "$.apiKeys[1].expiresAt",
+        "expected a time that is in the years 1 to 9999 in UTC, too",
+    ),
+    "expiry before the first year": (
+        some_keys(key("k2", expires_at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))))),
+        "$.apiKeys[1].expiresAt",
+        "expected a time that is in the years 1 to 9999 in UTC, too",
+    ),
+    "value as an id": (
+        some_keys(key(value_of("k1"), value=value_of("k2"))),
+        "$.apiKeys[1].id",
+        "this is the value of $.apiKeys[0]; expected its id",
     ),
 }
 
@@ -380,6 +450,11 @@ ACCEPTED = {
     "address as host": a_host(host="[::1]"),
     "scheme": a_source(header="Authorization", scheme="Bearer"),
     "no sources needed": an_api(api_key_source="AUTHORIZER", key_sources=()),
+    "key of two plans with a stage each": resources(
+        apis=(api(stages=(Stage(name="prod"), Stage(name="dev"))),),
+        usage_plans=(plan(), plan("p2", api_stages=(ApiStage("a1", "dev"),))),
+    ),
+    "customer id": some_keys(key("k2", customer_id="Acme & Sons (7)")),
     "static header": a_parameter("gatewayresponse.header.Retry-After", "'60'"),
     "mapped header": a_parameter("gatewayresponse.header.A", "method.request.header.Origin"),
     "status and template": a_response(status_code="420", response_templates={"text/plain; charset=utf-8": "slow"}),
@@ -392,6 +467,15 @@ ACCEPTED = {
 @pytest.mark.parametrize("accepted", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_keeps_to_the_rules_is_left_alone(accepted: Resources) -> None:
     assert problems(accepted) == []
+
+
+def test_no_problem_repeats_a_value_in_the_place_of_an_id() -> None:
+    """Not even where several rules are broken by it."""
+    value = value_of("k1")
+    wrong = plan(keys=(value, value), api_stages=(ApiStage(value, value), ApiStage("a1", value)))
+    broken = resources(usage_plans=(wrong, plan("p2", keys=(value,))), api_keys=(key(), key(value), key(value)))
+    assert len(problems(broken)) > 6
+    assert value not in str(problems(broken))
 
 
 def test_every_problem_is_told_at_once() -> None:

@@ -1,0 +1,253 @@
+"""What a process is started with: each setting from flag, environment, file or default, and from which of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+from msgspec import Meta, Struct, ValidationError
+
+from authz.core.resources import FailurePolicy
+from authz.core.rules import Problem, shortened
+from authz.faults import ConfigError, choices, not_known, rule_of
+
+SOCKET_PATH_BYTES: Final = 107  # what Linux leaves for the path of a Unix socket
+
+PREFIX: Final = "AUTHZ_"
+# Not settings, and yet no misspelt ones: the file itself, tests, and what Kubernetes sets for a Service named authz-*.
+FOREIGN: Final = re.compile(r"AUTHZ_(CONFIG|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?))")
+LISTEN: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+REDIS_OPTIONS: Final = frozenset({"db", "username", "password"})
+TLS_OPTIONS: Final = frozenset(
+    {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
+)
+
+Text = Annotated[str, Meta(min_length=1)]
+Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]
+Seconds = Annotated[float, Meta(ge=0, le=3600)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """What a process is started with; a change needs a restart."""
+
+    grpc_listen: Annotated[
+        Text, Meta(description="Address of the gRPC server that Envoy asks: host:port or unix:/path.")
+    ] = "127.0.0.1:50051"
+    http_listen: Annotated[
+        Text, Meta(description="Address of /metrics, /healthz and /readyz: host:port or unix:/path.")
+    ] = "127.0.0.1:9190"
+    redis_url: Annotated[
+        Text, Meta(description="Redis or Valkey: redis://user:password@host:port/db, rediss:// or unix:///path?db=0.")
+    ] = "redis://127.0.0.1:6379/0"
+    redis_timeout_ms: Annotated[
+        Milliseconds, Meta(description="Longest wait for Redis, in milliseconds; keep it below Envoy's timeout.")
+    ] = 50
+    account_id: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z", description="Names the account in every Redis key; its hash tag."),
+    ] = "000000000000"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severe event that is logged.")
+    ] = "info"
+    log_format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or for people.")] = (
+        "json"
+    )
+    refusal_log_sample: Annotated[
+        Share, Meta(description="Share of refused requests that is logged at info, 0 to 1.")
+    ] = 0.0
+    response_profile: Annotated[
+        Literal["standard", "aws"],
+        Meta(description="standard adds Retry-After and RateLimit to refusals; aws answers as AWS does."),
+    ] = "standard"
+    rate_limit_headers_on_success: Annotated[
+        bool, Meta(description="Add RateLimit headers to admitted requests too (standard profile).")
+    ] = False
+    failure_policy: Annotated[
+        FailurePolicy, Meta(description="What happens to known keys' calls while Redis is away, unless the plan says.")
+    ] = FailurePolicy.LOCAL
+    replicas: Annotated[
+        int, Meta(ge=1, le=100_000, description="Sidecars that share the limits; each takes its part without Redis.")
+    ] = 1
+    drain_seconds: Annotated[
+        Seconds, Meta(description="Time from NOT_SERVING to the stop; longer than Envoy's health check interval.")
+    ] = 6.0
+    grace_seconds: Annotated[Seconds, Meta(description="Time that calls in flight get to finish after the drain.")] = (
+        10.0
+    )
+    reflection: Annotated[bool, Meta(description="Serve gRPC reflection, for grpcurl.")] = False
+    max_plan_labels: Annotated[
+        int, Meta(ge=0, le=100_000, description="Plans with metrics of their own; the rest is labelled other.")
+    ] = 1000
+    usage_retention_days: Annotated[int, Meta(ge=1, le=3660, description="Days for which daily usage is kept.")] = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A setting as its users meet it: field, file, environment, flag."""
+
+    field: str
+    name: str
+    kind: Any
+    default: Any
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.field.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.field.upper()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that the setting accepts, if it does not take just any."""
+        return choices(self.kind)
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """All settings, in the order of the file's reference."""
+    return tuple(
+        Option(field.name, field.encode_name, field.type, field.default, _description(field.type))
+        for field in msgspec.structs.fields(Settings)
+    )
+
+
+def _description(kind: Any) -> str:
+    return next(meta.description for meta in reversed(get_args(kind)) if isinstance(meta, Meta) and meta.description)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and for each field where its value comes from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def shown(self) -> list[tuple[str, Any, str]]:
+        """Name, value and origin of each setting, with secrets masked."""
+        values = {option.field: getattr(self.settings, option.field) for option in options()}
+        values["redis_url"] = mask_url(self.settings.redis_url)
+        return [(option.name, values[option.field], self.origins[option.field]) for option in options()]
+
+
+def load_settings(
+    file_settings: Mapping[str, Any],
+    environ: Mapping[str, str],
+    flags: Mapping[str, object | None],
+    name: str = "plans.yaml",
+) -> Loaded:
+    """Each setting from the first that gives it: flag, environment, file, default. Raises ConfigError.
+
+    An unknown AUTHZ_* variable is refused: it is a misspelt setting, and would be missed in silence.
+    """
+    found: list[Problem] = _unknown(environ, file_settings, name)
+    values, origins = {}, {}
+    for option in options():
+        value, origin, strict = _given(option, file_settings, environ, flags, name)
+        origins[option.field] = origin
+        rule, values[option.field] = _setting(option, value, strict)
+        found += [Problem(origin, rule)] if rule else []
+    if not found and values["grpc_listen"] == values["http_listen"] and not values["http_listen"].endswith(":0"):
+        found.append(Problem(origins["http_listen"], "expected another address than grpcListen"))
+    if found:
+        raise ConfigError(found)
+    return Loaded(Settings(**values), origins)
+
+
+def _unknown(environ: Mapping[str, str], file_settings: Mapping[str, Any], name: str) -> list[Problem]:
+    variables = [option.variable for option in options()]
+    names = [option.name for option in options()]
+    return [
+        Problem(f"environment {variable}", not_known("setting", variable, variables))
+        for variable in environ
+        if variable.startswith(PREFIX) and variable not in variables and not FOREIGN.fullmatch(variable)
+    ] + [
+        Problem(f"{name}: $.settings.{shortened(given)}", not_known("field", given, names))
+        for given in file_settings
+        if given not in names
+    ]
+
+
+def _given(
+    option: Option,
+    file_settings: Mapping[str, Any],
+    environ: Mapping[str, str],
+    flags: Mapping[str, object | None],
+    name: str,
+) -> tuple[Any, str, bool]:
+    """The value that counts, its origin, and whether it has a type already (a variable is always text)."""
+    if flags.get(option.field) is not None:
+        return flags[option.field], f"flag {option.flag}", False
+    if option.variable in environ:
+        return environ[option.variable], f"environment {option.variable}", False
+    if option.name in file_settings:
+        return file_settings[option.name], f"{name}: $.settings.{option.name}", True
+    return option.default, "default", True
+
+
+def _setting(option: Option, value: Any, strict: bool) -> tuple[str | None, Any]:
+    """The rule that the value breaks, or None, and the value converted."""
+    try:
+        converted = msgspec.convert(value, option.kind, strict=strict)
+    except ValidationError as fault:
+        return rule_of(str(fault), option.kind, quotable=strict), None
+    match option.field:
+        case "grpc_listen" | "http_listen":
+            return _listen(converted), converted
+        case "redis_url":
+            return _redis(converted), converted
+    return None, converted
+
+
+def _listen(address: str) -> str | None:
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        fits = path.startswith("/") and len(path.encode()) <= SOCKET_PATH_BYTES
+        return None if fits else f"expected unix: and an absolute path of at most {SOCKET_PATH_BYTES} bytes"
+    found = LISTEN.fullmatch(address)
+    return None if found and int(found[1]) <= 65535 else "expected host:port or unix:/path"
+
+
+def _redis(url: str) -> str | None:
+    """The rule that the URL breaks. It does not repeat the URL, which may hold a password."""
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError:
+        return "expected a URL with a host and a port number; percent-encode special characters of the password"
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        return "expected a URL that begins with redis://, rediss:// or unix://"
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        return "expected the path of a socket: unix:///path?db=0"
+    if parts.scheme != "unix" and not (parts.hostname and port_fits):
+        return "expected a host: redis://host:port/db"
+    if parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path)):
+        return "expected the number of a database after the slash; percent-encode special characters of the password"
+    known = REDIS_OPTIONS | (TLS_OPTIONS if parts.scheme == "rediss" else frozenset())
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if given.keys() - known:
+        return f"expected no options but {', '.join(sorted(known))} after the question mark"
+    return None if given.get("db", "0").isdigit() else "expected a number for the option db"
+
+
+def mask_url(url: str) -> str:
+    """The URL with every password replaced, however it is spelt; for URLs that settings have accepted."""
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    netloc = f"{user}{colon and ':***'}{at}{host}"
+    query = "&".join(_masked(pair) for pair in parts.query.split("&"))
+    return f"{parts.scheme}://{netloc}{parts.path}{query and '?'}{query}"
+
+
+def _masked(pair: str) -> str:
+    name = pair.partition("=")[0]
+    return f"{name}=***" if unquote(name) == "password" else pair
