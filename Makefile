@@ -39,6 +39,6 @@ $(VENV)/.stamp-up $(VENV)/.stamp-dev: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python >= 3.11, or say make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, and it takes >= 3.11: say make PYTHON=…" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
-	@echo "Installing authz[$(EXTRAS)] into $(VENV)"
+	@echo "Installing this project[$(EXTRAS)] into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' || { echo "$$NO_WHEEL" >&2; exit 1; }
 	@touch $@

