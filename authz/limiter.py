@@ -194,8 +194,10 @@ class RedisLimiter:
         entry = _Entry(limits, meter, self._expiry(), asyncio.get_running_loop().create_future())
         keys, requests = _encode([entry])
         try:
-            _, now, results = await self._ask([self._reply_key(), *keys.all()], self._blob(keys, requests, 0, dry=True))
-        except (RedisError, OSError) as error:
+            async with asyncio.timeout_at(entry.expires):
+                names, blob = [self._reply_key(), *keys.all()], self._blob(keys, requests, 0, dry=True)
+                _, now, results = await self._ask(names, blob)
+        except (RedisError, OSError, TimeoutError) as error:
             raise LimiterUnavailable(f"Redis cannot be asked: {type(error).__name__}: {error}") from error
         return _tally(entry, now, results[0])
 
@@ -329,7 +331,7 @@ def _client(url: str, budget: float) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
-        socket_timeout=max(PROBE_SECONDS, budget),  # a caller's own, shorter budget is kept around each sending
+        socket_timeout=None,  # each sending has a time-out of ours around it; redis-py's would swallow cancellations
         socket_connect_timeout=max(PROBE_SECONDS, budget),
         protocol=2,
     )

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
 from authz.core.verdict import Allowed, Verdict
@@ -12,6 +19,9 @@ from authz.core.verdict import Allowed, Verdict
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 OTHER = "other"
+
+# A second series beside each counter, which says when it was made.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 # Fit for 50 µs to 100 ms: the range between a refusal without Redis and Envoy's patience.
 LATENCY_BUCKETS = (
     0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1,

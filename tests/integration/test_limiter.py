@@ -826,3 +826,19 @@ async def test_r19_a_flush_tells_what_is_left_of_the_quota_and_never_less_than_n
     assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == 7
     assert await limiter.flush(_spent(meter, 9, clock.now, 10)) == 0
     assert await limiter.flush(_spent(meter, 1, clock.now)) is None
+
+
+async def test_r17_a_cancelled_probe_ends_at_whatever_step_it_was(limiter: RedisLimiter) -> None:
+    """One that swallowed its cancellation would probe for ever, and hold up the exit of the process."""
+
+    async def for_ever() -> None:
+        while True:
+            await limiter.probe()
+
+    for ticks in range(60):
+        probing = asyncio.create_task(for_ever())
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        probing.cancel()
+        done, _ = await asyncio.wait({probing}, timeout=5.0)
+        assert done, f"it goes on after a cancellation at tick {ticks}"
