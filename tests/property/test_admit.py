@@ -286,7 +286,10 @@ class Story:
 
 @given(plan=plans, script=st.lists(steps, min_size=10, max_size=40))
 async def test_the_script_does_what_the_model_says(world: World, plan: Plan, script: list[Batch | Move]) -> None:
-    """Batches, mixed and shadow limits, limits that change, clocks that step, debts of any size: R2-R7, R10, R14."""
+    """Batches, mixed and shadow limits, limits that change, clocks that step, debts of any size: R2-R7, R10, R14.
+
+    The model admits whatever every layer has room for (P3), and else names the first without (P4).
+    """
     world.clock.now = NOON
     story = Story(world, plan)
     for step in script:

@@ -86,6 +86,21 @@ def test_a_rate_is_written_as_numbers_are(written: str, rate: float) -> None:
     assert plan.throttle == ThrottleSettings(rate_limit=rate, burst_limit=100)
 
 
+def test_r13_one_thing_has_one_name() -> None:
+    """The file says what the API says, and another place's name is no field."""
+    text = """
+account: {throttleSettings: {rateLimit: 1, burstLimit: 2}}
+apis: [{id: a1, stages: [{name: prod, methodSettings: {"*/*": {throttlingRateLimit: 3, throttlingBurstLimit: 4}}}]}]
+apiKeys: [{id: k1, value: "a-value-of-twenty-characters", expiresAt: 2030-01-31T23:59:59Z}]
+"""
+    found = parse(text, "plans.yaml").resources
+    assert found.account.throttle_settings == ThrottleSettings(1.0, 2)
+    assert found.apis[0].stages[0].method_settings["*/*"].throttling_burst_limit == 4
+    assert found.api_keys[0].expires_at == datetime(2030, 1, 31, 23, 59, 59, tzinfo=UTC)
+    (refused,) = refusal("account: {throttle: {rateLimit: 1}}")
+    assert refused.startswith("plans.yaml: $.account.throttle: unknown field")
+
+
 def test_digits_in_quotes_are_a_text() -> None:
     assert parse("apis: [{id: '0100'}]", "plans.yaml").resources.apis[0].id == "0100"
 
