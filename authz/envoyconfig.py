@@ -11,6 +11,7 @@ from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from authz.core.credentials import IDENTITY
 from authz.core.resources import Api, Resources
 from authz.core.rules import REQUEST_HEADER
 
@@ -22,8 +23,6 @@ ALWAYS_ALLOWED = frozenset(
 )
 # What a browser may send, beside the headers that carry keys (AWS's own default list).
 CORS_HEADERS = frozenset({"authorization", "content-type", "x-amz-date", "x-amz-security-token"})
-# What authz tells the upstream of the caller.
-IDENTITY = ("x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id")
 
 
 @dataclass(frozen=True, slots=True)

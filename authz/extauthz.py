@@ -20,6 +20,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
 from authz.check import Checker
+from authz.core.credentials import CUSTOMER_ID, IDENTITY, KEY_ID, PLAN_ID, PLAN_NAME
 from authz.core.request import Request
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Tally, Verdict, standings
@@ -33,9 +34,7 @@ SERVICE = "envoy.service.auth.v3.Authorization"
 # Of what is left of a deadline, kept for the way back: this share, and at least so many seconds.
 MARGIN_SHARE, MARGIN_SECONDS = 0.05, 0.002
 
-# What the upstream may trust, since a client's own copies never reach it.
-KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id"
-UNTRUSTED = (KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID, "x-envoy-auth-failure-mode-allowed")
+UNTRUSTED = (*IDENTITY, "x-envoy-auth-failure-mode-allowed")
 
 CANNOT_DECIDE = frozenset({Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE, Reason.NOT_HTTP, Reason.INTERNAL})
 OK, PERMISSION_DENIED, UNAVAILABLE = 0, 7, 14

@@ -11,6 +11,10 @@ from urllib.parse import unquote
 from authz.core.request import Request
 from authz.core.resources import Api, KeySource
 
+# Who called, as the upstream may believe it, since a client's own copies never reach it.
+KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id"
+IDENTITY = (KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID)
+
 COOKIE_ENDS = re.compile(r";|,(?=\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*=)")
 
 
