@@ -20,7 +20,7 @@ from authz import config, log
 from authz.check import LimiterUnavailable
 from authz.config import Config
 from authz.core.catalog import Catalog
-from authz.core.request import Request
+from authz.core.request import Request, joined
 from authz.core.resources import digest
 from authz.envoyconfig import EnvoyOptions, Part, render
 from authz.explain import explain as tell
@@ -188,7 +188,7 @@ def _request(
         method=method.upper(),
         host=parts.netloc.rpartition("@")[2],
         path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-        headers=_joined(_pair(header, ":", "-H") for header in headers),
+        headers=joined(_pair(header, ":", "-H") for header in headers),
         extensions=dict(_pair(extension, "=", "-e") for extension in extensions),
         metadata={name: _json(text) for name, text in (_pair(given, "=", "-m") for given in metadata)},
     )
@@ -198,7 +198,7 @@ def _pair(text: str, separator: str, option: str) -> tuple[str, str]:
     name, found, value = text.partition(separator)
     if not found:
         raise click.BadParameter(f"expected NAME{separator}VALUE, got {name!r}", param_hint=option)
-    return name.strip().lower() if separator == ":" else name.strip(), value.strip()
+    return name.strip(), value.strip()
 
 
 def _json(text: str) -> Any:
@@ -206,14 +206,6 @@ def _json(text: str) -> Any:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:
         raise click.BadParameter(f"expected JSON after the namespace: {error}", param_hint="-m") from None
-
-
-def _joined(pairs: Any) -> dict[str, str]:
-    """A header that is given twice, as Envoy passes it on."""
-    headers: dict[str, str] = {}
-    for name, value in pairs:
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return headers
 
 
 @cli.command("envoy-config")

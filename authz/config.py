@@ -25,8 +25,8 @@ import msgspec
 import yaml
 from msgspec import Struct, ValidationError
 
-from authz.core.resources import ApiKey, Resources
-from authz.core.rules import Problem, hexdigest, problems, shortened
+from authz.core.resources import ApiKey, Resources, digest_of
+from authz.core.rules import Problem, problems, shortened
 from authz.faults import ConfigError, bare_kind, choices, not_known, rule_of
 from authz.settings import load_settings
 
@@ -149,7 +149,7 @@ def _sealed(resources: Resources) -> Resources:
 
 def _sealed_key(key: ApiKey) -> ApiKey:
     expires = key.expires_at and key.expires_at.astimezone(UTC)
-    return msgspec.structs.replace(key, value=None, value_sha256=hexdigest(key), expires_at=expires)
+    return msgspec.structs.replace(key, value=None, value_sha256=digest_of(key).hex(), expires_at=expires)
 
 
 # --- YAML ---------------------------------------------------------------------------------------------------------

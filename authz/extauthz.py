@@ -20,10 +20,10 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
 from authz.check import Checker
-from authz.core.credentials import CUSTOMER_ID, IDENTITY, KEY_ID, PLAN_ID, PLAN_NAME
-from authz.core.request import Request
+from authz.core.credentials import CUSTOMER_ID, IDENTITY, KEY_ID, PLAN_ID, PLAN_NAME, Strip
+from authz.core.request import Request, joined
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
-from authz.core.verdict import Allowed, Denied, Grant, Reason, Tally, Verdict, standings
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, standings
 from authz.metrics import Metrics
 from authz.pb import ext_authz_pb2 as pb
 from authz.pb import ext_authz_pb2_grpc
@@ -67,13 +67,11 @@ def to_request(message: pb.CheckRequest) -> Request | None:
 
 
 def _raw_headers(header_map: pb.HeaderMap) -> dict[str, str]:
-    """Envoy's `encode_raw_headers`: repeated entries, joined here as Envoy joins them."""
-    headers: dict[str, str] = {}
-    for header in header_map.headers:
-        value = header.raw_value.decode("utf-8", "replace") if header.raw_value else header.value
-        name = header.key.lower()
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return headers
+    """Envoy's `encode_raw_headers`: repeated entries of bytes."""
+    return joined(
+        (header.key, header.raw_value.decode("utf-8", "replace") if header.raw_value else header.value)
+        for header in header_map.headers
+    )
 
 
 def to_response(
@@ -87,34 +85,37 @@ def to_response(
 
 
 def _allow(allowed: Allowed, request: Request, style: Style, version: str) -> pb.CheckResponse:
-    subject = allowed.subject
-    strip = subject.credentials.strip(request) if subject.credentials else None
-    trusted = {
+    credentials = allowed.subject.credentials
+    strip = credentials.strip(request) if credentials else Strip()
+    added = _trusted(allowed.subject) | ({"cookie": strip.cookie} if strip.cookie else {})
+    removed = (*UNTRUSTED, *strip.headers, *(["cookie"] if strip.cookie == "" else []))
+    return pb.CheckResponse(
+        status=pb.Status(code=OK),
+        ok_response=pb.OkHttpResponse(
+            headers=_headers(added),
+            headers_to_remove=[name for name in removed if name not in added],
+            query_parameters_to_remove=strip.query,
+            response_headers_to_add=_headers(_success_headers(allowed, style)),
+        ),
+        dynamic_metadata=_metadata(allowed, version),
+    )
+
+
+def _trusted(subject: Subject) -> dict[str, str]:
+    """Who called, for the upstream; nothing on a keyless method."""
+    names = {
         KEY_ID: subject.key,
         PLAN_ID: subject.plan,
         PLAN_NAME: _printable(subject.plan_name),
         CUSTOMER_ID: _printable(subject.customer),
     }
-    added = {name: value for name, value in trusted.items() if value}
-    removed = [*(name for name in UNTRUSTED if name not in added), *(strip.headers if strip else ())]
-    if strip and strip.cookie is not None:
-        if strip.cookie:
-            added["cookie"] = strip.cookie
-        else:
-            removed.append("cookie")
-    on_success = style.headers_on_success and style.profile == "standard" and allowed.tally
-    return pb.CheckResponse(
-        status=pb.Status(code=OK),
-        ok_response=pb.OkHttpResponse(
-            headers=_headers(added),
-            headers_to_remove=removed,
-            query_parameters_to_remove=strip.query if strip else (),
-            response_headers_to_add=_headers(
-                ratelimit_headers(allowed.grant, allowed.tally) if on_success and allowed.tally else {}
-            ),
-        ),
-        dynamic_metadata=_metadata(allowed, version),
-    )
+    return {name: value for name, value in names.items() if value}
+
+
+def _success_headers(allowed: Allowed, style: Style) -> dict[str, str]:
+    if allowed.tally is None or not style.headers_on_success or style.profile == "aws":
+        return {}
+    return ratelimit_headers(allowed.grant, allowed.tally)
 
 
 def _deny(denied: Denied, request: Request, style: Style, request_id: str, version: str) -> pb.CheckResponse:

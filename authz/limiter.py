@@ -22,6 +22,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from authz.check import LimiterUnavailable, Overloaded
 from authz.core.limits import EXACT, Limit, Meter, Quota, Throttle, redis_key
+from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.verdict import Tally
 from authz.fallback import Spent
 
@@ -122,7 +123,7 @@ class RedisLimiter:
         self,
         url: str,
         *,
-        account: str = "000000000000",
+        account: str = DEFAULT_ACCOUNT,
         budget: float = 0.05,
         retention_days: int = 400,
         clock: RedisClock | None = None,
@@ -179,9 +180,8 @@ class RedisLimiter:
         """Whether Redis decides: an empty batch, by the same way as a full one, learns the clock besides."""
         loop = asyncio.get_running_loop()
         try:
-            await self._decide(
-                [], loop.time() + max(PROBE_SECONDS, self._budget)
-            )  # time to connect, which no caller pays
+            # The first may have to connect, which no caller pays for; the second has to keep to a caller's budget.
+            await self._decide([], loop.time() + max(PROBE_SECONDS, self._budget))
             await self._decide([], self._expiry())
         except Exception as error:  # whatever a broken Redis does to us, we ask again
             self._failed(error)

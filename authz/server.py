@@ -19,6 +19,7 @@ from authz.check import Checker, LimiterUnavailable
 from authz.circuit import Circuit
 from authz.config import Config
 from authz.core.catalog import Catalog
+from authz.core.resources import Resources
 from authz.extauthz import SERVICE, Authorization, Style
 from authz.fallback import LocalLimiter, Spent
 from authz.limiter import RedisLimiter
@@ -172,7 +173,7 @@ class Sidecar:
         for service in ("", SERVICE):
             await self.health.set(service, status)
 
-    def _compile(self, resources: Any) -> Catalog:
+    def _compile(self, resources: Resources) -> Catalog:
         return Catalog.compile(resources, self.settings.account_id, self.settings.failure_policy)
 
     def _reloaded(self, outcome: Outcome) -> None:

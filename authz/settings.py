@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 from msgspec import Meta, Struct, ValidationError
 
-from authz.core.resources import FailurePolicy
+from authz.core.resources import DEFAULT_ACCOUNT, FailurePolicy
 from authz.core.rules import Problem, shortened
 from authz.faults import ConfigError, choices, not_known, rule_of
 
@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     account_id: Annotated[
         str,
         Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z", description="Names the account in every Redis key; its hash tag."),
-    ] = "000000000000"
+    ] = DEFAULT_ACCOUNT
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe event that is logged.")
     ] = "info"

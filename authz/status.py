@@ -51,8 +51,8 @@ def http_server(application: Starlette, listen: str) -> HttpServer:
     if listen.startswith("unix:"):
         place: dict[str, Any] = {"uds": listen.removeprefix("unix:")}
     else:
-        host, _, port = listen.rpartition(":")
-        place = {"host": host.strip("[]"), "port": int(port)}
+        host, port = _host_and_port(listen)
+        place = {"host": host, "port": port}
     return HttpServer(
         uvicorn.Config(
             application,
@@ -65,6 +65,11 @@ def http_server(application: Starlette, listen: str) -> HttpServer:
     )
 
 
+def _host_and_port(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def check_listen(listen: str) -> None:
     """Raises OSError, in words for the operator, where nobody can listen on `host:port` or `unix:/path`.
 
@@ -74,8 +79,7 @@ def check_listen(listen: str) -> None:
         if listen.startswith("unix:"):
             _check_path(Path(listen.removeprefix("unix:")))
         else:
-            host, _, port = listen.rpartition(":")
-            _check_port(host.strip("[]"), int(port))
+            _check_port(*_host_and_port(listen))
     except OSError as error:
         raise OSError(f"{listen} cannot be listened on: {error.strerror or error}") from error
 

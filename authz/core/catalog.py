@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from authz.core.credentials import Credentials
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
-from authz.core.methods import plan_method, stage_method
+from authz.core.methods import method_of
 from authz.core.periods import period
 from authz.core.request import Request
 from authz.core.resources import (
+    DEFAULT_ACCOUNT,
     Api,
     ApiKey,
     ApiStage,
@@ -24,14 +25,13 @@ from authz.core.resources import (
     ThrottleSettings,
     UsagePlan,
     digest,
+    digest_of,
 )
 from authz.core.responses import Responses
 from authz.core.routes import Route, Routes
 from authz.core.verdict import Denied, Grant, Reason, Subject
 
 T = TypeVar("T")
-
-DEFAULT_ACCOUNT = "000000000000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,10 @@ class Catalog:
     """Who may call what, and under which limits. Immutable; a reload makes another."""
 
     apis: Mapping[str, _Api]
-    labels: Mapping[str, _Api]
+    by_first_label: Mapping[str, _Api]
     hosts: Mapping[str, tuple[_Mapping, ...]]
     callers: Mapping[bytes, _Caller]
     failure_policy: FailurePolicy
-    plan_count: int
 
     @classmethod
     def compile(
@@ -108,11 +107,10 @@ class Catalog:
         apis = {api.id: _compile_api(api, resources, account_id) for api in resources.apis}
         return cls(
             apis=apis,
-            labels={api.id.lower(): api for api in reversed(apis.values())},
+            by_first_label={api.id.lower(): api for api in reversed(apis.values())},
             hosts=_compile_hosts(resources.apis),
             callers=_compile_callers(resources, apis, account_id, failure_policy),
             failure_policy=failure_policy,
-            plan_count=len(resources.usage_plans),
         )
 
     def resolve(self, request: Request, now: int) -> Grant | Denied:
@@ -158,7 +156,7 @@ class Catalog:
             return self.apis[mapping.api]
         if host in self.hosts:  # a custom domain answers below its base paths only
             return None
-        first = self.labels.get(host.partition(".")[0])  # a host name has no case; an id does
+        first = self.by_first_label.get(host.partition(".")[0])  # a host name has no case; an id does
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
 
     def _metered(self, request: Request, stage: _Stage, route: Route, path: str, now: int) -> Grant | Denied:
@@ -232,7 +230,7 @@ def _account_limits(resources: Resources, account_id: str) -> Iterator[Limit]:
 def _compile_stage(
     api: Api, stage: Stage, routes: Routes, credentials: Credentials, account_id: str, shared: tuple[Limit, ...]
 ) -> _Stage:
-    settings = {stage_method(name): setting for name, setting in stage.method_settings.items()}
+    settings = {method_of(name): setting for name, setting in stage.method_settings.items()}
     limits: dict[Route, tuple[Limit, ...]] = dict.fromkeys(routes, shared)
     for route in routes:
         if rule := stage_bucket(_setting(settings, route)):
@@ -289,11 +287,7 @@ def _compile_callers(
             merged[ids] = {place: plan for plan_id in ids for place, plan in compiled[plan_id].items()}
         return merged[ids]
 
-    return {_digest(key): _compile_caller(key, stages_of(key.id)) for key in resources.api_keys}
-
-
-def _digest(key: ApiKey) -> bytes:
-    return bytes.fromhex(key.value_sha256) if key.value_sha256 else digest(key.value or "")
+    return {digest_of(key): _compile_caller(key, stages_of(key.id)) for key in resources.api_keys}
 
 
 def _compile_caller(key: ApiKey, plans: Mapping[tuple[str, str], _Plan]) -> _Caller:
@@ -324,7 +318,7 @@ def _compile_plan(
 
 def _method_throttles(stage: ApiStage, api: _Api) -> dict[Route, tuple[str, Throttle]]:
     """For each method with a throttle of its own: the end of its Redis key, after the caller's key id."""
-    settings = {plan_method(name): setting for name, setting in stage.throttle.items()}
+    settings = {method_of(name): setting for name, setting in stage.throttle.items()}
     found: dict[Route, tuple[str, Throttle]] = {}
     for route in api.routes:
         if rule := _bucket(_setting(settings, route)):

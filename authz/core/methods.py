@@ -11,20 +11,13 @@ WILDCARD: Final = "*"
 HTTP_METHODS: Final[frozenset[str]] = frozenset(get_args(HttpMethod))
 
 
-def plan_method(key: str) -> tuple[str, str]:
-    """Read a key of a plan's `apiStages[].throttle`: `/pets/{id}/GET`, `//GET` for the root, `/pets/*`, `/*/*`."""
-    return _read(key)
+def method_of(key: str) -> tuple[str, str]:
+    """Read a key of a plan's `apiStages[].throttle` or of a stage's `methodSettings`.
 
-
-def stage_method(key: str) -> tuple[str, str]:
-    """Read a key of a stage's `methodSettings`: `pets/GET`, `~1pets~1{id}/GET`, `~1/GET` for the root, `*/*`."""
-    return _read(key)
-
-
-def _read(key: str) -> tuple[str, str]:
-    """AWS splits at the last slash; `~1` stands for a slash, and the path's first slash may be left out.
-
-    The path is `*` where the key speaks of the whole stage. Raises ValueError with AWS's text.
+    Plans write `/pets/{id}/GET`, `//GET` for the root, `/pets/*`, `/*/*`; stages `pets/GET`, `~1pets~1{id}/GET`,
+    `~1/GET`, `*/*`. Both are read in every spelling: AWS splits at the last slash, `~1` stands for a slash, and the
+    path's first slash may be left out. The path is `*` where the key speaks of the whole stage.
+    Raises ValueError with AWS's text.
     """
     written, _, method = key.rpartition("/") if "/" in key else (key, "", "")
     path = "/" + written.replace("~1", "/").removeprefix("/")

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+DEFAULT_ACCOUNT = "000000000000"
+
 HttpMethod = Literal["ANY", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z")]
@@ -197,3 +199,8 @@ class Resources(Resource, frozen=True):
 def digest(value: str) -> bytes:
     """The SHA-256 of a key's value: the only form in which a key is kept."""
     return hashlib.sha256(value.encode()).digest()
+
+
+def digest_of(key: ApiKey) -> bytes:
+    """The digest of a key's value, whichever of the two was given."""
+    return bytes.fromhex(key.value_sha256) if key.value_sha256 else digest(key.value or "")

@@ -14,6 +14,7 @@ from authz.core.credentials import query_values
 from authz.core.limits import Limit, Quota, reset_us
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
+from authz.core.routes import segments_of
 from authz.core.verdict import Denied, Grant, Reason, Subject, Tally, standings
 
 Profile = Literal["standard", "aws"]
@@ -273,8 +274,8 @@ def _of_request(name: str, subject: Subject, request: Request) -> str | None:
 def path_variables(template: str, path: str) -> dict[str, str]:
     """What the variables of a template stand for: `/pets/{id}` and `/pets/7` give `{"id": "7"}`."""
     found: dict[str, str] = {}
-    segments = path.strip("/").split("/")
-    for at, part in enumerate(template.strip("/").split("/")):
+    segments = segments_of(path)
+    for at, part in enumerate(segments_of(template)):
         if part.endswith("+}"):
             found[part[1:-2]] = unquote("/".join(segments[at:]))
         elif part.startswith("{"):

@@ -64,7 +64,7 @@ class Routes:
         self._root = _Node()
         for path, methods in self._by_resource.items():
             node = self._root
-            for segment in _segments(path):
+            for segment in segments_of(path):
                 node = node.child(segment)
             node.methods.update(methods)
 
@@ -80,7 +80,7 @@ class Routes:
             return ANYTHING
         if not path.startswith("/"):
             return None
-        return self._root.find(_segments(path), verb)
+        return self._root.find(segments_of(path), verb)
 
     def named(self, resource: str, verb: str) -> Route | None:
         """The route that Envoy's own configuration names; nothing is matched."""
@@ -90,7 +90,7 @@ class Routes:
         return methods.get(verb) or methods.get("ANY")
 
 
-def _segments(path: str) -> list[str]:
+def segments_of(path: str) -> list[str]:
     """`/pets/7` and `/pets/7/` are `["pets", "7"]`; `/` is `[]`; an empty segment inside stays."""
     trimmed = path[1:-1] if path.endswith("/") and len(path) > 1 else path[1:]
     return trimmed.split("/") if trimmed else []

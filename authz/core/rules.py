@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Final, NamedTuple
 
 from authz.core.limits import throttle
-from authz.core.methods import ANY, WILDCARD, plan_method, stage_method
+from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.resources import (
     Account,
     Api,
@@ -25,6 +25,7 @@ from authz.core.resources import (
     ThrottleSettings,
     UsagePlan,
     digest,
+    digest_of,
 )
 from authz.core.responses import BODILESS, CONTEXT_NAMES, template_variables
 
@@ -40,7 +41,8 @@ BASE_PATH: Final = re.compile(r"[A-Za-z0-9$_.+!*'()-]+(/[A-Za-z0-9$_.+!*'()-]+)*
 # Not in a literal segment: * is a wildcard and ~1 a slash in the keys of methods; ?, # and % never reach a segment.
 SEGMENT: Final = re.compile(r"[^\s{}*~?#%\x00-\x1f\x7f]+|\{[A-Za-z0-9._:-]+\+?\}")
 SHORTEST_KEY: Final = 20
-KEY_VALUE: Final = re.compile(rf"[\x21-\x2b\x2d-\x7e]{{{SHORTEST_KEY},128}}")
+LONGEST_KEY: Final = 128
+KEY_VALUE: Final = re.compile(rf"[\x21-\x2b\x2d-\x7e]{{{SHORTEST_KEY},{LONGEST_KEY}}}")
 VISIBLE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -53,7 +55,17 @@ MAPPING: Final = re.compile(
 )
 # Envoy frames requests and answers; a second opinion on their length or connection breaks them.
 FRAMING: Final = frozenset(
-    "connection content-length host keep-alive proxy-connection te trailer transfer-encoding upgrade".split()  # noqa: SIM905
+    {
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 UNNAMED_AUTHORIZER: Final = Api(id="default").authorizer
 
@@ -86,8 +98,8 @@ def value_problem(value: str) -> str | None:
     """The rule that a key's value breaks. It does not repeat the value: that is a secret, also when it is bad."""
     if KEY_VALUE.fullmatch(value):
         return None
-    if not 20 <= len(value) <= 128:
-        return f"expected 20 to 128 characters, not {len(value)}"
+    if not SHORTEST_KEY <= len(value) <= LONGEST_KEY:
+        return f"expected {SHORTEST_KEY} to {LONGEST_KEY} characters, not {len(value)}"
     return "expected printable ASCII characters other than blank and comma"
 
 
@@ -209,7 +221,7 @@ def _sibling(template: str, variables: dict[tuple[str, bool], str]) -> str | Non
 
 def _stage(stage: Stage, api: Api, at: str) -> Problems:
     settings = f"{at}.methodSettings"
-    yield from _methods(stage.method_settings, stage_method, api, settings)
+    yield from _methods(stage.method_settings, api, settings)
     for key, setting in stage.method_settings.items():
         rate, burst = setting.throttling_rate_limit, setting.throttling_burst_limit
         yield from _stage_throttle(rate, burst, f"{settings}['{key}'].throttlingRateLimit")
@@ -307,7 +319,7 @@ def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
         yield Problem(f"{at}.stage", f"the API {api.id} has no stage {shortened(covered.stage)}")
     if len(covered.throttle) > METHOD_THROTTLES:
         yield Problem(f"{at}.throttle", f"expected at most {METHOD_THROTTLES} methods, not {len(covered.throttle)}")
-    yield from _methods(covered.throttle, plan_method, api, f"{at}.throttle")
+    yield from _methods(covered.throttle, api, f"{at}.throttle")
     for key, settings in covered.throttle.items():
         yield from _throttle(settings, f"{at}.throttle['{key}']")
         if api and _is_keyless(api, key):
@@ -317,7 +329,7 @@ def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
 def _is_keyless(api: Api, key: str) -> bool:
     """Whether the key of a method throttle names one method, and that needs no API key."""
     try:
-        path, verb = plan_method(key)
+        path, verb = method_of(key)
     except ValueError:
         return False
     return any(name == verb and not method.api_key_required for name, method in api.resources.get(path, {}).items())
@@ -362,7 +374,9 @@ class _Keys(NamedTuple):
 
     @classmethod
     def of(cls, keys: tuple[ApiKey, ...]) -> _Keys:
-        by_digest = {hexdigest(key): i for i, key in reversed([*enumerate(keys)]) if key.value or key.value_sha256}
+        by_digest = {
+            digest_of(key).hex(): i for i, key in reversed([*enumerate(keys)]) if key.value or key.value_sha256
+        }
         return cls(frozenset(key.id for key in keys if _hex(key.id) not in by_digest), by_digest)
 
     def missing(self, name: str) -> str:
@@ -380,7 +394,7 @@ def _keys(keys: tuple[ApiKey, ...], known_as: _Keys) -> Problems:
         if key.id not in known_as.ids:
             yield Problem(f"$.apiKeys[{i}].id", known_as.missing(key.id))
         yield from _key(key, f"$.apiKeys[{i}]")
-        known = first.setdefault(hexdigest(key), i) if key.value or key.value_sha256 else i
+        known = first.setdefault(digest_of(key).hex(), i) if key.value or key.value_sha256 else i
         if known != i:
             yield Problem(f"$.apiKeys[{i}]", f"the value is already that of $.apiKeys[{known}]")
 
@@ -408,11 +422,6 @@ def _has_utc(time: datetime) -> bool:
     except OverflowError:
         return False
     return True
-
-
-def hexdigest(key: ApiKey) -> str:
-    """The SHA-256 of the key's value in hexadecimal, whichever of the two was given."""
-    return key.value_sha256 or _hex(key.value or "")
 
 
 def _hex(value: str) -> str:
@@ -447,12 +456,12 @@ def _rate(rate: float | None, burst: int | None, at: str) -> Problems:
         yield Problem(at, str(broken))
 
 
-def _methods(keys: Iterable[str], read: Callable[[str], tuple[str, str]], api: Api | None, at: str) -> Problems:
+def _methods(keys: Iterable[str], api: Api | None, at: str) -> Problems:
     """Each key must be readable, name a method that the API has, and be the only one that names it."""
     first: dict[tuple[str, str], str] = {}
     for key in keys:
         try:
-            method = read(key)
+            method = method_of(key)
         except ValueError as broken:
             yield Problem(f"{at}['{key}']", str(broken))
             continue

@@ -218,8 +218,8 @@ if dry == 1 then return reply end
 -- A bucket is forgotten when it would be full; one that never fills, 400 days after the last call that met it. A
 -- ledger is kept as long as its usage, and no shorter than the longest period of a quota.
 local function expiry(v, ledger)
-  local ms = KEEP_FOREVER_MS
-  if v.n > 0 then ms = math.ceil(v.debt / v.n / 1000) + 1 end
+  local ms = 1
+  if v.debt > 0 then ms = v.n > 0 and math.ceil(v.debt / v.n / 1000) + 1 or KEEP_FOREVER_MS end
   if ledger then ms = math.max(ms, math.max(retention, LONGEST_PERIOD) * 86400000) end
   return pinned > 0 and math.max(ms, PINNED_MS) or ms
 end

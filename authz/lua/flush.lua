@@ -17,6 +17,7 @@ Reply     cmsgpack {status, left}; status is 'applied', 'repeated' or 'bad state
 
 local LEDGER = 2
 local FLUSH_MS = 86400000
+local KEEP_FOREVER_MS = 400 * 86400000  -- a bucket that never fills
 local LONGEST_PERIOD = 31  -- days: a ledger outlives every quota in it
 
 local number, amount, day, limit, start, finish, retention = unpack(cmsgpack.unpack(ARGV[1]))
@@ -69,8 +70,8 @@ else
 end
 
 local ms = math.max(retention, LONGEST_PERIOD) * 86400000
-if n > 0 then ms = math.max(ms, math.ceil(debt / n / 1000) + 1) end
+if debt > 0 then ms = math.max(ms, n > 0 and math.ceil(debt / n / 1000) + 1 or KEEP_FOREVER_MS) end
 redis.call('SET', KEYS[2], struct.pack('>Bddddddddd', LEDGER, debt, at, n, m, stored, used, today, day_used, day_left), 'PX', ms)
-if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], ms) end
+if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], retention * 86400000) end
 redis.call('SET', KEYS[1], string.format('%.0f', number), 'PX', FLUSH_MS)
 return cmsgpack.pack({'applied', current and math.max(0, limit - used) or -1})

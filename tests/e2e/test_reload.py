@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import msgspec
 import pytest
 import yaml
@@ -46,6 +47,12 @@ def content(stack: Stack) -> str:
     return str(stack.healthz()["catalog"]["version"]).partition("-")[2]
 
 
+def metric(stack: Stack, series: str) -> float:
+    """The value of a series, 0 if there is none yet."""
+    text = httpx.get(f"{stack.sidecar.http}/metrics", trust_env=False).text
+    return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(series + " ")), 0.0)
+
+
 def problem(stack: Stack) -> str | None:
     told: str | None = stack.healthz()["catalog"]["problem"]
     return told
@@ -54,7 +61,9 @@ def problem(stack: Stack) -> str | None:
 def test_a_raised_quota_keeps_what_was_spent(live: Stack) -> None:
     assert [live.get("/prod/pets", "k1").status for _ in range(3)] == [200, 200, 429]
     write(live.config, catalog(limit=3))
+    swapped, version = 'authz_catalog_reloads_total{result="swapped"}', "authz_catalog_version"
     until(lambda: live.get("/prod/pets", "k1").status == 200, "the raised quota is not in force", live.sidecar)
+    until(lambda: metric(live, swapped) > 0 and metric(live, version) > 1, "it is not counted", live.sidecar)
     assert live.get("/prod/pets", "k1").status == 429
 
 
@@ -70,6 +79,7 @@ def test_a_broken_file_changes_nothing_and_is_told(live: Stack) -> None:
     until(lambda: problem(live) is not None, "the mistake is not told", live.sidecar)
     assert "$.usagePlans[0].quota.limit" in (problem(live) or "")
     assert live.healthz()["catalog"]["version"] == before
+    until(lambda: metric(live, 'authz_catalog_reloads_total{result="refused"}') > 0, "it is not counted")
     assert live.get("/prod/pets", "k3").status == 200
 
 

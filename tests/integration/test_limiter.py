@@ -328,7 +328,7 @@ async def test_r5_a_counter_that_never_refills_is_kept_400_days_from_the_last_re
 async def test_r6_a_batch_is_decided_in_order_and_a_refused_request_takes_nothing(
     limiter: RedisLimiter, account: str
 ) -> None:
-    """The refused one in the middle leaves the shared unit to the one behind it."""
+    """P2: the refused one in the middle leaves the shared unit to the one behind it."""
     shared, full = _bucket(account, 0.0, 2, "shared"), _bucket(account, 1.0, 0, "full")
     asked = ([shared], [shared, full], [full, shared], [shared], [shared])
     tallies = await asyncio.gather(*(limiter.admit(limits) for limits in asked))

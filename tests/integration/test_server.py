@@ -20,6 +20,7 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
 
 from authz.extauthz import SERVICE
 from authz.metrics import CONTENT_TYPE
@@ -29,6 +30,7 @@ from tests.builders import value_of
 from tests.proxy import Proxy, proxy
 from tests.servers import DEADLINE_SECONDS, HOST, AuthzServer, RedisServer, authz_serve, free_port, redis_server, until
 
+DAY_SECONDS = 86_400
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 METRICS = {
     "authz_catalog_loaded_timestamp_seconds": "gauge",
@@ -219,6 +221,26 @@ def test_metrics_have_their_names_units_and_labels(config: Path, redis: RedisSer
         ("a1", "prod", "", "denied", "key_unknown"): 1,
     }
     assert value_of("k1") not in answer.text
+    told = {sample.name: sample.value for family in families.values() for sample in family.samples if not sample.labels}
+    assert told["authz_redis_batch_requests_sum"] == 3
+    assert told["authz_redis_batch_duration_seconds_count"] == told["authz_redis_batch_requests_count"] > 0
+    assert told["authz_catalog_version"] == 1
+    assert told["authz_catalog_loaded_timestamp_seconds"] > 0
+
+
+def test_plans_beyond_the_settings_bound_share_a_label(config: Path, redis: RedisServer) -> None:
+    """R25."""
+    with serving(config, redis, "--max-plan-labels", "0") as server:
+        assert check(server.grpc, value_of("k1")) == [200]
+        assert 'plan="other"' in get(f"{server.http}/metrics").text
+
+
+def test_usage_is_kept_as_long_as_the_settings_say(config: Path, redis: RedisServer) -> None:
+    with serving(config, redis, "--usage-retention-days", "50") as server:
+        assert check(server.grpc, value_of("k1")) == [200]
+    with Redis.from_url(redis.url) as client:
+        (ledger,) = client.keys(f"{{{config.parent.name}}}:v1:ledger:*")
+        assert 49 * DAY_SECONDS < client.ttl(ledger) <= 50 * DAY_SECONDS
 
 
 def test_health_and_readiness_are_json_with_details(config: Path, redis: RedisServer) -> None:
@@ -366,6 +388,7 @@ def test_every_log_line_is_json_and_none_holds_a_key_or_a_password(config: Path,
     events = {line["event"] for line in lines}
     assert {"serving", "redis circuit opened", "refused", "catalog loaded", "draining", "stopped"} <= events
     assert {line["key_id"] for line in lines if line["event"] == "refused"} == {"k1", ""}
+    assert {line["level"] for line in lines if line["event"] == "refused"} == {"info"}
     assert all({"level", "timestamp", "logger"} <= line.keys() for line in lines)
     for secret in (value_of("k1"), stranger, "hush-hush"):
         assert not any(secret in json.dumps(line) for line in lines)

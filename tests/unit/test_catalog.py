@@ -361,5 +361,4 @@ def test_stages_of_two_plans_are_metered_by_their_own() -> None:
         apis=(TWO_STAGES,), usage_plans=(plan(), plan("p2", api_stages=(ELSEWHERE,), quota=QuotaSettings(1, "DAY")))
     )
     catalog = Catalog.compile(changed)
-    plans = [granted(catalog, ask(path)).subject.plan for path in ("/prod/pets", "/dev/pets")]
-    assert (plans, catalog.plan_count) == (["p1", "p2"], 2)
+    assert [granted(catalog, ask(path)).subject.plan for path in ("/prod/pets", "/dev/pets")] == ["p1", "p2"]

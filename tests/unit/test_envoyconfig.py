@@ -21,6 +21,7 @@ from authz.core.resources import (
     Stage,
 )
 from authz.envoyconfig import Address, EnvoyOptions, allowed_headers, render, virtual_hosts
+from authz.settings import Settings
 from authz.up import envoy_binary
 from tests.builders import api, resources
 
@@ -167,7 +168,7 @@ def test_a_leaving_worker_is_noticed_while_it_still_answers() -> None:
     """R27: the health checks that it takes fit into settings.drainSeconds."""
     check = cluster(DEFAULTS)["health_checks"][0]
     assert check["interval"] == check["no_traffic_interval"] == "2s"
-    assert 2 * check["unhealthy_threshold"] < 6
+    assert 2 * check["unhealthy_threshold"] < Settings().drain_seconds
     assert check["grpc_health_check"] == {"service_name": "envoy.service.auth.v3.Authorization"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from authz.core.methods import plan_method, stage_method
+from authz.core.methods import method_of
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from authz.core.methods import plan_method, stage_method
     ],
 )
 def test_plans_and_stages_read_every_spelling_of_a_method(key: str, method: tuple[str, str]) -> None:
-    assert plan_method(key) == stage_method(key) == method
+    assert method_of(key) == method
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_plans_and_stages_read_every_spelling_of_a_method(key: str, method: tupl
 )
 def test_a_malformed_key_is_refused_in_the_words_of_aws(key: str, path: str, method: str) -> None:
     with pytest.raises(ValueError, match="Invalid method") as refused:
-        plan_method(key)
+        method_of(key)
     assert str(refused.value) == f"Invalid method {{resourcePath: {path},method: {method}}} specified"
 
 
 def test_the_path_wildcard_takes_no_single_method() -> None:
     """`*/GET` has no meaning at AWS: the whole stage is `*/*`, and a method has a path."""
     with pytest.raises(ValueError, match=r"expected \*/\*"):
-        stage_method("*/GET")
+        method_of("*/GET")
