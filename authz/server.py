@@ -32,6 +32,7 @@ from authz.status import HttpServer, app, check_listen, http_server
 log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 1.0
+SETTLE_ROUNDS = 3  # what was kept from the last time, what was admitted since, what is admitted meanwhile
 STREAMS = 10_000  # Envoy multiplexes all checks of a worker thread on one connection
 
 
@@ -66,6 +67,7 @@ class Sidecar:
         self.serving = self.draining = False
         self._unsettled: deque[Spent] = deque()
         self._settling = asyncio.Lock()
+        self.metrics.unsettled.set_function(self._owed)
 
     def details(self) -> dict[str, Any]:
         """What `/readyz` and `/healthz` tell. Ready means able to answer by policy: with Redis down we still are."""
@@ -137,8 +139,7 @@ class Sidecar:
         """However we stop, nobody is left waiting; what was admitted without Redis is counted, or told to be lost."""
         await server.stop(0)
         if not await self._settle():
-            lost = self.fallback.unsettled + sum(spent.amount for spent in self._unsettled)
-            log.error("admitted requests are lost to the count", requests=lost)
+            log.error("admitted requests are lost to the count", requests=self._owed())
         await self.limiter.aclose()
 
     async def _drain(self, server: grpc.aio.Server) -> None:
@@ -204,30 +205,32 @@ class Sidecar:
     async def _settle(self) -> bool:
         """Count in Redis what was admitted without it. One that fails is kept, and goes first the next time."""
         async with self._settling:
-            if not self._unsettled:
-                self._unsettled.extend(self.fallback.take_spent())
             try:
-                while self._unsettled:
-                    left = await self.limiter.flush(self._unsettled[0])
-                    self.fallback.settled(self._unsettled.popleft(), left)
+                for _ in range(SETTLE_ROUNDS):
+                    if not self._unsettled:
+                        self._unsettled.extend(self.fallback.take_spent())
+                    await self._flush()
             except LimiterUnavailable as error:
                 log.warning("flush failed", error=str(error))
                 self._failed(error)
                 return False
-            finally:
-                self._note_unsettled()
         return True
+
+    async def _flush(self) -> None:
+        while self._unsettled:
+            left = await self.limiter.flush(self._unsettled[0])
+            self.fallback.settled(self._unsettled.popleft(), left)
 
     async def _keep_settled(self) -> None:
         """A single failure spends locally without opening the circuit: that is counted within a second or so."""
         while True:
             await asyncio.sleep(SETTLE_SECONDS)
-            self._note_unsettled()
-            if not self.circuit.is_open and (self._unsettled or self.fallback.unsettled):
+            if not self.circuit.is_open and self._owed():
                 await self._settle()
 
-    def _note_unsettled(self) -> None:
-        self.metrics.unsettled.set(self.fallback.unsettled + sum(spent.amount for spent in self._unsettled))
+    def _owed(self) -> int:
+        """Requests that were admitted without Redis and are not counted there yet."""
+        return self.fallback.unsettled + sum(spent.amount for spent in self._unsettled)
 
 
 async def _serve_http(http: HttpServer, stop: asyncio.Event) -> None:

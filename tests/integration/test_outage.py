@@ -481,6 +481,22 @@ async def test_circuit_and_fallback_are_told_by_metrics(server: RedisServer, bet
         assert run.metric("authz_fallback_unsettled_requests") == 0
 
 
+async def test_what_was_kept_and_what_came_since_is_counted_before_callers_return(
+    server: RedisServer, between: Proxy, tmp_path: Path
+) -> None:
+    """R19. The first flush fails while Redis answers all else, and calls go on without it."""
+    async with running(tmp_path, server, between.url, {"metered": quota(10)}) as run:
+        between.answer = LOADING
+        assert await run.calls("metered", 3) == [200] * 3
+        await run.is_left_alone()
+        between.digest = FLUSH.digest
+        await eventually(lambda: len(run.sidecar._unsettled) > 0)
+        assert await run.calls("metered", 2) == [200] * 2
+        between.answer = b""
+        await run.is_asked_again()
+        assert run.counted("metered") == (5, 5)
+
+
 # --- batches of unknown fate --------------------------------------------------------------------------------------
 
 
