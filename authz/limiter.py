@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 import msgspec
-import redis.asyncio
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from authz.check import LimiterUnavailable, Overloaded
 from authz.core.limits import EXACT, Limit, Meter, Quota, Throttle, redis_key
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.verdict import Tally
 from authz.fallback import Spent
+from authz.scripts import Script, connect, evaluate
 
 log = structlog.get_logger(__name__)
 
@@ -40,21 +36,8 @@ _Reply = tuple[str, int, Results]  # status, now, results: admit.lua
 REPLY = msgspec.msgpack.Decoder(_Reply)
 
 
-@dataclass(frozen=True, slots=True)
-class _Script:
-    """A script's text, and the digest under which Redis keeps it."""
-
-    text: str
-    digest: str
-
-    @classmethod
-    def load(cls, name: str) -> _Script:
-        text = resources.files("authz.lua").joinpath(name).read_text("utf-8")
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-ADMIT = _Script.load("admit.lua")
-FLUSH = _Script.load("flush.lua")
+ADMIT = Script.load("admit.lua")
+FLUSH = Script.load("flush.lua")
 
 
 @dataclass(slots=True)
@@ -133,7 +116,7 @@ class RedisLimiter:
     ) -> None:
         self.clock = clock or RedisClock()
         self.available = True
-        self._redis = _client(url, budget)
+        self._redis = connect(url, max(PROBE_SECONDS, budget))
         self._budget = budget
         self._retention_days = retention_days
         self._account = account
@@ -211,7 +194,7 @@ class RedisLimiter:
         keys = [redis_key(self._account, "flush", self._worker), spent.meter.ledger, spent.meter.history]
         try:
             async with self._sending, asyncio.timeout(self._budget):
-                reply = await self._eval(FLUSH, keys, msgspec.msgpack.encode(blob))
+                reply = await evaluate(self._redis, FLUSH, keys, msgspec.msgpack.encode(blob))
         except Exception as error:  # what cannot be counted now is kept, whatever the reason
             await self._hang_up()
             raise LimiterUnavailable(f"{type(error).__name__}: {error}") from error
@@ -314,27 +297,8 @@ class RedisLimiter:
         )
 
     async def _ask(self, keys: list[str], blob: bytes) -> _Reply:
-        reply: _Reply = REPLY.decode(await self._eval(ADMIT, keys, blob))
+        reply: _Reply = REPLY.decode(await evaluate(self._redis, ADMIT, keys, blob))
         return reply
-
-    async def _eval(self, script: _Script, keys: list[str], blob: bytes) -> bytes:
-        """By digest; the text goes along once after Redis has forgotten it, under the same number."""
-        run: Callable[..., Awaitable[bytes]] = self._redis.execute_command
-        try:
-            return await run("EVALSHA", script.digest, len(keys), *keys, blob)
-        except NoScriptError:
-            return await run("EVAL", script.text, len(keys), *keys, blob)
-
-
-def _client(url: str, budget: float) -> redis.asyncio.Redis:
-    """A client that never retries by itself: only we know which command may be sent twice (R15, R18)."""
-    return redis.asyncio.Redis.from_url(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=None,  # each sending has a time-out of ours around it; redis-py's would swallow cancellations
-        socket_connect_timeout=max(PROBE_SECONDS, budget),
-        protocol=2,
-    )
 
 
 def _encode(batch: Sequence[_Entry]) -> tuple[_Keys, list[Any]]:

@@ -146,13 +146,28 @@ class GatewayResponse(Resource, frozen=True):
     response_templates: dict[str, str] = {}
 
 
+class Deployment(Resource, frozen=True):
+    """What a stage serves, where that is not what its API shows today: fields of the API, as they were deployed."""
+
+    api_key_source: Literal["HEADER", "AUTHORIZER"] = "HEADER"
+    key_sources: tuple[KeySource, ...] = (KeySource(header="x-api-key"),)
+    authorizer: AuthorizerSource = AuthorizerSource()
+    forward_api_key: bool = False
+    resources: dict[str, dict[HttpMethod, Method]] = {}
+    gateway_responses: dict[GatewayResponseType, GatewayResponse] = {}
+
+
 class Stage(Resource, frozen=True):
-    """A deployed version of an API that callers reach by its name."""
+    """A deployed version of an API that callers reach by its name.
+
+    With a `deployment` the stage serves that, and neither the API's methods and key sources nor its own responses.
+    """
 
     name: Id
     method_settings: dict[str, MethodSetting] = {}
     gateway_responses: dict[GatewayResponseType, GatewayResponse] = {}
     variables: dict[str, str] = {}
+    deployment: Deployment | None = None
 
 
 class Host(Resource, frozen=True):
