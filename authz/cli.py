@@ -1,4 +1,4 @@
-"""The command line: `authz serve | up | check-config | explain | envoy-config | new-key`."""
+"""The command line: `authz serve | control | up | check-config | explain | envoy-config | new-key | …`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 import uvloop
+from click.core import ParameterSource
 
 from authz import config, log
 from authz.check import LimiterUnavailable
+from authz.cli_control import audit, control, credentials
+from authz.cli_transfer import COMMANDS
 from authz.config import Config
 from authz.core.catalog import Catalog
 from authz.core.request import Request, joined
@@ -56,8 +59,9 @@ def settings_flags(*fields: str) -> Callable[[F], F]:
             if not fields or option.field in fields:
                 kind = click.Choice(option.choices) if option.choices else None
                 metavar = None if option.choices else _metavar(option)
+                bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.default is False else {}
                 command = click.option(
-                    option.flag, option.field, type=kind, metavar=metavar, default=None, help=_help(option)
+                    option.flag, option.field, type=kind, metavar=metavar, default=None, help=_help(option), **bare
                 )(command)
         return command
 
@@ -76,6 +80,10 @@ def _help(option: Option) -> str:
 @click.version_option(package_name="envoy-usage-plans")
 def cli() -> None:
     """Usage plans for any Envoy: API keys, throttles and quotas as Amazon API Gateway sells them."""
+
+
+for command in (control, credentials, audit, *COMMANDS):
+    cli.add_command(command)
 
 
 def main() -> None:
@@ -99,13 +107,18 @@ def serve(path: Path, **flags: object | None) -> None:
     """Run the sidecar that Envoy asks.
 
     Stops on TERM or INT: NOT_SERVING, a drain, then the calls in flight. Reloads the file on HUP, and whenever it
-    changes.
+    changes. With --store it needs no file.
     """
-    # In a child process, so that this one never holds the text: neither its memory nor a key's value.
-    read = asyncio.run(config.load_in_child(path))
-    loaded = load_settings(read.settings, os.environ, flags, str(path))
+    named = click.get_current_context().get_parameter_source("path") is not ParameterSource.DEFAULT
+    if not (named or path.exists()) and load_settings({}, os.environ, flags).settings.store:
+        read, file = {}, None
+    else:
+        # In a child process, so that this one never holds the text: neither its memory nor a key's value.
+        found = asyncio.run(config.load_in_child(path))
+        read, file = found.settings, (path, found)
+    loaded = load_settings(read, os.environ, flags, str(path))
     log.configure(loaded.settings.log_level, loaded.settings.log_format)
-    uvloop.run(run_server(loaded.settings, read, path))
+    uvloop.run(run_server(loaded.settings, file))
 
 
 @cli.command("check-config")
@@ -217,7 +230,7 @@ def _json(text: str) -> Any:
 @click.option("--timeout-ms", default=ENVOY.timeout_ms, show_default=True, help="Envoy's patience for a check.")
 @click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
 @click.option("--only", type=click.Choice(["filter", "cluster"]), help="Print just this part.")
-@settings_flags("grpc_listen")
+@settings_flags("grpc_listen", "store")
 def envoy_config(
     path: Path,
     listen: str,
@@ -239,6 +252,7 @@ def envoy_config(
         timeout_ms=timeout_ms,
         cors_origins=origins,
         only=only,
+        store=loaded.settings.store,
     )
     try:
         click.echo(render(read.resources, options), nl=False)
@@ -264,6 +278,7 @@ def _port(option: str, field: str, what: str) -> Callable[[F], F]:
 @_port("--envoy-port", "envoy_port", "Envoy")
 @_port("--admin-port", "admin_port", "Envoy's administration interface")
 @_port("--echo-port", "echo_port", "the echo upstream")
+@_port("--control-port", "control_port", "the control plane")
 @_port("--grpc-port", "grpc_port", "the sidecar's gRPC server")
 @_port("--http-port", "http_port", "the sidecar's metrics and health")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep data and logs here.")

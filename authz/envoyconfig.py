@@ -23,6 +23,7 @@ ALWAYS_ALLOWED = frozenset(
 )
 # What a browser may send, beside the headers that carry keys (AWS's own default list).
 CORS_HEADERS = frozenset({"authorization", "content-type", "x-amz-date", "x-amz-security-token"})
+THIS_MACHINE = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class EnvoyOptions:
     timeout_ms: int = 200
     cors_origins: tuple[str, ...] = ()
     only: Part | None = None
+    store: bool = False  # whether authz has APIs besides the file's
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class VirtualHost:
 
 def render(resources: Resources, options: EnvoyOptions) -> str:
     """The whole configuration, or the one part that `only` names. Raises ValueError for an address that is none."""
+    # An API of the store has the key sources of one that says nothing.
+    apis = (*resources.apis, Api(id="stored")) if options.store else resources.apis
     template = {"filter": "filter.yaml.j2", "cluster": "cluster.yaml.j2"}.get(options.only or "", "envoy.yaml.j2")
     return (
         _templates()
@@ -111,13 +115,13 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
             admin=Address.parse(options.admin) if options.admin else None,
             authz=Upstream.of(options.authz),
             upstream=Upstream.of([options.upstream]),
-            virtual_hosts=virtual_hosts(resources.apis),
-            allowed_headers=allowed_headers(resources.apis),
-            lookalikes=lookalikes(resources.apis),
-            metadata_namespaces=metadata_namespaces(resources.apis),
-            cors_headers=sorted(CORS_HEADERS | set(_key_headers(resources.apis))),
+            virtual_hosts=virtual_hosts(resources.apis, stored=options.store),
+            allowed_headers=allowed_headers(apis),
+            lookalikes=lookalikes(apis),
+            metadata_namespaces=metadata_namespaces(apis),
+            cors_headers=sorted(CORS_HEADERS | set(_key_headers(apis))),
             # A cookie is only sent along if the server says so, and "*" would say so to every site there is.
-            cors_credentials="cookie" in allowed_headers(resources.apis) and "*" not in options.cors_origins,
+            cors_credentials="cookie" in allowed_headers(apis) and "*" not in options.cors_origins,
         )
     )
 
@@ -147,14 +151,21 @@ def metadata_namespaces(apis: Iterable[Api]) -> list[str]:
     return sorted({api.authorizer.namespace for api in apis if api.api_key_source == "AUTHORIZER"})
 
 
-def virtual_hosts(apis: tuple[Api, ...]) -> list[VirtualHost]:
-    """One for each host that an API names, and one for all others, which names an API only if there is just one."""
+def virtual_hosts(apis: tuple[Api, ...], *, stored: bool = False) -> list[VirtualHost]:
+    """One for each host that an API names, and one for all others, which names an API only if there is just one.
+
+    Beside `stored` APIs, which are reached by their ids, the only one here keeps the names of this machine.
+    """
     hosts: dict[str, list[Route]] = {}
     for api in apis:
         for host in api.hosts:
             base_path = "/".join(filter(None, host.base_path.split("/")))
             hosts.setdefault(host.host.lower(), []).append(Route(base_path, api.id))
-    others = VirtualHost("any other host", ("*",), apis[0].id if len(apis) == 1 else None)
+    only = apis[0].id if len(apis) == 1 else None
+    if stored and only:
+        for name in THIS_MACHINE:
+            hosts.setdefault(name, [Route("", only)])
+    others = VirtualHost("any other host", ("*",), None if stored else only)
     return [*(_virtual_host(name, hosts[name]) for name in sorted(hosts)), others]
 
 

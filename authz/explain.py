@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from authz.check import LimiterUnavailable
+from authz.check import NO_KEYS, KeyRing, LimiterUnavailable, resolved
 from authz.core.catalog import Catalog
 from authz.core.limits import Limit, Quota, remaining
 from authz.core.request import Request
@@ -15,7 +15,12 @@ from authz.limiter import RedisLimiter
 
 
 async def explain(
-    catalog: Catalog, request: Request, now: int, limiter: RedisLimiter | None = None, profile: Profile = "standard"
+    catalog: Catalog,
+    request: Request,
+    now: int,
+    limiter: RedisLimiter | None = None,
+    profile: Profile = "standard",
+    ring: KeyRing = NO_KEYS,
 ) -> str:
     """The story of a request in lines. `now` is in µs of Unix time; with a limiter Redis's own time and state count.
 
@@ -24,7 +29,7 @@ async def explain(
     tally: Tally | None = None
     if limiter:
         now = (await limiter.peek((), None)).now
-    grant = catalog.resolve(request, now)
+    grant = await resolved(lambda: catalog, ring, request, now)
     if limiter and isinstance(grant, Grant):
         tally = await limiter.peek(grant.limits, grant.meter)
         if tally.stale:

@@ -104,6 +104,9 @@ class LiveCatalog(Generic[C]):
         """When the catalog came into force, in seconds of Unix time."""
         return self._snapshot.loaded_at
 
+    async def loaded(self) -> None:
+        """Returns when there is a catalog, as here there is from the start."""
+
     async def reload(self) -> None:
         """Read the file again. Callers that come while it is being read share one more reading."""
         self._asked = asked = self._asked + 1

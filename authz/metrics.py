@@ -45,6 +45,7 @@ class Metrics:
     circuit_open: Gauge = field(init=False)
     degraded: Counter = field(init=False)
     unsettled: Gauge = field(init=False)
+    key_lookups: Counter = field(init=False)
     reloads: Counter = field(init=False)
     catalog_version: Gauge = field(init=False)
     catalog_loaded: Gauge = field(init=False)
@@ -80,6 +81,7 @@ class Metrics:
         self.unsettled = Gauge(
             "authz_fallback_unsettled_requests", "Calls admitted without Redis and not counted there yet.", registry=r
         )
+        self.key_lookups = Counter("authz_key_lookups", "Keys looked up in the store.", ("result",), registry=r)
         self.reloads = Counter("authz_catalog_reloads", "Attempts to reload the catalog.", ("result",), registry=r)
         self.catalog_version = Gauge("authz_catalog_version", "Grows by one with each catalog taken over.", registry=r)
         self.catalog_loaded = Gauge(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,31 +16,37 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from authz.check import Checker, LimiterUnavailable
+from authz.check import NO_KEYS, Checker, KeyRing, LimiterUnavailable
 from authz.circuit import Circuit
 from authz.config import Config
-from authz.core.catalog import Catalog
+from authz.core.catalog import NO_REFS, Catalog
 from authz.core.resources import Resources
 from authz.extauthz import SERVICE, Authorization, Style
 from authz.fallback import LocalLimiter, Spent
+from authz.follower import StoreCatalog
+from authz.keyring import Result, StoreRing
 from authz.limiter import RedisLimiter
 from authz.live import LiveCatalog, Outcome
 from authz.metrics import Metrics
 from authz.pb import ext_authz_pb2_grpc
+from authz.sealing import Sealer, load_sealer
 from authz.settings import Settings
 from authz.status import HttpServer, app, check_listen, http_server
+from authz.store import Store
 
 log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 1.0
 SETTLE_ROUNDS = 3  # what was kept from the last time, what was admitted since, what is admitted meanwhile
+STORE_SECONDS = 5.0  # for a command of those that no caller waits for
 STREAMS = 10_000  # Envoy multiplexes all checks of a worker thread on one connection
 
 
 class Sidecar:
     """One process that answers Envoy: all of its parts, wired."""
 
-    def __init__(self, settings: Settings, config: Config, path: Path) -> None:
+    def __init__(self, settings: Settings, file: tuple[Path, Config] | None, sealer: Sealer | None = None) -> None:
+        """Without a file, all resources are the store's."""
         self.settings = settings
         self.metrics = Metrics(settings.max_plan_labels)
         self.fallback = LocalLimiter(settings.replicas)
@@ -53,9 +60,17 @@ class Sidecar:
             failed=self._failed,
         )
         self.circuit = Circuit(self._recover, self._switch)
-        self.live = LiveCatalog(path, config, self._compile, self._reloaded)
+        self.ring: KeyRing = NO_KEYS
+        self.live: LiveCatalog[Catalog] | StoreCatalog
+        self._lookups: Store | None = None
+        if settings.store or file is None:
+            self.live = self._follow_store(file, sealer or Sealer())
+        else:
+            self.live = LiveCatalog(*file, self._compile, self._reloaded)
         self._note_catalog()
-        self.checker = Checker(lambda: self.live.current, self.limiter, self.fallback, self.limiter.clock.now)
+        self.checker = Checker(
+            lambda: self.live.current, self.limiter, self.fallback, self.limiter.clock.now, self.ring
+        )
         self.service = Authorization(
             self.checker,
             self.metrics,
@@ -68,6 +83,20 @@ class Sidecar:
         self._unsettled: deque[Spent] = deque()
         self._settling = asyncio.Lock()
         self.metrics.unsettled.set_function(self._owed)
+
+    def _follow_store(self, file: tuple[Path, Config] | None, sealer: Sealer) -> StoreCatalog:
+        """Keys are looked up within a caller's patience; what is read in the background has longer."""
+        url, account = self.settings.redis_url, self.settings.account_id
+        self._lookups = Store(url, account=account, budget=self.settings.redis_timeout_ms / 1000)
+        self.ring = ring = StoreRing(
+            self._lookups.find,
+            sealer.index,
+            size=self.settings.key_cache_size,
+            away=lambda: self.circuit.is_open,
+            observe=self._looked_up,
+        )
+        store = Store(url, account=account, budget=STORE_SECONDS)
+        return StoreCatalog(store, ring, self._compile, worker=os.urandom(8).hex(), file=file, observe=self._reloaded)
 
     def details(self) -> dict[str, Any]:
         """What `/readyz` and `/healthz` tell. Ready means able to answer by policy: with Redis down we still are."""
@@ -125,9 +154,8 @@ class Sidecar:
         running = [tasks.create_task(loop) for loop in loops]
         serving = tasks.create_task(_serve_http(http, stop))
         await server.start()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        self.serving = True
-        log.info("serving", grpc=self.settings.grpc_listen, http=self.settings.http_listen)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        running.append(tasks.create_task(self._announce()))
         await stop.wait()
         await self._drain(server)
         http.should_exit = True
@@ -135,12 +163,24 @@ class Sidecar:
         for task in running:
             task.cancel()
 
+    async def _announce(self) -> None:
+        """Calls are answered before, too; but who has no catalog yet refuses them all."""
+        await self.live.loaded()
+        if not self.draining:
+            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self.serving = True
+            log.info("serving", grpc=self.settings.grpc_listen, http=self.settings.http_listen)
+
     async def _close(self, server: grpc.aio.Server) -> None:
         """However we stop, nobody is left waiting; what was admitted without Redis is counted, or told to be lost."""
         await server.stop(0)
         if not await self._settle():
             log.error("admitted requests are lost to the count", requests=self._owed())
         await self.limiter.aclose()
+        if isinstance(self.live, StoreCatalog):
+            await self.live.aclose()
+        if self._lookups:
+            await self._lookups.aclose()
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         self.draining = True
@@ -174,8 +214,8 @@ class Sidecar:
         for service in ("", SERVICE):
             await self.health.set(service, status)
 
-    def _compile(self, resources: Resources) -> Catalog:
-        return Catalog.compile(resources, self.settings.account_id, self.settings.failure_policy)
+    def _compile(self, resources: Resources, refs: Mapping[str, str] = NO_REFS) -> Catalog:
+        return Catalog.compile(resources, self.settings.account_id, self.settings.failure_policy, refs)
 
     def _reloaded(self, outcome: Outcome) -> None:
         self.metrics.reloads.labels(outcome).inc()
@@ -193,6 +233,13 @@ class Sidecar:
     def _failed(self, error: Exception) -> None:
         self.metrics.redis_errors.labels(type(error).__name__).inc()
         self.circuit.failed(error)
+
+    def _looked_up(self, result: Result) -> None:
+        self.metrics.key_lookups.labels(result).inc()
+        if result == "failed":
+            self.circuit.failed(LimiterUnavailable("a key could not be looked up"))
+        else:
+            self.circuit.succeeded()
 
     def _switch(self, available: bool) -> None:
         self.limiter.available = available
@@ -243,13 +290,14 @@ async def _serve_http(http: HttpServer, stop: asyncio.Event) -> None:
         stop.set()
 
 
-async def serve(settings: Settings, config: Config, path: Path) -> None:
+async def serve(settings: Settings, file: tuple[Path, Config] | None) -> None:
     """Run a sidecar until TERM or INT; HUP reloads the catalog. Returns when all that was asked is answered."""
+    sealer = load_sealer(os.environ, settings.pepper_file)
     stop, hup = asyncio.Event(), asyncio.Event()
     _on_signals(stop.set, signal.SIGTERM, signal.SIGINT)
     _on_signals(hup.set, signal.SIGHUP)
     try:
-        await Sidecar(settings, config, path).serve(stop, hup)
+        await Sidecar(settings, file, sealer).serve(stop, hup)
     except ExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
         raise group.exceptions[0] from None
 

@@ -19,8 +19,11 @@ from authz.faults import ConfigError, choices, not_known, rule_of
 SOCKET_PATH_BYTES: Final = 107  # what Linux leaves for the path of a Unix socket
 
 PREFIX: Final = "AUTHZ_"
-# Not settings, and yet no misspelt ones: the file itself, tests, and what Kubernetes sets for a Service named authz-*.
-FOREIGN: Final = re.compile(r"AUTHZ_(CONFIG|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?))")
+# Not settings, and yet no misspelt ones: the file itself, secrets, which no flag or file of ours may hold, tests, and
+# what Kubernetes sets for a Service named authz-*.
+FOREIGN: Final = re.compile(
+    r"AUTHZ_(CONFIG|PEPPER|SEALING_KEY|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?))"
+)
 LISTEN: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 REDIS_OPTIONS: Final = frozenset({"db", "username", "password"})
 TLS_OPTIONS: Final = frozenset(
@@ -85,6 +88,18 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
         int, Meta(ge=0, le=100_000, description="Plans with metrics of their own; the rest is labelled other.")
     ] = 1000
     usage_retention_days: Annotated[int, Meta(ge=1, le=3660, description="Days for which daily usage is kept.")] = 400
+    store: Annotated[bool, Meta(description="Take resources from Redis too, where the control plane keeps them.")] = (
+        False
+    )
+    key_cache_size: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Keys of the store that a process keeps in memory.")
+    ] = 100_000
+    pepper_file: Annotated[
+        Text | None, Meta(description="File with the pepper of the store's keys, instead of AUTHZ_PEPPER.")
+    ] = None
+    sealing_key_file: Annotated[
+        Text | None, Meta(description="File with the keys that seal secrets, instead of AUTHZ_SEALING_KEY.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,14 +187,15 @@ def redis_server(
 
 @contextmanager
 def authz_serve(
-    config: Path, *flags: str, env: Mapping[str, str] | None = None, wait: bool = True
+    config: Path | None, *flags: str, env: Mapping[str, str] | None = None, wait: bool = True
 ) -> Iterator[AuthzServer]:
-    """`authz serve` on free ports. `flags` come last, so that they win."""
+    """`authz serve` on free ports; without a `config` it finds no file. `flags` come last, so that they win."""
     with TemporaryDirectory(prefix="authz-test-") as scratch:
         grpc, http = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+        named = ("--config", str(config)) if config else ()
         listen = ("--grpc-listen", grpc, "--http-listen", http)
         server = AuthzServer(
-            command=(sys.executable, "-m", "authz", "serve", "--config", str(config), *listen, *flags),
+            command=(sys.executable, "-m", "authz", "serve", *named, *listen, *flags),
             log=Path(scratch, "log"),
             is_ready=lambda: is_ok(f"http://{http}/readyz"),
             env=env or {},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from enum import Enum
+from types import MappingProxyType
+from typing import Final, TypeVar
 
 from authz.core.credentials import Credentials
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
@@ -16,6 +18,7 @@ from authz.core.resources import (
     Api,
     ApiKey,
     ApiStage,
+    Deployment,
     FailurePolicy,
     MethodSetting,
     Mode,
@@ -32,6 +35,8 @@ from authz.core.routes import Route, Routes
 from authz.core.verdict import Denied, Grant, Reason, Subject
 
 T = TypeVar("T")
+
+NO_REFS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +55,52 @@ class _Plan:
     method_throttles: Mapping[Route, tuple[str, Throttle]]
 
 
+_Covered = Mapping[tuple[str, str], _Plan]  # a plan, by the (api, stage) it covers
+NOTHING: Final[_Covered] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
-class _Caller:
-    """A key: who it is, whether it may still call, and its plan on each (api, stage)."""
+class Caller:
+    """A key: who it is, whether it may still call, and the plans it has signed, by reference."""
 
     id: str
     enabled: bool
     expires_us: int | None
     customer: str
-    plans: Mapping[tuple[str, str], _Plan]
+    plans: tuple[str, ...]
+
+
+class Unlooked(Enum):
+    """Says of a key that it is not in memory, so that nobody knows yet whether it exists."""
+
+    UNLOOKED = "unlooked"
+
+
+UNLOOKED: Final = Unlooked.UNLOOKED
+Find = Callable[[bytes], Caller | Unlooked | None]  # by the SHA-256 of a key's value
+
+
+@dataclass(frozen=True, slots=True)
+class KeyNeeded:
+    """The request cannot be resolved before somebody has looked for the key of this digest."""
+
+    digest: bytes
+    subject: Subject
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A stage: the subject of its requests, and the limits that hold for all callers of a route."""
+    """A stage: the subject of its requests, what it serves, and the limits that hold for all callers of a route."""
 
     subject: Subject
+    credentials: Credentials
+    routes: Routes
     limits: Mapping[Route, tuple[Limit, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Api:
     id: str
-    routes: Routes
-    credentials: Credentials
     stages: Mapping[str, _Stage]
 
 
@@ -93,7 +120,8 @@ class Catalog:
     apis: Mapping[str, _Api]
     by_first_label: Mapping[str, _Api]
     hosts: Mapping[str, tuple[_Mapping, ...]]
-    callers: Mapping[bytes, _Caller]
+    plans: Mapping[str, _Covered]
+    callers: Mapping[bytes, Caller]
     failure_policy: FailurePolicy
 
     @classmethod
@@ -102,33 +130,44 @@ class Catalog:
         resources: Resources,
         account_id: str = DEFAULT_ACCOUNT,
         failure_policy: FailurePolicy = FailurePolicy.LOCAL,
+        refs: Mapping[str, str] = NO_REFS,
     ) -> Catalog:
-        """Compile resources that `rules.problems` finds nothing wrong with."""
+        """Compile resources that `rules.problems` finds nothing wrong with, but for what points to nothing.
+
+        Callers name a plan by `refs`, where its id is there, and else by that id.
+        """
         apis = {api.id: _compile_api(api, resources, account_id) for api in resources.apis}
         return cls(
             apis=apis,
             by_first_label={api.id.lower(): api for api in reversed(apis.values())},
             hosts=_compile_hosts(resources.apis),
-            callers=_compile_callers(resources, apis, account_id, failure_policy),
+            plans={
+                refs.get(plan.id, plan.id): _compile_plan(plan, apis, account_id, failure_policy)
+                for plan in resources.usage_plans
+            },
+            callers=_compile_callers(resources, refs),
             failure_policy=failure_policy,
         )
 
-    def resolve(self, request: Request, now: int) -> Grant | Denied:
-        """Who is calling what, and which limits cover the call. `now` is in microseconds of Unix time."""
+    def resolve(self, request: Request, now: int, find: Find | None = None) -> Grant | Denied | KeyNeeded:
+        """Who is calling what, and which limits cover the call. `now` is in microseconds of Unix time.
+
+        `find` is asked for keys that are not the file's. Without it there are no others, and no key is needed.
+        """
         found = self._locate(request)
         if isinstance(found, Reason):
             return Denied(found)
         api, stage_name, path = found
         stage = api.stages.get(stage_name)
         if stage is None:
-            return Denied(Reason.UNKNOWN_STAGE, Subject(api=api.id, credentials=api.credentials))
-        route = _route(api, request, path)
+            return Denied(Reason.UNKNOWN_STAGE, Subject(api=api.id))
+        route = _route(stage, request, path)
         if route is None:
             return Denied(Reason.UNKNOWN_METHOD, stage.subject)
         if not route.api_key_required:
             subject = replace(stage.subject, route=route, path=path)
             return Grant(subject, stage.limits[route], None, self.failure_policy)
-        return self._metered(request, stage, route, path, now)
+        return self._metered(request, stage, replace(stage.subject, route=route, path=path), now, find)
 
     def _locate(self, request: Request) -> tuple[_Api, str, str] | Reason:
         """The API, the name of the stage, and the path that is left to be matched (R11)."""
@@ -159,22 +198,36 @@ class Catalog:
         first = self.by_first_label.get(host.partition(".")[0])  # a host name has no case; an id does
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
 
-    def _metered(self, request: Request, stage: _Stage, route: Route, path: str, now: int) -> Grant | Denied:
-        subject = replace(stage.subject, route=route, path=path)
-        value = self.apis[subject.api].credentials.find(request)
+    def _metered(
+        self, request: Request, stage: _Stage, subject: Subject, now: int, find: Find | None
+    ) -> Grant | Denied | KeyNeeded:
+        value = stage.credentials.find(request)
         if not value:
             return Denied(Reason.KEY_MISSING, subject)
         # A comma is Envoy's joint between two headers: never part of a key, even where a digest would match (R12).
-        caller = None if "," in value else self.callers.get(digest(value))
-        if caller is None:
+        if "," in value:
             return Denied(Reason.KEY_UNKNOWN, subject)
+        caller = self._caller(hashed := digest(value), find)
+        match caller:
+            case Unlooked():
+                return KeyNeeded(hashed, subject)
+            case None:
+                return Denied(Reason.KEY_UNKNOWN, subject)
+            case Caller():
+                return self._granted(caller, stage, subject, now)
+
+    def _caller(self, hashed: bytes, find: Find | None) -> Caller | Unlooked | None:
+        """The file's keys come first."""
+        return self.callers.get(hashed) or (find(hashed) if find else None)
+
+    def _granted(self, caller: Caller, stage: _Stage, subject: Subject, now: int) -> Grant | Denied:
         subject = replace(subject, key=caller.id, customer=caller.customer)
         if not caller.enabled:
             return Denied(Reason.KEY_DISABLED, subject)
         if caller.expires_us is not None and caller.expires_us <= now:
             return Denied(Reason.KEY_EXPIRED, subject)
-        plan = caller.plans.get((subject.api, subject.stage))
-        if plan is None:
+        plan, route = self._plan(caller, subject), subject.route
+        if plan is None or route is None:
             return Denied(Reason.NO_PLAN, subject)
         return Grant(
             subject=replace(subject, plan=plan.id, plan_name=plan.name),
@@ -183,11 +236,19 @@ class Catalog:
             failure_policy=plan.failure_policy,
         )
 
+    def _plan(self, caller: Caller, subject: Subject) -> _Plan | None:
+        """A key's plan for a stage. A plan that is gone, or never was in this catalog, covers nothing."""
+        place = subject.api, subject.stage
+        for ref in caller.plans:
+            if plan := self.plans.get(ref, NOTHING).get(place):
+                return plan
+        return None
 
-def _route(api: _Api, request: Request, path: str) -> Route | None:
+
+def _route(stage: _Stage, request: Request, path: str) -> Route | None:
     verb = (request.extensions.get("method") or request.method).upper()  # `get` must not slip past GET to ANY
     resource = request.extensions.get("resource")
-    return api.routes.named(resource, verb) if resource else api.routes.match(path, verb)
+    return stage.routes.named(resource, verb) if resource else stage.routes.match(path, verb)
 
 
 def _plan_limits(plan: _Plan, key: str, route: Route, now: int) -> Iterator[Limit]:
@@ -216,10 +277,25 @@ def _without(path: str, segments: int) -> str:
 
 
 def _compile_api(api: Api, resources: Resources, account_id: str) -> _Api:
-    routes, credentials = Routes(api.resources), Credentials.of(api)
+    own = _Served(Routes(api.resources), Credentials.of(api))
     shared = tuple(_account_limits(resources, account_id))
-    stages = {stage.name: _compile_stage(api, stage, routes, credentials, account_id, shared) for stage in api.stages}
-    return _Api(api.id, routes, credentials, stages)
+    stages = {
+        stage.name: _compile_stage(api, stage, _served(stage.deployment, own), account_id, shared)
+        for stage in api.stages
+    }
+    return _Api(api.id, stages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What a stage serves: shared by all stages that serve the API as it is."""
+
+    routes: Routes
+    credentials: Credentials
+
+
+def _served(deployment: Deployment | None, own: _Served) -> _Served:
+    return _Served(Routes(deployment.resources), Credentials.of(deployment)) if deployment else own
 
 
 def _account_limits(resources: Resources, account_id: str) -> Iterator[Limit]:
@@ -227,18 +303,21 @@ def _account_limits(resources: Resources, account_id: str) -> Iterator[Limit]:
         yield Limit(Layer.ACCOUNT_THROTTLE, redis_key(account_id, "account"), rule)
 
 
-def _compile_stage(
-    api: Api, stage: Stage, routes: Routes, credentials: Credentials, account_id: str, shared: tuple[Limit, ...]
-) -> _Stage:
+def _compile_stage(api: Api, stage: Stage, served: _Served, account_id: str, shared: tuple[Limit, ...]) -> _Stage:
     settings = {method_of(name): setting for name, setting in stage.method_settings.items()}
-    limits: dict[Route, tuple[Limit, ...]] = dict.fromkeys(routes, shared)
-    for route in routes:
+    limits: dict[Route, tuple[Limit, ...]] = dict.fromkeys(served.routes, shared)
+    for route in served.routes:
         if rule := stage_bucket(_setting(settings, route)):
             key = redis_key(account_id, "stage", api.id, stage.name, route.resource, route.method)
             limits[route] = (Limit(Layer.STAGE_METHOD_THROTTLE, key, rule), *shared)
-    responses = Responses.compile(stage.gateway_responses)
-    subject = Subject(api.id, stage.name, stage_variables=stage.variables, credentials=credentials, responses=responses)
-    return _Stage(subject, limits)
+    subject = Subject(
+        api=api.id,
+        stage=stage.name,
+        stage_variables=stage.variables,
+        credentials=served.credentials,
+        responses=Responses.compile((stage.deployment or stage).gateway_responses),
+    )
+    return _Stage(subject, served.credentials, served.routes, limits)
 
 
 def _setting(settings: Mapping[tuple[str, str], T], route: Route) -> T | None:
@@ -270,29 +349,24 @@ def _compile_hosts(apis: Iterable[Api]) -> dict[str, tuple[_Mapping, ...]]:
     return {name: tuple(sorted(found, key=lambda m: -len(m.base))) for name, found in hosts.items()}
 
 
-def _compile_callers(
-    resources: Resources, apis: Mapping[str, _Api], account_id: str, failure_policy: FailurePolicy
-) -> dict[bytes, _Caller]:
-    plans_of: dict[str, list[UsagePlan]] = {}
+def _compile_callers(resources: Resources, refs: Mapping[str, str]) -> dict[bytes, Caller]:
+    plans_of: dict[str, list[str]] = {}
     for plan in resources.usage_plans:
         for key_id in plan.keys:
-            plans_of.setdefault(key_id, []).append(plan)
-    compiled = {plan.id: _compile_plan(plan, apis, account_id, failure_policy) for plan in resources.usage_plans}
-    merged: dict[tuple[str, ...], Mapping[tuple[str, str], _Plan]] = {}
-
-    def stages_of(key_id: str) -> Mapping[tuple[str, str], _Plan]:
-        """Keys in the same plans share one mapping: a million keys have few different ones."""
-        ids = tuple(plan.id for plan in plans_of.get(key_id, ()))
-        if ids not in merged:
-            merged[ids] = {place: plan for plan_id in ids for place, plan in compiled[plan_id].items()}
-        return merged[ids]
-
-    return {digest_of(key): _compile_caller(key, stages_of(key.id)) for key in resources.api_keys}
+            plans_of.setdefault(key_id, []).append(refs.get(plan.id, plan.id))
+    # Keys in the same plans share one tuple: a million keys have few different ones.
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    callers = {}
+    for key in resources.api_keys:
+        plans = tuple(plans_of.get(key.id, ()))
+        callers[digest_of(key)] = caller_of(key, shared.setdefault(plans, plans))
+    return callers
 
 
-def _compile_caller(key: ApiKey, plans: Mapping[tuple[str, str], _Plan]) -> _Caller:
+def caller_of(key: ApiKey, plans: tuple[str, ...]) -> Caller:
+    """A key as requests meet it, in the plans of these references."""
     expires = round(key.expires_at.timestamp() * 1_000_000) if key.expires_at else None
-    return _Caller(key.id, key.enabled, expires, key.customer_id or "", plans)
+    return Caller(key.id, key.enabled, expires, key.customer_id or "", plans)
 
 
 def _compile_plan(
@@ -311,16 +385,17 @@ def _compile_plan(
         method_throttles={},
     )
     return {
-        (stage.api_id, stage.stage): replace(common, method_throttles=_method_throttles(stage, apis[stage.api_id]))
-        for stage in plan.api_stages
+        (covered.api_id, covered.stage): replace(common, method_throttles=_method_throttles(covered, stage.routes))
+        for covered in plan.api_stages
+        if (api := apis.get(covered.api_id)) and (stage := api.stages.get(covered.stage))
     }
 
 
-def _method_throttles(stage: ApiStage, api: _Api) -> dict[Route, tuple[str, Throttle]]:
+def _method_throttles(stage: ApiStage, routes: Routes) -> dict[Route, tuple[str, Throttle]]:
     """For each method with a throttle of its own: the end of its Redis key, after the caller's key id."""
     settings = {method_of(name): setting for name, setting in stage.throttle.items()}
     found: dict[Route, tuple[str, Throttle]] = {}
-    for route in api.routes:
+    for route in routes:
         if rule := _bucket(_setting(settings, route)):
             parts = (stage.api_id, stage.stage, route.resource, route.method)
             found[route] = ("".join(":" + encoded(part) for part in parts), rule)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from authz.core.request import Request
-from authz.core.resources import Api, KeySource
+from authz.core.resources import Api, Deployment, KeySource
 
 # Who called, as the upstream may believe it, since a client's own copies never reach it.
 KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id"
@@ -36,8 +36,8 @@ class Credentials:
     forward: bool = False
 
     @classmethod
-    def of(cls, api: Api) -> Credentials:
-        """The sources of an API; with AUTHORIZER the metadata path replaces what the client sends."""
+    def of(cls, api: Api | Deployment) -> Credentials:
+        """The sources of an API or a deployment; with AUTHORIZER the metadata path replaces what the client sends."""
         path = (api.authorizer.namespace, *api.authorizer.path) if api.api_key_source == "AUTHORIZER" else None
         return cls(api.key_sources, path, api.forward_api_key)
 

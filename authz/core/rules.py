@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from authz.core.limits import throttle
 from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.resources import (
@@ -16,6 +18,7 @@ from authz.core.resources import (
     Api,
     ApiKey,
     ApiStage,
+    Deployment,
     GatewayResponse,
     Host,
     KeySource,
@@ -67,7 +70,7 @@ FRAMING: Final = frozenset(
         "upgrade",
     }
 )
-UNNAMED_AUTHORIZER: Final = Api(id="default").authorizer
+UNNAMED_AUTHORIZERS: Final = (Api(id="default").authorizer, Deployment().authorizer)
 
 
 class Problem(NamedTuple):
@@ -136,7 +139,7 @@ def _api(api: Api, at: str) -> Problems:
         yield from _stage(stage, api, f"{at}.stages[{n}]")
 
 
-def _sources(api: Api, at: str) -> Problems:
+def _sources(api: Api | Deployment, at: str) -> Problems:
     if api.api_key_source == "HEADER" and not api.key_sources:
         yield Problem(f"{at}.keySources", "expected at least one source of keys")
     for n, source in enumerate(api.key_sources):
@@ -144,7 +147,7 @@ def _sources(api: Api, at: str) -> Problems:
     if api.api_key_source == "AUTHORIZER" and not (api.authorizer.path and all(api.authorizer.path)):
         yield Problem(f"{at}.authorizer.path", "expected the names that lead to the key, none of them empty")
     # By identity, so that an authorizer that says what is the default anyway counts as given, too.
-    if api.api_key_source == "HEADER" and api.authorizer is not UNNAMED_AUTHORIZER:
+    if api.api_key_source == "HEADER" and all(api.authorizer is not unnamed for unnamed in UNNAMED_AUTHORIZERS):
         yield Problem(f"{at}.authorizer", "expected only with the apiKeySource AUTHORIZER: nobody would read it")
     if api.api_key_source == "AUTHORIZER" and not api.authorizer.namespace:
         yield Problem(f"{at}.authorizer.namespace", "expected the name of a filter's metadata")
@@ -220,13 +223,31 @@ def _sibling(template: str, variables: dict[tuple[str, bool], str]) -> str | Non
 
 
 def _stage(stage: Stage, api: Api, at: str) -> Problems:
+    served = _served(stage, api)
+    if stage.deployment:
+        yield from _deployment(stage, stage.deployment, f"{at}.deployment")
     settings = f"{at}.methodSettings"
-    yield from _methods(stage.method_settings, api, settings)
+    yield from _methods(stage.method_settings, served, settings)
     for key, setting in stage.method_settings.items():
         rate, burst = setting.throttling_rate_limit, setting.throttling_burst_limit
         yield from _stage_throttle(rate, burst, f"{settings}['{key}'].throttlingRateLimit")
     for kind, response in stage.gateway_responses.items():
         yield from _gateway_response(response, f"{at}.gatewayResponses['{kind}']")
+
+
+def _served(stage: Stage | None, api: Api) -> Api:
+    """The API with the methods that this stage serves."""
+    deployment = stage.deployment if stage else None
+    return replace(api, resources=deployment.resources) if deployment else api
+
+
+def _deployment(stage: Stage, deployment: Deployment, at: str) -> Problems:
+    yield from _sources(deployment, at)
+    yield from _templates(deployment.resources, f"{at}.resources")
+    for kind, response in deployment.gateway_responses.items():
+        yield from _gateway_response(response, f"{at}.gatewayResponses['{kind}']")
+    if stage.gateway_responses:
+        yield Problem(f"{at}.gatewayResponses", "expected the stage's responses here, not beside the deployment")
 
 
 def _stage_throttle(rate: float | None, burst: int | None, at: str) -> Problems:
@@ -319,10 +340,11 @@ def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
         yield Problem(f"{at}.stage", f"the API {api.id} has no stage {shortened(covered.stage)}")
     if len(covered.throttle) > METHOD_THROTTLES:
         yield Problem(f"{at}.throttle", f"expected at most {METHOD_THROTTLES} methods, not {len(covered.throttle)}")
-    yield from _methods(covered.throttle, api, f"{at}.throttle")
+    served = api and _served(next((stage for stage in api.stages if stage.name == covered.stage), None), api)
+    yield from _methods(covered.throttle, served, f"{at}.throttle")
     for key, settings in covered.throttle.items():
         yield from _throttle(settings, f"{at}.throttle['{key}']")
-        if api and _is_keyless(api, key):
+        if served and _is_keyless(served, key):
             yield Problem(f"{at}.throttle['{key}']", "the method requires no key, so no plan throttles it")
 
 

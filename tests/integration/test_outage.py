@@ -162,7 +162,7 @@ async def running(
         "grace_seconds": 1.0,
         **changes,
     }
-    sidecar, stop = Sidecar(Settings(**settings), load(file), file), asyncio.Event()
+    sidecar, stop = Sidecar(Settings(**settings), (file, load(file))), asyncio.Event()
     serving = asyncio.create_task(sidecar.serve(stop, asyncio.Event()))
     await eventually(lambda: serving.done() or sidecar.serving)
     try:

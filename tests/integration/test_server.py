@@ -41,6 +41,7 @@ METRICS = {
     "authz_checks_cancelled": "counter",
     "authz_checks_degraded": "counter",
     "authz_fallback_unsettled_requests": "gauge",
+    "authz_key_lookups": "counter",
     "authz_redis_batch_duration_seconds": "histogram",
     "authz_redis_batch_requests": "histogram",
     "authz_redis_circuit_open": "gauge",

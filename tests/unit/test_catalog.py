@@ -6,16 +6,20 @@ from datetime import UTC, datetime
 
 import pytest
 
-from authz.core.catalog import Catalog
+from authz.core.catalog import UNLOOKED, Caller, Catalog, Find, KeyNeeded
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle
 from authz.core.request import Request
 from authz.core.resources import (
     Account,
     Api,
     ApiStage,
+    Deployment,
     FailurePolicy,
+    GatewayResponse,
+    GatewayResponseType,
     Host,
     HttpMethod,
+    KeySource,
     Method,
     MethodSetting,
     Mode,
@@ -26,6 +30,7 @@ from authz.core.resources import (
     digest,
 )
 from authz.core.routes import Route
+from authz.core.rules import problems
 from authz.core.verdict import Denied, Grant, Reason
 from tests.builders import api, key, plan, resources, value_of
 from tests.conftest import micros
@@ -145,7 +150,9 @@ def test_a_request_for_nothing_of_ours_is_refused(catalog: Catalog, request_: Re
 def test_a_named_resource_skips_route_matching() -> None:
     catalog = Catalog.compile(resources(apis=(api(resources=METHODS),)))
     named = ask("/prod/whatever", None, extensions={"resource": "/open"})
-    assert granted(catalog, named).subject.route == next(r for r in catalog.apis["a1"].routes if r.resource == "/open")
+    assert granted(catalog, named).subject.route == next(
+        r for r in catalog.apis["a1"].stages["prod"].routes if r.resource == "/open"
+    )
     assert granted(catalog, ask("/prod/pets", extensions={"method": "POST"})).subject.route.method == "POST"  # type: ignore[union-attr]
 
 
@@ -362,3 +369,57 @@ def test_stages_of_two_plans_are_metered_by_their_own() -> None:
     )
     catalog = Catalog.compile(changed)
     assert [granted(catalog, ask(path)).subject.plan for path in ("/prod/pets", "/dev/pets")] == ["p1", "p2"]
+
+
+# --- the store ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_with_a_deployment_serves_that_and_not_its_api() -> None:
+    """Its methods, key sources and responses; the other stage still serves the API as it is."""
+    other: dict[str, dict[HttpMethod, Method]] = {"/toys": {"GET": Method()}}
+    worded = {GatewayResponseType.INVALID_API_KEY: GatewayResponse(status_code="401")}
+    deployed = Deployment(key_sources=(KeySource(header="x-other"),), resources=other, gateway_responses=worded)
+    stages = (Stage("prod", {"toys/GET": setting(1.0, 4)}, deployment=deployed), Stage("dev"))
+    covered = (ApiStage("a1", "prod", {"/toys/GET": limited(1.0, 7)}), ELSEWHERE)
+    changed = resources(apis=(api(stages=stages),), usage_plans=(plan(api_stages=covered),))
+    assert problems(changed) == []
+    toys = ask("/prod/toys", headers={"x-other": value_of("k1")})
+    assert granted(Catalog.compile(changed), toys).subject.responses is not None
+    assert bursts(changed, Layer.STAGE_METHOD_THROTTLE, toys) == [4]
+    assert bursts(changed, Layer.PLAN_METHOD_THROTTLE, toys) == [7]
+    assert refused(changed, ask("/prod/toys")) is Reason.KEY_MISSING
+    assert refused(changed, ask("/prod/pets")) is Reason.UNKNOWN_METHOD
+    assert granted(Catalog.compile(changed), ask("/dev/pets")).subject.stage == "dev"
+
+
+def test_what_points_to_nothing_covers_nothing() -> None:
+    """A store may hold a plan for an API, a stage or a method that is gone."""
+    gone = (ApiStage("a9", "prod"), ApiStage("a1", "test"), ApiStage("a1", "prod", {"/gone/GET": limited(1.0, 1)}))
+    changed = resources(usage_plans=(plan(api_stages=gone),))
+    assert "plan_method_throttle" not in limits_of(changed, ask())
+
+
+def having(*plans: str) -> Find:
+    """A ring that has the key k2, in these plans, and no other."""
+    caller = Caller("k2", enabled=True, expires_us=None, customer="", plans=plans)
+    return lambda hashed: caller if hashed == digest(value_of("k2")) else None
+
+
+def test_a_plan_made_anew_under_the_same_id_is_another() -> None:
+    catalog = Catalog.compile(resources(), refs={"p1": "p1.new"})
+    found = catalog.resolve(ask(key="k2"), NOW, having("p1.old"))
+    assert isinstance(found, Denied)
+    assert found.reason is Reason.NO_PLAN
+    found = catalog.resolve(ask(key="k2"), NOW, having("p1.old", "p1.new"))
+    assert isinstance(found, Grant)
+    assert (found.subject.plan, found.subject.key) == ("p1", "k2")
+
+
+def test_a_key_that_is_not_in_memory_has_to_be_looked_up() -> None:
+    found = Catalog.compile(resources()).resolve(ask(key="k2"), NOW, lambda _: UNLOOKED)
+    assert isinstance(found, KeyNeeded)
+    assert (found.digest, found.subject.stage) == (digest(value_of("k2")), "prod")
+
+
+def test_the_files_keys_are_found_without_the_store() -> None:
+    assert isinstance(Catalog.compile(resources()).resolve(ask(), NOW, lambda _: UNLOOKED), Grant)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from authz.check import Checker, LimiterUnavailable, Overloaded
-from authz.core.catalog import Catalog
+from authz.check import Checker, KeysUnavailable, LimiterUnavailable, Overloaded
+from authz.core.catalog import UNLOOKED, Caller, Catalog, Unlooked
 from authz.core.limits import Limit, Meter, Quota
 from authz.core.request import Request
 from authz.core.resources import FailurePolicy, QuotaSettings, Resources
-from authz.core.verdict import Allowed, Denied, Reason, Tally, Verdict
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Tally, Verdict
 from authz.fallback import LocalLimiter
 from tests.builders import key, plan, resources
 from tests.conftest import micros
@@ -77,7 +77,7 @@ async def test_a_refusal_of_the_limiter_is_the_verdict() -> None:
 
 def _limits(changed: Resources) -> Sequence[Limit]:
     grant = Catalog.compile(changed).resolve(ask(), NOW)
-    assert not isinstance(grant, Denied)
+    assert isinstance(grant, Grant)
     return grant.limits
 
 
@@ -154,3 +154,64 @@ async def test_each_request_is_decided_by_the_catalog_of_its_arrival() -> None:
     checker = Checker(lambda: catalogs.pop(0), FakeLimiter(Tally(NOW, (0,))), LocalLimiter(), lambda: NOW)
     assert isinstance(await checker.check(ask()), Allowed)
     assert isinstance(await checker.check(ask()), Denied)
+
+
+class FakeRing:
+    """Knows nothing at first, and finds what it was told."""
+
+    def __init__(self, answer: Caller | Exception | None) -> None:
+        self.answer, self.looked, self.memory = answer, 0, dict[bytes, Caller | None]()
+
+    def known(self, digest: bytes) -> Caller | Unlooked | None:
+        return self.memory.get(digest, UNLOOKED)
+
+    async def find(self, digest: bytes) -> Caller | None:
+        self.looked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        self.memory[digest] = self.answer
+        return self.answer
+
+
+K2 = Caller("k2", enabled=True, expires_us=None, customer="", plans=("p1",))
+
+
+def checker(ring: FakeRing, *answers: Tally | Exception) -> Checker:
+    catalog = Catalog.compile(METERED)
+    return Checker(lambda: catalog, FakeLimiter(*answers), LocalLimiter(), lambda: NOW, ring)
+
+
+async def test_a_key_that_is_not_in_memory_is_looked_up_once() -> None:
+    ring = FakeRing(K2)
+    asked = checker(ring, Tally(NOW, (0, 1)), Tally(NOW, (0, 1)))
+    verdicts = [await asked.check(ask(key="k2")) for _ in range(2)]
+    assert [(type(verdict), verdict.subject.key) for verdict in verdicts] == [(Allowed, "k2")] * 2
+    assert ring.looked == 1
+
+
+async def test_a_key_that_the_store_does_not_have_is_unknown() -> None:
+    verdict = await checker(FakeRing(None)).check(ask(key="k2"))
+    assert isinstance(verdict, Denied)
+    assert verdict.reason is Reason.KEY_UNKNOWN
+
+
+async def test_a_key_of_which_nobody_can_tell_is_no_stranger() -> None:
+    """R20: 503, for we do not know."""
+    verdict = await checker(FakeRing(KeysUnavailable("away"))).check(ask(key="k2"))
+    assert isinstance(verdict, Denied)
+    assert (verdict.reason, verdict.subject.stage) == (Reason.UNAVAILABLE, "prod")
+
+
+async def test_the_files_keys_and_requests_without_one_are_never_looked_up() -> None:
+    ring = FakeRing(None)
+    asked = checker(ring, Tally(NOW, (0, 1)))
+    assert isinstance(await asked.check(ask()), Allowed)
+    assert isinstance(await asked.check(ask(key=None)), Denied)
+    assert ring.looked == 0
+
+
+async def test_without_any_catalog_nobody_is_let_in() -> None:
+    """R20: and all hear 503."""
+    verdict = await Checker(lambda: None, FakeLimiter(), LocalLimiter(), lambda: NOW).check(ask())
+    assert isinstance(verdict, Denied)
+    assert verdict.reason is Reason.UNAVAILABLE

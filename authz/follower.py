@@ -1,0 +1,271 @@
+"""The catalog of the store: read whole once, followed by its change stream, and swapped in by one reference."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from authz.config import Config
+from authz.core.catalog import Catalog
+from authz.core.convert import clashes, to_resources
+from authz.core.resources import Resources
+from authz.core.stored import Items
+from authz.keyring import StoreRing
+from authz.live import LiveCatalog, Outcome, Version
+from authz.store import Event, Head, Store, StoreUnavailable
+
+BLOCK_MILLISECONDS: Final = 200
+ANSWER_SECONDS: Final = 0.4  # from asking to an answer, an empty one at least; a connection that takes longer is dead
+RECONNECT_SECONDS: Final = 0.1
+LEASE_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 0.2  # when the store cannot be read
+REFUSED_SECONDS: Final = 5.0  # when what it holds cannot be compiled
+COMPILED: Final = frozenset({"account", "domain", "stage", "usageplan"})  # the kinds that a catalog is made of
+
+log = structlog.get_logger(__name__)
+
+Compile = Callable[[Resources, Mapping[str, str]], Catalog]
+
+
+NONE: Final = Version(0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A catalog in force, and the version of the store from which it was made.
+
+    `life` counts the times that the stream had to be taken up anew: versions of two lives cannot be compared.
+    """
+
+    catalog: Catalog | None = None
+    version: Version = NONE
+    loaded_at: float = 0.0
+    life: int = -1
+    store: int = 0
+
+
+class StoreCatalog:
+    """The store's resources and the file's, if there is one. None, until the store was read for the first time.
+
+    `ring` is told of every change, and `observe` of every catalog. `worker` names us to those who wait for a version.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ring: StoreRing,
+        compile_: Compile,
+        *,
+        worker: str,
+        file: tuple[Path, Config] | None = None,
+        observe: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        self._store = store
+        self._ring = ring
+        self._compile = compile_
+        self._worker = worker
+        self._observe = observe
+        self._file = LiveCatalog(*file, lambda resources: resources, self._file_read) if file else None
+        self._taken = _Taken()
+        self._refusal: str | None = None
+        self._position: Head | None = None  # of the last change that was applied
+        self._needed = 0  # the version of the last change that a catalog has to have
+        self._life = 0
+        self._behind = False
+        self._wanted, self._news, self._loaded = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @property
+    def current(self) -> Catalog | None:
+        return self._taken.catalog
+
+    @property
+    def version(self) -> Version:
+        return self._taken.version
+
+    @property
+    def loaded_at(self) -> float:
+        """When the catalog came into force, in seconds of Unix time; 0 without one."""
+        return self._taken.loaded_at
+
+    @property
+    def problem(self) -> str | None:
+        found = [self._file.problem if self._file else None, self._refusal]
+        return "\n".join(filter(None, found)) or None
+
+    @property
+    def served(self) -> Head:
+        """The last version of the store of which every change holds here."""
+        if self._position is None or self._taken.life != self._life:
+            return Head("", 0, "")
+        if self._taken.store >= self._needed:
+            return self._position
+        return Head(self._position.epoch, self._taken.store, "")
+
+    async def loaded(self) -> None:
+        """Returns when there is a catalog."""
+        await self._loaded.wait()
+
+    async def reload(self) -> None:
+        """Read the file and the store again."""
+        if self._file:
+            await self._file.reload()
+        self._wanted.set()
+
+    async def watch(self) -> None:
+        """Follow the store and the file, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for loop in (self._follow(), self._keep_compiled(), self._keep_leased()):
+                tasks.create_task(loop)
+            if self._file:
+                tasks.create_task(self._file.watch())
+
+    async def aclose(self) -> None:
+        """Nobody waits for a sidecar that has stopped."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._store.drop_lease(self._worker)
+        except (StoreUnavailable, TimeoutError):
+            log.info("lease not dropped; it ends by itself")
+        await self._store.aclose()
+
+    # --- the change stream ---
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._read()
+            except (StoreUnavailable, TimeoutError) as fault:
+                log.info("change stream lost", error=f"{type(fault).__name__}: {fault}")
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _read(self) -> None:
+        """One answer of the stream; any mismatch means that changes were missed, and all is read again."""
+        if self._position is None:
+            await self._start_anew(time.monotonic(), await self._head())
+            return
+        async with asyncio.timeout(ANSWER_SECONDS):
+            events = await self._store.changes(self._position.version, BLOCK_MILLISECONDS)
+        answered = time.monotonic()
+        follows = all(self._apply(event) for event in events)
+        head = await self._head()
+        # An empty answer, although the store was ahead of us already before we asked: its stream has lost changes.
+        starved = self._behind and not events
+        self._behind = head.version > self._position.version
+        if follows and not starved and self._is_ours(head):
+            self._ring.heard(answered)
+        else:
+            await self._start_anew(answered, head)
+
+    async def _head(self) -> Head:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await self._store.head()
+
+    def _is_ours(self, head: Head) -> bool:
+        """Whether the store's history goes through our position: not so after FLUSHALL, a restore, lost writes."""
+        ours = self._position
+        if ours is None or head.epoch != ours.epoch:
+            return False
+        return head.version > ours.version or (head.version, head.tag) == (ours.version, ours.tag)
+
+    def _apply(self, event: Event) -> bool:
+        """Whether the event is the next one; only then it counts."""
+        ours = self._position
+        if ours is None or (event.version, event.previous) != (ours.version + 1, ours.tag):
+            return False
+        self._ring.touched(event.version, event.indexes)
+        if any(kind in COMPILED for kind, _ in event.changes):
+            self._needed = event.version
+            self._wanted.set()
+        self._position = Head(ours.epoch, event.version, event.tag)
+        self._news.set()
+        return True
+
+    async def _start_anew(self, answered: float, head: Head) -> None:
+        """Take the stream up from the store's head, and everything else from the store."""
+        log.info("store read anew", version=head.version)
+        self._position, self._needed, self._behind = head, head.version, False
+        self._life += 1
+        self._ring.forget()
+        self._ring.heard(answered)
+        self._wanted.set()
+
+    # --- the catalog ---
+
+    def _file_read(self, outcome: Outcome) -> None:
+        if outcome == "swapped":
+            self._wanted.set()
+        else:
+            self._observe(outcome)
+
+    async def _keep_compiled(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            if pause := await self._take_over():
+                await asyncio.sleep(pause)
+                self._wanted.set()
+
+    async def _take_over(self) -> float | None:
+        """Make a catalog of what the store holds now; after how many seconds to try again, if that failed."""
+        try:
+            life, snapshot = self._life, await self._store.snapshot()
+            outcome = await self._swap(life, snapshot.head, snapshot.items)
+        except StoreUnavailable as fault:
+            log.info("store not read", error=str(fault))
+            return RETRY_SECONDS
+        except Exception as fault:  # the outermost loop: the last good catalog serves, whatever happened to this one
+            log.exception("catalog failed")
+            self._refusal = f"store: {type(fault).__name__}"
+            self._observe("refused")
+            return REFUSED_SECONDS
+        self._observe(outcome)
+        self._loaded.set()
+        self._news.set()
+        return None
+
+    async def _swap(self, life: int, head: Head, items: Items) -> Outcome:
+        fixed = self._file.current if self._file else Resources()
+        resources, refs, content = await asyncio.to_thread(_merged, items, fixed)
+        taken, outcome = self._taken, "unchanged"
+        if taken.catalog is None or content != taken.version.content:
+            catalog = await asyncio.to_thread(self._compile, resources, refs)
+            taken = _Taken(catalog, Version(taken.version.number + 1, content), time.time())
+            outcome = "swapped"
+        self._taken = _Taken(taken.catalog, taken.version, taken.loaded_at, life, head.version)
+        both = clashes(items, fixed)
+        self._refusal = f"in the file and in the store, where it is left aside: {', '.join(both)}" if both else None
+        log.info("catalog loaded", outcome=outcome, version=str(self.version), store=head.version)
+        return "swapped" if outcome == "swapped" else "unchanged"
+
+    # --- the lease ---
+
+    async def _keep_leased(self) -> None:
+        """Tell what we serve: at once when that changes, and every second."""
+        while True:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await self._store.renew_lease(self._worker, self.served)
+            except (StoreUnavailable, TimeoutError):
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            try:
+                async with asyncio.timeout(LEASE_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+
+def _merged(items: Items, fixed: Resources) -> tuple[Resources, dict[str, str], str]:
+    """What to compile, and a digest of it that is the same in every sidecar."""
+    resources, refs = to_resources(items, fixed)
+    ordered = sorted(refs.items())
+    return resources, refs, hashlib.sha256(msgspec.msgpack.encode((resources, ordered))).hexdigest()[:12]

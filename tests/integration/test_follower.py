@@ -1,0 +1,346 @@
+"""The data plane follows the store: what is written there holds here, whatever becomes of the stream between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import pytest
+import redis
+import yaml
+from msgspec.structs import replace
+
+from authz.check import Checker
+from authz.config import Config, load
+from authz.core.catalog import Catalog
+from authz.core.limits import redis_key
+from authz.core.resources import ApiKey, ApiStage, Deployment, Method, Resources, UsagePlan, digest
+from authz.core.stored import Item, StoredDeployment, StoredKey, StoredPlan, StoredStage
+from authz.core.verdict import Allowed, Tally
+from authz.fallback import LocalLimiter
+from authz.follower import StoreCatalog
+from authz.keyring import StoreRing
+from authz.store import Edit, Store
+from tests.builders import value_of
+from tests.integration.test_server import check, document, get
+from tests.servers import DEADLINE_SECONDS, RedisServer, authz_serve, redis_server, until
+from tests.world import ask
+
+SNAPSHOT = Deployment(resources={"/pets": {"GET": Method()}})
+
+
+def stored_key(name: str = "k1", **changes: Any) -> StoredKey:
+    """A key in plan p1; its value is `value_of(name)`."""
+    key, rest = {"id": name}, dict(changes)
+    if "enabled" in rest:
+        key["enabled"] = rest.pop("enabled")
+    index = digest(value_of(name)).hex()
+    fields = {"index": index, "created_date": 1, "last_updated_date": 1, "plans": ("p1.one",), **rest}
+    return StoredKey(key=ApiKey(**key), **fields)  # type: ignore[arg-type]
+
+
+def stored_plan(nonce: str = "one", **changes: Any) -> StoredPlan:
+    return StoredPlan(UsagePlan(id="p1", name="p1", api_stages=(ApiStage("a1", "prod"),), **changes), nonce)
+
+
+def world(*more: Item) -> tuple[Item, ...]:
+    """API a1 with its stage prod, plan p1 for it, key k1 in the plan."""
+    stage = StoredStage("a1", "prod", "d1", created_date=1, last_updated_date=1)
+    return (StoredDeployment("d1", "a1", 1, SNAPSHOT), stage, stored_plan(), stored_key(), *more)
+
+
+class NoLimits:
+    async def admit(self, *_: object, **__: object) -> Tally:
+        return Tally(0, ())
+
+
+class Sidecar:
+    """A follower without its network: a writer's store, and the answers that Envoy would get."""
+
+    def __init__(self, url: str, account: str, file: tuple[Path, Config] | None = None) -> None:
+        self.writer = Store(url, account=account)
+        self.redis = redis.Redis.from_url(url)
+        self.account, self.compiled = account, 0
+        self.lookups = Store(url, account=account)
+        self.ring = StoreRing(self.lookups.find)
+        store = Store(url, account=account)
+        self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file)
+        limiter: Any = NoLimits()
+        self.checker = Checker(lambda: self.catalog.current, limiter, LocalLimiter(), lambda: 1, self.ring)
+
+    def _compile(self, resources: Resources, refs: Mapping[str, str]) -> Catalog:
+        self.compiled += 1
+        return Catalog.compile(resources, refs=refs)
+
+    async def put(self, *items: Item) -> int:
+        """Write these; the version that has them."""
+
+        async def edit(edit: Edit) -> None:
+            for item in items:
+                edit.put(item)
+
+        return (await self.writer.write(edit, who="test", what="put")).version
+
+    async def delete(self, kind: str, name: str) -> int:
+        async def edit(edit: Edit) -> None:
+            edit.delete(kind, name)
+
+        return (await self.writer.write(edit, who="test", what="delete")).version
+
+    async def answer(self, key: str = "k1") -> str:
+        verdict = await self.checker.check(ask(key=key))
+        return "allowed" if isinstance(verdict, Allowed) else str(verdict.reason)
+
+    async def takes_over(self, version: int) -> None:
+        """Until the lease names the version, as `GET /catalog/version?wait=V` does."""
+
+        async def told() -> bool:
+            head = await self.writer.head()
+            leases = await self.writer.leases()
+            return [(lease.epoch, lease.version >= version) for lease in leases] == [(head.epoch, True)]
+
+        await eventually(told)
+
+    async def answers(self, expected: str, key: str = "k1") -> None:
+        async def holds() -> bool:
+            return await self.answer(key) == expected
+
+        await eventually(holds)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    deadline = monotonic() + DEADLINE_SECONDS
+    while not await holds():
+        assert monotonic() < deadline, "it never happened"
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def following(url: str, account: str, file: tuple[Path, Config] | None = None) -> AsyncIterator[Sidecar]:
+    sidecar = Sidecar(url, account, file)
+    watching = asyncio.create_task(sidecar.catalog.watch())
+    try:
+        await asyncio.wait_for(sidecar.catalog.loaded(), DEADLINE_SECONDS)
+        yield sidecar
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await sidecar.catalog.aclose()
+        await sidecar.lookups.aclose()
+        await sidecar.writer.aclose()
+        sidecar.redis.close()
+
+
+@pytest.fixture
+async def sidecar(shared_redis: RedisServer, account: str) -> AsyncIterator[Sidecar]:
+    """One that serves `world()`, and has key k1 in memory."""
+    async with following(shared_redis.url, account) as sidecar:
+        await sidecar.takes_over(await sidecar.put(*world()))
+        assert await sidecar.answer() == "allowed"
+        yield sidecar
+
+
+# --- what is written holds ----------------------------------------------------------------------------------------
+
+
+async def test_an_empty_store_is_a_catalog_too(shared_redis: RedisServer, account: str) -> None:
+    async with following(shared_redis.url, account) as sidecar:
+        assert await sidecar.answer() == "unknown_api"
+
+
+async def test_a_warm_key_that_is_disabled_or_deleted_is_refused_once_the_version_is_served(sidecar: Sidecar) -> None:
+    await sidecar.takes_over(await sidecar.put(stored_key(enabled=False)))
+    assert await sidecar.answer() == "key_disabled"
+    await sidecar.takes_over(await sidecar.delete("apikey", "k1"))
+    assert await sidecar.answer() == "key_unknown"
+
+
+async def test_a_key_is_let_in_although_it_was_refused_a_moment_before(sidecar: Sidecar) -> None:
+    assert await sidecar.answer("k2") == "key_unknown"
+    await sidecar.takes_over(await sidecar.put(stored_key("k2")))
+    assert await sidecar.answer("k2") == "allowed"
+
+
+async def test_a_key_that_changes_costs_no_new_catalog(sidecar: Sidecar) -> None:
+    compiled = sidecar.compiled
+    await sidecar.takes_over(await sidecar.put(stored_key("k2"), stored_key("k3")))
+    assert sidecar.compiled == compiled
+
+
+async def test_a_plan_that_is_deleted_or_made_anew_has_no_keys(sidecar: Sidecar) -> None:
+    await sidecar.takes_over(await sidecar.delete("usageplan", "p1"))
+    assert await sidecar.answer() == "no_plan"
+    await sidecar.takes_over(await sidecar.put(stored_plan("two")))
+    assert await sidecar.answer() == "no_plan"
+    await sidecar.takes_over(await sidecar.put(stored_key(plans=("p1.two",))))
+    assert await sidecar.answer() == "allowed"
+
+
+async def test_a_stage_follows_its_deployment(sidecar: Sidecar) -> None:
+    other = StoredDeployment("d2", "a1", 2, Deployment(resources={"/toys": {"GET": Method()}}))
+    await sidecar.takes_over(await sidecar.put(other))
+    assert await sidecar.answer() == "allowed"
+    stage = StoredStage("a1", "prod", "d2", created_date=1, last_updated_date=2)
+    await sidecar.takes_over(await sidecar.put(stage))
+    assert await sidecar.answer() == "unknown_method"
+
+
+# --- what becomes of the stream -----------------------------------------------------------------------------------
+
+
+def keys_of(sidecar: Sidecar, *names: str) -> list[str]:
+    return [redis_key(sidecar.account, "store", name) for name in names]
+
+
+def behind_its_back(sidecar: Sidecar) -> None:
+    """Delete key k1 as no event tells: as if its event had been lost."""
+    for kind in ("item", "items"):
+        with suppress(redis.ResponseError):
+            sidecar.redis.hdel(redis_key(sidecar.account, "store", kind, "apikey"), "k1")
+    sidecar.redis.hdel(keys_of(sidecar, "unique")[0], f"key/{digest(value_of('k1')).hex()}")
+
+
+async def test_a_store_that_is_emptied_is_noticed(sidecar: Sidecar) -> None:
+    """FLUSHALL, as far as this account goes: no event tells of it."""
+    found = list(sidecar.redis.scan_iter(match=f"{redis_key(sidecar.account, '')}*", count=1000))
+    sidecar.redis.delete(*found)
+    await sidecar.answers("unknown_api")
+
+
+async def test_another_epoch_is_noticed(sidecar: Sidecar) -> None:
+    behind_its_back(sidecar)
+    sidecar.redis.hset(keys_of(sidecar, "head")[0], "epoch", "restored")
+    await sidecar.answers("key_unknown")
+
+
+async def test_lost_writes_are_noticed(sidecar: Sidecar) -> None:
+    """After a failover the head is an older one, or has another tag."""
+    behind_its_back(sidecar)
+    sidecar.redis.hset(keys_of(sidecar, "head")[0], "tag", "another")
+    await sidecar.answers("key_unknown")
+
+
+async def test_a_stream_that_has_lost_its_end_is_noticed(sidecar: Sidecar) -> None:
+    behind_its_back(sidecar)
+    sidecar.redis.hincrby(keys_of(sidecar, "head")[0], "version", 1)
+    await sidecar.answers("key_unknown")
+
+
+async def test_many_writes_end_in_the_catalog_of_the_last(sidecar: Sidecar) -> None:
+    compiled = sidecar.compiled
+    version = 0
+    for name in range(50):
+        version = await sidecar.put(replace(stored_plan(), plan=replace(stored_plan().plan, name=f"n{name}")))
+    await sidecar.takes_over(version)
+    verdict = await sidecar.checker.check(ask())
+    assert verdict.subject.plan_name == "n49"
+    assert sidecar.compiled - compiled <= 50
+
+
+# --- with the file ------------------------------------------------------------------------------------------------
+
+
+async def test_the_files_resources_are_served_beside_the_stores(
+    shared_redis: RedisServer, account: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "plans.yaml"
+    apis = [{"id": "a2", "stages": [{"name": "prod"}]}]
+    plans = [{"id": "p2", "name": "F", "keys": ["kf"], "apiStages": [{"apiId": "a2", "stage": "prod"}]}]
+    content = {"apis": apis, "apiKeys": [{"id": "kf", "value": value_of("kf")}], "usagePlans": plans}
+    path.write_text(yaml.safe_dump(content))
+    async with following(shared_redis.url, account, (path, load(path))) as sidecar:
+        await sidecar.takes_over(await sidecar.put(*world()))
+        assert await sidecar.answer() == "allowed"
+        verdict = await sidecar.checker.check(ask(key="kf", host="a2.example.org"))
+        assert isinstance(verdict, Allowed)
+        assert sidecar.catalog.problem is None
+        path.write_text(yaml.safe_dump({**content, "apiKeys": [], "usagePlans": []}))
+        refused = "key_unknown"
+
+        async def gone() -> bool:
+            found = await sidecar.checker.check(ask(key="kf", host="a2.example.org"))
+            return not isinstance(found, Allowed) and found.reason == refused
+
+        await eventually(gone)
+
+
+async def test_where_both_have_an_id_the_file_wins_and_it_is_told(
+    shared_redis: RedisServer, account: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text(yaml.safe_dump({"apis": [{"id": "a1", "stages": [{"name": "dev"}]}]}))
+    async with following(shared_redis.url, account, (path, load(path))) as sidecar:
+        await sidecar.takes_over(await sidecar.put(*world()))
+        assert await sidecar.answer() == "unknown_stage"
+        assert sidecar.catalog.problem is not None
+        assert "API a1" in sidecar.catalog.problem
+
+
+# --- the process --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+def test_a_sidecar_serves_the_store_without_a_file_and_outlives_redis(own_redis: RedisServer) -> None:
+    """R20: cached keys go on, of others nobody can tell, and then all is as before."""
+    asyncio.run(_write(own_redis.url, world(stored_key("k2"))))
+    flags = ("--redis-url", own_redis.url, "--drain-seconds", "0", "--store")
+    with authz_serve(None, *flags) as server:
+        assert check(server.grpc, value_of("k1"), value_of("k9")) == [200, 403]
+        own_redis.kill()
+        asked = [value_of(name) for name in ("k1", "k2", "k9")]
+        until(lambda: check(server.grpc, *asked) == [200, 503, 503], "nobody can tell of k2 and k9")
+        until(lambda: bool(check(server.grpc, *asked)) and _left_alone(server.http), "the circuit opens")
+        assert check(server.grpc, *asked) == [200, 503, 503]
+        own_redis.restart(empty=False)
+        until(lambda: check(server.grpc, value_of("k2"), value_of("k9")) == [200, 403], "it recovers")
+        assert server.stop() == 0
+
+
+def test_a_sidecar_that_has_never_read_the_store_refuses_all_and_is_not_ready(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """R20: not even the file's keys are let in, for the store may have more to say of them."""
+    path = tmp_path / "plans.yaml"
+    path.write_text(yaml.safe_dump(document()))
+    own_redis.kill()
+    flags = ("--redis-url", own_redis.url, "--drain-seconds", "0", "--store")
+    with authz_serve(path, *flags, wait=False) as server:
+        until(lambda: _answers(server.http), "it answers")
+        assert get(f"{server.http}/readyz").status_code == 503
+        assert check(server.grpc, value_of("k1")) == [503]
+        own_redis.restart(empty=False)
+        server.wait_until_ready()
+        until(lambda: check(server.grpc, value_of("k1")) == [200], "it serves")
+
+
+def _left_alone(http: str) -> bool:
+    return bool(get(f"{http}/readyz").json()["redis"] == "left alone")
+
+
+def _answers(http: str) -> bool:
+    try:
+        return get(f"{http}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+async def _write(url: str, items: tuple[Item, ...]) -> None:
+    store = Store(url)
+
+    async def edit(edit: Edit) -> None:
+        for item in items:
+            edit.put(item)
+
+    await store.write(edit, who="test", what="put")
+    await store.aclose()
