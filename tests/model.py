@@ -94,6 +94,17 @@ class Model:
             shadowed_by=shadowed,
         )
 
+    def remain(self, meter: Meter, quota: Quota, remaining: int, now: int) -> None:
+        """UpdateUsage: the period's used follows from what shall remain; the day has a row from then on (R10)."""
+        ledger, today = self._ledger(meter, now), now // DAY_US
+        history = self.histories.setdefault(meter.history, {})
+        if not today <= ledger.day <= today + 1:
+            ledger = self._turned(ledger, history, today)
+        start = quota.start if _restarts(ledger.start, quota) else ledger.start
+        ledger = replace(ledger, start=start, used=quota.limit - remaining, day_left=remaining)
+        self.ledgers[meter.ledger], history[ledger.day] = ledger, (ledger.day_used, remaining)
+        self._prune(history, today)
+
     def _look(self, limit: Limit, meter: Meter | None, now: int, told: int) -> _Look:
         """A limit brought to `now`, and whether a refusal writes that: a changed limit (R3), a step back (R4)."""
         if isinstance(limit.rule, Quota):
@@ -152,9 +163,12 @@ class Model:
         if ledger.day_used:
             history[ledger.day] = (ledger.day_used, ledger.day_left)
         used, left = history.pop(today, (0, -1))
+        self._prune(history, today)
+        return replace(ledger, day=today, day_used=used, day_left=left)
+
+    def _prune(self, history: dict[int, Row], today: int) -> None:
         for day in [day for day in history if day < today - self.retention]:
             del history[day]
-        return replace(ledger, day=today, day_used=used, day_left=left)
 
 
 @dataclass(frozen=True)
