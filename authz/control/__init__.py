@@ -1,0 +1,1 @@
+"""The control plane: AWS's REST API for what the store keeps."""

@@ -1,0 +1,266 @@
+"""The control plane's frame: one HTTP request in, routed on the raw path, and one answer or AWS-style error out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
+from uuid import uuid4
+
+import msgspec
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from authz.check import LimiterUnavailable
+from authz.control import (
+    account,
+    apikeys,
+    deployments,
+    domains,
+    extensions,
+    gatewayresponses,
+    resources,
+    restapis,
+    stages,
+    tags,
+    usage,
+    usageplans,
+)
+from authz.control.call import Answer, Call, Context, Operation, Principal
+from authz.control.unsupported import UNSUPPORTED
+from authz.core.errors import ApiError, bad_request
+from authz.sealing import SealError
+from authz.store import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+BODY_BYTES: Final = 1_000_000
+IMPORT_BYTES: Final = 6_000_000
+IMPORTS: Final = frozenset({"ImportApiKeys", "ImportRestApi", "PutRestApi"})
+HEADER_BYTES: Final = 32_768
+BODY_SECONDS: Final = 30.0
+CALL_SECONDS: Final = 60.0
+SEND_SECONDS: Final = 30.0
+QUERY_FIELDS: Final = 100
+VALUES: Final = frozenset({"value", "previousValue"})  # members that hold a key's secret
+
+MODULES: Final = (
+    apikeys,
+    usageplans,
+    usage,
+    account,
+    tags,
+    restapis,
+    resources,
+    deployments,
+    stages,
+    gatewayresponses,
+    domains,
+    extensions,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request as it came: what a signature covers. `path` and `query` are still encoded."""
+
+    verb: str
+    path: str
+    query: str
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by its name in lower case."""
+        return next((value for each, value in self.headers if each == name), None)
+
+
+Gate = Callable[[Received], Awaitable[Principal]]
+
+
+def operations() -> tuple[Operation, ...]:
+    """Everything that is answered; the last ones only say that they are not here."""
+    return (*chain.from_iterable(module.OPERATIONS for module in MODULES), *UNSUPPORTED)
+
+
+class Router:
+    """Finds the operation of a verb, a raw path and a `mode`."""
+
+    def __init__(self, table: Iterable[Operation]) -> None:
+        self._table = [(_pattern(operation.path), operation) for operation in table]
+
+    def find(self, verb: str, path: str, mode: str | None) -> tuple[Operation, dict[str, str]] | None:
+        """The operation and the decoded parts of the path; one that asks for this very `mode` goes first."""
+        matches = [
+            (operation, found)
+            for pattern, operation in self._table
+            if operation.verb == verb and (found := pattern.fullmatch(path)) and operation.mode in (None, mode)
+        ]
+        if not matches:
+            return None
+        operation, found = max(matches, key=lambda match: match[0].mode is not None)
+        return operation, {name: _decoded(value) for name, value in found.groupdict().items()}
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path)))
+
+
+def _decoded(text: str) -> str:
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise bad_request("Invalid path: expected UTF-8") from None
+    if "\0" in decoded:
+        raise bad_request("Invalid path: expected no NUL")
+    return decoded
+
+
+class ControlPlane:
+    """The ASGI application."""
+
+    def __init__(self, context: Context, gate: Gate, table: Iterable[Operation] | None = None) -> None:
+        self._context = context
+        self._gate = gate
+        self._router = Router(operations() if table is None else table)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = str(uuid4())
+        request = Request({**scope, "path": _raw_path(scope)}, receive)
+        try:
+            answer = await self._answer(request)
+        except ClientDisconnect:
+            return
+        except (StoreUnavailable, LimiterUnavailable):
+            error = ApiError("ServiceUnavailableException", "The store cannot be asked; try again", retry_after=1)
+            answer = _refusal(error)
+        except Exception as error:
+            answer = _failure(error, request_id)
+        async with asyncio.timeout(SEND_SECONDS):
+            await _response(answer, request_id)(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Answer:
+        path, query = request.scope["path"], request.scope["query_string"].decode("latin-1")
+        _check_headers(request)
+        fields = _fields(query)
+        route = self._router.find(request.method, path, next(iter(fields.get("mode", ())), None))
+        limit = IMPORT_BYTES if route and route[0].name in IMPORTS else BODY_BYTES
+        body = await _body(request, limit)
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+        principal = await self._gate(Received(request.method, path, query, headers, body))
+        if route is None:
+            raise ApiError("NotFoundException", "Not Found")
+        call = Call(self._context, route[0].name, route[1], fields, body, principal)
+        return await _run(route[0], call)
+
+
+def _raw_path(scope: Scope) -> str:
+    raw: bytes | None = scope.get("raw_path")
+    return raw.partition(b"?")[0].decode("latin-1") if raw else scope["path"]
+
+
+def _check_headers(request: Request) -> None:
+    """The server's own limit is for headers that do not end; these came in one piece."""
+    if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADER_BYTES:
+        raise bad_request(f"Request headers exceed {HEADER_BYTES} bytes")
+
+
+def _fields(query: str) -> Mapping[str, Sequence[str]]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=QUERY_FIELDS, errors="strict")
+    except ValueError:
+        raise bad_request("Invalid query string") from None
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if "\0" in value:
+            raise bad_request("Invalid query string: expected no NUL")
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The whole body, which may neither be too large nor take too long; what is left of it is not read."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise ApiError("RequestTooLargeException", f"Request body exceeds {limit} bytes")
+    except TimeoutError:
+        raise bad_request("The request body did not arrive in time") from None
+    return bytes(body)
+
+
+async def _run(operation: Operation, call: Call) -> Answer:
+    _permit(operation, call)
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            answer = await operation.handler(call)
+    except TimeoutError:
+        raise ApiError("ServiceUnavailableException", "The call took too long", retry_after=1) from None
+    except SealError:
+        raise ApiError("ServiceUnavailableException", "A value was sealed with a key that is not given here") from None
+    if call.principal.read_only:
+        answer = Answer(answer.status, _without_values(answer.body), answer.headers)
+    if call.versions:
+        version = {"x-authz-version": str(call.versions[-1])}
+        answer = Answer(answer.status, answer.body, {**answer.headers, **version})
+    return answer
+
+
+def _permit(operation: Operation, call: Call) -> None:
+    asks_values = call.flag("includeValue") or call.flag("includeValues")
+    if call.principal.read_only and (operation.writes or asks_values):
+        what = f"apigateway:{operation.name}" + ("" if operation.writes else " with values of keys")
+        message = f"User: {call.principal.name} is not authorized to perform: {what}"
+        raise ApiError("AccessDeniedException", message)
+
+
+def _without_values(body: Any) -> Any:
+    """Whatever a handler forgets, a read-only caller sees no secret: neither in a resource nor in a list of them."""
+    match body:
+        case {"item": list() as items}:
+            return {**body, "item": [_without_values(item) for item in items]}
+        case dict():
+            return {name: member for name, member in body.items() if name not in VALUES}
+    return body
+
+
+def _failure(error: Exception, request_id: str) -> Answer:
+    if isinstance(error, ApiError):
+        return _refusal(error)
+    # Neither the exception's text nor its locals: a key's value may be in them.
+    frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    log.error("a call failed", error=type(error).__name__, frames=frames, request_id=request_id)
+    return Answer(500, {"message": "Internal failure"}, {"x-amzn-ErrorType": "InternalFailure"})
+
+
+def _refusal(error: ApiError) -> Answer:
+    headers = {"x-amzn-ErrorType": error.code}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status in (400, 413):
+        headers["Connection"] = "close"  # of its body, something may be left that nobody reads
+    return Answer(error.status, {"message": error.message}, headers)
+
+
+def _response(answer: Answer, request_id: str) -> Response:
+    body = answer.body if isinstance(answer.body, bytes) else b""
+    headers = {
+        "x-amzn-RequestId": request_id,
+        "x-amz-apigw-id": base64.urlsafe_b64encode(secrets.token_bytes(11)).decode(),
+    }
+    if answer.body is not None and not isinstance(answer.body, bytes):
+        body = msgspec.json.encode(answer.body)
+        headers["Content-Type"] = "application/json"
+    return Response(body, answer.status, {**headers, **answer.headers})

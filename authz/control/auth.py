@@ -1,0 +1,135 @@
+"""Who calls: access keys of our own with AWS's signature, bearer tokens, or anybody on this very machine."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from authz.control import signature
+from authz.control.app import Received
+from authz.control.call import Principal
+from authz.core.errors import ApiError
+from authz.core.stored import Credential
+from authz.sealing import Sealer, SealError
+from authz.store import Edit, Store
+
+BEARER: Final = "bearer"
+UNKNOWN: Final = "The security token included in the request is invalid."
+TOKEN: Final = "token/"  # noqa: S105  (how the store spells the index of tokens)
+
+
+class Authenticator:
+    """Knows callers by the credentials in the store. `now` is in seconds of Unix time."""
+
+    def __init__(self, store: Store, sealer: Sealer, now: Callable[[], int]) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._now = now
+
+    async def __call__(self, received: Received) -> Principal:
+        authorization = received.header("authorization")
+        if not authorization:
+            raise ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
+        scheme, _, token = authorization.strip().partition(" ")
+        if scheme.lower() == BEARER:
+            return await self._by_token(token.strip())
+        return await self._by_signature(authorization, received)
+
+    async def _by_token(self, token: str) -> Principal:
+        owner = await self._store.owner(TOKEN + token_sha256(token))
+        found = await self._credential(owner.rpartition("/")[2]) if owner else None
+        if found is None:
+            raise _unknown()
+        return Principal(found.name, found.read_only)
+
+    async def _by_signature(self, authorization: str, received: Received) -> Principal:
+        given = signature.parse(authorization, received.headers)
+        found = await self._credential(given.access_key)
+        # Ours are long-term keys, which have no session: AWS refuses a session token with one of them.
+        if found is None or found.sealed_secret is None or received.header("x-amz-security-token"):
+            raise _unknown()
+        try:
+            secret = self._sealer.open(found.sealed_secret, found.id)
+        except SealError:
+            raise _unknown() from None
+        signature.check(
+            given, secret, received.verb, received.path, received.query, received.headers, received.body, self._now()
+        )
+        return Principal(found.name, found.read_only)
+
+    async def _credential(self, id_: str) -> Credential | None:
+        found = await self._store.get("credential", id_)
+        return found if isinstance(found, Credential) else None
+
+
+def _unknown() -> ApiError:
+    return ApiError("UnrecognizedClientException", UNKNOWN)
+
+
+async def anybody(received: Received) -> Principal:
+    """Everybody who can reach a loopback address; not the pages that a browser on this machine happens to show."""
+    host = urlsplit(f"//{received.header('host') or ''}").hostname or ""
+    if received.header("origin") is not None or not is_loopback(host):
+        raise ApiError("AccessDeniedException", "Without authentication only programs on this machine may call")
+    return Principal("anybody")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def token_sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    """A credential, and the secret that is shown this once: of an access key, or a bearer token."""
+
+    credential: Credential
+    secret: str
+
+
+def new_access_key(name: str, sealer: Sealer, now: int, *, read_only: bool = False) -> NewCredential:
+    """Raises SealError without a sealing key: to check a signature we must read the secret back."""
+    id_, secret = _new_id(), base64.b64encode(secrets.token_bytes(30)).decode()
+    sealed = sealer.seal(secret, id_)
+    return NewCredential(Credential(id_, name, now, read_only, sealed_secret=sealed), secret)
+
+
+def new_token(name: str, now: int, *, read_only: bool = False) -> NewCredential:
+    token = secrets.token_urlsafe(32)
+    return NewCredential(Credential(_new_id(), name, now, read_only, token_sha256=token_sha256(token)), token)
+
+
+def _new_id() -> str:
+    """As AWS spells the ids of its access keys."""
+    return "AKIA" + base64.b32encode(secrets.token_bytes(10)).decode()
+
+
+async def add(store: Store, new: NewCredential, who: str) -> None:
+    async def edit(edit: Edit) -> None:
+        edit.put(new.credential)
+
+    await store.write(edit, who=who, what=f"CreateCredential {new.credential.id}")
+
+
+async def remove(store: Store, id_: str, who: str) -> bool:
+    """Whether there was one."""
+
+    async def edit(edit: Edit) -> bool:
+        found = await edit.get("credential", id_)
+        if found is not None:
+            edit.delete("credential", id_)
+        return found is not None
+
+    return (await store.write(edit, who=who, what=f"DeleteCredential {id_}")).result

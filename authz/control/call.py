@@ -1,0 +1,105 @@
+"""What a handler of the control plane is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeVar
+
+from authz.control import inputs
+from authz.core.errors import bad_request
+from authz.core.request import Request
+from authz.core.stored import Items
+from authz.sealing import Sealer
+from authz.store import Edit, Store
+from authz.usage import UsageLedger
+
+T = TypeVar("T")
+
+PAGE: Final = 25  # AWS's page, where none is asked for
+MAX_PAGE: Final = 500
+ID_LENGTH: Final = 256  # of an id in the audit stream; callers choose what stands in a path
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls."""
+
+    name: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all calls share. `now` is in seconds of Unix time, `fixed` are the configuration file's items."""
+
+    store: Store
+    usage: UsageLedger
+    sealer: Sealer
+    account_id: str
+    now: Callable[[], int]
+    fixed: Callable[[], Items]
+    explain: Callable[[Request], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back: a JSON body (None is no body; bytes are sent as they are)."""
+
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an operation. `params` are the decoded parts of the path; `versions` are those it has written."""
+
+    context: Context
+    operation: str
+    params: Mapping[str, str]
+    query: Mapping[str, Sequence[str]]
+    body: bytes
+    principal: Principal
+    versions: list[int] = field(default_factory=list)
+
+    def read(self, kind: type[T]) -> T:
+        """The body as a struct. Raises SerializationException or ValidationException, as AWS words them."""
+        return inputs.read(self.body, kind, self.operation)
+
+    def one(self, name: str) -> str | None:
+        """The first value of a query parameter; None where it is absent or empty."""
+        return next(iter(self.query.get(name, ())), None) or None
+
+    def flag(self, name: str) -> bool:
+        return (self.one(name) or "").lower() == "true"
+
+    def paging(self) -> tuple[int, str | None]:
+        """The size of the page that is asked for, and its position."""
+        text = self.one("limit")
+        try:
+            limit = PAGE if text is None else int(text[:20])
+        except ValueError:
+            raise bad_request("Invalid limit: expected a number") from None
+        return min(limit, MAX_PAGE) if limit >= 1 else PAGE, self.one("position")
+
+    async def write(self, edit: Callable[[Edit], Awaitable[T]], *ids: str) -> T:
+        """Commit an edit under the caller's name. `ids` name what is made; what the path names is named anyway."""
+        named = [name[:ID_LENGTH] for name in (*self.params.values(), *ids)]
+        written = await self.context.store.write(edit, who=self.principal.name, what=" ".join((self.operation, *named)))
+        self.versions.append(written.version)
+        return written.result
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Operation(NamedTuple):
+    """An operation of the API: `path` as `/apikeys/{api_Key}`, `mode` the query parameter of that name."""
+
+    name: str
+    verb: str
+    path: str
+    handler: Handler
+    writes: bool
+    mode: str | None = None

@@ -1,0 +1,132 @@
+"""The operations on deployments: what an API was when somebody deployed it, and never anything else."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from authz.control.call import Answer, Call, Operation
+from authz.control.restapis import Reader, api_of, given, listed, new_id, operations_of, patched
+from authz.control.stages import Canary
+from authz.core import restapis as rules
+from authz.core.errors import bad_request, not_found
+from authz.core.patch import Row, invalid_path
+from authz.core.stored import StoredDeployment, StoredStage, children, stage_id
+from authz.store import Edit
+
+
+class NewDeployment(Struct, frozen=True, rename="camel"):
+    """The body of CreateDeployment; all but `description` is about the stage."""
+
+    stage_name: str | None = None
+    stage_description: str | None = None
+    description: str | None = None
+    cache_cluster_enabled: bool | None = None
+    cache_cluster_size: str | None = None
+    variables: dict[str, str] | None = None
+    canary_settings: Canary | None = None
+    tracing_enabled: bool | None = None
+
+
+def _shown(found: StoredDeployment, *, summary: bool = False) -> dict[str, Any]:
+    methods = {
+        path: {verb: {"apiKeyRequired": method.api_key_required} for verb, method in verbs.items()}
+        for path, verbs in found.snapshot.resources.items()
+    }
+    return {
+        "id": found.id,
+        "createdDate": found.created_date,
+        **given(description=found.description, apiSummary=methods if summary else None),
+    }
+
+
+async def _deployment(call: Call, source: Reader) -> StoredDeployment:
+    api = await api_of(call, source)
+    found = await source.get("deployment", f"{api.id}/{call.params['deployment_id']}")
+    if not isinstance(found, StoredDeployment):
+        raise not_found("Invalid Deployment identifier specified")
+    return found
+
+
+async def create(call: Call) -> Answer:
+    body, made, now = call.read(NewDeployment), new_id(6), call.context.now()
+
+    async def edit(edit: Edit) -> StoredDeployment:
+        api = await api_of(call, edit)
+        deployment = StoredDeployment(made, api.id, now, rules.deployed(api), body.description)
+        edit.put(deployment)
+        if body.stage_name is not None:
+            held = await edit.get("stage", stage_id(api.id, body.stage_name))
+            before = held if isinstance(held, StoredStage) else StoredStage(api.id, body.stage_name, made, now, now)
+            edit.put(_pointed(before, body, made, now))
+        return deployment
+
+    return Answer(201, _shown(await call.write(edit, made)))
+
+
+def _pointed(before: StoredStage, body: NewDeployment, deployment_id: str, now: int) -> StoredStage:
+    """The stage with the new deployment, and with what else was given for it."""
+    canary = body.canary_settings
+    asked = {
+        "description": body.stage_description,
+        "variables": body.variables,
+        "cache_cluster_enabled": body.cache_cluster_enabled,
+        "cache_cluster_size": body.cache_cluster_size,
+        "tracing_enabled": body.tracing_enabled,
+        "canary_settings": canary.shown() if canary else None,
+    }
+    changes = {name: value for name, value in asked.items() if value is not None}
+    stage = replace(before, deployment_id=deployment_id, last_updated_date=now, **changes)
+    rules.check_stage(stage)
+    return stage
+
+
+async def get(call: Call) -> Answer:
+    summary = "apisummary" in call.query.get("embed", ())
+    return Answer(body=_shown(await _deployment(call, call.context.store), summary=summary))
+
+
+async def get_all(call: Call) -> Answer:
+    api = await api_of(call, call.context.store)
+    page = await call.context.store.page("deployment", children("deployment", api.id), *call.paging())
+    return listed((_shown(one) for one in page.items if isinstance(one, StoredDeployment)), page.position)
+
+
+TABLE: Final = (Row(("replace",), "/description"),)
+
+
+async def update(call: Call) -> Answer:
+    operations = operations_of(call)
+
+    async def edit(edit: Edit) -> StoredDeployment:
+        changed = patched(await _deployment(call, edit), TABLE, operations, invalid_path)
+        edit.put(changed)
+        return changed
+
+    return Answer(body=_shown(await call.write(edit)))
+
+
+async def delete(call: Call) -> Answer:
+    async def edit(edit: Edit) -> None:
+        found = await _deployment(call, edit)
+        stages = await edit.many("stage", await edit.members(children("stage", found.api_id)))
+        if any(isinstance(stage, StoredStage) and stage.deployment_id == found.id for stage in stages):
+            raise bad_request("Active stages pointing to this deployment must be moved or deleted")
+        edit.delete("deployment", f"{found.api_id}/{found.id}")
+
+    await call.write(edit)
+    return Answer(202)
+
+
+ALL: Final = "/restapis/{restapi_id}/deployments"
+ONE: Final = f"{ALL}/{{deployment_id}}"
+
+OPERATIONS: Final = (
+    Operation("CreateDeployment", "POST", ALL, create, writes=True),
+    Operation("GetDeployments", "GET", ALL, get_all, writes=False),
+    Operation("GetDeployment", "GET", ONE, get, writes=False),
+    Operation("UpdateDeployment", "PATCH", ONE, update, writes=True),
+    Operation("DeleteDeployment", "DELETE", ONE, delete, writes=True),
+)

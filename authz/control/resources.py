@@ -1,0 +1,438 @@
+"""The operations on an API's resources and methods, with their integrations and responses, which are never executed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from authz.control.call import Answer, Call, Handler, Operation
+from authz.control.restapis import (
+    api_of,
+    edit_api,
+    given,
+    invalid_value,
+    listed,
+    new_id,
+    operations_of,
+    ops_style,
+    page_of,
+    patched,
+)
+from authz.core import restapis as rules
+from authz.core.errors import ApiError, bad_request, conflict, not_found
+from authz.core.patch import Row, Type, apply, invalid_path
+from authz.core.restapis import STATUS_CODE
+from authz.core.stored import RestApi, StoredMethod, StoredResource
+
+AUTHORIZATIONS: Final = ("NONE", "AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS")
+ContentHandling = Literal["CONVERT_TO_BINARY", "CONVERT_TO_TEXT"]
+DEFAULT_TIMEOUT_MS: Final = 29_000
+
+
+# --- resources ----------------------------------------------------------------------------------------------------
+
+
+class NewResource(Struct, frozen=True, rename="camel"):
+    """The body of CreateResource."""
+
+    path_part: Annotated[str, Meta(max_length=1024)]
+
+
+def _shown(found: StoredResource, *, methods: bool = False) -> dict[str, Any]:
+    verbs = {verb: _shown_method(verb, held) if methods else {} for verb, held in found.methods.items()}
+    return {
+        "id": found.id,
+        "path": found.path,
+        **given(parentId=found.parent_id, pathPart=found.path_part, resourceMethods=verbs),
+    }
+
+
+def _embeds(call: Call) -> bool:
+    return "methods" in call.query.get("embed", ())
+
+
+async def create_resource(call: Call) -> Answer:
+    part, made = call.read(NewResource).path_part, new_id(6)
+    api = await edit_api(call, lambda api: rules.add_resource(api, call.params["parent_id"], part, made))
+    return Answer(201, _shown(api.resources[made]))
+
+
+async def get_resource(call: Call) -> Answer:
+    api = await api_of(call, call.context.store)
+    return Answer(body=_shown(rules.resource(api, call.params["resource_id"]), methods=_embeds(call)))
+
+
+async def get_resources(call: Call) -> Answer:
+    api = await api_of(call, call.context.store)
+    page, position = page_of(api.resources.values(), lambda one: one.path, call)
+    return listed((_shown(one, methods=_embeds(call)) for one in page), position)
+
+
+PLACE: Final = (Row(("replace",), "/parentId"), Row(("replace",), "/pathPart"))
+
+
+async def update_resource(call: Call) -> Answer:
+    operations, wanted = operations_of(call), call.params["resource_id"]
+
+    def change(api: RestApi) -> RestApi:
+        found = rules.resource(api, wanted)
+        before = {"parentId": found.parent_id, "pathPart": found.path_part}
+        after = apply(PLACE, before, operations, invalid_path)
+        return api if after == before else rules.move_resource(api, wanted, after["parentId"], after["pathPart"])
+
+    return Answer(body=_shown((await edit_api(call, change)).resources[wanted]))
+
+
+async def delete_resource(call: Call) -> Answer:
+    await edit_api(call, lambda api: rules.remove_resource(api, call.params["resource_id"]))
+    return Answer(202)
+
+
+# --- methods ------------------------------------------------------------------------------------------------------
+
+
+class NewMethod(Struct, frozen=True, rename="camel"):
+    """The body of PutMethod."""
+
+    authorization_type: str
+    authorizer_id: str | None = None
+    api_key_required: bool = False
+    operation_name: str | None = None
+    request_parameters: dict[str, bool] = {}
+    request_models: dict[str, str] = {}
+    request_validator_id: str | None = None
+    authorization_scopes: tuple[str, ...] = ()
+
+
+def _shown_method(verb: str, held: StoredMethod) -> dict[str, Any]:
+    return {
+        "httpMethod": verb,
+        "authorizationType": held.authorization_type,
+        "apiKeyRequired": held.api_key_required,
+        **given(
+            authorizerId=held.authorizer_id,
+            operationName=held.operation_name,
+            requestValidatorId=held.request_validator_id,
+            requestParameters=held.request_parameters,
+            requestModels=held.request_models,
+            authorizationScopes=list(held.authorization_scopes) or None,
+            methodResponses=held.method_responses,
+            methodIntegration=held.method_integration,
+        ),
+    }
+
+
+def _check_method(held: StoredMethod) -> StoredMethod:
+    if held.authorization_type not in AUTHORIZATIONS:
+        raise bad_request(f"Invalid authorization type specified. Valid options are {','.join(AUTHORIZATIONS)}")
+    if held.authorization_type in ("CUSTOM", "COGNITO_USER_POOLS") and not held.authorizer_id:
+        raise bad_request(
+            "Invalid authorizer ID specified. Setting the authorization type to CUSTOM or COGNITO_USER_POOLS requires "
+            "a valid authorizer."
+        )
+    return held
+
+
+def _named(call: Call) -> tuple[str, str]:
+    """The resource and the verb that a call names. Raises ApiError."""
+    return call.params["resource_id"], rules.verb_of(call.params["http_method"])
+
+
+async def _api(call: Call) -> RestApi:
+    """The API that a call names; of an unknown one AWS says here that it is the resource."""
+    try:
+        return await api_of(call, call.context.store)
+    except ApiError as refused:
+        raise _resource_instead(refused) from None
+
+
+def _resource_instead(refused: ApiError) -> ApiError:
+    unknown = refused.message.startswith("Invalid API identifier specified")
+    return not_found("Invalid Resource identifier specified") if unknown else refused
+
+
+async def _method(call: Call) -> StoredMethod:
+    named = _named(call)
+    return rules.method(await _api(call), *named)
+
+
+async def _edit_method(call: Call, change: Callable[[StoredMethod], StoredMethod]) -> StoredMethod:
+    """Commit a change of the method that a call names; what it is now."""
+    named = _named(call)
+    try:
+        api = await edit_api(call, lambda api: rules.with_method(api, *named, change(rules.method(api, *named))))
+    except ApiError as refused:
+        raise _resource_instead(refused) from None
+    return rules.method(api, *named)
+
+
+async def put_method(call: Call) -> Answer:
+    named, body = _named(call), call.read(NewMethod)
+    made = _check_method(msgspec.convert(msgspec.to_builtins(body), StoredMethod))
+
+    def change(api: RestApi) -> RestApi:
+        if named[1] in rules.resource(api, named[0]).methods:
+            raise conflict("Method already exists for this resource")
+        return rules.with_method(api, *named, made)
+
+    try:
+        await edit_api(call, change)
+    except ApiError as refused:
+        raise _resource_instead(refused) from None
+    return Answer(201, _shown_method(named[1], made))
+
+
+async def get_method(call: Call) -> Answer:
+    return Answer(body=_shown_method(call.params["http_method"], await _method(call)))
+
+
+METHOD: Final = (
+    Row(("replace",), "/apiKeyRequired", Type.BOOL),
+    Row(("replace",), "/authorizationType"),
+    Row(("replace",), "/authorizerId"),
+    Row(("replace",), "/operationName"),
+    Row(("replace",), "/requestValidatorId"),
+    Row(("add", "replace", "remove"), "/requestParameters/{name}", Type.BOOL),
+    Row(("add", "replace", "remove"), "/requestModels/{type}"),
+)
+
+
+async def update_method(call: Call) -> Answer:
+    operations = operations_of(call)
+    held = await _edit_method(call, lambda held: _check_method(patched(held, METHOD, operations, ops_style(METHOD))))
+    return Answer(body=_shown_method(call.params["http_method"], held))
+
+
+async def delete_method(call: Call) -> Answer:
+    named = _named(call)
+    try:
+        await edit_api(call, lambda api: rules.without_method(api, *named))
+    except ApiError as refused:
+        raise _resource_instead(refused) from None
+    return Answer(204)
+
+
+# --- what is stored as it was given -------------------------------------------------------------------------------
+
+
+class NewMethodResponse(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The body of PutMethodResponse."""
+
+    response_parameters: dict[str, bool] | None = None
+    response_models: dict[str, str] | None = None
+
+
+class NewIntegrationResponse(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The body of PutIntegrationResponse."""
+
+    selection_pattern: str | None = None
+    response_parameters: dict[str, str] | None = None
+    response_templates: dict[str, str] | None = None
+    content_handling: ContentHandling | None = None
+
+
+class NewIntegration(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The body of PutIntegration."""
+
+    type: Literal["HTTP", "MOCK", "AWS_PROXY", "HTTP_PROXY", "AWS"]
+    http_method: str | None = None
+    uri: str | None = None
+    connection_type: Literal["INTERNET", "VPC_LINK"] | None = None
+    connection_id: str | None = None
+    credentials: str | None = None
+    request_parameters: dict[str, str] | None = None
+    request_templates: dict[str, str] | None = None
+    passthrough_behavior: str | None = None
+    cache_namespace: str | None = None
+    cache_key_parameters: tuple[str, ...] | None = None
+    content_handling: ContentHandling | None = None
+    timeout_in_millis: Annotated[int, Meta(ge=50)] | None = None
+    tls_config: dict[str, bool] | None = None
+
+
+def _status(call: Call) -> str:
+    status = call.params["status_code"]
+    if not STATUS_CODE.fullmatch(status):
+        raise invalid_value(status, "statusCode", r"regular expression pattern: [1-5]\d\d")
+    return status
+
+
+async def put_method_response(call: Call) -> Answer:
+    status = _status(call)
+    made = {"statusCode": status, **msgspec.to_builtins(call.read(NewMethodResponse))}
+
+    def change(held: StoredMethod) -> StoredMethod:
+        if status in held.method_responses:
+            raise conflict("Response already exists for this resource")
+        return replace(held, method_responses={**held.method_responses, status: made})
+
+    await _edit_method(call, change)
+    return Answer(201, made)
+
+
+async def get_method_response(call: Call) -> Answer:
+    return Answer(body=rules.method_response(await _method(call), _status(call)))
+
+
+METHOD_RESPONSE: Final = (
+    Row(("add", "replace", "remove"), "/responseParameters/{name}", Type.BOOL),
+    Row(("add", "replace", "remove"), "/responseModels/{type}"),
+)
+
+
+async def update_method_response(call: Call) -> Answer:
+    status, operations = _status(call), operations_of(call)
+
+    def change(held: StoredMethod) -> StoredMethod:
+        before = rules.method_response(held, status)
+        after = apply(METHOD_RESPONSE, before, operations, ops_style(METHOD_RESPONSE))
+        return replace(held, method_responses={**held.method_responses, status: after})
+
+    return Answer(201, (await _edit_method(call, change)).method_responses[status])
+
+
+async def delete_method_response(call: Call) -> Answer:
+    status = _status(call)
+
+    def change(held: StoredMethod) -> StoredMethod:
+        rules.method_response(held, status)
+        left = {code: one for code, one in held.method_responses.items() if code != status}
+        return replace(held, method_responses=left)
+
+    await _edit_method(call, change)
+    return Answer(204)
+
+
+async def put_integration(call: Call) -> Answer:
+    body = call.read(NewIntegration)
+    if body.http_method is None and body.type != "MOCK":
+        raise bad_request("Enumeration value for HttpMethod must be non-empty")
+    made = {
+        "timeoutInMillis": DEFAULT_TIMEOUT_MS,
+        "passthroughBehavior": "WHEN_NO_MATCH",
+        "cacheNamespace": call.params["resource_id"],
+        "cacheKeyParameters": [],
+        **msgspec.to_builtins(body),
+    }
+    await _edit_method(call, lambda held: replace(held, method_integration=made))
+    return Answer(201, made)
+
+
+async def get_integration(call: Call) -> Answer:
+    return Answer(body=rules.integration(await _method(call)))
+
+
+INTEGRATION: Final = (
+    Row(("replace",), "/uri"),
+    Row(("replace",), "/httpMethod"),
+    Row(("replace",), "/credentials"),
+    Row(("replace",), "/connectionType"),
+    Row(("replace",), "/connectionId"),
+    Row(("replace",), "/contentHandling"),
+    Row(("replace",), "/passthroughBehavior"),
+    Row(("replace",), "/cacheNamespace"),
+    Row(("replace",), "/timeoutInMillis", Type.INT),
+    Row(("replace",), "/tlsConfig/insecureSkipVerification", Type.BOOL),
+    Row(("add", "replace", "remove"), "/requestParameters/{name}"),
+    Row(("add", "replace", "remove"), "/requestTemplates/{type}"),
+)
+
+
+async def update_integration(call: Call) -> Answer:
+    operations = operations_of(call)
+
+    def change(held: StoredMethod) -> StoredMethod:
+        after = apply(INTEGRATION, rules.integration(held), operations, ops_style(INTEGRATION))
+        return replace(held, method_integration=after)
+
+    return Answer(body=rules.integration(await _edit_method(call, change)))
+
+
+async def delete_integration(call: Call) -> Answer:
+    def change(held: StoredMethod) -> StoredMethod:
+        rules.integration(held)
+        return replace(held, method_integration=None)
+
+    await _edit_method(call, change)
+    return Answer(204)
+
+
+async def put_integration_response(call: Call) -> Answer:
+    status = _status(call)
+    made = {"statusCode": status, **msgspec.to_builtins(call.read(NewIntegrationResponse))}
+    await _edit_method(call, lambda held: rules.with_integration_response(held, status, made))
+    return Answer(201, made)
+
+
+async def get_integration_response(call: Call) -> Answer:
+    return Answer(body=rules.integration_response(await _method(call), _status(call)))
+
+
+INTEGRATION_RESPONSE: Final = (
+    Row(("replace",), "/selectionPattern"),
+    Row(("replace",), "/contentHandling"),
+    Row(("add", "replace", "remove"), "/responseParameters/{name}"),
+    Row(("add", "replace", "remove"), "/responseTemplates/{type}"),
+)
+
+
+async def update_integration_response(call: Call) -> Answer:
+    status, operations = _status(call), operations_of(call)
+
+    def change(held: StoredMethod) -> StoredMethod:
+        before = rules.integration_response(held, status)
+        after = apply(INTEGRATION_RESPONSE, before, operations, ops_style(INTEGRATION_RESPONSE))
+        return rules.with_integration_response(held, status, after)
+
+    return Answer(body=rules.integration_response(await _edit_method(call, change), status))
+
+
+async def delete_integration_response(call: Call) -> Answer:
+    status = _status(call)
+
+    def change(held: StoredMethod) -> StoredMethod:
+        rules.integration_response(held, status)
+        return rules.with_integration_response(held, status, None)
+
+    await _edit_method(call, change)
+    return Answer(204)
+
+
+ALL: Final = "/restapis/{restapi_id}/resources"
+ONE: Final = f"{ALL}/{{resource_id}}"
+VERB: Final = f"{ONE}/methods/{{http_method}}"
+RESPONSE: Final = f"{VERB}/responses/{{status_code}}"
+BEHIND: Final = f"{VERB}/integration"
+BEHIND_RESPONSE: Final = f"{BEHIND}/responses/{{status_code}}"
+
+
+def _four(what: str, path: str, *handlers: Handler) -> tuple[Operation, ...]:
+    """The operations that each part of a method has."""
+    verbs = (("Put", "PUT", True), ("Get", "GET", False), ("Update", "PATCH", True), ("Delete", "DELETE", True))
+    return tuple(
+        Operation(f"{word}{what}", verb, path, handler, writes)
+        for (word, verb, writes), handler in zip(verbs, handlers, strict=True)
+    )
+
+
+OPERATIONS: Final = (
+    Operation("CreateResource", "POST", f"{ALL}/{{parent_id}}", create_resource, writes=True),
+    Operation("GetResources", "GET", ALL, get_resources, writes=False),
+    Operation("GetResource", "GET", ONE, get_resource, writes=False),
+    Operation("UpdateResource", "PATCH", ONE, update_resource, writes=True),
+    Operation("DeleteResource", "DELETE", ONE, delete_resource, writes=True),
+    *_four("Method", VERB, put_method, get_method, update_method, delete_method),
+    *_four(
+        *("MethodResponse", RESPONSE),
+        *(put_method_response, get_method_response, update_method_response, delete_method_response),
+    ),
+    *_four("Integration", BEHIND, put_integration, get_integration, update_integration, delete_integration),
+    *_four(
+        *("IntegrationResponse", BEHIND_RESPONSE),
+        *(put_integration_response, get_integration_response, update_integration_response, delete_integration_response),
+    ),
+)

@@ -1,0 +1,154 @@
+"""Runs the control plane: its parts, wired, behind an HTTP server that slow and huge clients cannot hold up."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from authz.control.app import HEADER_BYTES, ControlPlane
+from authz.control.auth import Authenticator, anybody, is_loopback
+from authz.control.call import Context
+from authz.control.explaining import Explainer
+from authz.core.resources import DEFAULT_ACCOUNT
+from authz.core.stored import Items
+from authz.limiter import RedisLimiter
+from authz.sealing import Sealer
+from authz.status import HttpServer, check_listen
+from authz.store import Store
+from authz.usage import UsageLedger
+
+log = structlog.get_logger(__name__)
+
+LISTEN: Final = "127.0.0.1:8085"
+HEADER_SECONDS: Final = 10.0
+REDIS_SECONDS: Final = 1.0
+CONNECTIONS: Final = 1000
+SHUTDOWN_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ControlOptions:
+    """What the control plane is started with."""
+
+    listen: str = LISTEN
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    account_id: str = DEFAULT_ACCOUNT
+    retention_days: int = 400
+    no_auth: bool = False
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    sealer: Sealer = field(default_factory=Sealer)
+
+    def problem(self) -> str | None:
+        """Why it must not be started so, in words for the operator."""
+        host = self.listen.rpartition(":")[0].strip("[]")
+        if self.no_auth and not (self.listen.startswith("unix:") or is_loopback(host)):
+            return "--no-auth lets everybody in, so it listens on a loopback address only"
+        if bool(self.tls_cert) != bool(self.tls_key):
+            return "TLS needs both a certificate and its key"
+        return None
+
+
+class _Protocol(H11Protocol):
+    """Uvicorn's HTTP/1.1, and a connection whose next request's headers take too long is closed."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _waits(self) -> bool:
+        return bool(getattr(self.cycle, "response_complete", True))  # None before the first request
+
+    def _watch(self) -> None:
+        if not self._waits():
+            self._unwatch()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if self._waits():
+            self.transport.close()
+
+
+@asynccontextmanager
+async def control_plane(
+    options: ControlOptions, fixed: Callable[[], Items] = dict, now: Callable[[], int] = lambda: int(time.time())
+) -> AsyncIterator[tuple[HttpServer, Context]]:
+    """A server that is ready to `serve()`, and what its calls share; closed when the block ends."""
+    store = Store(options.redis_url, account=options.account_id, fixed=fixed)
+    usage = UsageLedger(options.redis_url, account=options.account_id, retention_days=options.retention_days)
+    limiter = RedisLimiter(options.redis_url, account=options.account_id, budget=REDIS_SECONDS)
+    explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed)
+    context = Context(store, usage, options.sealer, options.account_id, now, fixed, explainer)
+    gate = anybody if options.no_auth else Authenticator(store, options.sealer, now)
+    try:
+        yield _http_server(ControlPlane(context, gate), options), context
+    finally:
+        await limiter.aclose()
+        await usage.aclose()
+        await store.aclose()
+
+
+def _http_server(application: ControlPlane, options: ControlOptions) -> HttpServer:
+    return HttpServer(
+        uvicorn.Config(
+            application,
+            http=_Protocol,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            ws="none",
+            limit_concurrency=CONNECTIONS,
+            h11_max_incomplete_event_size=2 * HEADER_BYTES,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            ssl_certfile=options.tls_cert,
+            ssl_keyfile=options.tls_key,
+            **_place(options.listen),
+        )
+    )
+
+
+def _place(listen: str) -> dict[str, Any]:
+    if listen.startswith("unix:"):
+        return {"uds": listen.removeprefix("unix:")}
+    host, _, port = listen.rpartition(":")
+    return {"host": host.strip("[]"), "port": int(port)}
+
+
+async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> None:
+    """Answer until TERM or INT."""
+    check_listen(options.listen)
+    if options.no_auth:
+        log.warning("ANYBODY ON THIS MACHINE MAY CHANGE EVERYTHING: --no-auth asks for no credentials")
+    async with control_plane(options, fixed) as (server, _):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, setattr, server, "should_exit", True)
+        log.info("serving", listen=options.listen, tls=options.tls_cert is not None, auth=not options.no_auth)
+        await server.serve()
+    log.info("stopped")

@@ -1,0 +1,208 @@
+"""Whatever is sent to the control plane, and wherever: an error of AWS's own, never a fault of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import boto3
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from authz.control.app import operations
+from authz.control.call import Operation
+from tests.control import Control, Reply, raw
+from tests.control import control as control
+
+OPERATIONS = operations()
+DEPTH = 100_000
+BODIES: dict[str, bytes] = {
+    "a brace": b"{",
+    "a list": b"[]",
+    "a number": b"7",
+    "text": b'"text"',
+    "two documents": b"{}{}",
+    "a comma too many": b'{"name":"a",}',
+    "single quotes": b"{'name':'a'}",
+    "not UTF-8": b'{"name":"\xff\xfe"}',
+    "UTF-16": '{"name":"a"}'.encode("utf-16"),
+    "NUL bytes": b"\0" * 100,
+    "not a number": b'{"name":NaN}',
+    "infinity": b'{"name":Infinity}',
+    "a form": b"name=a&value=b",
+    "XML": b"<?xml version='1.0'?><a/>",
+    "deep lists": b"[" * DEPTH + b"]" * DEPTH,
+    "deep objects": b'{"a":' * DEPTH + b"1" + b"}" * DEPTH,
+    "never closed": b'{"a":[' * DEPTH,
+    "large": b'{"name":"' + b"a" * 900_000 + b'"',
+}
+VERBS_WITH_BODIES = ("POST", "PUT", "PATCH")
+PATHS = (
+    "/%", "/%zz", "/%00", "/%ff%fe", "//", "/../etc/passwd", "/%2e%2e/%2e%2e", "/apikeys/%2f", "/apikeys/" + "a" * 5000,
+    "/apikeys/a/b/c/d", "/tags/", "/tags/arn%3Aaws", "/tags/%00", "/restapis/%E2%98%83", "/usageplans/{id}/keys/[]",
+    "/apikeys?limit=x&limit=y", "/apikeys?limit=99999999999999999999", "/apikeys?position=%00%ff", "/apikeys?name=%ff",
+    "/apikeys?includeValues=%", "/usageplans?position=AAAA&keyId=%2a", "/?" + "a=b&" * 2000, "/apikeys;a=b", "/APIKEYS",
+)  # fmt: skip
+WORDS = ("a", "%00", "%ff", "..%2F..", "*", "%7Bid%7D", "%E2%98%83", "a%3Ab", "%2Fpets%2FGET", "a" * 300)
+
+
+def address(operation: Operation, words: dict[str, str], otherwise: str) -> str:
+    """The operation's path, with these words in the place of its parameters."""
+    parts = (words.get(part[1:-1], otherwise) if part.startswith("{") else part for part in operation.path.split("/"))
+    return "/".join(parts) + (f"?mode={operation.mode}" if operation.mode else "")
+
+
+def assert_no_fault(answer: Reply, told: str) -> None:
+    """A success, or an error in AWS's form that tells nothing of our insides."""
+    assert answer.status < 500 or answer.status == 501, f"{told}: {answer}"
+    if answer.status >= 400:
+        assert answer.code, told
+        assert isinstance(answer.json()["message"], str), told
+    assert b"Traceback" not in answer.body, told
+    assert b"msgspec" not in answer.body, told
+
+
+@pytest.fixture
+def ids(control: Control) -> dict[str, str]:
+    """Parameters of paths that name something which is there."""
+
+    def made(verb: str, path: str, body: dict[str, Any]) -> Any:
+        answer = raw(control, verb, path, body)
+        assert answer.status < 300, answer
+        return answer.json()
+
+    api = made("POST", "/restapis", {"name": "Pets"})
+    at = f"/restapis/{api['id']}"
+    method = f"{at}/resources/{api['rootResourceId']}/methods/GET"
+    made("PUT", method, {"authorizationType": "NONE", "apiKeyRequired": True})
+    made("PUT", f"{method}/integration", {"type": "MOCK"})
+    deployment = made("POST", f"{at}/deployments", {"stageName": "prod"})["id"]
+    plan = made("POST", "/usageplans", {"name": "p", "apiStages": [{"apiId": api["id"], "stage": "prod"}]})["id"]
+    key = made("POST", "/apikeys", {"name": "k", "enabled": True})["id"]
+    made("POST", f"/usageplans/{plan}/keys", {"keyId": key, "keyType": "API_KEY"})
+    made("POST", "/domainnames", {"domainName": "api.example.org"})
+    made("POST", "/domainnames/api.example.org/basepathmappings", {"restApiId": api["id"], "stage": "prod"})
+    arn = f"arn:aws:apigateway:us-east-1::/usageplans/{plan}"
+    return {
+        **dict.fromkeys(("restapi_id", "restApiId"), api["id"]),
+        **dict.fromkeys(("resource_id", "resourceId", "parent_id", "parentId"), api["rootResourceId"]),
+        **dict.fromkeys(("http_method", "httpMethod"), "GET"),
+        **dict.fromkeys(("status_code", "statusCode"), "200"),
+        **dict.fromkeys(("deployment_id", "deploymentId"), deployment),
+        **dict.fromkeys(("stage_name", "stageName"), "prod"),
+        **dict.fromkeys(("usageplanId", "usageplan_id"), plan),
+        **dict.fromkeys(("api_Key", "keyId", "key_id"), key),
+        **dict.fromkeys(("response_type", "responseType"), "THROTTLED"),
+        **dict.fromkeys(("domain_name", "domainName"), "api.example.org"),
+        **dict.fromkeys(("base_path", "basePath"), "%28none%29"),
+        **dict.fromkeys(("resource_arn", "resourceArn"), quote(arn, safe="")),
+    }
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_a_body_that_is_no_object_is_refused_everywhere(control: Control, ids: dict[str, str], body: bytes) -> None:
+    for operation in OPERATIONS:
+        if operation.verb in VERBS_WITH_BODIES and operation.mode != "import":
+            answer = raw(control, operation.verb, address(operation, ids, "a"), body)
+            assert_no_fault(answer, operation.name)
+            assert answer.status >= 400, f"{operation.name} took it: {answer}"
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_an_import_of_something_else_is_refused(control: Control, body: bytes) -> None:
+    for operation in OPERATIONS:
+        if operation.mode == "import":
+            answer = raw(control, operation.verb, f"{operation.path}?mode=import&format=csv", body)
+            assert_no_fault(answer, operation.name)
+            assert answer.status >= 400, f"{operation.name} took it: {answer}"
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_path_that_names_nothing_is_no_fault(control: Control, word: str) -> None:
+    for operation in OPERATIONS:
+        for body in (b"", b"{}"):
+            assert_no_fault(raw(control, operation.verb, address(operation, {}, word), body), operation.name)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=range(len(PATHS)))
+def test_an_odd_path_is_no_fault(control: Control, path: str) -> None:
+    for verb in ("GET", "DELETE", "PATCH"):
+        assert_no_fault(raw(control, verb, path, b""), f"{verb} {path}")
+
+
+def test_a_verb_of_nobody_is_no_fault(control: Control) -> None:
+    for verb in ("BREW", "TRACE", "PROPFIND", "OPTIONS"):
+        assert_no_fault(raw(control, verb, "/apikeys", b""), verb)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+    | st.sampled_from(["-1", "1e400", "NaN", "a:prod", "/pets/GET", "DAY", "true", "0" * 400, "*/*", "\0", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+POINTERS = (
+    "/name", "/enabled", "/throttle", "/throttle/rateLimit", "/throttle/burstLimit", "/quota/limit", "/quota/period",
+    "/quota/offset", "/apiStages", "/apiStages/a:prod/throttle", "/apiStages/a:prod/throttle//pets/GET/rateLimit",
+    "/*/*/throttling/rateLimit", "/~1/GET/throttling/burstLimit", "/*/*", "/variables/a", "/deploymentId", "/remaining",
+    "/apiKeyRequired", "/requestParameters/method.request.header.a", "/statusCode", "/responseTemplates/a~1b",
+    "/basePath", "/restapiId", "/stage", "/binaryMediaTypes/a~1b", "/endpointConfiguration/types/EDGE", "/pathPart",
+    "/parentId", "/customerId", "/throttleSettings/rateLimit", "/features", "/", "", "//", "/~", "/canarySettings",
+)  # fmt: skip
+PATCHES = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "op": st.sampled_from(["add", "remove", "replace", "copy", "move", "test"]),
+            "path": st.sampled_from(POINTERS) | st.text(max_size=8).map("/".__add__),
+            "value": st.sampled_from(["1", "-1", "1e999", "nan", "a:prod", "{}", "[]", '{"/a/GET":7}', ""]) | JSON,
+            "from": st.sampled_from(POINTERS),
+        },
+    ),
+    max_size=4,
+)
+
+
+def members() -> dict[str, list[str]]:
+    """What AWS's own description of each operation lets into its body."""
+    model = boto3.client("apigateway", region_name="us-east-1").meta.service_model
+    return {name: list(_members(model.operation_model(name).input_shape)) for name in model.operation_names}
+
+
+def _members(shape: Any) -> Iterator[str]:
+    for name, member in (shape.members if shape else {}).items():
+        if member.serialization.get("location") is None:
+            yield str(name)
+
+
+MEMBERS = members()
+
+
+@st.composite
+def shaped_body(draw: st.DrawFn, operation: Operation) -> dict[str, Any]:
+    """The right members with values of any kind."""
+    names = MEMBERS.get(operation.name, [])
+    if "patchOperations" in names and draw(st.integers(0, 9)):
+        return {"patchOperations": draw(PATCHES)}
+    return {name: draw(JSON) for name in names if draw(st.booleans())}
+
+
+@settings(
+    max_examples=400,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],  # a smaller example would cost as many calls again
+    suppress_health_check=list(HealthCheck),
+)
+@given(data=st.data())
+def test_members_of_any_type_are_no_fault(control: Control, ids: dict[str, str], data: st.DataObject) -> None:
+    operation = data.draw(st.sampled_from([one for one in OPERATIONS if one.verb in VERBS_WITH_BODIES]))
+    body = data.draw(shaped_body(operation))
+    answer = raw(control, operation.verb, address(operation, ids, "a"), json.dumps(body).encode())
+    assert_no_fault(answer, f"{operation.name} {body}")
