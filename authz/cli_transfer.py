@@ -1,0 +1,167 @@
+"""`authz import | export | backup | restore`: resources between files and the store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from authz import transfer
+from authz.cli_control import FILE, PLACE, SECRETS
+from authz.core.errors import ApiError
+from authz.core.rules import Problem
+from authz.faults import ConfigError
+from authz.sealing import Sealer, load_sealer
+from authz.settings import Settings, load_settings
+from authz.store import Store, StoreUnavailable
+from authz.transfer import Export, Import, everything, wanted_from
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+SECONDS = 60.0  # a whole store in one answer takes longer than a request's budget
+
+
+def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _run(act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None) -> T:
+    """Act on the store; what it refuses or Redis cannot do is an operator's mistake, told in a line."""
+    settings = _settings(redis_url, account_id)
+
+    async def run() -> T:
+        store = Store(settings.redis_url, account=settings.account_id, budget=SECONDS)
+        try:
+            return await act(store)
+        finally:
+            await store.aclose()
+
+    try:
+        return asyncio.run(run())
+    except ApiError as refused:
+        raise ConfigError([Problem("the store", refused.message)]) from None
+    except StoreUnavailable as fault:
+        raise ConfigError([Problem("the store", str(fault))]) from None
+
+
+def _settings(redis_url: str | None, account_id: str | None) -> Settings:
+    return load_settings({}, os.environ, {"redis_url": redis_url, "account_id": account_id}).settings
+
+
+def _sealer(pepper_file: Path | None, sealing_key_file: Path | None) -> Sealer:
+    return load_sealer(os.environ, pepper_file, sealing_key_file)
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+@click.command("import")
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@_with(*PLACE, *SECRETS)
+def import_(
+    path: Path,
+    dry_run: bool,
+    redis_url: str | None,
+    account_id: str | None,
+    pepper_file: Path | None,
+    sealing_key_file: Path | None,
+) -> None:
+    """Bring a plans.yaml, or what `aws apigateway get-…` printed (a JSON file or a directory), into the store.
+
+    Prints a line for each change: + is new, ~ differs, - is taken out of a plan. What the store has besides stays.
+    Doing it again changes nothing. A file of stages, resources, gateway responses or plan keys tells by its name whose
+    they are: get-stages-APIID.json, get-usage-plan-keys-PLANID.json.
+    """
+    sealer = _sealer(pepper_file, sealing_key_file)
+    now = int(time.time())
+    wanted = wanted_from(path, now, sealer)
+
+    async def act(store: Store) -> Import:
+        made = Import(store, sealer, wanted, now, "authz import")
+        await (made.preview() if dry_run else made.run())
+        return made
+
+    made = _run(act, redis_url, account_id)
+    for change in made.changes:
+        click.echo(str(change))
+    _warn(made.warnings)
+    done = "would change" if dry_run else "changed"
+    click.echo(f"{path}: {len(made.changes)} {done}" if made.changes else f"{path}: nothing to do")
+
+
+@click.command("export")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--format", "form", type=click.Choice(["yaml", "aws"]), default="yaml", show_default=True)
+@click.option("--include-values", is_flag=True, help="Tell the keys' values, where the sealing key opens them.")
+@_with(*PLACE, *SECRETS)
+def export(
+    path: Path | None,
+    form: str,
+    include_values: bool,
+    redis_url: str | None,
+    account_id: str | None,
+    pepper_file: Path | None,
+    sealing_key_file: Path | None,
+) -> None:
+    """Write the store's resources: a plans.yaml (to PATH, or printed), or the aws cli's JSON files into a directory.
+
+    Without values a key is told by the SHA-256 of its value, which only a store without a pepper knows. Says what
+    cannot be told.
+    """
+    if form == "aws" and path is None:
+        raise click.UsageError("--format aws writes several files: name a directory")
+    sealer = _sealer(pepper_file, sealing_key_file)
+    found = Export(_run(everything, redis_url, account_id), sealer, include_values)
+    if form == "aws" and path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, text in found.aws().items():
+            _write(path / name, text)
+    elif path is None:
+        click.echo(found.yaml(), nl=False)
+    else:
+        _write(path, found.yaml().encode())
+    _warn(found.warnings)
+
+
+@click.command("backup")
+@click.argument("path", type=FILE)
+@_with(*PLACE)
+def backup(path: Path, redis_url: str | None, account_id: str | None) -> None:
+    """Write one file with the account's resources, all of one moment, and its counters. Keep it as you keep Redis."""
+    count = _run(lambda store: transfer.backup(store, path), redis_url, account_id)
+    click.echo(f"{path}: {count} Redis keys")
+
+
+@click.command("restore")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@_with(*PLACE)
+@click.confirmation_option(
+    "--yes", help="Do not ask.", prompt="This replaces all resources and counters of the account. Go on?"
+)
+def restore(path: Path, redis_url: str | None, account_id: str | None) -> None:
+    """Put a backup in the place of the account's resources and counters. Sidecars notice, and load all anew."""
+    count = _run(lambda store: transfer.restore(store, path), redis_url, account_id)
+    click.echo(f"{path}: {count} Redis keys restored")
+
+
+def _write(path: Path, text: bytes) -> None:
+    """For its owner's eyes only: it may hold keys."""
+    path.touch(mode=0o600)
+    path.write_bytes(text)
+
+
+COMMANDS = (import_, export, backup, restore)
