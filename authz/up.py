@@ -1,14 +1,16 @@
-"""`authz up`: a Valkey, an echo upstream, authz and an Envoy on this machine, wired together; and gone when it ends."""
+"""`authz up`: a Valkey, an echo upstream, the control plane, authz and an Envoy on this machine; gone when it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,16 +23,23 @@ from typing import BinaryIO
 import click
 
 from authz.config import load
+from authz.control.auth import add, new_access_key
 from authz.core.resources import Resources
 from authz.envoyconfig import EnvoyOptions, render
+from authz.sealing import load_sealer
 from authz.settings import mask_url
+from authz.store import Store, StoreUnavailable
 
 HOST = "127.0.0.1"
 READY_SECONDS = 30.0
 POLL_SECONDS = 0.05
+REDIS_SECONDS = 5.0
 STOP_SECONDS = 10.0
 LOG_TAIL_LINES = 20
 PR_SET_PDEATHSIG = 1
+REGION = "us-east-1"  # any other does as well
+ENDPOINT = "AWS_ENDPOINT_URL_API_GATEWAY"
+ACCESS_KEY = "AWS_ACCESS_KEY_ID"
 PYTHON = (sys.executable, "-P", "-m")  # -P: no modules from the working directory
 
 NO_VALKEY = """no Valkey to start. One of these helps:
@@ -50,11 +59,15 @@ class UpOptions:
     envoy_port: int = 10000
     admin_port: int = 9901
     echo_port: int = 8080
+    control_port: int = 8085
     grpc_port: int = 50051
     http_port: int = 9190
     data_dir: Path | None = None
     redis_url: str | None = None
     envoy_binary: Path | None = None
+
+
+Greeting = Callable[[], Awaitable[str]]
 
 
 class UpError(Exception):
@@ -68,6 +81,19 @@ class Place:
     work: Path
     valkey_socket: Path
     config: Path
+
+    @property
+    def pepper(self) -> Path:
+        return self.work / "pepper"
+
+    @property
+    def sealing_key(self) -> Path:
+        return self.work / "sealing-key"
+
+    @property
+    def access_key(self) -> Path:
+        """Lines for a shell that make the aws cli ours."""
+        return self.work / "aws-environment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +125,7 @@ async def up(options: UpOptions) -> int:
         with _place(options) as place:
             check_ports(options)
             programs = _programs(options, place, load(place.config).resources)
-            await _run(programs, place.work, _greeting(options, place), stop)
+            await _run(programs, place.work, lambda: _greeting(options, place), stop)
     except UpError as error:
         click.echo(f"authz up: {error}", err=True)
         return 1
@@ -166,6 +192,7 @@ def _ports(options: UpOptions) -> Iterator[tuple[int, str, str]]:
     yield options.envoy_port, "--envoy-port", "Envoy"
     yield options.admin_port, "--admin-port", "Envoy's administration interface"
     yield options.echo_port, "--echo-port", "the echo upstream"
+    yield options.control_port, "--control-port", "the control plane"
     yield options.grpc_port, "--grpc-port", "authz's gRPC server"
     yield options.http_port, "--http-port", "authz's metrics and health"
 
@@ -187,7 +214,18 @@ def _place(options: UpOptions) -> Iterator[Place]:
     with TemporaryDirectory(prefix="authz-") as scratch:
         work = options.data_dir.resolve() if options.data_dir else Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        yield Place(work, Path(scratch, "valkey.sock"), options.config or _sample(work / "plans.yaml"))
+        place = Place(work, Path(scratch, "valkey.sock"), options.config or _sample(work / "plans.yaml"))
+        for file in (place.pepper, place.sealing_key):
+            if not file.exists():
+                _keep_private(file, secrets.token_hex(32))
+        yield place
+
+
+def _keep_private(file: Path, text: str) -> None:
+    """For nobody else's eyes from its first byte on."""
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as private:
+        private.write(text)
 
 
 def _sample(target: Path) -> Path:
@@ -200,7 +238,8 @@ def _sample(target: Path) -> Path:
 def _programs(options: UpOptions, place: Place, resources: Resources) -> list[Program]:
     """In the order in which they start; they stop in the opposite one."""
     valkey = [] if options.redis_url else [_valkey(options, place)]
-    return [*valkey, _echo(options), _authz(options, place), _envoy(options, place, resources)]
+    sidecar, control = _authz(options, place), _control(options, place)
+    return [*valkey, _echo(options), control, sidecar, _envoy(options, place, resources)]
 
 
 def _valkey(options: UpOptions, place: Place) -> Program:
@@ -222,15 +261,29 @@ def _authz(options: UpOptions, place: Place) -> Program:
         *("--grpc-listen", f"{HOST}:{options.grpc_port}", "--http-listen", f"{HOST}:{options.http_port}"),
         *("--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
     )
-    # Not among the arguments: those are for everybody on this machine to read, and a password may be in it.
-    environ = {"AUTHZ_REDIS_URL": _redis_url(options, place)}
+    environ = {**_environ(options, place), "AUTHZ_STORE": "true"}
     return Program("authz", command, lambda: _decides(options), environ)
+
+
+def _control(options: UpOptions, place: Place) -> Program:
+    listen = ("--listen", f"{HOST}:{options.control_port}")
+    command = (*PYTHON, "authz", "control", "--config", str(place.config), *listen)
+    return Program("control", command, lambda: _answers(options, place), _environ(options, place))
+
+
+def _environ(options: UpOptions, place: Place) -> dict[str, str]:
+    """Not among the arguments: those are for everybody on this machine to read, and a password may be in it."""
+    return {
+        "AUTHZ_REDIS_URL": _redis_url(options, place),
+        "AUTHZ_PEPPER_FILE": str(place.pepper),
+        "AUTHZ_SEALING_KEY_FILE": str(place.sealing_key),
+    }
 
 
 async def _decides(options: UpOptions) -> bool:
     """Raises UpError if authz runs without its Redis: it can, but whoever tries it out expects exact limits."""
     answer = await _get(options.http_port, "/readyz")
-    if options.redis_url and b'"degraded"' in answer:
+    if options.redis_url and b'"left alone"' in answer:
         raise UpError(f"no answer from the Redis at {mask_url(options.redis_url)}")
     return _is_200(answer)
 
@@ -249,6 +302,7 @@ def _envoy_options(options: UpOptions) -> EnvoyOptions:
         admin=f"{HOST}:{options.admin_port}",
         upstream=f"{HOST}:{options.echo_port}",
         authz=(f"{HOST}:{options.grpc_port}",),
+        store=True,
     )
 
 
@@ -256,7 +310,7 @@ def _redis_url(options: UpOptions, place: Place) -> str:
     return options.redis_url or f"unix://{place.valkey_socket}"
 
 
-async def _run(programs: list[Program], work: Path, greeting: str, stop: asyncio.Event) -> None:
+async def _run(programs: list[Program], work: Path, greeting: Greeting, stop: asyncio.Event) -> None:
     """Returns when `stop` is set, raises UpError when it cannot go on. Leaves no process either way."""
     children: list[Child] = []
     story = asyncio.create_task(_start_and_watch(programs, work, greeting, children))
@@ -273,12 +327,12 @@ async def _run(programs: list[Program], work: Path, greeting: str, stop: asyncio
             await _stop(child)
 
 
-async def _start_and_watch(programs: list[Program], work: Path, greeting: str, children: list[Child]) -> None:
+async def _start_and_watch(programs: list[Program], work: Path, greeting: Greeting, children: list[Child]) -> None:
     """Adds to `children` whatever it starts; raises UpError when one of them ends."""
     for program in programs:
         children.append(await _start(program, work))
         await _until_ready(children)
-    click.echo(greeting)
+    click.echo(await greeting())
     await asyncio.wait([asyncio.ensure_future(c.process.wait()) for c in children], return_when=asyncio.FIRST_COMPLETED)
     _check_alive(children)
 
@@ -365,6 +419,18 @@ async def _get(port: int, path: str) -> bytes:
     return await _answer(asyncio.open_connection(HOST, port), request)
 
 
+async def _answers(options: UpOptions, place: Place) -> bool:
+    """Whatever it says: nobody has an access key yet. Raises UpError if there is no Redis to make one in."""
+    store = Store(_redis_url(options, place), budget=REDIS_SECONDS)
+    try:
+        await store.head()
+    except StoreUnavailable:
+        raise UpError(f"no answer from the Redis at {mask_url(_redis_url(options, place))}") from None
+    finally:
+        await store.aclose()
+    return (await _get(options.control_port, "/")).startswith(b"HTTP/")
+
+
 async def _pongs(at: Path) -> bool:
     return await _answer(asyncio.open_unix_connection(at), "PING\r\nQUIT\r\n") == b"+PONG\r\n+OK\r\n"
 
@@ -385,7 +451,7 @@ async def _answer(connecting: Awaitable[Connection], message: str) -> bytes:
         return b""
 
 
-def _greeting(options: UpOptions, place: Place) -> str:
+async def _greeting(options: UpOptions, place: Place) -> str:
     way_in = f"http://{HOST}:{options.envoy_port}"
     return "\n".join(
         [
@@ -393,14 +459,47 @@ def _greeting(options: UpOptions, place: Place) -> str:
             f"  Envoy   {way_in}",
             f"          http://{HOST}:{options.admin_port} (its administration interface)",
             f"  authz   http://{HOST}:{options.http_port}/metrics, /readyz; gRPC on {HOST}:{options.grpc_port}",
+            f"  control http://{HOST}:{options.control_port} (Amazon API Gateway's API)",
             f"  Redis   {mask_url(_redis_url(options, place))}",
             f"  plans   {place.config} (change it: within a second it is in force)",
             f"  logs    {place.work}/*.log",
             "",
             *(_your_examples(way_in) if options.config else _sample_examples(way_in)),
+            "More APIs, plans and keys with the aws cli, boto3 or Terraform, after these lines:",
+            *(f"  {line}" for line in (await _aws_environment(options, place)).splitlines()),
+            "",
             "Ctrl-C stops everything.",
         ]
     )
+
+
+async def _aws_environment(options: UpOptions, place: Place) -> str:
+    """Lines for a shell. A data directory keeps its access key, as long as the Redis knows it too."""
+    store = Store(_redis_url(options, place), budget=READY_SECONDS)
+    try:
+        if not place.access_key.exists() or await store.get("credential", _access_key(place)) is None:
+            await _make_access_key(store, place)
+    finally:
+        await store.aclose()
+    return f"export {ENDPOINT}=http://{HOST}:{options.control_port}\n{place.access_key.read_text()}"
+
+
+async def _make_access_key(store: Store, place: Place) -> None:
+    sealer = load_sealer({}, place.pepper, place.sealing_key)
+    new = new_access_key("up", sealer, int(time.time()))
+    await add(store, new, "authz up")
+    variables = {
+        ACCESS_KEY: new.credential.id,
+        "AWS_SECRET_ACCESS_KEY": new.secret,
+        "AWS_DEFAULT_REGION": REGION,
+    }
+    _keep_private(place.access_key, "\n".join(f"export {name}={value}" for name, value in variables.items()))
+
+
+def _access_key(place: Place) -> str:
+    """The id of the access key that was kept."""
+    lines = dict(line.removeprefix("export ").split("=", 1) for line in place.access_key.read_text().splitlines())
+    return lines[ACCESS_KEY]
 
 
 def _sample_examples(way_in: str) -> Iterator[str]:

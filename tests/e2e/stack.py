@@ -1,4 +1,5 @@
-"""Redis, an echo upstream, authz and an Envoy that asks it, wired by the project's own Envoy configuration.
+"""Redis, an echo upstream, authz and an Envoy that asks it, wired by the project's own Envoy configuration; and a
+control plane, for those who ask for one.
 
 Whatever runs here is watched for secrets: a stack keeps what its clients saw, and when it ends no log, metric, health
 detail, access log or answer may hold the value of a key.
@@ -8,32 +9,41 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+import boto3
 import http_sf
 import httpx
 import msgspec
 import yaml
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
 
 from authz.config import load
 from authz.core.resources import Resources
 from authz.envoyconfig import EnvoyOptions, render
 from authz.up import envoy_binary
 from tests.builders import value_of
-from tests.servers import HOST, AuthzServer, EnvoyServer, authz_serve, free_port, is_ok
+from tests.servers import HOST, AuthzServer, EnvoyServer, RedisServer, Server, authz_serve, free_port, is_ok
 
 TIMEOUT_SECONDS = 30.0
 ENVOY_FLAGS = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
 FLUSH = ("--file-flush-interval-msec", "50")  # the access log; ten seconds unless set
 # Patient, for a slow machine; talkative, for the search for secrets; and quick to end, for most tests drain nothing.
 FLAGS = ("--redis-timeout-ms", "2000", "--log-level", "debug", "--drain-seconds", "0")
+REGION = "us-east-1"
 WRONG = "never-issued-to-anybody-0"  # somebody's key for something else: no business of our logs either
 
 Headers = Sequence[tuple[str | bytes, str | bytes]]
@@ -65,6 +75,38 @@ class Answer:
 
 
 @dataclass
+class ControlServer(Server):
+    """A control plane, and an access key to it."""
+
+    url: str = ""
+    access_key: str = ""
+    secret: str = ""
+
+    def client(self) -> Any:
+        """boto3's own client, which is told nothing but where to go."""
+        return boto3.client(
+            "apigateway",
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    def get(self, path: str) -> httpx.Response:
+        """A signed GET of what boto3 has no name for."""
+        request = AWSRequest("GET", self.url + path)
+        SigV4Auth(Credentials(self.access_key, self.secret), "apigateway", REGION).add_auth(request)
+        return httpx.get(self.url + path, headers=dict(request.headers), timeout=TIMEOUT_SECONDS, trust_env=False)
+
+    def wait_for(self, answer: Any) -> None:
+        """Until every sidecar has what this answer of the client's wrote."""
+        version = answer["ResponseMetadata"]["HTTPHeaders"]["x-authz-version"]
+        waited = self.get(f"/catalog/version?wait={version}&timeout=30")
+        assert waited.status_code == 200, waited.text
+
+
+@dataclass
 class Stack:
     """A running Envoy and the sidecars it asks."""
 
@@ -74,6 +116,7 @@ class Stack:
     envoy: EnvoyServer
     secrets: frozenset[str]
     seen: list[str] = field(default_factory=list)
+    control: ControlServer | None = None
 
     @property
     def sidecar(self) -> AuthzServer:
@@ -86,7 +129,10 @@ class Stack:
 
     def request(self, method: str, path: str, key: str = "", *, host: str = "a1.test", headers: Headers = ()) -> Answer:
         """One request on a connection of its own; `key` is the id of the key that goes into x-api-key."""
-        sent = [("host", host), *([("x-api-key", value_of(key))] if key else []), *headers]
+        known = [("x-api-key", value_of(key))] if key else []
+        return self.send(method, path, [("host", host), *known, *headers])
+
+    def send(self, method: str, path: str, sent: Headers) -> Answer:
         with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
             got = client.request(method, self.envoy.url + path, headers=[*map(_bytes, sent)])
         return self._keep(Answer(got.status_code, got.headers, got.text))
@@ -115,6 +161,7 @@ class Stack:
     def leaks(self) -> list[str]:
         """Lines that hold a key's value, of all that was logged, exposed, or answered to a client."""
         said = [*self.seen, self.envoy.log_text, *(text for sidecar in self.sidecars for text in _told(sidecar))]
+        said += [self.control.log_text] if self.control else []
         return [line for text in said for line in text.splitlines() if any(secret in line for secret in self.secrets)]
 
     def _keep(self, answer: Answer) -> Answer:
@@ -135,6 +182,7 @@ def stack(
     *flags: str,
     sidecars: int = 1,
     cors: tuple[str, ...] = (),
+    stored: bool = False,
     patch: Patch = lambda _: None,
 ) -> Iterator[Stack]:
     """`flags` are authz's; `patch` changes the rendered configuration of Envoy before it starts."""
@@ -144,20 +192,84 @@ def stack(
         options = (*FLAGS, "--redis-url", redis_url, "--account-id", account, *flags)
         started = [running.enter_context(authz_serve(config, *options)) for _ in range(sidecars)]
         addresses = tuple(sidecar.grpc for sidecar in started)
-        envoy = running.enter_context(_envoy(Path(scratch), load(config).resources, upstream, addresses, cors, patch))
+        wiring = EnvoyOptions(*_own(), upstream, addresses, timeout_ms=5000, cors_origins=cors, store=stored)
+        envoy = running.enter_context(_envoy(Path(scratch), load(config).resources, wiring, patch))
         it = Stack(config, account, started, envoy, _secrets(resources))
         yield it
         assert it.leaks() == []
 
 
 @contextmanager
-def _envoy(
-    scratch: Path, of: Resources, upstream: str, authz: tuple[str, ...], cors: tuple[str, ...], patch: Patch
-) -> Iterator[EnvoyServer]:
-    listen, admin = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
-    parsed = yaml.safe_load(
-        render(of, EnvoyOptions(listen, admin, upstream, authz, timeout_ms=5000, cors_origins=cors))
+def managed(resources: Resources, redis: RedisServer, upstream: str, sidecars: int) -> Iterator[Stack]:
+    """A stack whose sidecars take resources from the store too, and a control plane that writes there.
+
+    When it ends, neither Redis nor a log may hold a secret: of a key, of a caller of the API, or of the operator.
+    """
+    with TemporaryDirectory(prefix="authz-e2e-") as scratch:
+        pepper, sealing_key = (_private(Path(scratch, name)) for name in ("pepper", "sealing-key"))
+        secrets = ("--pepper-file", str(pepper), "--sealing-key-file", str(sealing_key))
+        stored = ("--store", "true", *secrets)
+        with stack(resources, redis.url, upstream, *stored, sidecars=sidecars, stored=True) as it:
+            common = ("--redis-url", redis.url, "--account-id", it.account, *secrets)
+            with control_plane(Path(scratch), it.config, *common) as it.control:
+                it.secrets |= {pepper.read_text(), sealing_key.read_text(), it.control.secret}
+                yield it
+                assert _kept(redis, it.secrets) == []
+
+
+@contextmanager
+def control_plane(scratch: Path, config: Path, *options: str) -> Iterator[ControlServer]:
+    listen = f"{HOST}:{free_port()}"
+    server = ControlServer(
+        command=(sys.executable, "-m", "authz", "control", "--config", str(config), "--listen", listen, *options),
+        log=scratch / "control.log",
+        is_ready=lambda: listens(listen),
+        url=f"http://{listen}",
     )
+    try:
+        server.start()
+        server.access_key, server.secret = credentials(*options)
+        yield server
+    finally:
+        server.stop()
+
+
+def credentials(*options: str) -> tuple[str, str]:
+    """A new access key and its secret, as `authz credentials create` prints them: its last two words."""
+    command = (sys.executable, "-m", "authz", "credentials", "create", "tests", *options)
+    made = subprocess.run(command, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    words = dict(line.removeprefix("export ").split("=", 1) for line in made.stdout.splitlines() if "=" in line)
+    return words["AWS_ACCESS_KEY_ID"], words["AWS_SECRET_ACCESS_KEY"]
+
+
+def listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def _private(file: Path) -> Path:
+    file.write_text(token_hex(32))
+    return file
+
+
+def _kept(redis: RedisServer, secrets: frozenset[str]) -> list[str]:
+    """Names of the files of Redis that hold a secret; all that was ever written to it is in one of them."""
+    found = [file for file in redis.data.rglob("*") if file.is_file()]
+    assert found, "Redis keeps nothing"
+    return [file.name for file in found if any(secret.encode() in file.read_bytes() for secret in secrets)]
+
+
+def _own() -> tuple[str, str]:
+    """Addresses for a listener and an administration interface."""
+    return f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+
+
+@contextmanager
+def _envoy(scratch: Path, of: Resources, options: EnvoyOptions, patch: Patch) -> Iterator[EnvoyServer]:
+    listen, admin = options.listen, options.admin
+    parsed = yaml.safe_load(render(of, options))
     patch(parsed)
     file = scratch / "envoy.yaml"
     file.write_text(yaml.safe_dump(parsed, sort_keys=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
 from authz.up import die_with_parent
 from tests.servers import HOST, free_port, redis_server, until
 
-OPTIONS = ("--envoy-port", "--admin-port", "--echo-port", "--grpc-port", "--http-port")
+OPTIONS = ("--envoy-port", "--admin-port", "--echo-port", "--control-port", "--grpc-port", "--http-port")
 DEADLINE_SECONDS = 60
+PROGRAMS = ("valkey-server", "authz.echo", "authz control", "authz serve", "envoy")
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 
 class Up:
@@ -48,6 +52,19 @@ class Up:
         """What the nth printed curl line prints, as if it had been pasted."""
         return shell(self.line(nth))
 
+    @property
+    def way_in(self) -> str:
+        return str(re.findall(r"http://[\d.:]+", self.text)[0])
+
+    @property
+    def aws_environment(self) -> str:
+        """The lines to paste before the aws cli."""
+        return "\n".join(line.strip() for line in self.text.splitlines() if line.startswith("  export AWS_"))
+
+    def aws(self, command: str) -> Any:
+        """What `aws apigateway …` prints after the pasted lines."""
+        return json.loads(shell(f"{self.aws_environment}\naws apigateway {command}"))
+
     def children(self) -> dict[str, int]:
         """The process id of each program it started, by the program's name."""
         pids = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -60,11 +77,16 @@ class Up:
 
 def _name_of(pid: int) -> str:
     command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    return next(name for name in ("valkey-server", "authz.echo", "authz serve", "envoy") if name in command)
+    return next(name for name in PROGRAMS if name in command)
 
 
 def shell(line: str) -> str:
-    run = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
+    """What a line prints, where the commands of this environment are on PATH and nothing is known of AWS."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = {**kept, "PATH": path, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    run = subprocess.run(["bash", "-ec", line], env=environ, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
 
@@ -195,7 +217,7 @@ def test_it_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
         it.until_ready()
         children = it.children()
         assert it.end(number) == (-number if number is signal.SIGKILL else 0), it.text
-    assert set(children) == {"valkey-server", "authz.echo", "authz serve", "envoy"}
+    assert set(children) == set(PROGRAMS)
     assert_gone(children)
 
 
@@ -217,6 +239,43 @@ def test_what_was_spent_stays_spent_in_a_data_directory(tmp_path: Path) -> None:
     with up(tmp_path, *kept, *ports()) as second:
         second.until_ready()
         assert shell(second.line(3).replace("[1-4]", "1")).endswith(" 429")
+
+
+def test_the_pasted_lines_lead_the_aws_cli_here(running: Up) -> None:
+    """What the file has can be read there, beside what the store has."""
+    made = running.aws("create-api-key --name bob --enabled")
+    assert running.aws(f"get-api-key --api-key {made['id']} --include-value")["value"] == made["value"]
+    assert {"acme", made["id"]} <= {key["id"] for key in running.aws("get-api-keys")["items"]}
+
+
+def test_the_tour_of_the_readme_prints_what_it_says(running: Up) -> None:
+    lines, said = tour()
+    here = lines.replace("http://127.0.0.1:10000", running.way_in)
+    printed = shell(f"{running.aws_environment}\n{here}").splitlines()
+    assert [line for line in printed if re.fullmatch("[0-9]{3}", line)] == said
+
+
+def tour() -> tuple[str, list[str]]:
+    """The README's lines to paste, and what a comment behind a line says that it prints."""
+    block = README.partition("### The tour")[2].partition("```sh\n")[2].partition("```")[0]
+    said = [line.rpartition("# prints: ")[2] for line in block.splitlines() if "# prints: " in line]
+    assert len(said) > 3
+    return block, said
+
+
+def test_secrets_are_for_their_owner_alone_and_stay_in_a_data_directory(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with up(tmp_path, "--data-dir", str(data), *ports()) as first:
+        first.until_ready()
+        made = first.aws("create-api-key --name bob --enabled")
+        environment = first.aws_environment.splitlines()
+    secrets = {file.name: file.read_text() for file in data.iterdir() if file.stat().st_mode & 0o077 == 0}
+    assert {"pepper", "sealing-key", "aws-environment"} <= set(secrets)
+    with up(tmp_path, "--data-dir", str(data), *ports()) as second:
+        second.until_ready()
+        assert second.aws(f"get-api-key --api-key {made['id']} --include-value")["value"] == made["value"]
+        assert second.aws_environment.splitlines()[1:] == environment[1:]
+    assert {name: (data / name).read_text() for name in ("pepper", "sealing-key")}.items() <= secrets.items()
 
 
 def test_a_redis_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
