@@ -20,10 +20,10 @@ from authz.control.server import LISTEN, ControlOptions
 from authz.control.server import serve as run_control
 from authz.core.convert import from_resources
 from authz.core.errors import ApiError
-from authz.core.resources import Resources
 from authz.core.rules import Problem
 from authz.core.stored import Credential, Items
 from authz.faults import ConfigError
+from authz.live import LiveCatalog
 from authz.sealing import Sealer, load_sealer
 from authz.settings import Settings, load_settings
 from authz.store import Store, StoreUnavailable
@@ -75,9 +75,10 @@ def control(
 ) -> None:
     """Serve Amazon API Gateway's API for usage plans, keys and what they need, from the store in Redis.
 
-    Stops on TERM or INT.
+    Stops on TERM or INT. Reads the file again whenever it changes.
     """
-    read = configuration.load(path) if path else None
+    # In a child process, so that this one never holds the text: neither its memory nor a key's value.
+    read = asyncio.run(configuration.load_in_child(path)) if path else None
     settings = _settings(redis_url, account_id, read.settings if read else {})
     log.configure(settings.log_level, settings.log_format)
     sealer = load_sealer(os.environ, pepper_file or settings.pepper_file, sealing_key_file or settings.sealing_key_file)
@@ -93,12 +94,22 @@ def control(
     )
     if problem := options.problem():
         raise click.UsageError(problem)
-    uvloop.run(run_control(options, _fixed(read.resources if read else None, sealer)))
+    live = _live(path, read, sealer) if path and read else None
+    uvloop.run(_serve(options, live) if live else run_control(options))
 
 
-def _fixed(resources: Resources | None, sealer: Sealer) -> Callable[[], Items]:
-    items = from_resources(resources, int(time.time()), sealer.index) if resources else {}
-    return lambda: items
+def _live(path: Path, read: configuration.Config, sealer: Sealer) -> LiveCatalog[Items]:
+    """The file's items as the store has them, made when this process began."""
+    now = int(time.time())
+    return LiveCatalog(path, read, lambda resources: from_resources(resources, now, sealer.index))
+
+
+async def _serve(options: ControlOptions, live: LiveCatalog[Items]) -> None:
+    watching = asyncio.create_task(live.watch())
+    try:
+        await run_control(options, lambda: live.current)
+    finally:
+        watching.cancel()
 
 
 def _settings(redis_url: str | None, account_id: str | None, file_settings: dict[str, Any] | None = None) -> Settings:
@@ -129,8 +140,15 @@ def credentials() -> None:
     """Who may call the control plane."""
 
 
+def _name(_: click.Context, __: click.Parameter, name: str) -> str:
+    """It stands in a line of the audit, so it must not make another."""
+    if not name.strip() or not name.isprintable():
+        raise click.BadParameter("expected printable characters")
+    return name
+
+
 @credentials.command()
-@click.argument("name")
+@click.argument("name", callback=_name)
 @click.option("--read-only", is_flag=True, help="May look at everything but the values of keys, and change nothing.")
 @click.option("--token", is_flag=True, help="A bearer token for curl, instead of an access key for AWS's tools.")
 @_with(*PLACE, *SECRETS)
@@ -201,7 +219,7 @@ def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
 
 @click.command()
 @click.option("--count", default=100, show_default=True, type=click.IntRange(1, 10_000), help="How many lines.")
-@click.option("--after", type=int, help="From the first line after this version on; otherwise the last lines.")
+@click.option("--after", type=click.IntRange(0, 2**63), help="From the line after this version on, not the last ones.")
 @_with(*PLACE)
 def audit(count: int, after: int | None, redis_url: str | None, account_id: str | None) -> None:
     """Print which version of the store who wrote, when, and what: never a value."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, remaining
@@ -48,13 +49,15 @@ class LocalLimiter:
     """Admits on `1 / processes` of each limit, all or none, and remembers what has to be counted once Redis is back.
 
     The bound of one outage, over all processes: a bucket admits burst + rate·t, or one a process where the burst is
-    smaller than their number; a quota what Redis last reported as left, or one a process.
+    smaller than their number; a quota what Redis last reported as left, or one a process. So many reports are kept,
+    the latest; of who has none the whole quota is shared out.
     """
 
-    def __init__(self, processes: int = 1) -> None:
+    def __init__(self, processes: int = 1, reports: int = 100_000) -> None:
         self._processes = processes
+        self._reports = reports
         self._buckets: dict[str, _Bucket] = {}
-        self._left: dict[tuple[str, Layer], _Units] = {}
+        self._left: OrderedDict[tuple[str, Layer], _Units] = OrderedDict()
         self._used: dict[str, _Units] = {}
         self._spent: dict[tuple[Meter, Quota | None, int], int] = {}
 
@@ -67,7 +70,12 @@ class LocalLimiter:
         """Remember what Redis reports as left of the limits that do not refill: they are shared out by it."""
         for limit, state in zip(limits, states, strict=True):
             if isinstance(limit.rule, Quota) or not limit.rule.n:
-                self._left[limit.key, limit.layer] = _Units(_start(limit), remaining(limit.rule, state))
+                self._report(limit.key, limit.layer, _Units(_start(limit), remaining(limit.rule, state)))
+
+    def forget(self, ledgers: Iterable[str] | None) -> None:
+        """What was reported as left of these callers' quotas holds no more; None for all of them."""
+        for ledger in [key for key, _ in self._left] if ledgers is None else ledgers:
+            self._left.pop((ledger, Layer.PLAN_QUOTA), None)
 
     def admit(self, limits: Sequence[Limit], meter: Meter | None, now: int) -> Tally:
         """A unit from this process's share of each limit, or from none."""
@@ -103,10 +111,16 @@ class LocalLimiter:
         if flushed.quota is None or left is None:
             return
         start, ledger = flushed.quota.start, flushed.meter.ledger
-        self._left[ledger, Layer.PLAN_QUOTA] = _Units(start, left)
+        self._report(ledger, Layer.PLAN_QUOTA, _Units(start, left))
         used = self._used.get(ledger)
         if used and used.start == start:
             used.amount = max(0, used.amount - flushed.amount)
+
+    def _report(self, key: str, layer: Layer, left: _Units) -> None:
+        self._left[key, layer] = left
+        self._left.move_to_end((key, layer))
+        if len(self._left) > self._reports:
+            self._left.popitem(last=False)
 
     def _share(self, limit: Limit) -> Throttle | Quota:
         """This process's part of a rule: at least one unit, but 0 stays 0."""

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,10 +21,10 @@ from authz.core.resources import Resources
 from authz.core.stored import Items
 from authz.keyring import StoreRing
 from authz.live import LiveCatalog, Outcome, Version
-from authz.store import Event, Head, Store, StoreUnavailable
+from authz.store import EVENTS, Event, Head, Store, StoreUnavailable
 
 BLOCK_MILLISECONDS: Final = 200
-ANSWER_SECONDS: Final = 0.4  # from asking to an answer, an empty one at least; a connection that takes longer is dead
+ANSWER_SECONDS: Final = 0.4  # for the head and the lease; a connection that takes longer is dead
 RECONNECT_SECONDS: Final = 0.1
 LEASE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.2  # when the store cannot be read
@@ -33,7 +34,7 @@ COMPILED: Final = frozenset({"account", "domain", "stage", "usageplan"})  # the 
 log = structlog.get_logger(__name__)
 
 Compile = Callable[[Resources, Mapping[str, str]], Catalog]
-
+Callers = tuple[tuple[str, str], ...]  # plan and key
 
 NONE: Final = Version(0, "")
 
@@ -55,7 +56,8 @@ class _Taken:
 class StoreCatalog:
     """The store's resources and the file's, if there is one. None, until the store was read for the first time.
 
-    `ring` is told of every change, and `observe` of every catalog. `worker` names us to those who wait for a version.
+    `ring` is told of every change, `observe` of every catalog, and `reset` of the callers whose counters were set: None
+    for any, if we cannot know. `worker` names us to those who wait for a version.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class StoreCatalog:
         worker: str,
         file: tuple[Path, Config] | None = None,
         observe: Callable[[Outcome], None] = lambda _: None,
+        reset: Callable[[Callers | None], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._ring = ring
         self._compile = compile_
         self._worker = worker
         self._observe = observe
+        self._reset = reset
         self._file = LiveCatalog(*file, lambda resources: resources, self._file_read) if file else None
         self._taken = _Taken()
         self._refusal: str | None = None
@@ -144,15 +148,19 @@ class StoreCatalog:
                 await self._read()
             except (StoreUnavailable, TimeoutError) as fault:
                 log.info("change stream lost", error=f"{type(fault).__name__}: {fault}")
-                await asyncio.sleep(RECONNECT_SECONDS)
+            except Exception:  # the outermost loop: what cannot be read, of another release perhaps, counts as missed
+                log.exception("change stream not understood")
+                self._position = None
+            else:
+                continue
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _read(self) -> None:
         """One answer of the stream; any mismatch means that changes were missed, and all is read again."""
         if self._position is None:
             await self._start_anew(time.monotonic(), await self._head())
             return
-        async with asyncio.timeout(ANSWER_SECONDS):
-            events = await self._store.changes(self._position.version, BLOCK_MILLISECONDS)
+        events = await self._store.changes(self._position.version, BLOCK_MILLISECONDS)  # has a time-out of its own
         answered = time.monotonic()
         follows = all(self._apply(event) for event in events)
         head = await self._head()
@@ -160,7 +168,8 @@ class StoreCatalog:
         starved = self._behind and not events
         self._behind = head.version > self._position.version
         if follows and not starved and self._is_ours(head):
-            self._ring.heard(answered)
+            if len(events) < EVENTS:  # else there may be more that nobody has told yet
+                self._ring.heard(answered)
         else:
             await self._start_anew(answered, head)
 
@@ -184,6 +193,8 @@ class StoreCatalog:
         if any(kind in COMPILED for kind, _ in event.changes):
             self._needed = event.version
             self._wanted.set()
+        if event.usage:
+            self._reset(event.usage)
         self._position = Head(ours.epoch, event.version, event.tag)
         self._news.set()
         return True
@@ -193,8 +204,9 @@ class StoreCatalog:
         log.info("store read anew", version=head.version)
         self._position, self._needed, self._behind = head, head.version, False
         self._life += 1
-        self._ring.forget()
+        self._ring.forget(head.version)
         self._ring.heard(answered)
+        self._reset(None)
         self._wanted.set()
 
     # --- the catalog ---
@@ -210,7 +222,8 @@ class StoreCatalog:
             await self._wanted.wait()
             self._wanted.clear()
             if pause := await self._take_over():
-                await asyncio.sleep(pause)
+                with suppress(TimeoutError):  # the next change may be what mends it
+                    await asyncio.wait_for(self._wanted.wait(), pause)
                 self._wanted.set()
 
     async def _take_over(self) -> float | None:

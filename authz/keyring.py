@@ -58,6 +58,7 @@ class StoreRing:
         self._unknown: LRUCache[str, None] = LRUCache(UNKNOWN_KEYS)
         self._flights: dict[str, _Flight] = {}
         self._generation = 0
+        self._version = 0  # of the last change that was told
         self._heard = float("-inf")
 
     def known(self, digest: bytes) -> Caller | Unlooked | None:
@@ -84,16 +85,20 @@ class StoreRing:
         self._heard = at
 
     def touched(self, version: int, indexes: Iterable[str]) -> None:
-        """These keys were changed by this version of the store."""
+        """These keys, if any, were changed by this version of the store."""
+        self._version = version
         for index in indexes:
             self._callers.pop(index, None)
             self._unknown.pop(index, None)
             if flight := self._flights.get(index):
                 flight.floor = version
 
-    def forget(self) -> None:
-        """Nothing in memory, nor under way, is known to be true any more."""
+    def forget(self, version: int = 0) -> None:
+        """Nothing in memory, nor under way, is known to be true any more; changes are told from this version on."""
         self._generation += 1
+        self._version = version
+        for flight in self._flights.values():
+            flight.floor = 0  # of a history that may be another
         self._callers.clear()
         self._unknown.clear()
 
@@ -114,12 +119,16 @@ class StoreRing:
             answer.exception()
 
     async def _fly(self, index: str) -> Caller | None:
-        """What the store says; kept, unless a change of the key is already known that the answer does not have."""
+        """What the store says; kept, unless a change of the key is already known that the answer does not have.
+
+        Nor is it kept if the answer lacks any change that was told before we asked: a replica that lags gave it, or a
+        master that was, and no event would ever correct it.
+        """
         for _ in range(TRIES):
-            generation = self._generation
+            generation, told = self._generation, self._version
             found = await self._ask(index)
             caller = _caller(found.key, index) if found.key else None
-            if generation == self._generation and found.head.version >= self._flights[index].floor:
+            if generation == self._generation and found.head.version >= max(told, self._flights[index].floor):
                 self._keep(index, caller)
                 break
         self._observe("known" if caller else "unknown")

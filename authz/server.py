@@ -20,10 +20,11 @@ from authz.check import NO_KEYS, Checker, KeyRing, LimiterUnavailable
 from authz.circuit import Circuit
 from authz.config import Config
 from authz.core.catalog import NO_REFS, Catalog
+from authz.core.limits import redis_key
 from authz.core.resources import Resources
 from authz.extauthz import SERVICE, Authorization, Style
 from authz.fallback import LocalLimiter, Spent
-from authz.follower import StoreCatalog
+from authz.follower import Callers, StoreCatalog
 from authz.keyring import Result, StoreRing
 from authz.limiter import RedisLimiter
 from authz.live import LiveCatalog, Outcome
@@ -49,7 +50,7 @@ class Sidecar:
         """Without a file, all resources are the store's."""
         self.settings = settings
         self.metrics = Metrics(settings.max_plan_labels)
-        self.fallback = LocalLimiter(settings.replicas)
+        self.fallback = LocalLimiter(settings.replicas, settings.key_cache_size)
         self.limiter = RedisLimiter(
             settings.redis_url,
             account=settings.account_id,
@@ -96,7 +97,15 @@ class Sidecar:
             observe=self._looked_up,
         )
         store = Store(url, account=account, budget=STORE_SECONDS)
-        return StoreCatalog(store, ring, self._compile, worker=os.urandom(8).hex(), file=file, observe=self._reloaded)
+        return StoreCatalog(
+            store,
+            ring,
+            self._compile,
+            worker=os.urandom(8).hex(),
+            file=file,
+            observe=self._reloaded,
+            reset=self._counters_set,
+        )
 
     def details(self) -> dict[str, Any]:
         """What `/readyz` and `/healthz` tell. Ready means able to answer by policy: with Redis down we still are."""
@@ -220,6 +229,12 @@ class Sidecar:
     def _reloaded(self, outcome: Outcome) -> None:
         self.metrics.reloads.labels(outcome).inc()
         self._note_catalog()
+
+    def _counters_set(self, callers: Callers | None) -> None:
+        """The stand-in must not go by what Redis said of them before."""
+        account = self.settings.account_id
+        ledgers = None if callers is None else [redis_key(account, "ledger", *caller) for caller in callers]
+        self.fallback.forget(ledgers)
 
     def _note_catalog(self) -> None:
         self.metrics.catalog_version.set(self.live.version.number)

@@ -42,6 +42,7 @@ GRACE_SECONDS: Final = 0.2  # for which an answer may be late that Redis was ask
 BYTES_A_SECOND: Final = 1_000_000  # a large write has longer than the budget
 SLOW_SECONDS: Final = 60.0  # for a command of a backup
 CHUNK: Final = 1000  # words, members or keys that are asked for at once where there may be any number
+NAMED: Final = 20  # items in an audit line
 EVENTS: Final = 1000  # of the change stream in one reading
 FIRST_KEY: Final = 7  # of those that the commit script is told by number
 KEY_WORD: Final = "key/"  # how the unique words of key values begin
@@ -309,8 +310,9 @@ class Store:
                 run: Callable[..., Awaitable[Any]] = self._stream.execute_command
                 streams = await run("XREAD", "COUNT", EVENTS, *wait, "STREAMS", self._key("changes"), f"{after}-0")
         except (RedisError, OSError, TimeoutError) as error:
-            with suppress(RedisError, OSError):
-                await self._stream.connection_pool.disconnect()  # half open, perhaps
+            for client, all_ in ((self._stream, True), (self._redis, False)):  # half open, perhaps, and all the others
+                with suppress(RedisError, OSError):
+                    await client.connection_pool.disconnect(inuse_connections=all_)
             raise _unavailable(error) from error
         return [_event(entry_id, fields) for _, entries in streams or () for entry_id, fields in entries]
 
@@ -485,7 +487,8 @@ class Store:
         plan = await draft.plan()
         if not (plan.changes or plan.drops or draft.usage):
             return (await self.head()).version
-        blob = (os.urandom(8).hex(), os.urandom(8).hex(), self._clock(), who, what, plan.conditions, plan.writes)
+        named = _naming(what, plan.changes)
+        blob = (os.urandom(8).hex(), os.urandom(8).hex(), self._clock(), who, named, plan.conditions, plan.writes)
         fixed = [self._key(part) for part in ("head", "changes", "audit", "unique", "sorted", "lists")]
         body = msgspec.msgpack.encode((plan.changes, sorted(plan.indexes), draft.usage))
         reply = await self._run(COMMIT, [*fixed, *plan.numbers], msgspec.msgpack.encode(blob), body)
@@ -819,6 +822,14 @@ def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
 
 def _line(entry_id: bytes, fields: Mapping[bytes, bytes]) -> AuditLine:
     return AuditLine(_version(entry_id), int(fields[b"at"]), fields[b"who"].decode(), fields[b"what"].decode())
+
+
+def _naming(what: str, changes: Sequence[Name]) -> str:
+    """What is done, and the items it writes that are not named there yet: above all those that are new."""
+    words = set(what.split())
+    names = [f"{kind}/{item_id}" for kind, item_id in changes if item_id not in words]
+    more = (f"and {len(names) - NAMED} more",) if len(names) > NAMED else ()
+    return " ".join((what, *names[:NAMED], *more))
 
 
 def _version(entry_id: bytes) -> int:

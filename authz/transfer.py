@@ -431,9 +431,20 @@ async def backup(store: Store, path: Path) -> int:
 
     The file is there only once it is whole, and is for its owner's eyes.
     """
-    count, summed, partial = 0, hashlib.sha256(), path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     partial.touch(mode=0o600)
+    try:
+        count = await _dump(store, partial)
+    except BaseException:
+        partial.unlink()
+        raise
+    partial.replace(path)
+    return count
+
+
+async def _dump(store: Store, partial: Path) -> int:
+    count, summed = 0, hashlib.sha256()
     with partial.open("wb") as file:
         file.write(MAGIC)
         async for kept in store.dump():
@@ -442,7 +453,6 @@ async def backup(store: Store, path: Path) -> int:
             file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
             count += 1
         file.write(bytes(LENGTH_BYTES) + summed.digest())
-    partial.replace(path)
     return count
 
 

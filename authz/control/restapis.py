@@ -31,6 +31,7 @@ S = TypeVar("S", bound=Struct)
 ALPHABET: Final = string.ascii_lowercase + string.digits
 ENDPOINTS: Final = ("PRIVATE", "EDGE", "REGIONAL")
 KEY_SOURCES: Final = ("AUTHORIZER", "HEADER")
+ADDRESS_TYPES: Final = ("ipv4", "dualstack")
 
 
 # --- what the parts of an API share -------------------------------------------------------------------------------
@@ -293,6 +294,13 @@ def _endpoint(change: Change) -> None:
     change.draft["endpointConfiguration"] = {**endpoint, "types": [change.value]}
 
 
+def _address_type(change: Change) -> None:
+    if change.value not in ADDRESS_TYPES:
+        raise bad_request(f"Invalid IP address type specified. Must be one of [{', '.join(ADDRESS_TYPES)}]")
+    endpoint = change.draft.get("endpointConfiguration") or Endpoint().shown()
+    change.draft["endpointConfiguration"] = {**endpoint, "ipAddressType": change.value}
+
+
 def _vpc_endpoints(change: Change) -> None:
     endpoint = change.draft.setdefault("endpointConfiguration", Endpoint().shown())
     others = [one for one in endpoint.get("vpcEndpointIds", ()) if one != change.value]
@@ -325,7 +333,7 @@ TABLE: Final = (
     Row(("replace",), "/policy"),
     Row(("replace",), "/minimumCompressionSize", effect=_size),
     Row(("replace",), "/endpointConfiguration/types/{type}", effect=_endpoint),
-    Row(("replace",), "/endpointConfiguration/ipAddressType"),
+    Row(("replace",), "/endpointConfiguration/ipAddressType", effect=_address_type),
     Row(("add", "remove"), "/endpointConfiguration/vpcEndpointIds", effect=_vpc_endpoints),
     Row(("add", "remove", "replace"), "/binaryMediaTypes/{type}", effect=_media_type),
     Row(("replace", "remove"), "/keySources", Type.JSON, hidden=True),
@@ -397,7 +405,7 @@ def _document(body: bytes) -> dict[str, Any]:
     """The JSON or YAML in a body, as JSON knows it. Raises ApiError."""
     try:
         found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         found = _yaml(body)
     if not isinstance(found, dict):
         raise bad_request("Invalid OpenAPI input.")

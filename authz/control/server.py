@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -50,11 +52,23 @@ class ControlOptions:
 
     def problem(self) -> str | None:
         """Why it must not be started so, in words for the operator."""
-        host = self.listen.rpartition(":")[0].strip("[]")
+        host, _, port = self.listen.rpartition(":")
+        host = host.strip("[]")
+        if not self.listen.startswith("unix:") and not (host and re.fullmatch(r"[0-9]{1,5}", port)):
+            return f"expected host:port or unix:/path to listen on, not {self.listen}"
         if self.no_auth and not (self.listen.startswith("unix:") or is_loopback(host)):
             return "--no-auth lets everybody in, so it listens on a loopback address only"
         if bool(self.tls_cert) != bool(self.tls_key):
             return "TLS needs both a certificate and its key"
+        return self._tls_problem()
+
+    def _tls_problem(self) -> str | None:
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.tls_cert, self.tls_key)
+        except OSError as error:  # whatever is wrong with the files, also inside them
+            return f"{self.tls_cert} and {self.tls_key} cannot be served: {error.strerror or error}"
         return None
 
 

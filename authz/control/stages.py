@@ -22,7 +22,7 @@ from authz.control.restapis import (
 from authz.core import restapis as rules
 from authz.core.errors import bad_request, conflict, not_found
 from authz.core.methods import method_of
-from authz.core.patch import Change, PatchOperation, Row, Type
+from authz.core.patch import Change, PatchOperation, Row, Type, member
 from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
 from authz.store import Edit
 
@@ -245,6 +245,12 @@ def _size(change: Change) -> None:
     change.draft["cacheClusterSize"] = change.value or None
 
 
+def _percent(change: Change) -> None:
+    if not 0 <= change.value <= 100:
+        raise bad_request("Invalid percentTraffic: expected 0 to 100")
+    member(change)
+
+
 def _promote(target: str, source: str) -> Callable[[Change], None]:
     """A canary's value taken over by the stage."""
 
@@ -271,7 +277,7 @@ TABLE: Final = (
     Row(("replace",), "/accessLogSettings/destinationArn"),
     Row(("replace",), "/accessLogSettings/format"),
     Row(("remove",), "/canarySettings"),
-    Row(("replace",), "/canarySettings/percentTraffic", Type.DOUBLE),
+    Row(("replace",), "/canarySettings/percentTraffic", Type.DOUBLE, _percent),
     Row(("replace",), "/canarySettings/useStageCache", Type.BOOL),
     Row(("replace",), "/canarySettings/deploymentId"),
     Row(("replace", "remove"), "/canarySettings/stageVariableOverrides/{name}"),

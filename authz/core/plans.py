@@ -98,6 +98,11 @@ def _moment(text: str | None) -> datetime | None:
         raise bad_request("Invalid expiresAt: expected a time as RFC 3339 writes it") from None
 
 
+def _customer(change: Change) -> None:
+    """Terraform takes a customer away by an empty value."""
+    change.draft["customerId"] = change.value or None
+
+
 def _stage_key(change: Change) -> None:
     """`/stages` of a key has had no effect on access since there are plans; it is kept as it is given."""
     kept = [stage for stage in change.draft["stageKeys"] if stage != change.value]
@@ -108,7 +113,7 @@ KEY_TABLE: Final = (
     Row(("replace",), "/description"),
     Row(("replace",), "/enabled", Type.BOOL),
     Row(("replace",), "/name"),
-    Row(("replace",), "/customerId"),
+    Row(("replace",), "/customerId", effect=_customer),
     Row(("add", "remove"), "/stages", effect=_stage_key),
     Row(("add", "replace", "remove"), "/expiresAt", hidden=True),
 )

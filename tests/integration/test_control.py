@@ -498,6 +498,69 @@ def test_an_access_key_needs_a_sealing_key(shared_redis: RedisServer, account: s
     assert "--token" in told
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1b[2J"])
+def test_a_credential_has_a_name_that_fits_a_line(name: str, shared_redis: RedisServer, account: str) -> None:
+    status, told = command(shared_redis, account, "credentials", "create", name, "--token")
+    assert status == 2
+    assert "expected printable characters" in told
+    assert command(shared_redis, account, "credentials", "list") == (0, "")
+
+
+def test_the_audit_begins_after_a_version(shared_redis: RedisServer, account: str) -> None:
+    status, told = command(shared_redis, account, "audit", "--after", "-5")
+    assert status == 2
+    assert "Invalid value for '--after'" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--listen", "x"), "expected host:port"),
+        (("--listen", "127.0.0.1:"), "expected host:port"),
+        (("--listen", ":8085"), "expected host:port"),
+        (("--tls-cert", "missing.pem", "--tls-key", "missing.pem"), "missing.pem cannot be served"),
+    ],
+)
+def test_the_command_is_told_what_it_cannot_do(
+    words: tuple[str, ...], expected: str, shared_redis: RedisServer, account: str
+) -> None:
+    status, told = command(shared_redis, account, "control", *words)
+    assert status == 2
+    assert expected in told
+
+
+def test_the_command_follows_its_file(shared_redis: RedisServer, account: str, tmp_path: Path) -> None:
+    file = tmp_path / "plans.yaml"
+    file.write_text("usagePlans: [{id: p1, name: Before}]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--listen", f"127.0.0.1:{port}", "--redis-url", shared_redis.url, "--account-id", account, "--no-auth"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "authz", "control", "--config", str(file), *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def tells(name: str) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            connection.request("GET", "/usageplans/p1")
+            return bool(json.loads(connection.getresponse().read()).get("name") == name)
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    try:
+        until(lambda: tells("Before"), "the control plane does not tell what its file holds")
+        file.write_text("usagePlans: [{id: p1, name: After}]")
+        until(lambda: tells("After"), "the control plane does not follow its file")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
 def test_the_command_serves_until_it_is_told_to_stop(shared_redis: RedisServer, account: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

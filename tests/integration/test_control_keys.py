@@ -149,6 +149,14 @@ def test_c18_keys_of_a_customer(aws: Any) -> None:
     assert refusal(aws.create_api_key, customerId="") == "BadRequestException: Customer Id cannot be an empty string"
 
 
+def test_a_customer_is_taken_away_by_an_empty_value(aws: Any) -> None:
+    made = aws.create_api_key(customerId="c1")
+    changed = aws.update_api_key(apiKey=made["id"], patchOperations=[replaced("/customerId", "")])
+    assert "customerId" not in changed
+    assert "customerId" not in aws.get_api_key(apiKey=made["id"])
+    assert ids(aws.get_api_keys(customerId="c1")) == []
+
+
 def test_c19_c20_enabled_is_true_or_not(aws: Any) -> None:
     made = aws.create_api_key()
     changed = aws.update_api_key(apiKey=made["id"], patchOperations=[replaced("/enabled", "true")])
@@ -408,3 +416,11 @@ def test_no_value_reaches_the_store(control: Control, aws: Any) -> None:
         return f"{page} {await context.store.audit(100, None)}"
 
     assert "stands-out" not in control.run(everything)
+
+
+def test_the_audit_names_what_is_made(control: Control, aws: Any) -> None:
+    key, plan = aws.create_api_key()["id"], aws.create_usage_plan(name="p")["id"]
+    brought = imported(aws, "name,key", f"a,{VALUE}")["ids"][0]
+    told = [line.what for line in control.run(lambda context: context.store.audit(3))]
+    assert [what.split()[0] for what in told] == ["CreateApiKey", "CreateUsagePlan", "ImportApiKeys"]
+    assert all(made in what for made, what in zip((key, plan, brought), told, strict=True))

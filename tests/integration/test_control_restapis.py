@@ -155,6 +155,10 @@ def test_an_api_is_patched_member_by_member_or_not_at_all(client: Client) -> Non
     assert changed["endpointConfiguration"]["types"] == ["REGIONAL"]
     assert changed["minimumCompressionSize"] == 10
     assert changed["binaryMediaTypes"] == ["image/gif"]
+    address = "/endpointConfiguration/ipAddressType"
+    changed = client.patch("update_rest_api", ("replace", address, "dualstack"), **named)
+    assert changed["endpointConfiguration"] == {"types": ["REGIONAL"], "ipAddressType": "dualstack"}
+    assert refused(client.patch, "update_rest_api", ("replace", address, "ipv5"), **named)[0] == 400
     failing = (("replace", "/name", "other"), ("replace", "/xyz", "1"))
     assert refused(client.patch, "update_rest_api", *failing, **named)[2] == "Invalid patch path /xyz"
     assert client.get_rest_api(**named)["name"] == "n"
@@ -434,6 +438,9 @@ def test_other_members_of_a_stage_are_patched(client: Client) -> None:
     assert (shown["variables"], shown["tracingEnabled"], shown["description"]) == ({"b": "2"}, True, "d")
     assert shown["accessLogSettings"] == {"format": "f"}
     assert "accessLogSettings" not in client.patch("update_stage", ("remove", "/accessLogSettings"), **stage)
+    canary = "/canarySettings/percentTraffic"
+    assert client.patch("update_stage", ("replace", canary, "5"), **stage)["canarySettings"] == {"percentTraffic": 5.0}
+    assert refused(client.patch, "update_stage", ("replace", canary, "101"), **stage)[0] == 400
 
 
 @pytest.mark.parametrize("whole_api", [False, True])
@@ -497,9 +504,10 @@ def test_an_api_is_merged_with_a_document_or_overwritten(client: Client) -> None
 def test_a_document_is_refused_in_awss_words(client: Client) -> None:
     for body in (b"[]", b'{"a": 1}'):
         assert refused(client.import_rest_api, body=body) == (400, "BadRequestException", "Invalid OpenAPI input.")
-    for body in (b"a: [", b"\xff", b""):
+    for body in (b"a: [", b"\xff", b'{"a": "\xff"}', b""):
         message = refused(client.import_rest_api, body=body)[2]
         assert message.startswith("Failed to parse the uploaded OpenAPI document due to: ")
+    assert raw(client.control, "PUT", f"/restapis/{client.api}", b'{"a": "\xff"}').status == 400
     answer = raw(client.control, "PUT", f"/restapis/{client.api}?mode=wrong", b"{}")
     assert answer.json()["message"] == 'Enumeration value of OpenAPI import mode must be "overwrite" or "merge"'
     warned = json.dumps({**pets(), "x-amazon-apigateway-gateway-responses": {"NONE": {}}}).encode()

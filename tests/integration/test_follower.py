@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -15,20 +16,33 @@ import redis
 import yaml
 from msgspec.structs import replace
 
+from authz import follower
+from authz import store as stores
 from authz.check import Checker
 from authz.config import Config, load
 from authz.core.catalog import Catalog
 from authz.core.limits import redis_key
-from authz.core.resources import ApiKey, ApiStage, Deployment, Method, Resources, UsagePlan, digest
+from authz.core.resources import (
+    ApiKey,
+    ApiStage,
+    Deployment,
+    FailurePolicy,
+    Method,
+    QuotaSettings,
+    Resources,
+    UsagePlan,
+    digest,
+)
 from authz.core.stored import Item, StoredDeployment, StoredKey, StoredPlan, StoredStage
 from authz.core.verdict import Allowed, Tally
 from authz.fallback import LocalLimiter
 from authz.follower import StoreCatalog
 from authz.keyring import StoreRing
-from authz.store import Edit, Store
+from authz.store import Edit, Event, Store
+from authz.usage import UsageLedger
 from tests.builders import value_of
 from tests.integration.test_server import check, document, get
-from tests.servers import DEADLINE_SECONDS, RedisServer, authz_serve, redis_server, until
+from tests.servers import DEADLINE_SECONDS, HOST, RedisServer, authz_serve, redis_server, until
 from tests.world import ask
 
 SNAPSHOT = Deployment(resources={"/pets": {"GET": Method()}})
@@ -62,19 +76,22 @@ class NoLimits:
 class Sidecar:
     """A follower without its network: a writer's store, and the answers that Envoy would get."""
 
-    def __init__(self, url: str, account: str, file: tuple[Path, Config] | None = None) -> None:
+    def __init__(self, url: str, account: str, file: tuple[Path, Config] | None, budget: float) -> None:
         self.writer = Store(url, account=account)
         self.redis = redis.Redis.from_url(url)
-        self.account, self.compiled = account, 0
+        self.account, self.compiled, self.broken = account, 0, ""
+        self.reset: list[object] = []
         self.lookups = Store(url, account=account)
         self.ring = StoreRing(self.lookups.find)
-        store = Store(url, account=account)
-        self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file)
+        store = Store(url, account=account, budget=budget)
+        self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file, reset=self.reset.append)
         limiter: Any = NoLimits()
         self.checker = Checker(lambda: self.catalog.current, limiter, LocalLimiter(), lambda: 1, self.ring)
 
     def _compile(self, resources: Resources, refs: Mapping[str, str]) -> Catalog:
         self.compiled += 1
+        if any(plan.name == self.broken for plan in resources.usage_plans):
+            raise ValueError("no catalog can be made of it")
         return Catalog.compile(resources, refs=refs)
 
     async def put(self, *items: Item) -> int:
@@ -121,8 +138,10 @@ async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 @asynccontextmanager
-async def following(url: str, account: str, file: tuple[Path, Config] | None = None) -> AsyncIterator[Sidecar]:
-    sidecar = Sidecar(url, account, file)
+async def following(
+    url: str, account: str, file: tuple[Path, Config] | None = None, budget: float = 1.0
+) -> AsyncIterator[Sidecar]:
+    sidecar = Sidecar(url, account, file, budget)
     watching = asyncio.create_task(sidecar.catalog.watch())
     try:
         await asyncio.wait_for(sidecar.catalog.loaded(), DEADLINE_SECONDS)
@@ -243,6 +262,117 @@ async def test_many_writes_end_in_the_catalog_of_the_last(sidecar: Sidecar) -> N
     assert sidecar.compiled - compiled <= 50
 
 
+def named(name: str) -> StoredPlan:
+    return replace(stored_plan(), plan=replace(stored_plan().plan, name=name))
+
+
+async def test_what_cannot_be_compiled_delays_nothing_that_comes_after_it(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "REFUSED_SECONDS", 10 * DEADLINE_SECONDS)
+    sidecar.broken = "bad"
+    await sidecar.put(named("bad"))
+
+    async def refused() -> bool:
+        return sidecar.catalog.problem is not None
+
+    await eventually(refused)
+    assert await sidecar.answer() == "allowed"
+    await sidecar.takes_over(await sidecar.put(named("good")))
+    assert sidecar.catalog.problem is None
+
+
+async def test_an_event_that_cannot_be_read_is_one_that_was_missed(sidecar: Sidecar) -> None:
+    behind_its_back(sidecar)
+    head, changes = keys_of(sidecar, "head", "changes")
+    version = sidecar.redis.hincrby(head, "version", 1)
+    sidecar.redis.xadd(changes, {"from": "another release"}, f"{version}-0")
+    await sidecar.answers("key_unknown")
+
+
+async def test_a_backlog_is_not_yet_all_that_there_is(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is not trusted before the last change was told, however many there are."""
+    told, heard, changes = [0], [], Store.changes
+
+    async def spy(store: Store, after: int, block_ms: int) -> list[Event]:
+        events = await changes(store, after, block_ms)
+        told.append(len(events))
+        return events
+
+    monkeypatch.setattr(follower, "EVENTS", 1)
+    monkeypatch.setattr(stores, "EVENTS", 1)
+    monkeypatch.setattr(Store, "changes", spy)
+    monkeypatch.setattr(sidecar.ring, "heard", lambda _: heard.append(told[-1]))
+    for number in range(2, 12):
+        await sidecar.put(stored_key(f"k{number}"))
+
+    async def all_heard() -> bool:
+        return sum(told) >= 9 and told[-1] == 0 and bool(heard)
+
+    await eventually(all_heard)
+    assert set(heard) == {0}
+
+
+async def test_set_counters_are_told_and_all_of_them_if_events_may_be_missing(sidecar: Sidecar) -> None:
+    sidecar.reset.clear()
+
+    async def touch(edit: Edit) -> None:
+        edit.touch_usage("p1", "k1")
+
+    await sidecar.takes_over((await sidecar.writer.write(touch, who="test", what="touch")).version)
+    assert sidecar.reset == [(("p1", "k1"),)]
+    sidecar.redis.hset(keys_of(sidecar, "head")[0], "epoch", "restored")
+
+    async def anew() -> bool:
+        return sidecar.reset[1:] == [None]
+
+    await eventually(anew)
+
+
+class Relay:
+    """Between a sidecar and Redis. `freeze` leaves all connections of now open, and answers on none of them."""
+
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_unix_connection(self._socket)
+        for source, sink in ((reader, there[1]), (there[0], writer)):
+            self._pumps.add(asyncio.create_task(_pump(source, sink)))
+
+    def freeze(self) -> None:
+        for pump in self._pumps:
+            pump.cancel()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+
+
+async def test_half_open_connections_hide_neither_a_key_nor_a_catalog(shared_redis: RedisServer, account: str) -> None:
+    """The store's own patience is much longer than ours for a change."""
+    relay = Relay(urlsplit(shared_redis.url).path)
+    listener = await asyncio.start_server(relay.accept, HOST, 0)
+    url = f"redis://{HOST}:{listener.sockets[0].getsockname()[1]}/0"
+    direct = Store(shared_redis.url, account=account)
+    async with following(url, account, budget=10 * DEADLINE_SECONDS) as sidecar:
+        sidecar.writer = direct
+        await sidecar.takes_over(await sidecar.put(*world()))
+        assert await sidecar.answer() == "allowed"
+        compiled = sidecar.compiled
+        relay.freeze()
+        await sidecar.takes_over(await sidecar.put(stored_key(enabled=False), named("changed")))
+        assert await sidecar.answer() != "allowed"
+        await sidecar.answers("key_disabled")
+        assert sidecar.compiled == compiled + 1
+    relay.freeze()
+    listener.close()
+
+
 # --- with the file ------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +435,31 @@ def test_a_sidecar_serves_the_store_without_a_file_and_outlives_redis(own_redis:
         own_redis.restart(empty=False)
         until(lambda: check(server.grpc, value_of("k2"), value_of("k9")) == [200, 403], "it recovers")
         assert server.stop() == 0
+
+
+def test_what_was_set_is_not_refused_by_what_redis_said_before(own_redis: RedisServer) -> None:
+    """UpdateUsage, and then Redis goes away: the stand-in shares out no remainder of before."""
+    quota = QuotaSettings(2, "MONTH")
+    plan = replace(stored_plan(), plan=replace(stored_plan().plan, quota=quota, failure_policy=FailurePolicy.LOCAL))
+    asyncio.run(_write(own_redis.url, (*world(), plan)))
+    with authz_serve(None, "--redis-url", own_redis.url, "--drain-seconds", "0", "--store") as server:
+        assert check(server.grpc, *[value_of("k1")] * 3) == [200, 200, 429]
+        asyncio.run(_set_remaining(own_redis.url, quota, 2))
+        own_redis.kill()
+        until(lambda: check(server.grpc, value_of("k1")) == [200], "the stand-in admits")
+
+
+async def _set_remaining(url: str, quota: QuotaSettings, remaining: int) -> None:
+    """And wait until it is told."""
+    ledger, store = UsageLedger(url), Store(url)
+    version = (await ledger.set_remaining("p1", "k1", quota, remaining, who="test", what="set")).version
+
+    async def told() -> bool:
+        return [lease.version >= version for lease in await store.leases()] == [True]
+
+    await eventually(told)
+    await ledger.aclose()
+    await store.aclose()
 
 
 def test_a_sidecar_that_has_never_read_the_store_refuses_all_and_is_not_ready(

@@ -437,13 +437,24 @@ async def test_every_write_is_an_audit_line(store: Store, clock: Clock) -> None:
     await store.write(lambda draft: _touch(draft), who="bob", what="UpdateUsage p1 k1")
     lines = await store.audit()
     assert [(line.version, line.who, line.what) for line in lines] == [
-        (1, "ann", "Test"),
+        (1, "ann", "Test usageplan/p1"),
         (2, "bob", "UpdateUsage p1 k1"),
     ]
     assert [line.at for line in lines] == [clock.now - 1_000_000, clock.now]
     assert await store.audit(count=1) == lines[1:]
     assert await store.audit(after=1) == lines[1:]
     assert await store.audit(after=2) == []
+
+
+async def test_an_audit_line_names_what_was_made_but_nothing_twice_nor_without_end(store: Store) -> None:
+    async def edit(draft: Edit) -> None:
+        for number in range(30):
+            draft.put(_plan(f"p{number}"))
+
+    await store.write(edit, who="ann", what="Import p0")
+    (line,) = await store.audit()
+    named = " ".join(f"usageplan/p{number}" for number in range(1, 21))
+    assert line.what == f"Import p0 {named} and 9 more"
 
 
 async def _touch(draft: Edit) -> None:

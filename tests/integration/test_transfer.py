@@ -19,7 +19,7 @@ from authz.core.resources import Account, ApiStage, Host, Resources, Stage, Thro
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.faults import ConfigError
 from authz.sealing import Sealer
-from authz.store import Store
+from authz.store import Store, StoreUnavailable
 from authz.transfer import Export, Import, backup, everything, restore, wanted, wanted_from
 from tests.builders import api, key, plan, resources, value_of
 from tests.servers import RedisServer
@@ -294,3 +294,11 @@ def test_the_commands(shared_redis: RedisServer, account: str, tmp_path: Path) -
     run("backup", str(tmp_path / "backup"))
     assert "restored" in run("restore", "--yes", str(tmp_path / "backup")).stdout
     assert value_of("k1") not in (tmp_path / "plans.yaml").read_text()
+
+
+async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    nowhere = Store("redis://127.0.0.1:1/0", budget=0.2)
+    with pytest.raises(StoreUnavailable):
+        await backup(nowhere, tmp_path / "backup")
+    await nowhere.aclose()
+    assert not any(tmp_path.iterdir())  # noqa: ASYNC240

@@ -121,6 +121,17 @@ async def test_an_answer_older_than_a_change_already_told_is_not_kept(shelf: She
     assert shelf.ring.known(KEY) == found
 
 
+async def test_an_answer_of_a_redis_that_lags_is_not_kept(shelf: Shelf) -> None:
+    """The change was told before the look-up, but who answers does not have it: a replica, a master that was."""
+    shelf.put()
+    shelf.ring.touched(shelf.version + 1, (INDEX,))
+    assert name(await shelf.ring.find(KEY)) == "k1"
+    assert shelf.ring.known(KEY) is UNLOOKED
+    shelf.ring.forget(shelf.version)
+    await shelf.ring.find(KEY)
+    assert name(shelf.ring.known(KEY)) == "k1"
+
+
 async def test_an_answer_from_before_all_was_forgotten_is_not_kept(shelf: Shelf) -> None:
     """After a restore or a failover versions cannot be compared."""
     shelf.put()
