@@ -299,7 +299,9 @@ class Store:
         names = [self._key("head"), *map(self.items_key, kinds)]
         epoch, version, tag, lists = msgspec.msgpack.decode(await self._run(SNAPSHOT, names, b""))
         found = [(kind, _item(kind, raw)) for kind, raws in zip(kinds, lists, strict=True) for raw in raws]
-        return Snapshot(Head(epoch, version, tag), {(kind, id_of(item)): item for kind, item in found})
+        # Sorted: the order of a hash in Redis changes while it grows, and is another one in each Redis.
+        items = {(kind, id_of(item)): item for kind, item in found}
+        return Snapshot(Head(epoch, version, tag), dict(sorted(items.items(), key=lambda one: one[0])))
 
     async def changes(self, after: int, block_ms: int) -> list[Event]:
         """The commits after a version; waits so long for the first, on a connection of its own."""

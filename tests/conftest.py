@@ -10,6 +10,7 @@ from datetime import datetime
 from uuid import uuid4
 
 import pytest
+import structlog
 
 from authz.limiter import RedisClock, RedisLimiter
 from tests.servers import Kind, RedisServer, kinds, redis_server
@@ -35,6 +36,13 @@ class Clock:
 def micros(moment: str) -> int:
     """A moment in ISO form, as µs of Unix time."""
     return round(datetime.fromisoformat(moment).timestamp() * 1_000_000)
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> Iterator[None]:
+    """A command that ran in this process has configured its logs; the next test meets the defaults again."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session", params=kinds())

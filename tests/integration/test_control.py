@@ -219,7 +219,7 @@ def test_a_page_in_a_browser_is_not_let_in(shared_redis: RedisServer, account: s
         refused(raw(plane, "GET", "/account", headers=headers, sign=False), 403, "AccessDeniedException")
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:8085", "192.0.2.1:8085", "[::]:8085", "example.com:80", ":8085"])
+@pytest.mark.parametrize("listen", ["0.0.0.0:8085", "192.0.2.1:8085", "[::]:8085", "example.com:80"])
 def test_no_authentication_is_for_loopback_only(listen: str) -> None:
     assert "loopback" in (ControlOptions(listen=listen, no_auth=True).problem() or "")
     assert ControlOptions(listen=listen).problem() is None
