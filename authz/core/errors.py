@@ -51,4 +51,4 @@ def conflict(message: str) -> ApiError:
 
 
 def limit_exceeded(message: str) -> ApiError:
-    return ApiError("LimitExceededException", message)
+    return ApiError("LimitExceededException", message, retry_after=1)

@@ -236,6 +236,14 @@ def test_c53_at_most_twenty_method_throttles(aws: Any) -> None:
     assert refused(aws, plan, added(f"{THROTTLE}//r20/GET/rateLimit", "1")).startswith("LimitExceededException")
 
 
+def test_c95_a_429_says_when_to_try_again(aws: Any) -> None:
+    plan = new_plan(aws, apiStages=[PLACE])
+    patched(aws, plan, *(added(f"{THROTTLE}//r{n}/GET/rateLimit", "1") for n in range(20)))
+    with pytest.raises(aws.exceptions.LimitExceededException) as refusal:
+        patched(aws, plan, added(f"{THROTTLE}//r20/GET/rateLimit", "1"))
+    assert refusal.value.response["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "1"
+
+
 def test_c54_a_product_code(aws: Any) -> None:
     plan = new_plan(aws)
     assert patched(aws, plan, added("/productCode", "x"))["productCode"] == "x"
