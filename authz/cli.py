@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
-import uvloop
 from click.core import ParameterSource
 
 from authz import config, log
@@ -29,10 +28,10 @@ from authz.envoyconfig import EnvoyOptions, Part, render
 from authz.explain import explain as tell
 from authz.faults import ConfigError
 from authz.limiter import RedisLimiter
-from authz.server import serve as run_server
-from authz.settings import Loaded, Option, load_settings, options
+from authz.settings import Loaded, Option, Settings, endpoints_of, load_settings, options
 from authz.up import UpOptions
 from authz.up import up as run_up
+from authz.workers import serve as run_serve
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,8 +106,13 @@ def serve(path: Path, **flags: object | None) -> None:
     """Run the sidecar that Envoy asks.
 
     Stops on TERM or INT: NOT_SERVING, a drain, then the calls in flight. Reloads the file on HUP, and whenever it
-    changes. With --store it needs no file.
+    changes. With --store it needs no file. With --workers it is a process each, which USR2 replaces one by one.
     """
+    run_serve(lambda: _to_serve(path, flags))
+
+
+def _to_serve(path: Path, flags: Mapping[str, object | None]) -> tuple[Settings, tuple[Path, Config] | None]:
+    """The settings, and the file, if there is to be one."""
     named = click.get_current_context().get_parameter_source("path") is not ParameterSource.DEFAULT
     if not (named or path.exists()) and load_settings({}, os.environ, flags).settings.store:
         read, file = {}, None
@@ -118,7 +122,7 @@ def serve(path: Path, **flags: object | None) -> None:
         read, file = found.settings, (path, found)
     loaded = load_settings(read, os.environ, flags, str(path))
     log.configure(loaded.settings.log_level, loaded.settings.log_format)
-    uvloop.run(run_server(loaded.settings, file))
+    return loaded.settings, file
 
 
 @cli.command("check-config")
@@ -226,11 +230,16 @@ def _json(text: str) -> Any:
 @click.option("--listen", default=ENVOY.listen, show_default=True, help="Where Envoy listens.")
 @click.option("--admin", default=ENVOY.admin, show_default=True, help="Envoy's administration interface.")
 @click.option("--upstream", default=ENVOY.upstream, show_default=True, help="The API that Envoy protects.")
-@click.option("--authz", "endpoints", multiple=True, help="A sidecar's address; one a worker.  [default: grpcListen]")
+@click.option(
+    "--authz",
+    "endpoints",
+    multiple=True,
+    help="A sidecar's address; one a worker.  [default: by grpcListen and workers]",
+)
 @click.option("--timeout-ms", default=ENVOY.timeout_ms, show_default=True, help="Envoy's patience for a check.")
 @click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
 @click.option("--only", type=click.Choice(["filter", "cluster"]), help="Print just this part.")
-@settings_flags("grpc_listen", "store")
+@settings_flags("grpc_listen", "workers", "max_in_flight", "store")
 def envoy_config(
     path: Path,
     listen: str,
@@ -248,11 +257,12 @@ def envoy_config(
         listen=listen,
         admin=admin,
         upstream=upstream,
-        authz=endpoints or (loaded.settings.grpc_listen,),
+        authz=endpoints or tuple(endpoints_of(loaded.settings.grpc_listen, loaded.settings.workers)),
         timeout_ms=timeout_ms,
         cors_origins=origins,
         only=only,
         store=loaded.settings.store,
+        max_in_flight=loaded.settings.max_in_flight,
     )
     try:
         click.echo(render(read.resources, options), nl=False)
@@ -283,6 +293,9 @@ def _port(option: str, field: str, what: str) -> Callable[[F], F]:
 @_port("--http-port", "http_port", "the sidecar's metrics and health")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep data and logs here.")
 @click.option("--redis-url", help="Use this Redis instead of an embedded Valkey.")
+@click.option(
+    "--host", type=click.Choice(["grpcio", "pyvoy"]), help="What serves gRPC.  [default: pyvoy if it is there]"
+)
 @click.option("--envoy-binary", type=click.Path(path_type=Path, dir_okay=False), help="Use this Envoy.")
 def up(**options: Any) -> None:
     """Run everything on this machine, to try it: Envoy, the sidecar, Valkey and an echo upstream. Ctrl-C ends it."""

@@ -13,19 +13,21 @@ import os
 import re
 import secrets
 import string
+import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
 from msgspec import Struct, ValidationError
 
-from authz.core.resources import ApiKey, Resources, digest_of
+from authz.background import PIECE, in_background
+from authz.core.resources import ApiKey, Resources, UsagePlan, digest_of
 from authz.core.rules import Problem, problems, shortened
 from authz.faults import ConfigError, bare_kind, choices, not_known, rule_of
 from authz.settings import load_settings
@@ -34,6 +36,8 @@ try:
     from yaml import CSafeLoader as SafeLoader
 except ImportError:  # PyYAML built without libyaml: the same, ten times slower
     from yaml import SafeLoader  # type: ignore[assignment]
+
+T = TypeVar("T")
 
 REFUSED: Final = 3  # exit status of the child: the file is at fault, and stdout holds its problems
 CHILD_SECONDS: Final = 120.0
@@ -369,28 +373,70 @@ async def load_in_child(path: Path, seconds: float = CHILD_SECONDS) -> Config:
 
     Raises ConfigError, and LoaderError if the process did not get as far as to judge the file.
     """
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "authz.config", str(path)),  # -P: no modules from the working directory
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-    )
+    command = [sys.executable, "-P", "-m", "authz.config", str(path)]  # -P: no modules from the working directory
+    pipe = subprocess.PIPE
+    # Not by the loop: uvloop forks, which takes tens of ms where there is much memory; this takes less than one.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)  # noqa: ASYNC220, S603
     try:
         async with asyncio.timeout(seconds):
-            output, errors = await process.communicate()
+            output, errors = await in_background(process.communicate)
     except TimeoutError:
         raise LoaderStoppedError([Problem(str(path), f"not read within {seconds:g} s")]) from None
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        if process.poll() is None:
+            process.kill()  # the thread that reads its output then sees it end
     if process.returncode == 0:
-        return msgspec.msgpack.decode(output, type=Config)
+        return await in_background(_received, output)
     if process.returncode == REFUSED:
         raise ConfigError(msgspec.msgpack.decode(output, type=list[Problem]))
     ended = LoaderStoppedError if process.returncode is None or process.returncode < 0 else LoaderError
     raise ended([Problem(str(path), _died(process.returncode, errors))])
+
+
+class _Pieces(Struct):
+    """A Config in pieces, each of which is decoded in an instant: else the loop would wait for a hundred thousand keys.
+
+    `members` are plans by their position and some of their keys.
+    """
+
+    rest: bytes
+    plans: list[bytes]
+    members: list[bytes]
+    keys: list[bytes]
+
+
+def _sent(config: Config) -> bytes:
+    found = config.resources
+    plans = [msgspec.structs.replace(plan, keys=()) for plan in found.usage_plans]
+    members = [(at, part) for at, plan in enumerate(found.usage_plans) for part in _pieces(plan.keys)]
+    bare = msgspec.structs.replace(found, usage_plans=(), api_keys=())
+    encode = msgspec.msgpack.encode
+    pieces = _Pieces(
+        encode(msgspec.structs.replace(config, resources=bare)),
+        [encode(part) for part in _pieces(plans)],
+        [encode(member) for member in members],
+        [encode(part) for part in _pieces(found.api_keys)],
+    )
+    return encode(pieces)
+
+
+def _received(output: bytes) -> Config:
+    decode = msgspec.msgpack.decode
+    pieces = decode(output, type=_Pieces)
+    keys = [key for piece in pieces.keys for key in decode(piece, type=list[ApiKey])]
+    members: dict[int, list[str]] = {}
+    for piece in pieces.members:
+        at, names = decode(piece, type=tuple[int, list[str]])
+        members.setdefault(at, []).extend(names)
+    plans = [plan for piece in pieces.plans for plan in decode(piece, type=list[UsagePlan])]
+    signed = (msgspec.structs.replace(plan, keys=tuple(members.get(at, ()))) for at, plan in enumerate(plans))
+    config = decode(pieces.rest, type=Config)
+    resources = msgspec.structs.replace(config.resources, usage_plans=tuple(signed), api_keys=tuple(keys))
+    return msgspec.structs.replace(config, resources=resources)
+
+
+def _pieces(values: Sequence[T]) -> list[Sequence[T]]:
+    return [values[at : at + PIECE] for at in range(0, len(values), PIECE)]
 
 
 def _died(status: int | None, errors: bytes) -> str:
@@ -403,7 +449,7 @@ def main(path: str) -> int:
     """Load the file, write what came of it to stdout as MessagePack, and tell by the exit status what it is."""
     gc.disable()  # no cycles worth finding, and millions of nodes to look through
     try:
-        status, output = 0, msgspec.msgpack.encode(load(Path(path)))
+        status, output = 0, _sent(load(Path(path)))
     except ConfigError as refused:
         status, output = REFUSED, msgspec.msgpack.encode(refused.problems)
     sys.stdout.buffer.write(output)

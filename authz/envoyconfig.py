@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from authz.core.credentials import IDENTITY
 from authz.core.resources import Api, Resources
 from authz.core.rules import REQUEST_HEADER
+from authz.settings import Settings
 
 Part = Literal["filter", "cluster"]
 
@@ -38,6 +39,12 @@ class EnvoyOptions:
     cors_origins: tuple[str, ...] = ()
     only: Part | None = None
     store: bool = False  # whether authz has APIs besides the file's
+    max_in_flight: int = Settings().max_in_flight
+
+    @property
+    def max_requests(self) -> int:
+        """Checks that all workers can work on at once."""
+        return self.max_in_flight * len(self.authz)
 
 
 @dataclass(frozen=True, slots=True)

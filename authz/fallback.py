@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
 
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, remaining
 from authz.core.periods import DAY_US
 from authz.core.verdict import Tally
+from authz.recent import Recent
+
+LOOKED_AT: Final = 2  # of what is kept, with each newcomer: enough to shrink while newcomers come
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,10 @@ class _Bucket:
     n: int = 0
     m: int = 1
 
+    def is_full_at(self, now: int) -> bool:
+        """Whether it has nothing to remember: a new one would decide the same."""
+        return self.debt <= self.n * max(0, now - self.at)
+
     def reckon(self, rule: Throttle, now: int) -> None:
         """Bring the debt to `now` at the rate it was reckoned under, then to the rule that holds today."""
         self.debt = max(0, self.debt - self.n * max(0, now - self.at))
@@ -38,27 +50,35 @@ class _Bucket:
 
 
 @dataclass(slots=True)
-class _Units:
-    """Units of a limit that does not refill, and the start of the period (µs; 0 without one) they belong to."""
+class _Used:
+    """Units of a quota that Redis has not counted, and the period [start, end) in µs they belong to."""
 
     start: int
+    end: int
     amount: int
+
+    def is_over_at(self, now: int) -> bool:
+        """Whether the period ended so long ago that no clock steps back into it."""
+        return self.end + DAY_US < now
 
 
 class LocalLimiter:
     """Admits on `1 / processes` of each limit, all or none, and remembers what has to be counted once Redis is back.
 
     The bound of one outage, over all processes: a bucket admits burst + rate·t, or one a process where the burst is
-    smaller than their number; a quota what Redis last reported as left, or one a process. So many reports are kept,
-    the latest; of who has none the whole quota is shared out.
+    smaller than their number; a quota what Redis last reported as left, or one a process. At most so many reports are
+    kept; of who has none the whole quota is shared out.
+
+    What is spent is never evicted, or it could be spent again: it is kept until its bucket is full and its period over.
+    Only callers that are known spend anything, so there is no more of it than the catalog and the memory of keys hold.
     """
 
     def __init__(self, processes: int = 1, reports: int = 100_000) -> None:
         self._processes = processes
-        self._reports = reports
-        self._buckets: dict[str, _Bucket] = {}
-        self._left: OrderedDict[tuple[str, Layer], _Units] = OrderedDict()
-        self._used: dict[str, _Units] = {}
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._used: OrderedDict[str, _Used] = OrderedDict()
+        self._quotas: Recent[str, tuple[Quota, int]] = Recent(reports)  # by ledger, as reported
+        self._finite: Recent[tuple[str, Layer], int] = Recent(reports)  # what is left of buckets that do not refill
         self._spent: dict[tuple[Meter, Quota | None, int], int] = {}
 
     @property
@@ -67,18 +87,33 @@ class LocalLimiter:
         return sum(self._spent.values())
 
     def observe(self, limits: Sequence[Limit], states: Sequence[int]) -> None:
-        """Remember what Redis reports as left of the limits that do not refill: they are shared out by it."""
-        for limit, state in zip(limits, states, strict=True):
-            if isinstance(limit.rule, Quota) or not limit.rule.n:
-                self._report(limit.key, limit.layer, _Units(_start(limit), remaining(limit.rule, state)))
+        """Remember what Redis reports of the limits that do not refill: what is left of them is shared out.
+
+        This is called for every answer. So a quota's report is kept as it is, and reckoned when an outage needs it.
+        """
+        for position, limit in enumerate(limits):
+            rule = limit.rule
+            if isinstance(rule, Quota):
+                self._quotas.put(limit.key, (rule, states[position]))
+            elif not rule.n:
+                self._finite.put((limit.key, limit.layer), remaining(rule, states[position]))
 
     def forget(self, ledgers: Iterable[str] | None) -> None:
         """What was reported as left of these callers' quotas holds no more; None for all of them."""
-        for ledger in [key for key, _ in self._left] if ledgers is None else ledgers:
-            self._left.pop((ledger, Layer.PLAN_QUOTA), None)
+        if ledgers is None:
+            self._quotas.clear()
+        for ledger in ledgers or ():
+            self._quotas.drop(ledger)
 
     def admit(self, limits: Sequence[Limit], meter: Meter | None, now: int) -> Tally:
         """A unit from this process's share of each limit, or from none."""
+        buckets, callers = len(self._buckets), len(self._used)
+        tally = self._decide(limits, meter, now)
+        _shed(self._buckets, lambda bucket: bucket.is_full_at(now), len(self._buckets) - buckets)
+        _shed(self._used, lambda used: used.is_over_at(now), len(self._used) - callers)
+        return tally
+
+    def _decide(self, limits: Sequence[Limit], meter: Meter | None, now: int) -> Tally:
         short = [limit for limit in limits if not self._has_room(limit, now)]
         refused = [limit for limit in short if not limit.shadow]
         shadowed = next((limit for limit in short if limit.shadow), None)
@@ -110,33 +145,32 @@ class LocalLimiter:
         """
         if flushed.quota is None or left is None:
             return
-        start, ledger = flushed.quota.start, flushed.meter.ledger
-        self._report(ledger, Layer.PLAN_QUOTA, _Units(start, left))
+        quota, ledger = flushed.quota, flushed.meter.ledger
+        self._quotas.put(ledger, (quota, quota.limit - left))
         used = self._used.get(ledger)
-        if used and used.start == start:
+        if used and used.start == quota.start:
             used.amount = max(0, used.amount - flushed.amount)
-
-    def _report(self, key: str, layer: Layer, left: _Units) -> None:
-        self._left[key, layer] = left
-        self._left.move_to_end((key, layer))
-        if len(self._left) > self._reports:
-            self._left.popitem(last=False)
 
     def _share(self, limit: Limit) -> Throttle | Quota:
         """This process's part of a rule: at least one unit, but 0 stays 0."""
         rule, parts = limit.rule, self._processes
-        if isinstance(rule, Quota) or not rule.n:
-            size = rule.limit if isinstance(rule, Quota) else rule.burst
-            told = self._left.get((limit.key, limit.layer))
-            left = min(size, told.amount) if told and told.start >= _start(limit) else size
-            part = max(1, left // parts) if left else 0
-            return replace(rule, limit=part) if isinstance(rule, Quota) else replace(rule, burst=part)
-        return replace(rule, burst=max(1, rule.burst // parts) if rule.burst else 0, m=rule.m * parts)
+        if isinstance(rule, Quota):
+            return replace(rule, limit=_part(self._left_of_quota(limit.key, rule), parts))
+        if not rule.n:
+            told = self._finite.get((limit.key, limit.layer))
+            return replace(rule, burst=_part(rule.burst if told is None else min(rule.burst, told), parts))
+        return replace(rule, burst=_part(rule.burst, parts), m=rule.m * parts)
+
+    def _left_of_quota(self, ledger: str, quota: Quota) -> int:
+        """What Redis last reported, if of this period or a later one."""
+        told, used = self._quotas.get(ledger) or (quota, 0)
+        return min(quota.limit, remaining(told, used)) if told.start >= quota.start else quota.limit
 
     def _used_of(self, limit: Limit) -> int:
         """What this process admitted in the quota's period and Redis has not counted yet."""
         used = self._used.get(limit.key)
-        return used.amount if used and used.start >= _start(limit) else 0
+        assert isinstance(limit.rule, Quota)
+        return used.amount if used and used.start >= limit.rule.start else 0
 
     def _has_room(self, limit: Limit, now: int) -> bool:
         share = self._share(limit)
@@ -149,11 +183,15 @@ class LocalLimiter:
     def _take(self, limits: Sequence[Limit]) -> None:
         for limit in limits:
             if isinstance(limit.rule, Quota):
-                used = self._used.get(limit.key)
-                start = max(limit.rule.start, used.start if used else 0)  # a period only moves forward
-                self._used[limit.key] = _Units(start, self._used_of(limit) + 1)
+                self._use(limit.key, limit.rule)
             else:
                 self._buckets[limit.key].debt += self._buckets[limit.key].m
+
+    def _use(self, ledger: str, quota: Quota) -> None:
+        used = self._used.setdefault(ledger, _Used(quota.start, quota.end, 0))
+        if used.start < quota.start:  # a period only moves forward
+            used.start, used.end, used.amount = quota.start, quota.end, 0
+        used.amount += 1
 
     def _count(self, charged: Sequence[Limit], meter: Meter | None, now: int) -> None:
         if meter:
@@ -186,5 +224,13 @@ class LocalLimiter:
                 yield -(-(self._buckets[limit.key].debt - (share.burst - 1) * share.m) // share.n)
 
 
-def _start(limit: Limit) -> int:
-    return limit.rule.start if isinstance(limit.rule, Quota) else 0
+def _part(units: int, parts: int) -> int:
+    return max(1, units // parts) if units else 0
+
+
+def _shed(kept: OrderedDict[str, T], is_done: Callable[[T], bool], newcomers: int) -> None:
+    """For each newcomer look at those that were looked at longest ago, and drop what is done."""
+    for _ in range(min(LOOKED_AT * newcomers, len(kept))):
+        key, value = kept.popitem(last=False)
+        if not is_done(value):
+            kept[key] = value

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from authz.background import PIECE, in_background, let_go
 from authz.config import Config
 from authz.core.catalog import Catalog
 from authz.core.convert import clashes, to_resources
@@ -79,6 +80,7 @@ class StoreCatalog:
         self._reset = reset
         self._file = LiveCatalog(*file, lambda resources: resources, self._file_read) if file else None
         self._taken = _Taken()
+        self._stale: list[object] = []  # catalogs that were replaced, and are still to be freed
         self._refusal: str | None = None
         self._position: Head | None = None  # of the last change that was applied
         self._needed = 0  # the version of the last change that a catalog has to have
@@ -242,18 +244,20 @@ class StoreCatalog:
         self._observe(outcome)
         self._loaded.set()
         self._news.set()
+        await let_go(self._stale)
         return None
 
     async def _swap(self, life: int, head: Head, items: Items) -> Outcome:
-        fixed = self._file.current if self._file else Resources()
-        resources, refs, content = await asyncio.to_thread(_merged, items, fixed)
+        fixed, file = (self._file.current, self._file.version.content) if self._file else (Resources(), "")
+        resources, refs, both = await in_background(_merged, items, fixed)
+        content = await in_background(_content, resources, refs, file)
         taken, outcome = self._taken, "unchanged"
         if taken.catalog is None or content != taken.version.content:
-            catalog = await asyncio.to_thread(self._compile, resources, refs)
+            catalog = await in_background(self._compile, resources, refs)
+            self._stale.append(taken.catalog)
             taken = _Taken(catalog, Version(taken.version.number + 1, content), time.time())
             outcome = "swapped"
         self._taken = _Taken(taken.catalog, taken.version, taken.loaded_at, life, head.version)
-        both = clashes(items, fixed)
         self._refusal = f"in the file and in the store, where it is left aside: {', '.join(both)}" if both else None
         log.info("catalog loaded", outcome=outcome, version=str(self.version), store=head.version)
         return "swapped" if outcome == "swapped" else "unchanged"
@@ -277,8 +281,19 @@ class StoreCatalog:
                 continue
 
 
-def _merged(items: Items, fixed: Resources) -> tuple[Resources, dict[str, str], str]:
-    """What to compile, and a digest of it that is the same in every sidecar."""
-    resources, refs = to_resources(items, fixed)
-    ordered = sorted(refs.items())
-    return resources, refs, hashlib.sha256(msgspec.msgpack.encode((resources, ordered))).hexdigest()[:12]
+def _merged(items: Items, fixed: Resources) -> tuple[Resources, dict[str, str], list[str]]:
+    """What to compile, the plans' references, and what the file and the store both have."""
+    return *to_resources(items, fixed), clashes(items, fixed)
+
+
+def _content(resources: Resources, refs: Mapping[str, str], file: str) -> str:
+    """A digest of what is compiled, the same in every sidecar. `file` is that of the file, which has the keys."""
+    whole = hashlib.sha256(file.encode())
+    plans, named = resources.usage_plans, sorted(refs.items())
+    whole.update(msgspec.msgpack.encode((resources.account, len(resources.apis), len(plans), len(named))))
+    for api in resources.apis:
+        whole.update(msgspec.msgpack.encode(api))
+    for values in (plans, named):
+        for at in range(0, len(values), PIECE):
+            whole.update(msgspec.msgpack.encode(values[at : at + PIECE]))
+    return whole.hexdigest()[:12]

@@ -6,14 +6,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
-from cachetools import LRUCache
+from msgspec.structs import replace
 
 from authz.check import KeysUnavailable
 from authz.core.catalog import UNLOOKED, Caller, Unlooked, caller_of
 from authz.core.stored import StoredKey
+from authz.recent import Recent
 from authz.store import Found, StoreUnavailable
 
 FRESH_SECONDS: Final = 0.5  # since the change stream was read: so long memory is as good as the store
@@ -54,8 +56,8 @@ class StoreRing:
         self._away = away
         self._observe = observe
         self._clock = clock
-        self._callers: LRUCache[str, Caller] = LRUCache(size)
-        self._unknown: LRUCache[str, None] = LRUCache(UNKNOWN_KEYS)
+        self._callers: Recent[str, Caller] = Recent(size)
+        self._unknown: Recent[str, bool] = Recent(UNKNOWN_KEYS)
         self._flights: dict[str, _Flight] = {}
         self._generation = 0
         self._version = 0  # of the last change that was told
@@ -64,12 +66,12 @@ class StoreRing:
     def known(self, digest: bytes) -> Caller | Unlooked | None:
         index = self._index(digest)
         if self._away():
-            return self._callers.get(index, UNLOOKED)
+            return self._callers.get(index) or UNLOOKED
         if self._clock() - self._heard > FRESH_SECONDS:
             return UNLOOKED
-        if caller := self._callers.get(index):
+        if caller := self._callers.young.get(index) or self._callers.get(index):
             return caller
-        return self._unknown.get(index, UNLOOKED)
+        return None if self._unknown.get(index) else UNLOOKED
 
     async def find(self, digest: bytes) -> Caller | None:
         index = self._index(digest)
@@ -88,8 +90,8 @@ class StoreRing:
         """These keys, if any, were changed by this version of the store."""
         self._version = version
         for index in indexes:
-            self._callers.pop(index, None)
-            self._unknown.pop(index, None)
+            self._callers.drop(index)
+            self._unknown.drop(index)
             if flight := self._flights.get(index):
                 flight.floor = version
 
@@ -142,17 +144,23 @@ class StoreRing:
             raise
 
     def _keep(self, index: str, caller: Caller | None) -> None:
-        self._callers.pop(index, None)
-        self._unknown.pop(index, None)
+        self._callers.drop(index)
+        self._unknown.drop(index)
         if caller:
-            self._callers[index] = caller
+            self._callers.put(index, caller)
         else:
-            self._unknown[index] = None
+            self._unknown.put(index, True)
+
+
+@lru_cache(maxsize=10_000)
+def _shared(plans: tuple[str, ...]) -> tuple[str, ...]:
+    """Keys in the same plans share one tuple: there are far fewer plans than keys."""
+    return plans
 
 
 def _caller(stored: StoredKey, index: str) -> Caller:
     """The key as found by one of its two secrets: that before the last rotation ends earlier."""
-    caller = caller_of(stored.key, stored.plans)
+    caller = caller_of(stored.key, _shared(stored.plans))
     if index == stored.index:
         return caller
     ends = [(stored.previous_expires_at or 0) * 1_000_000]

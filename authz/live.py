@@ -14,6 +14,7 @@ from typing import Generic, Literal, TypeVar
 import structlog
 from watchfiles import awatch
 
+from authz.background import in_background, let_go
 from authz.config import Config, LoaderStoppedError, Stamp, load_in_child, stamp
 from authz.core.resources import Resources
 from authz.faults import ConfigError
@@ -78,15 +79,19 @@ class LiveCatalog(Generic[C]):
         config: Config,
         compile_: Callable[[Resources], C],
         observe: Callable[[Outcome], None] = lambda _: None,
+        catalog: C | None = None,
     ) -> None:
+        """`catalog` is what the configuration compiles to, for those who have it already."""
         self.path = path
         self.problem: str | None = None
         self._compile = compile_
         self._observe = observe
         self._settings = config.settings
-        self._snapshot = _Snapshot(compile_(config.resources), Version(1, config.content), time.time())
+        first = compile_(config.resources) if catalog is None else catalog
+        self._snapshot = _Snapshot(first, Version(1, config.content), time.time())
         self._seen = config.stamp
         self._patience = _Patience()
+        self._stale: list[object] = []  # what was replaced, and is still to be freed
         self._turn = asyncio.Lock()
         self._asked = self._answered = 0
 
@@ -144,9 +149,7 @@ class LiveCatalog(Generic[C]):
     async def _read(self) -> None:
         seen = stamp(self.path)
         try:
-            config = await load_in_child(self.path)
-            self._warn_of_settings(config)
-            outcome = await self._swap(config)
+            outcome = await self._swap(await load_in_child(self.path))
         except (LoaderStoppedError, OSError) as fault:  # perhaps not the file's fault: a later look tries again
             self._patience = self._patience.after(seen, time.monotonic())
             outcome, seen = self._refuse([str(fault)]), self._seen
@@ -159,12 +162,16 @@ class LiveCatalog(Generic[C]):
             self._patience = _Patience()
         self._seen = seen
         self._observe(outcome)
+        await let_go(self._stale)
 
     async def _swap(self, config: Config) -> Outcome:
+        self._warn_of_settings(config)
         outcome: Outcome = "unchanged"
+        self._stale.append(config.resources)
         if config.content != self.version.content:
-            catalog = await asyncio.to_thread(self._compile, config.resources)
+            catalog = await in_background(self._compile, config.resources)
             version = Version(self.version.number + 1, config.content)
+            self._stale.append(self.current)
             self._snapshot, outcome = _Snapshot(catalog, version, time.time()), "swapped"
         self.problem = None
         log.info("catalog loaded", path=str(self.path), outcome=outcome, version=str(self.version))

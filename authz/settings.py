@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, ValidationError
@@ -15,6 +14,7 @@ from msgspec import Meta, Struct, ValidationError
 from authz.core.resources import DEFAULT_ACCOUNT, FailurePolicy
 from authz.core.rules import Problem, shortened
 from authz.faults import ConfigError, choices, not_known, rule_of
+from authz.redisurl import mask_url, read_url
 
 SOCKET_PATH_BYTES: Final = 107  # what Linux leaves for the path of a Unix socket
 
@@ -25,10 +25,6 @@ FOREIGN: Final = re.compile(
     r"AUTHZ_(CONFIG|PEPPER|SEALING_KEY|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?))"
 )
 LISTEN: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
-REDIS_OPTIONS: Final = frozenset({"db", "username", "password"})
-TLS_OPTIONS: Final = frozenset(
-    {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
-)
 
 Text = Annotated[str, Meta(min_length=1)]
 Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]
@@ -42,11 +38,35 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     grpc_listen: Annotated[
         Text, Meta(description="Address of the gRPC server that Envoy asks: host:port or unix:/path.")
     ] = "127.0.0.1:50051"
+    host: Annotated[
+        Literal["grpcio", "pyvoy"], Meta(description="What serves gRPC: grpcio, or pyvoy (Python inside an Envoy).")
+    ] = "grpcio"
+    workers: Annotated[
+        int,
+        Meta(ge=1, le=256, description="Processes, each on an endpoint of its own: the next ports, or path.0, path.1."),
+    ] = 1
+    max_in_flight: Annotated[
+        int,
+        Meta(
+            ge=1, le=100_000, description="Checks that a process works on at once; what comes beyond is shed with 503."
+        ),
+    ] = 100
+    tls_cert_file: Annotated[
+        Text | None, Meta(description="Certificate chain (PEM) of the gRPC server; without one it speaks plain HTTP/2.")
+    ] = None
+    tls_key_file: Annotated[Text | None, Meta(description="Private key (PEM) of that certificate.")] = None
+    tls_client_ca_file: Annotated[
+        Text | None, Meta(description="CA certificates (PEM): only clients with a certificate of theirs may ask.")
+    ] = None
     http_listen: Annotated[
         Text, Meta(description="Address of /metrics, /healthz and /readyz: host:port or unix:/path.")
     ] = "127.0.0.1:9190"
     redis_url: Annotated[
-        Text, Meta(description="Redis or Valkey: redis://user:password@host:port/db, rediss:// or unix:///path?db=0.")
+        Text,
+        Meta(
+            description="Redis or Valkey: redis://user:password@host:port/db, rediss://, unix:///path?db=0, "
+            "redis+sentinel://host:port,host:port/name/db or redis+cluster://host:port,host:port."
+        ),
     ] = "redis://127.0.0.1:6379/0"
     redis_timeout_ms: Annotated[
         Milliseconds, Meta(description="Longest wait for Redis, in milliseconds; keep it below Envoy's timeout.")
@@ -70,6 +90,12 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     ] = "standard"
     rate_limit_headers_on_success: Annotated[
         bool, Meta(description="Add RateLimit headers to admitted requests too (standard profile).")
+    ] = False
+    dynamic_metadata: Annotated[
+        bool, Meta(description="Tell Envoy who called and what is left, for access logs and later filters.")
+    ] = True
+    charge_once: Annotated[
+        bool, Meta(description="Charge a request that Envoy asks about again, after a failure, only once.")
     ] = False
     failure_policy: Annotated[
         FailurePolicy, Meta(description="What happens to known keys' calls while Redis is away, unless the plan says.")
@@ -170,11 +196,37 @@ def load_settings(
         origins[option.field] = origin
         rule, values[option.field] = _setting(option, value, strict)
         found += [Problem(origin, rule)] if rule else []
-    if not found and values["grpc_listen"] == values["http_listen"] and not values["http_listen"].endswith(":0"):
-        found.append(Problem(origins["http_listen"], "expected another address than grpcListen"))
+    if not found:
+        found += _together(values, origins)
     if found:
         raise ConfigError(found)
     return Loaded(Settings(**values), origins)
+
+
+def _together(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[Problem]:
+    """What is wrong with settings that are fine one by one."""
+    endpoints = endpoints_of(values["grpc_listen"], values["workers"])
+    if values["http_listen"] in endpoints and not values["http_listen"].endswith(":0"):
+        yield Problem(origins["http_listen"], "expected another address than grpcListen")
+    if values["workers"] > 1 and any(_listen(endpoint) for endpoint in endpoints):
+        yield Problem(origins["workers"], "expected an address for each worker: a lower port, or a shorter path")
+    if values["workers"] > 1 and values["grpc_listen"].endswith(":0"):
+        yield Problem(origins["grpc_listen"], "expected a port to count workers from; with 0 nobody knows theirs")
+    if bool(values["tls_cert_file"]) != bool(values["tls_key_file"]):
+        missing = "tls_key_file" if values["tls_cert_file"] else "tls_cert_file"
+        yield Problem(origins[missing], "expected a certificate and its key, or neither")
+    if values["tls_client_ca_file"] and not values["tls_cert_file"]:
+        yield Problem(origins["tls_client_ca_file"], "expected tlsCertFile beside it: without TLS no client shows one")
+
+
+def endpoints_of(grpc_listen: str, workers: int) -> list[str]:
+    """Where each worker listens: the address itself for one, else the next ports, or the path with `.0`, `.1` …"""
+    if workers == 1:
+        return [grpc_listen]
+    if grpc_listen.startswith("unix:"):
+        return [f"{grpc_listen}.{slot}" for slot in range(workers)]
+    host, _, port = grpc_listen.rpartition(":")
+    return [f"{host}:{int(port) + slot}" for slot in range(workers)]
 
 
 def _unknown(environ: Mapping[str, str], file_settings: Mapping[str, Any], name: str) -> list[Problem]:
@@ -232,37 +284,9 @@ def _listen(address: str) -> str | None:
 
 
 def _redis(url: str) -> str | None:
-    """The rule that the URL breaks. It does not repeat the URL, which may hold a password."""
+    """The rule that the URL breaks."""
     try:
-        parts = urlsplit(url)
-        port_fits = parts.port is None or parts.port > 0
-    except ValueError:
-        return "expected a URL with a host and a port number; percent-encode special characters of the password"
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        return "expected a URL that begins with redis://, rediss:// or unix://"
-    if parts.scheme == "unix" and not parts.path.strip("/"):
-        return "expected the path of a socket: unix:///path?db=0"
-    if parts.scheme != "unix" and not (parts.hostname and port_fits):
-        return "expected a host: redis://host:port/db"
-    if parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path)):
-        return "expected the number of a database after the slash; percent-encode special characters of the password"
-    known = REDIS_OPTIONS | (TLS_OPTIONS if parts.scheme == "rediss" else frozenset())
-    given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if given.keys() - known:
-        return f"expected no options but {', '.join(sorted(known))} after the question mark"
-    return None if given.get("db", "0").isdigit() else "expected a number for the option db"
-
-
-def mask_url(url: str) -> str:
-    """The URL with every password replaced, however it is spelt; for URLs that settings have accepted."""
-    parts = urlsplit(url)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    user, colon, _ = userinfo.partition(":")
-    netloc = f"{user}{colon and ':***'}{at}{host}"
-    query = "&".join(_masked(pair) for pair in parts.query.split("&"))
-    return f"{parts.scheme}://{netloc}{parts.path}{query and '?'}{query}"
-
-
-def _masked(pair: str) -> str:
-    name = pair.partition("=")[0]
-    return f"{name}=***" if unquote(name) == "password" else pair
+        read_url(url)
+    except ValueError as rule:
+        return str(rule)
+    return None

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from authz.metrics import CONTENT_TYPE, Metrics
+from authz.metrics import CONTENT_TYPE, Gathered, Metrics
 
 Details = Callable[[], dict[str, Any]]
 SHUTDOWN_SECONDS = 1  # that a slow reader gets for the rest of its answer
@@ -30,7 +30,7 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def app(metrics: Metrics, details: Details) -> Starlette:
+def app(metrics: Metrics | Gathered, details: Details) -> Starlette:
     """`details()` has at least `ready`, a bool; `/readyz` is 503 while it is false, `/healthz` is 200 while we run."""
 
     async def exposition(_: Request) -> Response:

@@ -21,11 +21,12 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 from redis.exceptions import RedisError, WatchError
 
+from authz.background import in_background
 from authz.core.errors import ApiError, bad_request, conflict
 from authz.core.limits import redis_key
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.stored import KINDS, Indexes, Item, Items, StoredKey, StoredPlan, id_of, indexes, kind_of, plan_keys
-from authz.scripts import Script, connect, evaluate
+from authz.scripts import Script, connect, evaluate, hang_up
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Item)
@@ -297,11 +298,7 @@ class Store:
     async def snapshot(self) -> Snapshot:
         kinds = ("stage", "deployment", "usageplan", "domain", "account")
         names = [self._key("head"), *map(self.items_key, kinds)]
-        epoch, version, tag, lists = msgspec.msgpack.decode(await self._run(SNAPSHOT, names, b""))
-        found = [(kind, _item(kind, raw)) for kind, raws in zip(kinds, lists, strict=True) for raw in raws]
-        # Sorted: the order of a hash in Redis changes while it grows, and is another one in each Redis.
-        items = {(kind, id_of(item)): item for kind, item in found}
-        return Snapshot(Head(epoch, version, tag), dict(sorted(items.items(), key=lambda one: one[0])))
+        return await in_background(_snapshot, kinds, await self._run(SNAPSHOT, names, b""))
 
     async def changes(self, after: int, block_ms: int) -> list[Event]:
         """The commits after a version; waits so long for the first, on a connection of its own."""
@@ -312,9 +309,8 @@ class Store:
                 run: Callable[..., Awaitable[Any]] = self._stream.execute_command
                 streams = await run("XREAD", "COUNT", EVENTS, *wait, "STREAMS", self._key("changes"), f"{after}-0")
         except (RedisError, OSError, TimeoutError) as error:
-            for client, all_ in ((self._stream, True), (self._redis, False)):  # half open, perhaps, and all the others
-                with suppress(RedisError, OSError):
-                    await client.connection_pool.disconnect(inuse_connections=all_)
+            await hang_up(self._stream)
+            await hang_up(self._redis, in_use=False)  # half open, perhaps, as all the others
             raise _unavailable(error) from error
         return [_event(entry_id, fields) for _, entries in streams or () for entry_id, fields in entries]
 
@@ -437,8 +433,7 @@ class Store:
             async with asyncio.timeout(seconds):
                 yield
         except (RedisError, OSError, TimeoutError) as error:
-            with suppress(RedisError, OSError):  # what else is idle has most likely gone with the same Redis
-                await self._redis.connection_pool.disconnect(inuse_connections=False)
+            await hang_up(self._redis, in_use=False)  # what else is idle has most likely gone with the same Redis
             raise _unavailable(error) from error
 
     async def _find(self, word: str) -> Found:
@@ -815,6 +810,14 @@ def _item(kind: str, raw: bytes | str) -> Item:
 
 def _decoded(kind: str, raw: bytes | None) -> Item | None:
     return None if raw is None else _item(kind, raw)
+
+
+def _snapshot(kinds: Iterable[str], reply: bytes) -> Snapshot:
+    epoch, version, tag, lists = msgspec.msgpack.decode(reply)
+    found = [(kind, _item(kind, raw)) for kind, raws in zip(kinds, lists, strict=True) for raw in raws]
+    # Sorted: the order of a hash in Redis changes while it grows, and is another one in each Redis.
+    items = {(kind, id_of(item)): item for kind, item in found}
+    return Snapshot(Head(epoch, version, tag), dict(sorted(items.items(), key=lambda one: one[0])))
 
 
 def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:

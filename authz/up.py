@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import click
 
@@ -26,8 +26,9 @@ from authz.config import load
 from authz.control.auth import add, new_access_key
 from authz.core.resources import Resources
 from authz.envoyconfig import EnvoyOptions, render
+from authz.pyvoy_launch import is_available
+from authz.redisurl import mask_url
 from authz.sealing import load_sealer
-from authz.settings import mask_url
 from authz.store import Store, StoreUnavailable
 
 HOST = "127.0.0.1"
@@ -53,7 +54,9 @@ NO_ENVOY = """no Envoy to start. One of these helps:
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What `authz up` was asked for. Without a `config` it starts with a copy of the packaged sample."""
+    """What `authz up` was asked for. Without a `config` it starts with a copy of the packaged sample, and without a
+    `host` the faster one serves, if it is there.
+    """
 
     config: Path | None = None
     envoy_port: int = 10000
@@ -65,8 +68,10 @@ class UpOptions:
     data_dir: Path | None = None
     redis_url: str | None = None
     envoy_binary: Path | None = None
+    host: Host | None = None
 
 
+Host = Literal["grpcio", "pyvoy"]
 Greeting = Callable[[], Awaitable[str]]
 
 
@@ -259,10 +264,14 @@ def _authz(options: UpOptions, place: Place) -> Program:
     command = (
         *(*PYTHON, "authz", "serve", "--config", str(place.config)),
         *("--grpc-listen", f"{HOST}:{options.grpc_port}", "--http-listen", f"{HOST}:{options.http_port}"),
-        *("--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
+        *("--host", _host(options), "--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
     )
     environ = {**_environ(options, place), "AUTHZ_STORE": "true"}
     return Program("authz", command, lambda: _decides(options), environ)
+
+
+def _host(options: UpOptions) -> Host:
+    return options.host or ("pyvoy" if is_available() else "grpcio")
 
 
 def _control(options: UpOptions, place: Place) -> Program:
@@ -459,6 +468,7 @@ async def _greeting(options: UpOptions, place: Place) -> str:
             f"  Envoy   {way_in}",
             f"          http://{HOST}:{options.admin_port} (its administration interface)",
             f"  authz   http://{HOST}:{options.http_port}/metrics, /readyz; gRPC on {HOST}:{options.grpc_port}",
+            f"          served by {_host(options)} (the hosts are grpcio and pyvoy)",
             f"  control http://{HOST}:{options.control_port} (Amazon API Gateway's API)",
             f"  Redis   {mask_url(_redis_url(options, place))}",
             f"  plans   {place.config} (change it: within a second it is in force)",

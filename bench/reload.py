@@ -1,52 +1,78 @@
-"""How long a change of the file takes to be in force, and how long it holds up the process that serves.
+"""How long a change of the file, or of the store, takes to be in force, and how long it holds up who serves.
 
-python bench/reload.py [--sizes 100,5000]
+    python -m bench.reload [--sizes 100/10/1,5000/1000/10] [--rounds 5]
+
+A size is keys/plans/routes; of the store one plan changes, and its keys are no part of a catalog. The longest pause of
+the loop is told of each of five changes: the least of these and the middle one, since whatever else runs on the machine
+shows as a pause, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import resource
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter, process_time
 
 import structlog
+import uvloop
 
+from authz import memory
 from authz.config import load_in_child
-from authz.core.catalog import Catalog
+from authz.core.catalog import Compiler
+from authz.core.resources import ApiStage, Deployment, Method, QuotaSettings, ThrottleSettings, UsagePlan
+from authz.core.stored import Item, StoredDeployment, StoredPlan, StoredStage
+from authz.follower import StoreCatalog
+from authz.keyring import StoreRing
 from authz.live import LiveCatalog
+from authz.store import Edit, Store
+from bench.servers import redis
 
-PLANS_OF = {100: 10, 5_000: 1_000, 20_000: 1_000, 100_000: 1_000}
+SIZES = "100/10/1,10000/10000/1000,100000/1000/10,100000/10000/1000"
 DEADLINE_SECONDS = 120.0
+SETTLED_SECONDS = 0.5
 TICK_SECONDS = 0.001
+STORE_SECONDS = 30.0
+WRITTEN = 500  # plans in one commit
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a file holds; the routes are of its one API."""
+
+    keys: int
+    plans: int
+    routes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One change of a file with so many keys."""
+    """What one change of a file came to."""
 
-    keys: int
-    plans: int
-    megabytes: float
     swapped_s: float
     child_cpu_s: float
     own_cpu_s: float
     stall_ms: float
 
 
-def document(keys: int, plans: int, rate: int) -> str:
-    """A file with so many keys, spread evenly over the plans of one stage."""
-    return "\n".join(_lines(keys, plans, rate)) + "\n"
+STORE_SIZES = (Size(0, 10, 1), Size(0, 10_000, 1_000))
 
 
-def _lines(keys: int, plans: int, rate: int) -> Iterator[str]:
-    yield "apis: [{id: a1, stages: [{name: prod}]}]"
+def document(keys: int, plans: int, rate: int, routes: int = 0) -> str:
+    """A file with so many keys, spread evenly over the plans of one stage; without routes it is one method."""
+    return "\n".join(_lines(keys, plans, rate, routes)) + "\n"
+
+
+def _lines(keys: int, plans: int, rate: int, routes: int) -> Iterator[str]:
+    resources = ", ".join(f'"/r{route}/{{id}}": {{GET: {{}}}}' for route in range(routes))
+    yield f"apis: [{{id: a1, stages: [{{name: prod}}], resources: {{{resources}}}}}]"
     yield "usagePlans:"
     for plan in range(plans):
         yield f"  - id: p{plan}"
@@ -74,27 +100,101 @@ class Stall:
             self.seconds = max(self.seconds, perf_counter() - began - TICK_SECONDS)
 
 
-async def measure(directory: Path, keys: int, plans: int) -> Result:
-    path, draft = directory / "plans.yaml", directory / "draft"
-    path.write_text(document(keys, plans, 50))
+async def measure(directory: Path, size: Size, rounds: int) -> list[Result]:
+    path = directory / "plans.yaml"
+    path.write_text(document(size.keys, size.plans, 50, size.routes))
     swapped = asyncio.Event()
-    live = LiveCatalog(path, await load_in_child(path), Catalog.compile, lambda _: swapped.set())
-    draft.write_text(document(keys, plans, 60))
+    live = LiveCatalog(path, await load_in_child(path), Compiler(), lambda _: swapped.set())
+    memory.settle()
     stall = Stall()
-    watching, stalling = asyncio.create_task(live.watch()), asyncio.create_task(stall.run())
+    tasks = [asyncio.create_task(live.watch()), asyncio.create_task(stall.run())]
     await asyncio.sleep(0.5)  # the watch is in place
+    results = [await change(path, document(*_fields(size, 60 + turn)), swapped, stall) for turn in range(rounds)]
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    return results
+
+
+async def measure_store(url: str, size: Size, rounds: int) -> list[Result]:
+    """As above, where the plans and the API are the store's."""
+    writer, store = Store(url, budget=STORE_SECONDS), Store(url, budget=STORE_SECONDS)
+    routes = {f"/r{route}/{{id}}": {"GET": Method()} for route in range(size.routes)}
+    await _put(
+        writer, [StoredDeployment("d1", "a1", 1, Deployment(resources=routes)), StoredStage("a1", "prod", "d1", 1, 1)]
+    )
+    for first in range(0, size.plans, WRITTEN):
+        await _put(writer, [_plan(number, "a plan") for number in range(first, min(first + WRITTEN, size.plans))])
+    swapped = asyncio.Event()
+    ring = StoreRing(writer.find)
+    catalog = StoreCatalog(store, ring, Compiler(), worker="bench", observe=lambda _: swapped.set())
+    stall = Stall()
+    tasks = [asyncio.create_task(catalog.watch()), asyncio.create_task(stall.run())]
+    await catalog.loaded()
+    memory.settle()
+    results = [await _change_plan(writer, f"round {turn}", swapped, stall) for turn in range(rounds)]
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    await catalog.aclose()
+    await writer.aclose()
+    return results
+
+
+async def _change_plan(writer: Store, name: str, swapped: asyncio.Event, stall: Stall) -> Result:
+    await asyncio.sleep(SETTLED_SECONDS)
+    swapped.clear()
+    stall.seconds = 0.0
+    own, began = process_time(), perf_counter()
+    await _put(writer, [_plan(0, name)])
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await swapped.wait()
+    elapsed = perf_counter() - began
+    await asyncio.sleep(SETTLED_SECONDS)
+    return Result(elapsed, 0.0, process_time() - own, stall.seconds * 1000)
+
+
+def _plan(number: int, name: str) -> StoredPlan:
+    limit = ThrottleSettings(50.0, 100)
+    plan = UsagePlan(
+        id=f"p{number}",
+        name=name,
+        api_stages=(ApiStage("a1", "prod", {"/r0/{id}/GET": limit}),),
+        throttle=limit,
+        quota=QuotaSettings(5000, "MONTH"),
+    )
+    return StoredPlan(plan, "once")
+
+
+async def _put(store: Store, items: list[Item]) -> None:
+    async def edit(edit: Edit) -> None:
+        for item in items:
+            edit.put(item)
+
+    await store.write(edit, who="bench", what="put")
+
+
+def _fields(size: Size, rate: int) -> tuple[int, int, int, int]:
+    return size.keys, size.plans, rate, size.routes
+
+
+async def change(path: Path, text: str, swapped: asyncio.Event, stall: Stall) -> Result:
+    """Put another file in the place of this one, and wait until it is in force and the old catalog is freed."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    del text
+    await asyncio.sleep(0.2)
+    swapped.clear()
     stall.seconds = 0.0
     child, own, began = _child_cpu(), process_time(), perf_counter()
     draft.replace(path)
     async with asyncio.timeout(DEADLINE_SECONDS):
         await swapped.wait()
-    elapsed, own = perf_counter() - began, process_time() - own
-    for task in (watching, stalling):
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-    size = path.stat().st_size / 1e6
-    return Result(keys, plans, size, elapsed, _child_cpu() - child, own, stall.seconds * 1000)
+    elapsed = perf_counter() - began
+    await asyncio.sleep(SETTLED_SECONDS)
+    return Result(elapsed, _child_cpu() - child, process_time() - own, stall.seconds * 1000)
 
 
 def _child_cpu() -> float:
@@ -102,25 +202,36 @@ def _child_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def table(results: list[Result]) -> str:
-    rows = [
-        f"| {r.keys:,} | {r.plans:,} | {r.megabytes:.1f} | {r.swapped_s:.2f} | {r.child_cpu_s:.2f} | {r.own_cpu_s:.2f} "
-        f"| {r.stall_ms:.0f} |"
-        for r in results
-    ]
-    head = "| keys | plans | file, MB | change to swap, s | child's CPU, s | own CPU, s | longest stall, ms |"
-    return "\n".join([head, "|" + "---:|" * 7, *rows])
+def row(size: Size, results: list[Result]) -> str:
+    stalls = [result.stall_ms for result in results]
+    middle = [median(getattr(result, name) for result in results) for name in ("swapped_s", "child_cpu_s", "own_cpu_s")]
+    swapped, child, own = middle
+    return (
+        f"| {size.keys:,} | {size.plans:,} | {size.routes:,} | {swapped:.2f} | {child:.2f} | {own:.2f} "
+        f"| {min(stalls):.1f} | {median(stalls):.1f} |"
+    )
+
+
+HEAD = (
+    "| keys | plans | routes | change to swap, s | child's CPU, s | own CPU, s | pause, least, ms | pause, middle, ms |"
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default=",".join(map(str, PLANS_OF)), help="numbers of keys (default: %(default)s)")
+    parser.add_argument("--sizes", default=SIZES, help="keys/plans/routes, … (default: %(default)s)")
+    parser.add_argument("--rounds", default=5, type=int)
+    given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
-    results = []
-    for keys in map(int, parser.parse_args().sizes.split(",")):
+    print("A file is replaced:\n", HEAD, "|" + "---:|" * 8, sep="\n")
+    for text in given.sizes.split(","):
+        size = Size(*map(int, text.split("/")))
         with tempfile.TemporaryDirectory() as directory:
-            results.append(asyncio.run(measure(Path(directory), keys, PLANS_OF.get(keys, max(1, keys // 5)))))
-    sys.stdout.write(table(results) + "\n")
+            print(row(size, uvloop.run(measure(Path(directory), size, given.rounds))), flush=True)
+    print("\nA plan of the store changes:\n", HEAD, "|" + "---:|" * 8, sep="\n")
+    for size in STORE_SIZES:
+        with redis(os.sched_getaffinity(0)) as server:
+            print(row(size, uvloop.run(measure_store(server.address, size, given.rounds))), flush=True)
 
 
 if __name__ == "__main__":

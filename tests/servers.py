@@ -5,7 +5,9 @@ Start them from the main thread: on Linux they end with the thread that started 
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,7 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +24,12 @@ from typing import Literal
 
 import yaml
 
+from authz.settings import endpoints_of
 from authz.up import die_with_parent, envoy_binary, valkey_binary
 
 Kind = Literal["valkey", "redis"]
+Host = Literal["grpcio", "pyvoy"]
+HOSTS: tuple[Host, ...] = ("grpcio", "pyvoy")
 
 HOST = "127.0.0.1"
 DEADLINE_SECONDS = 30.0
@@ -132,10 +137,16 @@ class RedisServer(Server):
 
 @dataclass
 class AuthzServer(Server):
-    """A sidecar: Envoy asks it at `grpc`, people at `http`."""
+    """A sidecar: Envoy asks it at `grpc`, people at `http`. Several workers count their addresses from `grpc`."""
 
     grpc: str = ""
     http: str = ""
+    workers: int = 1
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where each worker is asked."""
+        return endpoints_of(self.grpc, self.workers)
 
 
 @dataclass
@@ -187,20 +198,31 @@ def redis_server(
 
 @contextmanager
 def authz_serve(
-    config: Path | None, *flags: str, env: Mapping[str, str] | None = None, wait: bool = True
+    config: Path | None,
+    *flags: str,
+    env: Mapping[str, str] | None = None,
+    wait: bool = True,
+    host: Host | None = None,
+    module: str = "authz",
+    workers: int = 1,
 ) -> Iterator[AuthzServer]:
-    """`authz serve` on free ports; without a `config` it finds no file. `flags` come last, so that they win."""
+    """`authz serve` on free ports; without a `config` it finds no file. `flags` come last, so that they win.
+
+    Without a `host` it is the one that the environment or the default names; `module` is what stands in for `authz`.
+    """
     with TemporaryDirectory(prefix="authz-test-") as scratch:
-        grpc, http = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+        grpc, http = f"{HOST}:{free_ports(workers)}", f"{HOST}:{free_port()}"
+        several = ("--workers", str(workers)) if workers > 1 else ()
         named = ("--config", str(config)) if config else ()
-        listen = ("--grpc-listen", grpc, "--http-listen", http)
+        listen = ("--grpc-listen", grpc, "--http-listen", http, *(("--host", host) if host else ()))
         server = AuthzServer(
-            command=(sys.executable, "-m", "authz", "serve", *named, *listen, *flags),
+            command=(sys.executable, "-m", module, "serve", *named, *listen, *several, *flags),
             log=Path(scratch, "log"),
-            is_ready=lambda: is_ok(f"http://{http}/readyz"),
+            is_ready=lambda: _all_ready(f"http://{http}/readyz"),
             env=env or {},
             grpc=grpc,
             http=f"http://{http}",
+            workers=workers,
         )
         with _running(server, wait):
             yield server
@@ -258,6 +280,18 @@ def free_port() -> int:
         return port
 
 
+def free_ports(count: int) -> int:
+    """The first of so many free ports in a row: below those that the system gives to anybody who asks for one."""
+    if count == 1:
+        return free_port()
+    while True:
+        first = random.randrange(10_000, 32_000)
+        with ExitStack() as held, suppress(OSError):
+            for port in range(first, first + count):
+                held.enter_context(socket.socket()).bind((HOST, port))
+            return first
+
+
 def until(holds: Callable[[], bool], otherwise: str, server: Server | None = None) -> None:
     """Polls until something holds; fails, with the server's log, if it never does."""
     deadline = time.monotonic() + DEADLINE_SECONDS
@@ -273,6 +307,16 @@ def is_ok(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def _all_ready(url: str) -> bool:
+    """Whether a sidecar is, or each of its workers."""
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:
+            details = json.load(answer)
+    except (OSError, ValueError):
+        return False
+    return all(one["ready"] for one in details.get("workers", [details]))
 
 
 def _pongs(at: Path | tuple[str, int]) -> bool:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from google.protobuf.json_format import MessageToDict
 from msgspec.structs import replace
 
+from authz.answers import Style, encode
 from authz.check import Checker
 from authz.core.catalog import Catalog
 from authz.core.limits import redis_key
@@ -34,7 +35,8 @@ from authz.core.resources import (
     UsagePlan,
 )
 from authz.core.rules import problems
-from authz.extauthz import Style, to_request, to_response
+from authz.core.verdict import Verdict
+from authz.extauthz import to_request
 from authz.fallback import LocalLimiter
 from authz.limiter import RedisLimiter
 from authz.pb import ext_authz_pb2 as pb
@@ -216,6 +218,11 @@ def check_request(
     for namespace, fields in (metadata or {}).items():
         message.attributes.metadata_context.filter_metadata[namespace].update(fields)
     return message
+
+
+def to_response(verdict: Verdict, request: Request | None, **more: Any) -> pb.CheckResponse:
+    """The answer as Envoy parses it."""
+    return pb.CheckResponse.FromString(encode(verdict, request, **more))
 
 
 def read(response: pb.CheckResponse) -> Answer:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from authz.core.credentials import Credentials
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
@@ -15,6 +19,7 @@ from authz.core.periods import period
 from authz.core.request import Request
 from authz.core.resources import (
     DEFAULT_ACCOUNT,
+    Account,
     Api,
     ApiKey,
     ApiStage,
@@ -39,8 +44,52 @@ T = TypeVar("T")
 NO_REFS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _QuotaNow(Struct, gc=False):
+    """A quota by its period: that of the last call is kept, since periods are long and calls are many."""
+
+    settings: QuotaSettings
+    last: Quota
+
+    @classmethod
+    def of(cls, settings: QuotaSettings) -> _QuotaNow:
+        return cls(settings, Quota(settings.limit, 0, 0))
+
+    def at(self, now: int) -> Quota:
+        last = self.last
+        if last.start <= now < last.end:
+            return last
+        window = period(self.settings, now)
+        self.last = found = Quota(self.settings.limit, window.start, window.end)
+        return found
+
+
+class _MethodThrottles(Struct, gc=False):
+    """A plan's throttles for the methods of a stage: by route, the end of the Redis key after the key id, and the rule.
+
+    A wildcard stands for every method of the stage; each is spelt when it is first called, since ten thousand plans of
+    a thousand methods are more than anybody calls.
+    """
+
+    stage: str
+    rules: Mapping[tuple[str, str], Throttle | None]
+    found: dict[Route, tuple[str, Throttle] | None]
+
+    @classmethod
+    def of(cls, stage: ApiStage) -> _MethodThrottles:
+        rules = {method_of(name): _bucket(setting) for name, setting in stage.throttle.items()}
+        return cls(_spelt(stage.api_id, stage.stage), rules, {})
+
+    def get(self, route: Route) -> tuple[str, Throttle] | None:
+        try:
+            return self.found[route]
+        except KeyError:
+            rule = _setting(self.rules, route)
+            end = self.stage + _spelt(route.resource, route.method)
+            found = self.found[route] = (end, rule) if rule else None
+            return found
+
+
+class _Plan(Struct, frozen=True, gc=False):
     """A usage plan as one of its api-stages sees it. Keys are spelt `ledger + key id`, `method[route]` around it."""
 
     id: str
@@ -48,19 +97,19 @@ class _Plan:
     shadow: bool
     failure_policy: FailurePolicy
     throttle: Throttle | None
-    quota: QuotaSettings | None
+    quota: _QuotaNow | None
     ledger: str
     history: str
     method: str
-    method_throttles: Mapping[Route, tuple[str, Throttle]]
+    method_throttles: _MethodThrottles | Mapping[Route, tuple[str, Throttle]]  # nothing, or what is worked out
 
 
 _Covered = Mapping[tuple[str, str], _Plan]  # a plan, by the (api, stage) it covers
 NOTHING: Final[_Covered] = MappingProxyType({})
+NO_THROTTLES: Final[Mapping[Route, tuple[str, Throttle]]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True, gc=False):
     """A key: who it is, whether it may still call, and the plans it has signed, by reference."""
 
     id: str
@@ -80,16 +129,14 @@ UNLOOKED: Final = Unlooked.UNLOOKED
 Find = Callable[[bytes], Caller | Unlooked | None]  # by the SHA-256 of a key's value
 
 
-@dataclass(frozen=True, slots=True)
-class KeyNeeded:
+class KeyNeeded(Struct, frozen=True, gc=False):
     """The request cannot be resolved before somebody has looked for the key of this digest."""
 
     digest: bytes
     subject: Subject
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
+class _Stage(Struct, frozen=True):
     """A stage: the subject of its requests, what it serves, and the limits that hold for all callers of a route."""
 
     subject: Subject
@@ -136,18 +183,7 @@ class Catalog:
 
         Callers name a plan by `refs`, where its id is there, and else by that id.
         """
-        apis = {api.id: _compile_api(api, resources, account_id) for api in resources.apis}
-        return cls(
-            apis=apis,
-            by_first_label={api.id.lower(): api for api in reversed(apis.values())},
-            hosts=_compile_hosts(resources.apis),
-            plans={
-                refs.get(plan.id, plan.id): _compile_plan(plan, apis, account_id, failure_policy)
-                for plan in resources.usage_plans
-            },
-            callers=_compile_callers(resources, refs),
-            failure_policy=failure_policy,
-        )
+        return Compiler(account_id, failure_policy)(resources, refs)
 
     def resolve(self, request: Request, now: int, find: Find | None = None) -> Grant | Denied | KeyNeeded:
         """Who is calling what, and which limits cover the call. `now` is in microseconds of Unix time.
@@ -165,9 +201,8 @@ class Catalog:
         if route is None:
             return Denied(Reason.UNKNOWN_METHOD, stage.subject)
         if not route.api_key_required:
-            subject = replace(stage.subject, route=route, path=path)
-            return Grant(subject, stage.limits[route], None, self.failure_policy)
-        return self._metered(request, stage, replace(stage.subject, route=route, path=path), now, find)
+            return Grant(_subject(stage, route, path), stage.limits[route], None, self.failure_policy)
+        return self._metered(request, stage, route, path, now, find)
 
     def _locate(self, request: Request) -> tuple[_Api, str, str] | Reason:
         """The API, the name of the stage, and the path that is left to be matched (R11)."""
@@ -183,12 +218,16 @@ class Catalog:
             path = _without(path, len(mapping.base))
             if mapping.stage:
                 return api, mapping.stage, path
-        return api, path[1:].partition("/")[0], _without(path, 1)
+        first, _, rest = path[1:].partition("/")
+        return api, first, "/" + rest
 
     def _mapping(self, host: str, path: str) -> _Mapping | None:
         """The longest base path of the host that the path begins with, segment by segment."""
+        mappings = self.hosts.get(host)
+        if not mappings:
+            return None
         segments = tuple(path[1:].split("/"))
-        return next((m for m in self.hosts.get(host, ()) if segments[: len(m.base)] == m.base), None)
+        return next((m for m in mappings if segments[: len(m.base)] == m.base), None)
 
     def _api_of_host(self, host: str, mapping: _Mapping | None) -> _Api | None:
         if mapping:
@@ -199,41 +238,36 @@ class Catalog:
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
 
     def _metered(
-        self, request: Request, stage: _Stage, subject: Subject, now: int, find: Find | None
+        self, request: Request, stage: _Stage, route: Route, path: str, now: int, find: Find | None
     ) -> Grant | Denied | KeyNeeded:
         value = stage.credentials.find(request)
         if not value:
-            return Denied(Reason.KEY_MISSING, subject)
+            return Denied(Reason.KEY_MISSING, _subject(stage, route, path))
         # A comma is Envoy's joint between two headers: never part of a key, even where a digest would match (R12).
         if "," in value:
-            return Denied(Reason.KEY_UNKNOWN, subject)
-        caller = self._caller(hashed := digest(value), find)
-        match caller:
-            case Unlooked():
-                return KeyNeeded(hashed, subject)
-            case None:
-                return Denied(Reason.KEY_UNKNOWN, subject)
-            case Caller():
-                return self._granted(caller, stage, subject, now)
+            return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, path))
+        hashed = digest(value)
+        caller = self.callers.get(hashed) or (find(hashed) if find else None)  # the file's keys come first
+        if caller is None:
+            return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, path))
+        if caller is UNLOOKED:
+            return KeyNeeded(hashed, _subject(stage, route, path))
+        return self._granted(caller, stage, route, path, now)
 
-    def _caller(self, hashed: bytes, find: Find | None) -> Caller | Unlooked | None:
-        """The file's keys come first."""
-        return self.callers.get(hashed) or (find(hashed) if find else None)
-
-    def _granted(self, caller: Caller, stage: _Stage, subject: Subject, now: int) -> Grant | Denied:
-        subject = replace(subject, key=caller.id, customer=caller.customer)
+    def _granted(self, caller: Caller, stage: _Stage, route: Route, path: str, now: int) -> Grant | Denied:
         if not caller.enabled:
-            return Denied(Reason.KEY_DISABLED, subject)
+            return Denied(Reason.KEY_DISABLED, _subject(stage, route, path, caller))
         if caller.expires_us is not None and caller.expires_us <= now:
-            return Denied(Reason.KEY_EXPIRED, subject)
-        plan, route = self._plan(caller, subject), subject.route
-        if plan is None or route is None:
-            return Denied(Reason.NO_PLAN, subject)
+            return Denied(Reason.KEY_EXPIRED, _subject(stage, route, path, caller))
+        plan = self._plan(caller, stage.subject)
+        if plan is None:
+            return Denied(Reason.NO_PLAN, _subject(stage, route, path, caller))
+        ledger = plan.ledger + caller.id
         return Grant(
-            subject=replace(subject, plan=plan.id, plan_name=plan.name),
-            limits=(*_plan_limits(plan, caller.id, route, now), *stage.limits[route]),
-            meter=Meter(plan.ledger + caller.id, plan.history + caller.id),
-            failure_policy=plan.failure_policy,
+            _subject(stage, route, path, caller, plan),
+            (*_plan_limits(plan, caller.id, ledger, route, now), *stage.limits[route]),
+            Meter(ledger, plan.history + caller.id),
+            plan.failure_policy,
         )
 
     def _plan(self, caller: Caller, subject: Subject) -> _Plan | None:
@@ -245,25 +279,121 @@ class Catalog:
         return None
 
 
+class Compiler:
+    """Compiles resources each time that they change, and takes over what has not changed since the last time."""
+
+    def __init__(self, account_id: str = DEFAULT_ACCOUNT, failure_policy: FailurePolicy = FailurePolicy.LOCAL) -> None:
+        self._account_id = account_id
+        self._failure_policy = failure_policy
+        self._account: Account | None = None
+        self._apis: dict[str, tuple[Api, _Api]] = {}
+        self._plans: dict[str, tuple[UsagePlan, _Covered]] = {}
+        self._callers: _Callers | None = None
+
+    def __call__(self, resources: Resources, refs: Mapping[str, str] = NO_REFS) -> Catalog:
+        """As `Catalog.compile`. Two threads must not call it at once."""
+        apis = self._compile_apis(resources)
+        plans = self._compile_plans(resources, refs, apis)
+        return Catalog(
+            apis=apis,
+            by_first_label={api.id.lower(): api for api in reversed(apis.values())},
+            hosts=_compile_hosts(resources.apis),
+            plans=plans,
+            callers=self._compile_callers(resources, refs),
+            failure_policy=self._failure_policy,
+        )
+
+    def _compile_apis(self, resources: Resources) -> dict[str, _Api]:
+        last = self._apis if resources.account == self._account else {}
+        self._account, self._apis = resources.account, {}
+        for api in resources.apis:
+            kept = last.get(api.id)
+            compiled = kept[1] if kept and kept[0] == api else _compile_api(api, resources, self._account_id)
+            self._apis[api.id] = api, compiled
+        return {api_id: compiled for api_id, (_, compiled) in self._apis.items()}
+
+    def _compile_plans(
+        self, resources: Resources, refs: Mapping[str, str], apis: Mapping[str, _Api]
+    ) -> dict[str, _Covered]:
+        last, self._plans = self._plans, {}
+        for full in resources.usage_plans:
+            plan = replace(full, keys=()) if full.keys else full  # they are the callers' affair
+            kept = last.get(plan.id)
+            if not (kept and kept[0] == plan and _covers_the_same(plan, kept[1], apis)):
+                kept = plan, _compile_plan(plan, apis, self._account_id, self._failure_policy)
+            self._plans[plan.id] = kept
+        return {refs.get(plan_id, plan_id): covered for plan_id, (_, covered) in self._plans.items()}
+
+    def _compile_callers(self, resources: Resources, refs: Mapping[str, str]) -> Mapping[bytes, Caller]:
+        """Beside a store the same keys of the file come with every change; without one they never come again."""
+        members = tuple((refs.get(plan.id, plan.id), plan.keys) for plan in resources.usage_plans if plan.keys)
+        last = self._callers
+        if last and last.keys is resources.api_keys and last.members == members:
+            return last.compiled
+        compiled = _compile_callers(resources.api_keys, members)
+        self._callers = None if refs is NO_REFS else _Callers(resources.api_keys, members, compiled)
+        return compiled
+
+
+_Members = tuple[tuple[str, tuple[str, ...]], ...]  # a plan's reference and the ids of its keys
+
+
+class _Callers(Struct, frozen=True, gc=False):
+    """Callers, and what they were compiled from."""
+
+    keys: tuple[ApiKey, ...]
+    members: _Members
+    compiled: Mapping[bytes, Caller]
+
+
+def _covers_the_same(plan: UsagePlan, covered: _Covered, apis: Mapping[str, _Api]) -> bool:
+    """Whether a plan covers today what it was compiled for: a stage may have come or gone."""
+    found = {
+        (stage.api_id, stage.stage)
+        for stage in plan.api_stages
+        if (api := apis.get(stage.api_id)) and stage.stage in api.stages
+    }
+    return found == covered.keys()
+
+
 def _route(stage: _Stage, request: Request, path: str) -> Route | None:
     verb = (request.extensions.get("method") or request.method).upper()  # `get` must not slip past GET to ANY
     resource = request.extensions.get("resource")
     return stage.routes.named(resource, verb) if resource else stage.routes.match(path, verb)
 
 
-def _plan_limits(plan: _Plan, key: str, route: Route, now: int) -> Iterator[Limit]:
+def _subject(
+    stage: _Stage, route: Route, path: str, caller: Caller | None = None, plan: _Plan | None = None
+) -> Subject:
+    """The stage's subject, as far as a request goes beyond it."""
+    base = stage.subject
+    return Subject(
+        base.api,
+        base.stage,
+        route,
+        path,
+        caller.id if caller else "",
+        plan.id if plan else "",
+        plan.name if plan else "",
+        caller.customer if caller else "",
+        base.stage_variables,
+        base.credentials,
+        base.responses,
+    )
+
+
+def _plan_limits(plan: _Plan, key: str, ledger: str, route: Route, now: int) -> Iterator[Limit]:
     """Layers 1 to 3, in the order that names the refusal."""
     if plan.throttle:
-        yield Limit(Layer.PLAN_THROTTLE, plan.ledger + key, plan.throttle, plan.shadow)
+        yield Limit(Layer.PLAN_THROTTLE, ledger, plan.throttle, plan.shadow)
     if found := plan.method_throttles.get(route):
         suffix, rule = found
         yield Limit(Layer.PLAN_METHOD_THROTTLE, plan.method + key + suffix, rule, plan.shadow)
     if plan.quota:
-        window = period(plan.quota, now)
-        quota = Quota(plan.quota.limit, window.start, window.end)
-        yield Limit(Layer.PLAN_QUOTA, plan.ledger + key, quota, plan.shadow)
+        yield Limit(Layer.PLAN_QUOTA, ledger, plan.quota.at(now), plan.shadow)
 
 
+@lru_cache(maxsize=1024)
 def _hostname(authority: str) -> str:
     """`Example.org:443` is `example.org`; the brackets of an IPv6 address stay."""
     host = authority.lower()
@@ -328,8 +458,16 @@ def _setting(settings: Mapping[tuple[str, str], T], route: Route) -> T | None:
     return None
 
 
+def _spelt(*parts: str) -> str:
+    """These parts of a Redis key, after others."""
+    return "".join(":" + encoded(part) for part in parts)
+
+
+_throttle = lru_cache(maxsize=4096)(throttle)  # plans are many, rates are few
+
+
 def _bucket(settings: ThrottleSettings | None) -> Throttle | None:
-    return throttle(settings.rate_limit, settings.burst_limit) if settings else None
+    return _throttle(settings.rate_limit, settings.burst_limit) if settings else None
 
 
 def stage_bucket(setting: MethodSetting | None) -> Throttle | None:
@@ -337,7 +475,7 @@ def stage_bucket(setting: MethodSetting | None) -> Throttle | None:
     if setting is None or setting.throttling_rate_limit == -1:
         return None
     burst = setting.throttling_burst_limit
-    return throttle(setting.throttling_rate_limit, None if burst == -1 else burst)
+    return _throttle(setting.throttling_rate_limit, None if burst == -1 else burst)
 
 
 def _compile_hosts(apis: Iterable[Api]) -> dict[str, tuple[_Mapping, ...]]:
@@ -349,15 +487,15 @@ def _compile_hosts(apis: Iterable[Api]) -> dict[str, tuple[_Mapping, ...]]:
     return {name: tuple(sorted(found, key=lambda m: -len(m.base))) for name, found in hosts.items()}
 
 
-def _compile_callers(resources: Resources, refs: Mapping[str, str]) -> dict[bytes, Caller]:
+def _compile_callers(keys: Iterable[ApiKey], members: _Members) -> dict[bytes, Caller]:
     plans_of: dict[str, list[str]] = {}
-    for plan in resources.usage_plans:
-        for key_id in plan.keys:
-            plans_of.setdefault(key_id, []).append(refs.get(plan.id, plan.id))
+    for ref, names in members:
+        for name in names:
+            plans_of.setdefault(name, []).append(ref)
     # Keys in the same plans share one tuple: a million keys have few different ones.
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     callers = {}
-    for key in resources.api_keys:
+    for key in keys:
         plans = tuple(plans_of.get(key.id, ()))
         callers[digest_of(key)] = caller_of(key, shared.setdefault(plans, plans))
     return callers
@@ -378,25 +516,16 @@ def _compile_plan(
         shadow=plan.mode is Mode.SHADOW,
         failure_policy=plan.failure_policy or failure_policy,
         throttle=_bucket(plan.throttle),
-        quota=plan.quota,
+        quota=_QuotaNow.of(plan.quota) if plan.quota else None,
         ledger=redis_key(account_id, "ledger", plan.id, ""),
         history=redis_key(account_id, "history", plan.id, ""),
         method=redis_key(account_id, "method", plan.id, ""),
-        method_throttles={},
+        method_throttles=NO_THROTTLES,
     )
     return {
-        (covered.api_id, covered.stage): replace(common, method_throttles=_method_throttles(covered, stage.routes))
+        (covered.api_id, covered.stage): replace(common, method_throttles=_MethodThrottles.of(covered))
+        if covered.throttle
+        else common
         for covered in plan.api_stages
-        if (api := apis.get(covered.api_id)) and (stage := api.stages.get(covered.stage))
+        if (api := apis.get(covered.api_id)) and covered.stage in api.stages
     }
-
-
-def _method_throttles(stage: ApiStage, routes: Routes) -> dict[Route, tuple[str, Throttle]]:
-    """For each method with a throttle of its own: the end of its Redis key, after the caller's key id."""
-    settings = {method_of(name): setting for name, setting in stage.throttle.items()}
-    found: dict[Route, tuple[str, Throttle]] = {}
-    for route in routes:
-        if rule := _bucket(_setting(settings, route)):
-            parts = (stage.api_id, stage.stage, route.resource, route.method)
-            found[route] = ("".join(":" + encoded(part) for part in parts), rule)
-    return found

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from msgspec import Struct
+
 from authz.core.request import Request
 from authz.core.resources import Api, Deployment, KeySource
 
@@ -18,8 +20,7 @@ IDENTITY = (KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID)
 COOKIE_ENDS = re.compile(r";|,(?=\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*=)")
 
 
-@dataclass(frozen=True, slots=True)
-class Strip:
+class Strip(Struct, frozen=True, gc=False):
     """What Envoy takes off a request before it forwards it: headers, query parameters, and what is left of Cookie."""
 
     headers: tuple[str, ...] = ()
@@ -45,7 +46,10 @@ class Credentials:
         """The key's value as sent: the first source that is present and not empty, or None."""
         if self.metadata_path is not None:
             return _metadata(request.metadata, self.metadata_path)
-        return next(filter(None, (_read(source, request) for source in self.sources)), None)
+        for source in self.sources:
+            if value := _read(source, request):
+                return value
+        return None
 
     def strip(self, request: Request) -> Strip:
         """What could be a key, whichever source was used."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil, floor, isfinite
+
+from msgspec import Struct
 
 EXACT = 2**53  # integers up to here are exact in a double, and so in Lua
 MICROSECONDS = 1_000_000
@@ -24,8 +26,7 @@ class Layer(StrEnum):
     ACCOUNT_THROTTLE = "account_throttle"
 
 
-@dataclass(frozen=True, slots=True)
-class Throttle:
+class Throttle(Struct, frozen=True, gc=False):
     """A token bucket that gains n/m tokens a microsecond and holds at most `burst`.
 
     `rate` and `burst` are as configured; n and m are coprime integers with burst·m at most 2⁵³, so that a debt
@@ -45,11 +46,15 @@ class Throttle:
     @property
     def window_seconds(self) -> int | None:
         """The time in which an empty bucket fills, rounded up; None if it never does (rate 0, burst 0)."""
-        return ceil(self.burst / Fraction(repr(self.rate))) if self.rate and self.burst else None
+        return _window_seconds(self.rate, self.burst)
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+@lru_cache(maxsize=4096)
+def _window_seconds(rate: float, burst: int) -> int | None:
+    return ceil(burst / Fraction(repr(rate))) if rate and burst else None
+
+
+class Quota(Struct, frozen=True, gc=False):
     """At most `limit` requests within [start, end), both in microseconds of Unix time."""
 
     limit: int
@@ -57,8 +62,7 @@ class Quota:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True, gc=False):
     """A throttle or quota, the layer it belongs to and the Redis key that holds its state.
 
     A shadow limit is counted and reported, and never refuses.
@@ -70,8 +74,7 @@ class Limit:
     shadow: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Meter:
+class Meter(Struct, frozen=True, gc=False):
     """Where an admitted call is counted for usage: the caller's ledger, and the history of days beside it."""
 
     ledger: str

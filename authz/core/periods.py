@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+
+from msgspec import Struct
 
 from authz.core.resources import QuotaSettings
 
@@ -13,8 +14,7 @@ EPOCH = date(1970, 1, 1).toordinal()
 THURSDAY = 4  # 1 January 1970, with Sunday as 0
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
+class Period(Struct, frozen=True, gc=False):
     """The half-open interval [start, end), in microseconds of Unix time."""
 
     start: int

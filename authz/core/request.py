@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
+
+from msgspec import Struct
 
 
 def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -17,8 +18,7 @@ def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True, gc=False):
     """One HTTP request as Envoy describes it.
 
     `path` holds the query string, undecoded. `headers` has lower-case names; a header sent twice is joined with a
@@ -28,9 +28,9 @@ class Request:
     method: str
     host: str
     path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    extensions: Mapping[str, str] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = {}
+    extensions: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
     id: str = ""
 
     @property

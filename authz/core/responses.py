@@ -7,11 +7,12 @@ import re
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote
 
 from authz.core.credentials import query_values
-from authz.core.limits import Limit, Quota, reset_us
+from authz.core.limits import Layer, Quota, Throttle, reset_us
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
 from authz.core.routes import segments_of
@@ -187,20 +188,22 @@ def ratelimit_headers(grant: Grant, tally: Tally) -> dict[str, str]:
         return {}
     return {
         "ratelimit": ", ".join(
-            _item(limit, r=left, t=_seconds(reset_us(limit.rule, state, tally.now))) for limit, state, left in enforced
+            _item(limit.layer, r=left, t=_seconds(reset_us(limit.rule, state, tally.now)))
+            for limit, state, left in enforced
         ),
-        "ratelimit-policy": ", ".join(_policy(limit) for limit, _, _ in enforced),
+        "ratelimit-policy": ", ".join(_policy(limit.layer, limit.rule) for limit, _, _ in enforced),
     }
 
 
-def _policy(limit: Limit) -> str:
-    if isinstance(limit.rule, Quota):
-        return _item(limit, q=limit.rule.limit, w=_seconds(limit.rule.end - limit.rule.start))
-    return _item(limit, q=limit.rule.burst, w=limit.rule.window_seconds)
+@lru_cache(maxsize=4096)
+def _policy(layer: Layer, rule: Throttle | Quota) -> str:
+    if isinstance(rule, Quota):
+        return _item(layer, q=rule.limit, w=_seconds(rule.end - rule.start))
+    return _item(layer, q=rule.burst, w=rule.window_seconds)
 
 
-def _item(limit: Limit, **parameters: int | None) -> str:
-    return f'"{limit.layer}"' + "".join(f";{name}={value}" for name, value in parameters.items() if value is not None)
+def _item(layer: Layer, **parameters: int | None) -> str:
+    return f'"{layer}"' + "".join([f";{name}={value}" for name, value in parameters.items() if value is not None])
 
 
 def _seconds(microseconds: int | None) -> int | None:

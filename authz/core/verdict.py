@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from authz.core.limits import Layer, Limit, Meter, remaining
 from authz.core.resources import FailurePolicy
@@ -14,6 +16,9 @@ from authz.core.routes import Route
 if TYPE_CHECKING:
     from authz.core.credentials import Credentials
     from authz.core.responses import Responses
+
+
+NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Reason(StrEnum):
@@ -36,8 +41,7 @@ class Reason(StrEnum):
     INTERNAL = "internal"
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True, gc=False):
     """Whom and what a request is about, as far as the catalog could tell: the names in logs, metadata and metrics."""
 
     api: str = ""
@@ -48,13 +52,12 @@ class Subject:
     plan: str = ""
     plan_name: str = ""
     customer: str = ""
-    stage_variables: Mapping[str, str] = field(default_factory=dict)
+    stage_variables: Mapping[str, str] = NO_VARIABLES
     credentials: Credentials | None = None
     responses: Responses | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True, gc=False):
     """What the request may take: a unit from each of these limits, all or none, and a row in the meter's usage."""
 
     subject: Subject
@@ -63,8 +66,7 @@ class Grant:
     failure_policy: FailurePolicy = FailurePolicy.LOCAL
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Struct, frozen=True, gc=False):
     """What the limits said. `states` are positions of the limits as sent: a bucket's debt, a quota's use, after it.
 
     `refused_by` is the first enforced limit without room; `wait_us` the longest wait over all of those, None if it
@@ -81,8 +83,7 @@ class Tally:
     degraded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(Struct, frozen=True, gc=False):
     """Forward the request. Without a tally nobody counted it: Redis was away and the policy is `allow`."""
 
     grant: Grant
@@ -93,8 +94,7 @@ class Allowed:
         return self.grant.subject
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(Struct, frozen=True, gc=False):
     """Refuse the request, for a reason. A refusal by a limit carries the grant and the tally that say which."""
 
     reason: Reason
@@ -121,7 +121,9 @@ def judge(grant: Grant, tally: Tally) -> Verdict:
 
 
 def standings(grant: Grant, tally: Tally) -> list[tuple[Limit, int, int]]:
-    """(limit, state, units left) for each limit that the tally speaks of."""
+    """(limit, state, units left) for each limit that the tally speaks of: all, or the first of them."""
+    if len(tally.states) > len(grant.limits):
+        raise ValueError("a tally of other limits than those of the grant")
     return [
-        (limit, state, remaining(limit.rule, state)) for limit, state in zip(grant.limits, tally.states, strict=True)
+        (limit, state, remaining(limit.rule, state)) for limit, state in zip(grant.limits, tally.states, strict=False)
     ]

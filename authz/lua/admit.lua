@@ -3,18 +3,21 @@ Decides a batch of requests in arrival order: each takes a unit from all of its 
 
 KEYS[1]             the worker's last reply: cmsgpack {sequence, reply}
 KEYS[2 .. 2L+1]     L callers, two keys each: the ledger, and its history (a hash: day -> '>dd' used, remaining)
-KEYS[2L+2 ..]       buckets: throttles that are not part of a caller's ledger
+KEYS[2L+2 .. ]      B buckets: throttles that are not part of a caller's ledger
+KEYS[2L+B+2 .. ]    names of requests that are charged once: the result of the one that was admitted, cmsgpack
 
-ARGV[1]             cmsgpack {sequence, deadline, pinned, dry, L, retention, requests}
+ARGV[1]             cmsgpack {sequence, deadline, pinned, dry, L, B, retention, rules, requests, onces}
   sequence          of this batch, growing by worker; the same number is the same batch, sent again
   deadline          µs of Redis's time after which nothing is charged; 0 for none
   pinned            µs of Unix time to decide at, for tests; 0 for the server's clock
   dry               1: decide, write nothing
   retention         days for which usage is kept
-  requests          {{caller, limits}, …}; caller is 1 .. L whose usage counts the call, or 0
-  limits            {{value, shadow, 0, n, m, burst}   a bucket that gains n/m tokens a µs
-                     {value, shadow, 1, limit, start, end}, …}   a quota over [start, end) in µs
-                    value is 1 .. L for a ledger, L+1 .. for a bucket; shadow is 1 for a limit that only reports
+  rules             {{0, n, m, burst}   a bucket that gains n/m tokens a µs
+                     {1, limit, start, end}, …}   a quota over [start, end) in µs
+  requests          {{caller, value, rule, value, rule, …}, …}, a value and a rule for each limit
+                    caller is 1 .. L whose usage counts the call, or 0; value is 1 .. L for a ledger, -1 .. -B for a
+                    bucket; rule is its position in rules, below zero for a limit that only reports
+  onces             position of each request's name among those keys, 0 for none; empty if no request has one
 
 A bucket is '>Bdddd':     1, debt (1/m tokens), at (µs), n, m
 A ledger is '>Bddddddddd': 2, debt, at, n, m of its throttle; start (µs), used of its quota; day (since 1970), used,
@@ -36,8 +39,10 @@ local LONGEST_PERIOD = 31  -- days
 local KEEP_FOREVER_MS = 400 * 86400000
 local PINNED_MS = 3600000
 local REPLY_MS = 5000
+local ONCE_MS = 10000  -- longer than Envoy goes on retrying one request
 
-local sequence, deadline, pinned, dry, callers, retention, requests = unpack(cmsgpack.unpack(ARGV[1]))
+local sequence, deadline, pinned, dry, callers, buckets, retention, rules, requests, onces =
+  unpack(cmsgpack.unpack(ARGV[1]))
 
 local now = pinned
 if now == 0 then
@@ -49,7 +54,7 @@ local today = math.floor(now / DAY)
 
 local names = {KEYS[1]}
 for i = 1, callers do names[1 + i] = KEYS[2 * i] end
-for i = 2 * callers + 2, #KEYS do names[#names + 1] = KEYS[i] end
+for i = 2 * callers + 2, #KEYS do names[i - callers] = KEYS[i] end
 local stored = redis.call('MGET', unpack(names))
 
 -- A batch whose fate its sender does not know comes again under its own number: it is answered, not charged.
@@ -60,15 +65,16 @@ if dry == 0 and stored[1] then
 end
 if deadline > 0 and now > deadline then return cmsgpack.pack({'late', now, {}}) end
 
-local values, format = {}
+local values, format = {}, nil
 
 -- The value as a table; false where its bytes are not ours, so that they are never taken for an empty one.
 local function value(i)
   local found = values[i]
   if found ~= nil then return found end
-  local raw = stored[1 + i]
-  local ledger = i <= callers
-  if not raw and redis.call('EXISTS', names[1 + i]) == 1 then
+  local ledger = i > 0
+  local at = ledger and 1 + i or 1 + callers - i
+  local raw = stored[at]
+  if not raw and redis.call('EXISTS', names[at]) == 1 then
     found = false  -- of another type: MGET shows it as absent
   elseif not raw then
     found = {debt = 0, at = now, n = 0, m = 0}
@@ -108,33 +114,33 @@ local function reckon(v, n, m, burst)
 end
 
 -- A period only moves forward; one that lies more than a day ahead was a wrong clock.
-local function restarts(v, limit) return limit[5] > v.start or v.start > limit[6] + DAY end
+local function restarts(v, rule) return rule[3] > v.start or v.start > rule[4] + DAY end
 
 -- Nothing restarts before a unit is taken: a refusal must not move the period for the calls behind it.
-local function used(v, limit) return restarts(v, limit) and 0 or v.used end
+local function used(v, rule) return restarts(v, rule) and 0 or v.used end
 
-local function wait_for(v, limit)
-  if limit[3] == 1 then return limit[6] - now end
-  if limit[4] == 0 or limit[6] == 0 then return -1 end
-  return math.ceil((v.debt - (limit[6] - 1) * limit[5]) / limit[4])
+local function wait_for(v, rule)
+  if rule[1] == 1 then return rule[4] - now end
+  if rule[2] == 0 or rule[4] == 0 then return -1 end
+  return math.ceil((v.debt - (rule[4] - 1) * rule[3]) / rule[2])
 end
 
 -- Bring the value of a limit to now; true if one more unit fits.
-local function has_room(v, limit)
-  if limit[3] == 1 then
-    return used(v, limit) < limit[4]
+local function has_room(v, rule)
+  if rule[1] == 1 then
+    return used(v, rule) < rule[2]
   end
-  reckon(v, limit[4], limit[5], limit[6])
-  if limit[4] == 0 then v.met = true end
-  return v.debt <= (limit[6] - 1) * limit[5]
+  reckon(v, rule[2], rule[3], rule[4])
+  if rule[2] == 0 then v.met = true end
+  return v.debt <= (rule[4] - 1) * rule[3]
 end
 
-local function take(v, limit)
-  if limit[3] == 0 then
-    v.debt = v.debt + limit[5]
+local function take(v, rule)
+  if rule[1] == 0 then
+    v.debt = v.debt + rule[3]
   else
-    v.used = used(v, limit) + 1
-    if restarts(v, limit) then v.start = limit[5] end
+    v.used = used(v, rule) + 1
+    if restarts(v, rule) then v.start = rule[3] end
   end
   v.dirty = true
 end
@@ -149,12 +155,16 @@ end
 
 local function is_new_day(v) return today > v.day or v.day > today + 1 end
 
-local function meter(caller, limits)
+-- The limits of a request lie behind its caller: a value at each even position, and the rule behind it.
+local function rule_of(request, i) return rules[math.abs(request[i + 1])] end
+
+local function meter(caller, request)
   local v = value(caller)
   if is_new_day(v) then turn_day(v, KEYS[2 * caller + 1], today) end
   v.day_used, v.day_left, v.dirty = v.day_used + 1, -1, true
-  for _, limit in ipairs(limits) do
-    if limit[3] == 1 then v.day_left = math.max(0, limit[4] - used(v, limit)) end
+  for i = 2, #request, 2 do
+    local rule = rule_of(request, i)
+    if rule[1] == 1 then v.day_left = math.max(0, rule[2] - used(v, rule)) end
   end
 end
 
@@ -170,48 +180,71 @@ local function has_bad_history(caller)
 end
 
 -- 3 if a value is not ours, 2 if a quota's period does not contain now, else nil: nothing is touched before this.
-local function unfit(caller, limits)
+local function unfit(caller, request)
   if caller > 0 and (not value(caller) or has_bad_history(caller)) then return 3 end
-  for _, limit in ipairs(limits) do
-    if not value(limit[1]) then return 3 end
+  local stale
+  for i = 2, #request, 2 do
+    if not value(request[i]) then return 3 end
+    local rule = rule_of(request, i)
+    if rule[1] == 1 and (now < rule[3] or now >= rule[4]) then stale = 2 end
   end
-  for _, limit in ipairs(limits) do
-    if limit[3] == 1 and (now < limit[5] or now >= limit[6]) then return 2 end
-  end
+  return stale
 end
 
-local function decide(caller, limits)
-  local code = unfit(caller, limits)
+local function decide(request)
+  local caller = request[1]
+  local code = unfit(caller, request)
   if code then return {code, 0, 0, 0} end
   local refused, wait, shadowed = 0, 0, 0
-  for i, limit in ipairs(limits) do
-    local v = value(limit[1])
-    if not has_room(v, limit) then
-      if limit[2] == 1 then
-        if shadowed == 0 then shadowed = i end
+  for i = 2, #request, 2 do
+    local v, rule = values[request[i]], rule_of(request, i)
+    if not has_room(v, rule) then
+      if request[i + 1] < 0 then
+        if shadowed == 0 then shadowed = i / 2 end
       else
-        if refused == 0 then refused = i end
-        local own = wait_for(v, limit)
+        if refused == 0 then refused = i / 2 end
+        local own = wait_for(v, rule)
         wait = (wait < 0 or own < 0) and -1 or math.max(wait, own)
       end
     end
   end
   if refused == 0 then
-    for _, limit in ipairs(limits) do
-      if limit[2] == 0 or shadowed == 0 then take(value(limit[1]), limit) end
+    for i = 2, #request, 2 do
+      if request[i + 1] > 0 or shadowed == 0 then take(values[request[i]], rule_of(request, i)) end
     end
-    if caller > 0 then meter(caller, limits) end
+    if caller > 0 then meter(caller, request) end
   end
   local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
-  for i, limit in ipairs(limits) do
-    local v = value(limit[1])
-    result[4 + i] = limit[3] == 1 and used(v, limit) or v.debt
+  for i = 2, #request, 2 do
+    local v, rule = values[request[i]], rule_of(request, i)
+    result[4 + i / 2] = rule[1] == 1 and used(v, rule) or v.debt
   end
   return result
 end
 
+-- The result that was admitted under a request's name, in this batch or by any worker before; nil if none was.
+local charged, named = {}, {}
+local function charged_before(once, request)
+  local raw = stored[1 + callers + buckets + once]
+  if not raw then return charged[once] end
+  local is_read, result = pcall(cmsgpack.unpack, raw)
+  local is_ours = is_read and type(result) == 'table' and result[1] == 0 and #result == 4 + (#request - 1) / 2
+  return is_ours and result or {3, 0, 0, 0}
+end
+
+local function decide_once(request, once)
+  local result = charged_before(once, request)
+  if result then return result end
+  result = decide(request)
+  if result[1] == 0 then charged[once], named[once] = result, names[1 + callers + buckets + once] end
+  return result
+end
+
 local results = {}
-for i, request in ipairs(requests) do results[i] = decide(request[1], request[2]) end
+for i, request in ipairs(requests) do
+  local once = onces[i] or 0
+  results[i] = once > 0 and decide_once(request, once) or decide(request)
+end
 local reply = cmsgpack.pack({'ok', now, results})
 if dry == 1 then return reply end
 
@@ -235,19 +268,22 @@ local function write_history(v)
 end
 
 for i, v in pairs(values) do
+  local ledger = i > 0
+  local name = names[ledger and 1 + i or 1 + callers - i]
   if v and v.turned then write_history(v) end
   if v and v.dirty then
     local raw
-    if i <= callers then
+    if ledger then
       raw = struct.pack('>Bddddddddd', LEDGER, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
     else
       raw = struct.pack('>Bdddd', BUCKET, v.debt, v.at, v.n, v.m)
     end
-    redis.call('SET', names[1 + i], raw, 'PX', expiry(v, i <= callers))
+    redis.call('SET', name, raw, 'PX', expiry(v, ledger))
   elseif v and v.met then
-    redis.call('PEXPIRE', names[1 + i], expiry(v, i <= callers))
+    redis.call('PEXPIRE', name, expiry(v, ledger))
   end
 end
+for once, name in pairs(named) do redis.call('SET', name, cmsgpack.pack(charged[once]), 'PX', ONCE_MS) end
 local keep = deadline > 0 and math.ceil((deadline - now) / 1000) or 0
 redis.call('SET', KEYS[1], cmsgpack.pack({sequence, reply}), 'PX', math.max(keep, REPLY_MS))
 return reply

@@ -9,7 +9,14 @@ import pytest
 
 from tests.e2e.catalog import ORIGIN, RESOURCES, with_extras
 from tests.e2e.stack import Stack, ext_authz, stack
-from tests.servers import EchoServer, RedisServer, echo_server, redis_server
+from tests.servers import HOSTS, EchoServer, Host, RedisServer, echo_server, redis_server
+
+
+@pytest.fixture(scope="session", params=HOSTS)
+def served_by(request: pytest.FixtureRequest) -> Host:
+    """What serves gRPC: whoever asks for a stack meets both."""
+    host: Host = request.param
+    return host
 
 
 @pytest.fixture(scope="session")
@@ -26,18 +33,18 @@ def echo() -> Iterator[EchoServer]:
 
 
 @pytest.fixture(scope="session")
-def shared(redis: RedisServer, echo: EchoServer) -> Iterator[Stack]:
+def shared(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
     """The whole catalog of these tests, in the profile `standard`."""
-    with stack(RESOURCES, redis.url, echo.address, cors=(ORIGIN,), patch=with_extras) as it:
+    with stack(RESOURCES, redis.url, echo.address, cors=(ORIGIN,), patch=with_extras, host=served_by) as it:
         yield it
 
 
 @pytest.fixture(scope="module")
-def raw_headers(redis: RedisServer, echo: EchoServer) -> Iterator[Stack]:
+def raw_headers(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
     """The same with an Envoy that sends headers as bytes."""
 
     def patch(envoy_config: Any) -> None:
         ext_authz(envoy_config)["encode_raw_headers"] = True
 
-    with stack(RESOURCES, redis.url, echo.address, patch=patch) as it:
+    with stack(RESOURCES, redis.url, echo.address, patch=patch, host=served_by) as it:
         yield it

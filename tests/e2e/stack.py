@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPResponse
 from pathlib import Path
 from secrets import token_hex
@@ -36,7 +37,7 @@ from authz.core.resources import Resources
 from authz.envoyconfig import EnvoyOptions, render
 from authz.up import envoy_binary
 from tests.builders import value_of
-from tests.servers import HOST, AuthzServer, EnvoyServer, RedisServer, Server, authz_serve, free_port, is_ok
+from tests.servers import HOST, AuthzServer, EnvoyServer, Host, RedisServer, Server, authz_serve, free_port, is_ok
 
 TIMEOUT_SECONDS = 30.0
 ENVOY_FLAGS = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
@@ -181,17 +182,20 @@ def stack(
     upstream: str,
     *flags: str,
     sidecars: int = 1,
+    workers: int = 1,
     cors: tuple[str, ...] = (),
     stored: bool = False,
     patch: Patch = lambda _: None,
+    host: Host = "grpcio",
 ) -> Iterator[Stack]:
-    """`flags` are authz's; `patch` changes the rendered configuration of Envoy before it starts."""
+    """`flags` are authz's, `workers` each sidecar's; `patch` changes the rendered configuration of Envoy."""
     with TemporaryDirectory(prefix="authz-e2e-") as scratch, ExitStack() as running:
         config, account = Path(scratch, "plans.yaml"), uuid4().hex
         write(config, resources)
         options = (*FLAGS, "--redis-url", redis_url, "--account-id", account, *flags)
-        started = [running.enter_context(authz_serve(config, *options)) for _ in range(sidecars)]
-        addresses = tuple(sidecar.grpc for sidecar in started)
+        sidecar = partial(authz_serve, config, *options, workers=workers, host=host)
+        started = [running.enter_context(sidecar()) for _ in range(sidecars)]
+        addresses = tuple(endpoint for sidecar in started for endpoint in sidecar.endpoints)
         wiring = EnvoyOptions(*_own(), upstream, addresses, timeout_ms=5000, cors_origins=cors, store=stored)
         envoy = running.enter_context(_envoy(Path(scratch), load(config).resources, wiring, patch))
         it = Stack(config, account, started, envoy, _secrets(resources))
@@ -200,7 +204,9 @@ def stack(
 
 
 @contextmanager
-def managed(resources: Resources, redis: RedisServer, upstream: str, sidecars: int) -> Iterator[Stack]:
+def managed(
+    resources: Resources, redis: RedisServer, upstream: str, sidecars: int, host: Host = "grpcio"
+) -> Iterator[Stack]:
     """A stack whose sidecars take resources from the store too, and a control plane that writes there.
 
     When it ends, neither Redis nor a log may hold a secret: of a key, of a caller of the API, or of the operator.
@@ -209,7 +215,7 @@ def managed(resources: Resources, redis: RedisServer, upstream: str, sidecars: i
         pepper, sealing_key = (_private(Path(scratch, name)) for name in ("pepper", "sealing-key"))
         secrets = ("--pepper-file", str(pepper), "--sealing-key-file", str(sealing_key))
         stored = ("--store", "true", *secrets)
-        with stack(resources, redis.url, upstream, *stored, sidecars=sidecars, stored=True) as it:
+        with stack(resources, redis.url, upstream, *stored, sidecars=sidecars, stored=True, host=host) as it:
             common = ("--redis-url", redis.url, "--account-id", it.account, *secrets)
             with control_plane(Path(scratch), it.config, *common) as it.control:
                 it.secrets |= {pepper.read_text(), sealing_key.read_text(), it.control.secret}

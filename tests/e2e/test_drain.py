@@ -14,7 +14,7 @@ import pytest
 from authz.core.resources import ThrottleSettings
 from tests.builders import key, plan, resources, value_of
 from tests.e2e.stack import TIMEOUT_SECONDS, Stack, stack
-from tests.servers import AuthzServer, EchoServer, RedisServer, until
+from tests.servers import AuthzServer, EchoServer, Host, RedisServer, until
 
 CLIENTS = 4
 MOST = 5_000  # requests of a client: the traffic ends, whatever happens
@@ -24,10 +24,10 @@ DRAIN = "6"  # as `authz serve` does it unless told otherwise; the others of the
 
 
 @pytest.fixture(scope="module")
-def pair(redis: RedisServer, echo: EchoServer) -> Iterator[Stack]:
+def pair(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
     wide = plan(throttle=ThrottleSettings(rate_limit=10_000, burst_limit=10_000))
     catalog = resources(usage_plans=(wide,), api_keys=(key(value=value_of("k1"), value_sha256=None),))
-    with stack(catalog, redis.url, echo.address, "--drain-seconds", DRAIN, sidecars=2) as it:
+    with stack(catalog, redis.url, echo.address, "--drain-seconds", DRAIN, sidecars=2, host=served_by) as it:
         yield it
         it.sidecars[1].kill()  # nobody waits for its drain
 

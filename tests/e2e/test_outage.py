@@ -13,7 +13,7 @@ import pytest
 from authz.core.resources import QuotaSettings, ThrottleSettings
 from tests.builders import key, plan, resources, value_of
 from tests.e2e.stack import WRONG, Stack, stack
-from tests.servers import EchoServer, RedisServer, redis_server, until
+from tests.servers import EchoServer, Host, RedisServer, redis_server, until
 
 MOST = 5_000  # requests of one traffic: it ends, whatever happens
 PAUSE_SECONDS = 0.01  # between two requests of a client: a pulse, no load test
@@ -33,8 +33,8 @@ def mortal() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def exposed(mortal: RedisServer, echo: EchoServer) -> Iterator[Stack]:
-    with stack(CATALOG, mortal.url, echo.address) as it:
+def exposed(mortal: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
+    with stack(CATALOG, mortal.url, echo.address, host=served_by) as it:
         yield it
 
 

@@ -8,21 +8,21 @@ import pytest
 
 from tests.e2e.catalog import RESOURCES
 from tests.e2e.stack import Stack, items, stack
-from tests.servers import EchoServer, RedisServer
+from tests.servers import EchoServer, Host, RedisServer
 
 OURS = {"ratelimit", "ratelimit-policy", "retry-after"}
 
 
 @pytest.fixture(scope="module")
-def like_aws(redis: RedisServer, echo: EchoServer) -> Iterator[Stack]:
+def like_aws(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
     flags = ("--response-profile", "aws", "--rate-limit-headers-on-success", "true")
-    with stack(RESOURCES, redis.url, echo.address, *flags) as it:
+    with stack(RESOURCES, redis.url, echo.address, *flags, host=served_by) as it:
         yield it
 
 
 @pytest.fixture(scope="module")
-def talkative(redis: RedisServer, echo: EchoServer) -> Iterator[Stack]:
-    with stack(RESOURCES, redis.url, echo.address, "--rate-limit-headers-on-success", "true") as it:
+def talkative(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
+    with stack(RESOURCES, redis.url, echo.address, "--rate-limit-headers-on-success", "true", host=served_by) as it:
         yield it
 
 

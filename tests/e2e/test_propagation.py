@@ -23,7 +23,7 @@ from authz.core.resources import Resources
 from authz.pb import ext_authz_pb2_grpc
 from tests.e2e.stack import REGION, TIMEOUT_SECONDS, ControlServer, credentials, managed
 from tests.e2e.test_tour import SIDECARS, Tour
-from tests.servers import AuthzServer, EchoServer, RedisServer
+from tests.servers import AuthzServer, EchoServer, Host, RedisServer
 from tests.world import check_request, read
 
 OFF = [{"op": "replace", "path": "/enabled", "value": "false"}]
@@ -34,8 +34,8 @@ NEVER_ISSUED = "a-customers-value-never-made"
 
 
 @pytest.fixture(scope="module")
-def tour(redis: RedisServer, echo: EchoServer) -> Iterator[Tour]:
-    with managed(Resources(), redis, echo.address, SIDECARS) as stack:
+def tour(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Tour]:
+    with managed(Resources(), redis, echo.address, SIDECARS, served_by) as stack:
         yield Tour(stack)
 
 

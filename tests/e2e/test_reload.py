@@ -14,7 +14,7 @@ from authz.config import parse
 from authz.core.resources import QuotaSettings, Resources
 from tests.builders import key, plan, resources, value_of
 from tests.e2e.stack import Stack, stack, write
-from tests.servers import EchoServer, RedisServer, until
+from tests.servers import EchoServer, Host, RedisServer, until
 
 KEYS = tuple(key(name, value=value_of(name), value_sha256=None) for name in ("k1", "k2", "k3"))
 
@@ -29,8 +29,8 @@ FIRST = parse(yaml.safe_dump(msgspec.to_builtins(catalog())), "plans.yaml").cont
 
 
 @pytest.fixture(scope="module")
-def changing(redis: RedisServer, echo: EchoServer) -> Iterator[Stack]:
-    with stack(catalog(), redis.url, echo.address) as it:
+def changing(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
+    with stack(catalog(), redis.url, echo.address, host=served_by) as it:
         yield it
 
 

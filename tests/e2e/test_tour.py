@@ -11,7 +11,7 @@ import pytest
 from authz.core.resources import Resources
 from tests.builders import api, resources
 from tests.e2e.stack import Answer, ControlServer, Stack, managed
-from tests.servers import EchoServer, RedisServer
+from tests.servers import EchoServer, Host, RedisServer
 
 SIDECARS = 3
 ROUNDS = 2 * SIDECARS  # Envoy asks its sidecars in turn, so that this many calls ask each of them twice
@@ -83,8 +83,8 @@ ADMITTED = {(200, "")}
 
 
 @pytest.fixture(scope="module")
-def tour(redis: RedisServer, echo: EchoServer) -> Iterator[Tour]:
-    with managed(FILE, redis, echo.address, SIDECARS) as stack:
+def tour(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Tour]:
+    with managed(FILE, redis, echo.address, SIDECARS, served_by) as stack:
         yield Tour(stack)
 
 

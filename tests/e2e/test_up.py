@@ -154,6 +154,10 @@ def test_an_exhausted_quota_shows_limit_exceeded(running: Up) -> None:
     assert running.curl(3) == '{"message":"Limit Exceeded"} 429'
 
 
+def test_it_takes_the_faster_host_where_it_is_and_says_so(running: Up) -> None:
+    assert "served by pyvoy" in running.text
+
+
 def test_each_line_stands_below_what_it_answers(running: Up) -> None:
     lines = running.text.splitlines()
     above = [lines[at - 1] for at, line in enumerate(lines) if line.startswith("  curl ")]
@@ -208,6 +212,13 @@ def test_a_key_may_come_in_a_header_with_an_underscore(tmp_path: Path) -> None:
         refused = shell(f"curl -s -o /dev/null -w '%{{http_code}}' {url}")
     assert (headers["x-api-key-id"], headers["my_own"], refused) == ("k1", "header", "403")
     assert not [name for name in headers if "_" in name and name != "my_own"]
+
+
+def test_the_host_can_be_chosen(tmp_path: Path) -> None:
+    with up(tmp_path, "--host", "grpcio", *ports()) as it:
+        it.until_ready()
+        assert "served by grpcio" in it.text
+        assert it.curl(3) == '{"message":"Limit Exceeded"} 429'
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from authz.answers import Style
 from authz.core.resources import (
     Account,
     ApiStage,
@@ -24,7 +25,7 @@ from authz.core.resources import (
     Resources,
     UsagePlan,
 )
-from authz.extauthz import Style, to_request, to_response
+from authz.extauthz import to_request
 from authz.limiter import RedisClock, RedisLimiter
 from tests.builders import value_of
 from tests.conftest import Clock
@@ -41,6 +42,7 @@ from tests.world import (
     limited,
     quota,
     setting,
+    to_response,
 )
 
 MakeWorld = Callable[..., World]
@@ -563,9 +565,12 @@ def own_redis(redis_kind: Kind) -> Iterator[RedisServer]:
 
 
 async def test_d97_without_its_store_the_gateway_allows(own_redis: RedisServer, account: str, clock: Clock) -> None:
-    """As AWS does, with the failure policy `allow`: known callers pass, the error is told, strangers stay out."""
+    """As AWS does, with the failure policy `allow`: known callers pass, the error is told, strangers stay out.
+
+    But for who was refused a moment before: that is remembered, and asks nobody (R16).
+    """
     errors: list[Exception] = []
-    async with running(own_redis, account, clock, failed=errors.append) as limiter:
+    async with running(own_redis, account, clock, failed=errors.append, remembered=0) as limiter:
         world = World(fixture(), limiter, clock, account=account, failure_policy=FailurePolicy.ALLOW)
         await FIVE.play(world)
         own_redis.kill()

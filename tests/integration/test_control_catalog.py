@@ -15,10 +15,11 @@ import pytest
 
 from authz.check import Checker
 from authz.core.catalog import Catalog
+from authz.core.limits import redis_key
 from authz.core.resources import Resources
-from authz.extauthz import to_request, to_response
+from authz.extauthz import to_request
 from authz.fallback import LocalLimiter
-from authz.follower import StoreCatalog
+from authz.follower import Callers, StoreCatalog
 from authz.keyring import StoreRing
 from authz.limiter import RedisLimiter
 from authz.store import Store
@@ -26,7 +27,7 @@ from tests.conftest import Clock
 from tests.control import Control, boto, raw
 from tests.control import control as control
 from tests.servers import DEADLINE_SECONDS, RedisServer
-from tests.world import REQUEST_ID, STANDARD, check_request, read
+from tests.world import REQUEST_ID, STANDARD, check_request, read, to_response
 
 
 class Gateway:
@@ -107,7 +108,10 @@ async def gateway(
     def compiled(resources: Resources, refs: Mapping[str, str]) -> Catalog:
         return Catalog.compile(resources, control.account, refs=refs)
 
-    catalog = StoreCatalog(store, ring, compiled, worker="w1")
+    def reset(callers: Callers | None) -> None:
+        limiter.forget(None if callers is None else [redis_key(control.account, "ledger", *one) for one in callers])
+
+    catalog = StoreCatalog(store, ring, compiled, worker="w1", reset=reset)
     watching = asyncio.create_task(catalog.watch())
     checker = Checker(lambda: catalog.current, limiter, LocalLimiter(), limiter.clock.now, ring)
     try:

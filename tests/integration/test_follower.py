@@ -192,6 +192,35 @@ async def test_a_key_that_changes_costs_no_new_catalog(sidecar: Sidecar) -> None
     assert sidecar.compiled == compiled
 
 
+async def asked_for(sidecar: Sidecar, key: str, do: Callable[[], Awaitable[object]]) -> int:
+    """How many commands that name this key's digest reach Redis meanwhile, not counting those that scripts call."""
+    index, found = digest(value_of(key)).hex(), 0
+    with sidecar.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        await do()
+        sidecar.redis.echo("the end")
+        while "the end" not in (line := monitor.next_command())["command"]:
+            found += index in line["command"] and line["client_type"] != "lua"
+    return found
+
+
+async def test_r21_a_miss_costs_one_round_trip_and_a_hit_none(sidecar: Sidecar) -> None:
+    await sidecar.takes_over(await sidecar.put(stored_key("k2")))
+    assert await asked_for(sidecar, "k2", lambda: sidecar.answer("k2")) == 1
+    assert await asked_for(sidecar, "k2", lambda: sidecar.answer("k2")) == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_r21_a_storm_of_one_missing_key_costs_one_round_trip(sidecar: Sidecar, known: bool) -> None:
+    if known:
+        await sidecar.takes_over(await sidecar.put(stored_key("k2")))
+
+    async def storm() -> None:
+        answers = await asyncio.gather(*(sidecar.answer("k2") for _ in range(100)))
+        assert set(answers) == {"allowed" if known else "key_unknown"}
+
+    assert await asked_for(sidecar, "k2", storm) == 1
+
+
 async def test_a_plan_that_is_deleted_or_made_anew_has_no_keys(sidecar: Sidecar) -> None:
     await sidecar.takes_over(await sidecar.delete("usageplan", "p1"))
     assert await sidecar.answer() == "no_plan"

@@ -21,11 +21,12 @@ import yaml
 from authz.check import LimiterUnavailable
 from authz.config import load
 from authz.core.limits import Layer, Limit, redis_key, throttle
+from authz.host_grpcio import GrpcioHost
 from authz.limiter import ADMIT, FLUSH, RedisClock, RedisLimiter
 from authz.pb import ext_authz_pb2 as pb
 from authz.pb import ext_authz_pb2_grpc
-from authz.server import Sidecar
 from authz.settings import Settings
+from authz.sidecar import Sidecar
 from tests.builders import value_of
 from tests.proxy import Proxy, proxy
 from tests.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, free_port, redis_server, until
@@ -162,8 +163,9 @@ async def running(
         "grace_seconds": 1.0,
         **changes,
     }
-    sidecar, stop = Sidecar(Settings(**settings), (file, load(file))), asyncio.Event()
-    serving = asyncio.create_task(sidecar.serve(stop, asyncio.Event()))
+    chosen, stop = Settings(**settings), asyncio.Event()
+    sidecar = Sidecar(chosen, (file, load(file)))
+    serving = asyncio.create_task(sidecar.run(GrpcioHost(chosen, sidecar.service.answer), stop, asyncio.Event()))
     await eventually(lambda: serving.done() or sidecar.serving)
     try:
         async with grpc.aio.insecure_channel(settings["grpc_listen"]) as channel:
@@ -352,6 +354,7 @@ async def test_a_restart_that_forgets_the_scripts_costs_no_wrong_answer(server: 
             client.script_flush()
         assert await run.calls("fresh", 2) == [200, 429]
         server.restart(empty=True)
+        assert await run.calls("deny", 1) == [200]  # and with the old connection go remembered refusals (R16)
         answers = [await run.call("fresh") for _ in range(4)]
         assert [answer.status for answer in answers] == [200, 200, 200, 429]
         assert not any(answer.degraded for answer in answers)
@@ -459,7 +462,7 @@ async def test_callers_that_still_wait_when_the_circuit_opens_ask_no_more(server
         first = asyncio.create_task(limiter.admit([bucket(limiter)]))
         await eventually(lambda: between.batches == 1)
         others = [asyncio.create_task(limiter.admit([bucket(limiter)])) for _ in range(5)]
-        await eventually(lambda: len(limiter._waiting) == 5)
+        await eventually(lambda: len(limiter._queue) == 5)
         between.open.set()
         outcomes = await asyncio.gather(first, *others, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {LimiterUnavailable}
@@ -580,16 +583,6 @@ async def test_a_cancelled_call_stays_charged_and_is_counted(
         assert await run.calls("fresh", 3) == [200, 200, 429]
 
 
-@dataclass(frozen=True)
-class Patience:
-    """A gRPC call of which so many seconds are left."""
-
-    seconds: float
-
-    def time_remaining(self) -> float:
-        return self.seconds
-
-
 @pytest.mark.parametrize(("key", "status"), [("local", 200), ("allow", 200), ("deny", 503), ("stranger", 403)])
 async def test_a_deadline_shorter_than_the_budget_is_answered_by_policy(
     key: str, status: int, server: RedisServer, tmp_path: Path
@@ -598,9 +591,9 @@ async def test_a_deadline_shorter_than_the_budget_is_answered_by_policy(
     async with running(tmp_path, server) as run:
         run.sidecar.limiter._budget = 600.0
         with paused(server, Proxy(0)):
-            context: Any = Patience(0.5)
             async with asyncio.timeout(DEADLINE_SECONDS):
-                assert Answer.read(await run.sidecar.service.Check(asks(key), context)).status == status
+                answer = await run.sidecar.service.answer(asks(key).SerializeToString(), 0.5)
+                assert Answer.read(pb.CheckResponse.FromString(answer)).status == status
 
 
 async def test_deadlines_shorter_than_the_budget_do_not_open_the_circuit(server: RedisServer, tmp_path: Path) -> None:
@@ -609,8 +602,7 @@ async def test_deadlines_shorter_than_the_budget_do_not_open_the_circuit(server:
         run.sidecar.limiter._budget = 600.0
         with paused(server, Proxy(0)):
             for _ in range(4):
-                context: Any = Patience(0.2)
-                await run.sidecar.service.Check(asks("local"), context)
+                await run.sidecar.service.answer(asks("local").SerializeToString(), 0.2)
         assert not run.sidecar.circuit.is_open
 
 

@@ -28,7 +28,18 @@ from authz.pb import ext_authz_pb2 as pb
 from authz.pb import ext_authz_pb2_grpc
 from tests.builders import value_of
 from tests.proxy import Proxy, proxy
-from tests.servers import DEADLINE_SECONDS, HOST, AuthzServer, RedisServer, authz_serve, free_port, redis_server, until
+from tests.servers import (
+    DEADLINE_SECONDS,
+    HOST,
+    HOSTS,
+    AuthzServer,
+    Host,
+    RedisServer,
+    authz_serve,
+    free_port,
+    redis_server,
+    until,
+)
 
 DAY_SECONDS = 86_400
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -40,12 +51,14 @@ METRICS = {
     "authz_checks": "counter",
     "authz_checks_cancelled": "counter",
     "authz_checks_degraded": "counter",
+    "authz_checks_recalled": "counter",
     "authz_fallback_unsettled_requests": "gauge",
     "authz_key_lookups": "counter",
     "authz_redis_batch_duration_seconds": "histogram",
     "authz_redis_batch_requests": "histogram",
     "authz_redis_circuit_open": "gauge",
     "authz_redis_errors": "counter",
+    "authz_redis_master_changes": "counter",
     "authz_shadow_refusals": "counter",
 }
 
@@ -60,6 +73,14 @@ def document(**changes: Any) -> dict[str, Any]:
         "usagePlans": [{"id": "p1", "name": "Tiny", "keys": ["k1"], "apiStages": [covered], "quota": quota}],
         **changes,
     }
+
+
+@pytest.fixture(params=HOSTS, autouse=True)
+def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """All of this holds for whichever host serves gRPC."""
+    host: Host = request.param
+    monkeypatch.setenv("AUTHZ_HOST", host)
+    return host
 
 
 @pytest.fixture
@@ -193,6 +214,7 @@ def reflected(address: str) -> set[str]:
         return {service.name for service in answer.list_services_response.service}
 
 
+@pytest.mark.parametrize("host", ["grpcio"], indirect=True)
 def test_reflection_is_served_only_when_asked_for(config: Path, redis: RedisServer) -> None:
     with serving(config, redis, "--reflection", "true") as server:
         assert {SERVICE, "grpc.health.v1.Health"} <= reflected(server.grpc)

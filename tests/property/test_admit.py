@@ -181,6 +181,7 @@ async def world(shared_redis: RedisServer, clock: Clock) -> AsyncIterator[World]
         account="property",
         budget=30.0,
         clock=RedisClock(clock),
+        remembered=0,  # each call is Redis's to decide
         sent=lambda size, _seconds: sizes.append(size),
     )
     sending = asyncio.create_task(limiter.run())

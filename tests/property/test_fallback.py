@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, remaining, throttle
 from authz.core.periods import DAY_US
@@ -256,6 +257,60 @@ def test_r14_what_a_shadow_quota_would_have_refused_is_not_charged_to_it(limit: 
     charged = {spent.quota is not None: spent.amount for spent in local.take_spent()}
     assert charged.get(True, 0) == min(calls, limit)
     assert charged.get(False, 0) == max(0, calls - limit)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from((0, 1, 333_334, SECOND, 20 * SECOND))), max_size=60))
+def test_r19_dropping_full_buckets_gives_nobody_a_token(calls: list[tuple[int, int]]) -> None:
+    """Callers that share a process decide as if each had one to itself, where nothing is ever dropped."""
+    together, alone, now = LocalLimiter(), [LocalLimiter() for _ in range(6)], NOON
+    rule = cast("Throttle", throttle(1.0, 3))
+    for caller, gap in calls:
+        now += gap
+        limits = [
+            Limit(Layer.PLAN_THROTTLE, f"ledger{caller}", rule),
+            Limit(Layer.PLAN_METHOD_THROTTLE, f"method{caller}", rule),
+            Limit(Layer.PLAN_QUOTA, f"ledger{caller}", _quota(40)),
+        ]
+        assert together.admit(limits, METER, now) == alone[caller].admit(limits, METER, now)
+
+
+def _kept(local: LocalLimiter) -> tuple[int, int]:
+    return len(local._buckets), len(local._used)
+
+
+def test_r19_what_is_kept_of_an_outage_goes_when_it_decides_nothing_any_more() -> None:
+    """A thousand callers, then a thousand others: of the first, buckets are full and periods over."""
+    local, rule = LocalLimiter(), cast("Throttle", throttle(1.0, 3))
+    for day in range(20_000, 20_010):
+        quota = Quota(5, day * DAY_US, (day + 1) * DAY_US)
+        for caller in range(1_000):
+            name = f"{day}-{caller}"
+            limits = [Limit(Layer.PLAN_THROTTLE, name, rule), Limit(Layer.PLAN_QUOTA, name, quota)]
+            assert local.admit(limits, METER, day * DAY_US).refused_by is None
+    assert _kept(local) <= (2_000, 4_000)
+
+
+def test_r19_what_was_spent_is_kept_however_many_come_after() -> None:
+    """A bucket that never refills and a quota whose period goes on: neither is given again."""
+    local, never = LocalLimiter(reports=2), cast("Throttle", throttle(0.0, 1))
+
+    def limits(caller: int) -> list[Limit]:
+        return [Limit(Layer.PLAN_THROTTLE, f"l{caller}", never), Limit(Layer.PLAN_QUOTA, f"l{caller}", _quota(1))]
+
+    assert all(local.admit(limits(caller), METER, NOON).refused_by is None for caller in range(500))
+    assert all(local.admit(limits(caller), METER, NOON + 1).refused_by is not None for caller in range(500))
+    assert all(local.admit(limits(caller)[1:], METER, NOON + 1).refused_by is not None for caller in range(500))
+
+
+@given(st.integers(1, 9), st.lists(st.integers(0, 30), max_size=60))
+def test_r19_of_so_many_reports_the_latest_are_kept(limit: int, callers: list[int]) -> None:
+    """Of who was heard of last Redis's word holds; of who was forgotten the whole quota is shared out."""
+    local = LocalLimiter(reports=4)
+    for caller in callers:
+        local.observe([Limit(Layer.PLAN_QUOTA, f"l{caller}", _quota(limit))], [limit])
+    for caller in callers[-2:]:
+        assert _asked(local, [Limit(Layer.PLAN_QUOTA, f"l{caller}", _quota(limit))], 1) == 0
+    assert len(local._quotas) <= 4
 
 
 def test_r4_a_step_back_over_a_period_s_end_does_not_give_the_quota_again() -> None:

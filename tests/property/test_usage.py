@@ -80,7 +80,7 @@ class World:
 
 @pytest.fixture
 async def world(shared_redis: RedisServer, clock: Clock) -> AsyncIterator[World]:
-    limiter = RedisLimiter(shared_redis.url, account=ACCOUNT, budget=30.0, clock=RedisClock(clock))
+    limiter = RedisLimiter(shared_redis.url, account=ACCOUNT, budget=30.0, clock=RedisClock(clock), remembered=0)
     usage = UsageLedger(shared_redis.url, account=ACCOUNT, budget=30.0, clock=clock)
     sending = asyncio.create_task(limiter.run())
     spy = redis.asyncio.Redis.from_url(shared_redis.url)

@@ -31,7 +31,7 @@ class FakeLimiter:
         self.answers, self.asked = list(answers), list[tuple[Sequence[Limit], Meter | None, float | None]]()
 
     async def admit(
-        self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None
+        self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None, once: str = ""
     ) -> Tally:
         self.asked.append((limits, meter, deadline))
         answer = self.answers.pop(0)

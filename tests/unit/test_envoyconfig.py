@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from authz.cli import cli
 from authz.config import load
 from authz.core.resources import (
     Api,
@@ -178,6 +180,44 @@ def test_each_worker_is_an_endpoint() -> None:
     tcp = {"socket_address": {"address": "127.0.0.1", "port_value": 50052}}
     assert endpoints == [{"pipe": {"path": "/run/0.sock"}}, tcp]
     assert (found["type"], found["lb_policy"]) == ("STATIC", "LEAST_REQUEST")
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("127.0.0.1:50051", [("127.0.0.1", 50051), ("127.0.0.1", 50052), ("127.0.0.1", 50053)]),
+        ("unix:/run/authz", ["/run/authz.0", "/run/authz.1", "/run/authz.2"]),
+    ],
+    ids=["ports", "sockets"],
+)
+def test_all_workers_of_the_settings_are_endpoints(listen: str, expected: list[object]) -> None:
+    flags = ("--only", "cluster", "--workers", "3", "--grpc-listen", listen, "--max-in-flight", "20")
+    printed = CliRunner().invoke(cli, ["envoy-config", "--config", str(ROOT / "authz/samples/plans.yaml"), *flags])
+    [found] = yaml.safe_load(printed.output)
+    addresses = [at["endpoint"]["address"] for at in found["load_assignment"]["endpoints"][0]["lb_endpoints"]]
+    assert [
+        (*at["socket_address"].values(),) if "socket_address" in at else at["pipe"]["path"] for at in addresses
+    ] == expected
+    assert found["circuit_breakers"]["thresholds"][0]["max_requests"] == 3 * 20
+
+
+def test_envoy_sheds_what_is_more_than_all_workers_work_on() -> None:
+    """A retry is one of them."""
+    options = EnvoyOptions(authz=("127.0.0.1:50051", "127.0.0.1:50052"), max_in_flight=500)
+    [bounds] = cluster(options)["circuit_breakers"]["thresholds"]
+    assert bounds == {"max_requests": 1000, "max_pending_requests": 1000, "max_retries": 1000}
+    assert DEFAULTS.max_requests == Settings().max_in_flight
+
+
+def test_a_worker_that_leaves_is_left_at_once() -> None:
+    """R27: Envoy keeps what it learns of health to itself for up to a second, unless told not to."""
+    assert cluster(DEFAULTS)["common_lb_config"] == {"update_merge_window": "0s"}
+
+
+def test_a_check_is_tried_again_on_another_worker() -> None:
+    retry = ext_authz()["grpc_service"]["retry_policy"]
+    assert retry["num_retries"] == 1
+    assert [one["name"] for one in retry["retry_host_predicate"]] == ["envoy.retry_host_predicates.previous_hosts"]
 
 
 def test_host_names_are_resolved() -> None:

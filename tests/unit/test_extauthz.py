@@ -10,26 +10,18 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
+from authz.answers import CANNOT_DECIDE, UNTRUSTED, Style
 from authz.check import Checker, LimiterUnavailable
 from authz.core.catalog import Catalog
 from authz.core.limits import Layer, Limit, Quota, throttle
 from authz.core.request import Request
 from authz.core.resources import Account, FailurePolicy, KeySource, Method, Resources, ThrottleSettings
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
-from authz.extauthz import (
-    CANNOT_DECIDE,
-    MARGIN_SECONDS,
-    MARGIN_SHARE,
-    UNTRUSTED,
-    Authorization,
-    Style,
-    to_request,
-    to_response,
-)
+from authz.extauthz import MARGIN_SECONDS, MARGIN_SHARE, Authorization, to_request
 from authz.metrics import Metrics
 from authz.pb import ext_authz_pb2 as pb
 from tests.builders import api, key, plan, resources, value_of
-from tests.world import Answer, ask, check_request, read
+from tests.world import Answer, ask, check_request, read, to_response
 
 ANY_TIME = 1_772_618_400_000_000
 URL = "https://a1.example.org/prod/pets"
@@ -276,22 +268,12 @@ class FakeLimiter:
         return await self._admit(*told, **more)
 
 
-class Context:
-    """The caller's patience, in seconds."""
-
-    def __init__(self, seconds: float | None = None) -> None:
-        self._seconds = seconds
-
-    def time_remaining(self) -> float | None:
-        return self._seconds
-
-
 class NoFallback:
     def admit(self, limits: object, meter: object, now: int) -> Tally:
         raise AssertionError("no test here falls back")
 
 
-async def admits(limits: Any, meter: Any = None, *, deadline: float | None = None) -> Tally:
+async def admits(limits: Any, meter: Any = None, *, deadline: float | None = None, once: str = "") -> Tally:
     return Tally(ANY_TIME, (0,) * len(limits))
 
 
@@ -310,9 +292,11 @@ async def answered(
     """The answer, and the reason under which it was counted."""
     asked, metrics = service(admit, changed)
     question = message or check_request("GET", URL, {"x-api-key": value_of("k1")})
-    answer = read(await asked.Check(question, cast("Any", Context(seconds))))
+    answer = read(pb.CheckResponse.FromString(await asked.answer(question.SerializeToString(), seconds)))
     assert metrics.registry.get_sample_value("authz_check_duration_seconds_count") == 1.0
-    [reason] = [s.labels["reason"] for f in metrics.checks.collect() for s in f.samples if s.name.endswith("_total")]
+    [reason] = [
+        s.labels["reason"] for f in metrics.registry.collect() for s in f.samples if s.name == "authz_checks_total"
+    ]
     return answer, reason
 
 
@@ -367,7 +351,7 @@ async def test_a_deadline_that_has_passed_is_an_error_and_costs_nothing(seconds:
 async def test_the_limiter_is_told_the_callers_deadline() -> None:
     told: list[float | None] = []
 
-    async def listens(limits: Any, meter: Any = None, *, deadline: float | None = None) -> Tally:
+    async def listens(limits: Any, meter: Any = None, *, deadline: float | None = None, once: str = "") -> Tally:
         told.append(deadline)
         return await admits(limits)
 
@@ -392,7 +376,7 @@ async def test_a_call_that_envoy_gives_up_is_counted() -> None:
 
     authorization, metrics = service(waits)
     question = check_request("GET", URL, {"x-api-key": value_of("k1")})
-    call = asyncio.create_task(authorization.Check(question, cast("Any", Context())))
+    call = asyncio.create_task(authorization.answer(question.SerializeToString(), None))
     await asked.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -424,7 +408,8 @@ async def test_a_refusal_is_one_line_without_the_key(sample: float, level: str) 
     """P8: the key's id alone, and at info only a sample."""
     authorization, _ = service(changed=resources(usage_plans=()), log_sample=sample)
     with capture_logs() as lines:
-        await authorization.Check(check_request("GET", URL, {"x-api-key": value_of("k1")}), cast("Any", Context()))
+        question = check_request("GET", URL, {"x-api-key": value_of("k1")})
+        await authorization.answer(question.SerializeToString(), None)
     [line] = lines
     assert (line["log_level"], line["reason"], line["key_id"]) == (level, "no_plan", "k1")
     assert value_of("k1") not in repr(line)

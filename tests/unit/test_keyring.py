@@ -92,6 +92,24 @@ async def test_memory_is_bounded() -> None:
     assert [name(shelf.ring.known(digest(value))) for value in ("a", "b", "c")] == [UNLOOKED, "b", "c"]
 
 
+async def test_a_key_in_use_stays_however_many_come_once() -> None:
+    shelf = Shelf(size=4)
+    for value in ("used", *map(str, range(20))):
+        shelf.put(value, index=digest(value).hex())
+        await shelf.ring.find(digest(value))
+        assert name(shelf.ring.known(digest("used"))) == "used"
+    assert len(shelf.ring._callers) <= 4
+
+
+async def test_a_change_drops_a_key_of_either_generation(shelf: Shelf) -> None:
+    shelf = Shelf(size=2)
+    for value in ("old", "young"):
+        shelf.put(value, index=digest(value).hex())
+        await shelf.ring.find(digest(value))
+    shelf.tell(digest("old").hex(), digest("young").hex())
+    assert [shelf.ring.known(digest(value)) for value in ("old", "young")] == [UNLOOKED, UNLOOKED]
+
+
 async def test_all_who_wait_for_a_key_share_one_look_up(shelf: Shelf) -> None:
     """And one of them that goes away takes nobody with it (R17)."""
     shelf.put()

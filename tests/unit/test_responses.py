@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import Any, cast
 
 import http_sf
 import pytest
+from msgspec.structs import replace
 
 from authz.core.limits import Layer, Limit, Quota, Throttle, throttle
 from authz.core.request import Request
@@ -277,7 +278,7 @@ def test_a_type_words_the_refusals_that_aws_gives_it(kind: str, reasons: set[Rea
 @pytest.mark.parametrize("status", ["204", "205", "304"])
 def test_a_status_without_a_body_has_none(status: str) -> None:
     """Envoy would send it, and the client read it as the beginning of the next answer."""
-    assert answer(worded(status_code=status)) == replace(answer(worded()), status=int(status), body="")
+    assert answer(worded(status_code=status)) == dataclasses.replace(answer(worded()), status=int(status), body="")
 
 
 def test_an_outage_may_be_worded_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,13 @@ def test_without_a_key_nothing_is_sealed() -> None:
     assert not sealer.can_seal
     with pytest.raises(SealError, match="no sealing key"):
         sealer.seal("secret", "id1")
+
+
+@pytest.mark.parametrize("length", [16, 63, 64, 65, 200])
+def test_an_index_is_the_hmac_of_the_digest(length: int) -> None:
+    pepper, sha256 = bytes(range(length)), digest("value")
+    indexes = [Sealer(pepper=pepper).index(sha256) for _ in range(2)]
+    assert indexes == [hmac.digest(pepper, sha256, "sha256").hex()] * 2
 
 
 def test_an_index_depends_on_the_pepper_and_without_one_is_the_digest() -> None:

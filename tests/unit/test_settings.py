@@ -8,7 +8,8 @@ import pytest
 
 from authz.core.resources import FailurePolicy
 from authz.faults import ConfigError
-from authz.settings import Settings, load_settings, mask_url, options
+from authz.redisurl import mask_url
+from authz.settings import Settings, load_settings, options
 
 
 def test_a_flag_wins_over_the_environment_over_the_file_over_the_default() -> None:
@@ -91,6 +92,26 @@ def test_a_bad_setting_is_told_with_its_origin(
         "redis://h?password=secret&socket_timeout=9",
         "redis://h?password=secret&db=zero",
         "unix://?password=secret",
+        "redis://h/0?pass\nword=secret",
+        " redis://:secret@h",
+        "redis+sentinel://:secret@h:1,h:2",
+        "redis+sentinel://:secret@h:1/name/zero",
+        "redis+sentinel://:se/cret@h:1/name",
+        "redis+sentinel://:12/cret@h:1/name",
+        "redis+sentinel://:se@cret@h:1/name",
+        "redis+sentinel://:secret@h:1,/name",
+        "redis+sentinel://:secret@h:0/name",
+        "redis+sentinel://:secret@[h]:1/name",
+        "redis+sentinel://:secret@[1:2]:1/name",
+        "redis+sentinel://h:1/name?sentinel_password=secret&db=1",
+        "redis+sentinel://h:1/name?sentinel_password=secret&ssl_keyfile=k",
+        "redis+sentinel:secret",
+        "redis+cluster://:secret@/",
+        "redis+cluster://:secret@h:1/1",
+        "redis+cluster://:secret@h:1/name",
+        "redis+cluster://:secret@h:65536",
+        "redis+cluster://h?sentinel_password=secret",
+        "unix+cluster://:secret@h:1",
     ],
 )
 def test_a_bad_redis_url_is_refused_without_being_repeated(url: str) -> None:
@@ -146,6 +167,13 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text() -> None:
         ("redis://h/0?p%61ssword=secret", "redis://h/0?p%61ssword=***"),
         ("unix://me:secret@/run/redis?db=2", "unix://me:***@/run/redis?db=2"),
         ("unix:///run/redis?db=2&password=secret", "unix:///run/redis?db=2&password=***"),
+        ("redis+sentinel://me:secret@h:1,[::1]:2/main/3", "redis+sentinel://me:***@h:1,[::1]:2/main/3"),
+        (
+            "rediss+sentinel://h/main?sentinel_username=me&sentinel_p%61ssword=secret&ssl_keyfile=k",
+            "rediss+sentinel://h/main?sentinel_username=me&sentinel_p%61ssword=***&ssl_keyfile=k",
+        ),
+        ("redis+cluster://:secret@h:1,h:2", "redis+cluster://:***@h:1,h:2"),
+        ("rediss+cluster://h?password=secret", "rediss+cluster://h?password=***"),
     ],
 )
 def test_a_password_is_masked_however_it_is_given(url: str, masked: str) -> None:

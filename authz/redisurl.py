@@ -1,0 +1,143 @@
+"""Where Redis is: one server, or whoever is the master by Sentinels or by a cluster; redis-py reads only the first."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Final, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+Address = tuple[str, int]
+
+OPTIONS: Final = frozenset({"username", "password"})
+TLS_OPTIONS: Final = frozenset(
+    {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
+)
+SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
+SECRETS: Final = ("password", "sentinel_password")
+
+_LED: Final = re.compile(
+    r"(?P<scheme>rediss?)\+(?P<kind>sentinel|cluster)://(?P<login>[^@/?]*@)?(?P<hosts>[^@/?]*)"
+    r"(?P<path>/[^?]*)?(?:\?(?P<query>.*))?"
+)
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+_SERVICE: Final = re.compile(r"/([A-Za-z0-9._-]+)(?:/([0-9]*))?")
+_DEFAULT_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+_QUOTE: Final = "percent-encode special characters of the password"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """A URL that was read.
+
+    `node` is the URL of one server, with login, database and options, as redis-py reads it. `seeds` are the
+    Sentinels, or nodes of the cluster, that know the master; `service` is its name among the Sentinels, and
+    `login` what these want to be told: user name and password, each perhaps empty.
+    """
+
+    kind: Literal["server", "sentinel", "cluster"]
+    node: str
+    seeds: tuple[Address, ...] = ()
+    service: str = ""
+    login: tuple[str, str] = ("", "")
+
+
+def read_url(url: str) -> RedisUrl:
+    """Raises ValueError with the rule that the URL breaks; it never repeats the URL, which may hold a password."""
+    if not url.isprintable() or url != url.strip() or "#" in url:
+        raise ValueError(f"expected a URL without control characters, spaces around it and #; {_QUOTE}")
+    if not url.startswith(tuple(f"{scheme}+{kind}:" for scheme in ("redis", "rediss") for kind in _DEFAULT_PORTS)):
+        return RedisUrl("server", _checked(url, {"db"}))
+    parts = _LED.fullmatch(url)
+    if parts is None:
+        raise ValueError(f"expected hosts: redis+sentinel://host:port,host:port/name/db; {_QUOTE}")
+    return _read_sentinel(parts) if parts["kind"] == "sentinel" else _read_cluster(parts)
+
+
+def _read_sentinel(parts: re.Match[str]) -> RedisUrl:
+    seeds = _addresses(parts["hosts"], _DEFAULT_PORTS["sentinel"])
+    found = _SERVICE.fullmatch(parts["path"] or "")
+    if found is None:
+        raise ValueError(f"expected the master's name after the hosts: redis+sentinel://host:port/name/db; {_QUOTE}")
+    given = (parts["query"] or "").split("&")
+    kept = "&".join(pair for pair in given if unquote(pair.partition("=")[0]) not in SENTINEL_OPTIONS)
+    told = dict(parse_qsl(parts["query"] or "", keep_blank_values=True))
+    login = (told.get("sentinel_username", ""), told.get("sentinel_password", ""))
+    return RedisUrl("sentinel", _node(parts, seeds[0], found[2] or "", kept), seeds, found[1], login)
+
+
+def _read_cluster(parts: re.Match[str]) -> RedisUrl:
+    seeds = _addresses(parts["hosts"], _DEFAULT_PORTS["cluster"])
+    if parts["path"] not in (None, "/", "/0"):
+        raise ValueError(f"expected no database after the hosts: a cluster has number 0 alone; {_QUOTE}")
+    return RedisUrl("cluster", _node(parts, seeds[0], "", parts["query"] or ""), seeds)
+
+
+def _node(parts: re.Match[str], address: Address, db: str, query: str) -> str:
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    login = parts["login"] or ""
+    return _checked(f"{parts['scheme']}://{login}{host}:{address[1]}/{db}{query and '?'}{query}", set())
+
+
+def _addresses(hosts: str, default_port: int) -> tuple[Address, ...]:
+    return tuple(_address(host, default_port) for host in hosts.split(","))
+
+
+def _address(text: str, default_port: int) -> Address:
+    found = _ADDRESS.fullmatch(text)
+    port = int(found[3] or default_port) if found else 0
+    if found is None or not 0 < port <= 65535:
+        raise ValueError(f"expected each host as host:port, with commas between them; {_QUOTE}")
+    if found[1]:
+        try:
+            IPv6Address(found[1])
+        except ValueError:
+            raise ValueError("expected an IPv6 address in the brackets") from None
+    return found[1] or found[2], port
+
+
+def _checked(url: str, more: set[str]) -> str:
+    """The URL of one server, if it keeps the rules."""
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ValueError(f"expected a URL with a host and a port number; {_QUOTE}") from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError(
+            "expected a URL that begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+        )
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        raise ValueError("expected the path of a socket: unix:///path?db=0")
+    if parts.scheme != "unix" and not (parts.hostname and port_fits):
+        raise ValueError("expected a host: redis://host:port/db")
+    if parts.scheme != "unix" and not re.fullmatch(r"(/[0-9]{0,9})?", parts.path):
+        raise ValueError(f"expected the number of a database after the slash; {_QUOTE}")
+    known = OPTIONS | more | (TLS_OPTIONS if parts.scheme == "rediss" else set())
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if given.keys() - known:
+        raise ValueError(f"expected no options but {', '.join(sorted(known))} after the question mark")
+    if not re.fullmatch(r"[0-9]{1,9}", given.get("db", "0")):
+        raise ValueError("expected a number for the option db")
+    return url
+
+
+def mask_url(url: str) -> str:
+    """The URL with every password replaced, however it is spelt; of a URL that breaks a rule nothing is shown."""
+    try:
+        read_url(url)
+    except ValueError:
+        return "***"
+    head, mark, query = url.partition("?")
+    scheme, colon, rest = head.partition("://")
+    netloc, slash, path = rest.partition("/")
+    userinfo, at, hosts = netloc.rpartition("@")
+    user, has_password, _ = userinfo.partition(":")
+    shown = f"{scheme}{colon}{user}{has_password and ':***'}{at}{hosts}{slash}{path}"
+    return shown + mark + "&".join(_masked(pair) for pair in query.split("&"))
+
+
+def _masked(pair: str) -> str:
+    name = pair.partition("=")[0]
+    return f"{name}=***" if unquote(name) in SECRETS else pair

@@ -1,0 +1,159 @@
+"""What workers cost in memory, and how long a reload holds up one that serves.
+
+python -m bench.workers [--keys 100000] [--workers 2] [--plans 10000] [--routes 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from authz.config import load_in_child
+from authz.core.catalog import Catalog
+from authz.live import LiveCatalog
+from bench.reload import Stall, document
+
+START_SECONDS = 180.0
+WATCH_SECONDS = 0.5
+NOWHERE = "redis://127.0.0.1:9"  # decisions are not what is looked at here
+
+
+def routed(plans: int, routes: int, rate: int) -> str:
+    """A file with one API of so many routes, so many plans for it, and a key for each plan."""
+    return "\n".join(_lines(plans, routes, rate)) + "\n"
+
+
+def _lines(plans: int, routes: int, rate: int) -> Iterator[str]:
+    yield "apis:\n  - id: a1\n    stages: [{name: prod}]\n    resources:"
+    yield from (f"      /r{route}/{{id}}: {{GET: {{}}}}" for route in range(routes))
+    yield "usagePlans:"
+    for plan in range(plans):
+        yield (
+            f"  - {{id: p{plan}, name: P{plan}, throttle: {{rateLimit: {rate}, burstLimit: 100}}, keys: [k{plan}], "
+            "apiStages: [{apiId: a1, stage: prod}]}"
+        )
+    yield "apiKeys:"
+    yield from (f"  - {{id: k{key}, value: k{key}-{'a' * 24}}}" for key in range(plans))
+
+
+def free_ports(count: int) -> int:
+    """The first of so many in a row, as far as can be seen now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port if port + count < 65536 else free_ports(count)
+
+
+@contextmanager
+def serving(config: Path, workers: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`authz serve`, once all of its workers are ready; and where it tells of them."""
+    grpc, http = (f"127.0.0.1:{free_ports(n)}" for n in (workers, 1))
+    flags = ("--config", str(config), "--grpc-listen", grpc, "--http-listen", http, "--redis-url", NOWHERE)
+    command = (sys.executable, "-m", "authz", "serve", *flags, "--workers", str(workers), "--drain-seconds", "0")
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not all(one["ready"] for one in told(http)):
+            assert process.poll() is None, "it has ended"
+            assert time.monotonic() < deadline, "it is not ready"
+            time.sleep(0.1)
+        yield process, http
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def told(http: str) -> list[dict[str, object]]:
+    """What `/healthz` says of each worker, or of one that cannot be asked yet."""
+    try:
+        with urllib.request.urlopen(f"http://{http}/healthz", timeout=5) as answer:
+            details = msgspec.json.decode(answer.read())
+    except OSError:
+        return [{"ready": False}]
+    workers: list[dict[str, object]] = details.get("workers", [{**details, "pid": None}])
+    return workers
+
+
+def memory(pid: int) -> tuple[float, float, float]:
+    """Resident, proportional and private memory of a process, in MB."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    kb = {words[0].rstrip(":"): int(words[1]) for words in lines}
+    return kb["Rss"] / 1e3, kb["Pss"] / 1e3, (kb["Private_Clean"] + kb["Private_Dirty"]) / 1e3
+
+
+def memory_table(keys: int, workers: int) -> Iterator[str]:
+    yield f"{keys:,} keys, {workers} workers"
+    yield "| process | RSS, MB | PSS, MB | private, MB |\n|---|---:|---:|---:|"
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory, "plans.yaml")
+        config.write_text(document(keys, 1_000, 50))
+        with serving(config, workers) as (supervisor, http):
+            of = {f"worker {one['slot']}": one["pid"] for one in told(http)}
+            children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
+            [template] = {int(child) for child in children} - set(of.values())
+            total = 0.0
+            for name, pid in {"supervisor": supervisor.pid, "template": template, **of}.items():
+                assert isinstance(pid, int)
+                rss, pss, private = memory(pid)
+                total += pss
+                yield f"| {name} | {rss:.0f} | {pss:.0f} | {private:.0f} |"
+            yield f"| all | | {total:.0f} | |"
+
+
+def pause(plans: int, routes: int) -> str:
+    """The longest time for which a process's loop stands still while it takes over a changed file."""
+    with tempfile.TemporaryDirectory() as directory:
+        path, draft = Path(directory, "plans.yaml"), Path(directory, "draft")
+        path.write_text(routed(plans, routes, 50))
+        draft.write_text(routed(plans, routes, 60))
+        return asyncio.run(_pause(path, draft, f"{plans:,} plans and {routes:,} routes"))
+
+
+async def _pause(path: Path, draft: Path, what: str) -> str:
+    swapped, stall = asyncio.Event(), Stall()
+    live = LiveCatalog(path, await load_in_child(path), Catalog.compile, lambda _: swapped.set())
+    tasks = [asyncio.create_task(live.watch()), asyncio.create_task(stall.run())]
+    await asyncio.sleep(WATCH_SECONDS)
+    idle, stall.seconds = stall.seconds, 0.0
+    began = time.perf_counter()
+    os.replace(draft, path)  # noqa: PTH105  (in one step, as an editor does)
+    async with asyncio.timeout(START_SECONDS):
+        await swapped.wait()
+    elapsed = time.perf_counter() - began
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    return (
+        f"reload with {what}: in force after {elapsed:.1f} s, "
+        f"longest pause {stall.seconds * 1e3:.0f} ms (idle: {idle * 1e3:.0f} ms)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("keys", 100_000), ("workers", 2), ("plans", 10_000), ("routes", 1_000)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="(default: %(default)s)")
+    given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
+    for line in memory_table(given.keys, given.workers):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write("\n" + pause(given.plans, given.routes) + "\n")
+
+
+if __name__ == "__main__":
+    main()

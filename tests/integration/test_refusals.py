@@ -1,0 +1,404 @@
+"""A flood of refused calls costs Redis nothing, and no memory of a refusal outlives what made it true (R16)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+import redis
+import redis.asyncio
+from msgspec.structs import replace
+
+from authz.check import LimiterUnavailable
+from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
+from authz.core.periods import period
+from authz.core.resources import QuotaSettings
+from authz.core.verdict import Tally
+from authz.limiter import RedisClock, RedisLimiter
+from tests.conftest import Clock
+from tests.proxy import Proxy, proxy
+from tests.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
+
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+
+
+@pytest.fixture(scope="module")
+def server(redis_kind: Kind) -> Iterator[RedisServer]:
+    """One that a proxy can stand in front of, and whose commands nobody else counts."""
+    with redis_server(redis_kind) as server:
+        yield server
+
+
+@pytest.fixture
+async def spy(server: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
+    client = redis.asyncio.Redis.from_url(server.url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def between(server: RedisServer) -> AsyncIterator[Proxy]:
+    async with proxy(server) as between:
+        yield between
+
+
+class Asking:
+    """A limiter under a pinned clock that tells whether it asked Redis."""
+
+    def __init__(self, limiter: RedisLimiter, account: str, clock: Clock) -> None:
+        self.limiter, self.account, self.clock = limiter, account, clock
+
+    def meter(self, key: str = "k1", plan: str = "p1") -> Meter:
+        return Meter(redis_key(self.account, "ledger", plan, key), redis_key(self.account, "history", plan, key))
+
+    def quota(self, limit: int = 1, key: str = "k1", plan: str = "p1", *, shadow: bool = False) -> Limit:
+        window = period(QuotaSettings(limit, "DAY"), self.clock.now)
+        return Limit(Layer.PLAN_QUOTA, self.meter(key, plan).ledger, Quota(limit, window.start, window.end), shadow)
+
+    def plan(self, rate: float, burst: int) -> Limit:
+        return Limit(Layer.PLAN_THROTTLE, self.meter().ledger, _rule(rate, burst))
+
+    def bucket(self, layer: Layer, rate: float, burst: int, name: str = "b") -> Limit:
+        return Limit(layer, redis_key(self.account, "bucket", layer, name), _rule(rate, burst))
+
+    async def full(self, limits: Sequence[Limit], meter: Meter | None = None) -> Tally:
+        """The first refusal, which may be remembered from here on."""
+        for _ in range(5):
+            tally = await self.limiter.admit(limits, meter)
+            if tally.refused_by:
+                return tally
+        raise AssertionError("never refused")
+
+    async def asks(self, limits: Sequence[Limit], meter: Meter | None = None) -> tuple[bool, Tally]:
+        """Whether Redis was asked, and what was told."""
+        sequence = self.limiter._sequence
+        tally = await self.limiter.admit(limits, meter)
+        return self.limiter._sequence > sequence, tally
+
+    async def remembers(self, limits: Sequence[Limit], meter: Meter | None = None) -> bool:
+        asked, tally = await self.asks(limits, meter)
+        assert asked or tally.refused_by
+        return not asked
+
+
+def _rule(rate: float, burst: int) -> Throttle:
+    rule = throttle(rate, burst)
+    assert rule
+    return rule
+
+
+@asynccontextmanager
+async def asking(url: str, clock: Clock, redis_clock: RedisClock | None = None) -> AsyncIterator[Asking]:
+    account = uuid4().hex
+    limiter = RedisLimiter(url, account=account, budget=10.0, clock=redis_clock or RedisClock(clock))
+    running = asyncio.create_task(limiter.run())
+    assert await limiter.probe()  # what is told over a connection that was made for it is not remembered
+    yield Asking(limiter, account, clock)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    await limiter.aclose()
+
+
+@pytest.fixture
+async def ask(server: RedisServer, clock: Clock) -> AsyncIterator[Asking]:
+    async with asking(server.url, clock) as ask:
+        yield ask
+
+
+@pytest.fixture
+async def behind(between: Proxy, clock: Clock) -> AsyncIterator[Asking]:
+    """One that asks through the proxy."""
+    async with asking(between.url, clock) as behind:
+        yield behind
+
+
+def _commands(server: RedisServer) -> int:
+    """All that Redis has executed so far, in scripts too."""
+    with redis.Redis.from_url(server.url) as client:
+        stats: Any = client.info("commandstats")
+    return sum(stat["calls"] for name, stat in stats.items() if name not in ("cmdstat_info", "cmdstat_client|setinfo"))
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 2000])
+async def test_r16_a_flood_of_refused_calls_costs_redis_nothing(ask: Asking, server: RedisServer, at_once: int) -> None:
+    """One by one, some at a time, or all at once: who waited behind the first batch is answered by what it told."""
+    limits, meter = (ask.plan(1000.0, 1000), ask.quota()), ask.meter()
+    await ask.full(limits, meter)
+    ask.clock.advance(2)
+    before = _commands(server)
+    for _ in range(2000 // at_once):
+        tallies = await asyncio.gather(*(ask.limiter.admit(limits, meter) for _ in range(at_once)))
+        assert {tally.refused_by for tally in tallies} == {limits[1]}
+    assert _commands(server) - before < 20
+    assert ask.limiter.recalled > 1900
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_r16_who_is_admitted_is_not_refused_by_memory(ask: Asking, waits: bool) -> None:
+    """Neither another caller nor, once its time has come, the same."""
+    limits, meter = (ask.plan(10.0, 1),), ask.meter()
+    await ask.full(limits, meter)
+    other = (ask.quota(5, "k2"),)
+    assert (await ask.asks(other, ask.meter("k2")))[1].refused_by is None
+    ask.clock.now += 100_000 if waits else 99_999
+    asked, tally = await ask.asks(limits, meter)
+    assert (asked, tally.refused_by is None, tally.wait_us) == ((True, True, 0) if waits else (False, False, 1))
+
+
+async def test_r16_what_is_recalled_is_what_redis_says(ask: Asking) -> None:
+    """State by state, at any time; a dry run shows what Redis would say."""
+    stage = ask.bucket(Layer.STAGE_METHOD_THROTTLE, 5.0, 9)
+    limits, meter = (ask.plan(7.0, 50), ask.quota(3), stage), ask.meter()
+    await ask.full(limits, meter)
+    for step in (1, 999, 100_000, 898_999):
+        ask.clock.now += step
+        asked, recalled = await ask.asks(limits, meter)
+        assert not asked
+        assert recalled == await ask.limiter.peek(limits, meter)
+
+
+async def test_r16_another_route_is_told_of_the_limits_that_it_shares(ask: Asking) -> None:
+    """The plan's throttle comes first on each; what lies behind is not known."""
+    first, second = (
+        (ask.plan(0.0, 1), ask.bucket(Layer.STAGE_METHOD_THROTTLE, 1.0, 9, name)) for name in ("GET", "POST")
+    )
+    await ask.full(first, ask.meter())
+    asked, tally = await ask.asks(second, ask.meter())
+    assert (asked, tally.refused_by, len(tally.states)) == (False, second[0], 1)
+
+
+@pytest.mark.parametrize("layer", [Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE])
+async def test_r16_where_no_key_is_needed_stage_and_account_are_remembered(ask: Asking, layer: Layer) -> None:
+    limits = (ask.bucket(layer, 0.5, 1),)
+    await ask.full(limits)
+    assert await ask.remembers(limits)
+    ask.clock.advance(1)
+    assert not await ask.remembers(limits)
+
+
+@pytest.mark.parametrize("layer", [Layer.PLAN_METHOD_THROTTLE, Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE])
+async def test_r16_with_a_key_the_plans_throttle_and_quota_alone_are_remembered(ask: Asking, layer: Layer) -> None:
+    limits, meter = (ask.quota(1000), ask.bucket(layer, 0.5, 1)), ask.meter()
+    await ask.full(limits, meter)
+    assert not await ask.remembers(limits, meter)
+
+
+# --- each way in which it could be false --------------------------------------------------------------------------
+
+
+async def test_r16_a_raised_limit_is_asked_for(ask: Asking) -> None:
+    meter = ask.meter()
+    await ask.full((ask.quota(1),), meter)
+    assert (await ask.limiter.admit((ask.quota(2),), meter)).refused_by is None
+
+
+async def test_r16_changed_usage_is_forgotten_at_once_where_it_is_heard_of(
+    ask: Asking, spy: redis.asyncio.Redis
+) -> None:
+    """UpdateUsage gives the caller all back. Others stay remembered."""
+    mine, others = (ask.quota(),), (ask.quota(1, "k2"),)
+    await ask.full(mine, ask.meter())
+    await ask.full(others, ask.meter("k2"))
+    await spy.delete(ask.meter().ledger, ask.meter("k2").ledger)
+    ask.limiter.forget([ask.meter().ledger])
+    assert (await ask.limiter.admit(mine, ask.meter())).refused_by is None
+    assert await ask.remembers(others, ask.meter("k2"))
+    ask.limiter.forget(None)
+    assert not await ask.remembers(others, ask.meter("k2"))
+
+
+async def test_r16_an_answer_asked_for_before_a_change_is_not_remembered(behind: Asking, between: Proxy) -> None:
+    """It was under way when the change was heard of."""
+    limits, meter = (behind.quota(),), behind.meter()
+    await behind.limiter.admit(limits, meter)
+    between.open.clear()
+    before = between.batches
+    call = asyncio.create_task(behind.limiter.admit(limits, meter))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while between.batches == before:  # noqa: ASYNC110  (the proxy tells nobody)
+            await asyncio.sleep(0.005)
+    behind.limiter.forget([meter.ledger])
+    between.open.set()
+    assert (await call).refused_by is limits[0]
+    assert not await behind.remembers(limits, meter)
+    assert await behind.remembers(limits, meter)
+
+
+@pytest.mark.parametrize("wait", ["a quota of a day", "a burst that never comes back", "a long wait"])
+async def test_r16_a_flush_that_no_reply_shows_is_false_for_a_second_at_most(
+    ask: Asking, spy: redis.asyncio.Redis, wait: str
+) -> None:
+    """All is refused from memory, so nobody asks; counted from when the refusal was asked for."""
+    rules = {
+        "a quota of a day": ask.quota(),
+        "a burst that never comes back": ask.plan(0.0, 1),
+        "a long wait": ask.plan(0.001, 1),
+    }
+    limits, meter = (rules[wait],), ask.meter()
+    await ask.full(limits, meter)
+    await spy.delete(meter.ledger)
+    for moment, refused in ((SECOND // 2, True), (SECOND - 1, True), (SECOND, False)):
+        ask.clock.now += moment - (ask.clock.now % SECOND)
+        if moment == SECOND:
+            ask.clock.now = ask.clock.now // SECOND * SECOND
+        assert ((await ask.limiter.admit(limits, meter)).refused_by is not None) is refused
+
+
+async def test_r16_a_new_connection_drops_it_for_it_may_lead_to_a_restored_redis(
+    ask: Asking, spy: redis.asyncio.Redis
+) -> None:
+    """Redis was away between two calls, so that no call failed by it; another caller is the first to find out."""
+    mine, others = (ask.quota(),), (ask.quota(9, "k2"),)
+    await ask.full(mine, ask.meter())
+    assert await ask.remembers(mine, ask.meter())
+    await spy.client_kill_filter(_type="normal", skipme=True)
+    assert (await ask.limiter.admit(others, ask.meter("k2"))).refused_by is None
+    assert not await ask.remembers(mine, ask.meter())
+
+
+async def test_r16_a_cut_connection_drops_it(behind: Asking, between: Proxy) -> None:
+    mine, others = (behind.quota(),), (behind.quota(9, "k2"),)
+    await behind.full(mine, behind.meter())
+    between.cuts = 1
+    assert (await behind.limiter.admit(others, behind.meter("k2"))).refused_by is None
+    assert not await behind.remembers(mine, behind.meter())
+
+
+async def test_r16_a_redis_that_cannot_be_reached_drops_it(redis_kind: Kind, clock: Clock) -> None:
+    """Before any connection leads to the next one."""
+    with redis_server(redis_kind) as doomed:
+        async with asking(doomed.url, clock) as ask:
+            await ask.full((ask.quota(),), ask.meter())
+            assert len(ask.limiter._refusals) == 1
+            doomed.kill()
+            with pytest.raises(LimiterUnavailable):
+                await ask.limiter.admit((ask.quota(9, "k2"),), ask.meter("k2"))
+            assert len(ask.limiter._refusals) == 0
+
+
+async def test_r16_a_redis_that_is_left_alone_drops_it(ask: Asking) -> None:
+    limits = (ask.quota(),)
+    await ask.full(limits, ask.meter())
+    ask.limiter.available = False
+    ask.limiter.available = True
+    assert not await ask.remembers(limits, ask.meter())
+
+
+@pytest.mark.parametrize("step", [-HOUR, -5 * SECOND, 5 * SECOND, HOUR])
+async def test_r16_a_clock_step_that_a_reply_shows_drops_it(
+    server: RedisServer, between: Proxy, clock: Clock, step: int
+) -> None:
+    """Whoever's reply it is. The time that the first one told is Redis's own."""
+    async with asking(between.url, clock, RedisClock()) as ask:
+        clock.now = (await ask.limiter.peek((), ask.meter())).now
+        mine, others = (ask.plan(0.0, 1),), (ask.plan(0.0, 1),)
+        await ask.full(mine, ask.meter())
+        assert await ask.remembers(mine, ask.meter())
+        told = msgspec.msgpack.encode(("ok", ask.limiter.clock.now() + step, [[0, 0, 0, 0, 1]]))
+        between.answer = b"$%d\r\n%s\r\n" % (len(told), told)
+        await ask.limiter.admit(others, ask.meter("k2"))
+        between.answer = b""
+        assert not await ask.remembers(mine, ask.meter())
+
+
+async def test_r16_replies_that_show_no_step_leave_it(server: RedisServer, clock: Clock) -> None:
+    """Under the clocks as they are."""
+    async with asking(server.url, clock, RedisClock()) as ask:
+        mine, other = (ask.plan(0.0, 1),), (ask.bucket(Layer.ACCOUNT_THROTTLE, 0.0, 1000),)
+        await ask.limiter.probe()
+        await ask.full(mine, ask.meter())
+        for _ in range(5):
+            assert (await ask.limiter.admit(other)).refused_by is None
+        assert len(ask.limiter._refusals) == 1
+
+
+async def test_r16_a_clock_that_steps_back_drops_it(ask: Asking) -> None:
+    limits = (ask.plan(0.5, 1),)
+    await ask.full(limits, ask.meter())
+    ask.clock.now -= 1
+    assert not await ask.remembers(limits, ask.meter())
+
+
+@pytest.mark.parametrize("layer", [Layer.PLAN_METHOD_THROTTLE, Layer.PLAN_THROTTLE])
+async def test_r16_another_route_or_stage_with_another_throttle_in_front_is_asked_for(
+    ask: Asking, layer: Layer
+) -> None:
+    """A limit in front of the one that refused may refuse first, and say another wait."""
+    quota, meter = ask.quota(), ask.meter()
+    one, other = ((ask.bucket(layer, 1.0, 5, name), quota) for name in ("a1:prod:GET", "a1:test:GET"))
+    await ask.full(one, meter)
+    assert not await ask.remembers(other, meter)
+
+
+async def test_r16_no_refusal_behind_a_shadow_limit_is_remembered(ask: Asking) -> None:
+    """R14: what a shadow layer says changes from call to call."""
+    limits, meter = (ask.quota(shadow=True), ask.bucket(Layer.STAGE_METHOD_THROTTLE, 0.5, 1)), ask.meter()
+    await ask.full(limits, meter)
+    assert not await ask.remembers(limits, meter)
+
+
+async def test_r16_a_key_in_two_plans_is_refused_by_the_one_that_is_used_up(ask: Asking) -> None:
+    await ask.full((ask.quota(),), ask.meter())
+    second = (ask.quota(plan="p2"),)
+    assert (await ask.limiter.admit(second, ask.meter(plan="p2"))).refused_by is None
+
+
+async def test_r6_a_batch_is_decided_in_order_whatever_is_remembered_of_it(ask: Asking) -> None:
+    """Who was refused by a bucket of all took nothing of his own, and who took the last unit was not refused."""
+    full, mine = ask.bucket(Layer.ACCOUNT_THROTTLE, 1.0, 0), ask.quota(2)
+    asked = ([mine, full], [mine], [mine], [mine, full], [mine])
+    tallies = await asyncio.gather(*(ask.limiter.admit(limits, ask.meter()) for limits in asked))
+    assert [tally.refused_by for tally in tallies] == [full, None, None, mine, mine]
+    assert await ask.remembers([mine], ask.meter())
+    assert await ask.remembers([mine, full], ask.meter())
+
+
+async def test_r16_a_caller_who_goes_has_his_refusal_remembered_for_the_others(behind: Asking, between: Proxy) -> None:
+    limits, meter = (behind.quota(),), behind.meter()
+    await behind.limiter.admit(limits, meter)
+    between.open.clear()
+    before = between.batches
+    call = asyncio.create_task(behind.limiter.admit(limits, meter))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while between.batches == before:  # noqa: ASYNC110  (the proxy tells nobody)
+            await asyncio.sleep(0.005)
+    call.cancel()
+    behind_it = asyncio.create_task(behind.limiter.admit(limits, meter))
+    between.open.set()
+    assert (await behind_it).refused_by is limits[0]
+    assert between.batches == before + 1
+
+
+async def test_r16_a_look_is_never_answered_from_memory(ask: Asking, spy: redis.asyncio.Redis) -> None:
+    limits, meter = (ask.quota(),), ask.meter()
+    await ask.full(limits, meter)
+    await spy.delete(meter.ledger)
+    assert (await ask.limiter.peek(limits, meter)).refused_by is None
+
+
+async def test_r16_a_refusal_does_not_outlive_the_period_of_its_quota(ask: Asking) -> None:
+    """The last half second of a day: midnight is not slept through."""
+    ask.clock.at("2026-03-04T23:59:59.500Z")
+    limits, meter = (ask.quota(),), ask.meter()
+    await ask.full(limits, meter)
+    ask.clock.now += SECOND // 2 - 1
+    assert await ask.remembers(limits, meter)
+    ask.clock.now += 1
+    assert (await ask.limiter.admit(limits, meter)).stale
+    assert (await ask.limiter.admit((ask.quota(),), meter)).refused_by is None
+
+
+async def test_r16_a_quota_restarted_under_another_limit_is_its_own(ask: Asking) -> None:
+    limits, meter = (ask.quota(),), ask.meter()
+    await ask.full(limits, meter)
+    rule = limits[0].rule
+    assert isinstance(rule, Quota)
+    week = replace(limits[0], rule=Quota(5, rule.start - 1, rule.end))
+    assert not await ask.remembers((week,), meter)

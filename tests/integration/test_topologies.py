@@ -1,0 +1,416 @@
+"""A Sentinel, a cluster, TLS: the master is found and followed, and a failover gives away what was not replicated."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import grpc
+import pytest
+import redis
+import yaml
+
+from authz.check import LimiterUnavailable
+from authz.core.limits import Layer, Limit, Meter, Quota, redis_key
+from authz.core.resources import ApiKey, UsagePlan
+from authz.core.stored import StoredKey, StoredPlan
+from authz.limiter import RedisLimiter
+from authz.pb import ext_authz_pb2_grpc
+from authz.scripts import connect, master_changes
+from authz.store import Edit, Kept, Store, StoreUnavailable
+from authz.usage import UsageLedger
+from tests.builders import value_of
+from tests.integration.test_outage import Answer, asks, document, quota
+from tests.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
+from tests.topologies import (
+    MASTERS,
+    PASSWORD,
+    SENTINEL_PASSWORD,
+    SERVICE,
+    Certificates,
+    Fleet,
+    account_of,
+    cluster,
+    node_id,
+    port_of,
+    role,
+    say,
+    sentinels,
+    slot_of,
+    tls_by_envoy,
+    tls_by_itself,
+    tls_cluster,
+)
+
+FAR_FUTURE = 2**52
+CALLERS, LIMIT, BEFORE = 8, 3000, 200
+BUDGET = 5.0
+USED = 6  # admit.lua tells the layout
+
+Make = Callable[[Kind], AbstractContextManager[Fleet]]
+
+
+@pytest.fixture(scope="module")
+def steady(redis_kind: Kind) -> Iterator[Fleet]:
+    """A cluster that loses no master; slots may move."""
+    with cluster(redis_kind) as fleet:
+        yield fleet
+
+
+@dataclass
+class Traffic:
+    """Callers of one key: how many were admitted, refused, and told that Redis cannot be asked."""
+
+    limiter: RedisLimiter
+    account: str
+    admitted: int = 0
+    refused: int = 0
+    failed: int = 0
+    warm: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ledger(self) -> str:
+        return redis_key(self.account, "ledger", "p", "k")
+
+    async def call(self) -> None:
+        limit = Limit(Layer.PLAN_QUOTA, self.ledger, Quota(LIMIT, 0, FAR_FUTURE))
+        try:
+            tally = await self.limiter.admit([limit], Meter(self.ledger, redis_key(self.account, "history", "p", "k")))
+        except LimiterUnavailable:
+            self.failed += 1
+            await asyncio.sleep(0.01)
+        else:
+            self.admitted += tally.refused_by is None
+            self.refused += tally.refused_by is not None
+        if self.failed or self.admitted >= BEFORE:
+            self.warm.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Calls from all callers until something holds and the last call is answered."""
+        deadline = monotonic() + 2 * DEADLINE_SECONDS
+
+        async def keep_calling() -> None:
+            while not holds():
+                assert monotonic() < deadline, f"it never came to hold: {self}"
+                await self.call()
+
+        await asyncio.gather(*(keep_calling() for _ in range(CALLERS)))
+
+    def used(self, server: RedisServer) -> int:
+        raw = say(server, "GET", self.ledger)
+        return int(struct.unpack(">Bddddddddd", raw)[USED])
+
+
+@asynccontextmanager
+async def _traffic(url: str, account: str) -> AsyncIterator[Traffic]:
+    limiter = RedisLimiter(url, account=account, budget=BUDGET)
+    sending = asyncio.create_task(limiter.run())
+    try:
+        yield Traffic(limiter, account)
+    finally:
+        sending.cancel()
+        with suppress(asyncio.CancelledError):
+            await sending
+        await limiter.aclose()
+
+
+@pytest.mark.parametrize("make", [sentinels, cluster])
+async def test_a_failover_is_followed_and_nothing_replicated_is_given_away(make: Make, redis_kind: Kind) -> None:
+    """The replica has all when the master dies: the ceiling holds to the unit, and nobody was restarted."""
+    with make(redis_kind) as fleet:
+        async with _traffic(fleet.url, fleet.account) as traffic:
+            await traffic.until(lambda: traffic.admitted >= BEFORE)
+            fleet.replicate()
+            fleet.master.kill()
+            await traffic.until(lambda: traffic.refused > 0)
+            assert traffic.failed > 0
+            assert (traffic.admitted, traffic.used(fleet.replica)) == (LIMIT, LIMIT)
+            assert master_changes(traffic.limiter._redis) == 1
+
+
+@pytest.mark.parametrize("make", [sentinels, cluster])
+async def test_a_failover_in_mid_traffic_loses_at_most_what_replication_lost(make: Make, redis_kind: Kind) -> None:
+    """What the new master does not know of can be had once more, and not a unit beyond."""
+    with make(redis_kind) as fleet:
+        async with _traffic(fleet.url, fleet.account) as traffic:
+            racing = asyncio.create_task(traffic.until(lambda: traffic.failed > 0))
+            await traffic.warm.wait()
+            fleet.master.kill()
+            await racing
+            before = traffic.admitted
+            assert before < LIMIT
+            until(fleet.is_promoted, "nobody was promoted")
+            known = traffic.used(fleet.replica)
+            await traffic.until(lambda: traffic.refused > 0)
+            assert known <= before + traffic.failed
+            assert traffic.admitted - before == LIMIT - known
+            assert traffic.used(fleet.replica) == LIMIT
+
+
+def _by_sentinel(fleet: Fleet) -> None:
+    """It closes the old master's connections."""
+    assert fleet.sentinel
+    assert say(fleet.sentinel, "SENTINEL", "FAILOVER", SERVICE)
+    until(lambda: fleet.is_promoted() and role(fleet.master) == b"slave", "the roles have not changed")
+
+
+def _by_hand(fleet: Fleet) -> None:
+    """Connections stay open, to a server that is a replica now."""
+    assert fleet.sentinel
+    say(fleet.sentinel, "SENTINEL", "REMOVE", SERVICE)
+    say(fleet.replica, "REPLICAOF", "NO", "ONE")
+    say(fleet.master, "REPLICAOF", HOST, port_of(fleet.replica))
+    say(fleet.sentinel, "SENTINEL", "MONITOR", SERVICE, HOST, port_of(fleet.replica), 1)
+
+
+@pytest.mark.parametrize("change", [_by_sentinel, _by_hand])
+async def test_a_master_that_steps_down_is_left_without_a_failed_call(
+    redis_kind: Kind, change: Callable[[Fleet], None]
+) -> None:
+    """The old master lives on as a replica, where nothing is counted any more."""
+    with sentinels(redis_kind) as fleet:
+        async with _traffic(fleet.url, fleet.account) as traffic:
+            await traffic.until(lambda: traffic.admitted >= BEFORE)
+            fleet.replicate()
+            change(fleet)
+            await traffic.until(lambda: traffic.refused > 0)
+            assert (traffic.failed, traffic.admitted, traffic.used(fleet.replica)) == (0, LIMIT, LIMIT)
+            assert master_changes(traffic.limiter._redis) == 1
+
+
+@pytest.mark.parametrize("make", [sentinels, cluster])
+async def test_the_store_follows_a_failover(make: Make, redis_kind: Kind) -> None:
+    """Its versions go on, its change stream too, and what was written is whole."""
+    with make(redis_kind) as fleet:
+        store = Store(fleet.url, account=fleet.account, budget=BUDGET)
+        assert await _put(store, "before") == 1
+        fleet.replicate()
+        fleet.master.kill()
+        assert await _eventually(lambda: _put(store, "after")) == 2
+        assert [event.version for event in await _eventually(lambda: store.changes(0, 200))] == [1, 2]
+        assert await store.check() == []
+        await store.aclose()
+
+
+async def _eventually(act: Callable[[], Any]) -> Any:
+    deadline = monotonic() + DEADLINE_SECONDS
+    while True:
+        try:
+            return await act()
+        except StoreUnavailable:
+            assert monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("make", [sentinels, cluster])
+def test_a_sidecar_goes_on_after_a_failover_without_a_restart(make: Make, tmp_path: Path) -> None:
+    """It answers by policy while there is no master; the quota then goes on where it was."""
+    config, limit, answers = tmp_path / "plans.yaml", 60, Counter[int]()
+    config.write_text(yaml.safe_dump(document(p={"failurePolicy": "deny", **quota(limit)})))
+    with make("valkey") as fleet:
+        place = ("--redis-url", fleet.url, "--account-id", fleet.account)
+        flags = ("--redis-timeout-ms", "2000", "--drain-seconds", "0")
+        with authz_serve(config, *place, *flags) as sidecar, grpc.insecure_channel(sidecar.grpc) as channel:
+            check = ext_authz_pb2_grpc.AuthorizationStub(channel).Check  # type: ignore[no-untyped-call]
+
+            def answered(status: int, times: int) -> bool:
+                answers[Answer.read(check(asks("p"), timeout=DEADLINE_SECONDS)).status] += 1
+                return answers[status] >= times
+
+            until(lambda: answered(200, limit // 2), "it does not admit", sidecar)
+            fleet.replicate()
+            fleet.master.kill()
+            until(lambda: answered(503, 1), "it does not notice", sidecar)
+            until(lambda: answered(429, 1), "it does not recover", sidecar)
+            assert answers[200] == limit
+        assert re.search(f"plan_quota: {limit} .* 0 left", _explained(config, *place))
+
+
+def _explained(config: Path, *place: str) -> str:
+    """By the command, which asks the new master."""
+    words = ("explain", "GET", "https://api.example.com/prod/pets", "-H", f"x-api-key: {value_of('p')}", "--redis")
+    command = (sys.executable, "-m", "authz", *words, "--config", str(config), *place)
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE_SECONDS).stdout
+
+
+async def _put(store: Store, plan_id: str) -> int:
+    async def edit(draft: Edit) -> None:
+        draft.put(StoredPlan(UsagePlan(plan_id, plan_id), nonce="n"))
+        draft.put(StoredKey(ApiKey(plan_id, plan_id), f"{plan_id}-digest", 1, 1))
+
+    return (await store.write(edit, who="ann", what="Test")).version
+
+
+@pytest.mark.parametrize("number", range(MASTERS))
+async def test_each_slot_of_a_cluster_is_found_from_any_node(steady: Fleet, number: int) -> None:
+    """Whichever node is named: limits, usage, the store, and a backup of it."""
+    nodes = [steady.master, *steady.others]
+    for node in nodes:
+        account = account_of(number)
+        url = f"redis+cluster://:{PASSWORD}@{HOST}:{port_of(node)}"
+        async with _traffic(url, account) as traffic:
+            await traffic.call()
+            assert traffic.used(nodes[number]) == 1
+            assert master_changes(traffic.limiter._redis) == 0
+        ledger = UsageLedger(url, account=account)
+        assert (await ledger.read("p", ["k"])).records["k"].used == 1
+        await ledger.aclose()
+        await _store_works(url, account)
+
+
+async def _store_works(url: str, account: str) -> None:
+    """The first command of a restore is a SCAN, which names no key; so that it is asked of the right node too."""
+    store = Store(url, account=account)
+    assert await _put(store, "one") == 1
+    assert (await store.find("one-digest")).key is not None
+    assert len((await store.snapshot()).items) == 1
+    kept = [one async for one in store.dump()]
+    left, client = redis_key(account, "restoring", "left"), connect(url, 1.0)
+    assert await client.set(left, "by a restore that ended half way")
+    await store.aclose()
+    again = Store(url, account=account)
+    assert await again.load(_each(kept)) == len(kept)
+    assert await again.check() == []
+    await again.renew_lease("w", await again.head())
+    assert [lease.worker for lease in await again.leases()] == ["w"]
+    assert len(await again.audit()) == 1
+    assert await client.get(left) is None
+    await client.aclose()
+    await again.aclose()
+
+
+async def _each(kept: list[Kept]) -> AsyncIterator[Kept]:
+    for one in kept:
+        yield one
+
+
+async def test_a_slot_that_moves_is_followed_and_charged_once(steady: Fleet) -> None:
+    """Key by key, a slot is of no use while it moves: nobody is admitted, and nothing is counted twice."""
+    account = account_of(0)
+    async with _traffic(steady.url, account) as traffic:
+        await traffic.until(lambda: traffic.admitted >= BEFORE)
+        before, heir = traffic.admitted, steady.others[0]
+        with _moving(steady.master, heir, slot_of(account)):
+            await traffic.call()
+            assert (traffic.admitted, traffic.failed) == (before, 1)
+        await traffic.until(lambda: traffic.refused > 0)
+        assert traffic.failed == 1
+        assert (traffic.admitted, traffic.used(heir)) == (LIMIT, LIMIT)
+        assert master_changes(traffic.limiter._redis) == 1
+
+
+@contextmanager
+def _moving(source: RedisServer, heir: RedisServer, slot: int) -> Iterator[None]:
+    say(heir, "CLUSTER", "SETSLOT", slot, "IMPORTING", node_id(source))
+    say(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", node_id(heir))
+    yield
+    keys = say(source, "CLUSTER", "GETKEYSINSLOT", slot, 100)
+    say(source, "MIGRATE", HOST, port_of(heir), "", 0, 5000, "AUTH", PASSWORD, "KEYS", *keys)
+    for node in (heir, source):
+        say(node, "CLUSTER", "SETSLOT", slot, "NODE", node_id(heir))
+
+
+async def test_a_node_that_is_silent_is_not_asked_first_again(steady: Fleet) -> None:
+    """Its time ends with the caller's; the next caller asks somebody else, and has the answer in less than its time."""
+    silent, other = steady.others
+    url = f"redis+cluster://:{PASSWORD}@{HOST}:{port_of(silent)},{HOST}:{port_of(other)}"
+    client, key = connect(url, 20.0), redis_key(account_of(0), "x")
+    silent.pause()
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await client.get(key)
+        async with asyncio.timeout(9.0):
+            assert await client.set(key, "1")
+    finally:
+        silent.resume()
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        (f"redis+sentinel://{HOST}:1,{HOST}:2/main", "MasterUnknown: nobody names the master"),
+        (f"redis+cluster://{HOST}:1", "MasterUnknown: nobody names the master"),
+    ],
+)
+async def test_nobody_answers(url: str, error: str, account: str) -> None:
+    async with _traffic(url, account) as traffic:
+        with pytest.raises(LimiterUnavailable, match=error):
+            await traffic.limiter.peek([], Meter(traffic.ledger, redis_key(account, "history")))
+
+
+async def test_a_sentinel_may_not_know_the_name_or_be_behind(redis_kind: Kind) -> None:
+    """Whom it names is asked whether that is true."""
+    with sentinels(redis_kind) as fleet:
+        client = connect(fleet.url.replace("/main", "/other"), 1.0)
+        with pytest.raises(redis.exceptions.ConnectionError, match="knows no master of that name"):
+            await client.get("x")
+        await client.aclose()
+        client = connect(fleet.url.replace(SENTINEL_PASSWORD, "wrong"), 1.0)
+        with pytest.raises(redis.exceptions.ConnectionError, match="AuthenticationError"):
+            await client.get("x")
+        await client.aclose()
+        client = connect(fleet.url, 1.0)
+        client.masters.known = (HOST, port_of(fleet.replica))  # type: ignore[attr-defined]
+        run: Callable[..., Awaitable[Any]] = client.execute_command
+        assert (await run("ROLE"))[0] == b"master"
+        await client.aclose()
+
+
+@pytest.fixture(scope="module", params=["envoy", *(["itself"] if "redis" in kinds() else [])])
+def tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Certificates]]:
+    """A Redis behind TLS that wants a certificate of its authority."""
+    files = Certificates.make(tmp_path_factory.mktemp("tls") / "right")
+    if request.param == "itself":
+        with tls_by_itself(files) as (_, port):
+            yield port, files
+    else:
+        with redis_server("valkey") as server, tls_by_envoy(server, files) as port:
+            yield port, files
+
+
+def _tls_url(port: int, files: Certificates, with_own: bool = True) -> str:
+    own = f"&ssl_certfile={files.certificate}&ssl_keyfile={files.key}" if with_own else ""
+    return f"rediss://{HOST}:{port}/0?ssl_ca_certs={files.ca}{own}"
+
+
+async def test_tls_works_with_the_right_authority(tls: tuple[int, Certificates], account: str) -> None:
+    async with _traffic(_tls_url(*tls), account) as traffic:
+        await traffic.call()
+        assert traffic.admitted == 1
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("_", [kind for kind in kinds() if kind == "redis"])
+async def test_tls_works_between_the_nodes_of_a_cluster(_: Kind, account: str, tmp_path: Path, right: bool) -> None:
+    """Those that are asked for the master, and the master itself."""
+    files = Certificates.make(tmp_path / "right")
+    trusted = files if right else replace(files, ca=Certificates.make(tmp_path / "wrong").ca)
+    with tls_cluster(files) as port:
+        url = _tls_url(port, trusted).replace("rediss://", "rediss+cluster://")
+        async with _traffic(url, account) as traffic:
+            await traffic.call()
+            assert (traffic.admitted, traffic.failed) == (int(right), int(not right))
+
+
+@pytest.mark.parametrize("wrong", ["authority", "no certificate"])
+async def test_tls_is_refused_with_the_wrong_one(
+    tls: tuple[int, Certificates], account: str, wrong: str, tmp_path: Path
+) -> None:
+    port, files = tls
+    if wrong == "authority":
+        files = replace(files, ca=Certificates.make(tmp_path / "wrong").ca)
+    async with _traffic(_tls_url(port, files, with_own=wrong == "authority"), account) as traffic:
+        await traffic.call()
+        assert (traffic.admitted, traffic.failed) == (0, 1)
