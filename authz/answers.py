@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Struct
 
-from authz.core.credentials import CUSTOMER_ID, IDENTITY, KEY_ID, PLAN_ID, PLAN_NAME, Strip
+from authz.core.credentials import CUSTOMER_ID, IDENTITY, KEY_ID, NO_STRIP, PLAN_ID, PLAN_NAME, Strip
 from authz.core.limits import Layer
 from authz.core.request import Request
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
@@ -27,7 +27,6 @@ CANNOT_DECIDE: Final = frozenset(
 )
 OK, PERMISSION_DENIED, UNAVAILABLE = 0, 7, 14
 NOBODY: Final = Request("", "", "")
-NO_STRIP: Final = Strip()
 
 # Tags: a field's number and its wire type, which is a length and bytes everywhere here.
 STATUS, DENIED, OK_RESPONSE, METADATA, ERROR = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x2a"  # of CheckResponse
@@ -85,17 +84,30 @@ def encode(
 
 
 def _allow(allowed: Allowed, request: Request, style: Style) -> bytes:
-    subject = allowed.grant.subject
-    strip = subject.credentials.strip(request) if subject.credentials else NO_STRIP
+    """All calls under one grant are answered alike, but for what is stripped, and for headers that count."""
+    grant = allowed.grant
+    credentials = grant.subject.credentials
+    strip = credentials.strip(request) if credentials else NO_STRIP
+    if style.headers_on_success and style.profile != "aws" and allowed.tally is not None:
+        counts = _headers(RESPONSE_HEADERS, ratelimit_headers(grant, allowed.tally))
+        return ALLOWED + _field(OK_RESPONSE, _forward(grant.subject, strip) + counts)
+    if strip.query or strip.cookie is not None:
+        return ALLOWED + _field(OK_RESPONSE, _forward(grant.subject, strip))
+    answer: bytes | None = grant.notes.get(strip.headers)
+    if answer is None:
+        answer = grant.notes[strip.headers] = ALLOWED + _field(OK_RESPONSE, _forward(grant.subject, strip))
+    return answer
+
+
+def _forward(subject: Subject, strip: Strip) -> bytes:
+    """What Envoy changes about the request: who called is added, and what could be a key goes."""
     found = _trusted(subject)
     if strip.cookie is not None:
         found += _header(HEADERS, "cookie", strip.cookie) if strip.cookie else _field(REMOVE, b"cookie")
     found += _removed(bool(subject.key), bool(subject.plan_name), bool(subject.customer), strip.headers)
     for name in strip.query:
         found += _field(REMOVE_QUERY, name.encode())
-    if style.headers_on_success and style.profile != "aws" and allowed.tally is not None:
-        found += _headers(RESPONSE_HEADERS, ratelimit_headers(allowed.grant, allowed.tally))
-    return ALLOWED + _field(OK_RESPONSE, found)
+    return found
 
 
 def _trusted(subject: Subject) -> bytes:
@@ -168,27 +180,35 @@ def _named(name: str) -> bytes:
 
 def _metadata(verdict: Verdict, version: str) -> bytes:
     """What access logs and later filters may read under `envoy.filters.http.ext_authz`: the fields of a Struct."""
-    subject, tally, route = verdict.subject, verdict.tally, verdict.subject.route
-    denied = isinstance(verdict, Denied)
-    found = _outcome(
-        "denied" if denied else "allowed",
-        verdict.reason if isinstance(verdict, Denied) else "",
-        (verdict.layer if isinstance(verdict, Denied) else None) or "",
-        version,
-        _is_degraded(verdict),
-        (tally.shadowed_by.layer if tally and tally.shadowed_by else None) or "",
-    )
-    found += _place(subject.api, subject.stage, route.resource if route else "", route.method if route else "")
-    if subject.plan:
-        found += _text(PLAN_ENTRY, subject.plan)
-    if subject.key:
-        found += _text(KEY_ENTRY, subject.key)
-    grant = verdict.grant
-    if grant is None or tally is None:
+    grant, tally = verdict.grant, verdict.tally
+    degraded = _is_degraded(verdict)
+    shadow = tally.shadowed_by.layer if tally and tally.shadowed_by else ""
+    if isinstance(verdict, Denied):
+        found = _outcome("denied", verdict.reason, verdict.layer or "", version, degraded, shadow)
+    else:
+        found = _outcome("allowed", "", "", version, degraded, shadow)
+    if grant is None:
+        return found + _about(verdict.subject)
+    about = grant.notes.get(_about)
+    if about is None:
+        about = grant.notes[_about] = _about(grant.subject)
+    found += about
+    if tally is None:
         return found
     found += _remaining(grant, tally)
     seconds = retry_after_seconds(tally) if tally.refused_by else None
     return found if seconds is None else found + _entry("retry_after", NUMBER + struct.pack("<d", seconds))
+
+
+def _about(subject: Subject) -> bytes:
+    """Who asked for what, as far as that is known."""
+    route = subject.route
+    found = _place(subject.api, subject.stage, route.resource if route else "", route.method if route else "")
+    if subject.plan:
+        found += _text(PLAN_ENTRY, subject.plan)
+    if subject.key:
+        found += _text(KEY_ENTRY, subject.key)
+    return found
 
 
 def _text(name: bytes, value: str) -> bytes:
@@ -233,23 +253,22 @@ def _is_degraded(verdict: Verdict) -> bool:
 def _remaining(grant: Grant, tally: Tally) -> bytes:
     """What is left of each limit. For given layers the numbers lie at fixed places."""
     known = standings(grant, tally)
-    form, texts = _form(tuple([limit.layer for limit, _, _ in known]))
-    parts: list[Any] = []
-    for text, (_, _, left) in zip(texts, known, strict=True):
-        parts += (text, left)
+    form, parts = _form(tuple([limit.layer for limit, _, _ in known]))
+    parts = parts[:]
+    parts[1::2] = [left for _, _, left in known]
     return form.pack(*parts)
 
 
 @lru_cache(maxsize=256)
-def _form(layers: tuple[Layer, ...]) -> tuple[struct.Struct, tuple[bytes, ...]]:
-    """The layout of `remaining` for these layers, and the text before each of its numbers."""
+def _form(layers: tuple[Layer, ...]) -> tuple[struct.Struct, list[Any]]:
+    """The layout of `remaining` for these layers: before each of its numbers, the text that leads there."""
     entries = [_entry(str(layer), NUMBER + bytes(8)) for layer in layers]
     whole = _entry("remaining", _field(STRUCT, b"".join(entries)))
     texts = [entry[:-8] for entry in entries]
     if texts:
         texts[0] = whole[: len(whole) - sum(map(len, entries))] + texts[0]
-        return struct.Struct("<" + "".join(f"{len(text)}sd" for text in texts)), tuple(texts)
-    return struct.Struct(""), ()
+    parts = [part for text in texts for part in (text, 0)]
+    return struct.Struct("<" + "".join(f"{len(text)}sd" for text in texts)), parts
 
 
 def _entry(name: str, value: bytes) -> bytes:

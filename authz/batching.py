@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
 
+from msgspec import Struct
+
 from authz.check import LimiterUnavailable
 from authz.core.limits import EXACT, Limit, Meter, Quota, Throttle, redis_key
 from authz.core.verdict import Tally
@@ -22,8 +24,7 @@ ONCE_DIGITS = 32
 _prefix = lru_cache(16)(redis_key)  # the same for each request
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(Struct, eq=False):
     """One waiting caller. `expires` is in the event loop's time; `once` names a request that is charged once."""
 
     limits: Sequence[Limit]
@@ -47,28 +48,35 @@ class Pace:
     """How many callers are worth waiting for: most of those that were about lately.
 
     One or two are sent at once, as waiting would bring nobody. With more, those who were just answered are on their
-    way with their next request, and a host that hands over one request at a time would send each alone.
+    way with their next request. A host that hands over one request at a time shows few of however many there are; so
+    where there is more than one, it is tried now and then whether twice as many come.
     """
 
     crowd: float = 1.0
+    _untried: int = 0
 
     FADE = 0.05  # of what a crowd was larger, with each batch
     ALONE = 0.3  # the same where next to nobody is left of it
     MOST = 0.75  # of a crowd; the rest is still on its way when a batch leaves, and is the next one's
-    FEW = 3.0  # a smaller crowd is not waited for
+    FEW = 3  # a smaller crowd is not waited for
+    PAIR = 1.2
+    TRY_AFTER = 32  # batches
 
     def learn(self, sent: int, waiting: int) -> None:
-        """A reply has come for so many callers, while so many others were waiting.
-
-        The largest counts at once: where requests are handed over one by one, a crowd shows only now and then.
-        """
+        """A reply has come for so many callers, while so many others were waiting. More of them count at once."""
         about = sent + waiting
         fade = self.ALONE if about < self.FEW else self.FADE
         self.crowd = max(about, self.crowd + (about - self.crowd) * fade)
 
     def enough(self) -> int:
         """So many callers are sent at once; fewer may be joined by others."""
-        return 1 if self.crowd < self.FEW else min(MAX_BATCH, int(self.crowd * self.MOST))
+        self._untried += self.crowd > self.PAIR
+        if self._untried >= self.TRY_AFTER:
+            self._untried = 0
+            return min(MAX_BATCH, int(2 * self.crowd) + 1)
+        if self.crowd < self.FEW:
+            return 1
+        return min(MAX_BATCH, max(self.FEW, int(self.crowd * self.MOST)))
 
 
 @dataclass(slots=True)

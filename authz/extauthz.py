@@ -11,6 +11,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 from google.protobuf.json_format import MessageToDict
@@ -36,16 +37,21 @@ def to_request(message: pb.CheckRequest) -> Request | None:
     method, path = http.method, http.path
     if not method or not path:
         return None
-    extensions, metadata = attributes.context_extensions, attributes.metadata_context.filter_metadata
+    extensions = attributes.context_extensions
     return Request(
         method,
         http.host,
         path,
-        dict(http.headers) or _raw_headers(http.header_map),
+        http.headers or _raw_headers(http.header_map),  # not copied: few of them are looked at
         dict(extensions) if extensions else {},
-        {name: MessageToDict(struct) for name, struct in metadata.items()} if metadata else {},
+        _metadata(attributes.metadata_context) if attributes.HasField("metadata_context") else {},
         http.id,
     )
+
+
+def _metadata(context: pb.Metadata) -> dict[str, Any]:
+    """What filters before us left, by namespace."""
+    return {name: MessageToDict(struct) for name, struct in context.filter_metadata.items()}
 
 
 def _raw_headers(header_map: pb.HeaderMap) -> dict[str, str]:

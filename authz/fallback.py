@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, remaining
 from authz.core.periods import DAY_US
+from authz.core.recent import Recent
 from authz.core.verdict import Tally
-from authz.recent import Recent
 
 LOOKED_AT: Final = 2  # of what is kept, with each newcomer: enough to shrink while newcomers come
 

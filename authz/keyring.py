@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from authz.check import KeysUnavailable
 from authz.core.catalog import UNLOOKED, Caller, Unlooked, caller_of
+from authz.core.recent import Recent
 from authz.core.stored import StoredKey
-from authz.recent import Recent
 from authz.store import Found, StoreUnavailable
 
 FRESH_SECONDS: Final = 0.5  # since the change stream was read: so long memory is as good as the store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from authz.core.credentials import Credentials
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
 from authz.core.methods import method_of
 from authz.core.periods import period
+from authz.core.recent import Recent
 from authz.core.request import Request
 from authz.core.resources import (
     DEFAULT_ACCOUNT,
@@ -36,7 +37,7 @@ from authz.core.resources import (
     digest_of,
 )
 from authz.core.responses import Responses
-from authz.core.routes import Route, Routes
+from authz.core.routes import Route, Routes, without
 from authz.core.verdict import Denied, Grant, Reason, Subject
 
 T = TypeVar("T")
@@ -105,6 +106,8 @@ class _Plan(Struct, frozen=True, gc=False):
 
 
 _Covered = Mapping[tuple[str, str], _Plan]  # a plan, by the (api, stage) it covers
+GRANTS: Final = 32_768  # that are kept; some 2 kB each once they were answered
+FOREVER: Final = 1 << 63
 NOTHING: Final[_Covered] = MappingProxyType({})
 NO_THROTTLES: Final[Mapping[Route, tuple[str, Throttle]]] = {}
 
@@ -160,9 +163,21 @@ class _Mapping:
     stage: str | None
 
 
+_Place = tuple[str, int, int, int]  # a caller, a stage, a method, and how much of the path is theirs
+
+
+class _Kept(Struct, frozen=True, gc=False):
+    """What a caller was granted, which holds in [since, until), µs, as long as the caller is the same."""
+
+    caller: Caller
+    since: int
+    until: int
+    grant: Grant
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Who may call what, and under which limits. Immutable; a reload makes another."""
+    """Who may call what, and under which limits. Immutable but for `granted`, its memory; a reload makes another."""
 
     apis: Mapping[str, _Api]
     by_first_label: Mapping[str, _Api]
@@ -170,6 +185,7 @@ class Catalog:
     plans: Mapping[str, _Covered]
     callers: Mapping[bytes, Caller]
     failure_policy: FailurePolicy
+    granted: Recent[_Place, _Kept] = field(default_factory=lambda: Recent(GRANTS), compare=False)
 
     @classmethod
     def compile(
@@ -193,7 +209,7 @@ class Catalog:
         found = self._locate(request)
         if isinstance(found, Reason):
             return Denied(found)
-        api, stage_name, path = found
+        api, stage_name, path, skip = found
         stage = api.stages.get(stage_name)
         if stage is None:
             return Denied(Reason.UNKNOWN_STAGE, Subject(api=api.id))
@@ -201,11 +217,11 @@ class Catalog:
         if route is None:
             return Denied(Reason.UNKNOWN_METHOD, stage.subject)
         if not route.api_key_required:
-            return Grant(_subject(stage, route, path), stage.limits[route], None, self.failure_policy)
-        return self._metered(request, stage, route, path, now, find)
+            return Grant(_subject(stage, route, skip), stage.limits[route], None, self.failure_policy)
+        return self._metered(request, stage, route, skip, now, find)
 
-    def _locate(self, request: Request) -> tuple[_Api, str, str] | Reason:
-        """The API, the name of the stage, and the path that is left to be matched (R11)."""
+    def _locate(self, request: Request) -> tuple[_Api, str, str, int] | Reason:
+        """The API, the name of the stage, the path that is left to be matched (R11), and what it begins after."""
         path, host = request.path.partition("?")[0], _hostname(request.host)
         mapping = self._mapping(host, path)
         named = request.extensions.get("api")
@@ -213,13 +229,15 @@ class Catalog:
         if api is None:
             return Reason.UNKNOWN_API
         if stage := request.extensions.get("stage"):
-            return api, stage, path
+            return api, stage, path, 0
+        skip = 0
         if mapping and mapping.api == api.id:
-            path = _without(path, len(mapping.base))
+            skip = len(mapping.base)
+            path = "/" + path[1:] if skip == 0 else without(path, skip)
             if mapping.stage:
-                return api, mapping.stage, path
+                return api, mapping.stage, path, skip
         first, _, rest = path[1:].partition("/")
-        return api, first, "/" + rest
+        return api, first, "/" + rest, skip + 1
 
     def _mapping(self, host: str, path: str) -> _Mapping | None:
         """The longest base path of the host that the path begins with, segment by segment."""
@@ -238,37 +256,48 @@ class Catalog:
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
 
     def _metered(
-        self, request: Request, stage: _Stage, route: Route, path: str, now: int, find: Find | None
+        self, request: Request, stage: _Stage, route: Route, skip: int, now: int, find: Find | None
     ) -> Grant | Denied | KeyNeeded:
         value = stage.credentials.find(request)
         if not value:
-            return Denied(Reason.KEY_MISSING, _subject(stage, route, path))
+            return Denied(Reason.KEY_MISSING, _subject(stage, route, skip))
         # A comma is Envoy's joint between two headers: never part of a key, even where a digest would match (R12).
         if "," in value:
-            return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, path))
+            return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, skip))
         hashed = digest(value)
         caller = self.callers.get(hashed) or (find(hashed) if find else None)  # the file's keys come first
         if caller is None:
-            return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, path))
+            return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, skip))
         if caller is UNLOOKED:
-            return KeyNeeded(hashed, _subject(stage, route, path))
-        return self._granted(caller, stage, route, path, now)
+            return KeyNeeded(hashed, _subject(stage, route, skip))
+        # Stages and methods live as long as the catalog, so they are told apart by what costs least.
+        kept = self.granted.get(place := (caller.id, id(stage), id(route), skip))
+        if kept and kept.caller is caller and kept.since <= now < kept.until:
+            return kept.grant
+        return self._granted(caller, stage, route, skip, now, place)
 
-    def _granted(self, caller: Caller, stage: _Stage, route: Route, path: str, now: int) -> Grant | Denied:
+    def _granted(
+        self, caller: Caller, stage: _Stage, route: Route, skip: int, now: int, place: _Place
+    ) -> Grant | Denied:
         if not caller.enabled:
-            return Denied(Reason.KEY_DISABLED, _subject(stage, route, path, caller))
+            return Denied(Reason.KEY_DISABLED, _subject(stage, route, skip, caller))
         if caller.expires_us is not None and caller.expires_us <= now:
-            return Denied(Reason.KEY_EXPIRED, _subject(stage, route, path, caller))
+            return Denied(Reason.KEY_EXPIRED, _subject(stage, route, skip, caller))
         plan = self._plan(caller, stage.subject)
         if plan is None:
-            return Denied(Reason.NO_PLAN, _subject(stage, route, path, caller))
-        ledger = plan.ledger + caller.id
-        return Grant(
-            _subject(stage, route, path, caller, plan),
-            (*_plan_limits(plan, caller.id, ledger, route, now), *stage.limits[route]),
+            return Denied(Reason.NO_PLAN, _subject(stage, route, skip, caller))
+        ledger, quota = plan.ledger + caller.id, plan.quota.at(now) if plan.quota else None
+        grant = Grant(
+            _subject(stage, route, skip, caller, plan),
+            (*_plan_limits(plan, caller.id, ledger, route, quota), *stage.limits[route]),
             Meter(ledger, plan.history + caller.id),
             plan.failure_policy,
         )
+        since, until = (quota.start, quota.end) if quota else (0, FOREVER)
+        if caller.expires_us is not None:
+            until = min(until, caller.expires_us)
+        self.granted.put(place, _Kept(caller, since, until, grant))
+        return grant
 
     def _plan(self, caller: Caller, subject: Subject) -> _Plan | None:
         """A key's plan for a stage. A plan that is gone, or never was in this catalog, covers nothing."""
@@ -363,7 +392,7 @@ def _route(stage: _Stage, request: Request, path: str) -> Route | None:
 
 
 def _subject(
-    stage: _Stage, route: Route, path: str, caller: Caller | None = None, plan: _Plan | None = None
+    stage: _Stage, route: Route, skip: int, caller: Caller | None = None, plan: _Plan | None = None
 ) -> Subject:
     """The stage's subject, as far as a request goes beyond it."""
     base = stage.subject
@@ -371,7 +400,7 @@ def _subject(
         base.api,
         base.stage,
         route,
-        path,
+        skip,
         caller.id if caller else "",
         plan.id if plan else "",
         plan.name if plan else "",
@@ -382,15 +411,15 @@ def _subject(
     )
 
 
-def _plan_limits(plan: _Plan, key: str, ledger: str, route: Route, now: int) -> Iterator[Limit]:
+def _plan_limits(plan: _Plan, key: str, ledger: str, route: Route, quota: Quota | None) -> Iterator[Limit]:
     """Layers 1 to 3, in the order that names the refusal."""
     if plan.throttle:
         yield Limit(Layer.PLAN_THROTTLE, ledger, plan.throttle, plan.shadow)
     if found := plan.method_throttles.get(route):
         suffix, rule = found
         yield Limit(Layer.PLAN_METHOD_THROTTLE, plan.method + key + suffix, rule, plan.shadow)
-    if plan.quota:
-        yield Limit(Layer.PLAN_QUOTA, ledger, plan.quota.at(now), plan.shadow)
+    if quota:
+        yield Limit(Layer.PLAN_QUOTA, ledger, quota, plan.shadow)
 
 
 @lru_cache(maxsize=1024)
@@ -399,11 +428,6 @@ def _hostname(authority: str) -> str:
     host = authority.lower()
     name, _, port = host.rpartition(":")
     return (name if name and (port.isdigit() or not port) else host).rstrip(".")
-
-
-def _without(path: str, segments: int) -> str:
-    """The path after so many segments; what is left always begins with a slash."""
-    return "/" + "/".join(path[1:].split("/")[segments:])
 
 
 def _compile_api(api: Api, resources: Resources, account_id: str) -> _Api:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -28,6 +28,9 @@ class Strip(Struct, frozen=True, gc=False):
     cookie: str | None = None
 
 
+NO_STRIP: Final = Strip()
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """An API's key sources: how the key is found, and how everything that could be one is stripped (R12)."""
@@ -35,12 +38,13 @@ class Credentials:
     sources: tuple[KeySource, ...]
     metadata_path: tuple[str, ...] | None = None
     forward: bool = False
+    only_header: Strip | None = None  # where nothing but one header could be a key, so that there is one answer
 
     @classmethod
     def of(cls, api: Api | Deployment) -> Credentials:
         """The sources of an API or a deployment; with AUTHORIZER the metadata path replaces what the client sends."""
         path = (api.authorizer.namespace, *api.authorizer.path) if api.api_key_source == "AUTHORIZER" else None
-        return cls(api.key_sources, path, api.forward_api_key)
+        return cls(api.key_sources, path, api.forward_api_key, _only_header(api.key_sources))
 
     def find(self, request: Request) -> str | None:
         """The key's value as sent: the first source that is present and not empty, or None."""
@@ -54,7 +58,9 @@ class Credentials:
     def strip(self, request: Request) -> Strip:
         """What could be a key, whichever source was used."""
         if self.forward:
-            return Strip()
+            return NO_STRIP
+        if self.only_header and self.only_header.headers[0] in request.headers:
+            return self.only_header
         headers = tuple(s.header.lower() for s in self.sources if s.header and _could_be(s, request))
         # Only what is there: Envoy sorts the query of each request for which it is given a name to look for.
         query = tuple(s.query for s in self.sources if s.query and any(query_values(request, s.query)))
@@ -64,6 +70,11 @@ class Credentials:
         pairs = _cookies(request)
         rest = [pair for pair in pairs if pair.partition("=")[0].strip() not in cookies]
         return Strip(headers, query, None if rest == pairs else "; ".join(rest))
+
+
+def _only_header(sources: tuple[KeySource, ...]) -> Strip | None:
+    only = sources[0] if len(sources) == 1 else None
+    return Strip((only.header.lower(),)) if only and only.header and not only.scheme else None
 
 
 def _read(source: KeySource, request: Request) -> str | None:

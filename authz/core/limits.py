@@ -139,8 +139,8 @@ def encoded(part: str) -> str:
 
 def remaining(rule: Throttle | Quota, state: int) -> int:
     """The units left, never below 0. `state` is a bucket's debt in 1/m tokens, or the used units of a quota."""
-    left = rule.burst - -(-state // rule.m) if isinstance(rule, Throttle) else rule.limit - state
-    return max(0, left)
+    left = rule.burst + -state // rule.m if isinstance(rule, Throttle) else rule.limit - state
+    return left if left >= 0 else 0  # noqa: FURB136  (half of what `max` costs, a few times a call)
 
 
 def reset_us(rule: Throttle | Quota, state: int, now: int) -> int | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from msgspec import Struct
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -28,9 +31,9 @@ class Request(Struct, frozen=True, gc=False):
     method: str
     host: str
     path: str
-    headers: dict[str, str] = {}
-    extensions: dict[str, str] = {}
-    metadata: dict[str, Any] = {}
+    headers: Mapping[str, str] = NOTHING
+    extensions: Mapping[str, str] = NOTHING
+    metadata: Mapping[str, Any] = NOTHING
     id: str = ""
 
     @property

@@ -15,7 +15,7 @@ from authz.core.credentials import query_values
 from authz.core.limits import Layer, Quota, Throttle, reset_us
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
-from authz.core.routes import segments_of
+from authz.core.routes import segments_of, without
 from authz.core.verdict import Denied, Grant, Reason, Subject, Tally, standings
 
 Profile = Literal["standard", "aws"]
@@ -167,7 +167,7 @@ def render(denied: Denied, request: Request, request_id: str, profile: Profile) 
 
 
 def _standard_headers(denied: Denied) -> dict[str, str]:
-    if denied.reason in (Reason.UNAVAILABLE, Reason.OVERLOADED):
+    if denied.reason in (Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE):
         return {"retry-after": str(SHED_RETRY_SECONDS)}
     if denied.grant is None or denied.tally is None:
         return {}
@@ -270,7 +270,9 @@ def _of_request(name: str, subject: Subject, request: Request) -> str | None:
         case "querystring":
             return next(query_values(request, field), None)
         case "path" if subject.route:
-            return path_variables(subject.route.resource, subject.path).get(field)
+            return path_variables(subject.route.resource, without(request.path.partition("?")[0], subject.skip)).get(
+                field
+            )
     return None
 
 

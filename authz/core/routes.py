@@ -46,7 +46,7 @@ class _Node:
         if not segments:
             return self.methods.get(verb) or self.methods.get("ANY")
         head, rest = segments[0], segments[1:]
-        literal = self.literals.get(unquote(head))
+        literal = self.literals.get(unquote(head) if "%" in head else head)
         if literal and (found := literal.find(rest, verb)):
             return found
         if self.variable and head and (found := self.variable.find(rest, verb)):
@@ -95,3 +95,8 @@ def segments_of(path: str) -> list[str]:
     """`/pets/7` and `/pets/7/` are `["pets", "7"]`; `/` is `[]`; an empty segment inside stays."""
     trimmed = path[1:-1] if path.endswith("/") and len(path) > 1 else path[1:]
     return trimmed.split("/") if trimmed else []
+
+
+def without(path: str, segments: int) -> str:
+    """The path after so many segments; what is left of it always begins with a slash."""
+    return "/" + "/".join(path[1:].split("/")[segments:]) if segments else path

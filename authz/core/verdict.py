@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -47,7 +47,7 @@ class Subject(Struct, frozen=True, gc=False):
     api: str = ""
     stage: str = ""
     route: Route | None = None
-    path: str = ""
+    skip: int = 0  # segments of the path before the part that is matched: base path and stage
     key: str = ""
     plan: str = ""
     plan_name: str = ""
@@ -58,12 +58,16 @@ class Subject(Struct, frozen=True, gc=False):
 
 
 class Grant(Struct, frozen=True, gc=False):
-    """What the request may take: a unit from each of these limits, all or none, and a row in the meter's usage."""
+    """What the request may take: a unit from each of these limits, all or none, and a row in the meter's usage.
+
+    Calls of one caller and method share a grant, and in `notes` whoever words their answers keeps what they share.
+    """
 
     subject: Subject
     limits: tuple[Limit, ...]
     meter: Meter | None = None
     failure_policy: FailurePolicy = FailurePolicy.LOCAL
+    notes: dict[Any, Any] = {}
 
 
 class Tally(Struct, frozen=True, gc=False):

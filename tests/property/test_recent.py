@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.recent import Recent
+from authz.core.recent import Recent
 
 sizes = st.integers(2, 12)
 keys = st.integers(0, 20)

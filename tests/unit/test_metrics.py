@@ -12,7 +12,7 @@ from authz.metrics import Metrics
 BUCKET = throttle(1.0, 5)
 assert BUCKET
 LIMIT = Limit(Layer.PLAN_THROTTLE, "{0}:v1:ledger:p1:KEY-ID", BUCKET)
-SUBJECT = Subject("a1", "prod", Route("/pets", "GET"), "/pets/SECRET", "KEY-ID", "p1", "Plan", "CUSTOMER")
+SUBJECT = Subject("a1", "prod", Route("/pets", "GET"), 1, "KEY-ID", "p1", "Plan", "CUSTOMER")
 GRANT = Grant(SUBJECT, (LIMIT,))
 
 

@@ -193,7 +193,7 @@ def worded(kind: str = "THROTTLED", **fields: Any) -> Denied:
         stage="prod",
         key="k1",
         route=Route("/pets/{id}", "GET"),
-        path="/pets/a%20b",
+        skip=1,
         stage_variables={"color": "blue"},
     )
 
