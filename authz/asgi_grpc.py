@@ -29,7 +29,7 @@ Unary = Callable[[bytes, float | None], Awaitable[bytes]]
 
 DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 4, 5, 8, 12, 13, 14
 
-LARGEST: Final = 4 << 20  # bytes of a message, as grpcio has it
+LARGEST: Final = 1 << 20  # bytes of a message, as with grpcio; Envoy's questions have some hundreds
 TOO_LARGE: Final = f"a message is larger than {LARGEST} bytes"
 PREFIX: Final = 5  # bytes before a message: compressed or not, and its length
 LONGEST_SECONDS: Final = 60.0  # for a caller that names no deadline of its own

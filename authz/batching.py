@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ _prefix = lru_cache(16)(redis_key)  # the same for each request
 
 
 class Call(Struct, eq=False):
-    """One waiting caller. `expires` is in the event loop's time; `once` names a request that is charged once."""
+    """One waiting caller. `expires` is a time of `time.monotonic`; `once` names a request that is charged once."""
 
     limits: Sequence[Limit]
     meter: Meter | None
@@ -149,7 +150,7 @@ class Queue:
 
     def _sweep(self) -> None:
         """Tell those whose time is up, and look again when the next one's is."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         self._timer, self._due = None, inf
         left = [call for call in self._all() if not call.answer.done()]
         for call in left:

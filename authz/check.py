@@ -79,7 +79,7 @@ class Limiter(Protocol):
     async def admit(
         self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None, once: str = ""
     ) -> Tally:
-        """Raises LimiterUnavailable. `deadline` is a time of the event loop's clock.
+        """Raises LimiterUnavailable. `deadline` is in seconds of `time.monotonic()`.
 
         What is admitted again under the same `once`, by the same limits, is not charged again; "" is no name.
         """

@@ -112,7 +112,7 @@ class Authorization:
         try:
             asked = to_request(pb.CheckRequest.FromString(message))
             if asked is not None:
-                deadline = None if seconds_left is None else asyncio.get_running_loop().time() + seconds_left
+                deadline = None if seconds_left is None else time.monotonic() + seconds_left
                 verdict = await self._checker.check(asked, deadline)
             response = self._encoded(verdict, asked)
         except asyncio.CancelledError:

@@ -19,7 +19,7 @@ from authz.asgi_grpc import Event, GrpcApp, Health, Receive, Send
 from authz.check import LimiterUnavailable
 from authz.extauthz import SERVICE
 from authz.faults import ConfigError
-from authz.pyvoy_launch import HANDOVER, SIGNALS, Handover, take_over
+from authz.pyvoy_launch import HANDOVER, NO_WORKERS, SIGNALS, Handover, take_over
 from authz.sealing import load_sealer
 from authz.seat import Seat
 from authz.settings import Settings
@@ -169,8 +169,11 @@ def _mind_signals(process: Process, loop: asyncio.AbstractEventLoop) -> None:
     """TERM and INT stop in good order, a second one at once; HUP reloads. They are blocked in all threads."""
     stopping = False
     while True:
-        if signal.sigwait(SIGNALS) == signal.SIGHUP:
+        number = signal.sigwait(SIGNALS)
+        if number == signal.SIGHUP:
             _call(loop, process.reload)
+        elif number == signal.SIGUSR2:
+            log.warning(NO_WORKERS)
         elif stopping:
             process.abandon(TERMINATED)
         else:

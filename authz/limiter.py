@@ -144,14 +144,13 @@ class RedisLimiter:
             return refusal
         if len(self._queue) >= MAX_WAITING:
             raise Overloaded("too many callers are waiting")
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = time.monotonic()  # the loop's own clock, but uvloop's `time()` hands the interpreter to another thread
         expires = now + self._budget
         if deadline is not None and deadline < expires:
             expires = deadline
             if expires <= now:
                 raise LimiterUnavailable("no time is left to ask")
-        answer: asyncio.Future[Tally] = loop.create_future()
+        answer: asyncio.Future[Tally] = asyncio.get_running_loop().create_future()
         self._queue.put(Call(limits, meter, once, expires, answer))
         return await answer
 
@@ -168,10 +167,9 @@ class RedisLimiter:
     async def probe(self) -> bool:
         """Whether Redis decides: an empty batch, by the same way as a full one, learns the clock besides."""
         nobody = self._batch([])
-        loop = asyncio.get_running_loop()
         try:
             # The first may have to connect, which no caller pays for; the second has to keep to a caller's budget.
-            await self._decide(nobody, loop.time() + max(PROBE_SECONDS, self._budget))
+            await self._decide(nobody, time.monotonic() + max(PROBE_SECONDS, self._budget))
             await self._decide(nobody, self._expiry())
         except Exception as error:  # whatever a broken Redis does to us, we ask again
             self._failed(error)
@@ -217,7 +215,7 @@ class RedisLimiter:
         await self._redis.aclose()
 
     def _expiry(self) -> float:
-        return asyncio.get_running_loop().time() + self._budget
+        return time.monotonic() + self._budget
 
     def _reply_key(self) -> str:
         return _reply_key(self._account, "reply", self._worker)
@@ -255,7 +253,7 @@ class RedisLimiter:
 
     async def _answer(self, batch: Batch) -> None:
         expires = max(call.expires for call in batch.calls)
-        given = expires - asyncio.get_running_loop().time()
+        given = expires - time.monotonic()
         asked, age = self.clock.ticks(), self._refusals.age
         try:
             now, results = await self._timed(batch, expires)
@@ -310,10 +308,9 @@ class RedisLimiter:
 
     async def _send_until_known(self, batch: Batch, expires: float) -> _Reply:
         """A batch of unknown fate is sent once more under its own number, so it is charged once at most."""
-        loop = asyncio.get_running_loop()
-        blob = self._blob(batch, expires)
+        blob, now = self._blob(batch, expires), time.monotonic()
         try:
-            async with asyncio.timeout_at(loop.time() + (expires - loop.time()) * FIRST_SENDING):
+            async with asyncio.timeout_at(now + (expires - now) * FIRST_SENDING):
                 return await self._ask(batch, blob)
         except ResponseError:
             raise
@@ -333,7 +330,7 @@ class RedisLimiter:
 
     def _blob(self, batch: Batch, expires: float, *, dry: bool = False) -> bytes:
         """The script's argument. The deadline is told in Redis's time."""
-        left = expires - asyncio.get_running_loop().time() if expires else 0
+        left = expires - time.monotonic() if expires else 0
         deadline = self.clock.now() + int(left * 1_000_000) if expires else 0
         pinned = self.clock.pinned() if self.clock.pinned else 0
         numbers = (self._sequence, deadline, pinned, int(dry), batch.callers, batch.buckets, self._retention_days)

@@ -29,7 +29,8 @@ from authz.settings import SOCKET_PATH_BYTES, Settings
 APP: Final = "authz.host_pyvoy:app"
 PREFIX: Final = "authz-pyvoy-"
 HANDOVER: Final = "_AUTHZ_HANDOVER"  # the variable that holds the number of a file descriptor
-SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+NO_WORKERS: Final = "USR2 replaces workers, and this process has none"
+SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 STREAMS: Final = 1_000  # on a connection, as with grpcio; who opens more than Envoy allows loses the connection
 STREAM_WINDOW, CONNECTION_WINDOW = 1 << 18, 1 << 22  # bytes that a caller may send ahead; Envoy would take 16 MiB
 FLAGS: Final = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")

@@ -9,16 +9,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import structlog
 import uvloop
 
 from authz.config import Config
 from authz.host_grpcio import GrpcioHost
-from authz.pyvoy_launch import replace_by_envoy
+from authz.pyvoy_launch import NO_WORKERS, replace_by_envoy
 from authz.sealing import load_sealer
 from authz.seat import Seat
 from authz.settings import Settings
 from authz.sidecar import Sidecar
 from authz.status import check_listen
+
+log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings, file: tuple[Path, Config] | None, seat: Seat | None = None) -> None:
@@ -41,6 +44,7 @@ async def serve(settings: Settings, file: tuple[Path, Config] | None, seat: Seat
     stop, hup = asyncio.Event(), asyncio.Event()
     _on_signals(stop.set, signal.SIGTERM, signal.SIGINT)
     _on_signals(hup.set, signal.SIGHUP)
+    _on_signals(lambda: log.warning(NO_WORKERS), signal.SIGUSR2)
     try:
         check_listen(settings.grpc_listen)
         sidecar = Sidecar(settings, file, sealer, seat)

@@ -418,7 +418,7 @@ def _status(message: bytes) -> int:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("size", [5 * MEGABYTE, 32 * MEGABYTE], ids=["5 MiB", "32 MiB"])
+@pytest.mark.parametrize("size", [MEGABYTE + 1, 32 * MEGABYTE], ids=["1 MiB and a byte", "32 MiB"])
 async def test_an_oversized_message_is_refused_and_its_connection_goes_on(
     config: Path, redis: RedisServer, host: Host, size: int
 ) -> None:

@@ -352,6 +352,14 @@ def test_hup_reads_the_file_again(config: Path, redis: RedisServer) -> None:
         assert check(server.grpc, value_of("k1")) == [200]
 
 
+def test_usr2_finds_no_workers_to_replace(config: Path, redis: RedisServer) -> None:
+    """R27. Sent to the wrong process, it must not end it."""
+    with serving(config, redis) as server:
+        server.send(signal.SIGUSR2)
+        until(lambda: "USR2 replaces workers" in server.log_text, "nothing is said", server)
+        assert check(server.grpc, value_of("k1")) == [200]
+
+
 # --- Unix sockets -------------------------------------------------------------------------------------------------
 
 

@@ -139,12 +139,13 @@ def test_no_header_speaks_of_a_shadow_layer() -> None:
     assert ratelimit_headers(Grant(Subject(), (shadow,)), Tally(NOW, (0,))) == {}
 
 
-def test_what_is_shed_may_come_again_in_a_second() -> None:
+@pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE])
+def test_what_is_shed_may_come_again_in_a_second(reason: Reason) -> None:
     """R20."""
-    assert standard(Denied(Reason.UNAVAILABLE)) == {"retry-after": "1"}
+    assert standard(Denied(reason)) == {"retry-after": "1"}
 
 
-@pytest.mark.parametrize("reason", [Reason.KEY_UNKNOWN, Reason.UNKNOWN_METHOD, Reason.DEADLINE, Reason.INTERNAL])
+@pytest.mark.parametrize("reason", [Reason.KEY_UNKNOWN, Reason.UNKNOWN_METHOD, Reason.INTERNAL])
 def test_other_refusals_tell_nothing_of_limits(reason: Reason) -> None:
     assert standard(Denied(reason)) == {}
 
