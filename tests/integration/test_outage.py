@@ -341,7 +341,7 @@ async def test_what_was_given_up_is_not_charged_when_a_paused_redis_wakes(server
 
 async def test_a_crowd_that_waits_for_a_paused_redis_is_answered(server: RedisServer, tmp_path: Path) -> None:
     """Nobody is left behind when the circuit opens, and nobody waits for his own turn to fail."""
-    async with running(tmp_path, server, redis_timeout_ms=BUDGET_MS) as run:
+    async with running(tmp_path, server, redis_timeout_ms=BUDGET_MS, max_in_flight=300) as run:
         with paused(server, Proxy(0)):
             answers = await asyncio.gather(*(run.call("deny") for _ in range(300)))
         assert {answer.status for answer in answers} == {503}
