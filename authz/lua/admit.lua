@@ -34,6 +34,8 @@ Reply               cmsgpack {status, now, results}; status is 'ok', 'old' (a la
 ]]
 
 local BUCKET, LEDGER = 1, 2
+local ceil, floor, fmod, max, min = math.ceil, math.floor, math.fmod, math.max, math.min
+local call = redis.call
 local DAY = 86400000000
 local LONGEST_PERIOD = 31  -- days
 local KEEP_FOREVER_MS = 400 * 86400000
@@ -46,16 +48,16 @@ local sequence, deadline, pinned, dry, callers, buckets, retention, rules, reque
 
 local now = pinned
 if now == 0 then
-  local time = redis.call('TIME')
+  local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
 
-local today = math.floor(now / DAY)
+local today = floor(now / DAY)
 
 local names = {KEYS[1]}
 for i = 1, callers do names[1 + i] = KEYS[2 * i] end
 for i = 2 * callers + 2, #KEYS do names[i - callers] = KEYS[i] end
-local stored = redis.call('MGET', unpack(names))
+local stored = call('MGET', unpack(names))
 
 -- A batch whose fate its sender does not know comes again under its own number: it is answered, not charged.
 if dry == 0 and stored[1] then
@@ -74,7 +76,7 @@ local function value(i)
   local ledger = i > 0
   local at = ledger and 1 + i or 1 + callers - i
   local raw = stored[at]
-  if not raw and redis.call('EXISTS', names[at]) == 1 then
+  if not raw and call('EXISTS', names[at]) == 1 then
     found = false  -- of another type: MGET shows it as absent
   elseif not raw then
     found = {debt = 0, at = now, n = 0, m = 0}
@@ -96,15 +98,15 @@ end
 -- Bring a bucket to now at the rate it was reckoned under, then to the rate and burst that hold today.
 local function reckon(v, n, m, burst)
   if now > v.at then
-    v.debt = math.max(0, v.debt - v.n * (now - v.at))
+    v.debt = max(0, v.debt - v.n * (now - v.at))
   elseif now < v.at and v.debt > 0 then
     v.dirty = true  -- a refusal writes it too: else nothing would be refilled until the clock has caught up
   end
   v.at = now
   if (v.n ~= n or v.m ~= m) and v.debt > 0 then
-    local rest = math.fmod(v.debt, v.m)
+    local rest = fmod(v.debt, v.m)
     v.debt = (v.debt - rest) / v.m * m
-    if rest > 0 then v.debt = v.debt + math.min(m, math.ceil(rest / v.m * m) + 2) end
+    if rest > 0 then v.debt = v.debt + min(m, ceil(rest / v.m * m) + 2) end
     v.dirty = true  -- a refusal writes it too: what was spent is from now on paid off at the new rate
   end
   v.n, v.m = n, m
@@ -122,7 +124,7 @@ local function used(v, rule) return restarts(v, rule) and 0 or v.used end
 local function wait_for(v, rule)
   if rule[1] == 1 then return rule[4] - now end
   if rule[2] == 0 or rule[4] == 0 then return -1 end
-  return math.ceil((v.debt - (rule[4] - 1) * rule[3]) / rule[2])
+  return ceil((v.debt - (rule[4] - 1) * rule[3]) / rule[2])
 end
 
 -- Bring the value of a limit to now; true if one more unit fits.
@@ -149,75 +151,76 @@ end
 local function turn_day(v, history, today)
   if v.day_used > 0 then v.closed = {v.day, struct.pack('>dd', v.day_used, v.day_left)} end
   v.day, v.day_used, v.day_left, v.turned = today, 0, -1, history
-  local row = redis.call('HGET', history, today)
+  local row = call('HGET', history, today)
   if row then v.day_used, v.day_left = struct.unpack('>dd', row) end
 end
 
 local function is_new_day(v) return today > v.day or v.day > today + 1 end
 
--- The limits of a request lie behind its caller: a value at each even position, and the rule behind it.
-local function rule_of(request, i) return rules[math.abs(request[i + 1])] end
-
-local function meter(caller, request)
-  local v = value(caller)
-  if is_new_day(v) then turn_day(v, KEYS[2 * caller + 1], today) end
-  v.day_used, v.day_left, v.dirty = v.day_used + 1, -1, true
-  for i = 2, #request, 2 do
-    local rule = rule_of(request, i)
-    if rule[1] == 1 then v.day_left = math.max(0, rule[2] - used(v, rule)) end
-  end
-end
-
 -- The history is looked at once a day a caller, before anything is taken.
 local function has_bad_history(caller)
   if not is_new_day(value(caller)) then return false end
   local history = KEYS[2 * caller + 1]
-  local type = redis.call('TYPE', history).ok
+  local type = call('TYPE', history).ok
   if type == 'none' then return false end
   if type ~= 'hash' then return true end
-  local row = redis.call('HGET', history, today)
+  local row = call('HGET', history, today)
   return row and #row ~= 16
 end
 
+-- What a request's limits lie in and say, by position. The tables are filled anew for each request.
+local found, said, reports = {}, {}, {}
+
 -- 3 if a value is not ours, 2 if a quota's period does not contain now, else nil: nothing is touched before this.
-local function unfit(caller, request)
+local function unfit(caller, request, count)
   if caller > 0 and (not value(caller) or has_bad_history(caller)) then return 3 end
   local stale
-  for i = 2, #request, 2 do
-    if not value(request[i]) then return 3 end
-    local rule = rule_of(request, i)
+  for k = 1, count do
+    local v, at = value(request[2 * k]), request[2 * k + 1]
+    if not v then return 3 end
+    local rule = rules[at < 0 and -at or at]
     if rule[1] == 1 and (now < rule[3] or now >= rule[4]) then stale = 2 end
+    found[k], said[k], reports[k] = v, rule, at < 0
   end
   return stale
 end
 
+local function meter(caller, count)
+  local v = value(caller)
+  if is_new_day(v) then turn_day(v, KEYS[2 * caller + 1], today) end
+  v.day_used, v.day_left, v.dirty = v.day_used + 1, -1, true
+  for k = 1, count do
+    if said[k][1] == 1 then v.day_left = max(0, said[k][2] - used(v, said[k])) end
+  end
+end
+
 local function decide(request)
-  local caller = request[1]
-  local code = unfit(caller, request)
+  local caller, count = request[1], (#request - 1) / 2
+  local code = unfit(caller, request, count)
   if code then return {code, 0, 0, 0} end
   local refused, wait, shadowed = 0, 0, 0
-  for i = 2, #request, 2 do
-    local v, rule = values[request[i]], rule_of(request, i)
+  for k = 1, count do
+    local v, rule = found[k], said[k]
     if not has_room(v, rule) then
-      if request[i + 1] < 0 then
-        if shadowed == 0 then shadowed = i / 2 end
+      if reports[k] then
+        if shadowed == 0 then shadowed = k end
       else
-        if refused == 0 then refused = i / 2 end
+        if refused == 0 then refused = k end
         local own = wait_for(v, rule)
-        wait = (wait < 0 or own < 0) and -1 or math.max(wait, own)
+        wait = (wait < 0 or own < 0) and -1 or max(wait, own)
       end
     end
   end
   if refused == 0 then
-    for i = 2, #request, 2 do
-      if request[i + 1] > 0 or shadowed == 0 then take(values[request[i]], rule_of(request, i)) end
+    for k = 1, count do
+      if shadowed == 0 or not reports[k] then take(found[k], said[k]) end
     end
-    if caller > 0 then meter(caller, request) end
+    if caller > 0 then meter(caller, count) end
   end
   local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
-  for i = 2, #request, 2 do
-    local v, rule = values[request[i]], rule_of(request, i)
-    result[4 + i / 2] = rule[1] == 1 and used(v, rule) or v.debt
+  for k = 1, count do
+    local v, rule = found[k], said[k]
+    result[4 + k] = rule[1] == 1 and used(v, rule) or v.debt
   end
   return result
 end
@@ -252,19 +255,19 @@ if dry == 1 then return reply end
 -- ledger is kept as long as its usage, and no shorter than the longest period of a quota.
 local function expiry(v, ledger)
   local ms = 1
-  if v.debt > 0 then ms = v.n > 0 and math.ceil(v.debt / v.n / 1000) + 1 or KEEP_FOREVER_MS end
-  if ledger then ms = math.max(ms, math.max(retention, LONGEST_PERIOD) * 86400000) end
-  return pinned > 0 and math.max(ms, PINNED_MS) or ms
+  if v.debt > 0 then ms = v.n > 0 and ceil(v.debt / v.n / 1000) + 1 or KEEP_FOREVER_MS end
+  if ledger then ms = max(ms, max(retention, LONGEST_PERIOD) * 86400000) end
+  return pinned > 0 and max(ms, PINNED_MS) or ms
 end
 
 -- Yesterday's row goes to the history, rows past the retention go away.
 local function write_history(v)
-  if v.closed then redis.call('HSET', v.turned, v.closed[1], v.closed[2]) end
-  for _, day in ipairs(redis.call('HKEYS', v.turned)) do
+  if v.closed then call('HSET', v.turned, v.closed[1], v.closed[2]) end
+  for _, day in ipairs(call('HKEYS', v.turned)) do
     local number = tonumber(day)
-    if number and (number == today or number < today - retention) then redis.call('HDEL', v.turned, day) end
+    if number and (number == today or number < today - retention) then call('HDEL', v.turned, day) end
   end
-  redis.call('PEXPIRE', v.turned, retention * 86400000)
+  call('PEXPIRE', v.turned, retention * 86400000)
 end
 
 for i, v in pairs(values) do
@@ -278,12 +281,12 @@ for i, v in pairs(values) do
     else
       raw = struct.pack('>Bdddd', BUCKET, v.debt, v.at, v.n, v.m)
     end
-    redis.call('SET', name, raw, 'PX', expiry(v, ledger))
+    call('SET', name, raw, 'PX', expiry(v, ledger))
   elseif v and v.met then
-    redis.call('PEXPIRE', name, expiry(v, ledger))
+    call('PEXPIRE', name, expiry(v, ledger))
   end
 end
-for once, name in pairs(named) do redis.call('SET', name, cmsgpack.pack(charged[once]), 'PX', ONCE_MS) end
-local keep = deadline > 0 and math.ceil((deadline - now) / 1000) or 0
-redis.call('SET', KEYS[1], cmsgpack.pack({sequence, reply}), 'PX', math.max(keep, REPLY_MS))
+for once, name in pairs(named) do call('SET', name, cmsgpack.pack(charged[once]), 'PX', ONCE_MS) end
+local keep = deadline > 0 and ceil((deadline - now) / 1000) or 0
+call('SET', KEYS[1], cmsgpack.pack({sequence, reply}), 'PX', max(keep, REPLY_MS))
 return reply
