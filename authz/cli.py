@@ -239,7 +239,7 @@ def _json(text: str) -> Any:
 @click.option("--timeout-ms", default=ENVOY.timeout_ms, show_default=True, help="Envoy's patience for a check.")
 @click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
 @click.option("--only", type=click.Choice(["filter", "cluster"]), help="Print just this part.")
-@settings_flags("grpc_listen", "workers", "max_in_flight", "store")
+@settings_flags("grpc_listen", "workers", "max_in_flight", "response_profile", "store")
 def envoy_config(
     path: Path,
     listen: str,
@@ -263,6 +263,7 @@ def envoy_config(
         only=only,
         store=loaded.settings.store,
         max_in_flight=loaded.settings.max_in_flight,
+        retry_after=loaded.settings.response_profile == "standard",
     )
     try:
         click.echo(render(read.resources, options), nl=False)

@@ -40,6 +40,7 @@ class EnvoyOptions:
     only: Part | None = None
     store: bool = False  # whether authz has APIs besides the file's
     max_in_flight: int = Settings().max_in_flight
+    retry_after: bool = True  # with what Envoy refuses because of authz; AWS does not send it
 
     @property
     def max_requests(self) -> int:

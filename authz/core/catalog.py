@@ -169,7 +169,7 @@ _Place = tuple[str, int, int, int]  # a caller, a stage, a method, and how much 
 class _Kept(Struct, frozen=True, gc=False):
     """What a caller was granted, which holds in [since, until), µs, as long as the caller is the same."""
 
-    caller: Caller
+    caller: Caller | None
     since: int
     until: int
     grant: Grant
@@ -217,7 +217,7 @@ class Catalog:
         if route is None:
             return Denied(Reason.UNKNOWN_METHOD, stage.subject)
         if not route.api_key_required:
-            return Grant(_subject(stage, route, skip), stage.limits[route], None, self.failure_policy)
+            return self._open(stage, route, skip)
         return self._metered(request, stage, route, skip, now, find)
 
     def _locate(self, request: Request) -> tuple[_Api, str, str, int] | Reason:
@@ -254,6 +254,15 @@ class Catalog:
             return None
         first = self.by_first_label.get(host.partition(".")[0])  # a host name has no case; an id does
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
+
+    def _open(self, stage: _Stage, route: Route, skip: int) -> Grant:
+        """All callers of a method that needs no key are one."""
+        kept = self.granted.get(place := ("", id(stage), id(route), skip))
+        if kept is None:
+            grant = Grant(_subject(stage, route, skip), stage.limits[route], None, self.failure_policy)
+            kept = _Kept(None, 0, FOREVER, grant)
+            self.granted.put(place, kept)
+        return kept.grant
 
     def _metered(
         self, request: Request, stage: _Stage, route: Route, skip: int, now: int, find: Find | None

@@ -8,11 +8,11 @@ import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import unquote
 
 from authz.core.credentials import query_values
-from authz.core.limits import Layer, Quota, Throttle, reset_us
+from authz.core.limits import Layer, Limit, Quota, Throttle, reset_us
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
 from authz.core.routes import segments_of, without
@@ -21,6 +21,7 @@ from authz.core.verdict import Denied, Grant, Reason, Subject, Tally, standings
 Profile = Literal["standard", "aws"]
 
 JSON = "application/json"
+AS_AWS: Final = GatewayResponse()
 DEFAULT_TEMPLATES = {JSON: '{"message":$context.error.messageString}'}
 HEADER_MAPPING = "gatewayresponse.header."
 SHED_RETRY_SECONDS = 1
@@ -136,9 +137,9 @@ class Responses:
     def of(self, wording: _Wording) -> GatewayResponse:
         """The owner's response for a refusal, or an empty one."""
         if wording.type is None:
-            return GatewayResponse()
+            return AS_AWS
         fallback = GatewayResponseType.DEFAULT_4XX if wording.status < 500 else GatewayResponseType.DEFAULT_5XX
-        return self.custom.get(wording.type) or self.custom.get(fallback) or GatewayResponse()
+        return self.custom.get(wording.type) or self.custom.get(fallback) or AS_AWS
 
 
 _AWS = Responses({})
@@ -148,22 +149,30 @@ def render(denied: Denied, request: Request, request_id: str, profile: Profile) 
     """The refusal as the client sees it. The profile `aws` sends what AWS sends and nothing more."""
     wording = _WORDINGS[denied.reason]
     custom = (denied.subject.responses or _AWS).of(wording)
-    variables = _Variables(lambda name: _variable(name, denied, wording, request, request_id))
-    media_type, template = _template(custom.response_templates or DEFAULT_TEMPLATES, request)
     headers = {
-        "content-type": media_type,
+        "content-type": JSON,
         "x-amzn-requestid": request_id,
         "x-amzn-errortype": wording.error_type,
         **(_standard_headers(denied) if profile == "standard" else {}),
-        **_mapped_headers(custom, variables),
     }
+    status, body = wording.status, _plain_body(wording.message)
+    if custom is not AS_AWS:  # which is what most refusals are
+        variables = _Variables(lambda name: _variable(name, denied, wording, request, request_id))
+        headers["content-type"], template = _template(custom.response_templates or DEFAULT_TEMPLATES, request)
+        headers |= _mapped_headers(custom, variables)
+        status = int(custom.status_code or wording.status)
+        body = "" if status in BODILESS else _Template(template).safe_substitute(variables)
     if request.is_grpc:  # Envoy writes the content-type itself, and the body becomes grpc-message
-        headers = {**headers, "grpc-status": str(wording.grpc_status)}
+        headers["grpc-status"] = str(wording.grpc_status)
         del headers["content-type"]
         return HttpResponse(wording.status, headers, wording.message)
-    status = int(custom.status_code or wording.status)
-    body = "" if status in BODILESS else _Template(template).safe_substitute(variables)
     return HttpResponse(status, headers, body)
+
+
+@lru_cache
+def _plain_body(message: str) -> str:
+    """As the default template words it."""
+    return _Template(DEFAULT_TEMPLATES[JSON]).substitute({"context.error.messageString": json.dumps(message)})
 
 
 def _standard_headers(denied: Denied) -> dict[str, str]:
@@ -187,12 +196,14 @@ def ratelimit_headers(grant: Grant, tally: Tally) -> dict[str, str]:
     if not enforced:
         return {}
     return {
-        "ratelimit": ", ".join(
-            _item(limit.layer, r=left, t=_seconds(reset_us(limit.rule, state, tally.now)))
-            for limit, state, left in enforced
-        ),
-        "ratelimit-policy": ", ".join(_policy(limit.layer, limit.rule) for limit, _, _ in enforced),
+        "ratelimit": ", ".join([_left(limit, state, left, tally.now) for limit, state, left in enforced]),
+        "ratelimit-policy": ", ".join([_policy(limit.layer, limit.rule) for limit, _, _ in enforced]),
     }
+
+
+def _left(limit: Limit, state: int, left: int, now: int) -> str:
+    reset = reset_us(limit.rule, state, now)
+    return f'"{limit.layer.value}";r={left}' + ("" if reset is None else f";t={_seconds(reset)}")
 
 
 @lru_cache(maxsize=4096)

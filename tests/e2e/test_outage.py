@@ -118,6 +118,7 @@ def test_without_a_sidecar_nobody_gets_in(exposed: Stack) -> None:
     exposed.sidecar.kill()
     answers = [exposed.get(path, name) for path in ("/prod/pets", "/prod/open") for name in ("", "known") * 5]
     assert {answer.status for answer in answers} == {HTTPStatus.SERVICE_UNAVAILABLE}
+    assert {answer.headers.get("retry-after") for answer in answers} == {"1"}  # R20: Envoy's own words
     exposed.sidecar.start()
     until(lambda: exposed.get("/prod/pets", "known").status == 200, "it does not recover", exposed.sidecar)
     assert exposed.get("/prod/pets").status == 403

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ def assert_valid(config: str, directory: Path) -> None:
 )
 def test_the_reviewed_files_are_what_is_printed(file: str, expected: str) -> None:
     assert (ROOT / "envoy" / file).read_text() == expected
+
+
+def test_who_answers_as_aws_does_leaves_retry_after_out() -> None:
+    assert "retry-after" in render(SAMPLE, DEFAULTS)
+    assert "retry-after" not in render(SAMPLE, replace(DEFAULTS, retry_after=False))
 
 
 def test_envoy_accepts_the_reviewed_configuration(tmp_path: Path) -> None:
