@@ -19,6 +19,7 @@ from authz.core.verdict import Tally
 
 MAX_BATCH = 64
 LINGER_SECONDS = 0.002  # two ticks of uvloop's timers
+PATIENCE = 3  # times as long, by a process that has no time to spare
 SWEEP_SECONDS = 0.001  # between two looks for callers whose time is up
 ONCE_DIGITS = 32
 
@@ -54,7 +55,10 @@ class Pace:
     """
 
     crowd: float = 1.0
+    busy: float = 0.0  # the share of a core that this process has used lately
     _untried: int = 0
+    _wall: float = 0.0
+    _cpu: float = 0.0
 
     FADE = 0.05  # of what a crowd was larger, with each batch
     ALONE = 0.3  # the same where next to nobody is left of it
@@ -62,12 +66,24 @@ class Pace:
     FEW = 3  # a smaller crowd is not waited for
     PAIR = 1.2
     TRY_AFTER = 32  # batches
+    LATELY = 0.2  # the weight of the last batch
+    FULL = 0.9  # of a core: from here on callers wait anyway, and a larger batch shortens that
 
     def learn(self, sent: int, waiting: int) -> None:
         """A reply has come for so many callers, while so many others were waiting. More of them count at once."""
         about = sent + waiting
         fade = self.ALONE if about < self.FEW else self.FADE
         self.crowd = max(about, self.crowd + (about - self.crowd) * fade)
+
+    def spent(self, wall: float, cpu: float) -> None:
+        """So many seconds have gone by, and this process has used so many, both since any time in the past."""
+        if wall > self._wall:
+            self.busy += ((cpu - self._cpu) / (wall - self._wall) - self.busy) * self.LATELY
+        self._wall, self._cpu = wall, cpu
+
+    def linger(self, seconds: float) -> float:
+        """How long to wait for others at most, where `seconds` are worth it with time to spare."""
+        return seconds * PATIENCE if self.busy >= self.FULL else seconds
 
     def enough(self) -> int:
         """So many callers are sent at once; fewer may be joined by others."""

@@ -159,7 +159,7 @@ class RedisLimiter:
         try:
             while True:
                 await self._queue.filled(1)
-                await self._queue.filled(self._pace.enough(), self._linger)
+                await self._queue.filled(self._pace.enough(), self._pace.linger(self._linger))
                 await self._serve(self._queue.take())
         finally:
             self._queue.fail("nobody asks Redis any more")
@@ -263,6 +263,7 @@ class RedisLimiter:
             _fail(batch.calls, error)
             return
         self._pace.learn(len(batch.calls), len(self._queue))
+        self._pace.spent(time.monotonic(), time.process_time())
         for call, result in zip(batch.calls, results, strict=True):
             tally = self._settle(call, now, result)
             if tally and tally.refused_by and age == self._refusals.age:

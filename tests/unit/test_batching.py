@@ -39,6 +39,21 @@ def test_a_crowd_that_has_gone_is_soon_forgotten() -> None:
     assert pace.enough() == 1
 
 
+@pytest.mark.parametrize(("busy", "waits"), [(0.5, 2.0), (0.8, 2.0), (0.98, 6.0), (1.4, 6.0)])
+def test_who_has_no_time_to_spare_waits_longer_for_a_larger_batch(busy: float, waits: float) -> None:
+    pace = Pace()
+    for second in range(100):
+        pace.spent(100.0 + second, 7.0 + busy * second)
+    assert pace.linger(2.0) == waits
+
+
+def test_a_clock_that_stands_still_tells_nothing() -> None:
+    pace = Pace()
+    for _ in range(100):
+        pace.spent(100.0, 7.0)
+    assert pace.linger(2.0) == 2.0
+
+
 @given(st.lists(st.tuples(st.integers(1, MAX_BATCH), st.integers(0, 10_000))))
 def test_no_more_are_waited_for_than_go_into_a_batch(batches: list[tuple[int, int]]) -> None:
     assert 1 <= _after(*batches).enough() <= MAX_BATCH
