@@ -29,7 +29,7 @@ OK, PERMISSION_DENIED, UNAVAILABLE = 0, 7, 14
 NOBODY: Final = Request("", "", "")
 
 # Tags: a field's number and its wire type, which is a length and bytes everywhere here.
-STATUS, DENIED, OK_RESPONSE, METADATA, ERROR = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x2a"  # of CheckResponse
+DENIED, OK_RESPONSE, METADATA, ERROR = b"\x12", b"\x1a", b"\x22", b"\x2a"  # of CheckResponse
 HEADERS, REMOVE, RESPONSE_HEADERS, REMOVE_QUERY = b"\x12", b"\x2a", b"\x32", b"\x42"  # of OkHttpResponse
 HTTP_STATUS, BODY = b"\x0a", b"\x1a"  # of DeniedHttpResponse, whose headers have the tag of the above
 FIRST, SECOND = b"\x0a", b"\x12"  # key and value of a map's entry, and of a header

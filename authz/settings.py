@@ -213,8 +213,8 @@ def _together(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator
     if values["workers"] > 1 and values["grpc_listen"].endswith(":0"):
         yield Problem(origins["grpc_listen"], "expected a port to count workers from; with 0 nobody knows theirs")
     if bool(values["tls_cert_file"]) != bool(values["tls_key_file"]):
-        missing = "tls_key_file" if values["tls_cert_file"] else "tls_cert_file"
-        yield Problem(origins[missing], "expected a certificate and its key, or neither")
+        given, missing = ("cert", "Key") if values["tls_cert_file"] else ("key", "Cert")
+        yield Problem(origins[f"tls_{given}_file"], f"expected tls{missing}File beside it: a certificate and its key")
     if values["tls_client_ca_file"] and not values["tls_cert_file"]:
         yield Problem(origins["tls_client_ca_file"], "expected tlsCertFile beside it: without TLS no client shows one")
 

@@ -180,3 +180,15 @@ def test_a_password_is_masked_however_it_is_given(url: str, masked: str) -> None
     loaded = load_settings({"redisUrl": url}, {}, {})
     assert mask_url(url) == masked
     assert ("redisUrl", masked, "plans.yaml: $.settings.redisUrl") in loaded.shown()
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("tls_cert_file", "tlsKeyFile"), ("tls_key_file", "tlsCertFile"), ("tls_client_ca_file", "tlsCertFile")],
+)
+def test_half_of_tls_is_refused_where_it_was_given(given: str, missing: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings({}, {}, {given: "some.pem"})
+    [problem] = refused.value.problems
+    flag = "--" + given.replace("_", "-")
+    assert str(problem).startswith(f"flag {flag}: expected {missing} beside it")
