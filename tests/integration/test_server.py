@@ -168,7 +168,8 @@ def test_an_address_in_use_is_told_in_one_line(option: str, config: Path) -> Non
 
 
 def test_an_address_of_another_machine_is_told_in_one_line(config: Path) -> None:
-    ended = run("serve", "--config", str(config), "--http-listen", "192.0.2.1:9190")
+    grpc = ("--grpc-listen", f"{HOST}:{free_port()}")  # the default may be somebody's on this machine
+    ended = run("serve", "--config", str(config), *grpc, "--http-listen", "192.0.2.1:9190")
     assert ended.returncode == 2
     assert ended.stderr == "192.0.2.1:9190 cannot be listened on: Cannot assign requested address\n"
 
