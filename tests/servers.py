@@ -18,9 +18,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Final, Literal
 
 import yaml
 
@@ -32,6 +33,7 @@ Host = Literal["grpcio", "pyvoy"]
 HOSTS: tuple[Host, ...] = ("grpcio", "pyvoy")
 
 HOST = "127.0.0.1"
+FIRST_PORT, LAST_PORT = 12_000, 32_000
 DEADLINE_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
@@ -273,21 +275,31 @@ def _running(server: Server, wait: bool = True) -> Iterator[None]:
             server.stop()
 
 
+def _each_port() -> Iterator[int]:
+    """Ports that no two test processes of one run share, over and over, from a place that no two runs are likely to.
+
+    They lie below those that the system gives to whoever connects, so that nobody's connection takes one between the
+    look at it and its use.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    length = (LAST_PORT - FIRST_PORT) // int(workers)
+    start, offset = FIRST_PORT + int(worker.removeprefix("gw")) * length, random.randrange(length)
+    return (start + (offset + step) % length for step in count())
+
+
+PORTS: Final = _each_port()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)
 
 
-def free_ports(count: int) -> int:
-    """The first of so many free ports in a row: below those that the system gives to anybody who asks for one."""
-    if count == 1:
-        return free_port()
+def free_ports(many: int) -> int:
+    """The first of so many free ports in a row."""
     while True:
-        first = random.randrange(10_000, 32_000)
+        first, *_ = (next(PORTS) for _ in range(many))
         with ExitStack() as held, suppress(OSError):
-            for port in range(first, first + count):
+            for port in range(first, first + many):
                 held.enter_context(socket.socket()).bind((HOST, port))
             return first
 
