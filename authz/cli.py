@@ -229,6 +229,7 @@ def _json(text: str) -> Any:
 @CONFIG
 @click.option("--listen", default=ENVOY.listen, show_default=True, help="Where Envoy listens.")
 @click.option("--admin", default=ENVOY.admin, show_default=True, help="Envoy's administration interface.")
+@click.option("--stats-listen", help="Serve /stats/prometheus and /ready here, and nothing else, for Prometheus.")
 @click.option("--upstream", default=ENVOY.upstream, show_default=True, help="The API that Envoy protects.")
 @click.option(
     "--authz",
@@ -244,6 +245,7 @@ def envoy_config(
     path: Path,
     listen: str,
     admin: str,
+    stats_listen: str | None,
     upstream: str,
     endpoints: tuple[str, ...],
     timeout_ms: int,
@@ -256,6 +258,7 @@ def envoy_config(
     options = EnvoyOptions(
         listen=listen,
         admin=admin,
+        stats_listen=stats_listen,
         upstream=upstream,
         authz=endpoints or tuple(endpoints_of(loaded.settings.grpc_listen, loaded.settings.workers)),
         timeout_ms=timeout_ms,

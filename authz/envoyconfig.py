@@ -33,6 +33,7 @@ class EnvoyOptions:
 
     listen: str = "127.0.0.1:10000"
     admin: str | None = "127.0.0.1:9901"
+    stats_listen: str | None = None  # for Prometheus: of the administration interface nothing else is reached there
     upstream: str = "127.0.0.1:8080"
     authz: tuple[str, ...] = ("127.0.0.1:50051",)
     timeout_ms: int = 200
@@ -110,7 +111,12 @@ class VirtualHost:
 
 
 def render(resources: Resources, options: EnvoyOptions) -> str:
-    """The whole configuration, or the one part that `only` names. Raises ValueError for an address that is none."""
+    """The whole configuration, or the one part that `only` names.
+
+    Raises ValueError for an address that is none, and for statistics without the interface that they come from.
+    """
+    if options.stats_listen and not options.admin:
+        raise ValueError("statistics come from the administration interface, so it needs an address")
     # An API of the store has the key sources of one that says nothing.
     apis = (*resources.apis, Api(id="stored")) if options.store else resources.apis
     template = {"filter": "filter.yaml.j2", "cluster": "cluster.yaml.j2"}.get(options.only or "", "envoy.yaml.j2")
@@ -121,6 +127,8 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
             options=options,
             listen=Address.parse(options.listen),
             admin=Address.parse(options.admin) if options.admin else None,
+            stats=Address.parse(options.stats_listen) if options.stats_listen else None,
+            admin_cluster=Upstream.of([options.admin]) if options.admin else None,
             authz=Upstream.of(options.authz),
             upstream=Upstream.of([options.upstream]),
             virtual_hosts=virtual_hosts(resources.apis, stored=options.store),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -11,10 +12,12 @@ import httpx
 import pytest
 from redis import Redis
 
+from authz.core.resources import Resources
+from authz.envoyconfig import EnvoyOptions, render
 from authz.extauthz import SERVICE
 from tests.builders import value_of
 from tests.e2e.stack import WRONG, Answer, Stack
-from tests.servers import RedisServer, until
+from tests.servers import HOST, RedisServer, envoy, free_port, until
 
 
 def logged(stack: Stack, path: str) -> dict[str, Any]:
@@ -142,3 +145,28 @@ def test_a_call_that_is_no_http_request_is_told_and_refused(shared: Stack) -> No
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Check")
         assert check(b"", timeout=30) != b""
     assert 'reason="not_http"' in metrics(shared)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/stats/prometheus", 200),
+        ("/stats/prometheus?usedonly", 200),
+        ("/ready", 200),
+        ("/config_dump", 404),
+        ("/stats", 404),
+        ("/stats/prometheus/../../quitquitquit", 404),
+        ("/quitquitquit", 404),
+    ],
+)
+def test_who_scrapes_envoy_cannot_administer_it(path: str, status: int, scraped: str) -> None:
+    assert httpx.get(scraped + path, trust_env=False).status_code == status
+
+
+@pytest.fixture(scope="module")
+def scraped() -> Iterator[str]:
+    """An Envoy's listener for its statistics."""
+    listen, admin, stats = (f"{HOST}:{free_port()}" for _ in range(3))
+    options = EnvoyOptions(listen=listen, admin=admin, stats_listen=stats)
+    with envoy(render(Resources(), options)):
+        yield f"http://{stats}"

@@ -140,11 +140,21 @@ def test_envoy_accepts_the_filter_and_cluster_in_another_configuration(tmp_path:
         (RICH, DEFAULTS),
         (RICH, EnvoyOptions(authz=RICH_OPTIONS.authz, cors_origins=RICH_OPTIONS.cors_origins, timeout_ms=75)),
         (RICH, RICH_OPTIONS),
+        (SAMPLE, EnvoyOptions(authz=("authz:50051", "authz:50052"), stats_listen="0.0.0.0:9902")),
         (Resources(), DEFAULTS),
         (ODD, DEFAULTS),
         (UNDERSCORE, DEFAULTS),
     ],
-    ids=["names", "many apis", "unix sockets and cors", "everything", "nothing", "odd header", "underscore"],
+    ids=[
+        "names",
+        "many apis",
+        "unix sockets and cors",
+        "everything",
+        "statistics",
+        "nothing",
+        "odd header",
+        "underscore",
+    ],
 )
 def test_envoy_accepts_whatever_is_rendered(of: Resources, options: EnvoyOptions, tmp_path: Path) -> None:
     assert_valid(render(of, options), tmp_path)
@@ -358,6 +368,20 @@ def test_the_access_log_has_no_query_and_no_key() -> None:
 
 def test_the_administration_interface_is_optional() -> None:
     assert "admin" not in rendered(SAMPLE, EnvoyOptions(admin=None))
+
+
+def test_statistics_are_all_of_the_administration_interface_that_others_reach() -> None:
+    options = replace(DEFAULTS, stats_listen="0.0.0.0:9902")
+    _, stats = rendered(SAMPLE, options)["static_resources"]["listeners"]
+    (chain,) = stats["filter_chains"]
+    (host,) = chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+    assert [route["match"] for route in host["routes"]] == [{"path": "/stats/prometheus"}, {"path": "/ready"}]
+    assert "stats" not in render(SAMPLE, DEFAULTS).replace("charge_cluster_response_stats", "")
+
+
+def test_without_an_administration_interface_there_are_no_statistics() -> None:
+    with pytest.raises(ValueError, match="administration interface"):
+        render(SAMPLE, replace(DEFAULTS, admin=None, stats_listen="0.0.0.0:9902"))
 
 
 @pytest.mark.parametrize("text", ["", "localhost", ":80", "host:", "host:http", "host:65536"])
