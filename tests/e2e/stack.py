@@ -196,7 +196,16 @@ def stack(
         sidecar = partial(authz_serve, config, *options, workers=workers, host=host)
         started = [running.enter_context(sidecar()) for _ in range(sidecars)]
         addresses = tuple(endpoint for sidecar in started for endpoint in sidecar.endpoints)
-        wiring = EnvoyOptions(*_own(), upstream, addresses, timeout_ms=5000, cors_origins=cors, store=stored)
+        listen, admin = _own()
+        wiring = EnvoyOptions(
+            listen=listen,
+            admin=admin,
+            upstream=upstream,
+            authz=addresses,
+            timeout_ms=5000,
+            cors_origins=cors,
+            store=stored,
+        )
         envoy = running.enter_context(_envoy(Path(scratch), load(config).resources, wiring, patch))
         it = Stack(config, account, started, envoy, _secrets(resources))
         yield it
