@@ -19,12 +19,13 @@ from click.core import ParameterSource
 from authz import config, log
 from authz.check import LimiterUnavailable
 from authz.cli_control import audit, control, credentials
+from authz.cli_doctor import doctor
 from authz.cli_transfer import COMMANDS
 from authz.config import Config
 from authz.core.catalog import Catalog
 from authz.core.request import Request, joined
 from authz.core.resources import digest
-from authz.envoyconfig import EnvoyOptions, Part, render
+from authz.envoyconfig import PARTS, Address, EnvoyOptions, Part, Tls, render
 from authz.explain import explain as tell
 from authz.faults import ConfigError
 from authz.limiter import RedisLimiter
@@ -36,6 +37,7 @@ from authz.workers import serve as run_serve
 F = TypeVar("F", bound=Callable[..., Any])
 
 ENVOY, UP = EnvoyOptions(), UpOptions()
+SDS = Tls(ca="", name="").sds
 EXPLAIN_SECONDS = 2.0
 
 CONFIG = click.option(
@@ -81,7 +83,7 @@ def cli() -> None:
     """Usage plans for any Envoy: API keys, throttles and quotas as Amazon API Gateway sells them."""
 
 
-for command in (control, credentials, audit, *COMMANDS):
+for command in (control, credentials, audit, doctor, *COMMANDS):
     cli.add_command(command)
 
 
@@ -239,7 +241,13 @@ def _json(text: str) -> Any:
 )
 @click.option("--timeout-ms", default=ENVOY.timeout_ms, show_default=True, help="Envoy's patience for a check.")
 @click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
-@click.option("--only", type=click.Choice(["filter", "cluster"]), help="Print just this part.")
+@click.option("--tls", is_flag=True, help="Ask authz over TLS; needs --tls-ca.")
+@click.option("--tls-ca", metavar="FILE", help="The CAs (PEM) that sign authz's certificate, where Envoy runs.")
+@click.option("--tls-name", metavar="NAME", help="DNS name, address or URI in it.  [default: the host of --authz]")
+@click.option("--tls-cert", metavar="FILE", help="The certificate (PEM) that Envoy shows, for tlsClientCaFile.")
+@click.option("--tls-key", metavar="FILE", help="The private key (PEM) of --tls-cert.")
+@click.option("--tls-sds", metavar="DIRECTORY", help=f"Where Envoy finds what `--only sds-…` prints.  [default: {SDS}]")
+@click.option("--only", type=click.Choice(PARTS), help="Print just this part.")
 @settings_flags("grpc_listen", "workers", "max_in_flight", "response_profile", "store")
 def envoy_config(
     path: Path,
@@ -250,28 +258,61 @@ def envoy_config(
     endpoints: tuple[str, ...],
     timeout_ms: int,
     origins: tuple[str, ...],
+    tls: bool,
+    tls_ca: str | None,
+    tls_name: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_sds: str | None,
     only: Part | None,
     **flags: object | None,
 ) -> None:
     """Print an Envoy configuration for a file: complete and working, or the filter and cluster to put into yours."""
     read, loaded = _load(path, flags)
-    options = EnvoyOptions(
-        listen=listen,
-        admin=admin,
-        stats_listen=stats_listen,
-        upstream=upstream,
-        authz=endpoints or tuple(endpoints_of(loaded.settings.grpc_listen, loaded.settings.workers)),
-        timeout_ms=timeout_ms,
-        cors_origins=origins,
-        only=only,
-        store=loaded.settings.store,
-        max_in_flight=loaded.settings.max_in_flight,
-        retry_after=loaded.settings.response_profile == "standard",
-    )
+    authz = endpoints or tuple(endpoints_of(loaded.settings.grpc_listen, loaded.settings.workers))
+    if not tls and any((tls_ca, tls_name, tls_cert, tls_key, tls_sds)):
+        raise click.UsageError("--tls-ca and its like are for --tls")
     try:
+        options = EnvoyOptions(
+            listen=listen,
+            admin=admin,
+            stats_listen=stats_listen,
+            upstream=upstream,
+            authz=authz,
+            timeout_ms=timeout_ms,
+            tls=_tls(authz, tls_ca, tls_name, (tls_cert, tls_key), tls_sds) if tls else None,
+            cors_origins=origins,
+            only=only,
+            store=loaded.settings.store,
+            max_in_flight=loaded.settings.max_in_flight,
+            retry_after=loaded.settings.response_profile == "standard",
+        )
+        _check_tls(loaded.settings, options)
         click.echo(render(read.resources, options), nl=False)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _tls(
+    authz: tuple[str, ...], ca: str | None, name: str | None, pair: tuple[str | None, str | None], sds: str | None
+) -> Tls:
+    """Raises ValueError where authz could not be known by it."""
+    hosts = {Address.parse(address).host for address in authz}
+    if not ca:
+        raise ValueError("--tls needs --tls-ca: the CAs that sign authz's certificate")
+    if not name and (len(hosts) > 1 or "" in hosts):
+        raise ValueError("--tls needs --tls-name: the name in authz's certificate")
+    return Tls(ca, name or hosts.pop(), *pair, sds or SDS)
+
+
+def _check_tls(settings: Settings, options: EnvoyOptions) -> None:
+    """Raises ValueError where authz and Envoy would not understand each other."""
+    if options.only == "filter":
+        return
+    if settings.tls_cert_file and not options.tls:
+        raise ValueError("authz speaks TLS alone (tlsCertFile): --tls and --tls-ca tell Envoy how to ask it")
+    if settings.tls_client_ca_file and options.tls and not options.tls.certificate:
+        raise ValueError("authz asks who calls (tlsClientCaFile): --tls-cert and --tls-key name what Envoy shows")
 
 
 PORT = click.IntRange(1, 65535)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import uvicorn
@@ -16,9 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from authz.metrics import CONTENT_TYPE, Gathered, Metrics
+from authz.metrics import CONTENT_TYPE, VERSION, ControlMetrics, Gathered, Metrics
+from authz.settings import Settings, endpoints_of
 
 Details = Callable[[], dict[str, Any]]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 SHUTDOWN_SECONDS = 1  # that a slow reader gets for the rest of its answer
 
 
@@ -30,17 +33,42 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def app(metrics: Metrics | Gathered, details: Details) -> Starlette:
-    """`details()` has at least `ready`, a bool; `/readyz` is 503 while it is false, `/healthz` is 200 while we run."""
+def about(settings: Settings) -> dict[str, Any]:
+    """What runs here: its version, and the settings that have to fit Envoy's and other sidecars'. None is a secret."""
+    told = {
+        "accountId": settings.account_id,
+        "chargeOnce": settings.charge_once,
+        "drainSeconds": settings.drain_seconds,
+        "failurePolicy": str(settings.failure_policy),
+        "grpcListen": endpoints_of(settings.grpc_listen, settings.workers),
+        "host": settings.host,
+        "maxInFlight": settings.max_in_flight,
+        "redisTimeoutMs": settings.redis_timeout_ms,
+        "replicas": settings.replicas,
+        "responseProfile": settings.response_profile,
+        "store": settings.store,
+        "tls": settings.tls_cert_file is not None,
+        "workers": settings.workers,
+    }
+    return {"version": VERSION, "settings": told}
+
+
+def app(
+    metrics: Metrics | Gathered | ControlMetrics, details: Details, constant: Mapping[str, Any] = NOTHING
+) -> Starlette:
+    """`details()` has at least `ready`, a bool; `/readyz` is 503 while it is false, `/healthz` is 200 while we run.
+
+    Both tell what is `constant` beside the details.
+    """
 
     async def exposition(_: Request) -> Response:
         return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
     async def healthz(_: Request) -> Response:
-        return JSONResponse(details())
+        return JSONResponse({**details(), **constant})
 
     async def readyz(_: Request) -> Response:
-        found = details()
+        found = {**details(), **constant}
         return JSONResponse(found, status_code=200 if found["ready"] else 503)
 
     return Starlette(routes=[Route("/metrics", exposition), Route("/healthz", healthz), Route("/readyz", readyz)])

@@ -1,0 +1,320 @@
+"""What was seen of a running system, as plain values: all that a rule may know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from ipaddress import ip_address
+from typing import Any, ClassVar
+
+from authz.core.resources import Api
+from authz.settings import Settings
+
+Json = Mapping[str, Any]
+Version = tuple[int, ...]
+
+SILENT: Json = {}
+
+
+# --- Envoy --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster as it is configured, and the hosts that Envoy knows in it: `host:port` or a path, and its health."""
+
+    name: str
+    config: Json
+    hosts: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        return f"cluster {self.name}"
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether Envoy speaks HTTP/2 to it, which gRPC needs."""
+        options = self.http_options
+        explicit = options.get("explicit_http_config", SILENT)
+        return (
+            "http2_protocol_options" in explicit
+            or "http2_protocol_options" in self.config
+            or "http2_protocol_options" in options.get("use_downstream_protocol_config", SILENT)
+            or "auto_config" in options
+        )
+
+    @property
+    def http_options(self) -> Json:
+        found: Json = next(
+            (
+                value
+                for value in self.config.get("typed_extension_protocol_options", SILENT).values()
+                if value.get("@type", "").endswith(".HttpProtocolOptions")
+            ),
+            SILENT,
+        )
+        return found
+
+    @property
+    def tls(self) -> Json | None:
+        """The TLS context towards it; None where Envoy speaks in the clear."""
+        socket = self.config.get("transport_socket", SILENT).get("typed_config", SILENT)
+        return socket if socket.get("@type", "").endswith(".UpstreamTlsContext") else None
+
+    def threshold(self, name: str, default: int) -> int:
+        """A circuit breaker's, of the priority that checks have."""
+        found = self.config.get("circuit_breakers", SILENT).get("thresholds", ())
+        usual: Json = next((one for one in found if one.get("priority", "DEFAULT") == "DEFAULT"), SILENT)
+        return int(usual.get(name, default))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """An HTTP filter in its place: its name there, its type's last word, and its configuration."""
+
+    name: str
+    type: str
+    config: Json
+    disabled: bool = False
+
+
+@dataclass(frozen=True)
+class Manager:
+    """An HTTP connection manager. `routes` is None where Envoy does not show them."""
+
+    where: str
+    config: Json
+    filters: Sequence[Filter]
+    routes: Json | None
+
+    @property
+    def virtual_hosts(self) -> Sequence[Json]:
+        found: Sequence[Json] = (self.routes or SILENT).get("virtual_hosts", ())
+        return found
+
+    @property
+    def forwards_to(self) -> frozenset[str]:
+        """The clusters that its routes lead to."""
+        return frozenset(
+            name for host in self.virtual_hosts for route in host.get("routes", ()) for name in _targets(route)
+        )
+
+
+@dataclass(frozen=True)
+class Check:
+    """An ext_authz filter that asks a cluster by gRPC, in its connection manager."""
+
+    manager: Manager
+    filter: Filter
+    cluster: Cluster | None
+
+    @property
+    def where(self) -> str:
+        return f"{self.manager.where}, filter {self.filter.name}"
+
+    @property
+    def config(self) -> Json:
+        return self.filter.config
+
+    @property
+    def service(self) -> Json:
+        found: Json = self.config["grpc_service"]
+        return found
+
+    @property
+    def timeout(self) -> float:
+        """Envoy's patience for a check, in seconds; 0 is without end."""
+        return seconds(self.service.get("timeout"), 0.2)
+
+    def is_asked_on(self, host: Json, route: Json) -> bool:
+        """Whether a request on this route is checked: the most specific word counts."""
+        routes = self.manager.routes or SILENT
+        asked = not self.filter.disabled
+        for place in (routes, host, route):
+            said = place.get("typed_per_filter_config", SILENT).get(self.filter.name)
+            asked = asked if said is None else not said.get("disabled", False)
+        return asked
+
+    def routes(self) -> Iterator[tuple[Json, Json]]:
+        """Each route of its connection manager, and the virtual host that the route is of."""
+        for host in self.manager.virtual_hosts:
+            for route in host.get("routes", ()):
+                yield host, route
+
+
+@dataclass(frozen=True)
+class Envoy:
+    """An Envoy, by what its administration interface shows."""
+
+    address: str
+    version: str
+    admin: Json
+    managers: Sequence[Manager]
+    checks: Sequence[Check]
+    clusters: Mapping[str, Cluster]
+    stats: Mapping[str, int]
+
+    @property
+    def where(self) -> str:
+        return f"Envoy at {self.address}"
+
+    @property
+    def asked(self) -> Sequence[Cluster]:
+        """The clusters that are asked, each once."""
+        return list({check.cluster.name: check.cluster for check in self.checks if check.cluster}.values())
+
+    def checks_of(self, cluster: Cluster) -> Sequence[Check]:
+        return [check for check in self.checks if check.cluster == cluster]
+
+
+def _targets(route: Json) -> Iterator[str]:
+    action = route.get("route", SILENT)
+    yield from filter(None, (action.get("cluster"),))
+    for part in action.get("weighted_clusters", SILENT).get("clusters", ()):
+        yield part["name"]
+
+
+def seconds(duration: str | None, default: float) -> float:
+    """A duration in protobuf's JSON form, such as `0.200s`."""
+    return default if duration is None else float(duration.removesuffix("s"))
+
+
+# --- our own processes --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Process:
+    """A sidecar or a control plane, by its status pages. `skew` is its clock less ours, in seconds, if it was told."""
+
+    address: str
+    details: Json
+    metrics: Mapping[str, Sequence[float]]
+    version: str | None = None
+    skew: float | None = None
+    kind: ClassVar[str]
+
+    @property
+    def where(self) -> str:
+        return f"{self.kind} {self.address}"
+
+    @property
+    def settings(self) -> Json:
+        """Those that it tells, which an older one does not."""
+        found: Json = self.details.get("settings", SILENT)
+        return found
+
+    @property
+    def workers(self) -> Sequence[Json]:
+        """The details of each process of it; its own if there is one."""
+        found: Sequence[Json] = self.details.get("workers", (self.details,))
+        return found
+
+
+class Sidecar(Process):
+    """Envoy asks it."""
+
+    kind = "sidecar"
+
+
+class Control(Process):
+    """AWS's tools call it."""
+
+    kind = "control plane"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A gRPC address that was asked for its health: SERVING, NOT_SERVING, or why there was no answer."""
+
+    address: str
+    answer: str
+
+
+# --- Redis --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Redis:
+    """A Redis or Valkey. `config` has what it lets us see; `skew` and `answers` are seconds."""
+
+    url: str  # without passwords
+    kind: str
+    hosts: Sequence[str]
+    is_tls: bool
+    has_login: bool
+    info: Json
+    config: Mapping[str, str]
+    skew: float
+    answers: Sequence[float]
+    default_user_is_open: bool | None
+    endless: Sequence[str]
+    looked_at: int
+    workers: int | None  # that hold a lease of the store; None where nobody keeps one
+
+    @property
+    def where(self) -> str:
+        return f"Redis {self.url}"
+
+    @property
+    def is_local(self) -> bool:
+        return all(is_loopback(host) for host in self.hosts)
+
+    @cached_property
+    def version(self) -> Version:
+        return version_of(str(self.info.get("redis_version", "0")))
+
+
+def version_of(text: str) -> Version:
+    """`1.39.3-dev` is (1, 39, 3)."""
+    return tuple(int(part) for part in text.partition("-")[0].split(".") if part.isdigit())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can mean it; "" stands for a Unix socket."""
+    try:
+        return not host or host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# --- all of it ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that was looked at. `silent` has the addresses that did not answer, and why. `now` is Unix time, seconds."""
+
+    envoys: Sequence[Envoy] = ()
+    sidecars: Sequence[Sidecar] = ()
+    controls: Sequence[Control] = ()
+    asked: Sequence[Asked] = ()
+    redis: Redis | None = None
+    apis: Sequence[Api] = ()
+    silent: Mapping[str, str] = field(default_factory=dict)
+    now: float = 0.0
+
+    def checks(self) -> Iterator[Check]:
+        """Each ext_authz filter of ours, of each Envoy."""
+        for envoy in self.envoys:
+            yield from envoy.checks
+
+    def clusters(self) -> Iterator[tuple[Envoy, Cluster]]:
+        """Each cluster that is asked, of each Envoy."""
+        for envoy in self.envoys:
+            for cluster in envoy.asked:
+                yield envoy, cluster
+
+    def told(self, name: str) -> Sequence[Any]:
+        """What the sidecars say of a setting, each value once."""
+        return sorted({one.settings[name] for one in self.sidecars if name in one.settings})
+
+    @property
+    def max_in_flight(self) -> int:
+        """Of one worker, by what the sidecars say; the default where none says."""
+        return min(self.told("maxInFlight"), default=Settings().max_in_flight)
+
+    @property
+    def redis_timeout(self) -> float | None:
+        """The longest of the sidecars', in seconds."""
+        return max((ms / 1000 for ms in self.told("redisTimeoutMs")), default=None)

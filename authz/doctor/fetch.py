@@ -1,0 +1,349 @@
+"""Asks the addresses that the doctor was given, and hands on what they say as facts.
+
+Changes nothing, but that leases of the store which have expired go when they are listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import grpc
+import grpc.aio
+import msgspec
+from grpc_health.v1 import health_pb2
+from redis.exceptions import RedisError, ResponseError
+
+from authz.core.limits import redis_key
+from authz.core.resources import DEFAULT_ACCOUNT, Api
+from authz.doctor import envoydump
+from authz.doctor.facts import Asked, Control, Envoy, Facts, Process, Redis, Sidecar
+from authz.redisurl import mask_url, read_url
+from authz.scripts import connect
+from authz.store import Store, StoreUnavailable
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Process)
+
+HEALTH: Final = "/grpc.health.v1.Health/Check"
+SERVICE: Final = "envoy.service.auth.v3.Authorization"
+SECONDS: Final = 5.0  # that an address has for each answer
+LARGEST: Final = 256 * 1024 * 1024  # a dump of an Envoy with many routes
+STATS: Final = r"ext_authz|cluster\..*\.upstream_rq_(pending|active)_overflow"
+PINGS: Final = 5
+SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the account's,
+SAMPLED: Final = 1_000  # and that are asked for their expiry
+LASTING: Final = ("store", "restoring")  # kinds of keys that have none
+CONFIG: Final = (
+    "appendfsync",
+    "bind",
+    "busy-reply-threshold",
+    "lua-time-limit",
+    "min-replicas-to-write",
+    "protected-mode",
+    "save",
+)
+SAMPLE: Final = re.compile(r"(authz_\w+)(\{.*\})? (\S+)")
+VERSION: Final = re.compile(r'authz_build_info\{.*version="([^"]*)"')
+
+Run = Callable[..., Awaitable[Any]]
+
+
+class UnreachableError(Exception):
+    """An address does not answer, or not as what it was given for; in words for the operator."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files for gRPC addresses that speak TLS: whom to trust, and what to show. `name` is in their certificate."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What to look at. An address of HTTP is a URL or `unix:/path`; one of gRPC is `host:port` or `unix:/path`.
+
+    `clusters` names those of Envoy that are ours; without a name all are that an ext_authz filter asks. Without an
+    `account` it is what the sidecars say.
+    """
+
+    envoys: Sequence[str] = ()
+    sidecars: Sequence[str] = ()
+    controls: Sequence[str] = ()
+    grpc: Sequence[str] = ()
+    redis: str | None = None
+    account: str | None = None
+    clusters: Sequence[str] = ()
+    apis: Sequence[Api] = ()
+    tls: Tls | None = None
+    clock: Callable[[], float] = field(default=time.time)
+
+
+async def look(targets: Targets) -> Facts:
+    """Ask all of them. Who does not answer is told in `silent`. Raises ValueError for a Redis URL that breaks a rule,
+    and OSError for a file that cannot be read."""
+    silent: dict[str, str] = {}
+
+    async def each(label: str, addresses: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> list[T]:
+        async def one(address: str) -> T | None:
+            try:
+                return await ask(address)
+            except UnreachableError as reason:
+                silent[f"{label} {address}"] = str(reason)
+                return None
+
+        return [found for found in await asyncio.gather(*map(one, addresses)) if found is not None]
+
+    clock = targets.clock
+    envoys, sidecars, controls, asked = await asyncio.gather(
+        each("Envoy", targets.envoys, lambda at: asyncio.to_thread(_envoy, at, targets.clusters)),
+        each("sidecar", targets.sidecars, lambda at: asyncio.to_thread(_process, Sidecar, at, clock)),
+        each("control plane", targets.controls, lambda at: asyncio.to_thread(_process, Control, at, clock)),
+        each("gRPC", targets.grpc, lambda at: _ask_health(at, targets.tls)),
+    )
+    facts = Facts(envoys, sidecars, controls, asked, None, targets.apis, silent, clock())
+    if targets.redis is None:
+        return facts
+    account = targets.account or next(iter(facts.told("accountId")), DEFAULT_ACCOUNT)
+    store = any(facts.told("store"))
+    try:
+        return replace(facts, redis=await _redis(targets.redis, account, store, clock))
+    except UnreachableError as reason:
+        return replace(facts, silent={**silent, f"Redis {mask_url(targets.redis)}": str(reason)})
+
+
+# --- HTTP ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    date: str | None
+    body: bytes
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(SECONDS)
+        self.sock.connect(self._path)
+
+
+def _get(address: str, path: str) -> _Answer:
+    """Any status is an answer. Raises UnreachableError."""
+    try:
+        return _over_unix(address, path) if address.startswith("unix:") else _over_tcp(address, path)
+    except (OSError, HTTPException, ValueError) as error:
+        raise UnreachableError(f"no answer to GET {path.partition('?')[0]}: {_words(error)}") from None
+
+
+def _over_tcp(address: str, path: str) -> _Answer:
+    """Past any proxy of the environment's: these are addresses of ours."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    url = address if "://" in address else f"http://{address}"
+    try:
+        with opener.open(url.rstrip("/") + path, timeout=SECONDS) as answer:
+            return _Answer(answer.status, answer.headers["date"], answer.read(LARGEST))
+    except HTTPError as answer:
+        return _Answer(answer.code, answer.headers["date"], answer.read(LARGEST))
+
+
+def _over_unix(address: str, path: str) -> _Answer:
+    connection = _UnixConnection(address.removeprefix("unix:"))
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return _Answer(answer.status, answer.getheader("date"), answer.read(LARGEST))
+    finally:
+        connection.close()
+
+
+def _words(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    return str(getattr(reason, "strerror", None) or reason or type(error).__name__)
+
+
+# --- Envoy, sidecars, control planes --------------------------------------------------------------------------------
+
+
+def _envoy(address: str, clusters: Sequence[str]) -> Envoy:
+    paths = (
+        "/config_dump?include_eds",
+        "/server_info",
+        "/clusters?format=json",
+        f"/stats?format=json&filter={quote(STATS)}",
+    )
+    answers = [_get(address, path) for path in paths]
+    try:
+        dump, server, states, stats = (answer.json() for answer in answers)
+        return envoydump.read(address, dump, server, states, stats, clusters)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise UnreachableError("this is no administration interface of an Envoy") from None
+
+
+def _process(kind: type[P], address: str, clock: Callable[[], float]) -> P:
+    """A sidecar or control plane that is not ready answers too, with 503."""
+    ready = _get(address, "/readyz")
+    now = clock()
+    try:
+        details = ready.json()
+        if not isinstance(details, dict) or "ready" not in details:
+            raise ValueError
+    except ValueError:
+        raise UnreachableError(f"/readyz answers {ready.status}, and not as a {kind.kind} does") from None
+    text = _get(address, "/metrics").body.decode(errors="replace")
+    version = details.get("version") or next(iter(VERSION.findall(text)), None)
+    # A date is in whole seconds, cut off: half a second later on average.
+    skew = parsedate_to_datetime(ready.date).timestamp() + 0.5 - now if ready.date else None
+    return kind(address, details, _samples(text), version, skew)
+
+
+def _samples(text: str) -> Mapping[str, Sequence[float]]:
+    """Our metrics in Prometheus's text format: a name's values under all its labels."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for name, _, value in (match.groups() for match in map(SAMPLE.fullmatch, text.splitlines()) if match):
+        found[name].append(float(value))
+    return found
+
+
+async def _ask_health(address: str, tls: Tls | None) -> Asked:
+    """The standard health check that Envoy makes too."""
+    async with _channel(address, tls) as channel:
+        check: Run = channel.unary_unary(
+            HEALTH,
+            health_pb2.HealthCheckRequest.SerializeToString,
+            health_pb2.HealthCheckResponse.FromString,
+        )
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        try:
+            answer = await check(request, timeout=SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return Asked(address, f"{error.code().name}: {error.details()}")
+        return Asked(address, health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
+    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options)
+    if tls.name:
+        options.append(("grpc.ssl_target_name_override", tls.name))
+    ca, key, cert = (path.read_bytes() if path else None for path in (tls.ca, tls.key, tls.cert))
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options)
+
+
+# --- Redis ----------------------------------------------------------------------------------------------------------
+
+
+async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]) -> Redis:
+    found = read_url(url)
+    client = connect(url, SECONDS)
+    run: Run = client.execute_command
+    try:
+        async with asyncio.timeout(2 * SECONDS):
+            endless, looked_at = await _endless(run, account)
+            asked = clock()
+            seconds, micros = await run("TIME")
+            skew = seconds + micros / 1e6 - (asked + clock()) / 2
+            node = urlsplit(found.node)
+            return Redis(
+                url=mask_url(url),
+                kind=found.kind,
+                hosts=[host for host, _ in found.seeds] or [node.hostname or ""],
+                is_tls=node.scheme == "rediss",
+                has_login=bool(node.password or dict(parse_qsl(node.query)).get("password")),
+                info=await run("INFO"),
+                config=await _config(run),
+                skew=skew,
+                answers=[await _ping(run) for _ in range(PINGS)],
+                default_user_is_open=await _is_open(run),
+                endless=endless,
+                looked_at=looked_at,
+                workers=await _leases(url, account) if store else None,
+            )
+    except (RedisError, OSError, TimeoutError) as error:
+        raise UnreachableError(f"no answer: {_words(error)}") from None
+    finally:
+        await client.aclose()
+
+
+async def _endless(run: Run, account: str) -> tuple[list[str], int]:
+    """Names of counters without an expiry, of so many that were looked at; none where the keys are another node's."""
+    try:
+        # The first key named tells a cluster's client which node is asked from now on.
+        await run("PTTL", redis_key(account, "account"))
+    except ResponseError:
+        return [], 0
+    prefix = redis_key(account, "")
+    pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
+    cursor, scanned, counters = 0, 0, list[str]()
+    while len(counters) < SAMPLED and scanned < SCANNED:
+        cursor, keys = await run("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+        scanned += 1000
+        names = (key.decode(errors="replace") for key in keys)
+        counters += [name for name in names if name.removeprefix(prefix).partition(":")[0] not in LASTING]
+        if not int(cursor):
+            break
+    counters = counters[:SAMPLED]
+    return [name for name in counters if await run("PTTL", name) == -1], len(counters)
+
+
+async def _config(run: Run) -> Mapping[str, str]:
+    """What it lets us see: by name, so that no password is among it."""
+    found: dict[str, str] = {}
+    for name in CONFIG:
+        try:
+            found.update(await run("CONFIG GET", name))
+        except RedisError:
+            return {}
+    return found
+
+
+async def _ping(run: Run) -> float:
+    asked = time.perf_counter()
+    await run("PING")
+    return time.perf_counter() - asked
+
+
+async def _is_open(run: Run) -> bool | None:
+    """Whether anybody may come in as the default user; None where we may not know."""
+    try:
+        user = await run("ACL GETUSER", "default")
+    except RedisError:
+        return None
+    flags = {flag.decode() if isinstance(flag, bytes) else flag for flag in user["flags"]}
+    return {"on", "nopass"} <= flags
+
+
+async def _leases(url: str, account: str) -> int | None:
+    """How many workers follow the store."""
+    store = Store(url, account=account, budget=SECONDS)
+    try:
+        return len(await store.leases())
+    except StoreUnavailable:
+        return None
+    finally:
+        await store.aclose()

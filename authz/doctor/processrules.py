@@ -1,0 +1,201 @@
+"""The traps of sidecars and control planes, by what they say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from authz.doctor.facts import Facts, Json
+from authz.doctor.finding import Rule, Seen, rule
+
+SKEW_SECONDS: Final = 3.0  # what is told in whole seconds is not known better
+DAY: Final = 86_400
+EXPIRY_DAYS: Final = 14
+# What has to be the same in all sidecars that share limits.
+SHARED: Final = ("accountId", "chargeOnce", "failurePolicy", "redisTimeoutMs", "replicas", "responseProfile", "store")
+
+
+@rule("error", why="What it would have told was not looked at.", fix="start it, or give its right address")
+def unreachable(facts: Facts) -> Iterator[Seen]:
+    """An address that was given does not answer, or not as what it was given for."""
+    for address, reason in facts.silent.items():
+        yield Seen(address, reason)
+
+
+@rule("error", why="Envoy's checks get no answer from it.", fix="look at its log; a drain ends by itself")
+def grpc_not_serving(facts: Facts) -> Iterator[Seen]:
+    """A gRPC address does not say that it serves."""
+    for asked in facts.asked:
+        if asked.answer != "SERVING":
+            yield Seen(f"gRPC {asked.address}", asked.answer)
+
+
+@rule(
+    "error",
+    why="It answers every check with 503, or none at all.",
+    fix="its log says why; without a catalog it waits for the file or the store",
+)
+def sidecar_not_ready(facts: Facts) -> Iterator[Seen]:
+    """A sidecar, or one of its workers, is not ready."""
+    for sidecar in facts.sidecars:
+        for worker in sidecar.workers:
+            if not worker.get("ready"):
+                yield Seen(f"{sidecar.where}{_slot(worker)}", f"{worker.get('status')}")
+
+
+@rule("error", why="AWS's tools get errors from it.", fix="its log says why; it needs the Redis that holds the store")
+def control_not_ready(facts: Facts) -> Iterator[Seen]:
+    """A control plane is not ready."""
+    for control in facts.controls:
+        if not control.details.get("ready"):
+            yield Seen(control.where, f"store {control.details.get('store')}")
+
+
+@rule(
+    "error",
+    why="Calls are decided without Redis, each by its plan's failurePolicy: limits are not exact.",
+    fix="bring Redis back; look at settings.redisUrl and redisTimeoutMs",
+)
+def redis_left_alone(facts: Facts) -> Iterator[Seen]:
+    """A sidecar has given Redis up for the time being."""
+    for sidecar in facts.sidecars:
+        for worker in sidecar.workers:
+            if worker.get("redis") == "left alone":
+                yield Seen(f"{sidecar.where}{_slot(worker)}", "redis: left alone")
+
+
+@rule(
+    "error",
+    why="The last good one goes on: what was changed since is not in force.",
+    fix="authz check-config says all that is wrong with the file",
+)
+def catalog_refused(facts: Facts) -> Iterator[Seen]:
+    """A sidecar has refused a configuration, or part of the store."""
+    for sidecar in facts.sidecars:
+        for worker in sidecar.workers:
+            problem = worker.get("catalog", {}).get("problem")
+            if problem:
+                yield Seen(f"{sidecar.where}{_slot(worker)}", str(problem))
+
+
+@rule(
+    "warning",
+    why="They may compile the same resources to different limits, or read each other's keys in Redis wrongly.",
+    fix="roll out one version everywhere; the page on upgrading tells the order",
+)
+def version_skew(facts: Facts) -> Iterator[Seen]:
+    """Sidecars and control planes are of different versions."""
+    versions = {one.where: one.version for one in (*facts.sidecars, *facts.controls) if one.version}
+    if len(set(versions.values())) > 1:
+        yield Seen("versions", ", ".join(f"{where}: {version}" for where, version in versions.items()))
+
+
+@rule(
+    "warning",
+    why="Who has another account counts apart; the others make callers meet now this answer, now that.",
+    fix="give all sidecars of one account the same settings",
+)
+def settings_skew(facts: Facts) -> Iterator[Seen]:
+    """Sidecars differ in a setting that has to be the same."""
+    for name in SHARED:
+        told = {one.where: one.settings[name] for one in facts.sidecars if name in one.settings}
+        if len(set(told.values())) > 1:
+            yield Seen(f"settings.{name}", ", ".join(f"{where}: {value}" for where, value in told.items()))
+
+
+@rule(
+    "warning",
+    why="One caller meets different limits, depending on who is asked.",
+    fix="give them the same file; with a store, wait a second and look again",
+)
+def catalog_skew(facts: Facts) -> Iterator[Seen]:
+    """Sidecars serve different resources."""
+    served = {one.where: {_content(worker) for worker in one.workers} - {""} for one in facts.sidecars}
+    if len(set[str]().union(*served.values())) > 1:
+        yield Seen("catalogs", ", ".join(f"{where}: {' '.join(sorted(found))}" for where, found in served.items()))
+
+
+def _content(worker: Json) -> str:
+    """The digest in `1-0123456789ab`: the number before it is of one process alone."""
+    return str(worker.get("catalog", {}).get("version", "")).partition("-")[2]
+
+
+@rule(
+    "warning",
+    why="Logs and signatures are dated by it; a control plane refuses requests that were signed 5 minutes off.",
+    fix="let NTP set the clocks",
+)
+def clock_skew(facts: Facts) -> Iterator[Seen]:
+    """A sidecar's or control plane's clock is more than three seconds from this machine's."""
+    for one in (*facts.sidecars, *facts.controls):
+        if one.skew is not None and abs(one.skew) > SKEW_SECONDS:
+            yield Seen(one.where, f"{one.skew:+.0f} s from this machine")
+
+
+@rule(
+    "warning",
+    why="Redis answers and they are not counted there: usage and remaining quotas are told too well.",
+    fix="its log says why counting fails",
+)
+def unsettled(facts: Facts) -> Iterator[Seen]:
+    """A sidecar owes Redis calls that it admitted without it, while Redis answers."""
+    for sidecar in facts.sidecars:
+        owed = sum(sidecar.metrics.get("authz_fallback_unsettled_requests", ()))
+        if owed and all(worker.get("redis") != "left alone" for worker in sidecar.workers):
+            yield Seen(sidecar.where, f"{owed:.0f} requests")
+
+
+@rule(
+    "warning",
+    why="While Redis is away each takes 1/(replicas x workers) of every limit: with more of them than that, all "
+    "together admit too much.",
+    fix="settings.replicas: as many sidecars as run at once",
+)
+def replicas_too_low(facts: Facts) -> Iterator[Seen]:
+    """More sidecars run than `replicas` says: by the addresses given here, or by the leases of the store."""
+    told = min(facts.told("replicas"), default=None)
+    workers = max(facts.told("workers"), default=1)
+    if told is not None:
+        running = len(facts.sidecars)
+        leased = facts.redis.workers if facts.redis and facts.redis.workers else 0
+        if running > told:
+            yield Seen("settings.replicas", f"{told}, and {running} sidecars answer", f"settings.replicas: {running}")
+        elif leased > told * workers:
+            needed = -(-leased // workers)
+            what = f"{told} x {workers} workers, and {leased} workers hold leases in Redis"
+            yield Seen("settings.replicas", what, f"settings.replicas: {needed}")
+
+
+@rule(
+    "warning",
+    why="Then Envoy refuses to speak to it, and every request gets 503.",
+    fix="put the new certificate in the file's place; it is taken over without a restart",
+)
+def certificate_expires(facts: Facts) -> Iterator[Seen]:
+    """A certificate of a sidecar has expired, or will within two weeks."""
+    for sidecar in facts.sidecars:
+        told = [one for one in sidecar.metrics.get("authz_tls_certificate_expiry_timestamp_seconds", ()) if one > 0]
+        left = min(told, default=float("inf")) - facts.now
+        if left < EXPIRY_DAYS * DAY:
+            yield Seen(sidecar.where, f"in {left / DAY:.1f} days" if left > 0 else "expired")
+
+
+def _slot(worker: Json) -> str:
+    return f", worker {worker['slot']}" if "slot" in worker else ""
+
+
+PROCESS_RULES: Final[tuple[Rule, ...]] = (
+    unreachable,
+    grpc_not_serving,
+    sidecar_not_ready,
+    control_not_ready,
+    redis_left_alone,
+    catalog_refused,
+    version_skew,
+    settings_skew,
+    catalog_skew,
+    clock_skew,
+    unsettled,
+    replicas_too_low,
+    certificate_expires,
+)

@@ -1,0 +1,104 @@
+"""The doctor's findings for people, for machines, and the list of all that it looks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import IO, Final
+
+import msgspec
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from authz.doctor.envoyrules import ENVOY_RULES
+from authz.doctor.finding import SEVERITIES, Finding, Rule, Severity
+from authz.doctor.processrules import PROCESS_RULES
+from authz.doctor.redisrules import REDIS_RULES
+
+FORMAT: Final = 1  # of the JSON; grows when a field changes its meaning or goes
+WIDTH: Final = 120  # where there is no terminal
+COLOURS: Final[dict[Severity, str]] = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+PARTS: Final = (
+    ("Sidecars and control planes", PROCESS_RULES),
+    ("Envoy", ENVOY_RULES),
+    ("Redis", REDIS_RULES),
+)
+HEAD: Final = """\
+# What the doctor looks for
+
+<!-- Printed by `authz doctor --list`; a test says when it is stale. -->
+
+Each trap below is looked for by `authz doctor` where it was given the address that tells;
+[Find mistakes](../how-to/find-mistakes.md) says how. The ids stay the same from version to version. An **error** lets
+requests past the check, or keeps the system from working; a **warning** is wrong in most systems; an **info** is worth
+knowing.
+"""
+
+
+def counts(findings: Iterable[Finding]) -> dict[Severity, int]:
+    """How many of each severity."""
+    found = Counter(finding.severity for finding in findings)
+    return {severity: found[severity] for severity in SEVERITIES}
+
+
+def as_json(findings: Sequence[Finding], looked_at: Sequence[str]) -> str:
+    """One object: `format`, `lookedAt`, `summary` (a count a severity) and `findings`, the worst first."""
+    document = {
+        "format": FORMAT,
+        "lookedAt": looked_at,
+        "summary": counts(findings),
+        "findings": [asdict(finding) for finding in findings],
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def show(findings: Sequence[Finding], looked_at: Sequence[str], file: IO[str]) -> None:
+    """A table a severity and a summary; colours in a terminal only."""
+    console = Console(file=file, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(file=file, highlight=False, no_color=True, width=WIDTH)
+    for severity in SEVERITIES:
+        of_it = [finding for finding in findings if finding.severity == severity]
+        if of_it:
+            console.print(_table(severity, of_it))
+    console.print(_summary(findings, looked_at))
+
+
+def _table(severity: Severity, findings: Sequence[Finding]) -> Table:
+    table = Table(title=Text(severity.upper(), COLOURS[severity]), title_justify="left", box=SIMPLE, expand=True)
+    table.add_column("finding, and where", ratio=2, overflow="fold")
+    table.add_column("what is there, why it matters, the fix", ratio=3, overflow="fold")
+    for finding in findings:
+        table.add_row(Text.assemble((finding.id, COLOURS[severity]), f"\n{finding.where}"), _told(finding))
+    return table
+
+
+def _told(finding: Finding) -> Text:
+    return Text.assemble(f"{finding.seen}\n", (f"{finding.why}\n", "dim"), ("fix: ", "bold"), f"{finding.fix}\n")
+
+
+def _summary(findings: Sequence[Finding], looked_at: Sequence[str]) -> Text:
+    words = Text(f"Looked at {', '.join(looked_at)}: ")
+    if not findings:
+        return words.append("nothing found.", "green")
+    for number, (severity, count) in enumerate(one for one in counts(findings).items() if one[1]):
+        words.append(", " if number else "").append(f"{count} {severity}{_plural(severity, count)}", COLOURS[severity])
+    return words.append(".")
+
+
+def _plural(severity: Severity, count: int) -> str:
+    return "" if count == 1 or severity == "info" else "s"
+
+
+def reference() -> str:
+    """The page of all rules, in Markdown."""
+    return "\n".join((HEAD, *(line for title, rules in PARTS for line in _part(title, rules))))
+
+
+def _part(title: str, rules: Iterable[Rule]) -> Iterator[str]:
+    yield f"## {title}\n"
+    for rule in rules:
+        yield f"### {rule.id}\n\n**{rule.severity}.** {' '.join(rule.when.split())}\n\n{rule.why}\n\nFix: {rule.fix}\n"

@@ -1,0 +1,465 @@
+"""Each trap of an Envoy is planted in a real one: the doctor finds it, and nothing where none is planted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from authz.config import load
+from authz.core.resources import Api, AuthorizerSource
+from authz.doctor.envoyrules import ENVOY_RULES
+from authz.doctor.examine import examine
+from authz.doctor.facts import Envoy, Facts
+from authz.doctor.fetch import Targets, look
+from authz.envoyconfig import EnvoyOptions, Tls, render
+from tests.builders import api
+from tests.e2e.stack import ext_authz, http_manager
+from tests.servers import HOST, AuthzServer, EnvoyServer, RedisServer, authz_serve, envoy, free_port, is_ok, until
+from tests.topologies import Certificates
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "authz/samples/plans.yaml"
+SAMPLE = load(FILE).resources
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+PER_ROUTE = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute"
+
+Patch = Callable[[Any], object]
+
+
+@pytest.fixture(scope="module")
+def sidecar(redis: RedisServer) -> Iterator[AuthzServer]:
+    """Two workers, as a machine with two cores has; their settings are the defaults."""
+    with authz_serve(FILE, "--redis-url", redis.url, workers=2) as server:
+        yield server
+
+
+def config(sidecar: AuthzServer, patch: Patch = lambda _: None) -> str:
+    """What `authz envoy-config` prints for the sidecar, broken in one place."""
+    options = EnvoyOptions(
+        listen=f"{HOST}:{free_port()}",
+        admin=f"{HOST}:{free_port()}",
+        upstream=f"{HOST}:{free_port()}",
+        authz=tuple(sidecar.endpoints),
+        stats_listen=f"{HOST}:{free_port()}",
+    )
+    parsed = yaml.safe_load(render(SAMPLE, options))
+    patch(parsed)
+    return yaml.safe_dump(parsed, sort_keys=False)
+
+
+def seen(server: EnvoyServer, sidecar: AuthzServer, apis: tuple[Api, ...] = SAMPLE.apis) -> Facts:
+    facts = asyncio.run(look(Targets(envoys=[server.admin], sidecars=[sidecar.http], apis=apis)))
+    assert facts.silent == {}
+    return facts
+
+
+def found(facts: Facts) -> list[str]:
+    return [finding.id for finding in examine(facts)]
+
+
+# --- the places that are broken -----------------------------------------------------------------------------------
+
+
+def filters(it: Any) -> Any:
+    return http_manager(it)["http_filters"]
+
+
+def service(it: Any) -> Any:
+    return ext_authz(it)["grpc_service"]
+
+
+def routes(it: Any) -> Any:
+    return http_manager(it)["route_config"]
+
+
+def host(it: Any) -> Any:
+    return routes(it)["virtual_hosts"][0]
+
+
+def cluster(it: Any) -> Any:
+    return it["static_resources"]["clusters"][0]
+
+
+def endpoints(it: Any) -> Any:
+    return cluster(it)["load_assignment"]["endpoints"][0]["lb_endpoints"]
+
+
+def breaker(it: Any) -> Any:
+    return cluster(it)["circuit_breakers"]["thresholds"][0]
+
+
+def shown(it: Any) -> Any:
+    return ext_authz(it)["allowed_headers"]["patterns"]
+
+
+def endpoint(address: str, port: int) -> Any:
+    return {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}
+
+
+def no_filter(it: Any) -> None:
+    filters(it)[:] = [one for one in filters(it) if one["name"] != EXT_AUTHZ]
+    del host(it)["typed_per_filter_config"]
+
+
+def disabled_route(it: Any) -> None:
+    off = {EXT_AUTHZ: {"@type": PER_ROUTE, "disabled": True}}
+    route = {"match": {"prefix": "/open"}, "route": {"cluster": "upstream"}, "typed_per_filter_config": off}
+    exact = {**route, "match": {"path": "/healthz"}}
+    host(it)["routes"][:0] = [route, exact]
+
+
+def disabled_host(it: Any) -> None:
+    host(it)["typed_per_filter_config"] = {EXT_AUTHZ: {"@type": PER_ROUTE, "disabled": True}}
+
+
+def disabled_filter(it: Any) -> None:
+    next(one for one in filters(it) if one["name"] == EXT_AUTHZ)["disabled"] = True
+    del host(it)["typed_per_filter_config"]
+
+
+def second_listener(it: Any) -> None:
+    listeners = it["static_resources"]["listeners"]
+    other = json.loads(json.dumps(listeners[0]))
+    other["name"] = "internal"
+    other["address"]["socket_address"]["port_value"] = free_port()
+    listeners.append(other)
+    manager = other["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"] = [one for one in manager["http_filters"] if one["name"] != EXT_AUTHZ]
+    del manager["route_config"]["virtual_hosts"][0]["typed_per_filter_config"]
+
+
+def scoped(it: Any) -> None:
+    manager = http_manager(it)
+    extractor = {"name": "x-scope", "element_separator": ",", "index": 0}
+    key = {"fragments": [{"string_key": "a"}]}
+    one = {"name": "a", "route_configuration": manager.pop("route_config"), "key": key}
+    manager["scoped_routes"] = {
+        "name": "scopes",
+        "scope_key_builder": {"fragments": [{"header_value_extractor": extractor}]},
+        "scoped_route_configurations_list": {"scoped_route_configurations": [one]},
+    }
+
+
+def cors_last(it: Any) -> None:
+    filters(it).insert(-1, filters(it).pop(0))
+
+
+def without(name: str) -> Patch:
+    """Without this option of the connection manager."""
+    return lambda it: http_manager(it).pop(name)
+
+
+def check_timeout(duration: str) -> Patch:
+    def patch(it: Any) -> None:
+        service(it)["timeout"] = service(it)["retry_policy"]["retry_back_off"]["max_interval"] = duration
+        cluster(it)["connect_timeout"] = "0.010s"
+
+    return patch
+
+
+def tcp_health(it: Any) -> None:
+    [check] = cluster(it)["health_checks"]
+    del check["grpc_health_check"]
+    check["tcp_health_check"] = {}
+
+
+def http1(it: Any) -> None:
+    del cluster(it)["typed_extension_protocol_options"]
+    del cluster(it)["health_checks"]
+
+
+def tls(it: Any) -> None:
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    cluster(it)["transport_socket"] = {"name": "tls", "typed_config": {"@type": kind}}
+    del cluster(it)["health_checks"]
+
+
+def elsewhere(it: Any) -> None:
+    """A network for documentation: nobody is there."""
+    endpoints(it)[:] = [endpoint("192.0.2.1", 50051), endpoint("192.0.2.2", 50051)]
+    del cluster(it)["health_checks"]
+
+
+AUTHORIZED = (api("a1", api_key_source="AUTHORIZER", authorizer=AuthorizerSource(namespace="com.example.login")),)
+
+
+@dataclass(frozen=True)
+class Trap:
+    """What is found, where, once it is planted; and what else follows from planting it."""
+
+    id: str
+    where: str
+    patch: Patch
+    also: tuple[str, ...] = ()
+    apis: tuple[Api, ...] = SAMPLE.apis
+    seen: str = ""
+    name: str = field(default="", kw_only=True)
+
+
+MANAGER = "listener ingress"
+FILTER = f"{MANAGER}, filter {EXT_AUTHZ}"
+HOST_NAME = f"{MANAGER}, virtual host any other host"
+CLUSTER = "cluster authz"
+
+TRAPS = (
+    Trap("nothing-asks", "Envoy at", no_filter),
+    Trap("fail-open", FILTER, lambda it: ext_authz(it).update(failure_mode_allow=True)),
+    Trap("shadow-mode", FILTER, lambda it: ext_authz(it).update(shadow_mode=True)),
+    Trap(
+        "partly-enabled",
+        FILTER,
+        lambda it: ext_authz(it).update(filter_enabled={"default_value": {"numerator": 5000, "denominator": 1}}),
+        seen="50%",
+    ),
+    Trap("nothing-checked", FILTER, disabled_host, name="host"),
+    Trap("nothing-checked", FILTER, disabled_filter, name="filter"),
+    Trap("route-not-checked", HOST_NAME, disabled_route, seen="prefix /open"),
+    Trap("way-around", "listener internal", second_listener, seen="upstream"),
+    Trap("no-catch-all", HOST_NAME, lambda it: host(it)["routes"][-1].update(match={"prefix": "/prod"})),
+    Trap("routes-not-seen", MANAGER, scoped),
+    Trap("status-on-error", FILTER, lambda it: ext_authz(it).pop("status_on_error"), seen="Forbidden"),
+    Trap("refusals-charged-to-upstream", FILTER, lambda it: ext_authz(it).pop("charge_cluster_response_stats")),
+    Trap("no-deadline", FILTER, lambda it: service(it).update(timeout="0s")),
+    Trap("redis-timeout-above-check-timeout", FILTER, check_timeout("0.040s"), seen="redisTimeoutMs 50"),
+    Trap(
+        "connect-timeout-above-check-timeout", CLUSTER, lambda it: cluster(it).update(connect_timeout="1s"), seen="1000"
+    ),
+    Trap(
+        "retry-cuts-the-try",
+        FILTER,
+        lambda it: service(it)["retry_policy"]["retry_back_off"].update(max_interval="0.020s"),
+        seen="max_interval 20 ms",
+        name="set",
+    ),
+    Trap(
+        "retry-cuts-the-try",
+        FILTER,
+        lambda it: service(it)["retry_policy"]["retry_back_off"].pop("max_interval"),
+        seen="max_interval 20 ms",
+        name="ten times the base",
+    ),
+    Trap("retry-burns-the-deadline", FILTER, lambda it: service(it)["retry_policy"].pop("retry_back_off")),
+    Trap("no-retry", FILTER, lambda it: service(it).pop("retry_policy")),
+    Trap("few-retries", CLUSTER, lambda it: breaker(it).pop("max_retries")),
+    Trap("path-not-normalised", MANAGER, without("normalize_path"), seen="normalize_path", name="dots"),
+    Trap("path-not-normalised", MANAGER, without("merge_slashes"), seen="merge_slashes", name="slashes"),
+    Trap(
+        "path-not-normalised",
+        MANAGER,
+        lambda it: http_manager(it).update(path_with_escaped_slashes_action="KEEP_UNCHANGED"),
+        seen="path_with_escaped_slashes_action",
+        name="escaped",
+    ),
+    Trap("cors-after-ext-authz", FILTER, cors_last),
+    Trap("headers-not-restricted", FILTER, lambda it: ext_authz(it).pop("allowed_headers")),
+    Trap("header-not-shown", FILTER, lambda it: shown(it).pop(), seen="x-api-key", name="missing"),
+    Trap(
+        "header-not-shown",
+        FILTER,
+        lambda it: ext_authz(it).update(disallowed_headers={"patterns": [{"prefix": "x-api"}]}),
+        seen="x-api-key",
+        name="disallowed",
+    ),
+    Trap("metadata-not-shown", FILTER, lambda _: None, apis=AUTHORIZED, seen="com.example.login"),
+    Trap("failure-header-kept", MANAGER, lambda it: routes(it).pop("request_headers_to_remove")),
+    Trap("remote-address-not-used", MANAGER, without("use_remote_address")),
+    Trap("underscore-headers", MANAGER, without("common_http_protocol_options"), seen="x-api-key_id"),
+    Trap("clear-route-cache", FILTER, lambda it: ext_authz(it).update(clear_route_cache=True)),
+    Trap("body-sent", FILTER, lambda it: ext_authz(it).update(with_request_body={"max_request_bytes": 1024})),
+    Trap("one-endpoint-for-many-workers", CLUSTER, lambda it: endpoints(it).pop(), seen="1 endpoint for 2 workers"),
+    Trap("cluster-not-http2", CLUSTER, http1, also=("no-health-check",)),
+    Trap("no-health-check", CLUSTER, lambda it: cluster(it).pop("health_checks")),
+    Trap("health-check-not-grpc", CLUSTER, tcp_health, seen="tcp_health_check"),
+    Trap(
+        "drain-shorter-than-health-check",
+        CLUSTER,
+        lambda it: cluster(it)["health_checks"][0].update(interval="3s"),
+        seen="noticed after 6 s, and drainSeconds is 6",
+    ),
+    Trap("health-told-late", CLUSTER, lambda it: cluster(it).pop("common_lb_config")),
+    Trap("no-outlier-detection", CLUSTER, lambda it: cluster(it).pop("outlier_detection")),
+    Trap("breaker-below-workers", CLUSTER, lambda it: breaker(it).update(max_requests=199), seen="199"),
+    Trap("breaker-far-above-workers", CLUSTER, lambda it: breaker(it).pop("max_requests"), seen="1024"),
+    Trap("tls-mismatch", CLUSTER, tls, also=("no-health-check", "tls-not-verified")),
+    Trap("tls-not-verified", CLUSTER, tls, also=("no-health-check", "tls-mismatch")),
+    Trap("checks-in-the-clear", CLUSTER, elsewhere, also=("no-health-check",), seen="192.0.2.1"),
+    Trap(
+        "unhealthy-endpoint",
+        CLUSTER,
+        lambda it: endpoints(it).append(endpoint(HOST, free_port())),
+        also=("breaker-below-workers",),
+        seen="1 of 3 are out",
+    ),
+    Trap(
+        "admin-open",
+        "Envoy at",
+        lambda it: it["admin"]["address"]["socket_address"].update(address="0.0.0.0"),
+        seen="admin on 0.0.0.0",
+    ),
+)
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: f"{trap.id}-{trap.name}".removesuffix("-"))
+def test_a_planted_trap_is_found_and_nothing_else(trap: Trap, sidecar: AuthzServer) -> None:
+    with envoy(config(sidecar, trap.patch)) as server:
+        facts = seen(server, sidecar, trap.apis)
+    findings = examine(facts)
+    assert {finding.id for finding in findings} == {trap.id, *trap.also}, findings
+    [finding] = [finding for finding in findings if finding.id == trap.id]
+    assert finding.where.startswith(trap.where)
+    assert trap.seen in finding.seen
+    assert finding.fix
+
+
+def routes_from_file(scratch: Path) -> Patch:
+    def patch(it: Any) -> None:
+        kind = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+        (scratch / "routes.yaml").write_text(
+            yaml.safe_dump({"resources": [{"@type": kind, **http_manager(it).pop("route_config")}]})
+        )
+        source = {"path_config_source": {"path": str(scratch / "routes.yaml")}, "resource_api_version": "V3"}
+        it["node"] = {"id": "one", "cluster": "test"}
+        http_manager(it)["rds"] = {"route_config_name": "ingress", "config_source": source}
+
+    return patch
+
+
+def cluster_from_file(scratch: Path) -> Patch:
+    def patch(it: Any) -> None:
+        kind = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+        moved = {"@type": kind, **it["static_resources"]["clusters"].pop(0)}
+        (scratch / "clusters.yaml").write_text(yaml.safe_dump({"resources": [moved]}))
+        source = {"path_config_source": {"path": str(scratch / "clusters.yaml")}, "resource_api_version": "V3"}
+        it["dynamic_resources"] = {"cds_config": source}
+        it["node"] = {"id": "one", "cluster": "test"}
+
+    return patch
+
+
+@pytest.mark.parametrize("moved", [None, routes_from_file, cluster_from_file], ids=["static", "rds", "cds"])
+def test_nothing_is_found_in_what_we_print(
+    moved: Callable[[Path], Patch] | None, sidecar: AuthzServer, tmp_path: Path
+) -> None:
+    """However Envoy comes by it."""
+    with envoy(config(sidecar, moved(tmp_path) if moved else lambda _: None)) as server:
+        until(lambda: all(seen(server, sidecar).envoys[0].clusters["authz"].hosts.values()), "not healthy", server)
+        facts = seen(server, sidecar)
+    assert [check.where for check in facts.checks()] == [FILTER]
+    assert len(facts.envoys[0].clusters["authz"].hosts) == 2
+    assert facts.envoys[0].checks[0].manager.routes is not None
+    assert examine(facts) == []
+
+
+def test_a_filter_that_is_switched_on_by_the_virtual_host_is_no_trap(sidecar: AuthzServer) -> None:
+    """Gateways configure it so. Envoy asks: authz says 403, and the upstream is not there."""
+
+    def patch(it: Any) -> None:
+        next(one for one in filters(it) if one["name"] == EXT_AUTHZ)["disabled"] = True
+
+    with envoy(config(sidecar, patch)) as server:
+        assert ask(server) == 403
+        assert found(seen(server, sidecar)) == []
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Certificates:
+    return Certificates.make(tmp_path / "tls")
+
+
+def over_tls(sidecar: AuthzServer, files: Certificates, scratch: Path) -> str:
+    """What `authz envoy-config --tls` prints, and the file that it names."""
+    options = EnvoyOptions(
+        listen=f"{HOST}:{free_port()}",
+        admin=f"{HOST}:{free_port()}",
+        authz=tuple(sidecar.endpoints),
+        tls=Tls(str(files.ca), HOST, sds=str(scratch)),
+    )
+    assert options.tls is not None
+    Path(options.tls.sds_file("ca")).write_text(render(SAMPLE, replace(options, only="sds-ca")))
+    return render(SAMPLE, options)
+
+
+def test_nothing_but_a_short_life_is_found_over_tls(redis: RedisServer, files: Certificates, tmp_path: Path) -> None:
+    """The certificate is for a day."""
+    own = ("--tls-cert-file", str(files.certificate), "--tls-key-file", str(files.key))
+    with authz_serve(FILE, "--redis-url", redis.url, *own) as server:
+        with envoy(over_tls(server, files, tmp_path)) as asks:
+            until(lambda: all(seen(asks, server).envoys[0].clusters["authz"].hosts.values()), "not healthy", asks)
+            assert found(seen(asks, server)) == ["certificate-expires"]
+        with envoy(config(server)) as in_the_clear:
+            assert "tls-mismatch" in found(seen(in_the_clear, server))
+
+
+def ask(server: EnvoyServer) -> int:
+    return httpx.get(f"{server.url}/prod/pets", trust_env=False).status_code
+
+
+def test_what_was_let_in_and_what_failed_is_found_by_the_statistics(sidecar: AuthzServer) -> None:
+    def broken(it: Any) -> None:
+        ext_authz(it)["failure_mode_allow"] = True
+        endpoints(it)[:] = [endpoint(HOST, free_port()), endpoint(HOST, free_port())]
+        del cluster(it)["health_checks"]
+
+    with envoy(config(sidecar, broken)) as server:
+        before = found(seen(server, sidecar))
+        ask(server)
+        after = found(seen(server, sidecar))
+    assert sorted(before) == ["fail-open", "no-health-check"]
+    assert sorted(set(after) - set(before)) == ["checks-fail", "let-in-unchecked"]
+
+
+def test_checks_that_envoy_has_shed_are_found(sidecar: AuthzServer) -> None:
+    with envoy(config(sidecar, lambda it: breaker(it).update(max_requests=0, max_pending_requests=0))) as server:
+        assert ask(server) == 503
+        assert {"breaker-below-workers", "checks-shed"} <= set(found(seen(server, sidecar)))
+
+
+@pytest.fixture(scope="module")
+def clean(sidecar: AuthzServer) -> Iterator[EnvoyServer]:
+    with envoy(config(sidecar)) as server:
+        until(lambda: is_ok(f"{server.admin}/ready"), "Envoy is not ready", server)
+        yield server
+
+
+def of_version(facts: Facts, version: str) -> Facts:
+    """No other Envoy is at hand, so its own answer is changed."""
+    [one] = facts.envoys
+    assert isinstance(one, Envoy)
+    return replace(facts, envoys=(replace(one, version=version),))
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("1.39.2", {"envoy-too-old"}),
+        ("1.38.3", {"envoy-too-old", "envoy-with-known-cves"}),
+        ("1.40.0", set()),
+    ],
+)
+def test_an_old_envoy_is_found(version: str, expected: set[str], clean: EnvoyServer, sidecar: AuthzServer) -> None:
+    facts = seen(clean, sidecar)
+    assert found(facts) == []
+    assert set(found(of_version(facts, version))) == expected
+
+
+def test_only_the_named_cluster_is_ours(clean: EnvoyServer) -> None:
+    facts = asyncio.run(look(Targets(envoys=[clean.admin], clusters=["another"])))
+    assert found(facts) == ["nothing-asks"]
+
+
+def test_what_is_no_envoy_is_told(sidecar: AuthzServer) -> None:
+    facts = asyncio.run(look(Targets(envoys=[sidecar.http, f"http://{HOST}:{free_port()}"])))
+    assert found(facts) == ["unreachable", "unreachable"]
+
+
+def test_each_rule_of_envoy_is_planted_here() -> None:
+    text = Path(__file__).read_text("utf-8")
+    assert [rule.id for rule in ENVOY_RULES if f'"{rule.id}"' not in text] == []
