@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from pathlib import PurePosixPath
+from typing import Literal, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -16,7 +17,8 @@ from authz.core.resources import Api, Resources
 from authz.core.rules import REQUEST_HEADER
 from authz.settings import Settings
 
-Part = Literal["filter", "cluster"]
+Part = Literal["filter", "cluster", "sds-ca", "sds-certificate"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 # What every refusal may need, whatever the file says: gRPC callers, media types, CORS.
 ALWAYS_ALLOWED = frozenset(
@@ -25,6 +27,38 @@ ALWAYS_ALLOWED = frozenset(
 # What a browser may send, beside the headers that carry keys (AWS's own default list).
 CORS_HEADERS = frozenset({"authorization", "content-type", "x-amz-date", "x-amz-security-token"})
 THIS_MACHINE = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How Envoy knows authz, and what it shows itself: files (PEM) where Envoy runs.
+
+    `name` is in authz's certificate: a DNS name, an address or a URI. Without a `certificate` Envoy shows none.
+    """
+
+    ca: str
+    name: str
+    certificate: str | None = None
+    key: str | None = None
+    sds: str = "/etc/envoy"  # the directory of the files that `sds-ca` and `sds-certificate` print
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a pair that Envoy could not keep up with."""
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("expected --tls-cert and --tls-key together: a certificate and its key")
+        if self.certificate and self.key and PurePosixPath(self.certificate).parent != PurePosixPath(self.key).parent:
+            raise ValueError("expected --tls-cert and --tls-key in one directory: Envoy watches one")
+
+    @property
+    def san_type(self) -> str:
+        """As Envoy names the kind of `name`."""
+        if "://" in self.name:
+            return "URI"
+        return "IP_ADDRESS" if _is_ip(self.name) else "DNS"
+
+    def sds_file(self, of: str) -> str:
+        """The path of the file that names the `ca` or the `certificate`."""
+        return str(PurePosixPath(self.sds, f"authz-{of}.yaml"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +71,7 @@ class EnvoyOptions:
     upstream: str = "127.0.0.1:8080"
     authz: tuple[str, ...] = ("127.0.0.1:50051",)
     timeout_ms: int = 200
+    tls: Tls | None = None  # to authz
     cors_origins: tuple[str, ...] = ()
     only: Part | None = None
     store: bool = False  # whether authz has APIs besides the file's
@@ -119,12 +154,17 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
         raise ValueError("statistics come from the administration interface, so it needs an address")
     # An API of the store has the key sources of one that says nothing.
     apis = (*resources.apis, Api(id="stored")) if options.store else resources.apis
-    template = {"filter": "filter.yaml.j2", "cluster": "cluster.yaml.j2"}.get(options.only or "", "envoy.yaml.j2")
+    template = f"{options.only or 'envoy'}.yaml.j2"
+    if options.only in ("sds-ca", "sds-certificate") and not options.tls:
+        raise ValueError(f"--only {options.only} prints nothing without --tls")
+    if options.only == "sds-certificate" and not (options.tls and options.tls.certificate):
+        raise ValueError("--only sds-certificate prints nothing without --tls-cert")
     return (
         _templates()
         .get_template(template)
         .render(
             options=options,
+            tls=options.tls,
             listen=Address.parse(options.listen),
             admin=Address.parse(options.admin) if options.admin else None,
             stats=Address.parse(options.stats_listen) if options.stats_listen else None,
@@ -225,5 +265,6 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["directory"] = lambda path: str(PurePosixPath(path).parent)
     environment.filters["seconds"] = lambda milliseconds: f"{milliseconds / 1000:g}s"
     return environment

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -11,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from authz.extauthz import SERVICE
 from authz.settings import Settings
+from authz.tls import Certificates, Material
 
 Answer = Callable[[bytes, float | None], Awaitable[bytes]]
 
@@ -24,8 +24,8 @@ PAUSE_MS, ANSWER_MS = 60_000, 20_000  # between pings to a silent connection, an
 class GrpcioHost:
     """Serves `answer` (a serialised CheckRequest and the seconds left in, a serialised CheckResponse out)."""
 
-    def __init__(self, settings: Settings, answer: Answer) -> None:
-        """Raises OSError where the address cannot be listened on, or a certificate cannot be read."""
+    def __init__(self, settings: Settings, answer: Answer, certificates: Certificates | None = None) -> None:
+        """Over TLS with `certificates`. Raises OSError where the address cannot be listened on."""
         self._server = grpc.aio.server(options=_options(settings.max_in_flight))
         self._health = health.aio.HealthServicer()
         self._server.add_generic_rpc_handlers((_handlers(answer),))
@@ -33,17 +33,17 @@ class GrpcioHost:
         if settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
-        self._listen(settings)
+        self._credentials = _credentials(certificates) if certificates else None  # kept: gRPC calls back into it
+        self._listen(settings.grpc_listen)
 
-    def _listen(self, settings: Settings) -> None:
-        credentials = _credentials(settings)
+    def _listen(self, address: str) -> None:
         try:
-            if credentials:
-                self._server.add_secure_port(settings.grpc_listen, credentials)
+            if self._credentials:
+                self._server.add_secure_port(address, self._credentials)
             else:
-                self._server.add_insecure_port(settings.grpc_listen)
+                self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"{settings.grpc_listen} cannot be listened on: {error}") from None
+            raise OSError(f"{address} cannot be listened on: {error}") from None
 
     async def start(self) -> None:
         await self._server.start()
@@ -89,10 +89,22 @@ def _handlers(answer: Answer) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(SERVICE, {"Check": grpc.unary_unary_rpc_method_handler(check)})
 
 
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """Of the files that the settings name; None without any. Raises OSError where one cannot be read."""
-    if not (settings.tls_cert_file and settings.tls_key_file):
-        return None
-    pair = Path(settings.tls_key_file).read_bytes(), Path(settings.tls_cert_file).read_bytes()
-    ca = Path(settings.tls_client_ca_file).read_bytes() if settings.tls_client_ca_file else None
-    return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """gRPC asks before each handshake, from a thread of its own, whether there are others by now."""
+    given = certificates.current
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        current = certificates.current
+        if current is given:
+            return None
+        given = current
+        return _configuration(current)
+
+    asked = given.client_ca is not None
+    # The stubs know nothing of None, which gRPC takes for no change.
+    return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch, asked)  # type: ignore[arg-type]
+
+
+def _configuration(of: Material) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(of.key, of.certificate)], of.client_ca)

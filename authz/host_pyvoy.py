@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Final, NoReturn
@@ -19,7 +20,7 @@ from authz.asgi_grpc import Event, GrpcApp, Health, Receive, Send
 from authz.check import LimiterUnavailable
 from authz.extauthz import SERVICE
 from authz.faults import ConfigError
-from authz.pyvoy_launch import HANDOVER, NO_WORKERS, SIGNALS, Handover, take_over
+from authz.pyvoy_launch import HANDOVER, NO_WORKERS, SIGNALS, Handover, reread_files, take_over
 from authz.sealing import load_sealer
 from authz.seat import Seat
 from authz.settings import Settings
@@ -115,6 +116,9 @@ class Process:
         health = Health([SERVICE])
         self.calls = GrpcApp({CHECK: self._sidecar.service.answer}, health)
         self.host = PyvoyHost(settings, self.calls, health, handover.admin)
+        if self._sidecar.certificates:
+            reread_files(handover.directory)  # Envoy may have read before we did, and something else
+            self._sidecar.certificates.on_good(partial(reread_files, handover.directory))
 
     async def run(self) -> NoReturn:
         """Until the sidecar has stopped, or cannot go on; and the process with it."""

@@ -6,7 +6,9 @@ whenever somebody looks: its locks and look-ups of labels are not paid for by ca
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,11 +30,18 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from authz.core.resources import FailurePolicy
 from authz.core.verdict import Allowed, Verdict
 
-__all__ = ["CONTENT_TYPE", "Gathered", "Metrics", "keep_in"]
+__all__ = ["CONTENT_TYPE", "ControlMetrics", "Gathered", "Metrics", "keep_in"]
 
 OTHER = "other"
+VERSION = importlib.metadata.version("envoy-usage-plans")
+# What is told as 0 before it happens for the first time: a rate over a series that begins at 1 would miss its start.
+POLICIES = tuple((str(policy),) for policy in FailurePolicy)
+RELOADS = (("swapped",), ("unchanged",), ("refused",))
+LOOKUPS = (("known",), ("unknown",), ("failed",))
+REDIS_ERRORS = (("ConnectionError",), ("TimeoutError",))
 
 # A second series beside each counter, which says when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -41,6 +50,7 @@ LATENCY_BUCKETS = (
     0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1,
 )  # fmt: skip
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+CONTROL_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
 class _Histogram(Histogram):
@@ -120,11 +130,13 @@ class Metrics:
         self.redis_seconds = self._observed(
             "authz_redis_batch_duration_seconds", "Time of a batch in Redis.", LATENCY_BUCKETS
         )
-        self.redis_errors = self._counted("authz_redis_errors", "Batches and probes that failed, by error.", "error")
+        self.redis_errors = self._counted(
+            "authz_redis_errors", "Batches and probes that failed, by error.", "error", known=REDIS_ERRORS
+        )
         self.batch_size = self._observed("authz_redis_batch_requests", "Requests that shared a batch.", BATCH_BUCKETS)
         self.circuit_open = self._gauge("authz_redis_circuit_open", "1 while Redis is left alone.", "livemax")
         self._degraded = self._counted(
-            "authz_checks_degraded", "Checks decided without Redis, by failure policy.", "policy"
+            "authz_checks_degraded", "Checks decided without Redis, by failure policy.", "policy", known=POLICIES
         )
         self.unsettled = self._gauge(
             "authz_fallback_unsettled_requests", "Calls admitted without Redis and not counted there yet.", "livesum"
@@ -133,14 +145,34 @@ class Metrics:
         self.master_changes = self._counter(
             "authz_redis_master_changes", "Times that another server took over from the master."
         )
-        self.key_lookups = self._counted("authz_key_lookups", "Keys looked up in the store.", "result")
-        self.reloads = self._counted("authz_catalog_reloads", "Attempts to reload the catalog.", "result")
+        self.key_lookups = self._counted("authz_key_lookups", "Keys looked up in the store.", "result", known=LOOKUPS)
+        self.reloads = self._counted(
+            "authz_catalog_reloads", "Attempts to reload the catalog.", "result", known=RELOADS
+        )
         self.catalog_version = self._gauge(
             "authz_catalog_version", "Grows by one with each catalog taken over.", "livemin"
         )
         self.catalog_loaded = self._gauge(
             "authz_catalog_loaded_timestamp_seconds", "When the current catalog was taken over.", "livemin"
         )
+        self.catalog_checked = self._gauge(
+            "authz_catalog_checked_timestamp_seconds",
+            "When the file was last looked at and the store's change stream last read.",
+            "livemin",
+        )
+        self.catalog_problem = self._gauge(
+            "authz_catalog_problem", "1 while the file or the store holds what is refused or left aside.", "livemax"
+        )
+        self.in_flight = self._gauge("authz_checks_in_flight", "Checks that are being worked on.", "livesum")
+        self._expiry = self._gauge(
+            "authz_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that is served expires (server), or the last of the CAs for clients (clients).",
+            "livemin",
+            "of",
+        )
+        self._cpu = self._counter("authz_cpu_seconds", "CPU time of the process, or of all workers.")
+        self._cpu_told = 0.0
+        self._gauge("authz_build_info", "1; the version is a label.", "livemax", "version").labels(VERSION).set(1)
 
     def exposition(self) -> bytes:
         """Everything in Prometheus's text format, of media type CONTENT_TYPE."""
@@ -148,6 +180,9 @@ class Metrics:
 
     def flush(self) -> None:
         """Hand over what was counted since the last time, and ask those who count for themselves."""
+        used = time.process_time()
+        self._cpu.inc(used - self._cpu_told)
+        self._cpu_told = used
         for ask in self._asked:
             ask()
         for counted in self._flushed:
@@ -177,6 +212,10 @@ class Metrics:
             if tally.degraded:
                 self._degraded("local")
 
+    def certificate_expires(self, of: str, at: float) -> None:
+        """`at` is a Unix time; without TLS there is nothing to tell, and nothing is."""
+        self._expiry.labels(of).set(at)
+
     def _plan_label(self, plan: str) -> str:
         """The first `max_plans` plans have a label of their own; the number of series stays bounded."""
         if plan in self._plans or not plan:
@@ -186,8 +225,12 @@ class Metrics:
         self._plans.add(plan)
         return plan
 
-    def _counted(self, name: str, help_text: str, *labels: str) -> _Counted:
-        counted = _Counted(self._counter(name, help_text, *labels))
+    def _counted(self, name: str, help_text: str, *labels: str, known: Iterable[tuple[str, ...]] = ()) -> _Counted:
+        """`known` are labels that are told as 0 until there is more to tell."""
+        counter = self._counter(name, help_text, *labels)
+        for values_of in known:
+            counter.labels(*values_of)
+        counted = _Counted(counter)
         self._flushed.append(counted)
         return counted
 
@@ -199,9 +242,11 @@ class Metrics:
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, help_text: str, of_workers: Literal["livemax", "livemin", "livesum"]) -> Gauge:
+    def _gauge(
+        self, name: str, help_text: str, of_workers: Literal["livemax", "livemin", "livesum"], *labels: str
+    ) -> Gauge:
         """`of_workers` says what is made of the values of several: of those that live."""
-        return Gauge(name, help_text, registry=self.registry, multiprocess_mode=of_workers)
+        return Gauge(name, help_text, labels, registry=self.registry, multiprocess_mode=of_workers)
 
 
 def keep_in(directory: str, slot: int) -> None:
@@ -236,6 +281,38 @@ class Gathered:
     def forget(self, slot: int) -> None:
         """A worker has ended: its gauges say nothing any more; what it counted stays."""
         mark_process_dead(slot, self._directory)  # type: ignore[no-untyped-call]
+
+
+class ControlMetrics:
+    """The control plane's metrics. It has few callers, so each answer is counted when it is given."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        build = Gauge("authz_build_info", "1; the version is a label.", ["version"], registry=self.registry)
+        build.labels(VERSION).set(1)
+        self._requests = Counter(
+            "authz_control_requests",
+            "Answered requests, by operation and status code.",
+            ["operation", "code"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "authz_control_request_duration_seconds",
+            "Time to answer a request.",
+            ["operation"],
+            buckets=CONTROL_BUCKETS,
+            registry=self.registry,
+        )
+        self.store_up = Gauge("authz_control_store_up", "1 while the store answers.", registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """Everything in Prometheus's text format, of media type CONTENT_TYPE."""
+        return generate_latest(self.registry)
+
+    def observe(self, operation: str, status: int, seconds: float) -> None:
+        """Count an answer. `operation` is one that the control plane has, or "" where the path is none's."""
+        self._requests.labels(operation, status).inc()
+        self._seconds.labels(operation).observe(seconds)
 
 
 class _States(Collector):

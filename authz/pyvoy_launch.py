@@ -8,7 +8,6 @@ import os
 import platform
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from authz.config import Config
 from authz.core.rules import Problem
 from authz.faults import ConfigError
 from authz.settings import SOCKET_PATH_BYTES, Settings
+from authz.tls import Files, Material
 
 APP: Final = "authz.host_pyvoy:app"
 PREFIX: Final = "authz-pyvoy-"
@@ -33,6 +33,7 @@ NO_WORKERS: Final = "USR2 replaces workers, and this process has none"
 SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 STREAMS: Final = 1_000  # on a connection, as with grpcio; who opens more than Envoy allows loses the connection
 STREAM_WINDOW, CONNECTION_WINDOW = 1 << 18, 1 << 22  # bytes that a caller may send ahead; Envoy would take 16 MiB
+TLS_TYPES: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 FLAGS: Final = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
 
 NO_PYVOY: Final = """not installed. pip install 'envoy-usage-plans[fast]' brings it, for Linux with glibc on x86-64 \
@@ -73,7 +74,8 @@ def check_host(settings: Settings) -> None:
     if settings.reflection:
         raise ConfigError([Problem("reflection", "expected false: only the host grpcio serves it")])
     _pyvoy()
-    _check_tls(settings)
+    if files := Files.of(settings):
+        Material.read(files)  # Envoy would tell what is wrong in a thousand words
 
 
 def is_available() -> bool:
@@ -98,6 +100,7 @@ def replace_by_envoy(settings: Settings, file: tuple[Path, Config] | None) -> No
             raise OSError(f"{directory} is too long a path for a socket; TMPDIR names a shorter place")
         bootstrap = Path(directory, "bootstrap.json")
         bootstrap.write_text(json.dumps(bootstrap_of(settings, directory, APP)))
+        _write_secrets(settings, directory)
         needed = {**_envoy_environ(), "PYTHONUNBUFFERED": "1"}
         before = {name: os.environ.get(name) for name in needed}
         path, config = (str(file[0]), file[1]) if file else (None, None)
@@ -162,11 +165,12 @@ def bootstrap_of(settings: Settings, directory: str, app: str) -> dict[str, Any]
     (listener,) = made["static_resources"]["listeners"]
     (chain,) = listener["filter_chains"]
     chain["filters"][-1]["typed_config"] |= _http_manager()
-    chain |= _tls(settings)
+    chain |= _tls(settings, directory)
     # Without SO_REUSEPORT: a second process on the same port would take a part of the calls, and not be noticed.
     listener |= {"address": _address(settings.grpc_listen), "enable_reuse_port": False}
     return made | {
         "admin": {"address": {"pipe": {"path": str(_admin(directory)), "mode": 0o600}}},
+        "node": {"id": "authz", "cluster": "authz"},  # Envoy wants both of who names files by SDS
         "application_log_config": {"log_format": {"json_format": _log_line()}},
     }
 
@@ -204,17 +208,22 @@ def _numeric(host: str, port: int) -> str:
     return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
 
 
-def _tls(settings: Settings) -> dict[str, Any]:
-    """By the files' names."""
-    if not settings.tls_cert_file:
+# --- TLS ----------------------------------------------------------------------------------------------------------
+
+PAIR, CLIENT_CA = "pair", "client-ca"  # secrets, as Envoy calls what it may read again while it runs
+
+
+def _tls(settings: Settings, directory: str) -> dict[str, Any]:
+    """Each secret is found in a file of that name, which in turn names the files that hold it."""
+    files = Files.of(settings)
+    if not files:
         return {}
-    pair = {"certificate_chain": _file(settings.tls_cert_file), "private_key": _file(settings.tls_key_file)}
-    ca = settings.tls_client_ca_file
-    asked = {"validation_context": {"trusted_ca": _file(ca)}} if ca else {}
+    ca = {"validation_context_sds_secret_config": _by_sds(CLIENT_CA, directory)} if files.client_ca else {}
+    pair = {"tls_certificate_sds_secret_configs": [_by_sds(PAIR, directory)]}
     context = {
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        "common_tls_context": {"tls_certificates": [pair], "alpn_protocols": ["h2"], **asked},
-        "require_client_certificate": ca is not None,
+        "@type": f"{TLS_TYPES}.DownstreamTlsContext",
+        "common_tls_context": {**pair, "alpn_protocols": ["h2"], **ca},
+        "require_client_certificate": files.client_ca is not None,
     }
     return {
         "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
@@ -222,26 +231,49 @@ def _tls(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _file(name: str | None) -> dict[str, str]:
-    return {"filename": str(Path(name or "").resolve())}
+def _by_sds(secret: str, directory: str) -> dict[str, Any]:
+    source = {"path_config_source": {"path": str(_secret_file(directory, secret))}, "resource_api_version": "V3"}
+    return {"name": secret, "sds_config": source}
 
 
-def _check_tls(settings: Settings) -> None:
-    """Envoy would tell it in a thousand words. Raises OSError."""
-    if not (settings.tls_cert_file and settings.tls_key_file):
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password="")
-    except OSError as error:
-        names = f"{settings.tls_cert_file} and {settings.tls_key_file}"
-        raise OSError(f"{names} cannot be used as a certificate and its key: {error.strerror or error}") from None
-    if settings.tls_client_ca_file:
-        try:
-            context.load_verify_locations(settings.tls_client_ca_file)
-        except OSError as error:
-            name = settings.tls_client_ca_file
-            raise OSError(f"{name} cannot be used as CA certificates: {error.strerror or error}") from None
+def secrets_of(settings: Settings, directory: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The secrets by their names: where the certificates are, and the directory to knock at."""
+    files = Files.of(settings)
+    knocks = {"watched_directory": {"path": str(_knocks(directory))}}
+    if files:
+        pair = {"certificate_chain": _file(files.certificate), "private_key": _file(files.key)}
+        yield PAIR, {"tls_certificate": pair | knocks}
+    if files and files.client_ca:
+        yield CLIENT_CA, {"validation_context": {"trusted_ca": _file(files.client_ca)} | knocks}
+
+
+def _write_secrets(settings: Settings, directory: str) -> None:
+    _knocks(directory).mkdir()
+    for name, secret in secrets_of(settings, directory):
+        resource = {"@type": f"{TLS_TYPES}.Secret", "name": name, **secret}
+        _secret_file(directory, name).write_text(json.dumps({"resources": [resource]}))
+
+
+def reread_files(directory: str) -> None:
+    """Envoy reads certificates again when anything is moved into a directory: ours, and not where they lie.
+
+    So it reads only what we have found to be good, and misses no change of a file that was written in place.
+    """
+    made = Path(directory, "knock")
+    made.touch()
+    made.replace(_knocks(directory) / "knock")
+
+
+def _secret_file(directory: str, secret: str) -> Path:
+    return Path(directory, f"{secret}.json")
+
+
+def _knocks(directory: str) -> Path:
+    return Path(directory, "knocks")
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"filename": str(path)}
 
 
 # --- pyvoy --------------------------------------------------------------------------------------------------------

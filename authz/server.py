@@ -48,7 +48,7 @@ async def serve(settings: Settings, file: tuple[Path, Config] | None, seat: Seat
     try:
         check_listen(settings.grpc_listen)
         sidecar = Sidecar(settings, file, sealer, seat)
-        await sidecar.run(GrpcioHost(settings, sidecar.service.answer), stop, hup)
+        await sidecar.run(GrpcioHost(settings, sidecar.service.answer, sidecar.certificates), stop, hup)
     except ExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
         raise group.exceptions[0] from None
 

@@ -27,8 +27,9 @@ from authz.metrics import Metrics
 from authz.sealing import Sealer
 from authz.seat import Seat
 from authz.settings import Settings
-from authz.status import HttpServer, app, check_listen, http_server
+from authz.status import HttpServer, about, app, check_listen, http_server
 from authz.store import Store
+from authz.tls import Certificates
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ class Sidecar:
         if seat:
             seat.take()
         self.metrics = Metrics(settings.max_plan_labels)
+        self.certificates = Certificates.of(settings, self.metrics.certificate_expires)
         self.fallback = LocalLimiter(settings.replicas * settings.workers, settings.key_cache_size)
         self.limiter = RedisLimiter(
             settings.redis_url,
@@ -169,7 +171,7 @@ class Sidecar:
 
     def _http(self) -> HttpServer:
         check_listen(self.settings.http_listen)
-        return http_server(app(self.metrics, self.details), self.settings.http_listen)
+        return http_server(app(self.metrics, self.details, about(self.settings)), self.settings.http_listen)
 
     async def _run(
         self,
@@ -188,6 +190,8 @@ class Sidecar:
             self._keep_counted(),
         )
         running = [tasks.create_task(loop) for loop in loops]
+        if self.certificates:
+            running.append(tasks.create_task(self.certificates.watch()))
         if self.seat:
             running.append(tasks.create_task(self.seat.report(self.details, stop.set)))
         serving = tasks.create_task(serve_http(http, stop)) if http else None
@@ -235,6 +239,8 @@ class Sidecar:
         while True:
             await hup.wait()
             hup.clear()
+            if self.certificates:
+                self.certificates.reload()
             await self.live.reload()
 
     async def _keep_counted(self) -> None:
@@ -258,6 +264,7 @@ class Sidecar:
     def _note_catalog(self) -> None:
         self.metrics.catalog_version.set(self.live.version.number)
         self.metrics.catalog_loaded.set(self.live.loaded_at)
+        self.metrics.catalog_checked.set(self.live.checked_at)
 
     def _sent(self, size: int, seconds: float) -> None:
         self.circuit.succeeded()
@@ -311,6 +318,9 @@ class Sidecar:
 
     def _count(self) -> None:
         """What others count for themselves."""
+        self.metrics.in_flight.set(self.service.in_flight)
+        self.metrics.catalog_checked.set(self.live.checked_at)
+        self.metrics.catalog_problem.set(self.live.problem is not None)
         self.metrics.unsettled.set(self._owed())
         self._recalled, before = self.limiter.recalled, self._recalled
         self.metrics.recalled.inc(self._recalled - before)

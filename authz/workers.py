@@ -29,7 +29,7 @@ from authz.pyvoy_launch import check_host
 from authz.seat import Seat, Ticket
 from authz.settings import Settings, endpoints_of
 from authz.sidecar import serve_http
-from authz.status import app, check_listen, http_server
+from authz.status import about, app, check_listen, http_server
 from authz.template import (
     SHARES,
     File,
@@ -202,7 +202,7 @@ class Supervisor:
                 await self.template.ready()
             except WorkerError:
                 return 2  # it has said why
-        http = http_server(app(self.metrics, self.details), self.settings.http_listen)
+        http = http_server(app(self.metrics, self.details, about(self.settings)), self.settings.http_listen)
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(serve_http(http, self._stop))
             keeping = [tasks.create_task(self._keep(slot)) for slot in self.slots]

@@ -44,14 +44,19 @@ from tests.servers import (
 DAY_SECONDS = 86_400
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 METRICS = {
+    "authz_build_info": "gauge",
+    "authz_catalog_checked_timestamp_seconds": "gauge",
     "authz_catalog_loaded_timestamp_seconds": "gauge",
+    "authz_catalog_problem": "gauge",
     "authz_catalog_reloads": "counter",
     "authz_catalog_version": "gauge",
     "authz_check_duration_seconds": "histogram",
     "authz_checks": "counter",
     "authz_checks_cancelled": "counter",
     "authz_checks_degraded": "counter",
+    "authz_checks_in_flight": "gauge",
     "authz_checks_recalled": "counter",
+    "authz_cpu_seconds": "counter",
     "authz_fallback_unsettled_requests": "gauge",
     "authz_key_lookups": "counter",
     "authz_redis_batch_duration_seconds": "histogram",
@@ -60,6 +65,7 @@ METRICS = {
     "authz_redis_errors": "counter",
     "authz_redis_master_changes": "counter",
     "authz_shadow_refusals": "counter",
+    "authz_tls_certificate_expiry_timestamp_seconds": "gauge",
 }
 
 

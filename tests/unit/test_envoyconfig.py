@@ -23,10 +23,11 @@ from authz.core.resources import (
     Resources,
     Stage,
 )
-from authz.envoyconfig import Address, EnvoyOptions, allowed_headers, render, virtual_hosts
+from authz.envoyconfig import Address, EnvoyOptions, Part, Tls, allowed_headers, render, virtual_hosts
 from authz.settings import Settings
 from authz.up import envoy_binary
 from tests.builders import api, resources
+from tests.topologies import Certificates
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = EnvoyOptions()
@@ -394,3 +395,114 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_what_no_cluster_can_hold_is_refused(addresses: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected at least|not both"):
         render(SAMPLE, EnvoyOptions(authz=addresses))
+
+
+# --- TLS to authz -------------------------------------------------------------------------------------------------
+
+TLS = Tls("/etc/tls/ca.crt", "authz.example.org", "/etc/tls/tls.crt", "/etc/tls/tls.key")
+
+
+def validation(tls: Tls) -> Any:
+    """What Envoy asks of authz's certificate, and the server name that it sends."""
+    context = cluster(replace(DEFAULTS, tls=tls))["transport_socket"]["typed_config"]
+    return context["common_tls_context"]["combined_validation_context"], context.get("sni")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "sni"),
+    [
+        ("authz.example.org", "DNS", "authz.example.org"),
+        ("10.0.0.7", "IP_ADDRESS", None),
+        ("fd00::7", "IP_ADDRESS", None),
+        ("spiffe://example.org/authz", "URI", None),
+    ],
+)
+def test_authz_is_known_by_its_ca_and_by_its_name(name: str, kind: str, sni: str | None) -> None:
+    """Of the CA alone it would be known by whoever has a certificate of it."""
+    context, sent = validation(replace(TLS, name=name))
+    expected = [{"san_type": kind, "matcher": {"exact": name}}]
+    assert context["default_validation_context"]["match_typed_subject_alt_names"] == expected
+    assert context["validation_context_sds_secret_config"]["name"] == "authz_ca"
+    assert sent == sni
+
+
+def test_envoy_shows_a_certificate_only_if_it_has_one() -> None:
+    shown = "tls_certificate_sds_secret_configs"
+    common = cluster(replace(DEFAULTS, tls=TLS))["transport_socket"]["typed_config"]["common_tls_context"]
+    assert common[shown][0]["sds_config"]["path_config_source"] == {"path": "/etc/envoy/authz-certificate.yaml"}
+    alone = replace(TLS, certificate=None, key=None)
+    common = cluster(replace(DEFAULTS, tls=alone))["transport_socket"]["typed_config"]["common_tls_context"]
+    assert shown not in common
+    assert common["alpn_protocols"] == ["h2"]
+    assert "transport_socket" not in cluster(DEFAULTS)
+
+
+def test_certificates_are_read_again_when_their_directory_changes() -> None:
+    for part, field in (("sds-ca", "validation_context"), ("sds-certificate", "tls_certificate")):
+        [secret] = rendered(SAMPLE, replace(DEFAULTS, tls=TLS, only=part))["resources"]  # type: ignore[arg-type]
+        assert secret[field]["watched_directory"] == {"path": "/etc/tls"}
+
+
+@pytest.mark.parametrize("pair", [True, False], ids=["mutual", "one way"])
+def test_envoy_accepts_tls_to_authz(pair: bool, tmp_path: Path) -> None:
+    made = Certificates.make(tmp_path / "made")
+    own = {"certificate": str(made.certificate), "key": str(made.key)} if pair else {}
+    options = replace(DEFAULTS, tls=Tls(str(made.ca), "authz.example.org", sds=str(tmp_path), **own))
+    parts: tuple[Part, ...] = ("sds-ca", "sds-certificate") if pair else ("sds-ca",)
+    for part in parts:
+        (tmp_path / f"authz-{part.removeprefix('sds-')}.yaml").write_text(render(SAMPLE, replace(options, only=part)))
+    assert_valid(render(SAMPLE, options), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings", "says"),
+    [
+        ("--tls", "", "--tls needs --tls-ca"),
+        ("--tls-ca ca.crt", "", "are for --tls"),
+        ("--tls --tls-ca ca.crt --authz a:1 --authz b:1", "", "--tls needs --tls-name"),
+        ("--tls --tls-ca ca.crt --authz unix:/run/a.sock", "", "--tls needs --tls-name"),
+        ("--tls --tls-ca ca.crt --tls-cert tls.crt", "", "--tls-cert and --tls-key together"),
+        ("--tls --tls-ca ca.crt --tls-cert a/tls.crt --tls-key b/tls.key", "", "in one directory"),
+        ("--only sds-ca", "", "nothing without --tls"),
+        ("--only sds-certificate --tls --tls-ca ca.crt", "", "nothing without --tls-cert"),
+        ("", "{tlsCertFile: a, tlsKeyFile: b}", "authz speaks TLS alone"),
+        (
+            "--tls --tls-ca ca.crt",
+            "{tlsCertFile: a, tlsKeyFile: b, tlsClientCaFile: c}",
+            "authz asks who calls",
+        ),
+    ],
+)
+def test_what_envoy_and_authz_would_not_understand_is_refused(
+    flags: str, settings: str, says: str, tmp_path: Path
+) -> None:
+    """Each would be found out by a 503 for everybody."""
+    file = tmp_path / "plans.yaml"
+    file.write_text(f"settings: {settings}\n" if settings else "{}\n")
+    run = CliRunner().invoke(cli, ["envoy-config", "--config", str(file), *flags.split()])
+    assert run.exit_code == 2
+    assert says in " ".join(run.output.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("", "127.0.0.1"),
+        ("--authz authz:50051 --authz authz:50052", "authz"),
+        ("--authz a:1 --authz b:1 --tls-name authz.example.org", "authz.example.org"),
+        ("--authz unix:/run/a.sock --tls-name authz.example.org", "authz.example.org"),
+    ],
+)
+def test_the_name_is_the_host_of_all_endpoints_unless_it_is_given(flags: str, name: str) -> None:
+    common = ["envoy-config", "--config", str(ROOT / "authz/samples/plans.yaml"), "--only", "cluster"]
+    printed = CliRunner().invoke(cli, [*common, "--tls", "--tls-ca", "/etc/tls/ca.crt", *flags.split()])
+    [found] = yaml.safe_load(printed.output)
+    context = found["transport_socket"]["typed_config"]["common_tls_context"]["combined_validation_context"]
+    [asked] = context["default_validation_context"]["match_typed_subject_alt_names"]
+    assert asked["matcher"] == {"exact": name}
+
+
+def test_the_filter_has_nothing_to_do_with_tls(tmp_path: Path) -> None:
+    file = tmp_path / "plans.yaml"
+    file.write_text("settings: {tlsCertFile: a, tlsKeyFile: b}\n")
+    assert CliRunner().invoke(cli, ["envoy-config", "--config", str(file), "--only", "filter"]).exit_code == 0

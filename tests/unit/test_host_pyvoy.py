@@ -34,7 +34,7 @@ from authz.asgi_grpc import (
 from authz.config import parse
 from authz.faults import ConfigError
 from authz.host_pyvoy import restore
-from authz.pyvoy_launch import HANDOVER, Handover, _kept, bootstrap_of, check_host, take_over
+from authz.pyvoy_launch import HANDOVER, Handover, _kept, bootstrap_of, check_host, secrets_of, take_over
 from authz.settings import Settings
 
 GRPC = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
@@ -333,7 +333,7 @@ def test_the_bootstrap_has_bounds_and_no_open_door() -> None:
 def test_tls_names_files_and_repeats_none(tmp_path: Path) -> None:
     for name in ("cert", "key", "ca"):
         (tmp_path / name).write_text("a secret")
-    files = {
+    files: dict[str, Any] = {
         f"tls_{name}_file": str(tmp_path / file)
         for name, file in (("cert", "cert"), ("key", "key"), ("client_ca", "ca"))
     }
@@ -341,7 +341,8 @@ def test_tls_names_files_and_repeats_none(tmp_path: Path) -> None:
     tls = chain["transport_socket"]["typed_config"]
     assert tls["require_client_certificate"] is True
     assert tls["common_tls_context"]["alpn_protocols"] == ["h2"]
-    assert "a secret" not in json.dumps(chain)
+    assert "a secret" not in json.dumps([chain, *secrets_of(Settings(**files), "/private")])
+    assert dict(secrets_of(Settings(**files), "/private")).keys() == {"pair", "client-ca"}
     assert "transport_socket" not in listener()["filter_chains"][0]
 
 
