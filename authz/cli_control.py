@@ -37,7 +37,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 PEPPER_VARIABLE, KEY_VARIABLE = "AUTHZ_PEPPER_FILE", "AUTHZ_SEALING_KEY_FILE"
 
 PLACE = (
-    click.option("--redis-url", help="The Redis that holds the store.  [env: AUTHZ_REDIS_URL]"),
+    click.option(
+        "--redis-url", help="The Redis that holds the store.  [env: AUTHZ_REDIS_URL, AUTHZ_REDIS_PASSWORD_FILE]"
+    ),
     click.option("--account-id", help="The account whose store it is.  [env: AUTHZ_ACCOUNT_ID]"),
 )
 SECRETS = (
@@ -57,6 +59,7 @@ def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 @click.command()
 @click.option("--listen", default=LISTEN, show_default=True, help="Where AWS's tools call: host:port or unix:/path.")
+@click.option("--http-listen", help="Where /metrics, /healthz and /readyz are, for all who reach it; off unless given.")
 @click.option("--config", "path", type=FILE, envvar="AUTHZ_CONFIG", help="A file whose resources are shown as well.")
 @_with(*PLACE, *SECRETS)
 @click.option("--no-auth", is_flag=True, help="Let everybody in; on a loopback address only.")
@@ -64,6 +67,7 @@ def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
 @click.option("--tls-key", type=FILE, help="The certificate's private key (PEM).")
 def control(
     listen: str,
+    http_listen: str | None,
     path: Path | None,
     redis_url: str | None,
     account_id: str | None,
@@ -84,6 +88,7 @@ def control(
     sealer = load_sealer(os.environ, pepper_file or settings.pepper_file, sealing_key_file or settings.sealing_key_file)
     options = ControlOptions(
         listen=listen,
+        http_listen=http_listen,
         redis_url=settings.redis_url,
         account_id=settings.account_id,
         retention_days=settings.usage_retention_days,

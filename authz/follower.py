@@ -86,6 +86,7 @@ class StoreCatalog:
         self._needed = 0  # the version of the last change that a catalog has to have
         self._life = 0
         self._behind = False
+        self._heard_at = time.time()
         self._wanted, self._news, self._loaded = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     @property
@@ -100,6 +101,14 @@ class StoreCatalog:
     def loaded_at(self) -> float:
         """When the catalog came into force, in seconds of Unix time; 0 without one."""
         return self._taken.loaded_at
+
+    @property
+    def checked_at(self) -> float:
+        """When the change stream was last read to its end, and the file looked at, in seconds of Unix time.
+
+        Before that it is when we began.
+        """
+        return min(self._heard_at, self._file.checked_at) if self._file else self._heard_at
 
     @property
     def problem(self) -> str | None:
@@ -171,9 +180,14 @@ class StoreCatalog:
         self._behind = head.version > self._position.version
         if follows and not starved and self._is_ours(head):
             if len(events) < EVENTS:  # else there may be more that nobody has told yet
-                self._ring.heard(answered)
+                self._heard(answered)
         else:
             await self._start_anew(answered, head)
+
+    def _heard(self, answered: float) -> None:
+        """All changes up to this moment of the monotonic clock have been applied."""
+        self._ring.heard(answered)
+        self._heard_at = time.time() - (time.monotonic() - answered)
 
     async def _head(self) -> Head:
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -207,7 +221,7 @@ class StoreCatalog:
         self._position, self._needed, self._behind = head, head.version, False
         self._life += 1
         self._ring.forget(head.version)
-        self._ring.heard(answered)
+        self._heard(answered)
         self._reset(None)
         self._wanted.set()
 

@@ -84,6 +84,8 @@ class LiveCatalog(Generic[C]):
         """`catalog` is what the configuration compiles to, for those who have it already."""
         self.path = path
         self.problem: str | None = None
+        self.checked_at = time.time()
+        """When the file was last looked at, or else when we began, in seconds of Unix time."""
         self._compile = compile_
         self._observe = observe
         self._settings = config.settings
@@ -145,6 +147,7 @@ class LiveCatalog(Generic[C]):
         found = stamp(self.path)
         if found != self._seen and self._patience.is_over(found, time.monotonic()):
             await self.reload()
+        self.checked_at = time.time()
 
     async def _read(self) -> None:
         seen = stamp(self.path)

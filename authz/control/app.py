@@ -6,6 +6,7 @@ import asyncio
 import base64
 import re
 import secrets
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class Received:
 
 
 Gate = Callable[[Received], Awaitable[Principal]]
+Observe = Callable[[str, int, float], None]  # the operation's name, the status and the seconds of an answer
 
 
 def operations() -> tuple[Operation, ...]:
@@ -128,13 +130,21 @@ def _decoded(text: str) -> str:
 class ControlPlane:
     """The ASGI application."""
 
-    def __init__(self, context: Context, gate: Gate, table: Iterable[Operation] | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        gate: Gate,
+        table: Iterable[Operation] | None = None,
+        observe: Observe = lambda _name, _status, _seconds: None,
+    ) -> None:
+        """`observe` is told of each answer; of one to a path that is no operation's, the name ""."""
         self._context = context
         self._gate = gate
+        self._observe = observe
         self._router = Router(operations() if table is None else table)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = str(uuid4())
+        started, request_id = time.perf_counter(), str(uuid4())
         request = Request({**scope, "path": _raw_path(scope)}, receive)
         try:
             answer = await self._answer(request)
@@ -145,6 +155,7 @@ class ControlPlane:
             answer = _refusal(error)
         except Exception as error:
             answer = _failure(error, request_id)
+        self._observe(getattr(request.state, "operation", ""), answer.status, time.perf_counter() - started)
         async with asyncio.timeout(SEND_SECONDS):
             await _response(answer, request_id)(scope, receive, send)
 
@@ -153,6 +164,7 @@ class ControlPlane:
         _check_headers(request)
         fields = _fields(query)
         route = self._router.find(request.method, path, next(iter(fields.get("mode", ())), None))
+        request.state.operation = route[0].name if route else ""
         limit = IMPORT_BYTES if route and route[0].name in IMPORTS else BODY_BYTES
         body = await _body(request, limit)
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]

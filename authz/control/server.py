@@ -7,8 +7,8 @@ import re
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,9 +23,10 @@ from authz.control.explaining import Explainer
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.stored import Items
 from authz.limiter import RedisLimiter
+from authz.metrics import ControlMetrics
 from authz.sealing import Sealer
-from authz.status import HttpServer, check_listen
-from authz.store import Store
+from authz.status import HttpServer, app, check_listen, http_server
+from authz.store import Store, StoreUnavailable
 from authz.usage import UsageLedger
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,7 @@ HEADER_SECONDS: Final = 10.0
 REDIS_SECONDS: Final = 1.0
 CONNECTIONS: Final = 1000
 SHUTDOWN_SECONDS: Final = 5
+LOOK_SECONDS: Final = 1.0  # between two looks at the store, and for its answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,14 @@ class ControlOptions:
     tls_cert: str | None = None
     tls_key: str | None = None
     sealer: Sealer = field(default_factory=Sealer)
+    http_listen: str | None = None  # of /metrics, /healthz and /readyz, which ask for no credentials
 
     def problem(self) -> str | None:
         """Why it must not be started so, in words for the operator."""
-        host, _, port = self.listen.rpartition(":")
-        host = host.strip("[]")
-        if not self.listen.startswith("unix:") and not (host and re.fullmatch(r"[0-9]{1,5}", port)):
-            return f"expected host:port or unix:/path to listen on, not {self.listen}"
+        for listen in filter(None, (self.listen, self.http_listen)):
+            if not _is_address(listen):
+                return f"expected host:port or unix:/path to listen on, not {listen}"
+        host = self.listen.rpartition(":")[0].strip("[]")
         if self.no_auth and not (self.listen.startswith("unix:") or is_loopback(host)):
             return "--no-auth lets everybody in, so it listens on a loopback address only"
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -70,6 +73,11 @@ class ControlOptions:
         except OSError as error:  # whatever is wrong with the files, also inside them
             return f"{self.tls_cert} and {self.tls_key} cannot be served: {error.strerror or error}"
         return None
+
+
+def _is_address(listen: str) -> bool:
+    host, _, port = listen.rpartition(":")
+    return listen.startswith("unix:") or bool(host.strip("[]") and re.fullmatch(r"[0-9]{1,5}", port))
 
 
 class _Protocol(H11Protocol):
@@ -111,7 +119,10 @@ class _Protocol(H11Protocol):
 
 @asynccontextmanager
 async def control_plane(
-    options: ControlOptions, fixed: Callable[[], Items] = dict, now: Callable[[], int] = lambda: int(time.time())
+    options: ControlOptions,
+    fixed: Callable[[], Items] = dict,
+    now: Callable[[], int] = lambda: int(time.time()),
+    metrics: ControlMetrics | None = None,
 ) -> AsyncIterator[tuple[HttpServer, Context]]:
     """A server that is ready to `serve()`, and what its calls share; closed when the block ends."""
     store = Store(options.redis_url, account=options.account_id, fixed=fixed)
@@ -120,8 +131,9 @@ async def control_plane(
     explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed)
     context = Context(store, usage, options.sealer, options.account_id, now, fixed, explainer)
     gate = anybody if options.no_auth else Authenticator(store, options.sealer, now)
+    observe = (metrics or ControlMetrics()).observe
     try:
-        yield _http_server(ControlPlane(context, gate), options), context
+        yield _http_server(ControlPlane(context, gate, observe=observe), options), context
     finally:
         await limiter.aclose()
         await usage.aclose()
@@ -156,13 +168,76 @@ def _place(listen: str) -> dict[str, Any]:
 
 
 async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> None:
-    """Answer until TERM or INT."""
-    check_listen(options.listen)
+    """Answer until TERM or INT. Raises OSError where nobody can listen."""
+    for listen in filter(None, (options.listen, options.http_listen)):
+        check_listen(listen)
     if options.no_auth:
         log.warning("ANYBODY ON THIS MACHINE MAY CHANGE EVERYTHING: --no-auth asks for no credentials")
-    async with control_plane(options, fixed) as (server, _):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, setattr, server, "should_exit", True)
-        log.info("serving", listen=options.listen, tls=options.tls_cert is not None, auth=not options.no_auth)
-        await server.serve()
+    metrics = ControlMetrics()
+    async with control_plane(options, fixed, metrics=metrics) as (server, context):
+        watch = Watch(context.store, metrics)
+        servers = [server, *([watch.server(options.http_listen)] if options.http_listen else [])]
+        _on_signals(servers)
+        log.info(
+            "serving",
+            listen=options.listen,
+            http=options.http_listen,
+            tls=options.tls_cert is not None,
+            auth=not options.no_auth,
+        )
+        watching = [asyncio.create_task(watch.run())] if options.http_listen else []
+        try:
+            await asyncio.gather(*(_until_stopped(one, servers) for one in servers))
+        finally:
+            for task in watching:
+                task.cancel()
     log.info("stopped")
+
+
+def _on_signals(servers: Sequence[HttpServer]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _stop, servers)
+
+
+def _stop(servers: Sequence[HttpServer]) -> None:
+    for server in servers:
+        server.should_exit = True
+
+
+async def _until_stopped(server: HttpServer, servers: Sequence[HttpServer]) -> None:
+    """One that ends, or cannot listen, ends the others too."""
+    try:
+        await server.serve()
+    finally:
+        _stop(servers)
+
+
+class Watch:
+    """Looks at the store once a second: a control plane that cannot ask it is alive, but not ready."""
+
+    def __init__(self, store: Store, metrics: ControlMetrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._answers = False
+
+    def details(self) -> dict[str, Any]:
+        """What `/readyz` and `/healthz` tell."""
+        return {"ready": self._answers, "store": "answering" if self._answers else "not answering"}
+
+    def server(self, listen: str) -> HttpServer:
+        """Serves `/metrics`, `/healthz` and `/readyz`, to whoever can reach it."""
+        return http_server(app(self._metrics, self.details), listen)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._answers = await self._look()
+            self._metrics.store_up.set(self._answers)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> bool:
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._store.head()
+                return True
+        return False

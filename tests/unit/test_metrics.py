@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import time
+from typing import get_args
+
 import pytest
 
 from authz.core.limits import Layer, Limit, throttle
 from authz.core.routes import Route
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
-from authz.metrics import Metrics
+from authz.keyring import Result
+from authz.live import Outcome
+from authz.metrics import ControlMetrics, Metrics
 
 BUCKET = throttle(1.0, 5)
 assert BUCKET
@@ -95,3 +101,45 @@ def test_names_carry_their_unit() -> None:
     for family in Metrics().registry.collect():
         assert family.name.startswith("authz_")
         assert family.type != "histogram" or family.name.endswith(("_seconds", "_requests"))
+
+
+# --- before anything has happened, and of what nobody counts ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "expected"),
+    [
+        ("authz_checks_degraded", "policy", {"local", "allow", "deny"}),
+        ("authz_catalog_reloads", "result", set(get_args(Outcome))),
+        ("authz_key_lookups", "result", set(get_args(Result))),
+        ("authz_redis_errors", "error", {"ConnectionError", "TimeoutError"}),
+    ],
+)
+def test_what_can_be_counted_is_0_before_it_happens(name: str, label: str, expected: set[str]) -> None:
+    """Else a rate would miss the first, and a panel would have nothing to show."""
+    [family] = [family for family in Metrics().registry.collect() if family.name == name]
+    assert {sample.labels[label]: sample.value for sample in family.samples} == dict.fromkeys(expected, 0.0)
+
+
+@pytest.mark.parametrize("metrics", [Metrics(), ControlMetrics()], ids=["sidecar", "control"])
+def test_the_version_is_told(metrics: Metrics | ControlMetrics) -> None:
+    labels = {"version": importlib.metadata.version("envoy-usage-plans")}
+    assert metrics.registry.get_sample_value("authz_build_info", labels) == 1.0
+
+
+def test_cpu_time_grows_by_what_was_used() -> None:
+    """Of the whole process: it is not added to what was told before."""
+    metrics = Metrics()
+    told = [metrics.registry.get_sample_value("authz_cpu_seconds_total") or 0.0 for _ in range(3)]
+    assert told == sorted(told)
+    assert 0 < told[-1] <= time.process_time()
+
+
+def test_the_control_planes_answers_are_counted_by_operation_and_code() -> None:
+    metrics = ControlMetrics()
+    metrics.observe("GetUsage", 200, 0.02)
+    metrics.observe("GetUsage", 503, 0.3)
+    value = metrics.registry.get_sample_value
+    assert value("authz_control_requests_total", {"operation": "GetUsage", "code": "503"}) == 1.0
+    assert value("authz_control_request_duration_seconds_bucket", {"operation": "GetUsage", "le": "0.025"}) == 1.0
+    assert value("authz_control_request_duration_seconds_count", {"operation": "GetUsage"}) == 2.0
