@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up test bench lint format
+.PHONY: up test test-compose bench docs lint format
 
 up: $(VENV)/.stamp-up
 	$(BIN)/authz up $(ARGS)
@@ -14,8 +14,15 @@ up: $(VENV)/.stamp-up
 test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+test-compose: $(VENV)/.stamp-dev  # docker-compose.yml, run: as root, or with a Docker engine that runs; needs debootstrap
+	tests/compose/run $(ARGS)
+
 bench: $(VENV)/.stamp-bench  # with h2load and wrk on PATH; ARGS=--quick takes a few minutes
 	$(BIN)/python -m bench.run $(ARGS)
+
+docs: $(VENV)/.stamp-dev  # into dist/site; fails on a broken link, and on a page that no menu names
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python -m tests.site dist/site
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check
@@ -23,6 +30,8 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python deploy/kubernetes/generate.py --check
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 Address = tuple[str, int]
 
@@ -121,6 +121,21 @@ def _checked(url: str, more: set[str]) -> str:
     if not re.fullmatch(r"[0-9]{1,9}", given.get("db", "0")):
         raise ValueError("expected a number for the option db")
     return url
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL with this password for the server, of whatever characters; Sentinels have one of their own.
+
+    Raises ValueError where the URL has a password already, or breaks a rule.
+    """
+    read_url(url)
+    head, mark, query = url.partition("?")
+    scheme, _, rest = head.partition("://")
+    netloc, slash, path = rest.partition("/")
+    user, _, hosts = netloc.rpartition("@")
+    if ":" in user or "password" in dict(parse_qsl(query, keep_blank_values=True)):
+        raise ValueError("expected no password in redisUrl beside redisPasswordFile")
+    return f"{scheme}://{user}:{quote(password, safe='')}@{hosts}{slash}{path}{mark}{query}"
 
 
 def mask_url(url: str) -> str:

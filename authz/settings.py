@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import Meta, Struct, ValidationError
 from authz.core.resources import DEFAULT_ACCOUNT, FailurePolicy
 from authz.core.rules import Problem, shortened
 from authz.faults import ConfigError, choices, not_known, rule_of
-from authz.redisurl import mask_url, read_url
+from authz.redisurl import mask_url, read_url, with_password
 
 SOCKET_PATH_BYTES: Final = 107  # what Linux leaves for the path of a Unix socket
 
@@ -68,6 +69,9 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
             "redis+sentinel://host:port,host:port/name/db or redis+cluster://host:port,host:port."
         ),
     ] = "redis://127.0.0.1:6379/0"
+    redis_password_file: Annotated[
+        Text | None, Meta(description="File with the password of Redis, for a redisUrl that has none.")
+    ] = None
     redis_timeout_ms: Annotated[
         Milliseconds, Meta(description="Longest wait for Redis, in milliseconds; keep it below Envoy's timeout.")
     ] = 50
@@ -198,6 +202,9 @@ def load_settings(
         found += [Problem(origin, rule)] if rule else []
     if not found:
         found += _together(values, origins)
+    if not found and values["redis_password_file"]:
+        rule, values["redis_url"] = _with_password(values["redis_url"], values["redis_password_file"])
+        found += [Problem(origins["redis_password_file"], rule)] if rule else []
     if found:
         raise ConfigError(found)
     return Loaded(Settings(**values), origins)
@@ -217,6 +224,20 @@ def _together(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator
         yield Problem(origins[f"tls_{given}_file"], f"expected tls{missing}File beside it: a certificate and its key")
     if values["tls_client_ca_file"] and not values["tls_cert_file"]:
         yield Problem(origins["tls_client_ca_file"], "expected tlsCertFile beside it: without TLS no client shows one")
+
+
+def _with_password(url: str, file: str) -> tuple[str | None, str]:
+    """The rule that is broken, and the URL with the password that the file holds."""
+    try:
+        password = Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return f"{file} cannot be read: {getattr(error, 'strerror', 'not text')}", url
+    if not password:
+        return f"expected a password in {file}, and it is empty", url
+    try:
+        return None, with_password(url, password)
+    except ValueError as rule:
+        return str(rule), url
 
 
 def endpoints_of(grpc_listen: str, workers: int) -> list[str]:

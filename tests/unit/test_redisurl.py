@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.redisurl import RedisUrl, mask_url, read_url
+from authz.redisurl import RedisUrl, mask_url, read_url, with_password
 from authz.scripts import connect
 
 SECRET = "hunter2"
@@ -121,3 +121,29 @@ def test_a_password_arrives_however_odd_it_is(password: str) -> None:
     quoted = quote(password, safe="")
     for url in (f"redis://:{quoted}@h", f"redis+sentinel://:{quoted}@h/main", f"redis+cluster://:{quoted}@h:1,g"):
         assert connect(url, 1.0).connection_pool.connection_kwargs["password"] == password
+
+
+@pytest.mark.parametrize(
+    ("url", "user"),
+    [
+        ("redis://h", None),
+        ("redis://h:1/2?username=ann", "ann"),
+        ("redis://ann@h:1/2", "ann"),
+        ("rediss://h/0?ssl_cert_reqs=none", None),
+        ("unix:///run/redis.sock?db=2", None),
+        ("redis+sentinel://ann@h:1,other/main", "ann"),
+        ("redis+sentinel://h/main?sentinel_password=theirs", None),
+        ("redis+cluster://h:1,[::1]:2", None),
+    ],
+)
+@given(password=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_a_password_from_a_file_reaches_redis_as_it_is(url: str, user: str | None, password: str) -> None:
+    told = connect(with_password(url, password), 1.0).connection_pool.connection_kwargs
+    assert (told["password"], told.get("username") or None) == (password, user)
+    assert SECRET not in mask_url(with_password(url, SECRET))
+
+
+@pytest.mark.parametrize("url", ["redis://:old@h", "redis://:@h", "redis://h?password=old", "redis://h?pass%77ord="])
+def test_two_passwords_are_one_too_many(url: str) -> None:
+    with pytest.raises(ValueError, match="expected no password in redisUrl"):
+        with_password(url, SECRET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -192,3 +193,32 @@ def test_half_of_tls_is_refused_where_it_was_given(given: str, missing: str) -> 
     [problem] = refused.value.problems
     flag = "--" + given.replace("_", "-")
     assert str(problem).startswith(f"flag {flag}: expected {missing} beside it")
+
+
+def test_the_password_of_redis_may_be_in_a_file_and_is_not_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "redis-password"
+    secret.write_text("a/b@c\n")
+    given = {"AUTHZ_REDIS_URL": "redis://h/0", "AUTHZ_REDIS_PASSWORD_FILE": str(secret)}
+    loaded = load_settings({}, given, {})
+    assert loaded.settings.redis_url == "redis://:a%2Fb%40c@h/0"
+    assert ("redisUrl", "redis://:***@h/0", "environment AUTHZ_REDIS_URL") in loaded.shown()
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "rule"),
+    [
+        ("redis://h", None, "secret cannot be read: No such file or directory"),
+        ("redis://h", b"\xff", "secret cannot be read: not text"),
+        ("redis://h", b" \n", "expected a password in secret, and it is empty"),
+        ("redis://:old@h", b"new", "expected no password in redisUrl beside redisPasswordFile"),
+    ],
+)
+def test_a_bad_password_file_is_told_with_where_it_was_given(
+    url: str, content: bytes | None, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("secret").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"redisUrl": url}, {"AUTHZ_REDIS_PASSWORD_FILE": "secret"}, {})
+    assert str(caught.value) == f"environment AUTHZ_REDIS_PASSWORD_FILE: {rule}"
