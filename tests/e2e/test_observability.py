@@ -76,9 +76,10 @@ def test_a_shadow_plan_lets_through_and_tells(shared: Stack) -> None:
 
 def test_the_access_log_tells_why_envoy_answered(shared: Stack) -> None:
     path = f"/prod/pets/{uuid4()}"
-    shared.get(path)
+    answer = shared.get(path)
     line = logged(shared, path)
     assert (line["status"], line["flags"], line["details"]) == (403, "UAEX", "ext_authz_denied")
+    assert line["amzn_request_id"] == answer.headers["x-amzn-requestid"]
 
 
 def metrics(stack: Stack) -> str:
