@@ -161,6 +161,8 @@ def restore(path: Path, redis_url: str | None, account_id: str | None) -> None:
 def _write(path: Path, text: bytes) -> None:
     """For its owner's eyes only: it may hold keys."""
     path.touch(mode=0o600)
+    if path.is_file():  # and no terminal; one that was there before keeps its mode
+        path.chmod(0o600)
     path.write_bytes(text)
 
 

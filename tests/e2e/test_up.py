@@ -23,7 +23,6 @@ from tests.servers import HOST, free_port, redis_server, until
 OPTIONS = ("--envoy-port", "--admin-port", "--echo-port", "--control-port", "--grpc-port", "--http-port")
 DEADLINE_SECONDS = 60
 PROGRAMS = ("valkey-server", "authz.echo", "authz control", "authz serve", "envoy")
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 
 class Up:
@@ -257,21 +256,6 @@ def test_the_pasted_lines_lead_the_aws_cli_here(running: Up) -> None:
     made = running.aws("create-api-key --name bob --enabled")
     assert running.aws(f"get-api-key --api-key {made['id']} --include-value")["value"] == made["value"]
     assert {"acme", made["id"]} <= {key["id"] for key in running.aws("get-api-keys")["items"]}
-
-
-def test_the_tour_of_the_readme_prints_what_it_says(running: Up) -> None:
-    lines, said = tour()
-    here = lines.replace("http://127.0.0.1:10000", running.way_in)
-    printed = shell(f"{running.aws_environment}\n{here}").splitlines()
-    assert [line for line in printed if re.fullmatch("[0-9]{3}", line)] == said
-
-
-def tour() -> tuple[str, list[str]]:
-    """The README's lines to paste, and what a comment behind a line says that it prints."""
-    block = README.partition("### The tour")[2].partition("```sh\n")[2].partition("```")[0]
-    said = [line.rpartition("# prints: ")[2] for line in block.splitlines() if "# prints: " in line]
-    assert len(said) > 3
-    return block, said
 
 
 def test_secrets_are_for_their_owner_alone_and_stay_in_a_data_directory(tmp_path: Path) -> None:

@@ -1,0 +1,493 @@
+"""Writes the tables of docs/reference/ from the code; with --check, says instead which pages are not what it says.
+
+A page is written by hand but for its blocks: what lies between `<!-- generated: NAME -->` and `<!-- end -->` is what
+`BLOCKS` has under that name. A new table is a new function there and a block in a page.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from inspect import cleandoc
+from pathlib import Path
+from types import ModuleType, UnionType
+from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
+
+import click
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from authz import metrics
+from authz.cli import cli
+from authz.control import app, extensions
+from authz.control.call import Operation
+from authz.control.unsupported import UNSUPPORTED
+from authz.core import resources
+from authz.core.request import Request
+from authz.core.resources import GatewayResponse, GatewayResponseType
+from authz.core.responses import Responses, render
+from authz.core.verdict import Denied, Reason, Subject
+from authz.faults import bare_kind, choices
+from authz.settings import Option, options
+
+DOCS = Path(__file__).resolve().parent
+PAGES = DOCS / "reference"
+BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+WORDS: Final = {
+    bool: "true or false",
+    datetime: "time, such as `2030-01-31T23:59:59Z`",
+    float: "number",
+    int: "whole number",
+    str: "text",
+}
+TOLD = re.compile(r"\s*\[(env|default): ([^]]*?)(?:; default: ([^]]*))?\]")
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table. A bar within a cell would end it."""
+    lines = [list(heads), ["---"] * len(heads), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    return table(("setting", "default", ""), map(_setting, options()))
+
+
+def _setting(option: Option) -> tuple[str, ...]:
+    names = "<br>".join(map(code, (option.name, option.variable, option.flag)))
+    taken = takes(option.kind)
+    told = option.help if taken in WORDS.values() else f"{option.help} Takes: {taken}."
+    return (names, code(str(option.default).lower()), told)
+
+
+def takes(kind: Any) -> str:
+    """What a field accepts, in words."""
+    bare = _bare(kind)
+    if get_origin(bare) is tuple:
+        return f"list of {_named(get_args(bare)[0])}"
+    if get_origin(bare) is dict:
+        return f"mapping to {_named(get_args(bare)[1])}"
+    return _named(bare) + _bounds(kind)
+
+
+def _named(kind: Any) -> str:
+    if words := choices(kind):
+        return ", ".join(map(code, words))
+    bare = _bare(kind)
+    if get_origin(bare) is dict:
+        return f"mappings to {_named(get_args(bare)[1])}"
+    if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
+        name = bare.__name__
+        return f"[{name}](#{name.lower()})" if name in FIELDS else "mapping"
+    return WORDS[bare]
+
+
+def _bare(kind: Any) -> Any:
+    """The kind without `| None` and without what it is annotated with."""
+    while (bare := bare_kind(get_args(kind)[0] if get_origin(kind) is Annotated else kind)) is not kind:
+        kind = bare
+    return kind
+
+
+def _bounds(kind: Any) -> str:
+    metas = list(_metas(kind))
+    least = next((meta.ge for meta in metas if meta.ge is not None), None)
+    most = next((meta.le for meta in metas if meta.le is not None), None)
+    if least is None and most is None:
+        return ""
+    return f" ≥ {least}" if most is None else f", {least:,} to {most:,}"
+
+
+def _metas(kind: Any) -> Iterator[msgspec.Meta]:
+    """What a kind, one within it, or one beside its None is annotated with."""
+    if isinstance(kind, msgspec.Meta):
+        yield kind
+    elif get_origin(kind) in (Annotated, Union, UnionType):
+        for part in get_args(kind):
+            yield from _metas(part)
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    return "\n".join(_command(path, command) for path, command in _all_commands(cli, ("authz",)))
+
+
+def _all_commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from _all_commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def _command(path: tuple[str, ...], command: click.Command) -> str:
+    context = click.Context(command, info_name=" ".join(path))
+    usage = " ".join((context.command_path, *command.collect_usage_pieces(context)))
+    text = f"## {' '.join(path)}\n\n{_paragraphs(command.help or '')}\n\n```text\n{usage}\n```\n"
+    found = [option for option in command.params if isinstance(option, click.Option)]
+    set_by_setting = [option for option in found if _is_setting(option)]
+    if len(set_by_setting) == len(options()):
+        found = [option for option in found if option not in set_by_setting]
+        text += "\nAnd every [setting](configuration.md#settings) as a flag.\n"
+    if found:
+        text += "\n" + table(("option", "environment", "default", ""), map(_option, found))
+    return text
+
+
+def _paragraphs(help_text: str) -> str:
+    """Click's `\\b` keeps the lines of a paragraph as they are: an example."""
+    parts = cleandoc(help_text).split("\n\n")
+    return "\n\n".join(f"```text\n{cleandoc(part[2:])}\n```" if part.startswith("\b\n") else part for part in parts)
+
+
+def _is_setting(option: click.Option) -> bool:
+    return any(setting.flag in option.opts and setting.field == option.name for setting in options()) and any(
+        found[1] == "env" and found[3] is not None for found in TOLD.finditer(option.help or "")
+    )
+
+
+def _option(option: click.Option) -> tuple[str, ...]:
+    """Some of our help texts tell the variable and the default themselves."""
+    told = option.help or ""
+    variable = option.envvar if isinstance(option.envvar, str) else ""
+    default = _default(option)
+    for found in TOLD.finditer(told):
+        if found[1] == "env":
+            variable, default = found[2], code(found[3] or "")
+        else:
+            default = found[2]
+    return (
+        _spelt(option),
+        ", ".join(map(code, filter(None, variable.split(", ")))),
+        default,
+        TOLD.sub("", told).strip(),
+    )
+
+
+def _spelt(option: click.Option) -> str:
+    names = ", ".join((*option.opts, *option.secondary_opts))
+    if isinstance(option.type, click.Choice):
+        return code(f"{names} {'|'.join(map(str, option.type.choices))}")
+    bare = option.is_flag or option.count
+    return code(names if bare else f"{names} {_metavar(option)}")
+
+
+def _metavar(option: click.Option) -> str:
+    return option.make_metavar(click.Context(click.Command("any"))).removesuffix(" RANGE")
+
+
+def _default(option: click.Option) -> str:
+    if (
+        option.is_flag
+        or option.multiple
+        or not option.show_default
+        or not isinstance(option.default, str | int | float)
+    ):
+        return ""
+    return code(str(option.default))
+
+
+# --- metrics ------------------------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """A process that has metrics, and the registry it shows."""
+
+    who: str
+    registry: CollectorRegistry
+
+
+def sources() -> list[Source]:
+    """Every registry there is. The supervisor also shows the sum of its workers' metrics, which are the sidecar's."""
+    supervisor = metrics.Gathered(str(DOCS), 1, lambda: {"ready": 1})
+    return [
+        Source("sidecar", metrics.Metrics().registry),
+        Source("supervisor", supervisor.registry),
+        Source("control plane", metrics.ControlMetrics().registry),
+    ]
+
+
+def sidecar_metrics() -> str:
+    heads = ("metric", "type", "labels", "whose", "what")
+    return table(heads, (row for source in sources() for row in _metrics(source)))
+
+
+def _metrics(source: Source) -> Iterator[tuple[str, ...]]:
+    for collector in _collectors(source.registry):
+        for family in collector.collect():
+            name = family.name + ("_total" if family.type == "counter" else "")
+            labels = ", ".join(map(code, _labels(collector, family.samples)))
+            yield (code(name), family.type, labels, source.who, family.documentation)
+
+
+def _collectors(registry: CollectorRegistry) -> list[Collector]:
+    # The library has no public way to ask for the labels of a metric that nobody has counted yet.
+    return list(registry._collector_to_names)  # noqa: SLF001
+
+
+def _labels(collector: Collector, samples: Sequence[Any]) -> Iterable[str]:
+    if isinstance(collector, MetricWrapperBase):
+        names: Iterable[str] = collector._labelnames  # noqa: SLF001
+        return names
+    return sorted({name for sample in samples for name in sample.labels})
+
+
+# --- the control plane --------------------------------------------------------------------------------------------
+
+
+def operations() -> str:
+    """AWS's operations that are answered, by the module that answers them."""
+    return table(("operation", "request", "writes"), (_operation(found) for found in _answered(app.MODULES)))
+
+
+def own_operations() -> str:
+    return table(("operation", "request", "writes", ""), (_own(found) for found in extensions.OPERATIONS))
+
+
+def unsupported() -> str:
+    return table(("operation", "request"), ((code(found.name), _request(found)) for found in UNSUPPORTED))
+
+
+def _answered(modules: Iterable[ModuleType]) -> Iterator[Operation]:
+    return (found for module in modules if module is not extensions for found in module.OPERATIONS)
+
+
+def _operation(found: Operation) -> tuple[str, ...]:
+    return (code(found.name), _request(found), "yes" if found.writes else "")
+
+
+def _own(found: Operation) -> tuple[str, ...]:
+    return (*_operation(found), OWN[found.name])
+
+
+def _request(found: Operation) -> str:
+    return code(f"{found.verb} {found.path}" + (f"?mode={found.mode}" if found.mode else ""))
+
+
+OWN: Final = {
+    "GetCatalogVersion": "`wait=V` answers when every live sidecar serves version V of the store; after `timeout` "
+    "seconds (5 unless set, 30 at most) 409 names those that do not.",
+    "RotateApiKey": "A new value (`value`, else a random one); today's stays good for `overlapSeconds`.",
+    "Explain": "A request (`url`, `method`, `headers`, `extensions`, `metadata`) as `authz explain --redis` tells it.",
+    "GetTopUsage": "The keys of the plan `usagePlanId` with most use today, `limit` of them (10 unless set).",
+}
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+
+REQUEST: Final = Request("GET", "host", "/")
+GRPC: Final = Request("POST", "host", "/", {"content-type": "application/grpc"})
+MARK: Final = GatewayResponse(status_code="418")
+
+
+def answers() -> str:
+    """What reasons are answered with, as the code that answers says it: a row for those that look alike."""
+    heads = ("reasons", "status", "message", "`x-amzn-ErrorType`", "reworded by", "gRPC")
+    rows: dict[tuple[str, ...], list[Reason]] = {}
+    for reason in Reason:
+        rows.setdefault(_answer(reason), []).append(reason)
+    return table(heads, ((", ".join(map(code, reasons)), *answer) for answer, reasons in rows.items()))
+
+
+def _answer(reason: Reason) -> tuple[str, ...]:
+    found = render(Denied(reason), REQUEST, "", "aws")
+    grpc_status = render(Denied(reason), GRPC, "", "aws").headers["grpc-status"]
+    kinds = sorted((kind for kind in GatewayResponseType if _rewords(kind, reason)), key=lambda kind: "DEFAULT" in kind)
+    message = msgspec.json.decode(found.body)["message"]
+    error_type = found.headers["x-amzn-errortype"]
+    return (str(found.status), message, code(error_type), ", ".join(map(code, kinds)), grpc_status)
+
+
+def _rewords(kind: GatewayResponseType, reason: Reason) -> bool:
+    subject = Subject(responses=Responses.compile({kind: MARK}))
+    return render(Denied(reason, subject), REQUEST, "", "aws").status == 418
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+FIELDS: Final[dict[str, dict[str, str]]] = {
+    "Resources": {
+        "account": "What holds for all APIs together.",
+        "apis": "What can be called.",
+        "usagePlans": "The contracts.",
+        "apiKeys": "The callers.",
+    },
+    "Account": {"throttleSettings": "Over everything: layer 5."},
+    "Api": {
+        "id": "Names the API in plans, metrics and Redis; also the first label of a host that reaches it.",
+        "name": "For people.",
+        "apiKeySource": "`HEADER`: from `keySources`. `AUTHORIZER`: from Envoy's dynamic metadata, at `authorizer`.",
+        "keySources": "Where a client may put its key; the first that is present and not empty wins. "
+        "Without any: the header `x-api-key`.",
+        "authorizer": "Where a filter before ours left the key; for `AUTHORIZER` alone.",
+        "forwardApiKey": "Leave the key in the request for the upstream. Otherwise what could be a key is stripped.",
+        "hosts": "Hosts and base paths that reach this API.",
+        "resources": "Path template (`/pets/{id}`, `/files/{proxy+}`) to method to what it needs. Without any, the "
+        "whole stage is one method that requires a key.",
+        "stages": "Its deployed versions.",
+    },
+    "KeySource": {
+        "header": "A header's name.",
+        "scheme": "With `header`: the word before the key, such as `Bearer`.",
+        "query": "A query parameter's name.",
+        "cookie": "A cookie's name.",
+    },
+    "AuthorizerSource": {
+        "namespace": "Of the dynamic metadata.",
+        "path": "Within it.",
+    },
+    "Host": {
+        "host": "Without a port.",
+        "basePath": "The longest that fits wins. It is removed before routes are matched.",
+        "stage": "The stage that is meant; else the next segment of the path names it.",
+    },
+    "Method": {"apiKeyRequired": "`false`: everybody may call; layers 4 and 5 alone."},
+    "Stage": {
+        "name": "The first segment of the path, unless the host or the route names the stage.",
+        "methodSettings": "`*/*`, `pets/GET`, `~1pets~1{id}/GET` to a throttle that all callers share: layer 4. The "
+        "most specific entry counts; a wildcard gives each method a bucket of its own.",
+        "gatewayResponses": "How refusals are worded, by kind: `THROTTLED`, `QUOTA_EXCEEDED`, `INVALID_API_KEY`, "
+        "`MISSING_AUTHENTICATION_TOKEN`, `DEFAULT_4XX`, `DEFAULT_5XX`.",
+        "variables": "For `stageVariables.…` in mappings.",
+        "deployment": "What the stage serves, where that is not what its API shows now; the control plane's exports "
+        "have it, people leave it out.",
+    },
+    "MethodSetting": {
+        "throttlingRateLimit": "Requests a second; -1 is no limit.",
+        "throttlingBurstLimit": "Requests at once; -1 is the rate, rounded up.",
+    },
+    "GatewayResponse": {
+        "statusCode": "One that has a body.",
+        "responseParameters": "`gatewayresponse.header.NAME` to `'a text'`, `method.request.header.NAME`, "
+        "`method.request.querystring.NAME`, `context.…` or `stageVariables.…`.",
+        "responseTemplates": "Media type to body, with `$context.error.message`, `$context.error.messageString`, "
+        "`$context.error.responseType`, `$context.requestId` and the like; `$context.error.retryAfter` is ours.",
+    },
+    "UsagePlan": {
+        "id": "Names the plan in metrics and Redis: whoever changes it starts the counters anew.",
+        "name": "Told to the upstream in `x-usage-plan-name`.",
+        "description": "For people.",
+        "apiStages": "The stages that the plan opens.",
+        "throttle": "Of each key for itself, all stages together: layer 1.",
+        "quota": "Of each key for itself: layer 3.",
+        "keys": "Ids of `apiKeys`. A key has at most one plan for a stage.",
+        "mode": "`shadow`: count and report what would be refused, and let it through.",
+        "failurePolicy": "What happens to its calls while Redis is away; else the setting's.",
+        "tags": "For people.",
+    },
+    "ApiStage": {
+        "apiId": "An API's `id`.",
+        "stage": "A stage's `name`.",
+        "throttle": "`/pets/GET` to a throttle of each key for itself, on top of the plan's: layer 2. At most 20.",
+    },
+    "ThrottleSettings": {
+        "rateLimit": "Requests a second: 0, or at least 0.000001. Without one there is no throttle.",
+        "burstLimit": "Requests at once. Without one: the rate, rounded up. 0 refuses all.",
+    },
+    "QuotaSettings": {
+        "limit": "Requests a period.",
+        "period": "In UTC.",
+        "offset": "The day on which it begins: of a WEEK 0 (Sunday) to 6, of a MONTH 0 (the 1st) to 27, of a DAY 0.",
+    },
+    "ApiKey": {
+        "id": "Names the caller in logs, metadata, `x-api-key-id` and Redis; no secret.",
+        "name": "For people.",
+        "description": "For people.",
+        "value": "The secret: 20 to 128 printable ASCII characters, neither blank nor comma. This or `valueSha256`.",
+        "valueSha256": "SHA-256 of the value, in hex: then the file holds no secret. `authz new-key` prints both.",
+        "enabled": "`false` refuses it: 403.",
+        "expiresAt": "From then on it is refused: 403.",
+        "customerId": "Told to the upstream in `x-customer-id`.",
+        "tags": "For people.",
+    },
+}  # fmt: skip
+
+
+def fields() -> str:
+    return "\n".join(_fields(name, told) for name, told in FIELDS.items())
+
+
+def _fields(name: str, told: dict[str, str]) -> str:
+    kind: type[msgspec.Struct] = getattr(resources, name)
+    found = msgspec.structs.fields(kind)
+    assert [field.encode_name for field in found] == list(told), f"FIELDS[{name!r}] is not what the struct has"
+    title = "The whole file" if name == "Resources" else name
+    rows = ((code(field.encode_name), _taken(field), told[field.encode_name]) for field in found)
+    return f"### {title}\n\n{_sentence(kind)}\n\n" + table(("field", "takes", ""), rows)
+
+
+def _sentence(kind: type[msgspec.Struct]) -> str:
+    """What the class says of itself; a name of the code is that of the file."""
+    return re.sub(r"`(\w+_\w+)`", lambda found: code(_camel(found[1])), " ".join((kind.__doc__ or "").split()))
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def _taken(field: msgspec.structs.FieldInfo) -> str:
+    return takes(field.type) + ("; required" if field.required else "")
+
+
+# --- pages --------------------------------------------------------------------------------------------------------
+
+BLOCKS: Final[dict[str, Callable[[], str]]] = {
+    "answers": answers,
+    "commands": commands,
+    "fields": fields,
+    "metrics": sidecar_metrics,
+    "operations": operations,
+    "own_operations": own_operations,
+    "settings": settings,
+    "unsupported": unsupported,
+}
+
+
+def fresh(page: str) -> str:
+    """The page with each of its blocks as the code has it now. Raises KeyError for a name that is none."""
+    return BLOCK.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n{found[3]}", page)
+
+
+def pages() -> list[Path]:
+    """The pages with a block."""
+    return [path for path in sorted(DOCS.rglob("*.md")) if BLOCK.search(path.read_text("utf-8"))]
+
+
+def stale() -> list[str]:
+    """The pages that are not what the code says, and the blocks that no page has."""
+    found = pages()
+    texts = {path: path.read_text("utf-8") for path in found}
+    used = {block[2] for text in texts.values() for block in BLOCK.finditer(text)}
+    behind = [str(path.relative_to(DOCS)) for path, text in texts.items() if fresh(text) != text]
+    return behind + sorted(f"no page has the block {name}" for name in BLOCKS.keys() - used)
+
+
+def main() -> str | None:
+    """Its answer goes to sys.exit: a text is the complaint of exit code 1."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
+    if parser.parse_args().check:
+        return f"docs/ is stale ({', '.join(found)}): run docs/generate.py" if (found := stale()) else None
+    for path in pages():
+        path.write_text(fresh(path.read_text("utf-8")), "utf-8")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
