@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, WatchError
 
 from authz.background import in_background
@@ -58,6 +59,10 @@ _Body = tuple[tuple[Name, ...], tuple[str, ...], tuple[tuple[str, str], ...]]  #
 
 class StoreUnavailable(Exception):  # noqa: N818  (a state of Redis, not a mistake)
     """Redis cannot be asked; what became of a write is then unknown."""
+
+
+class ConnectionLost(StoreUnavailable):
+    """It took no time to find that out: the connection was closed, perhaps long ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +297,12 @@ class Store:
         return (await self._find("")).head
 
     async def find(self, index: str) -> Found:
-        """The key whose value, or value before the last rotation, has this digest (hex)."""
+        """The key whose value, or value before the last rotation, has this digest (hex).
+
+        A caller waits for it, and nothing is written: so a connection that has died is made anew, once.
+        """
+        with suppress(ConnectionLost):
+            return await self._find(KEY_WORD + index)
         return await self._find(KEY_WORD + index)
 
     async def snapshot(self) -> Snapshot:
@@ -801,7 +811,9 @@ class _Derived:
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"Redis cannot be asked: {type(error).__name__}: {error}")
+    lost = isinstance(error, (RedisConnectionError, OSError)) and not isinstance(error, TimeoutError)
+    kind = ConnectionLost if lost else StoreUnavailable
+    return kind(f"Redis cannot be asked: {type(error).__name__}: {error}")
 
 
 def _item(kind: str, raw: bytes | str) -> Item:

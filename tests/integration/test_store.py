@@ -499,6 +499,17 @@ async def test_a_restarted_redis_is_found_again() -> None:
         await store.aclose()
 
 
+async def test_a_caller_pays_nothing_for_a_connection_that_died_while_it_was_idle() -> None:
+    with redis_server() as server:
+        store = Store(server.url, budget=10.0)
+        await _put(store, _key("k1", index="1"))
+        server.restart(empty=False)
+        found = await store.find("1")
+        assert found.key is not None
+        assert found.key.key.id == "k1"
+        await store.aclose()
+
+
 async def test_a_full_redis_takes_no_half_of_a_write() -> None:
     with redis_server("valkey", "--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
         store = Store(server.url, budget=10.0)
