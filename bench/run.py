@@ -88,7 +88,7 @@ def _notes(bench: Bench, took: float) -> list[str]:
         STRICTLY,
     ]
     if "pyvoy" not in bench.hosts:
-        found.append("pyvoy is not installed: its rows are missing (pip install 'envoy-usage-plans[fast]').")
+        found.append("pyvoy is not installed: its rows are missing (in a clone, pip install '.[fast]').")
     if bench.quick:
         found.append("A quick run: rounds are short and sizes small, so figures are rough.")
     return found

@@ -462,7 +462,7 @@ cli.main()
 @pytest.mark.parametrize(
     ("fault", "flags", "says"),
     [
-        ("sys.modules['pyvoy'] = None", "", "host pyvoy: not installed. pip install 'envoy-usage-plans[fast]'"),
+        ("sys.modules['pyvoy'] = None", "", "host pyvoy: not installed. In a clone, pip install '.[fast]'"),
         ("pyvoy_launch._envoy_environ = dict", "", "host pyvoy: needs a Python with a shared library"),
         ("", '"--reflection", "true"', "reflection: expected false: only the host grpcio serves it"),
     ],
