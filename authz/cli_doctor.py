@@ -22,10 +22,35 @@ from authz.redisurl import mask_url, read_url, with_password
 FILE: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
+def _addresses(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """A URL with a login is refused, and not repeated: reports show the addresses."""
+    for value in values:
+        scheme, mark, _rest = value.partition("://")
+        if not value.startswith("unix:/") and ("@" in value or (mark and scheme not in ("http", "https"))):
+            raise click.BadParameter("expected http://host:port, host:port or unix:/path, and no user name")
+    return values
+
+
 @click.command()
-@click.option("--envoy", "envoys", multiple=True, metavar="URL", help="Envoy's admin, as http://127.0.0.1:9901.")
-@click.option("--sidecar", "sidecars", multiple=True, metavar="URL", help="A sidecar's httpListen; repeatable.")
-@click.option("--control", "controls", multiple=True, metavar="URL", help="A control plane's --http-listen.")
+@click.option(
+    "--envoy",
+    "envoys",
+    multiple=True,
+    metavar="URL",
+    callback=_addresses,
+    help="Envoy's admin, as http://127.0.0.1:9901.",
+)
+@click.option(
+    "--sidecar",
+    "sidecars",
+    multiple=True,
+    metavar="URL",
+    callback=_addresses,
+    help="A sidecar's httpListen; repeatable.",
+)
+@click.option(
+    "--control", "controls", multiple=True, metavar="URL", callback=_addresses, help="A control plane's --http-listen."
+)
 @click.option("--grpc", multiple=True, metavar="HOST:PORT", help="An address that Envoy asks; repeatable.")
 @click.option("--redis", metavar="URL", help="The Redis of the sidecars, spelt as redisUrl is.")
 @click.option("--redis-password-file", type=FILE, help="File with the password of Redis, for a URL that has none.")
@@ -68,8 +93,8 @@ def doctor(
     """Find the traps in a running system, and tell the fix for each. Changes nothing.
 
     Give any of the addresses: what is looked for depends on who answers, and some traps show only by two of them. An
-    address that does not answer is an error. Exit status: 0 without findings, 1 with some, 2 where nothing could be
-    looked at.
+    address that does not answer is an error. Exit status: 0 without findings, or with such as are only worth knowing;
+    1 with others; 2 where a flag is wrong.
 
     \b
     authz doctor --envoy http://127.0.0.1:9901 --sidecar http://127.0.0.1:9190 --redis redis://127.0.0.1:6379/0

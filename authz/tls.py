@@ -6,7 +6,8 @@ What is broken is never taken over: the last good ones go on serving, and the lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Final, Literal, NoReturn
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -23,6 +26,12 @@ Of = Literal["server", "clients"]
 Stamps = tuple[tuple[int, ...] | None, ...]
 
 LOOK_SECONDS: Final = 1.0
+# What cryptography raises for what it cannot read: a TypeError for a key with a password.
+UNREADABLE: Final = (TypeError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
+# Our server would show others too, and each Envoy refuse to speak to it.
+CURVES: Final = ("secp256r1", "secp384r1")
+RSA_BITS: Final = 2048
+KINDS: Final = f"expected a key of RSA with at least {RSA_BITS} bits, or of the elliptic curve P-256 or P-384"
 
 log = structlog.get_logger(__name__)
 
@@ -55,11 +64,15 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What was read, in PEM, and when the first certificate of the chain and the last of the CAs expire."""
+    """What was read, in PEM.
+
+    From `starts` to `expires` all certificates of the chain are good, and until `client_ca_expires` one CA at least.
+    """
 
     certificate: bytes
     key: bytes
     client_ca: bytes | None
+    starts: datetime
     expires: datetime
     client_ca_expires: datetime | None
 
@@ -67,25 +80,16 @@ class Material:
     def read(cls, files: Files) -> Material:
         """Raises OSError, in words for the operator, for what no server could serve."""
         certificate, key = _bytes(files.certificate), _bytes(files.key)
-        try:
-            chain = x509.load_pem_x509_certificates(certificate)
-            if _public(load_pem_private_key(key, None)) != _public(chain[0]):
-                raise ValueError("the key is another certificate's")
-        except (TypeError, ValueError) as error:  # a TypeError for a key with a password
-            names = f"{files.certificate} and {files.key}"
-            raise OSError(f"{names} cannot be used as a certificate and its key: {_line(error)}") from None
         client_ca = _bytes(files.client_ca) if files.client_ca else None
-        try:
+        with _told(f"{files.certificate} and {files.key} cannot be used as a certificate and its key"):
+            chain = x509.load_pem_x509_certificates(certificate)
+            _check_pair(chain[0], load_pem_private_key(key, None))
+            starts = max(one.not_valid_before_utc for one in chain)
+            expires = min(one.not_valid_after_utc for one in chain)
+        with _told(f"{files.client_ca} cannot be used as CA certificates"):
             trusted = x509.load_pem_x509_certificates(client_ca) if client_ca is not None else []
-        except ValueError as error:
-            raise OSError(f"{files.client_ca} cannot be used as CA certificates: {_line(error)}") from None
-        return cls(
-            certificate,
-            key,
-            client_ca,
-            min(one.not_valid_after_utc for one in chain),
-            max((one.not_valid_after_utc for one in trusted), default=None),
-        )
+            client_ca_expires = max((one.not_valid_after_utc for one in trusted), default=None)
+        return cls(certificate, key, client_ca, starts, expires, client_ca_expires)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
@@ -101,6 +105,27 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Whatever cannot be read is an OSError, in a line."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise OSError(f"{what}: {_line(error)}") from None
+
+
+def _check_pair(certificate: x509.Certificate, key: PrivateKeyTypes) -> None:
+    """Raises ValueError where they do not belong together, or are of a kind that Envoy believes nobody."""
+    if _public(key) != _public(certificate):
+        raise ValueError("the key is another certificate's")
+    match key:
+        case rsa.RSAPrivateKey() if key.key_size >= RSA_BITS:
+            return
+        case ec.EllipticCurvePrivateKey() if key.curve.name in CURVES:
+            return
+    raise ValueError(KINDS)
 
 
 def _public(of: x509.Certificate | PrivateKeyTypes) -> bytes:
@@ -159,8 +184,10 @@ class Certificates:
             act()
 
     def _took(self) -> None:
-        """An expired certificate is served all the same: our clock may be the wrong one."""
+        """What has expired or is not good yet is served all the same: our clock may be the wrong one."""
         now = datetime.now(UTC)
+        if self.current.starts > now:
+            log.warning("certificate is not valid yet", until=self.current.starts.isoformat())
         told: tuple[tuple[Of, datetime | None], ...] = (
             ("server", self.current.expires),
             ("clients", self.current.client_ca_expires),

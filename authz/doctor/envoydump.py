@@ -12,7 +12,7 @@ MANAGER, EXT_AUTHZ = "HttpConnectionManager", "ExtAuthz"
 
 
 def read(address: str, dump: Json, server: Json, clusters: Json, stats: Json, only: Collection[str] = ()) -> Envoy:
-    """An Envoy from `/config_dump?include_eds`, `/server_info`, `/clusters?format=json` and `/stats?format=json`.
+    """An Envoy from `/config_dump`, `/server_info`, `/clusters?format=json` and `/stats?format=json`.
 
     `only` names the clusters that are ours; without it, every ext_authz filter that asks by gRPC is. Raises
     ValueError, KeyError, TypeError or AttributeError for what is no answer of Envoy's.

@@ -6,7 +6,7 @@ from typing import Final
 
 from authz.doctor.envoyrules import ENVOY_RULES
 from authz.doctor.facts import Facts
-from authz.doctor.finding import SEVERITIES, Finding, Rule
+from authz.doctor.finding import SEVERITIES, Finding, Rule, not_understood
 from authz.doctor.processrules import PROCESS_RULES
 from authz.doctor.redisrules import REDIS_RULES
 
@@ -15,5 +15,13 @@ RULES: Final[tuple[Rule, ...]] = (*PROCESS_RULES, *ENVOY_RULES, *REDIS_RULES)
 
 def examine(facts: Facts) -> list[Finding]:
     """What is wrong, the worst first, and otherwise in the order of the rules; each once."""
-    found = dict.fromkeys(finding for rule in RULES for finding in rule.findings(facts))
+    found = dict.fromkeys(finding for rule in RULES for finding in _found(rule, facts))
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _found(rule: Rule, facts: Facts) -> list[Finding]:
+    """One rule that meets what it does not know must not hide what the others find."""
+    try:
+        return list(rule.findings(facts))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return [not_understood(rule, error)]

@@ -58,9 +58,28 @@ class Cluster:
 
     @property
     def tls(self) -> Json | None:
-        """The TLS context towards it; None where Envoy speaks in the clear."""
-        socket = self.config.get("transport_socket", SILENT).get("typed_config", SILENT)
-        return socket if socket.get("@type", "").endswith(".UpstreamTlsContext") else None
+        """The TLS context towards it; None where Envoy speaks in the clear. Of several, one for each kind of host, the
+        first."""
+        sockets = (self.config, *self.config.get("transport_socket_matches", ()))
+        contexts = (one.get("transport_socket", SILENT).get("typed_config", SILENT) for one in sockets)
+        return next((one for one in contexts if one.get("@type", "").endswith(".UpstreamTlsContext")), None)
+
+    @property
+    def speaks_by_host(self) -> bool:
+        """Whether some hosts may be spoken to over TLS, and others in the clear."""
+        return bool(self.config.get("transport_socket_matches"))
+
+    @property
+    def named(self) -> int:
+        """How many addresses stand in it for others to resolve; 0 for one whose hosts are told as they are."""
+        found = self.config.get("load_assignment", SILENT).get("endpoints", ())
+        by_name = self.config.get("type") in ("STRICT_DNS", "LOGICAL_DNS")
+        return sum(len(one.get("lb_endpoints", ())) for one in found) if by_name else 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all its hosts are on Envoy's machine, or in its pod."""
+        return all(is_loopback(host_of(host)) for host in self.hosts)
 
     def threshold(self, name: str, default: int) -> int:
         """A circuit breaker's, of the priority that checks have."""
@@ -133,7 +152,7 @@ class Check:
         asked = not self.filter.disabled
         for place in (routes, host, route):
             said = place.get("typed_per_filter_config", SILENT).get(self.filter.name)
-            asked = asked if said is None else not said.get("disabled", False)
+            asked = asked if said is None else not _is_off(said)
         return asked
 
     def routes(self) -> Iterator[tuple[Json, Json]]:
@@ -167,12 +186,25 @@ class Envoy:
     def checks_of(self, cluster: Cluster) -> Sequence[Check]:
         return [check for check in self.checks if check.cluster == cluster]
 
+    def counted(self, what: str) -> Iterator[tuple[str, int]]:
+        """What our filters have counted, where it is not 0; those of others have statistics of their own."""
+        for check in self.checks:
+            prefixes = (check.manager.config.get("stat_prefix", ""), "ext_authz", check.config.get("stat_prefix", ""))
+            name = ".".join(("http", *filter(None, prefixes), what)).replace(":", "_")
+            if count := self.stats.get(name, 0):
+                yield name, count
+
+
+def _is_off(said: Json) -> bool:
+    """By what a route says of a filter: the filter's own words, or Envoy's words around them."""
+    return bool(said.get("disabled") or said.get("config", SILENT).get("disabled"))
+
 
 def _targets(route: Json) -> Iterator[str]:
     action = route.get("route", SILENT)
     yield from filter(None, (action.get("cluster"),))
     for part in action.get("weighted_clusters", SILENT).get("clusters", ()):
-        yield part["name"]
+        yield from filter(None, (part.get("name"),))
 
 
 def seconds(duration: str | None, default: float) -> float:
@@ -245,12 +277,13 @@ class Redis:
     has_login: bool
     info: Json
     config: Mapping[str, str]
-    skew: float
+    skew: float | None
     answers: Sequence[float]
     default_user_is_open: bool | None
     endless: Sequence[str]
     looked_at: int
     workers: int | None  # that hold a lease of the store; None where nobody keeps one
+    refused: Sequence[str] = ()  # commands that our user may not say, or that are unknown
 
     @property
     def where(self) -> str:
@@ -263,6 +296,11 @@ class Redis:
     @cached_property
     def version(self) -> Version:
         return version_of(str(self.info.get("redis_version", "0")))
+
+
+def host_of(address: str) -> str:
+    """Of `host:port`; "" of a path, with or without `unix:` before it."""
+    return "" if address.startswith(("/", "unix:")) else address.rpartition(":")[0].strip("[]")
 
 
 def version_of(text: str) -> Version:
@@ -298,6 +336,10 @@ class Facts:
         """Each ext_authz filter of ours, of each Envoy."""
         for envoy in self.envoys:
             yield from envoy.checks
+
+    def beside(self, check: Check) -> Iterator[Check]:
+        """All of ours in its connection manager, itself too."""
+        return (one for one in self.checks() if one.manager == check.manager)
 
     def clusters(self) -> Iterator[tuple[Envoy, Cluster]]:
         """Each cluster that is asked, of each Envoy."""

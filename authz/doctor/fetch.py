@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException
@@ -24,7 +25,7 @@ import grpc
 import grpc.aio
 import msgspec
 from grpc_health.v1 import health_pb2
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AskError, ClusterDownError, RedisError, ResponseError
 
 from authz.core.limits import redis_key
 from authz.core.resources import DEFAULT_ACCOUNT, Api
@@ -39,8 +40,10 @@ P = TypeVar("P", bound=Process)
 
 HEALTH: Final = "/grpc.health.v1.Health/Check"
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
-SECONDS: Final = 5.0  # that an address has for each answer
-LARGEST: Final = 256 * 1024 * 1024  # a dump of an Envoy with many routes
+SECONDS: Final = 5.0  # that an address has to begin an answer, and for each further piece
+WHOLE_SECONDS: Final = 30.0  # and for all of it
+LARGEST: Final = 256 * 1024 * 1024  # bytes; a dump of an Envoy with many routes
+PIECE: Final = 1 << 20
 STATS: Final = r"ext_authz|cluster\..*\.upstream_rq_(pending|active)_overflow"
 PINGS: Final = 5
 SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the account's,
@@ -55,6 +58,7 @@ CONFIG: Final = (
     "protected-mode",
     "save",
 )
+NEEDED: Final = frozenset({"CONFIG GET", "INFO", "PTTL", "SCAN", "TIME"})  # without these, rules see nothing
 SAMPLE: Final = re.compile(r"(authz_\w+)(\{.*\})? (\S+)")
 VERSION: Final = re.compile(r'authz_build_info\{.*version="([^"]*)"')
 
@@ -166,9 +170,9 @@ def _over_tcp(address: str, path: str) -> _Answer:
     url = address if "://" in address else f"http://{address}"
     try:
         with opener.open(url.rstrip("/") + path, timeout=SECONDS) as answer:
-            return _Answer(answer.status, answer.headers["date"], answer.read(LARGEST))
+            return _Answer(answer.status, answer.headers["date"], _body(answer))
     except HTTPError as answer:
-        return _Answer(answer.code, answer.headers["date"], answer.read(LARGEST))
+        return _Answer(answer.code, answer.headers["date"], _body(answer))
 
 
 def _over_unix(address: str, path: str) -> _Answer:
@@ -176,9 +180,22 @@ def _over_unix(address: str, path: str) -> _Answer:
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        return _Answer(answer.status, answer.getheader("date"), answer.read(LARGEST))
+        return _Answer(answer.status, answer.getheader("date"), _body(answer))
     finally:
         connection.close()
+
+
+def _body(answer: Any) -> bytes:
+    """All of an HTTPResponse or an HTTPError. Raises OSError where it does not end in time, or is too much."""
+    until, pieces, length = time.monotonic() + WHOLE_SECONDS, list[bytes](), 0
+    while piece := answer.read1(PIECE):
+        pieces.append(piece)
+        length += len(piece)
+        if length > LARGEST:
+            raise OSError(f"more than {LARGEST >> 20} MiB")
+        if time.monotonic() > until:
+            raise TimeoutError(f"the answer does not end within {WHOLE_SECONDS:g} s")
+    return b"".join(pieces)
 
 
 def _words(error: Exception) -> str:
@@ -191,7 +208,7 @@ def _words(error: Exception) -> str:
 
 def _envoy(address: str, clusters: Sequence[str]) -> Envoy:
     paths = (
-        "/config_dump?include_eds",
+        "/config_dump",
         "/server_info",
         "/clusters?format=json",
         f"/stats?format=json&filter={quote(STATS)}",
@@ -212,12 +229,12 @@ def _process(kind: type[P], address: str, clock: Callable[[], float]) -> P:
         details = ready.json()
         if not isinstance(details, dict) or "ready" not in details:
             raise ValueError
+        # A date is in whole seconds, cut off: half a second later on average.
+        skew = parsedate_to_datetime(ready.date).timestamp() + 0.5 - now if ready.date else None
     except ValueError:
         raise UnreachableError(f"/readyz answers {ready.status}, and not as a {kind.kind} does") from None
     text = _get(address, "/metrics").body.decode(errors="replace")
     version = details.get("version") or next(iter(VERSION.findall(text)), None)
-    # A date is in whole seconds, cut off: half a second later on average.
-    skew = parsedate_to_datetime(ready.date).timestamp() + 0.5 - now if ready.date else None
     return kind(address, details, _samples(text), version, skew)
 
 
@@ -225,7 +242,8 @@ def _samples(text: str) -> Mapping[str, Sequence[float]]:
     """Our metrics in Prometheus's text format: a name's values under all its labels."""
     found: dict[str, list[float]] = defaultdict(list)
     for name, _, value in (match.groups() for match in map(SAMPLE.fullmatch, text.splitlines()) if match):
-        found[name].append(float(value))
+        with suppress(ValueError):
+            found[name].append(float(value))
     return found
 
 
@@ -261,13 +279,21 @@ def _channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
 async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]) -> Redis:
     found = read_url(url)
     client = connect(url, SECONDS)
-    run: Run = client.execute_command
+    execute: Run = client.execute_command
+    refused = set[str]()
+
+    async def run(command: str, *args: object) -> Any:
+        """None where our user may not say it, or the server does not know it."""
+        try:
+            return await execute(command, *args)
+        except ResponseError as error:
+            if not isinstance(error, AskError | ClusterDownError):  # these speak of a node, not of the command
+                refused.add(command)
+            return None
+
     try:
-        async with asyncio.timeout(2 * SECONDS):
+        async with asyncio.timeout(3 * SECONDS):
             endless, looked_at = await _endless(run, account)
-            asked = clock()
-            seconds, micros = await run("TIME")
-            skew = seconds + micros / 1e6 - (asked + clock()) / 2
             node = urlsplit(found.node)
             return Redis(
                 url=mask_url(url),
@@ -275,14 +301,15 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
                 hosts=[host for host, _ in found.seeds] or [node.hostname or ""],
                 is_tls=node.scheme == "rediss",
                 has_login=bool(node.password or dict(parse_qsl(node.query)).get("password")),
-                info=await run("INFO"),
+                info=await run("INFO") or {},
                 config=await _config(run),
-                skew=skew,
+                skew=await _skew(run, clock),
                 answers=[await _ping(run) for _ in range(PINGS)],
                 default_user_is_open=await _is_open(run),
                 endless=endless,
                 looked_at=looked_at,
                 workers=await _leases(url, account) if store else None,
+                refused=sorted(refused & NEEDED),
             )
     except (RedisError, OSError, TimeoutError) as error:
         raise UnreachableError(f"no answer: {_words(error)}") from None
@@ -292,47 +319,53 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
 
 async def _endless(run: Run, account: str) -> tuple[list[str], int]:
     """Names of counters without an expiry, of so many that were looked at; none where the keys are another node's."""
-    try:
-        # The first key named tells a cluster's client which node is asked from now on.
-        await run("PTTL", redis_key(account, "account"))
-    except ResponseError:
+    # The first key named tells a cluster's client which node is asked from now on.
+    if await run("PTTL", redis_key(account, "account")) is None:
         return [], 0
     prefix = redis_key(account, "")
     pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
     cursor, scanned, counters = 0, 0, list[str]()
     while len(counters) < SAMPLED and scanned < SCANNED:
-        cursor, keys = await run("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+        cursor, keys = await run("SCAN", cursor, "MATCH", pattern, "COUNT", 1000) or (0, [])
         scanned += 1000
         names = (key.decode(errors="replace") for key in keys)
         counters += [name for name in names if name.removeprefix(prefix).partition(":")[0] not in LASTING]
         if not int(cursor):
             break
-    counters = counters[:SAMPLED]
-    return [name for name in counters if await run("PTTL", name) == -1], len(counters)
+    endless, looked_at, until = list[str](), 0, time.monotonic() + SECONDS
+    for name in counters[:SAMPLED]:
+        if time.monotonic() > until:  # it is far away
+            break
+        looked_at += 1
+        if await run("PTTL", name) == -1:
+            endless.append(name)
+    return endless, looked_at
 
 
 async def _config(run: Run) -> Mapping[str, str]:
     """What it lets us see: by name, so that no password is among it."""
     found: dict[str, str] = {}
     for name in CONFIG:
-        try:
-            found.update(await run("CONFIG GET", name))
-        except RedisError:
-            return {}
+        found.update(await run("CONFIG GET", name) or {})
     return found
+
+
+async def _skew(run: Run, clock: Callable[[], float]) -> float | None:
+    """How far its clock is before ours, in seconds."""
+    asked, told = clock(), await run("TIME")
+    return told[0] + told[1] / 1e6 - (asked + clock()) / 2 if told else None
 
 
 async def _ping(run: Run) -> float:
     asked = time.perf_counter()
-    await run("PING")
+    await run("PING")  # a refusal takes as long
     return time.perf_counter() - asked
 
 
 async def _is_open(run: Run) -> bool | None:
     """Whether anybody may come in as the default user; None where we may not know."""
-    try:
-        user = await run("ACL GETUSER", "default")
-    except RedisError:
+    user = await run("ACL GETUSER", "default")
+    if user is None:
         return None
     flags = {flag.decode() if isinstance(flag, bytes) else flag for flag in user["flags"]}
     return {"on", "nopass"} <= flags

@@ -53,6 +53,13 @@ class Rule:
             yield Finding(self.id, self.severity, seen.where, seen.what, self.why, seen.fix or self.fix)
 
 
+def not_understood(rule: Rule, error: Exception) -> Finding:
+    """Of the error only its kind is told: its words may hold what was looked at."""
+    why = "What was looked at has a form that this rule does not know, so that it cannot say anything."
+    fix = "tell us, with the version of what was looked at; the other rules hold"
+    return Finding("not-understood", "warning", f"rule {rule.id}", type(error).__name__, why, fix)
+
+
 def rule(severity: Severity, *, why: str, fix: str) -> Callable[[Look], Rule]:
     """Makes a function a rule: its name is the id, its docstring the condition."""
 

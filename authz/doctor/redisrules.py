@@ -74,7 +74,7 @@ def memory_near(facts: Facts) -> Iterator[Seen]:
 def no_persistence(facts: Facts) -> Iterator[Seen]:
     """Neither an append-only file nor snapshots are written."""
     for redis in _redis(facts):
-        if not _number(redis, "aof_enabled") and not redis.config.get("save"):
+        if redis.info.get("aof_enabled") == 0 and redis.config.get("save") == "":
             yield Seen(redis.where, "appendonly no, and no save")
 
 
@@ -86,7 +86,7 @@ def no_persistence(facts: Facts) -> Iterator[Seen]:
 def snapshots_only(facts: Facts) -> Iterator[Seen]:
     """Snapshots are written, and no append-only file."""
     for redis in _redis(facts):
-        if not _number(redis, "aof_enabled") and redis.config.get("save"):
+        if redis.info.get("aof_enabled") == 0 and redis.config.get("save"):
             yield Seen(redis.where, f"appendonly no, save {redis.config['save']}")
 
 
@@ -186,6 +186,8 @@ def counter_without_expiry(facts: Facts) -> Iterator[Seen]:
 def redis_clock(facts: Facts) -> Iterator[Seen]:
     """Redis's clock is more than two seconds from this machine's, or from a sidecar's."""
     for redis in _redis(facts):
+        if redis.skew is None:
+            continue
         if abs(redis.skew) > SKEW_SECONDS:
             yield Seen(redis.where, f"{redis.skew:+.1f} s from this machine")
         for sidecar in facts.sidecars:
@@ -197,7 +199,7 @@ def redis_clock(facts: Facts) -> Iterator[Seen]:
 def redis_too_old(facts: Facts) -> Iterator[Seen]:
     """Redis is older than 7.0."""
     for redis in _redis(facts):
-        if redis.version < MINIMUM:
+        if "redis_version" in redis.info and redis.version < MINIMUM:
             yield Seen(redis.where, f"{redis.info.get('redis_version')}")
 
 
@@ -264,13 +266,13 @@ def redis_in_the_clear(facts: Facts) -> Iterator[Seen]:
 @rule(
     "info",
     why="What it would have told (persistence, eviction, limits of scripts) was not looked at.",
-    fix="let the doctor's user say CONFIG GET (ACL: +config|get)",
+    fix="a user for the doctor, with +info +config|get +acl|getuser +time +ping +scan +pttl",
 )
 def redis_not_seen(facts: Facts) -> Iterator[Seen]:
-    """The user may not read Redis's configuration."""
+    """The user may not say what the doctor asks, as a sidecar's own may not."""
     for redis in _redis(facts):
-        if not redis.config:
-            yield Seen(redis.where, "CONFIG GET is refused")
+        if redis.refused:
+            yield Seen(redis.where, f"refused: {', '.join(redis.refused)}")
 
 
 REDIS_RULES: Final[tuple[Rule, ...]] = (

@@ -34,7 +34,7 @@ HEAD: Final = """\
 Each trap below is looked for by `authz doctor` where it was given the address that tells;
 [Find mistakes](../how-to/find-mistakes.md) says how. The ids stay the same from version to version. An **error** lets
 requests past the check, or keeps the system from working; a **warning** is wrong in most systems; an **info** is worth
-knowing.
+knowing. `not-understood`, a warning, names a rule that met what it does not know, and so looked at nothing.
 """
 
 

@@ -216,6 +216,14 @@ def test_probes_ask_where_something_listens(manifests: tuple[Manifest, ...]) -> 
             assert asked["path"] in paths
 
 
+@everything
+def test_nobody_is_killed_for_starting_while_redis_is_away(manifests: tuple[Manifest, ...]) -> None:
+    """/readyz waits for the store then."""
+    for one in containers(manifests):
+        for kind in ("startupProbe", "livenessProbe"):
+            assert one.spec[kind]["httpGet"]["path"] != "/readyz"
+
+
 def open_listens(one: Container) -> Iterator[str]:
     """Where the container serves health, for whoever reaches the pod."""
     if one.args[:1] == ["serve"]:

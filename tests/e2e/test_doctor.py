@@ -8,10 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 import yaml
 
 from authz.config import load
+from authz.doctor import fetch
 from authz.doctor.examine import examine
 from authz.doctor.facts import Facts
 from authz.doctor.fetch import Targets, Tls, look
@@ -206,10 +209,12 @@ def test_the_report_for_machines_tells_each_finding_in_full(fail_open: EnvoyServ
         ((), "give at least one of --envoy"),
         (("--redis", "http://example.org"), "flag --redis: expected a URL that begins with redis://"),
         (("--redis", "redis://:secret@h:port/0"), "flag --redis: expected a URL with a host and a port number"),
+        (("--envoy", "http://me:secret@127.0.0.1:1"), "Invalid value for '--envoy': expected http://host:port"),
+        (("--sidecar", "file:///etc/hostname"), "Invalid value for '--sidecar': expected http://host:port"),
         (("--envoy", "http://127.0.0.1:1", "--config", "/nowhere"), "'/nowhere' does not exist"),
         (("--grpc", "h:1", "--grpc-cert", str(FILE)), "--grpc-cert and --grpc-key belong together"),
     ],
-    ids=["nothing", "no redis", "bad redis", "no file", "half of TLS"],
+    ids=["nothing", "no redis", "bad redis", "login", "no HTTP", "no file", "half of TLS"],
 )
 def test_what_cannot_be_looked_at_is_told(flags: tuple[str, ...], words: str) -> None:
     run = doctor(*flags)
@@ -246,6 +251,65 @@ def test_what_is_no_sidecar_is_told(proxy: EnvoyServer) -> None:
     [finding] = examine(seen(sidecars=[proxy.admin]))
     assert finding.id == "unreachable"
     assert "not as a sidecar does" in finding.seen
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Answers each path with the same, in pieces of so many bytes, each after a pause."""
+
+    body, pause, piece = b"", 0.0, 1 << 20
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", str(len(self.body)))
+        self.end_headers()
+        with suppress(OSError):
+            for at in range(0, len(self.body), self.piece):
+                self.wfile.write(self.body[at : at + self.piece])
+                time.sleep(self.pause)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(body: bytes, **more: Any) -> Iterator[str]:
+    kind = type("Kind", (Odd,), {"body": body, **more})
+    with ThreadingHTTPServer((HOST, 0), kind) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{HOST}:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", b"null", b'"ready"', b'{"configs": [7]}', b'{"configs": [{"@type"', b"\xff"],
+)
+def test_whatever_answers_is_told_to_be_nobody(body: bytes) -> None:
+    with answering(body) as url:
+        facts = seen(envoys=[url], sidecars=[url], controls=[url])
+    assert [finding.id for finding in examine(facts)] == ["unreachable"] * 3
+
+
+def test_a_sidecar_of_an_old_version_with_odd_figures_is_looked_at() -> None:
+    """It tells no settings; figures that are none are left out."""
+    with answering(b'{"ready": true}') as url:
+        assert found(sidecars=[url]) == []
+    assert fetch._samples("authz_x many\nauthz_x 1\nauthz_y NaN").keys() == {"authz_x", "authz_y"}
+
+
+def test_an_answer_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece comes in time, so that no single wait is too long."""
+    monkeypatch.setattr(fetch, "WHOLE_SECONDS", 0.2)
+    with answering(b"x" * 100_000, piece=1, pause=0.01) as url:
+        [finding] = examine(seen(envoys=[url]))
+    assert "does not end" in finding.seen
+
+
+def test_an_answer_that_is_too_much_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "LARGEST", 1 << 20)
+    with answering(b"x" * (2 << 20)) as url:
+        [finding] = examine(seen(envoys=[url]))
+    assert "more than 1 MiB" in finding.seen
 
 
 def test_a_sidecar_that_drains_is_found(environment: dict[str, str]) -> None:

@@ -116,6 +116,44 @@ def disabled_route(it: Any) -> None:
     host(it)["routes"][:0] = [route, exact]
 
 
+def disabled_in_words_of_envoys(it: Any) -> None:
+    off = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+    off = {**off, "config": {"@type": PER_ROUTE, "disabled": True}, "disabled": False}
+    route = {"match": {"prefix": "/open"}, "route": {"cluster": "upstream"}}
+    host(it)["routes"][:0] = [{**route, "typed_per_filter_config": {EXT_AUTHZ: off}}]
+
+
+def matched(it: Any) -> None:
+    """Routes that are picked by a tree."""
+    kind = "type.googleapis.com/envoy.config.route.v3.Route"
+    leaf = {"action": {"name": "route", "typed_config": {"@type": kind, **host(it).pop("routes")[-1]}}}
+    host(it)["matcher"] = {"on_no_match": leaf}
+
+
+def asked_by_metadata(it: Any) -> None:
+    """As Istio does it."""
+    marks = {"filter": "istio_ext_authz", "path": [{"key": "on"}], "value": {"bool_match": True}}
+    ext_authz(it)["filter_enabled_metadata"] = marks
+
+
+def picked_by_header(it: Any) -> None:
+    """A route whose clusters have no names in the configuration."""
+    parts = [{"cluster_header": "x-cluster", "weight": 1}, {"name": "upstream", "weight": 1}]
+    host(it)["routes"][:0] = [{"match": {"path": "/x"}, "route": {"weighted_clusters": {"clusters": parts}}}]
+
+
+def filter_for_each_route(it: Any) -> None:
+    """As gateways do it: each is switched off, but for the routes that it is for."""
+    mine = next(one for one in filters(it) if one["name"] == EXT_AUTHZ)
+    mine["disabled"] = True
+    other = {**json.loads(json.dumps(mine)), "name": f"{EXT_AUTHZ}/other"}
+    filters(it).insert(-1, other)
+    whole = routes(it)["virtual_hosts"][0].pop("typed_per_filter_config")[EXT_AUTHZ]
+    last = host(it)["routes"][-1]
+    first = {**last, "match": {"prefix": "/other"}, "typed_per_filter_config": {f"{EXT_AUTHZ}/other": whole}}
+    host(it)["routes"] = [first, {**last, "typed_per_filter_config": {EXT_AUTHZ: whole}}]
+
+
 def disabled_host(it: Any) -> None:
     host(it)["typed_per_filter_config"] = {EXT_AUTHZ: {"@type": PER_ROUTE, "disabled": True}}
 
@@ -222,10 +260,20 @@ TRAPS = (
     Trap("nothing-checked", FILTER, disabled_host, name="host"),
     Trap("nothing-checked", FILTER, disabled_filter, name="filter"),
     Trap("route-not-checked", HOST_NAME, disabled_route, seen="prefix /open"),
+    Trap("route-not-checked", HOST_NAME, disabled_in_words_of_envoys, seen="prefix /open", name="wrapped"),
     Trap("way-around", "listener internal", second_listener, seen="upstream"),
     Trap("no-catch-all", HOST_NAME, lambda it: host(it)["routes"][-1].update(match={"prefix": "/prod"})),
     Trap("routes-not-seen", MANAGER, scoped),
+    Trap("routes-not-seen", HOST_NAME, matched, seen="matcher", name="matcher"),
+    Trap("asked-by-metadata", FILTER, asked_by_metadata, seen="istio_ext_authz"),
     Trap("status-on-error", FILTER, lambda it: ext_authz(it).pop("status_on_error"), seen="Forbidden"),
+    Trap(
+        "status-on-error",
+        FILTER,
+        lambda it: ext_authz(it).update(status_on_error={"code": "BadRequest"}),
+        seen="BadRequest",
+        name="4xx",
+    ),
     Trap("refusals-charged-to-upstream", FILTER, lambda it: ext_authz(it).pop("charge_cluster_response_stats")),
     Trap("no-deadline", FILTER, lambda it: service(it).update(timeout="0s")),
     Trap("redis-timeout-above-check-timeout", FILTER, check_timeout("0.040s"), seen="redisTimeoutMs 50"),
@@ -367,6 +415,62 @@ def test_a_filter_that_is_switched_on_by_the_virtual_host_is_no_trap(sidecar: Au
     with envoy(config(sidecar, patch)) as server:
         assert ask(server) == 403
         assert found(seen(server, sidecar)) == []
+
+
+SHIPPED = sorted((ROOT / "deploy").rglob("envoy.yaml"))
+
+
+def moved_here(text: str, sidecar: AuthzServer) -> str:
+    """With addresses of this machine in the place of a container's."""
+    it = yaml.safe_load(text)
+    for place in (it["admin"], *it["static_resources"]["listeners"]):
+        place["address"]["socket_address"].update(address=HOST, port_value=free_port())
+    for one, address in zip(endpoints(it), sidecar.endpoints, strict=True):
+        host, _, port = address.rpartition(":")
+        one["endpoint"]["address"]["socket_address"].update(address=host, port_value=int(port))
+    return yaml.safe_dump(it, sort_keys=False)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_nothing_is_found_in_what_we_ship(path: Path, sidecar: AuthzServer) -> None:
+    with envoy(moved_here(path.read_text("utf-8"), sidecar)) as server:
+        until(lambda: all(seen(server, sidecar).envoys[0].clusters["authz"].hosts.values()), "not healthy", server)
+        facts = seen(server, sidecar)
+    assert len(facts.envoys[0].clusters["authz"].hosts) == 2
+    assert examine(facts) == []
+
+
+@pytest.mark.parametrize("patch", [picked_by_header, filter_for_each_route])
+def test_nothing_is_found_in_what_others_print(patch: Patch, sidecar: AuthzServer) -> None:
+    with envoy(config(sidecar, patch)) as server:
+        assert found(seen(server, sidecar)) == []
+
+
+def asks_another_too(it: Any) -> None:
+    """A listener of somebody else's, who lets everybody in while his own authorizer is away."""
+    second_listener(it)
+    theirs = it["static_resources"]["listeners"][-1]["filter_chains"][0]["filters"][0]["typed_config"]
+    theirs["stat_prefix"] = "theirs"
+    asks = {"@type": ext_authz(it)["@type"], "failure_mode_allow": True, "transport_api_version": "V3"}
+    asks["grpc_service"] = {"envoy_grpc": {"cluster_name": "theirs"}}
+    theirs["http_filters"].insert(0, {"name": EXT_AUTHZ, "typed_config": asks})
+    theirs["route_config"]["virtual_hosts"][0]["routes"] = [
+        {"match": {"prefix": "/"}, "direct_response": {"status": 204}},
+    ]
+    away = {**json.loads(json.dumps(cluster(it))), "name": "theirs"}
+    away["load_assignment"] = {"cluster_name": "theirs", "endpoints": [{"lb_endpoints": [endpoint(HOST, free_port())]}]}
+    it["static_resources"]["clusters"].append(away)
+
+
+def test_what_others_let_in_is_not_told_of_ours(sidecar: AuthzServer) -> None:
+    text = config(sidecar, asks_another_too)
+    port = yaml.safe_load(text)["static_resources"]["listeners"][-1]["address"]["socket_address"]["port_value"]
+    with envoy(text) as server:
+        assert httpx.get(f"http://{HOST}:{port}/", trust_env=False).status_code == 204
+        ours = asyncio.run(look(Targets(envoys=[server.admin], clusters=["authz"])))
+        assert found(ours) == []
+        everybody = asyncio.run(look(Targets(envoys=[server.admin])))
+        assert {"fail-open", "let-in-unchecked"} <= set(found(everybody))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -150,6 +151,28 @@ def test_a_redis_whose_configuration_may_not_be_read_is_told(redis_kind: Kind) -
         findings = examine(seen(url))
     assert [finding.id for finding in findings] == ["redis-not-seen"]
     assert "secret" not in str(findings)
+
+
+def test_what_was_not_seen_is_no_trap(redis_kind: Kind) -> None:
+    """Snapshots may be written for all we know."""
+    with redis_server(redis_kind, "--appendonly", "no", "--save", "60 1") as server:
+        say(server, "ACL", "SETUSER", "doctor", "on", ">secret", "~*", "+@all", "-config")
+        assert found(seen(server.url.replace("redis://", "redis://doctor:secret@"))) == ["redis-not-seen"]
+
+
+SECURITY = (Path(__file__).parents[2] / "docs/security.md").read_text("utf-8")
+USERS = re.findall(r"^user (\w+) on >PASSWORD (.*)$", SECURITY, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "rights"), USERS, ids=[name for name, _ in USERS])
+def test_a_user_as_we_recommend_it_is_no_reason_to_call_redis_unreachable(
+    name: str, rights: str, redis_kind: Kind
+) -> None:
+    with redis_server(redis_kind, *CLEAN) as server:
+        say(server, "ACL", "SETUSER", name, "on", ">secret", *rights.split())
+        findings = examine(seen(server.url.replace("redis://", f"redis://{name}:secret@")))
+    assert [finding.id for finding in findings] == ["redis-not-seen"]
+    assert "INFO" in findings[0].seen
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -44,6 +44,7 @@ from tests.servers import (
     until,
 )
 
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 How = Literal["a swapped symlink", "files moved one by one"]
 
 NAME: Final = "authz.example.org"
@@ -61,17 +62,15 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.pem = self._signed(self._name, self._key, timedelta(0), x509.BasicConstraints(True, None))
 
-    def pair(self, *names: str, age: timedelta = timedelta(0)) -> Pair:
+    def pair(self, *names: str, age: timedelta = timedelta(0), key: PrivateKey | None = None) -> Pair:
         """For these names; it was good for two days around the moment that lies `age` back."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         known: list[x509.GeneralName] = [x509.DNSName(name) for name in names or (NAME,)]
         known.append(x509.IPAddress(ip_address(HOST)))
         certificate = self._signed(_named("end"), key, age, x509.SubjectAlternativeName(known))
         return Pair(certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
-    def _signed(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, age: timedelta, extension: x509.ExtensionType
-    ) -> bytes:
+    def _signed(self, subject: x509.Name, key: PrivateKey, age: timedelta, extension: x509.ExtensionType) -> bytes:
         then = datetime.now(UTC) - age
         made = (
             x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
@@ -293,6 +292,25 @@ def test_the_right_certificates_let_calls_through(name: str, ours: Served, echo:
         until(lambda: statistic(it, "health_check.success") > 0, "health checks do not come through", it)
         assert [status(it) for _ in range(20)] == [200] * 20
         assert statistic(it, "health_check.failure") == 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    [ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)],
+    ids=["P-384", "RSA 2048"],
+)
+def test_each_kind_of_key_that_is_served_is_believed(
+    key: PrivateKey, redis: RedisServer, echo: EchoServer, served_by: Host, tmp_path: Path
+) -> None:
+    """P-256 is what all the other tests have."""
+    with served(redis, tmp_path, served_by) as ours:
+        caller, shown = ours.authority.pair(), ours.authority.pair(key=key)
+        ours.place.put(shown, ours.authority)
+        until(lambda: ours.serials(caller) == {shown.serial}, "it is not shown", ours.sidecar)
+        place = Place(tmp_path / "envoy")
+        place.put(ours.authority.pair(key=key), ours.authority)
+        with asking(ours, place, echo.address) as it:
+            until(lambda: status(it) == 200, "nobody is let through", it)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: str(case.says))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ from click.testing import CliRunner
 
 from authz.cli import cli
 from authz.doctor.cves import CVES, MINIMUM, holes
-from authz.doctor.envoyrules import header_not_shown
+from authz.doctor.envoyrules.cluster import (
+    breaker_below_workers,
+    drain_shorter_than_health_check,
+    one_endpoint_for_many_workers,
+)
+from authz.doctor.envoyrules.headers import header_not_shown
+from authz.doctor.envoyrules.tls import tls_mismatch, tls_not_verified
 from authz.doctor.examine import RULES, examine
-from authz.doctor.facts import Check, Cluster, Envoy, Facts, Filter, Manager, is_loopback, seconds, version_of
+from authz.doctor.facts import Check, Cluster, Envoy, Facts, Filter, Manager, Sidecar, is_loopback, seconds, version_of
 from authz.doctor.finding import SEVERITIES, Finding
 from authz.doctor.report import reference, show
 from tests.builders import api
@@ -132,6 +139,116 @@ def test_small_readings() -> None:
 )
 def test_http2_is_said_in_several_ways(config: dict[str, Any], expected: bool) -> None:
     assert Cluster("one", config).is_http2 is expected
+
+
+VALIDATION = "validation_context"
+CA = {"trusted_ca": {"filename": "ca.crt"}}
+NAMED = {**CA, "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "authz"}}]}
+SECRET = {"validation_context_sds_secret_config": {"name": "ca"}}
+COMBINED = "combined_validation_context"
+
+
+@pytest.mark.parametrize(
+    ("context", "missing"),
+    [
+        ({}, "no validation_context"),
+        ({VALIDATION: {}}, "a validation_context without trusted_ca"),
+        ({VALIDATION: CA}, "no match_typed_subject_alt_names: any name will do"),
+        ({VALIDATION: {**NAMED, "trust_chain_verification": "ACCEPT_UNTRUSTED"}}, "ACCEPT_UNTRUSTED"),
+        ({VALIDATION: NAMED}, None),
+        ({VALIDATION: {"verify_certificate_hash": ["ab"]}}, None),
+        (SECRET, None),
+        ({COMBINED: {"default_validation_context": NAMED, **SECRET}}, None),
+        ({COMBINED: {"default_validation_context": CA}}, "no match_typed_subject_alt_names"),
+    ],
+)
+def test_who_is_believed_over_tls(context: dict[str, Any], missing: str | None) -> None:
+    facts = asking(Cluster("authz", {"transport_socket": tls(context)}))
+    told = [one.what for one in tls_not_verified.look(facts)]
+    assert len(told) == (missing is not None)
+    assert (missing or "") in "".join(told)
+
+
+def tls(context: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "tls", "typed_config": {"@type": "x.UpstreamTlsContext", "common_tls_context": context}}
+
+
+def asking(cluster: Cluster, *sidecars: Sidecar) -> Facts:
+    """An Envoy that asks this cluster."""
+    [envoy] = check().envoys
+    [one] = envoy.checks
+    asks = replace(one, cluster=cluster)
+    return Facts(envoys=[replace(envoy, checks=[asks], clusters={cluster.name: cluster})], sidecars=sidecars)
+
+
+def sidecar(*ports: int, host: str = "127.0.0.1", **settings: Any) -> Sidecar:
+    """One with a worker a port."""
+    told = {"grpcListen": [f"{host}:{port}" for port in ports], "maxInFlight": 100, **settings}
+    workers = [{"slot": slot} for slot, _ in enumerate(ports)]
+    return Sidecar(f"http://{host}:9190", {"ready": True, "workers": workers, "settings": told}, {})
+
+
+TWO = {"127.0.0.1:50051": True, "127.0.0.1:50052": True}
+PODS = {f"10.0.0.{pod}:{port}": True for pod in (1, 2) for port in (50051, 50052)}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "sidecars", "seen"),
+    [
+        (TWO, [sidecar(50051, 50052)], []),
+        (TWO, [sidecar(50051, 50052)] * 3, []),  # each in a pod of its own
+        (TWO, [sidecar(50051, 50052), sidecar(50061, 50062)], []),  # the second is another Envoy's
+        ({"127.0.0.1:50051": True}, [sidecar(50051, 50052)], ["1 endpoint for 2 workers"]),
+        ({"/run/a": True}, [sidecar(1, 2, grpcListen=["unix:/run/a", "unix:/run/b"])], ["1 endpoint for 2 workers"]),
+        (PODS, [sidecar(50051, 50052, host="0.0.0.0")] * 2, []),
+        (PODS, [sidecar(50051, 50052, host="0.0.0.0")] * 3, ["4 endpoints for 6 workers"]),
+        ({"10.9.9.9:443": True}, [sidecar(50051, 50052, host="0.0.0.0")], ["1 endpoint for 2 workers"]),
+    ],
+)
+def test_an_endpoint_is_wanted_for_each_worker_behind_it(
+    hosts: dict[str, bool], sidecars: list[Sidecar], seen: list[str]
+) -> None:
+    facts = asking(Cluster("authz", {}, hosts), *sidecars)
+    assert [one.what for one in one_endpoint_for_many_workers.look(facts)] == seen
+
+
+@pytest.mark.parametrize(
+    ("hosts", "drain", "is_told"),
+    [(TWO, 0, False), (PODS, 0, True), (TWO, 1, True), (TWO, 6, False)],
+)
+def test_a_sidecar_beside_its_only_envoy_needs_no_drain(hosts: dict[str, bool], drain: float, is_told: bool) -> None:
+    config = {"health_checks": [{"interval": "2s", "unhealthy_threshold": 2, "grpc_health_check": {}}]}
+    facts = asking(Cluster("authz", config, hosts), sidecar(50051, 50052, drainSeconds=drain))
+    assert bool([*drain_shorter_than_health_check.look(facts)]) is is_told
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [("STRICT_DNS", False), ("STATIC", True)])
+def test_one_envoy_need_not_fill_all_the_pods_of_a_name(kind: str, is_told: bool) -> None:
+    """As in deploy/kubernetes/shared: two ports of a name, and two pods behind it."""
+    config = {
+        "type": kind,
+        "load_assignment": {"endpoints": [{"lb_endpoints": [{}, {}]}]},
+        "circuit_breakers": {"thresholds": [{"max_requests": 200}]},
+    }
+    facts = asking(Cluster("authz", config, PODS), sidecar(50051, 50052, host="0.0.0.0"))
+    assert bool([*breaker_below_workers.look(facts)]) is is_told
+
+
+def test_hosts_that_are_spoken_to_each_in_its_way_are_no_mismatch() -> None:
+    """As Istio and Envoy Gateway write it."""
+    ways = {"transport_socket_matches": [{"name": "tls", "transport_socket": tls(SECRET)}]}
+    for config, told in ((ways, 0), ({"transport_socket": tls(SECRET)}, 1)):
+        facts = asking(Cluster("authz", config, TWO), sidecar(50051, tls=False))
+        assert len([*tls_mismatch.look(facts)]) == told
+
+
+def test_a_rule_that_meets_what_it_does_not_know_hides_no_other() -> None:
+    """And does not repeat it."""
+    facts = check(failure_mode_allow=True, grpc_service={"timeout": {"secret": 1}})
+    found = {finding.id: finding for finding in examine(facts)}
+    assert "fail-open" in found
+    assert found["not-understood"].severity == "warning"
+    assert "secret" not in str(found)
 
 
 def test_what_looks_like_markup_is_shown_as_it_is() -> None:

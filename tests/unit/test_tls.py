@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+from structlog.testing import capture_logs
 
 from authz.metrics import Metrics
 from authz.settings import Settings
-from authz.tls import Certificates, Files, Material
+from authz.tls import KINDS, Certificates, Files, Material
 from tests.topologies import Certificates as Made
 
 
@@ -88,3 +101,92 @@ def test_who_reads_for_himself_is_told_of_good_ones_alone(tmp_path: Path) -> Non
     certificates.reload()
     assert told == [first]
     assert certificates.current is first
+
+
+# --- kinds of keys --------------------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+P256 = ec.generate_private_key(ec.SECP256R1())
+
+
+def put(
+    place: Path,
+    key: CertificateIssuerPrivateKeyTypes,
+    *,
+    starts: datetime | None = None,
+    locked: KeySerializationEncryption = NoEncryption(),  # noqa: B008
+) -> Files:
+    """A certificate that this key has signed for itself, good for a day from `starts` on, and the key."""
+    name, begins = x509.Name([]), starts or datetime.now(UTC) - DAY / 2
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, begins, begins + DAY).sign(key, algorithm)
+    files = Files(place / "tls.crt", place / "tls.key")
+    files.certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("key", "is_served"),
+    [
+        (rsa.generate_private_key(65537, 2048), True),
+        (P256, True),
+        (ec.generate_private_key(ec.SECP384R1()), True),
+        (ec.generate_private_key(ec.SECP521R1()), False),
+        (ec.generate_private_key(ec.SECP256K1()), False),
+        (rsa.generate_private_key(65537, 1024), False),
+        (ed25519.Ed25519PrivateKey.generate(), False),
+    ],
+    ids=["RSA 2048", "P-256", "P-384", "P-521", "secp256k1", "RSA 1024", "Ed25519"],
+)
+def test_only_what_envoy_believes_is_served(
+    key: CertificateIssuerPrivateKeyTypes, is_served: bool, tmp_path: Path
+) -> None:
+    files = put(tmp_path, key)
+    if is_served:
+        assert Material.read(files).certificate == files.certificate.read_bytes()
+    else:
+        with pytest.raises(OSError, match=KINDS):
+            Material.read(files)
+
+
+def test_a_key_with_a_password_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Password was not given") as found:
+        Material.read(put(tmp_path, P256, locked=BestAvailableEncryption(b"secret")))
+    assert "secret" not in str(found.value)
+
+
+def spoilt(pem: bytes, good: bytes, bad: bytes) -> bytes:
+    """With other bytes where these are first."""
+    made = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER).replace(good, bad, 1)
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(made) + b"-----END CERTIFICATE-----\n"
+
+
+VERSION_3, P256_OID = bytes.fromhex("a003020102"), bytes.fromhex("06082a8648ce3d030107")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [(VERSION_3, bytes.fromhex("a003020109")), (P256_OID, bytes.fromhex("06082a8648ce3d030163"))],
+    ids=["version", "curve"],
+)
+@pytest.mark.parametrize("name", ["tls.crt", "ca.crt"])
+def test_what_nobody_knows_is_as_broken_as_anything(name: str, good: bytes, bad: bytes, tmp_path: Path) -> None:
+    """The old ones go on. Of a CA the curve is nobody's business before it signs something."""
+    pair = put(tmp_path, P256)
+    files = Files(pair.certificate, pair.key, tmp_path / "ca.crt")
+    (tmp_path / "ca.crt").write_bytes(pair.certificate.read_bytes())
+    certificates = Certificates(files)
+    before = certificates.current
+    (tmp_path / name).write_bytes(spoilt(before.certificate, good, bad))
+    with capture_logs() as logs:
+        certificates.reload()
+    if (name, good) != ("ca.crt", P256_OID):
+        assert certificates.current is before
+        assert [one["event"] for one in logs] == ["certificates not reloaded"]
+
+
+def test_one_that_is_not_valid_yet_is_served_with_a_word(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        Certificates(put(tmp_path, P256, starts=datetime.now(UTC) + DAY))
+    assert [one["event"] for one in logs] == ["certificate is not valid yet"]

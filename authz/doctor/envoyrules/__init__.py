@@ -1,0 +1,19 @@
+"""The traps of an Envoy that asks authz, each a function of what Envoy shows of itself; a module for each concern."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from authz.doctor.envoyrules import answering, checking, cluster, headers, itself, noticed, tls
+from authz.doctor.finding import Rule
+
+# In the order of the reference.
+ENVOY_RULES: Final[tuple[Rule, ...]] = (
+    *checking.RULES,
+    *answering.RULES,
+    *headers.RULES,
+    *cluster.RULES,
+    *tls.RULES,
+    *noticed.RULES,
+    *itself.RULES,
+)

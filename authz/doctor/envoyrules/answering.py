@@ -1,0 +1,178 @@
+"""What a caller is told when authz is away, and how long Envoy waits for it before that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from authz.doctor.facts import SILENT, Facts, Json, seconds
+from authz.doctor.finding import Rule, Seen, rule
+
+# As Envoy names the statuses from 500 on.
+SERVER_ERRORS: Final = (
+    "InternalServerError",
+    "NotImplemented",
+    "BadGateway",
+    "ServiceUnavailable",
+    "GatewayTimeout",
+    "HTTPVersionNotSupported",
+    "VariantAlsoNegotiates",
+    "InsufficientStorage",
+    "LoopDetected",
+    "NotExtended",
+    "NetworkAuthenticationRequired",
+)
+
+# Envoy's own values, where the configuration is silent.
+MAX_RETRIES: Final = 3
+CONNECT_SECONDS: Final = 5.0
+BACK_OFF_SECONDS: Final = 1.0
+MAX_INTERVALS: Final = 10  # times the base interval is the longest back-off
+
+
+@rule(
+    "warning",
+    why="When authz cannot be reached, Envoy says 403: a good customer reads that the key is bad, and does not retry.",
+    fix="status_on_error: { code: ServiceUnavailable }",
+)
+def status_on_error(facts: Facts) -> Iterator[Seen]:
+    """`status_on_error` is missing, or no 5xx."""
+    for check in facts.checks():
+        code = check.config.get("status_on_error", SILENT).get("code", "Forbidden")
+        if code not in SERVER_ERRORS:
+            yield Seen(check.where, f"{code} for a check that failed")
+
+
+@rule(
+    "info",
+    why="Refusals count as answers of the upstream, so that its error rate and its outlier detection see callers' "
+    "429s and 403s.",
+    fix="charge_cluster_response_stats: false",
+)
+def refusals_charged_to_upstream(facts: Facts) -> Iterator[Seen]:
+    """`charge_cluster_response_stats` is not false."""
+    for check in facts.checks():
+        if check.config.get("charge_cluster_response_stats", True):
+            yield Seen(check.where, "charge_cluster_response_stats is true unless set")
+
+
+@rule("warning", why="A check that hangs holds its request for ever.", fix="timeout: 0.2s")
+def no_deadline(facts: Facts) -> Iterator[Seen]:
+    """`grpc_service.timeout` is 0."""
+    for check in facts.checks():
+        if check.timeout == 0:
+            yield Seen(check.where, "timeout: 0s, without end")
+
+
+@rule(
+    "error",
+    why="Envoy gives up before authz does: what Redis charges then was charged for nothing, and callers get 503 where "
+    "the failurePolicy would have answered.",
+    fix="settings.redisTimeoutMs below the filter's timeout, with room for the way there and back",
+)
+def redis_timeout_above_check_timeout(facts: Facts) -> Iterator[Seen]:
+    """The sidecar's `redisTimeoutMs` is not below the filter's timeout. Needs --sidecar."""
+    for check in facts.checks():
+        if check.timeout and facts.redis_timeout is not None and facts.redis_timeout >= check.timeout:
+            yield Seen(check.where, f"timeout {_ms(check.timeout)}, and redisTimeoutMs {_ms(facts.redis_timeout)}")
+
+
+@rule(
+    "warning",
+    why="A worker that does not take connections uses up the whole check, and no time is left to try another.",
+    fix="connect_timeout: half of the filter's timeout",
+)
+def connect_timeout_above_check_timeout(facts: Facts) -> Iterator[Seen]:
+    """The cluster's `connect_timeout` is not below the filter's timeout."""
+    for envoy, cluster in facts.clusters():
+        connect = seconds(cluster.config.get("connect_timeout"), CONNECT_SECONDS)
+        timeout = min((check.timeout for check in envoy.checks_of(cluster) if check.timeout), default=0)
+        if timeout and connect >= timeout:
+            yield Seen(
+                cluster.where,
+                f"connect_timeout {_ms(connect)}, and the check's timeout {_ms(timeout)}",
+                f"connect_timeout: {timeout / 2:g}s",
+            )
+
+
+@rule(
+    "error",
+    why="Envoy takes max_interval for the timeout of each try: a slow check is cut off after it was charged, while "
+    "authz believes the longer deadline.",
+    fix="retry_back_off: { base_interval: 0.002s, max_interval: the filter's timeout }",
+)
+def retry_cuts_the_try(facts: Facts) -> Iterator[Seen]:
+    """The longest back-off of a retry (ten times the base, unless set) is below the filter's timeout."""
+    for check in facts.checks():
+        back_off = check.service.get("retry_policy", SILENT).get("retry_back_off")
+        if back_off is not None:
+            longest = _longest(back_off)
+            if longest < (check.timeout or longest):
+                fix = f"max_interval: {check.timeout:g}s"
+                yield Seen(check.where, f"max_interval {_ms(longest)}, and the timeout {_ms(check.timeout)}", fix)
+
+
+def _longest(back_off: Json) -> float:
+    return seconds(back_off.get("max_interval"), MAX_INTERVALS * _base(back_off))
+
+
+def _base(back_off: Json) -> float:
+    return seconds(back_off.get("base_interval"), BACK_OFF_SECONDS)
+
+
+@rule(
+    "warning",
+    why="Envoy waits up to a second before it tries again, longer than the check may take: the second try never comes.",
+    fix="retry_back_off: { base_interval: 0.002s, max_interval: the filter's timeout }",
+)
+def retry_burns_the_deadline(facts: Facts) -> Iterator[Seen]:
+    """There is a retry policy, and its first back-off is not below the filter's timeout."""
+    for check in facts.checks():
+        policy = check.service.get("retry_policy")
+        if policy is not None:
+            base = _base(policy.get("retry_back_off", SILENT))
+            if check.timeout and base >= check.timeout:
+                fix = f"retry_back_off: {{ base_interval: 0.002s, max_interval: {check.timeout:g}s }}"
+                yield Seen(check.where, f"base_interval {_ms(base)}, and the timeout {_ms(check.timeout)}", fix)
+
+
+@rule(
+    "info",
+    why="A check that a worker which stops or dies has not taken on is lost, and its caller gets 503.",
+    fix="the retry_policy that `authz envoy-config --only filter` prints",
+)
+def no_retry(facts: Facts) -> Iterator[Seen]:
+    """The filter's gRPC service has no retry policy."""
+    for check in facts.checks():
+        if "retry_policy" not in check.service:
+            yield Seen(check.where, "no retry_policy")
+
+
+@rule(
+    "info",
+    why="Envoy allows 3 retries at a time; a worker that leaves with many checks in flight needs more.",
+    fix="max_retries: as many as max_requests",
+)
+def few_retries(facts: Facts) -> Iterator[Seen]:
+    """Checks are tried again, and the cluster's circuit breaker has no `max_retries`."""
+    for envoy, cluster in facts.clusters():
+        retried = any("retry_policy" in check.service for check in envoy.checks_of(cluster))
+        if retried and cluster.threshold("max_retries", MAX_RETRIES) <= MAX_RETRIES:
+            yield Seen(cluster.where, f"max_retries {cluster.threshold('max_retries', MAX_RETRIES)}")
+
+
+def _ms(duration: float) -> str:
+    return f"{duration * 1000:g} ms"
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    status_on_error,
+    refusals_charged_to_upstream,
+    no_deadline,
+    redis_timeout_above_check_timeout,
+    connect_timeout_above_check_timeout,
+    retry_cuts_the_try,
+    retry_burns_the_deadline,
+    no_retry,
+    few_retries,
+)

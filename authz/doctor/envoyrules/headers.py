@@ -1,0 +1,213 @@
+"""What authz is shown of a request, and what the upstream believes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from authz.core.resources import Api, KeySource
+from authz.doctor.facts import SILENT, Facts, Json, Manager
+from authz.doctor.finding import Rule, Seen, rule
+from authz.envoyconfig import allowed_headers, lookalikes, metadata_namespaces
+
+CORS: Final = "envoy.filters.http.cors"
+FAILURE_HEADER: Final = "x-envoy-auth-failure-mode-allowed"
+NORMALISED: Final = {
+    "normalize_path": "normalize_path: true",
+    "merge_slashes": "merge_slashes: true",
+    "path_with_escaped_slashes_action": "path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT",
+}
+UNTOUCHED: Final = (None, False, "IMPLEMENTATION_SPECIFIC_DEFAULT", "KEEP_UNCHANGED")
+DROPPED: Final = ("DROP_HEADER", "REJECT_REQUEST")
+# Any API that has a header with an underscore: then none is dropped, and those that look like ours must be named.
+UNDERSCORED: Final = Api(id="any", key_sources=(KeySource(header="_"),))
+
+
+@rule(
+    "error",
+    why="authz and the upstream each read `/open/../pets//7` and `%2Fpets` in their own way, so that a path of one "
+    "method passes as another's.",
+    fix=", ".join(NORMALISED.values()),
+)
+def path_not_normalised(facts: Facts) -> Iterator[Seen]:
+    """`normalize_path`, `merge_slashes` or `path_with_escaped_slashes_action` is missing."""
+    for manager in _guarding(facts):
+        missing = [name for name in NORMALISED if manager.config.get(name) in UNTOUCHED]
+        if missing:
+            yield Seen(manager.where, f"without {', '.join(missing)}", "\n".join(NORMALISED[name] for name in missing))
+
+
+@rule(
+    "error",
+    why="A preflight request carries no key: it is refused, and no browser may call the API.",
+    fix="put envoy.filters.http.cors before ext_authz in http_filters",
+)
+def cors_after_ext_authz(facts: Facts) -> Iterator[Seen]:
+    """The CORS filter stands after ext_authz."""
+    for check in facts.checks():
+        names = [one.name if one.type != "Cors" else CORS for one in check.manager.filters]
+        if CORS in names[check.manager.filters.index(check.filter) :]:
+            yield Seen(check.where, f"{CORS} comes after it")
+
+
+@rule(
+    "warning",
+    why="All headers travel to authz on every call, cookies and tokens among them: slower, and none of its business.",
+    fix="the allowed_headers that `authz envoy-config --only filter` prints",
+)
+def headers_not_restricted(facts: Facts) -> Iterator[Seen]:
+    """The filter has no `allowed_headers`."""
+    for check in facts.checks():
+        if not check.config.get("allowed_headers", SILENT).get("patterns"):
+            yield Seen(check.where, "no allowed_headers")
+
+
+@rule(
+    "error",
+    why="authz never sees it: a key in it is no key, or a refusal cannot be worded as configured.",
+    fix="print the allowed_headers anew: authz envoy-config --only filter",
+)
+def header_not_shown(facts: Facts) -> Iterator[Seen]:
+    """`allowed_headers` or `disallowed_headers` keeps back a header that authz reads; those of key sources and gateway
+    responses need --config."""
+    for check in facts.checks():
+        shown = check.config.get("allowed_headers", SILENT).get("patterns", ())
+        hidden = check.config.get("disallowed_headers", SILENT).get("patterns", ())
+        for name in allowed_headers(facts.apis):
+            if (shown and not _any_match(shown, name)) or _any_match(hidden, name):
+                yield Seen(check.where, f"{name} is kept back", f"allowed_headers.patterns: - exact: {name}")
+
+
+@rule(
+    "error",
+    why="authz reads the key there, finds none and refuses every call of these APIs.",
+    fix="metadata_context_namespaces, as `authz envoy-config --only filter` prints them",
+)
+def metadata_not_shown(facts: Facts) -> Iterator[Seen]:
+    """A namespace that holds the key of an API with `apiKeySource: AUTHORIZER` is not passed on. Needs --config."""
+    for check in facts.checks():
+        for namespace in metadata_namespaces(facts.apis):
+            if namespace not in check.config.get("metadata_context_namespaces", ()):
+                fix = f"metadata_context_namespaces: [{namespace}]"
+                yield Seen(check.where, f"{namespace} is not passed on", fix)
+
+
+def _any_match(patterns: Sequence[Json], name: str) -> bool:
+    return any(_matches(pattern, name) for pattern in patterns)
+
+
+def _matches(pattern: Json, name: str) -> bool:
+    """Envoy's StringMatcher."""
+    known = {kind: str(value) for kind, value in pattern.items() if isinstance(value, str)}
+    if pattern.get("ignore_case"):
+        known = {kind: value.lower() for kind, value in known.items()}
+    return (
+        known.get("exact") == name
+        or ("prefix" in known and name.startswith(known["prefix"]))
+        or ("suffix" in known and name.endswith(known["suffix"]))
+        or ("contains" in known and known["contains"] in name)
+        or ("safe_regex" in pattern and _regex_matches(pattern["safe_regex"].get("regex", ""), name))
+    )
+
+
+def _regex_matches(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error:  # RE2 knows some that Python does not
+        return True
+
+
+@rule(
+    "info",
+    why="Envoy sets it on what it let in unchecked. authz takes a client's own off what it admits; on routes that are "
+    "not checked it reaches the upstream.",
+    fix=f"request_headers_to_remove: [{FAILURE_HEADER}] in the route_config",
+)
+def failure_header_kept(facts: Facts) -> Iterator[Seen]:
+    """The routes do not remove `x-envoy-auth-failure-mode-allowed`."""
+    for manager in _guarding(facts):
+        if manager.routes is not None and FAILURE_HEADER not in _removed(manager):
+            yield Seen(manager.where, f"{FAILURE_HEADER} of a client's is kept")
+
+
+@rule(
+    "warning",
+    why="A client's own x-forwarded-for, x-request-id and x-envoy headers are believed. Right only behind a proxy of "
+    "yours that replaces them.",
+    fix="use_remote_address: true (and xff_num_trusted_hops behind proxies of yours)",
+)
+def remote_address_not_used(facts: Facts) -> Iterator[Seen]:
+    """The HTTP connection manager has no `use_remote_address: true`."""
+    for manager in _guarding(facts):
+        if not manager.config.get("use_remote_address"):
+            yield Seen(manager.where, "use_remote_address is false unless set")
+
+
+@rule(
+    "warning",
+    why="CGI, WSGI and PHP read `x_api_key_id` as `x-api-key-id`, which only authz may set: a client can pass for "
+    "another.",
+    fix="common_http_protocol_options: { headers_with_underscores_action: DROP_HEADER }",
+)
+def underscore_headers(facts: Facts) -> Iterator[Seen]:
+    """Headers with underscores are neither dropped nor removed where they look like ours."""
+    for manager in _guarding(facts):
+        action = manager.config.get("common_http_protocol_options", SILENT).get("headers_with_underscores_action")
+        kept = set(lookalikes((UNDERSCORED,))) - _removed(manager)
+        if action not in DROPPED and kept:
+            yield Seen(manager.where, f"a client's {min(kept)} reaches the upstream")
+
+
+def _removed(manager: Manager) -> set[str]:
+    """The headers that every virtual host removes."""
+    whole = set((manager.routes or SILENT).get("request_headers_to_remove", ()))
+    each = [set(host.get("request_headers_to_remove", ())) for host in manager.virtual_hosts]
+    return {name.lower() for name in whole | (set.intersection(*each) if each else set())}
+
+
+@rule(
+    "warning",
+    why="The route is picked anew after the check: the one that was decided on may not be the one that is taken.",
+    fix="leave clear_route_cache out",
+)
+def clear_route_cache(facts: Facts) -> Iterator[Seen]:
+    """The filter has `clear_route_cache: true`."""
+    for check in facts.checks():
+        if check.config.get("clear_route_cache"):
+            yield Seen(check.where, "clear_route_cache: true")
+
+
+@rule(
+    "info",
+    why="Bodies travel to authz, which never reads them, and what is too long for the buffer is refused with 413.",
+    fix="leave with_request_body out",
+)
+def body_sent(facts: Facts) -> Iterator[Seen]:
+    """The filter has `with_request_body`."""
+    for check in facts.checks():
+        if "with_request_body" in check.config:
+            yield Seen(check.where, "with_request_body")
+
+
+def _guarding(facts: Facts) -> list[Manager]:
+    """Each connection manager that asks, once."""
+    found: list[Manager] = []
+    for check in facts.checks():
+        if check.manager not in found:
+            found.append(check.manager)
+    return found
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    path_not_normalised,
+    cors_after_ext_authz,
+    headers_not_restricted,
+    header_not_shown,
+    metadata_not_shown,
+    failure_header_kept,
+    remote_address_not_used,
+    underscore_headers,
+    clear_route_cache,
+    body_sent,
+)
