@@ -199,26 +199,26 @@ class Certificates:
     key: Path
 
     @classmethod
-    def make(cls, place: Path) -> Certificates:
-        """For a day, into this directory."""
+    def make(cls, place: Path, days: int = 1) -> Certificates:
+        """For so many days, into this directory."""
         place.mkdir()
         authority, end = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST)), x509.DNSName("localhost")])
         own = x509.BasicConstraints(ca=True, path_length=0)
         files = cls(place / "ca.pem", place / "cert.pem", place / "key.pem")
-        files.ca.write_bytes(_signed("authority", authority, authority, own))
-        files.certificate.write_bytes(_signed("end", end, authority, names))
+        files.ca.write_bytes(_signed("authority", authority, authority, own, days))
+        files.certificate.write_bytes(_signed("end", end, authority, names, days))
         files.key.write_bytes(end.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return files
 
 
 def _signed(
-    name: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType
+    name: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType, days: int
 ) -> bytes:
     now, issuer = datetime.now(UTC), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")])
     builder = x509.CertificateBuilder().serial_number(x509.random_serial_number()).public_key(key.public_key())
     builder = builder.subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])).issuer_name(issuer)
-    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=days))
     return builder.add_extension(extension, critical=False).sign(by, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 

@@ -1,4 +1,7 @@
-"""Everything that is monitored, for real: Redis, a sidecar of two workers, a control plane, Envoy, and callers."""
+"""Everything that is monitored, for real: Redis, two sidecars, a control plane, Envoy, and callers.
+
+One sidecar has two workers, and Envoy asks it. The other has TLS, and is there for its certificates.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,11 +41,13 @@ from tests.servers import (
     redis_server,
     until,
 )
+from tests.topologies import Certificates
 
 WORKERS: Final = 2
 PAUSE_SECONDS: Final = 0.05  # of each caller, between two requests
 LOOK_SECONDS: Final = 0.2
 REDIS_TIMEOUT_MS: Final = "1000"
+DAYS: Final = 30  # of a certificate with which all is well
 NOBODYS: Final = "nobodys"  # a key that nobody has
 
 PLENTY: Final = {"throttle": {"rateLimit": 1000, "burstLimit": 1000}, "quota": {"limit": 1_000_000, "period": "MONTH"}}
@@ -173,13 +178,21 @@ class Monitored:
     prometheus: Prometheus
     traffic: Traffic
     config: Path
-    addresses: Mapping[str, str] = field(default_factory=dict)
+    certificates: Certificates
+    addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def write(self, text: str) -> None:
         """The configuration, in one step."""
         draft = self.config.with_suffix(".draft")
         draft.write_text(text)
         draft.replace(self.config)
+
+    def certify(self, days: int) -> None:
+        """The files of the sidecar with TLS are replaced by others that are good for so long."""
+        with TemporaryDirectory(dir=self.config.parent) as scratch:
+            made = Certificates.make(Path(scratch, "made"), days)
+            for name, file in vars(made).items():
+                file.replace(getattr(self.certificates, name))
 
     def kill_worker(self) -> None:
         """The first one; returns when another has taken its place."""
@@ -212,7 +225,7 @@ class Monitored:
 
     def aim(self) -> None:
         """Prometheus's targets, as they were at first."""
-        self.prometheus.aim(**{job: (address,) for job, address in self.addresses.items()})
+        self.prometheus.aim(**self.addresses)
 
 
 @contextmanager
@@ -254,6 +267,10 @@ def monitored() -> Iterator[Monitored]:
             "0",
         )
         sidecar = running.enter_context(authz_serve(config, *flags, *secrets, workers=WORKERS))
+        certificates = Certificates.make(place / "tls", DAYS)
+        tls = ("--tls-cert-file", certificates.certificate, "--tls-key-file", certificates.key)
+        clients = ("--tls-client-ca-file", certificates.ca, "--redis-url", redis.url, "--drain-seconds", "0")
+        secured = running.enter_context(authz_serve(config, *map(str, (*tls, *clients))))
         stats, http = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
         control = running.enter_context(control_plane(place, config, http, "--redis-url", redis.url, *secrets))
         echo = running.enter_context(echo_server())
@@ -267,9 +284,10 @@ def monitored() -> Iterator[Monitored]:
         )
         front = running.enter_context(envoy(render(load(config).resources, wiring)))
         watcher = running.enter_context(prometheus())
-        addresses = {"authz": sidecar.http.removeprefix("http://"), "authz_control": http, "envoy": stats}
+        sidecars = [one.http.removeprefix("http://") for one in (sidecar, secured)]
+        addresses = {"authz": sidecars, "authz_control": [http], "envoy": [stats]}
         traffic = Traffic(front.url)
-        it = Monitored(redis, slow, sidecar, control, front, watcher, traffic, config, addresses)
+        it = Monitored(redis, slow, sidecar, control, front, watcher, traffic, config, certificates, addresses)
         it.aim()
         running.enter_context(traffic.of(*CALLERS))
         running.enter_context(it.operated())

@@ -27,7 +27,8 @@ RULES: Final = (DEPLOY / "prometheus" / "rules.yml", DEPLOY / "prometheus" / "al
 FASTER: Final = 60
 SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION: Final = r"(\d+)(ms|s|m|h|d)"
-# A range, an offset, and an age in seconds: each is a time that passes here sixty times as fast.
+# A range, an offset, and an age in seconds: each is a time that passes here sixty times as fast. How long it is until
+# something (`... - time() < 7 * 86400`) stays: nobody waits for that to pass, and a certificate has the dates it has.
 WINDOW: Final = re.compile(rf"(?<=\[){DURATION}(?=\])|(?<=\boffset ){DURATION}\b")
 AGE: Final = re.compile(r"(time\(\) - .*> )(\d+)$")
 
@@ -66,7 +67,7 @@ def faster_expression(expression: str) -> str:
 
 
 def faster_rules(text: str) -> str:
-    """A file of rules in which every `for`, window and age is divided by 60."""
+    """A file of rules in which every `for`, window and age is divided by 60, and no time to come is."""
     parsed = yaml.safe_load(text)
     for rule in (rule for group in parsed["groups"] for rule in group["rules"]):
         rule["expr"] = faster_expression(rule["expr"])

@@ -16,13 +16,14 @@ from typing import Any, Final
 import pytest
 
 from tests.monitoring.dashboard import PICTURE, Panel, panels
-from tests.monitoring.monitored import NOBODYS, Monitored, monitored
+from tests.monitoring.monitored import DAYS, NOBODYS, Monitored, monitored
 from tests.monitoring.prometheus import alerts, faster, faster_expression, needs_prometheus, rules
 from tests.servers import POLL_SECONDS, until
 
 pytestmark = needs_prometheus
 
-PATIENCE_SECONDS: Final = 90.0  # on a busy machine; the alerts take 15
+PATIENCE_SECONDS: Final = 90.0  # on a busy machine; the alerts take 15, that of certificates 35
+DAYS_LEFT: Final = 3
 SLOW_SECONDS: Final = 0.1
 BACK_TO: Final = 600.0  # seconds, for panels: all that was
 RATE: Final = "5m"  # Grafana's least for $__rate_interval is four scrapes; the workers' figures come once a second
@@ -72,6 +73,13 @@ def plan_used_up(world: Monitored) -> Iterator[None]:
 
 
 @contextmanager
+def old_certificate(world: Monitored) -> Iterator[None]:
+    world.certify(DAYS_LEFT)
+    yield
+    world.certify(DAYS)
+
+
+@contextmanager
 def redis_away(world: Monitored) -> Iterator[None]:
     world.redis.kill()
     yield
@@ -110,8 +118,14 @@ Break = Callable[[Monitored], AbstractContextManager[None]]
 # What is broken together, and what is told of it. An alert may fire beside these, where one fault has many faces.
 BREAKS: Final[tuple[tuple[tuple[Break, ...], set[str]], ...]] = (
     (
-        (bad_file, slow_redis, guessed_keys, plan_used_up),
-        {"AuthzCatalogRefused", "AuthzSlow", "AuthzForbiddenUnusual", "AuthzPlanRefusalsClimbing"},
+        (bad_file, slow_redis, guessed_keys, plan_used_up, old_certificate),
+        {
+            "AuthzCatalogRefused",
+            "AuthzSlow",
+            "AuthzForbiddenUnusual",
+            "AuthzPlanRefusalsClimbing",
+            "AuthzCertificateEnding",
+        },
     ),
     (
         (redis_away,),
