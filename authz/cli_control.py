@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 import uvloop
 
 from authz import config as configuration
@@ -121,12 +122,14 @@ def _settings(redis_url: str | None, account_id: str | None, file_settings: dict
     return load_settings(file_settings or {}, os.environ, {"redis_url": redis_url, "account_id": account_id}).settings
 
 
-def _run(act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None) -> T:
+def on_store(
+    act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None, seconds: float = SECONDS
+) -> T:
     """Act on the store; what goes wrong is told to the operator in a line."""
     settings = _settings(redis_url, account_id)
 
     async def run() -> T:
-        store = Store(settings.redis_url, account=settings.account_id, budget=SECONDS)
+        store = Store(settings.redis_url, account=settings.account_id, budget=seconds)
         try:
             return await act(store)
         finally:
@@ -135,9 +138,12 @@ def _run(act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id
     try:
         return asyncio.run(run())
     except ApiError as refused:
-        raise ConfigError([Problem("store", refused.message)]) from None
+        raise ConfigError([Problem("the store", refused.message)]) from None
     except StoreUnavailable as error:
         raise OSError(f"the store cannot be asked: {error}") from None
+    except msgspec.ValidationError as fault:
+        what = f"it holds what this version does not know, as a newer one writes it: {fault}"
+        raise ConfigError([Problem("the store", what)]) from None
 
 
 @click.group()
@@ -178,7 +184,7 @@ def create(
         if token
         else auth.new_access_key(name, sealer, now, read_only=read_only)
     )
-    _run(lambda store: auth.add(store, new, _operator()), redis_url, account_id)
+    on_store(lambda store: auth.add(store, new, _operator()), redis_url, account_id)
     if token:
         click.echo(f"Authorization: Bearer {new.secret}")
     else:
@@ -198,7 +204,7 @@ def _operator() -> str:
 @_with(*PLACE)
 def list_(redis_url: str | None, account_id: str | None) -> None:
     """Print all credentials, without their secrets."""
-    for found in _run(_all_credentials, redis_url, account_id):
+    for found in on_store(_all_credentials, redis_url, account_id):
         what = "token" if found.token_sha256 else "access-key"
         role = "read-only" if found.read_only else "admin"
         click.echo(f"{found.id}  {_moment(found.created_date)}  {what:10}  {role:9}  {found.name}")
@@ -218,7 +224,7 @@ async def _all_credentials(store: Store) -> list[Credential]:
 @_with(*PLACE)
 def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
     """Delete a credential: its next call is refused."""
-    if not _run(lambda store: auth.remove(store, id_, _operator()), redis_url, account_id):
+    if not on_store(lambda store: auth.remove(store, id_, _operator()), redis_url, account_id):
         raise click.UsageError(f"there is no credential {id_}")
 
 
@@ -228,7 +234,7 @@ def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
 @_with(*PLACE)
 def audit(count: int, after: int | None, redis_url: str | None, account_id: str | None) -> None:
     """Print which version of the store who wrote, when, and what: never a value."""
-    for line in _run(lambda store: store.audit(count, after), redis_url, account_id):
+    for line in on_store(lambda store: store.audit(count, after), redis_url, account_id):
         click.echo(f"{line.version}  {_moment(line.at / 1_000_000)}  {line.who}  {line.what}")
 
 

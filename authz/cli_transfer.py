@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -12,13 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from authz import transfer
-from authz.cli_control import FILE, PLACE, SECRETS
-from authz.core.errors import ApiError
-from authz.core.rules import Problem
-from authz.faults import ConfigError
+from authz.cli_control import FILE, PLACE, SECRETS, on_store
 from authz.sealing import Sealer, load_sealer
-from authz.settings import Settings, load_settings
-from authz.store import Store, StoreUnavailable
+from authz.store import Store
 from authz.transfer import Export, Import, everything, wanted_from
 
 T = TypeVar("T")
@@ -37,26 +32,7 @@ def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _run(act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None) -> T:
-    """Act on the store; what it refuses or Redis cannot do is an operator's mistake, told in a line."""
-    settings = _settings(redis_url, account_id)
-
-    async def run() -> T:
-        store = Store(settings.redis_url, account=settings.account_id, budget=SECONDS)
-        try:
-            return await act(store)
-        finally:
-            await store.aclose()
-
-    try:
-        return asyncio.run(run())
-    except ApiError as refused:
-        raise ConfigError([Problem("the store", refused.message)]) from None
-    except StoreUnavailable as fault:
-        raise ConfigError([Problem("the store", str(fault))]) from None
-
-
-def _settings(redis_url: str | None, account_id: str | None) -> Settings:
-    return load_settings({}, os.environ, {"redis_url": redis_url, "account_id": account_id}).settings
+    return on_store(act, redis_url, account_id, SECONDS)
 
 
 def _sealer(pepper_file: Path | None, sealing_key_file: Path | None) -> Sealer:

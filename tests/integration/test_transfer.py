@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 from click.testing import CliRunner, Result
 
@@ -294,6 +295,23 @@ def test_the_commands(shared_redis: RedisServer, account: str, tmp_path: Path) -
     run("backup", str(tmp_path / "backup"))
     assert "restored" in run("restore", "--yes", str(tmp_path / "backup")).stdout
     assert value_of("k1") not in (tmp_path / "plans.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["export", "import"])
+def test_what_a_newer_release_wrote_is_told_in_a_line(
+    name: str, shared_redis: RedisServer, account: str, tmp_path: Path
+) -> None:
+    commands = {str(command.name): command for command in COMMANDS}
+    place = ["--redis-url", shared_redis.url, "--account-id", account]
+    file = tmp_path / "plans.yaml"
+    file.write_text("usagePlans: [{id: p1, name: Silver}]")
+    assert CliRunner().invoke(commands["import"], [str(file), *place]).exit_code == 0
+    items = Store(shared_redis.url, account=account).items_key("usageplan")
+    with redis.Redis.from_url(shared_redis.url) as client:
+        written = json.loads(client.hget(items, "p1"))
+        client.hset(items, "p1", json.dumps({**written, "colour": "blue"}))
+    with pytest.raises(ConfigError, match=r"the store: it holds what this version does not know.*colour"):
+        CliRunner().invoke(commands[name], [str(file), *place], catch_exceptions=False)
 
 
 async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
