@@ -49,7 +49,9 @@ SECRETS = (
 )
 
 
-def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
+def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """All of these, in the order of --help."""
+
     def add(command: F) -> F:
         for option in reversed(options):
             command = option(command)
@@ -62,7 +64,7 @@ def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
 @click.option("--listen", default=LISTEN, show_default=True, help="Where AWS's tools call: host:port or unix:/path.")
 @click.option("--http-listen", help="Where /metrics, /healthz and /readyz are, for all who reach it; off unless given.")
 @click.option("--config", "path", type=FILE, envvar="AUTHZ_CONFIG", help="A file whose resources are shown as well.")
-@_with(*PLACE, *SECRETS)
+@with_options(*PLACE, *SECRETS)
 @click.option("--no-auth", is_flag=True, help="Let everybody in; on a loopback address only.")
 @click.option("--tls-cert", type=FILE, help="Certificate chain (PEM), for https.")
 @click.option("--tls-key", type=FILE, help="The certificate's private key (PEM).")
@@ -162,7 +164,7 @@ def _name(_: click.Context, __: click.Parameter, name: str) -> str:
 @click.argument("name", callback=_name)
 @click.option("--read-only", is_flag=True, help="May look at everything but the values of keys, and change nothing.")
 @click.option("--token", is_flag=True, help="A bearer token for curl, instead of an access key for AWS's tools.")
-@_with(*PLACE, *SECRETS)
+@with_options(*PLACE, *SECRETS)
 def create(
     name: str,
     read_only: bool,
@@ -201,7 +203,7 @@ def _operator() -> str:
 
 
 @credentials.command("list")
-@_with(*PLACE)
+@with_options(*PLACE)
 def list_(redis_url: str | None, account_id: str | None) -> None:
     """Print all credentials, without their secrets."""
     for found in on_store(_all_credentials, redis_url, account_id):
@@ -221,7 +223,7 @@ async def _all_credentials(store: Store) -> list[Credential]:
 
 @credentials.command()
 @click.argument("id_", metavar="ID")
-@_with(*PLACE)
+@with_options(*PLACE)
 def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
     """Delete a credential: its next call is refused."""
     if not on_store(lambda store: auth.remove(store, id_, _operator()), redis_url, account_id):
@@ -231,7 +233,7 @@ def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
 @click.command()
 @click.option("--count", default=100, show_default=True, type=click.IntRange(1, 10_000), help="How many lines.")
 @click.option("--after", type=click.IntRange(0, 2**63), help="From the line after this version on, not the last ones.")
-@_with(*PLACE)
+@with_options(*PLACE)
 def audit(count: int, after: int | None, redis_url: str | None, account_id: str | None) -> None:
     """Print which version of the store who wrote, when, and what: never a value."""
     for line in on_store(lambda store: store.audit(count, after), redis_url, account_id):

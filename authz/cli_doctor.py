@@ -17,7 +17,8 @@ from authz.doctor.fetch import Targets, Tls, look
 from authz.doctor.finding import SEVERITIES, Finding
 from authz.doctor.report import as_json, reference, show
 from authz.faults import ConfigError
-from authz.redisurl import mask_url, read_url, with_password
+from authz.redisurl import mask_url, read_url
+from authz.settings import with_password_of
 
 FILE: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
 
@@ -116,6 +117,10 @@ def doctor(
     looked_at = [*envoys, *sidecars, *controls, *grpc, *([mask_url(redis)] if redis else [])]
     if not looked_at:
         raise click.UsageError("give at least one of --envoy, --sidecar, --control, --grpc and --redis")
+    if redis_password_file and not redis:
+        raise click.UsageError("--redis-password-file is for --redis")
+    if any((grpc_ca, grpc_cert, grpc_key, grpc_name)) and not grpc:
+        raise click.UsageError("--grpc-ca and its like are for --grpc")
     if bool(grpc_cert) != bool(grpc_key):
         raise click.UsageError("--grpc-cert and --grpc-key belong together")
     findings = examine(asyncio.run(look(targets)))
@@ -128,14 +133,16 @@ def doctor(
 
 def _redis_url(url: str | None, password_file: Path | None) -> str | None:
     """Raises ConfigError for a URL that breaks a rule, or a file that does not fit it."""
+    if url is None:
+        return None
     try:
-        if url is not None and password_file is not None:
-            return with_password(url, password_file.read_text("utf-8").strip())
-        if url is not None:
-            read_url(url)
+        read_url(url)
     except ValueError as rule:
         raise ConfigError([Problem("flag --redis", str(rule))]) from None
-    return url
+    try:
+        return with_password_of(url, str(password_file)) if password_file else url
+    except ValueError as rule:
+        raise ConfigError([Problem("flag --redis-password-file", str(rule))]) from None
 
 
 def _apis(path: Path | None) -> tuple[Api, ...]:

@@ -6,29 +6,19 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 
 from authz import transfer
-from authz.cli_control import FILE, PLACE, SECRETS, on_store
+from authz.cli_control import FILE, PLACE, SECRETS, on_store, with_options
 from authz.sealing import Sealer, load_sealer
 from authz.store import Store
 from authz.transfer import Export, Import, everything, wanted_from
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 SECONDS = 60.0  # a whole store in one answer takes longer than a request's budget
-
-
-def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
 
 
 def _run(act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None) -> T:
@@ -47,7 +37,7 @@ def _warn(warnings: list[str]) -> None:
 @click.command("import")
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
-@_with(*PLACE, *SECRETS)
+@with_options(*PLACE, *SECRETS)
 def import_(
     path: Path,
     dry_run: bool,
@@ -83,7 +73,7 @@ def import_(
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--format", "form", type=click.Choice(["yaml", "aws"]), default="yaml", show_default=True)
 @click.option("--include-values", is_flag=True, help="Tell the keys' values, where the sealing key opens them.")
-@_with(*PLACE, *SECRETS)
+@with_options(*PLACE, *SECRETS)
 def export(
     path: Path | None,
     form: str,
@@ -115,7 +105,7 @@ def export(
 
 @click.command("backup")
 @click.argument("path", type=FILE)
-@_with(*PLACE)
+@with_options(*PLACE)
 def backup(path: Path, redis_url: str | None, account_id: str | None) -> None:
     """Write one file with the account's resources, all of one moment, and its counters. Keep it as you keep Redis."""
     count = _run(lambda store: transfer.backup(store, path), redis_url, account_id)
@@ -124,7 +114,7 @@ def backup(path: Path, redis_url: str | None, account_id: str | None) -> None:
 
 @click.command("restore")
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@_with(*PLACE)
+@with_options(*PLACE)
 @click.confirmation_option(
     "--yes", help="Do not ask.", prompt="This replaces all resources and counters of the account. Go on?"
 )

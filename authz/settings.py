@@ -203,8 +203,10 @@ def load_settings(
     if not found:
         found += _together(values, origins)
     if not found and values["redis_password_file"]:
-        rule, values["redis_url"] = _with_password(values["redis_url"], values["redis_password_file"])
-        found += [Problem(origins["redis_password_file"], rule)] if rule else []
+        try:
+            values["redis_url"] = with_password_of(values["redis_url"], values["redis_password_file"])
+        except ValueError as rule:
+            found.append(Problem(origins["redis_password_file"], str(rule)))
     if found:
         raise ConfigError(found)
     return Loaded(Settings(**values), origins)
@@ -226,18 +228,15 @@ def _together(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator
         yield Problem(origins["tls_client_ca_file"], "expected tlsCertFile beside it: without TLS no client shows one")
 
 
-def _with_password(url: str, file: str) -> tuple[str | None, str]:
-    """The rule that is broken, and the URL with the password that the file holds."""
+def with_password_of(url: str, file: str) -> str:
+    """The URL with the password that the file holds. Raises ValueError, with the rule that is broken."""
     try:
         password = Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        return f"{file} cannot be read: {getattr(error, 'strerror', 'not text')}", url
+        raise ValueError(f"{file} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
     if not password:
-        return f"expected a password in {file}, and it is empty", url
-    try:
-        return None, with_password(url, password)
-    except ValueError as rule:
-        return str(rule), url
+        raise ValueError(f"expected a password in {file}, and it is empty")
+    return with_password(url, password)
 
 
 def endpoints_of(grpc_listen: str, workers: int) -> list[str]:

@@ -264,7 +264,6 @@ class Sidecar:
     def _note_catalog(self) -> None:
         self.metrics.catalog_version.set(self.live.version.number)
         self.metrics.catalog_loaded.set(self.live.loaded_at)
-        self.metrics.catalog_checked.set(self.live.checked_at)
 
     def _sent(self, size: int, seconds: float) -> None:
         self.circuit.succeeded()

@@ -213,8 +213,11 @@ def test_the_report_for_machines_tells_each_finding_in_full(fail_open: EnvoyServ
         (("--sidecar", "file:///etc/hostname"), "Invalid value for '--sidecar': expected http://host:port"),
         (("--envoy", "http://127.0.0.1:1", "--config", "/nowhere"), "'/nowhere' does not exist"),
         (("--grpc", "h:1", "--grpc-cert", str(FILE)), "--grpc-cert and --grpc-key belong together"),
+        (("--envoy", "h:1", "--grpc-ca", str(FILE)), "--grpc-ca and its like are for --grpc"),
+        (("--envoy", "h:1", "--redis-password-file", str(FILE)), "--redis-password-file is for --redis"),
+        (("--redis", "redis://h", "--redis-password-file", os.devnull), f"password in {os.devnull}, and it is empty"),
     ],
-    ids=["nothing", "no redis", "bad redis", "login", "no HTTP", "no file", "half of TLS"],
+    ids=["nothing", "no redis", "bad redis", "login", "no HTTP", "no file", "half of TLS", "no gRPC", "whose", "empty"],
 )
 def test_what_cannot_be_looked_at_is_told(flags: tuple[str, ...], words: str) -> None:
     run = doctor(*flags)
