@@ -279,8 +279,12 @@ class Store:
         found = await self._ask("HGET", self._key("unique"), unique)
         return None if found is None else found.decode()
 
-    async def write(self, edit: Callable[[Edit], Awaitable[T]], *, who: str, what: str) -> Written[T]:
+    async def write(
+        self, edit: Callable[[Edit], Awaitable[T]], *, who: str, what: str, note: Callable[[], str] = str
+    ) -> Written[T]:
         """Make an edit and commit it, whole or not at all; one that lost a race is made again.
+
+        The audit line ends with `note()`, read after the edit.
 
         Raises what `edit` raises, what it has named for a word that is taken or lists that overlap,
         ConflictException if it loses again and again, and StoreUnavailable.
@@ -288,7 +292,7 @@ class Store:
         for _ in range(ATTEMPTS):
             draft = Edit(self)
             result = await edit(draft)
-            version = await self._commit(draft, who, what)
+            version = await self._commit(draft, who, what, note())
             if version is not None:
                 return Written(result, version)
         raise conflict("Unable to complete operation due to concurrent modification. Please try again later.")
@@ -489,12 +493,12 @@ class Store:
         scores = await self._ask("ZMSCORE", self.list_key(list_), *map(_id_in, words))
         return [word for word, score in zip(words, scores, strict=True) if score is not None]
 
-    async def _commit(self, draft: Edit, who: str, what: str) -> int | None:
+    async def _commit(self, draft: Edit, who: str, what: str, note: str) -> int | None:
         """The version that has it, None for a lost race."""
         plan = await draft.plan()
         if not (plan.changes or plan.drops or draft.usage):
             return (await self.head()).version
-        named = _naming(what, plan.changes)
+        named = _naming(what, plan.changes) + (f" ({note})" if note else "")
         blob = (os.urandom(8).hex(), os.urandom(8).hex(), self._clock(), who, named, plan.conditions, plan.writes)
         fixed = [self._key(part) for part in ("head", "changes", "audit", "unique", "sorted", "lists")]
         body = msgspec.msgpack.encode((plan.changes, sorted(plan.indexes), draft.usage))

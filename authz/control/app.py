@@ -52,6 +52,7 @@ BODY_SECONDS: Final = 30.0
 CALL_SECONDS: Final = 60.0
 SEND_SECONDS: Final = 30.0
 QUERY_FIELDS: Final = 100
+WARNING: Final = "x-authz-warning"
 VALUES: Final = frozenset({"value", "previousValue"})  # members that hold a key's secret
 
 MODULES: Final = (
@@ -227,6 +228,9 @@ async def _run(operation: Operation, call: Call) -> Answer:
     if call.versions:
         version = {"x-authz-version": str(call.versions[-1])}
         answer = Answer(answer.status, answer.body, {**answer.headers, **version})
+    if warned := call.warned():
+        log.warning("accepted and not acted upon", operation=operation.name, who=call.principal.name, warning=warned)
+        answer = Answer(answer.status, answer.body, {**answer.headers, WARNING: warned})
     return answer
 
 

@@ -19,6 +19,8 @@ T = TypeVar("T")
 PAGE: Final = 25  # AWS's page, where none is asked for
 MAX_PAGE: Final = 500
 ID_LENGTH: Final = 256  # of an id in the audit stream; callers choose what stands in a path
+WARNING_LENGTH: Final = 250  # of one warning
+MAX_WARNINGS: Final = 4  # in one answer; a header that is longer than 1 kB breaks clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of an operation. `params` are the decoded parts of the path; `versions` are those it has written."""
+    """One call of an operation. `params` are the decoded parts of the path; `versions` are those it has written.
+
+    `warnings` say what the call accepts and does not act upon.
+    """
 
     context: Context
     operation: str
@@ -62,6 +67,21 @@ class Call:
     body: bytes
     principal: Principal
     versions: list[int] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Say in the answer, the log and the audit that something is accepted and not acted upon.
+
+        Repeated texts count once, because the store may run an edit again. Other characters than ASCII become `?`.
+        """
+        plain = "".join(each if " " <= each <= "~" else "?" for each in text)[:WARNING_LENGTH]
+        if plain not in self.warnings:
+            self.warnings.append(plain)
+
+    def warned(self) -> str:
+        """The warnings in one line, cut after the first few; "" if there is none."""
+        more = len(self.warnings) - MAX_WARNINGS
+        return "; ".join((*self.warnings[:MAX_WARNINGS], *((f"and {more} more",) if more > 0 else ())))
 
     def read(self, kind: type[T]) -> T:
         """The body as a struct. Raises SerializationException or ValidationException, as AWS words them."""
@@ -85,8 +105,8 @@ class Call:
 
     async def write(self, edit: Callable[[Edit], Awaitable[T]], *ids: str) -> T:
         """Commit an edit under the caller's name. `ids` name what is made; what the path names is named anyway."""
-        named = [name[:ID_LENGTH] for name in (*self.params.values(), *ids)]
-        written = await self.context.store.write(edit, who=self.principal.name, what=" ".join((self.operation, *named)))
+        what = " ".join((self.operation, *(name[:ID_LENGTH] for name in (*self.params.values(), *ids))))
+        written = await self.context.store.write(edit, who=self.principal.name, what=what, note=self.warned)
         self.versions.append(written.version)
         return written.result
 

@@ -137,6 +137,12 @@ def _check_method(held: StoredMethod) -> StoredMethod:
     return held
 
 
+def _warn_of_authorization(call: Call, held: StoredMethod) -> None:
+    if held.authorization_type != "NONE":
+        key = "a valid API key passes" if held.api_key_required else "every caller passes"
+        call.warn(f"authorizationType {held.authorization_type} is stored and not carried out: {key}")
+
+
 def _named(call: Call) -> tuple[str, str]:
     """The resource and the verb that a call names. Raises ApiError."""
     return call.params["resource_id"], rules.verb_of(call.params["http_method"])
@@ -173,6 +179,7 @@ async def _edit_method(call: Call, change: Callable[[StoredMethod], StoredMethod
 async def put_method(call: Call) -> Answer:
     named, body = _named(call), call.read(NewMethod)
     made = _check_method(msgspec.convert(msgspec.to_builtins(body), StoredMethod))
+    _warn_of_authorization(call, made)
 
     def change(api: RestApi) -> RestApi:
         if named[1] in rules.resource(api, named[0]).methods:
@@ -203,7 +210,13 @@ METHOD: Final = (
 
 async def update_method(call: Call) -> Answer:
     operations = operations_of(call)
-    held = await _edit_method(call, lambda held: _check_method(patched(held, METHOD, operations, ops_style(METHOD))))
+
+    def change(held: StoredMethod) -> StoredMethod:
+        changed = _check_method(patched(held, METHOD, operations, ops_style(METHOD)))
+        _warn_of_authorization(call, changed)
+        return changed
+
+    held = await _edit_method(call, change)
     return Answer(body=_shown_method(call.params["http_method"], held))
 
 

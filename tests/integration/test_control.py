@@ -204,6 +204,21 @@ def test_a_write_tells_its_version_and_is_audited(control: Control, shared_redis
     assert "a-secret-value" not in told.output
 
 
+def test_a_warning_is_in_the_answer_and_in_the_audit(control: Control, shared_redis: RedisServer) -> None:
+    client = boto(control)
+    api = client.create_rest_api(name="pets")
+    named = {"restApiId": api["id"], "resourceId": api["rootResourceId"], "httpMethod": "GET"}
+    put = client.put_method(**named, authorizationType="AWS_IAM")
+    warning = "authorizationType AWS_IAM is stored and not carried out: every caller passes"
+    assert put["ResponseMetadata"]["HTTPHeaders"]["x-authz-warning"] == warning
+    place = ["--redis-url", shared_redis.url, "--account-id", control.account]
+    assert warning in CliRunner().invoke(cli, ["audit", *place]).output.splitlines()[-1]
+
+    patch = [{"op": "replace", "path": "/authorizationType", "value": "NONE"}]
+    patched = client.update_method(**named, patchOperations=patch)
+    assert "x-authz-warning" not in patched["ResponseMetadata"]["HTTPHeaders"]
+
+
 # Without authentication
 
 
