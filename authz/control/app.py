@@ -8,7 +8,8 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
@@ -36,7 +37,9 @@ from authz.control import (
     usage,
     usageplans,
 )
-from authz.control.call import Answer, Call, Context, Operation, Principal
+from authz.control.bodies import Body, Budget
+from authz.control.call import Answer, Call, Context, Fields, Operation, Principal, flag
+from authz.control.connections import ADDRESS, PROVE
 from authz.control.unsupported import UNSUPPORTED
 from authz.core.errors import ApiError, bad_request
 from authz.sealing import SealError
@@ -48,7 +51,6 @@ BODY_BYTES: Final = 1_000_000
 IMPORT_BYTES: Final = 6_000_000
 IMPORTS: Final = frozenset({"ImportApiKeys", "ImportRestApi", "PutRestApi"})
 HEADER_BYTES: Final = 32_768
-BODY_SECONDS: Final = 30.0
 CALL_SECONDS: Final = 60.0
 SEND_SECONDS: Final = 30.0
 QUERY_FIELDS: Final = 100
@@ -73,13 +75,13 @@ MODULES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request as it came: what a signature covers. `path` and `query` are still encoded."""
+    """The parts of a request that a signature covers, as they came: path and query encoded, the body not yet read."""
 
     verb: str
     path: str
     query: str
     headers: Sequence[tuple[str, str]]
-    body: bytes
+    body: Body
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its name in lower case."""
@@ -143,6 +145,7 @@ class ControlPlane:
         self._gate = gate
         self._observe = observe
         self._router = Router(operations() if table is None else table)
+        self._budget = Budget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, request_id = time.perf_counter(), str(uuid4())
@@ -167,13 +170,20 @@ class ControlPlane:
         route = self._router.find(request.method, path, next(iter(fields.get("mode", ())), None))
         request.state.operation = route[0].name if route else ""
         limit = IMPORT_BYTES if route and route[0].name in IMPORTS else BODY_BYTES
-        body = await _body(request, limit)
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
-        principal = await self._gate(Received(request.method, path, query, headers, body))
-        if route is None:
-            raise ApiError("NotFoundException", "Not Found")
-        call = Call(self._context, route[0].name, route[1], fields, body, principal)
+        with closing(Body(request.stream(), limit, self._budget, request.scope.get(ADDRESS, ""))) as body:
+            principal = await self._gate(Received(request.method, path, query, headers, body))
+            body.prove()
+            request.scope.get(PROVE, _nothing)()
+            if route is None:
+                raise ApiError("NotFoundException", "Not Found")
+            _permit(route[0], principal, fields)
+            call = Call(self._context, route[0].name, route[1], fields, await body.read(), principal)
         return await _run(route[0], call)
+
+
+def _nothing() -> None:
+    """Stands in for the server's own connections where there are none."""
 
 
 def _raw_path(scope: Scope) -> str:
@@ -187,7 +197,7 @@ def _check_headers(request: Request) -> None:
         raise bad_request(f"Request headers exceed {HEADER_BYTES} bytes")
 
 
-def _fields(query: str) -> Mapping[str, Sequence[str]]:
+def _fields(query: str) -> Fields:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=QUERY_FIELDS, errors="strict")
     except ValueError:
@@ -200,22 +210,7 @@ def _fields(query: str) -> Mapping[str, Sequence[str]]:
     return fields
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """The whole body, which may neither be too large nor take too long; what is left of it is not read."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise ApiError("RequestTooLargeException", f"Request body exceeds {limit} bytes")
-    except TimeoutError:
-        raise bad_request("The request body did not arrive in time") from None
-    return bytes(body)
-
-
 async def _run(operation: Operation, call: Call) -> Answer:
-    _permit(operation, call)
     try:
         async with asyncio.timeout(CALL_SECONDS):
             answer = await operation.handler(call)
@@ -234,11 +229,12 @@ async def _run(operation: Operation, call: Call) -> Answer:
     return answer
 
 
-def _permit(operation: Operation, call: Call) -> None:
-    asks_values = call.flag("includeValue") or call.flag("includeValues")
-    if call.principal.read_only and (operation.writes or asks_values):
+def _permit(operation: Operation, principal: Principal, fields: Fields) -> None:
+    """Before the body is read: nobody keeps us busy with what they may not do."""
+    asks_values = any(flag(fields, name) for name in ("includeValue", "includeValues"))
+    if principal.read_only and (operation.writes or asks_values):
         what = f"apigateway:{operation.name}" + ("" if operation.writes else " with values of keys")
-        message = f"User: {call.principal.name} is not authorized to perform: {what}"
+        message = f"User: {principal.name} is not authorized to perform: {what}"
         raise ApiError("AccessDeniedException", message)
 
 

@@ -23,6 +23,17 @@ WARNING_LENGTH: Final = 250  # of one warning
 MAX_WARNINGS: Final = 4  # in one answer; a header that is longer than 1 kB breaks clients
 
 
+Fields = Mapping[str, Sequence[str]]  # of a query string: the values of each name
+
+
+def first(fields: Fields, name: str) -> str | None:
+    return next(iter(fields.get(name, ())), None) or None
+
+
+def flag(fields: Fields, name: str) -> bool:
+    return (first(fields, name) or "").lower() == "true"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who calls."""
@@ -63,7 +74,7 @@ class Call:
     context: Context
     operation: str
     params: Mapping[str, str]
-    query: Mapping[str, Sequence[str]]
+    query: Fields
     body: bytes
     principal: Principal
     versions: list[int] = field(default_factory=list)
@@ -89,10 +100,10 @@ class Call:
 
     def one(self, name: str) -> str | None:
         """The first value of a query parameter; None where it is absent or empty."""
-        return next(iter(self.query.get(name, ())), None) or None
+        return first(self.query, name)
 
     def flag(self, name: str) -> bool:
-        return (self.one(name) or "").lower() == "true"
+        return flag(self.query, name)
 
     def paging(self) -> tuple[int, str | None]:
         """The size of the page that is asked for, and its position."""

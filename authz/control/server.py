@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import structlog
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from authz.control.app import HEADER_BYTES, ControlPlane
 from authz.control.auth import Authenticator, anybody, is_loopback
 from authz.control.call import Context
+from authz.control.connections import Connection, Connections
 from authz.control.explaining import Explainer
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.stored import Items
@@ -32,9 +32,7 @@ from authz.usage import UsageLedger
 log = structlog.get_logger(__name__)
 
 LISTEN: Final = "127.0.0.1:8085"
-HEADER_SECONDS: Final = 10.0
 REDIS_SECONDS: Final = 1.0
-CONNECTIONS: Final = 1000
 SHUTDOWN_SECONDS: Final = 5
 LOOK_SECONDS: Final = 1.0  # between two looks at the store, and for its answer
 
@@ -80,43 +78,6 @@ def _is_address(listen: str) -> bool:
     return listen.startswith("unix:") or bool(host.strip("[]") and re.fullmatch(r"[0-9]{1,5}", port))
 
 
-class _Protocol(H11Protocol):
-    """Uvicorn's HTTP/1.1, and a connection whose next request's headers take too long is closed."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
-        super().connection_lost(exc)
-
-    def _waits(self) -> bool:
-        return bool(getattr(self.cycle, "response_complete", True))  # None before the first request
-
-    def _watch(self) -> None:
-        if not self._waits():
-            self._unwatch()
-        elif self._timer is None:
-            self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
-
-    def _unwatch(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self) -> None:
-        self._timer = None
-        if self._waits():
-            self.transport.close()
-
-
 @asynccontextmanager
 async def control_plane(
     options: ControlOptions,
@@ -144,13 +105,12 @@ def _http_server(application: ControlPlane, options: ControlOptions) -> HttpServ
     return HttpServer(
         uvicorn.Config(
             application,
-            http=_Protocol,
+            http=Connection.among(Connections()),
             log_config=None,
             access_log=False,
             lifespan="off",
             server_header=False,
             ws="none",
-            limit_concurrency=CONNECTIONS,
             h11_max_incomplete_event_size=2 * HEADER_BYTES,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             ssl_certfile=options.tls_cert,

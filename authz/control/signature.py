@@ -87,13 +87,17 @@ def _read_moment(text: str) -> datetime | None:
         return None
 
 
-def check(
-    signature: Signature, secret: str, verb: str, path: str, query: str, headers: Headers, body: bytes, now: int
-) -> None:
-    """Raises InvalidSignatureException unless the holder of `secret` signed just this, at about `now`."""
+def check_claims(signature: Signature, now: int) -> None:
+    """Raises InvalidSignatureException unless it is for this service, and was made at about `now`."""
     _check_scope(signature)
     _check_window(signature.moment, now)
-    payload = _payload(headers, body)
+
+
+def check(signature: Signature, secret: str, verb: str, path: str, query: str, headers: Headers, payload: str) -> None:
+    """Raises InvalidSignatureException unless the holder of `secret` signed just this.
+
+    `payload` is the SHA-256 of the body in hexadecimal, or what `payload_of` finds in the headers.
+    """
     canonical = canonical_request(verb, path, query, headers, signature.signed_headers, payload)
     expected = _expected(signature, secret, canonical)
     if not hmac.compare_digest(expected.encode(), signature.signature.encode("utf-8", "replace")):
@@ -125,12 +129,9 @@ def _check_window(moment: datetime, now: int) -> None:
         raise _invalid(f"Signature not yet current: {given} is still more than 15 min. later than {clock}")
 
 
-def _payload(headers: Headers, body: bytes) -> str:
-    """The hash of the body as it was signed; one that was given must be true, unless it says that there is none."""
-    given, actual = _joined(headers, "x-amz-content-sha256"), hashlib.sha256(body).hexdigest()
-    if given not in ("", UNSIGNED, actual):
-        raise _invalid(MISMATCH)
-    return given or actual
+def payload_of(headers: Headers) -> str | None:
+    """The body's hash as the headers give it, `UNSIGNED-PAYLOAD`, or None: then only the body tells."""
+    return _joined(headers, "x-amz-content-sha256") or None
 
 
 def canonical_request(

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from msgspec import structs
 
 from authz.cli import cli
-from authz.control import app, server
+from authz.control import bodies, connections
 from authz.control.app import BODY_BYTES, operations
 from authz.control.server import ControlOptions
 from authz.control.unsupported import UNSUPPORTED
@@ -387,16 +387,19 @@ def test_a_slow_client_harms_nobody(plane: Control) -> None:
 
 
 def test_headers_that_do_not_end_are_not_waited_for(plane: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.05)
     with socket.create_connection(("127.0.0.1", plane.port), timeout=30) as connection:
         connection.sendall(b"GET /account HTTP/1.1\r\nHost:")
         assert connection.recv(100) == b""
 
 
 def test_a_body_that_does_not_end_is_not_waited_for(plane: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
     with socket.create_connection(("127.0.0.1", plane.port), timeout=30) as connection:
-        connection.sendall(b"POST /apikeys HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        connection.sendall(
+            b"POST /apikeys HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+            b"Authorization: Bearer " + plane.token.secret.encode() + b"\r\n\r\n{"
+        )
         answer = b"".join(iter(lambda: connection.recv(10_000), b""))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"did not arrive in time" in answer

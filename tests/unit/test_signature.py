@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.control import signature
+from authz.control.app import Received
+from authz.control.auth import verify
+from authz.control.bodies import Body, Budget
 from authz.core.errors import ApiError
 
 ID, SECRET = "AKIAEXAMPLE", "a secret access key"
@@ -37,7 +42,17 @@ def check(
     given = signature.parse(headers["authorization"], pairs)
     path, _, query = target.partition("?")
     now = int(datetime.now(UTC).timestamp()) + late
-    signature.check(given, of.get("secret", SECRET), verb, path, query, pairs, body, now)
+    received = Received(verb, path, query, pairs, Body(_once(body), len(body), Budget()))
+
+    async def verified() -> None:
+        await verify(given, of.get("secret", SECRET), received, now)
+        await received.body.read()
+
+    asyncio.run(verified())
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def refusal(*args: Any, **kwargs: Any) -> ApiError:

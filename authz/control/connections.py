@@ -1,0 +1,135 @@
+"""The connections of the control plane, bounded so that callers without credentials keep no administrator out."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import Counter
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_SECONDS: Final = 10.0  # that a connection may take for the headers of its next request
+CONNECTIONS: Final = 1000
+STRANGERS_PER_ADDRESS: Final = 200
+PROVE: Final = "authz.prove"  # in the scope of a request: call it once its credentials are found to be right
+ADDRESS: Final = "authz.address"  # in the scope of a request: whose bounds it counts for
+
+
+def address_of(peer: Any) -> str:
+    """The address that bounds are kept for: one IPv4 address, an IPv6 network of /64, "" on a Unix socket."""
+    host = peer[0] if isinstance(peer, tuple) and peer else ""
+    try:
+        address = ipaddress.ip_address(str(host).partition("%")[0])
+    except ValueError:
+        return ""
+    if address.version == 6:
+        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+class Connections:
+    """Open connections. A stranger's is one on which no request with right credentials has come yet.
+
+    Where there is no room for a new connection, the oldest stranger of that address, or of all, has to go. So a flood
+    of idle, slow or anonymous connections ends itself, and an administrator who connects is let in.
+    """
+
+    def __init__(self, most: int = CONNECTIONS, strangers_per_address: int = STRANGERS_PER_ADDRESS) -> None:
+        self._most = most
+        self._strangers_per_address = strangers_per_address
+        self._strangers: dict[Connection, None] = {}  # oldest first
+        self._by_address: Counter[str] = Counter()
+        self._proven: set[Connection] = set()
+
+    def enter(self, connection: Connection) -> None:
+        """Take a new connection on, in the place of another if need be."""
+        if self._by_address[connection.address] >= self._strangers_per_address:
+            self._send_away(next(each for each in self._strangers if each.address == connection.address))
+        elif len(self._strangers) + len(self._proven) >= self._most:
+            self._send_away(next(iter(self._strangers), connection))
+        self._strangers[connection] = None
+        self._by_address[connection.address] += 1
+
+    def _send_away(self, connection: Connection) -> None:
+        self.leave(connection)
+        connection.transport.abort()
+
+    def prove(self, connection: Connection) -> None:
+        """Keep a connection from now on whatever comes; a request on it had the right credentials."""
+        if self._forget_stranger(connection):
+            self._proven.add(connection)
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection; one that was forgotten before is no error."""
+        self._forget_stranger(connection)
+        self._proven.discard(connection)
+
+    def _forget_stranger(self, connection: Connection) -> bool:
+        if connection not in self._strangers:
+            return False
+        del self._strangers[connection]
+        self._by_address[connection.address] -= 1
+        if not self._by_address[connection.address]:
+            del self._by_address[connection.address]
+        return True
+
+
+class Connection(H11Protocol):
+    """Uvicorn's HTTP/1.1 connection, which has a place among the others and closes when headers take too long."""
+
+    address = ""
+    _timer: asyncio.TimerHandle | None = None
+    _connections: Connections
+
+    @classmethod
+    def among(cls, connections: Connections) -> type[Connection]:
+        """The class of the connections that share these bounds: uvicorn makes one of it for each that comes."""
+        return type(cls.__name__, (cls,), {"_connections": connections})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._application = self.app
+        self.app = self._with_prove
+
+    async def _with_prove(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[PROVE], scope[ADDRESS] = self._prove, self.address
+        await self._application(scope, receive, send)
+
+    def _prove(self) -> None:
+        self._connections.prove(self)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.address = address_of(transport.get_extra_info("peername"))
+        self._connections.enter(self)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        self._connections.leave(self)
+        super().connection_lost(exc)
+
+    def _waits(self) -> bool:
+        return bool(getattr(self.cycle, "response_complete", True))  # None before the first request
+
+    def _watch(self) -> None:
+        if not self._waits():
+            self._unwatch()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if self._waits():
+            self.transport.close()
