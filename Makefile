@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up test test-compose bench docs lint format
+.PHONY: up test test-compose bench docs lint format audit
 
 up: $(VENV)/.stamp-up
 	$(BIN)/authz up $(ARGS)
@@ -32,6 +32,10 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python deploy/kubernetes/generate.py --check
+
+audit: $(VENV)/.stamp-dev  # known vulnerabilities of what is installed; asks PyPI's or OSV's data
+	@$(PIP) pip-audit
+	$(BIN)/pip-audit --skip-editable $(ARGS)
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format

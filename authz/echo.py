@@ -19,7 +19,7 @@ STATUS = re.compile(r"/status/([2-5]\d\d)$")
 
 async def echo(request: Request) -> Response:
     """200, or the status that the path ends in: `/prod/status/503`."""
-    asked = STATUS.search(request.url.path)
+    asked = STATUS.search(request.scope["path"])
     status = int(asked[1]) if asked else 200
     return Response(status_code=status) if status in WITHOUT_BODY else JSONResponse(seen(request), status)
 
