@@ -231,7 +231,8 @@ def _quota(document: Document) -> QuotaSettings:
         raise bad_request("Usage Plan quota limit must be a non-negative numeric")
     if period not in PERIODS:
         raise bad_request("Invalid Usage Plan quota period specified. Must be one of [DAY, WEEK, MONTH]")
-    if not 0 <= offset <= (last := PERIODS[period]):
+    last = PERIODS[period]
+    if not 0 <= offset <= last:
         allowed = f"between 0 and {last} inclusive" if last else "zero"
         raise bad_request(f"Usage Plan quota offset must be {allowed} in the {period} period")
     return QuotaSettings(limit, period, offset)

@@ -120,6 +120,12 @@ OFFSET = "BadRequestException: Usage Plan quota offset must be"
         pytest.param({"limit": -1, "period": "DAY"}, LIMIT, id="c36-negative"),
         pytest.param({"period": "DAY"}, LIMIT, id="c36-missing"),
         pytest.param({"limit": 10}, PERIOD, id="c37"),
+        pytest.param({"limit": 1, "period": "DAY", "offset": -1}, f"{OFFSET} zero in the DAY period", id="below-day"),
+        pytest.param(
+            {"limit": 1, "period": "WEEK", "offset": -1},
+            f"{OFFSET} between 0 and 6 inclusive in the WEEK period",
+            id="below-week",
+        ),
         pytest.param({"limit": 1, "period": "DAY", "offset": 1}, f"{OFFSET} zero in the DAY period", id="c38-day"),
         pytest.param(
             {"limit": 1, "period": "WEEK", "offset": 7},
