@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import re
 import secrets
 import string
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
 
+from authz.background import in_background
 from authz.control.call import Answer, Call, Operation
 from authz.core import patch
 from authz.core.errors import ApiError, bad_request, conflict
+from authz.core.keyfile import Row, Warnings
+from authz.core.keyfile import rows as key_rows
 from authz.core.patch import Document, Patch
 from authz.core.plans import KEY_TABLE, checked_key, checked_value, join, key_document, live_plans, no_key, plan_ids
 from authz.core.resources import digest
+from authz.core.rules import shortened
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
+from authz.documents import text_of
 from authz.sealing import SealError
+from authz.store import Edit
 
 if TYPE_CHECKING:
-    from authz.store import Edit, Page
+    from authz.store import Page
 
 ID_LETTERS: Final = string.ascii_lowercase + string.digits
 VALUE_LETTERS: Final = string.ascii_letters + string.digits
 KEY_ID_LENGTH: Final = 10
 VALUE_LENGTH: Final = 40
-QUOTED: Final = re.compile("'.*'", re.DOTALL)
 ROWS_A_WRITE: Final = 500  # of an import: one write is one script, during which Redis does nothing else
 
 
@@ -186,31 +188,39 @@ async def delete_api_key(call: Call) -> Answer:
 # Import
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A record of the file. `number` counts records from 1."""
-
-    number: int
-    value: str
-    document: Document
-    plans: tuple[str, ...]
-
-
 async def import_api_keys(call: Call) -> Answer:
+    """Import a file of keys. With `failonwarnings` nothing is written where a warning can be known beforehand."""
     _check_format(call.one("format"))
-    rows, warnings = _rows(call.body)
+    warnings = Warnings()
+    rows = await in_background(_rows, call.body, warnings)
+    if call.flag("failonwarnings"):
+        await _check_all(call, rows, warnings)
     ids: list[str] = []
-    for start in range(0, len(rows), ROWS_A_WRITE):
-        made, refused = await call.write(_importing(call, rows[start : start + ROWS_A_WRITE]))
+    for chunk in _chunks(rows):
+        made, refused = await call.write(_importing(call, chunk))
         ids += made
-        warnings += refused
-    texts = [text for _, text in sorted(warnings)]
-    if texts and call.flag("failonwarnings"):
+        warnings.add_all(refused)
+    if call.flag("failonwarnings"):
+        _fail_on(warnings)
+    return Answer(201, {"ids": ids, "warnings": warnings.texts()})
+
+
+async def _check_all(call: Call, rows: Sequence[Row], warnings: Warnings) -> None:
+    """Raise ApiError if there are warnings, or if an import of the rows would give some now."""
+    _fail_on(warnings)
+    for chunk in _chunks(rows):
+        _, refused = await _importing(call, chunk)(Edit(call.context.store))
+        warnings.add_all(refused)
+    _fail_on(warnings)
+
+
+def _fail_on(warnings: Warnings) -> None:
+    if texts := warnings.texts():
         raise bad_request("Warnings found during import:" + "".join(f"\n\t{text}" for text in texts))
-    return Answer(201, {"ids": ids, "warnings": texts})
 
 
-Warnings = list[tuple[int, str]]  # by the record's number
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    return (rows[start : start + ROWS_A_WRITE] for start in range(0, len(rows), ROWS_A_WRITE))
 
 
 def _check_format(given: str | None) -> None:
@@ -221,98 +231,62 @@ def _check_format(given: str | None) -> None:
         raise ApiError("ValidationException", text)
 
 
-def _rows(body: bytes) -> tuple[list[Row], Warnings]:
-    """The records of the file, and a warning for each that is not one."""
-    records = _records(body)
-    names = [name.lower() for name in next(records, ())]
-    for required in ("name", "key"):
-        if required not in names:
-            raise bad_request(f"Missing required column '{required}'")
-    rows: list[Row] = []
-    warnings: Warnings = []
-    for number, record in enumerate(records, 1):
-        try:
-            rows.append(_row(number, dict(zip(names, record, strict=False))))
-        except ApiError as error:
-            warnings.append(_skipped(number, error))
-    return rows, warnings
-
-
-def _skipped(number: int, error: ApiError) -> tuple[int, str]:
-    return number, f"Skipped invalid record: {number}. {error.message}"
-
-
-def _records(body: bytes) -> Iterator[list[str]]:
-    """The lines that are not blank, each as its fields without the blanks around them."""
+def _rows(body: bytes, warnings: Warnings) -> list[Row]:
     try:
-        lines = body.decode("utf-8-sig").splitlines(keepends=True)
-        for fields in csv.reader(lines, skipinitialspace=True):
-            if any(field.strip() for field in fields):
-                yield _rejoined([field.strip() for field in fields])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise bad_request(f"The file cannot be read: {error}") from None
+        text = text_of(body)
+    except UnicodeError:
+        raise bad_request("The file cannot be read: expected UTF-8 or UTF-16 text. Nothing was imported") from None
+    return key_rows(text, warnings, _check_row)
 
 
-def _rejoined(fields: Sequence[str]) -> list[str]:
-    """The fields, with those made one again that stood in single quotes: `'p1`, `p2'` is `p1,p2`."""
-    joined: list[str] = []
-    rest = iter(fields)
-    for first in rest:
-        field = first
-        while field.startswith("'") and not QUOTED.fullmatch(field) and (more := next(rest, None)) is not None:
-            field += f",{more}"
-        joined.append(field[1:-1] if QUOTED.fullmatch(field) else field)
-    return joined
+def _check_row(value: str, document: Mapping[str, Any]) -> None:
+    checked_value(value)
+    checked_key(dict(document), "", {})
 
 
-def _row(number: int, record: Mapping[str, str]) -> Row:
-    value = checked_value(record.get("key", ""))
-    document = {
-        "name": record.get("name"),
-        "description": record.get("description"),
-        "enabled": (record.get("enabled") or "true").lower() == "true",
-    }
-    if any("\0" in text for text in record.values()):
-        raise bad_request("A record cannot contain NUL")
-    checked_key(document, "", {})
-    plans = (plan.strip() for plan in record.get("usageplanids", "").split(","))
-    return Row(number, value, document, tuple(dict.fromkeys(plan for plan in plans if plan)))
+Refused = list[tuple[int, str]]  # warnings, each with its record's number
 
 
-def _importing(call: Call, rows: Sequence[Row]) -> Callable[[Edit], Awaitable[tuple[list[str], Warnings]]]:
-    async def edit_all(edit: Edit) -> tuple[list[str], Warnings]:
+def _importing(call: Call, rows: Sequence[Row]) -> Callable[[Edit], Awaitable[tuple[list[str], Refused]]]:
+    async def edit_all(edit: Edit) -> tuple[list[str], Refused]:
         made: dict[str, StoredKey] = {}  # by index: a later record of the same value overwrites an earlier one
-        warnings: Warnings = []
+        refused: Refused = []
         ids: list[str] = []
         for row in rows:
             try:
-                key = await _imported(call, edit, row, made)
+                key, unknown = await _imported(call, edit, row, made)
             except ApiError as error:
-                warnings.append(_skipped(row.number, error))
+                refused.append((row.number, f"Skipped invalid record: {row.number}. {error.message}"))
                 continue
             made[key.index] = key
             ids.append(key.key.id)
+            refused += [(row.number, f"Record {row.number}: There is no usage plan '{plan}'") for plan in unknown]
         for key in made.values():
             edit.put(key, taken=conflict("API Key already exists"))
-        return ids, warnings
+        return ids, refused
 
     return edit_all
 
 
-async def _imported(call: Call, edit: Edit, row: Row, made: Mapping[str, StoredKey]) -> StoredKey:
-    """The key that a record describes: a new one, or the one that has its value already, overwritten."""
+async def _imported(call: Call, edit: Edit, row: Row, made: Mapping[str, StoredKey]) -> tuple[StoredKey, Sequence[str]]:
+    """The key that a record describes, new or overwritten, and those of its plans that do not exist."""
     index = call.context.sealer.index(digest(row.value))
     old = made.get(index) or await _owner(call, edit, index)
     if old is None:
         key_id = await unused_id(edit, "apikey", KEY_ID_LENGTH)
-        key = new_key(call, row.document, key_id, row.value, tags={})
+        key = new_key(call, dict(row.document), key_id, row.value, tags={})
     else:
-        document = key_document(old) | row.document
+        document = {**key_document(old), **row.document}
         changed = checked_key(document, old.key.id, old.key.tags)
         key = msgspec.structs.replace(old, key=changed, last_updated_date=call.context.now())
+    unknown = []
     for plan_id in row.plans:
-        key = await _joined(edit, key, plan_id, call)
-    return key
+        plan = await edit.get("usageplan", plan_id)
+        if isinstance(plan, StoredPlan):
+            key = await _joined(edit, key, plan, call)
+        else:
+            unknown.append(shortened(plan_id))
+    return key, unknown
 
 
 async def _owner(call: Call, edit: Edit, index: str) -> StoredKey | None:
@@ -326,15 +300,12 @@ async def _owner(call: Call, edit: Edit, index: str) -> StoredKey | None:
     return found if isinstance(found, StoredKey) and found.index == index else None
 
 
-async def _joined(edit: Edit, key: StoredKey, plan_id: str, call: Call) -> StoredKey:
-    """The key, in one plan more; a plan that is not there is passed over, as AWS does."""
-    plan = await edit.get("usageplan", plan_id)
-    if not isinstance(plan, StoredPlan):
-        return key
+async def _joined(edit: Edit, key: StoredKey, plan: StoredPlan, call: Call) -> StoredKey:
+    """The key, in one plan more."""
     others = live_plans(key, await edit.many("usageplan", plan_ids(key)))
     if plan.ref in (other.ref for other in others):
         return key
-    refuse_fixed_plan(call, plan_id)
+    refuse_fixed_plan(call, plan.plan.id)
     return msgspec.structs.replace(key, plans=join(key, plan, others))
 
 

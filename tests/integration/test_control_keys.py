@@ -269,9 +269,40 @@ def test_c31_a_bad_row(aws: Any) -> None:
     assert refused == f"BadRequestException: Warnings found during import:\n\t{warning}"
 
 
-def test_c28_an_unknown_plan_is_passed_over(aws: Any) -> None:
-    answer = imported(aws, "Name,Key,UsagePlanIds", f"a,{VALUE},nowhere", f"b,{VALUE}b,")
-    assert (len(answer["ids"]), answer["warnings"]) == (2, [])
+def test_an_unknown_plan_has_a_warning(aws: Any) -> None:
+    """Its key would be refused for ever, and nobody would know why."""
+    rows = ["Name,Key,UsagePlanIds", f"a,{VALUE},nowhere", f"b,{VALUE}b,"]
+    warning = "Record 1: There is no usage plan 'nowhere'"
+    assert refusal(lambda: imported(aws, *rows, failOnWarnings=True)).endswith(f"\n\t{warning}")
+    assert aws.get_api_keys()["items"] == []
+    answer = imported(aws, *rows)
+    assert (len(answer["ids"]), answer["warnings"]) == (2, [warning])
+
+
+def test_a_missing_quotation_mark_shows_no_key_to_a_reader(control: Control) -> None:
+    """The records below would be the description of the one above, which read-only callers see."""
+    rows = ["Name,Key,Description", f'acme,{VALUE},"unclosed', f"next,{'w' * 30},fine"]
+    for flag in ("", "&failonwarnings=true"):
+        reply = raw(control, "POST", f"/apikeys?mode=import&format=csv{flag}", "\n".join(rows).encode())
+        assert (reply.status, reply.code) == (400, "BadRequestException")
+        assert reply.json()["message"].startswith("The file cannot be read: line 2: ")
+    assert boto(control.as_reader()).get_api_keys()["items"] == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_file_may_be_written_in_any_unicode_encoding(aws: Any, encoding: str) -> None:
+    body = f"Name,Key\nMüller,{VALUE}".encode(encoding)
+    (key,) = aws.import_api_keys(format="csv", body=body)["ids"]
+    assert aws.get_api_key(apiKey=key)["name"] == "Müller"
+
+
+def test_the_answer_to_a_file_of_invalid_records_is_short(control: Control) -> None:
+    """The loop goes on meanwhile: health checks are answered while the file is read in a thread."""
+    body = b"Name,Key\n" + b"'a,a,a\n" * 20_000
+    reply = raw(control, "POST", "/apikeys?mode=import&format=csv", body)
+    assert reply.status == 201
+    assert len(reply.json()["warnings"]) == 101
+    assert len(reply.body) < 20_000
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b"", b'Name,Key\n"' + b"x" * 140_000, b"Name,Key\na,\0" + b"x" * 30])
