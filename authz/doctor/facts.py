@@ -96,16 +96,35 @@ class Filter:
     type: str
     config: Json
     disabled: bool = False
+    matched: bool = False  # a matcher decides whether it runs
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a request may be sent: a virtual host, its route, and the weighted cluster that the route picks, if any."""
+
+    host: Json
+    route: Json
+    part: Json = field(default_factory=lambda: SILENT)
+
+    @property
+    def levels(self) -> Sequence[Json]:
+        """The places that may configure a filter, the most specific last."""
+        return self.host, self.route, self.part
 
 
 @dataclass(frozen=True)
 class Manager:
-    """An HTTP connection manager. `routes` is None where Envoy does not show them."""
+    """An HTTP connection manager. `routes` is None where Envoy does not show them.
+
+    `upgrade` names the protocol (such as `websocket`) of a chain of filters that holds for requests to upgrade only.
+    """
 
     where: str
     config: Json
     filters: Sequence[Filter]
     routes: Json | None
+    upgrade: str = ""
 
     @property
     def virtual_hosts(self) -> Sequence[Json]:
@@ -113,11 +132,66 @@ class Manager:
         return found
 
     @property
+    def levels(self) -> Iterator[tuple[str, Json]]:
+        """Each place that may change headers or name clusters, and its name: the routes as a whole, and the parts."""
+        yield f"{self.where}, routes", self.routes or SILENT
+        for host in self.virtual_hosts:
+            at = f"{self.where}, virtual host {host['name']}"
+            yield at, host
+            for route in host.get("routes", ()):
+                yield at, route
+                for part in _parts(route):
+                    yield at, part
+
+    def places(self) -> Iterator[Place]:
+        """Each route, once for each of its weighted clusters."""
+        for host in self.virtual_hosts:
+            for route in host.get("routes", ()):
+                yield from (Place(host, route, part) for part in _parts(route) or (SILENT,))
+
+    def runs(self, one: Filter, place: Place) -> bool:
+        """True if the filter runs for a request that is sent there: the most specific setting wins."""
+        on = not one.disabled
+        for level in (self.routes or SILENT, *place.levels):
+            said = level.get("typed_per_filter_config", SILENT).get(one.name)
+            on = on if said is None else not _is_off(said)
+        return on
+
+    def ever_runs(self, one: Filter) -> bool:
+        """True if the filter runs on some route, or if Envoy does not show the routes."""
+        places = list(self.places())
+        return any(self.runs(one, place) for place in places) if places else not one.disabled
+
+    @property
     def forwards_to(self) -> frozenset[str]:
-        """The clusters that its routes lead to."""
+        """The clusters that its routes lead to, and those that get copies of requests."""
         return frozenset(
             name for host in self.virtual_hosts for route in host.get("routes", ()) for name in _targets(route)
         )
+
+    @property
+    def picked_by(self) -> frozenset[str]:
+        """The headers by which a client picks the cluster."""
+        actions = [route.get("route", SILENT) for host in self.virtual_hosts for route in host.get("routes", ())]
+        parts = (part for action in actions for part in (action, *_parts({"route": action})))
+        return frozenset(part["cluster_header"] for part in parts if part.get("cluster_header"))
+
+
+@dataclass(frozen=True)
+class Forwarder:
+    """A filter below HTTP (TCP, UDP or another protocol) with a configuration that names clusters."""
+
+    where: str
+    config: Json
+
+
+@dataclass(frozen=True)
+class AccessLog:
+    """An access log, or another place that writes parts of requests down: its place, and its configuration."""
+
+    where: str
+    type: str
+    config: Json
 
 
 @dataclass(frozen=True)
@@ -146,20 +220,9 @@ class Check:
         """Envoy's patience for a check, in seconds; 0 is without end."""
         return seconds(self.service.get("timeout"), 0.2)
 
-    def is_asked_on(self, host: Json, route: Json) -> bool:
-        """Whether a request on this route is checked: the most specific word counts."""
-        routes = self.manager.routes or SILENT
-        asked = not self.filter.disabled
-        for place in (routes, host, route):
-            said = place.get("typed_per_filter_config", SILENT).get(self.filter.name)
-            asked = asked if said is None else not _is_off(said)
-        return asked
-
-    def routes(self) -> Iterator[tuple[Json, Json]]:
-        """Each route of its connection manager, and the virtual host that the route is of."""
-        for host in self.manager.virtual_hosts:
-            for route in host.get("routes", ()):
-                yield host, route
+    def is_asked_on(self, place: Place) -> bool:
+        """True if a request that is sent there is checked."""
+        return self.manager.runs(self.filter, place)
 
 
 @dataclass(frozen=True)
@@ -173,6 +236,9 @@ class Envoy:
     checks: Sequence[Check]
     clusters: Mapping[str, Cluster]
     stats: Mapping[str, int]
+    forwarders: Sequence[Forwarder] = ()
+    runtime: Mapping[str, str] = field(default_factory=dict)  # values that are set, by key
+    logs: Sequence[AccessLog] = ()
 
     @property
     def where(self) -> str:
@@ -200,11 +266,17 @@ def _is_off(said: Json) -> bool:
     return bool(said.get("disabled") or said.get("config", SILENT).get("disabled"))
 
 
+def _parts(route: Json) -> Sequence[Json]:
+    """The weighted clusters of a route."""
+    found: Sequence[Json] = route.get("route", SILENT).get("weighted_clusters", SILENT).get("clusters", ())
+    return found
+
+
 def _targets(route: Json) -> Iterator[str]:
     action = route.get("route", SILENT)
-    yield from filter(None, (action.get("cluster"),))
-    for part in action.get("weighted_clusters", SILENT).get("clusters", ()):
-        yield from filter(None, (part.get("name"),))
+    mirrors = action.get("request_mirror_policies", ())
+    yield from filter(None, (one.get("cluster") for one in (action, *mirrors)))
+    yield from filter(None, (part.get("name") for part in _parts(route)))
 
 
 def seconds(duration: str | None, default: float) -> float:

@@ -212,11 +212,12 @@ def _envoy(address: str, clusters: Sequence[str]) -> Envoy:
         "/server_info",
         "/clusters?format=json",
         f"/stats?format=json&filter={quote(STATS)}",
+        "/runtime",
     )
     answers = [_get(address, path) for path in paths]
     try:
-        dump, server, states, stats = (answer.json() for answer in answers)
-        return envoydump.read(address, dump, server, states, stats, clusters)
+        dump, server, states, stats, runtime = (answer.json() for answer in answers)
+        return envoydump.read(address, dump, server, states, stats, runtime, clusters)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise UnreachableError("this is no administration interface of an Envoy") from None
 

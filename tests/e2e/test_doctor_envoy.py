@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from authz.config import load
-from authz.core.resources import Api, AuthorizerSource
+from authz.core.resources import Api, AuthorizerSource, KeySource
 from authz.doctor.envoyrules import ENVOY_RULES
 from authz.doctor.examine import examine
 from authz.doctor.facts import Envoy, Facts
@@ -355,7 +355,301 @@ TRAPS = (
 )
 
 
-@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: f"{trap.id}-{trap.name}".removesuffix("-"))
+# --- ways past a filter that stands where it should ------------------------------------------------------------------
+
+TYPES = "type.googleapis.com/envoy."
+ACCESS = f"{TYPES}extensions.access_loggers"
+KEPT = {"@type": f"{TYPES}extensions.filters.http.router.v3.Router"}
+IN_QUERY = (api("a1", key_sources=(KeySource(header="x-api-key"), KeySource(query="api_key"))),)
+IN_COOKIE = (api("a1", key_sources=(KeySource(header="x-api-key"), KeySource(cookie="key"))),)
+
+
+def mine(it: Any) -> Any:
+    return next(one for one in filters(it) if one["name"] == EXT_AUTHZ)
+
+
+def last_route(it: Any) -> Any:
+    return host(it)["routes"][-1]
+
+
+def upgrades(*before: str) -> Patch:
+    """WebSockets have filters of their own: the router, and these of the usual ones before it."""
+
+    def patch(it: Any) -> None:
+        chain = [one for one in filters(it) if one["name"] in before] + [{"name": "router", "typed_config": KEPT}]
+        http_manager(it)["upgrade_configs"] = [{"upgrade_type": "websocket", "filters": chain}]
+
+    return patch
+
+
+def upgrades_that_ask_in_vain(it: Any) -> None:
+    upgrades(EXT_AUTHZ)(it)
+    chain = http_manager(it)["upgrade_configs"][0]["filters"]
+    chain[0] = json.loads(json.dumps(chain[0]))
+    chain[0]["typed_config"]["failure_mode_allow"] = True
+
+
+def other_listener(it: Any, network: Any) -> None:
+    """A listener with one network filter."""
+    address = {"socket_address": {"address": HOST, "port_value": free_port()}}
+    chains = [{"filters": [network]}]
+    it["static_resources"]["listeners"].append({"name": "internal", "address": address, "filter_chains": chains})
+
+
+def tcp_proxy(**where: Any) -> Patch:
+    kind = f"{TYPES}extensions.filters.network.tcp_proxy.v3.TcpProxy"
+    return lambda it: other_listener(it, {"name": "tcp", "typed_config": {"@type": kind, "stat_prefix": "t", **where}})
+
+
+def tcp_to_a_twin(it: Any) -> None:
+    """Another cluster with the same hosts."""
+    clusters = it["static_resources"]["clusters"]
+    upstream = json.loads(json.dumps(next(one for one in clusters if one["name"] == "upstream")))
+    upstream["name"] = upstream["load_assignment"]["cluster_name"] = "twin"
+    clusters.append(upstream)
+    tcp_proxy(cluster="twin")(it)
+
+
+def second_listener_with(action: Any) -> Patch:
+    """A listener without the filter, with one route."""
+
+    def patch(it: Any) -> None:
+        second_listener(it)
+        manager = it["static_resources"]["listeners"][-1]["filter_chains"][0]["filters"][0]["typed_config"]
+        manager["route_config"]["virtual_hosts"][0]["routes"] = [{"match": {"prefix": "/"}, "route": action}]
+
+    return patch
+
+
+def weighted(it: Any) -> None:
+    off = {EXT_AUTHZ: {"@type": PER_ROUTE, "disabled": True}}
+    parts = [{"name": "upstream", "weight": 9}, {"name": "authz", "weight": 1, "typed_per_filter_config": off}]
+    last_route(it)["route"] = {"weighted_clusters": {"clusters": parts}}
+
+
+def elsewhere_asked(it: Any) -> None:
+    settings = {"grpc_service": {"envoy_grpc": {"cluster_name": "upstream"}}}
+    said = {EXT_AUTHZ: {"@type": PER_ROUTE, "check_settings": settings}}
+    route = {"match": {"prefix": "/other"}, "route": {"cluster": "upstream"}, "typed_per_filter_config": said}
+    host(it)["routes"].insert(0, route)
+
+
+def by_matcher(it: Any) -> None:
+    """The filter hangs in a `composite`: what the matcher does not name is not checked."""
+    inner = mine(it)["typed_config"]
+    header = {"@type": f"{TYPES}type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": "x-checked"}
+    action = {
+        "@type": f"{TYPES}extensions.filters.http.composite.v3.ExecuteFilterAction",
+        "typed_config": {"name": EXT_AUTHZ, "typed_config": inner},
+    }
+    matched = {"yes": {"action": {"name": "check", "typed_config": action}}}
+    tree = {"input": {"name": "header", "typed_config": header}, "exact_match_map": {"map": matched}}
+    mine(it)["typed_config"] = {
+        "@type": f"{TYPES}extensions.common.matching.v3.ExtensionWithMatcher",
+        "extension_config": {
+            "name": "composite",
+            "typed_config": {"@type": f"{TYPES}extensions.filters.http.composite.v3.Composite"},
+        },
+        "xds_matcher": {"matcher_tree": tree},
+    }
+    del host(it)["typed_per_filter_config"]
+
+
+def skipped_by_matcher(it: Any) -> None:
+    """The filter itself, skipped for some requests."""
+    inner = mine(it)["typed_config"]
+    header = {"@type": f"{TYPES}type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": "x-free"}
+    action = {"@type": f"{TYPES}extensions.filters.common.matcher.action.v3.SkipFilter"}
+    tree = {
+        "input": {"name": "header", "typed_config": header},
+        "exact_match_map": {"map": {"yes": {"action": {"name": "skip", "typed_config": action}}}},
+    }
+    mine(it)["typed_config"] = {
+        "@type": f"{TYPES}extensions.common.matching.v3.ExtensionWithMatcher",
+        "extension_config": {"name": "inner", "typed_config": inner},
+        "xds_matcher": {"matcher_tree": tree},
+    }
+
+
+def runtime(value: Any) -> Patch:
+    """All requests by the filter's own words, and another share by the runtime."""
+
+    def patch(it: Any) -> None:
+        ext_authz(it)["filter_enabled"] = {"default_value": {"numerator": 100}, "runtime_key": "authz.on"}
+        it["layered_runtime"] = {"layers": [{"name": "static", "static_layer": {"authz.on": value}}]}
+
+    return patch
+
+
+def rules_of_mutation(**rules: Any) -> Patch:
+    return lambda it: ext_authz(it).update(decoder_header_mutation_rules=rules)
+
+
+def beside(kind: str, config: Any, *, after: bool = False) -> Patch:
+    """Another HTTP filter, just before or just after ours."""
+
+    def patch(it: Any) -> None:
+        one = {"name": "other", "typed_config": {"@type": f"{TYPES}extensions.filters.http.{kind}", **config}}
+        filters(it).insert(filters(it).index(mine(it)) + after, one)
+
+    return patch
+
+
+MEMORY = {"typed_config": {"@type": f"{TYPES}extensions.http.cache.simple_http_cache.v3.SimpleHttpCacheConfig"}}
+CACHE = ("cache.v3.CacheConfig", MEMORY)
+LUA = ("lua.v3.Lua", {"default_source_code": {"inline_string": "function envoy_on_request(handle) end"}})
+ADDED = {"header": {"key": "X-Api-Key-Id", "value": "%REQ(x-me)%"}}
+MUTATION = "header_mutation.v3.HeaderMutation"
+TAP_CONFIG = {"common_config": {"admin_config": {"config_id": "one"}}}
+
+
+def logs(kind: str, **config: Any) -> Patch:
+    one = {"name": "log", "typed_config": {"@type": f"{ACCESS}.{kind}", **config}}
+    return lambda it: http_manager(it).update(access_log=[one])
+
+
+def listener_logs(it: Any) -> None:
+    text = {"text_format_source": {"inline_string": "%REQ(X-API-KEY)%"}}
+    one = {"name": "log", "typed_config": {"@type": f"{ACCESS}.stream.v3.StderrAccessLog", "log_format": text}}
+    it["static_resources"]["listeners"][0]["access_log"] = [one]
+
+
+def grpc_logs(it: Any) -> None:
+    common = {"log_name": "a", "grpc_service": {"envoy_grpc": {"cluster_name": "authz"}}, "transport_api_version": "V3"}
+    config = {"common_config": common, "additional_request_headers_to_log": ["x-api-key"]}
+    logs("grpc.v3.HttpGrpcAccessLogConfig", **config)(it)
+
+
+def traced(it: Any) -> None:
+    tag = {"tag": "key", "request_header": {"name": "x-api-key"}}
+    http_manager(it)["tracing"] = {"custom_tags": [tag]}
+
+
+def tapped_socket(it: Any) -> None:
+    """Of all that comes over the wire."""
+    chain = it["static_resources"]["listeners"][0]["filter_chains"][0]
+    raw = {"name": "raw", "typed_config": {"@type": f"{TYPES}extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}
+    config = {"@type": f"{TYPES}extensions.transport_sockets.tap.v3.Tap", **TAP_CONFIG, "transport_socket": raw}
+    chain["transport_socket"] = {"name": "tap", "typed_config": config}
+
+
+def by_google(it: Any) -> None:
+    service(it)["google_grpc"] = {"target_uri": f"{HOST}:{free_port()}", "stat_prefix": "google"}
+    del service(it)["envoy_grpc"]
+    del service(it)["retry_policy"]
+
+
+TEXT_KEY = {"log_format": {"text_format": "%REQ(:METHOD)% %REQ(X-Forwarded-Key?X-API-KEY):8%\n"}}
+JSON_KEY = {"log_format": {"json_format": {"request": {"key": "%REQ(x-api-key)%"}}}}
+
+WAYS_PAST = (
+    Trap("upgrade-not-checked", f"{MANAGER}, upgrade to websocket", upgrades(), seen="none of them asks"),
+    Trap("fail-open", f"{MANAGER}, upgrade to websocket", upgrades_that_ask_in_vain, name="upgrade"),
+    Trap("way-around", "listener internal", tcp_proxy(cluster="upstream"), seen="below HTTP", name="tcp"),
+    Trap(
+        "way-around",
+        "listener internal",
+        tcp_proxy(weighted_clusters={"clusters": [{"name": "upstream", "weight": 1}]}),
+        seen="upstream below HTTP",
+        name="weighted tcp",
+    ),
+    Trap("way-around", "listener internal", tcp_to_a_twin, seen="twin below HTTP", name="same hosts"),
+    Trap(
+        "way-around",
+        "listener internal",
+        second_listener_with({"cluster_header": "x-to"}),
+        seen="that x-to names",
+        name="picked by the client",
+    ),
+    Trap(
+        "way-around",
+        "listener internal",
+        second_listener_with({"cluster": "authz", "request_mirror_policies": [{"cluster": "upstream"}]}),
+        seen="upstream",
+        name="copies",
+    ),
+    Trap("route-not-checked", HOST_NAME, weighted, seen="weighted cluster authz", name="weighted"),
+    Trap("checked-elsewhere", HOST_NAME, elsewhere_asked, seen="asks upstream"),
+    Trap("asked-by-matcher", FILTER, by_matcher, name="composite"),
+    Trap("asked-by-matcher", FILTER, skipped_by_matcher, name="skipped"),
+    Trap("partly-enabled", FILTER, runtime(0), seen="runtime value authz.on", name="runtime"),
+    Trap(
+        "partly-enabled",
+        FILTER,
+        runtime({"numerator": 1, "denominator": "TEN_THOUSAND"}),
+        seen="runtime value authz.on",
+        name="runtime fraction",
+    ),
+    Trap("mutation-refused", FILTER, rules_of_mutation(disallow_all=True), seen="x-api-key-id", name="all"),
+    Trap(
+        "mutation-refused",
+        FILTER,
+        rules_of_mutation(disallow_expression={"regex": "x-api-key.*"}),
+        seen="forbids x-api-key-id, x-api-key",
+        name="some",
+    ),
+    Trap(
+        "mutation-refused",
+        FILTER,
+        rules_of_mutation(disallow_system=True),
+        also=("header-not-shown",),
+        apis=(*IN_COOKIE, api("a2", key_sources=IN_QUERY[0].key_sources)),
+        seen="forbids :path",
+        name="path",
+    ),
+    Trap("cache-before-ext-authz", FILTER, beside(*CACHE)),
+    Trap("cache-after-ext-authz", FILTER, beside(*CACHE, after=True)),
+    Trap("code-before-ext-authz", FILTER, beside(*LUA), seen="Lua"),
+    Trap("code-after-ext-authz", FILTER, beside(*LUA, after=True), seen="Lua"),
+    Trap("key-logged", MANAGER, logs("stream.v3.StdoutAccessLog", **TEXT_KEY), seen="x-api-key", name="text"),
+    Trap("key-logged", MANAGER, logs("stream.v3.StdoutAccessLog", **JSON_KEY), seen="x-api-key", name="json"),
+    Trap("key-logged", MANAGER, grpc_logs, seen="x-api-key", name="grpc"),
+    Trap("key-logged", MANAGER, listener_logs, seen="x-api-key", name="listener"),
+    Trap("key-logged", f"{MANAGER}, tracing", traced, seen="x-api-key", name="trace"),
+    Trap(
+        "key-logged",
+        MANAGER,
+        logs("stream.v3.StdoutAccessLog"),
+        apis=IN_QUERY,
+        seen=":path",
+        name="query in Envoy's own format",
+    ),
+    Trap("tapped", MANAGER, beside("tap.v3.Tap", TAP_CONFIG), seen="filter other", name="filter"),
+    Trap("tapped", MANAGER, tapped_socket, seen="socket", name="socket"),
+    Trap(
+        "identity-overwritten",
+        HOST_NAME,
+        lambda it: last_route(it).update(request_headers_to_add=[ADDED]),
+        seen="x-api-key-id",
+        name="route",
+    ),
+    Trap(
+        "identity-overwritten",
+        HOST_NAME,
+        lambda it: host(it).update(request_headers_to_add=[{"header": {"key": "x_customer_id", "value": "me"}}]),
+        seen="x_customer_id",
+        name="underscores",
+    ),
+    Trap(
+        "identity-overwritten",
+        f"{MANAGER}, routes",
+        lambda it: routes(it)["request_headers_to_remove"].append("x-usage-plan-id"),
+        seen="x-usage-plan-id",
+        name="removed",
+    ),
+    Trap(
+        "identity-overwritten",
+        f"{MANAGER}, filter other",
+        beside(MUTATION, {"mutations": {"request_mutations": [{"append": ADDED}]}}, after=True),
+        seen="x-api-key-id",
+        name="filter",
+    ),
+    Trap("redirect-followed", HOST_NAME, lambda it: last_route(it)["route"].update(internal_redirect_policy={})),
+    Trap("google-grpc", FILTER, by_google, also=("no-retry",)),
+)
+
+
+@pytest.mark.parametrize("trap", [*TRAPS, *WAYS_PAST], ids=lambda trap: f"{trap.id}-{trap.name}".removesuffix("-"))
 def test_a_planted_trap_is_found_and_nothing_else(trap: Trap, sidecar: AuthzServer) -> None:
     with envoy(config(sidecar, trap.patch)) as server:
         facts = seen(server, sidecar, trap.apis)

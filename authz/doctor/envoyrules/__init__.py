@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from authz.doctor.envoyrules import answering, checking, cluster, headers, itself, noticed, tls
+from authz.doctor.envoyrules import answering, beside, checking, cluster, headers, itself, logs, noticed, tls
 from authz.doctor.finding import Rule
 
 # In the order of the reference.
@@ -12,6 +12,8 @@ ENVOY_RULES: Final[tuple[Rule, ...]] = (
     *checking.RULES,
     *answering.RULES,
     *headers.RULES,
+    *beside.RULES,
+    *logs.RULES,
     *cluster.RULES,
     *tls.RULES,
     *noticed.RULES,

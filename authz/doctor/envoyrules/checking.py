@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
-from authz.doctor.facts import SILENT, Check, Facts, Json
+from authz.doctor.facts import SILENT, Check, Envoy, Facts, Json, Manager
 from authz.doctor.finding import Rule, Seen, rule
+
+# In JSON, or as Envoy prints a mapping of its configuration: a list of fields, each with a key and a typed value.
+FRACTION: Final = re.compile(r"(numerator|denominator)\W+(?:value\W+\w+_value\W+)?(\w+)")
+CLUSTER_FIELDS: Final = ("cluster", "cluster_name", "name")  # where filters of other protocols name a cluster
 
 
 @rule(
@@ -18,7 +23,8 @@ def nothing_asks(facts: Facts) -> Iterator[Seen]:
     """No HTTP connection manager has an ext_authz filter with a gRPC service."""
     for envoy in facts.envoys:
         if not envoy.checks:
-            yield Seen(envoy.where, f"{len(envoy.managers)} HTTP connection managers, and none asks")
+            managers = [manager for manager in envoy.managers if not manager.upgrade]
+            yield Seen(envoy.where, f"{len(managers)} HTTP connection managers, and none asks")
 
 
 @rule(
@@ -64,17 +70,40 @@ def shadow_mode(facts: Facts) -> Iterator[Seen]:
     fix="leave filter_enabled out, or set deny_at_disable",
 )
 def partly_enabled(facts: Facts) -> Iterator[Seen]:
-    """`filter_enabled` lets a share of the requests pass unchecked."""
-    for check in facts.checks():
-        share = check.config.get("filter_enabled", SILENT).get("default_value")
-        refused = check.config.get("deny_at_disable", SILENT).get("default_value")
-        if share is not None and not refused and _share(share) < 1:
-            yield Seen(check.where, f"filter_enabled: {_share(share):.0%} of the requests")
+    """`filter_enabled`, or the runtime value that overrides it, lets a share of the requests pass unchecked."""
+    for envoy in facts.envoys:
+        for check in envoy.checks:
+            enabled = check.config.get("filter_enabled")
+            if enabled is None or _refuses_the_rest(check, envoy):
+                continue
+            key = enabled.get("runtime_key", "")
+            override = _runtime_share(envoy.runtime.get(key, ""))
+            if override is not None and override < 1:
+                what = f"runtime value {key}, which overrides filter_enabled: {override:.0%} of the requests"
+                yield Seen(check.where, what, f"remove {key} from the runtime, or leave filter_enabled out")
+            share = _share(enabled.get("default_value", SILENT))
+            if override is None and share < 1:
+                yield Seen(check.where, f"filter_enabled: {share:.0%} of the requests")
+
+
+def _refuses_the_rest(check: Check, envoy: Envoy) -> bool:
+    """True if Envoy refuses the requests that are not drawn."""
+    flag = check.config.get("deny_at_disable", SILENT)
+    value = envoy.runtime.get(flag.get("runtime_key", ""))
+    return bool(flag.get("default_value")) if value is None else value == "true"
 
 
 def _share(fraction: Json) -> float:
     of = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}[fraction.get("denominator", "HUNDRED")]
     return float(fraction.get("numerator", 0)) / of
+
+
+def _runtime_share(value: str) -> float | None:
+    """The share that a runtime value sets, as a percentage or a fraction; None for a value that sets nothing."""
+    if value.isdigit():
+        return int(value) / 100
+    fraction = dict(FRACTION.findall(value))
+    return _share(fraction) if fraction else None
 
 
 @rule(
@@ -85,7 +114,7 @@ def _share(fraction: Json) -> float:
 def nothing_checked(facts: Facts) -> Iterator[Seen]:
     """The filter is disabled on every route."""
     for check in facts.checks():
-        asked = [check.is_asked_on(*place) for place in check.routes()]
+        asked = [check.is_asked_on(place) for place in check.manager.places()]
         if asked and not any(asked):
             yield Seen(check.where, f"disabled on all {len(asked)} routes")
 
@@ -97,30 +126,108 @@ def nothing_checked(facts: Facts) -> Iterator[Seen]:
     fix="take `disabled: true` away, or match the exact path that is to be free",
 )
 def route_not_checked(facts: Facts) -> Iterator[Seen]:
-    """The filter is disabled on a route that forwards more than one path."""
+    """The filter is disabled on a route, or on one of its weighted clusters, that forwards more than one path."""
     for check in facts.checks():
-        places = list(check.routes())
-        free = [place for place in places if not any(one.is_asked_on(*place) for one in facts.beside(check))]
+        places = list(check.manager.places())
+        free = [place for place in places if not any(one.is_asked_on(place) for one in facts.beside(check))]
         if len(free) < len(places):
-            for host, route in free:
-                if "route" in route and "path" not in route["match"]:
-                    yield Seen(_place(check, host), f"{_match(route)} is not checked")
+            for place in free:
+                if "route" in place.route and "path" not in place.route["match"]:
+                    part = f", weighted cluster {place.part['name']}," if place.part.get("name") else ""
+                    yield Seen(_place(check, place.host), f"{_match(place.route)}{part} is not checked")
+
+
+@rule(
+    "error",
+    why="A request with `Upgrade: websocket` (or the protocol that is named) passes these filters in place of "
+    "http_filters: it reaches the upstream without a key and without a limit, also where the upstream ignores the "
+    "upgrade and answers as usual.",
+    fix="leave `filters` out of upgrade_configs, or put the ext_authz filter there too",
+)
+def upgrade_not_checked(facts: Facts) -> Iterator[Seen]:
+    """`upgrade_configs` of a checked listener has filters of its own, without ext_authz."""
+    for envoy in facts.envoys:
+        checked = [check.manager for check in envoy.checks]
+        for manager in envoy.managers:
+            if manager.upgrade and manager not in checked and any(one.config == manager.config for one in checked):
+                yield Seen(manager.where, f"{', '.join(one.name for one in manager.filters)}: none of them asks")
 
 
 @rule(
     "warning",
-    why="Who reaches this listener reaches the same upstream without a key and without a limit.",
-    fix="put the filter here too, or let only those reach it who may",
+    why="The matcher decides which requests are checked; all others reach the upstream without a key and a limit.",
+    fix="put the ext_authz filter into http_filters itself, or see to it that the matcher leaves out no path with keys",
+)
+def asked_by_matcher(facts: Facts) -> Iterator[Seen]:
+    """The filter stands inside a matcher (`ExtensionWithMatcher`, with or without `composite`)."""
+    for check in facts.checks():
+        if check.filter.matched:
+            yield Seen(check.where, "inside ExtensionWithMatcher")
+
+
+@rule(
+    "warning",
+    why="On that route another service decides: no key of ours is looked at, and no limit counts.",
+    fix="leave check_settings.grpc_service and http_service out of the route",
+)
+def checked_elsewhere(facts: Facts) -> Iterator[Seen]:
+    """A virtual host, a route or a weighted cluster asks another service (`check_settings`)."""
+    for check in facts.checks():
+        ours = check.service.get("envoy_grpc", SILENT).get("cluster_name")
+        for at, level in check.manager.levels:
+            said = level.get("typed_per_filter_config", SILENT).get(check.filter.name, SILENT)
+            settings = said.get("config", said).get("check_settings", SILENT)
+            service = settings.get("grpc_service") or settings.get("http_service")
+            if service:
+                uri = service.get("google_grpc", SILENT).get("target_uri")
+                asked = service.get("envoy_grpc", service.get("server_uri", SILENT))
+                name = asked.get("cluster_name") or asked.get("cluster") or uri
+                if name != ours:
+                    yield Seen(at, f"check_settings: asks {name}")
+
+
+@rule(
+    "warning",
+    why="Callers of this listener reach the same upstream without a key and without a limit.",
+    fix="put the filter here too, or let only those reach it who may; a TCP or UDP proxy cannot check requests",
 )
 def way_around(facts: Facts) -> Iterator[Seen]:
-    """A listener without the filter forwards to a cluster that another one guards."""
+    """A listener without the filter forwards to a cluster that another one guards, or to the same hosts, over HTTP, TCP
+    or UDP; or lets clients name the cluster."""
     for envoy in facts.envoys:
         guarding = [check.manager for check in envoy.checks]
-        guarded = frozenset[str]().union(*(manager.forwards_to for manager in guarding))
+        guarded = _guarded(envoy, guarding)
         for manager in envoy.managers:
-            shared = manager.forwards_to & guarded
-            if manager not in guarding and shared:
+            if manager in guarding or manager.upgrade or not guarded:
+                continue
+            if shared := manager.forwards_to & guarded:
                 yield Seen(manager.where, f"forwards to {', '.join(sorted(shared))}, and does not ask")
+            if manager.picked_by:
+                headers = ", ".join(sorted(manager.picked_by))
+                yield Seen(manager.where, f"forwards to the cluster that {headers} names, and does not ask")
+        for forwarder in envoy.forwarders:
+            if shared := frozenset(_clusters_in(forwarder.config)) & guarded:
+                yield Seen(forwarder.where, f"forwards to {', '.join(sorted(shared))} below HTTP, and does not ask")
+
+
+def _guarded(envoy: Envoy, guarding: list[Manager]) -> frozenset[str]:
+    """The clusters that checked listeners forward to, and others with the same hosts."""
+    names = frozenset[str]().union(*(manager.forwards_to for manager in guarding))
+    hosts = {host for name in names if name in envoy.clusters for host in envoy.clusters[name].hosts}
+    return names | {name for name, cluster in envoy.clusters.items() if hosts & cluster.hosts.keys()}
+
+
+def _clusters_in(config: Any) -> Iterator[str]:
+    """Each text in a field that may name a cluster, at any depth."""
+    if isinstance(config, list):
+        for one in config:
+            yield from _clusters_in(one)
+    elif isinstance(config, dict):
+        for name, value in config.items():
+            if name in CLUSTER_FIELDS and isinstance(value, str):
+                yield value
+            else:
+                yield from _clusters_in(value)
 
 
 @rule(
@@ -131,11 +238,16 @@ def way_around(facts: Facts) -> Iterator[Seen]:
 )
 def no_catch_all(facts: Facts) -> Iterator[Seen]:
     """A checked virtual host has no route that takes every path."""
-    for check in facts.checks():
+    for check in _whole(facts):
         for host in check.manager.virtual_hosts:
             routes = host.get("routes", ())
             if routes and not any(map(_takes_all, routes)) and host.get("require_tls") != "ALL":
                 yield Seen(_place(check, host), f"{len(routes)} routes, none for all")
+
+
+def _whole(facts: Facts) -> Iterator[Check]:
+    """Those of a connection manager's own chain: the chain of an upgrade has the same routes."""
+    return (check for check in facts.checks() if not check.manager.upgrade)
 
 
 def _place(check: Check, host: Json) -> str:
@@ -163,7 +275,7 @@ def _match(route: Json) -> str:
 def routes_not_seen(facts: Facts) -> Iterator[Seen]:
     """Envoy does not show the routes of a checked listener, because they are scoped or have not arrived, or picks them
     by a matcher."""
-    for check in facts.checks():
+    for check in _whole(facts):
         if check.manager.routes is None:
             yield Seen(check.manager.where, "no routes in the dump")
         for host in check.manager.virtual_hosts:
@@ -192,6 +304,9 @@ RULES: Final[tuple[Rule, ...]] = (
     partly_enabled,
     nothing_checked,
     route_not_checked,
+    upgrade_not_checked,
+    asked_by_matcher,
+    checked_elsewhere,
     way_around,
     no_catch_all,
     routes_not_seen,

@@ -178,7 +178,23 @@ def _breaker(cluster: Cluster, allowed: int, bearable: int) -> Seen:
     return Seen(cluster.where, what, f"max_requests: {bearable}")
 
 
+@rule(
+    "warning",
+    why="Envoy then asks through a gRPC client of its own, outside all clusters: without health checks, outlier "
+    "detection and circuit breakers, and no other rule here can look at it.",
+    fix="grpc_service: { envoy_grpc: { cluster_name: … } }, and the cluster that `authz envoy-config --only cluster` "
+    "prints",
+)
+def google_grpc(facts: Facts) -> Iterator[Seen]:
+    """The filter asks by `google_grpc`."""
+    for check in facts.checks():
+        service = check.service.get("google_grpc")
+        if service is not None:
+            yield Seen(check.where, f"google_grpc: {service.get('target_uri', '')}")
+
+
 RULES: Final[tuple[Rule, ...]] = (
+    google_grpc,
     one_endpoint_for_many_workers,
     cluster_not_http2,
     no_health_check,

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from authz.core.credentials import IDENTITY
 from authz.core.resources import Api, KeySource
-from authz.doctor.facts import SILENT, Facts, Json, Manager
+from authz.doctor.facts import SILENT, Check, Facts, Json, Manager
 from authz.doctor.finding import Rule, Seen, rule
 from authz.envoyconfig import allowed_headers, lookalikes, metadata_namespaces
 
@@ -21,6 +22,7 @@ NORMALISED: Final = {
 UNTOUCHED: Final = (None, False, "IMPLEMENTATION_SPECIFIC_DEFAULT", "KEEP_UNCHANGED")
 DROPPED: Final = ("DROP_HEADER", "REJECT_REQUEST")
 # Any API that has a header with an underscore: then none is dropped, and those that look like ours must be named.
+USUAL: Final = Api(id="any")  # has the key sources of an API that names none
 UNDERSCORED: Final = Api(id="any", key_sources=(KeySource(header="_"),))
 
 
@@ -190,11 +192,107 @@ def body_sent(facts: Facts) -> Iterator[Seen]:
             yield Seen(check.where, "with_request_body")
 
 
+@rule(
+    "error",
+    why="authz names the caller in these headers and takes the key away, and Envoy ignores what its rules forbid: the "
+    "key reaches the upstream, and a client's own x-api-key-id is believed.",
+    fix="leave decoder_header_mutation_rules out",
+)
+def mutation_refused(facts: Facts) -> Iterator[Seen]:
+    """`decoder_header_mutation_rules` forbids a change that authz makes to the request."""
+    for check in facts.checks():
+        rules = check.config.get("decoder_header_mutation_rules")
+        if rules is not None:
+            refused = [name for name in _changed(facts.apis) if not _may_change(rules, name)]
+            if refused:
+                yield Seen(check.where, f"decoder_header_mutation_rules forbids {', '.join(refused)}")
+
+
+def _changed(apis: Sequence[Api]) -> Iterator[str]:
+    """The headers that authz sets or removes: the caller's identity, and every place of a key."""
+    sources = [source for api in apis or (USUAL,) for source in api.key_sources]
+    yield from IDENTITY
+    yield from dict.fromkeys(source.header.lower() for source in sources if source.header)
+    if any(source.cookie for source in sources):
+        yield "cookie"
+    if any(source.query for source in sources):
+        yield ":path"
+
+
+def _may_change(rules: Json, name: str) -> bool:
+    """Envoy's HeaderMutationRules, in the order that Envoy applies them."""
+
+    def says(field: str) -> bool:
+        return field in rules and _regex_matches(rules[field].get("regex", ""), name)
+
+    if rules.get("disallow_all") or says("disallow_expression"):
+        return False
+    return says("allow_expression") or not (rules.get("disallow_system") and name.startswith(":"))
+
+
+@rule(
+    "error",
+    why="The upstream believes these headers: after the check they no longer say who called.",
+    fix="leave these headers out, or give the header another name",
+)
+def identity_overwritten(facts: Facts) -> Iterator[Seen]:
+    """A route, or a filter after ext_authz, changes `x-api-key-id` or another header that only authz may set."""
+    ours = {*IDENTITY, *lookalikes((UNDERSCORED,))}
+    for check in facts.checks():
+        for where, name in _changed_later(check):
+            if name in ours:
+                yield Seen(where, f"changes {name} after the check")
+
+
+def _changed_later(check: Check) -> Iterator[tuple[str, str]]:
+    """The request headers that are changed after the check, and where."""
+    manager = check.manager
+    later = [one for one in manager.filters[manager.filters.index(check.filter) :] if one.type == "HeaderMutation"]
+    for one in later:
+        if manager.ever_runs(one):
+            yield from ((f"{manager.where}, filter {one.name}", name) for name in _mutated(one.config))
+    for at, level in manager.levels:
+        for added in level.get("request_headers_to_add", ()):
+            yield at, added.get("header", SILENT).get("key", "").lower()
+        for one in later:
+            said = level.get("typed_per_filter_config", SILENT).get(one.name, SILENT)
+            yield from ((f"{at}, filter {one.name}", name) for name in _mutated(said.get("config", said)))
+        # A route removes headers after the check, but those with an underscore are nobody's identity.
+        for removed in level.get("request_headers_to_remove", ()):
+            if removed.lower() in IDENTITY:
+                yield at, removed.lower()
+
+
+def _mutated(config: Json) -> Iterator[str]:
+    for one in config.get("mutations", SILENT).get("request_mutations", ()):
+        name = one.get("append", SILENT).get("header", SILENT).get("key") or one.get("remove")
+        if name:
+            yield name.lower()
+
+
+@rule(
+    "warning",
+    why="Envoy asks again for the new address, and the key was taken away the first time: the caller is charged once, "
+    "then gets 403.",
+    fix="leave internal_redirect_policy out: the client follows the redirect, with its key",
+)
+def redirect_followed(facts: Facts) -> Iterator[Seen]:
+    """A checked route follows the upstream's redirects itself (`internal_redirect_policy`)."""
+    for check in facts.checks():
+        for place in check.manager.places():
+            action = place.route.get("route", SILENT)
+            follows = "internal_redirect_policy" in action or (
+                action.get("internal_redirect_action") == "HANDLE_INTERNAL_REDIRECT"
+            )
+            if follows and check.is_asked_on(place):
+                yield Seen(f"{check.manager.where}, virtual host {place.host['name']}", "internal_redirect_policy")
+
+
 def _guarding(facts: Facts) -> list[Manager]:
-    """Each connection manager that asks, once."""
+    """Each connection manager that asks, once; the chain of an upgrade has the options of its connection manager."""
     found: list[Manager] = []
     for check in facts.checks():
-        if check.manager not in found:
+        if check.manager not in found and not check.manager.upgrade:
             found.append(check.manager)
     return found
 
@@ -210,4 +308,7 @@ RULES: Final[tuple[Rule, ...]] = (
     underscore_headers,
     clear_route_cache,
     body_sent,
+    mutation_refused,
+    identity_overwritten,
+    redirect_followed,
 )

@@ -1,0 +1,93 @@
+"""Filters that stand before or after the check, and can undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from authz.doctor.facts import Check, Facts, Filter
+from authz.doctor.finding import Rule, Seen, rule
+
+CACHES: Final = ("CacheConfig", "CacheV2Config")
+# Filters that run code of the operator's, by their type's last word or, where that is common, its package.
+CODE: Final = ("DynamicModuleFilter", "ExternalProcessor", "Lua", "LuaPerRoute", "Wasm")
+CODE_PACKAGES: Final = (".golang.",)
+
+
+@rule(
+    "error",
+    why="An answer that is in the cache is served to everybody, without a key and without a limit.",
+    fix="put the cache after ext_authz in http_filters, or leave it out",
+)
+def cache_before_ext_authz(facts: Facts) -> Iterator[Seen]:
+    """A response cache stands before ext_authz."""
+    for check in facts.checks():
+        for one in _before(check):
+            if one.type in CACHES:
+                yield Seen(check.where, f"{one.name} comes before it")
+
+
+@rule(
+    "info",
+    why="The cache does not know who calls: an answer to one caller is served to every other caller that authz lets "
+    "in. Right only where all callers get the same answers.",
+    fix="`Cache-Control: private` from the upstream where answers differ by caller, or no cache",
+)
+def cache_after_ext_authz(facts: Facts) -> Iterator[Seen]:
+    """A response cache stands after ext_authz, and no key is part of what it looks answers up by."""
+    for check in facts.checks():
+        for one in _after(check):
+            if one.type in CACHES:
+                yield Seen(check.where, f"{one.name} comes after it")
+
+
+@rule(
+    "info",
+    why="Its code sees every key, and can answer by itself, without a check.",
+    fix="read its code for answers that it gives itself, or put it after ext_authz",
+)
+def code_before_ext_authz(facts: Facts) -> Iterator[Seen]:
+    """A filter with code of its own (Lua, Wasm, Go, a dynamic module, ext_proc) stands before ext_authz."""
+    for check in facts.checks():
+        for one in _before(check):
+            if _runs_code(one):
+                yield Seen(check.where, f"{one.name} ({one.type}) comes before it")
+
+
+@rule(
+    "warning",
+    why="Its code can change the path, the method, the route or x-api-key-id after the check: the request that was "
+    "checked may not be the one that is forwarded.",
+    fix="put it before ext_authz, so that authz sees what it made of the request, or read its code",
+)
+def code_after_ext_authz(facts: Facts) -> Iterator[Seen]:
+    """A filter with code of its own (Lua, Wasm, Go, a dynamic module, ext_proc) stands after ext_authz."""
+    for check in facts.checks():
+        for one in _after(check):
+            if _runs_code(one):
+                yield Seen(check.where, f"{one.name} ({one.type}) comes after it")
+
+
+def _before(check: Check) -> Iterator[Filter]:
+    """The filters before the check that run on some route."""
+    filters = check.manager.filters
+    return (one for one in filters[: filters.index(check.filter)] if check.manager.ever_runs(one))
+
+
+def _after(check: Check) -> Iterator[Filter]:
+    """The filters after the check that run on some route."""
+    filters = check.manager.filters
+    return (one for one in filters[filters.index(check.filter) + 1 :] if check.manager.ever_runs(one))
+
+
+def _runs_code(one: Filter) -> bool:
+    kind = one.config.get("@type", "")
+    return one.type in CODE or any(package in kind for package in CODE_PACKAGES)
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    cache_before_ext_authz,
+    cache_after_ext_authz,
+    code_before_ext_authz,
+    code_after_ext_authz,
+)
