@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from authz.control.call import Answer, Call, Operation
 from authz.control.restapis import Reader, api_of, given, listed, new_id, operations_of, patched
-from authz.control.stages import Canary
+from authz.control.stages import Canary, warn_of_canary
 from authz.core import restapis as rules
-from authz.core.errors import bad_request, not_found
+from authz.core.errors import ApiError, bad_request, not_found
 from authz.core.patch import Row, invalid_path
 from authz.core.stored import StoredDeployment, StoredStage, children, stage_id
 from authz.store import Edit
@@ -52,35 +52,62 @@ async def _deployment(call: Call, source: Reader) -> StoredDeployment:
 
 async def create(call: Call) -> Answer:
     body, made, now = call.read(NewDeployment), new_id(6), call.context.now()
+    if body.canary_settings and not body.stage_name:
+        name = "null" if body.stage_name is None else body.stage_name
+        raise _no_canary(
+            f"Non null and non empty stageName must be provided for canary deployment. Provided value is {name}"
+        )
 
     async def edit(edit: Edit) -> StoredDeployment:
         api = await api_of(call, edit)
         deployment = StoredDeployment(made, api.id, now, rules.deployed(api), body.description)
         edit.put(deployment)
-        if body.stage_name is not None:
+        if body.stage_name:  # Terraform's provider sends "" where no stage is meant
             held = await edit.get("stage", stage_id(api.id, body.stage_name))
-            before = held if isinstance(held, StoredStage) else StoredStage(api.id, body.stage_name, made, now, now)
-            edit.put(_pointed(before, body, made, now))
+            if isinstance(held, StoredStage):
+                stage = _redeployed(held, body, made, now)
+            else:
+                stage = _first(StoredStage(api.id, body.stage_name, made, now, now), body)
+            warn_of_canary(call, stage)
+            edit.put(stage)
         return deployment
 
     return Answer(201, _shown(await call.write(edit, made)))
 
 
-def _pointed(before: StoredStage, body: NewDeployment, deployment_id: str, now: int) -> StoredStage:
-    """The stage with the new deployment, and with what else was given for it."""
+def _no_canary(reason: str) -> ApiError:
+    return bad_request(f"Invalid deployment content specified.{reason}")  # AWS puts no blank after the stop
+
+
+def _first(stage: StoredStage, body: NewDeployment) -> StoredStage:
+    """A stage that the deployment makes. A canary needs a stage that serves something already."""
+    if body.canary_settings:
+        raise _no_canary(f"Stage {stage.stage_name} must already be created before making a canary release deployment")
+    return _with_members(stage, body)
+
+
+def _redeployed(stage: StoredStage, body: NewDeployment, deployment_id: str, now: int) -> StoredStage:
+    """The stage with the new deployment. A canary stands beside the deployment that the stage goes on to serve."""
     canary = body.canary_settings
-    asked = {
-        "description": body.stage_description,
-        "variables": body.variables,
+    if canary:
+        changed = replace(stage, canary_settings={**canary.shown(), "deploymentId": deployment_id})
+    else:
+        changed = replace(stage, deployment_id=deployment_id)
+    return _with_members(replace(changed, last_updated_date=now), body)
+
+
+def _with_members(stage: StoredStage, body: NewDeployment) -> StoredStage:
+    """The stage with the other members that the body gives it."""
+    members = {
+        "description": body.stage_description or None,
+        "variables": body.variables or None,
         "cache_cluster_enabled": body.cache_cluster_enabled,
-        "cache_cluster_size": body.cache_cluster_size,
+        "cache_cluster_size": body.cache_cluster_size or None,
         "tracing_enabled": body.tracing_enabled,
-        "canary_settings": canary.shown() if canary else None,
     }
-    changes = {name: value for name, value in asked.items() if value is not None}
-    stage = replace(before, deployment_id=deployment_id, last_updated_date=now, **changes)
-    rules.check_stage(stage)
-    return stage
+    changed = replace(stage, **{name: value for name, value in members.items() if value is not None})
+    rules.check_stage(changed)
+    return changed
 
 
 async def get(call: Call) -> Answer:
@@ -112,7 +139,7 @@ async def delete(call: Call) -> Answer:
     async def edit(edit: Edit) -> None:
         found = await _deployment(call, edit)
         stages = await edit.many("stage", await edit.members(children("stage", found.api_id)))
-        if any(isinstance(stage, StoredStage) and stage.deployment_id == found.id for stage in stages):
+        if any(isinstance(stage, StoredStage) and found.id in stage.deployments for stage in stages):
             raise bad_request("Active stages pointing to this deployment must be moved or deleted")
         edit.delete("deployment", f"{found.api_id}/{found.id}")
 

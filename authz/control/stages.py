@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
@@ -93,9 +93,17 @@ async def _stage(call: Call, source: Reader) -> tuple[RestApi, StoredStage]:
     return api, found
 
 
-async def _check_deployment(edit: Edit, stage: StoredStage) -> None:
-    if not isinstance(await edit.get("deployment", f"{stage.api_id}/{stage.deployment_id}"), StoredDeployment):
-        raise bad_request("Deployment id does not exist")
+async def _check_deployments(edit: Edit, api_id: str, deployments: Iterable[str]) -> None:
+    for wanted in deployments:
+        if not isinstance(await edit.get("deployment", f"{api_id}/{wanted}"), StoredDeployment):
+            raise bad_request("Deployment id does not exist")
+
+
+def warn_of_canary(call: Call, stage: StoredStage) -> None:
+    """Say aloud that the calls of a canary go where all calls of the stage go."""
+    percent = (stage.canary_settings or {}).get("percentTraffic")
+    if percent:
+        call.warn(f"percentTraffic {percent} is stored and not carried out: all calls go to {stage.deployment_id}")
 
 
 async def create(call: Call) -> Answer:
@@ -107,11 +115,17 @@ async def create(call: Call) -> Answer:
         rules.check_stage(stage)
         if await edit.get("stage", stage.id) is not None:
             raise conflict("Stage already exists")
-        await _check_deployment(edit, stage)
+        await _check_deployments(edit, api.id, stage.deployments)
+        warn_of_canary(call, stage)
         edit.put(stage)
         return stage
 
     return Answer(201, shown(await call.write(edit, body.stage_name)))
+
+
+def _canary(given: Canary | None, deployment_id: str) -> dict[str, Any] | None:
+    """A stage's canary as it is kept: whole, and with the stage's own deployment where none is given."""
+    return {"deploymentId": deployment_id, **given.shown()} if given else None
 
 
 def _made(api: RestApi, body: NewStage, now: int) -> StoredStage:
@@ -127,7 +141,7 @@ def _made(api: RestApi, body: NewStage, now: int) -> StoredStage:
         cache_cluster_size=body.cache_cluster_size,
         tracing_enabled=body.tracing_enabled,
         documentation_version=body.documentation_version,
-        canary_settings=body.canary_settings.shown() if body.canary_settings else None,
+        canary_settings=_canary(body.canary_settings, body.deployment_id),
         tags=body.tags,
     )
 
@@ -238,30 +252,77 @@ def _method(change: Change) -> str:
 
 
 def _entry(change: Change) -> None:
-    change.draft["methodSettings"] = rules.without_setting(change.draft.get("methodSettings", {}), _method(change))
+    key = change.names["method"]
+    change.draft["methodSettings"] = rules.without_setting(change.draft.get("methodSettings", {}), key)
 
 
 def _size(change: Change) -> None:
     change.draft["cacheClusterSize"] = change.value or None
 
 
-def _percent(change: Change) -> None:
-    if not 0 <= change.value <= 100:
-        raise bad_request("Invalid percentTraffic: expected 0 to 100")
+def _canary_member(change: Change) -> None:
+    """Changes a canary. A stage without one gets one of its own deployment, to which no call goes."""
+    if not change.draft.get("canarySettings"):
+        if change.op == "remove":
+            raise rules.no_setting("/".join(change.path))
+        change.draft["canarySettings"] = _canary(Canary(), change.draft["deploymentId"])
     member(change)
 
 
-def _promote(target: str, source: str) -> Callable[[Change], None]:
-    """A canary's value taken over by the stage."""
+def _percent(change: Change) -> None:
+    if not 0 <= change.value <= 100:
+        raise bad_request("Invalid percentTraffic: expected 0 to 100")
+    _canary_member(change)
 
-    def effect(change: Change) -> None:
-        canary = change.draft.get("canarySettings") or {}
-        if source not in canary:
-            raise bad_request(f"Invalid patch operation: the stage has no canarySettings/{source}")
-        value = canary[source]
-        change.draft[target] = {**change.draft.get(target, {}), **value} if isinstance(value, dict) else value
 
-    return effect
+def _override(change: Change) -> None:
+    _canary_member(change)
+    if not change.draft["canarySettings"]["stageVariableOverrides"]:
+        del change.draft["canarySettings"]["stageVariableOverrides"]
+
+
+def _not_added(change: Change) -> None:
+    raise bad_request(f"Invalid add operation with path: /{'/'.join(change.path)}")
+
+
+# What a stage takes over from its canary, by the path that it is copied to.
+PROMOTED: Final = {
+    "/deploymentId": "/canarySettings/deploymentId",
+    "/variables": "/canarySettings/stageVariableOverrides",
+}
+
+
+def _promote(change: Change) -> None:
+    """Copies a canary's value to its stage: the deployment as it is, the variables on top of the stage's own."""
+    path = "/" + "/".join(change.path)
+    if PROMOTED.get(path) != change.origin:
+        raise bad_request(
+            f"Invalid copy operation with path: {path} and from {change.origin}. "
+            f"Valid copy:path are [{', '.join(PROMOTED)}] and valid copy:from are [{', '.join(PROMOTED.values())}]"
+        )
+    canary = change.draft.get("canarySettings")
+    if not canary:
+        raise bad_request("Promotion not available. Canary does not exist.")
+    if path == "/deploymentId":
+        change.draft["deploymentId"] = canary["deploymentId"]
+    else:
+        change.draft["variables"] = {**change.draft.get("variables", {}), **canary.get("stageVariableOverrides", {})}
+
+
+# --- access logs --------------------------------------------------------------------------------------------------
+
+
+ACCESS_LOG: Final = ("/accessLogSettings/destinationArn", "/accessLogSettings/format")
+
+
+def _access_log(change: Change) -> None:
+    if not change.value:
+        raise bad_request("Access Log value must not be empty")
+    member(change)
+
+
+def _no_access_log(_: Change) -> None:
+    raise bad_request(f"Invalid accessLogSettings path. Must be one of : [{', '.join(ACCESS_LOG)}]")
 
 
 TABLE: Final = (
@@ -270,19 +331,21 @@ TABLE: Final = (
     Row(("replace",), "/cacheClusterEnabled", Type.BOOL),
     Row(("replace",), "/cacheClusterSize", effect=_size),
     Row(("replace",), "/clientCertificateId"),
+    Row(("replace",), "/webAclArn"),
     Row(("replace",), "/documentationVersion"),
     Row(("replace",), "/tracingEnabled", Type.BOOL),
     Row(("replace", "remove"), "/variables/{name}"),
     Row(("remove",), "/accessLogSettings"),
-    Row(("replace",), "/accessLogSettings/destinationArn"),
-    Row(("replace",), "/accessLogSettings/format"),
+    *(Row(("add", "replace"), path, effect=_access_log) for path in ACCESS_LOG),
+    Row(("add", "replace"), "/accessLogSettings", effect=_no_access_log),
+    Row(("add", "replace"), "/accessLogSettings/{name}", effect=_no_access_log),
     Row(("remove",), "/canarySettings"),
     Row(("replace",), "/canarySettings/percentTraffic", Type.DOUBLE, _percent),
-    Row(("replace",), "/canarySettings/useStageCache", Type.BOOL),
-    Row(("replace",), "/canarySettings/deploymentId"),
-    Row(("replace", "remove"), "/canarySettings/stageVariableOverrides/{name}"),
-    Row(("copy",), "/deploymentId", effect=_promote("deploymentId", "deploymentId")),
-    Row(("copy",), "/variables", effect=_promote("variables", "stageVariableOverrides")),
+    Row(("replace",), "/canarySettings/useStageCache", Type.BOOL, _canary_member),
+    Row(("replace",), "/canarySettings/deploymentId", effect=_canary_member),
+    Row(("replace", "remove"), "/canarySettings/stageVariableOverrides/{name}", effect=_override),
+    Row(("add",), "/canarySettings/<rest>", effect=_not_added),
+    Row(("copy",), "/<rest>", effect=_promote),
     *(
         Row(("replace", "remove"), f"/{{resourcePath}}/{{httpMethod}}/{path}", type_, _setting(name))
         for path, name, type_ in SETTINGS
@@ -303,8 +366,8 @@ async def update(call: Call) -> Answer:
         _, stage = await _stage(call, edit)
         changed = replace(patched(stage, TABLE, operations, _style), last_updated_date=now)
         rules.check_variables(changed.variables)
-        if changed.deployment_id != stage.deployment_id:
-            await _check_deployment(edit, changed)
+        await _check_deployments(edit, changed.api_id, changed.deployments - stage.deployments)
+        warn_of_canary(call, changed)
         edit.put(changed)
         return changed
 

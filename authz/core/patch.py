@@ -50,13 +50,17 @@ class Type(Enum):
 
 @dataclass(frozen=True)
 class Change:
-    """An operation that found its row: the draft to change, the parts of the path by name, the value as it was read."""
+    """An operation that found its row: the draft to change, the parts of the path by name, the value as it was read.
+
+    `origin` is the path that a copy is made from.
+    """
 
     draft: Document
     op: Op
     names: Mapping[str, str]
     path: tuple[str, ...]
     value: Any
+    origin: str | None = None
 
 
 def member(change: Change) -> None:
@@ -77,8 +81,8 @@ def member(change: Change) -> None:
 class Row:
     """Which operations a path takes, how its value reads, and what follows.
 
-    In a pattern `<name>` or `{name}` stands for one part of the path, and a resource path with its method after it
-    for one or more. `hidden` rows are our own: AWS's error lists do not name them.
+    In a pattern `<name>` or `{name}` stands for one part of the path; `<rest>`, and a resource path with its method
+    after it, for one or more. `hidden` rows are our own: AWS's error lists do not name them.
     """
 
     ops: tuple[Op, ...]
@@ -98,7 +102,7 @@ def _part(text: str, number: int) -> str:
     """One piece of a pattern: literal text and names take turns."""
     if number % 2 == 0:
         return re.escape(text)
-    return f"(?P<{re.sub('[^a-zA-Z]', '_', text)}>{'.+' if text == 'method' else '[^/]+'})"
+    return f"(?P<{re.sub('[^a-zA-Z]', '_', text)}>{'.+' if text in ('method', 'rest') else '[^/]+'})"
 
 
 Style = Callable[[PatchOperation, Sequence[str]], str]
@@ -106,8 +110,8 @@ Style = Callable[[PatchOperation, Sequence[str]], str]
 
 def invalid_path(operation: PatchOperation, allowed: Sequence[str]) -> str:
     """AWS's text for what a table does not have; two blanks after "path" are AWS's."""
-    listed = ", ".join(allowed)
-    return f"Invalid patch path  '{operation.path}' specified for op '{operation.op}'. Must be one of: [{listed}]"
+    choice = f"Must be one of: [{', '.join(allowed)}]" if allowed else "Please choose supported operations"
+    return f"Invalid patch path  '{operation.path}' specified for op '{operation.op}'. {choice}"
 
 
 def apply(
@@ -129,7 +133,7 @@ def _apply(table: Sequence[Row], draft: Document, operation: PatchOperation, sty
         if found := row.regex.fullmatch(operation.path):
             names = {name: unescape(text) for name, text in found.groupdict().items()}
             path = tuple(map(unescape, operation.path.split("/")[1:]))
-            row.effect(Change(draft, operation.op, names, path, _value(row, operation)))
+            row.effect(Change(draft, operation.op, names, path, _value(row, operation), operation.from_))
             return
     raise bad_request(style(operation, [row.pattern for row in rows if not row.hidden]))
 

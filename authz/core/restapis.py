@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from authz.core.errors import bad_request, conflict, limit_exceeded, not_found
+from authz.core.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
 from authz.core.methods import method_of
 from authz.core.resources import (
     Api,
@@ -25,7 +25,7 @@ from authz.core.stored import RestApi, StoredMethod, StoredResource, StoredStage
 
 VERBS: Final = ("GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "HEAD", "ANY")
 PATH_PART: Final = re.compile(r"[a-zA-Z0-9._\-:]+|\{[a-zA-Z0-9._\-:]+\+?\}")
-STAGE_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,128}")
+STAGE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 STATUS_CODE: Final = re.compile(r"[1-5]\d\d", re.ASCII)
 
 # AWS's kinds of gateway responses with their own statuses, in the order in which they are listed.
@@ -97,10 +97,10 @@ def move_resource(api: RestApi, resource_id: str, parent_id: str, part: str) -> 
     """The API with a resource, and all below it, elsewhere or under another name. Raises ApiError."""
     moved = resource(api, resource_id)
     if moved.parent_id is None:
-        raise bad_request("Root resource cannot be updated.")
+        raise bad_request(f"Root resource cannot update its {'pathPart' if part else 'parentId'}.")
     parent = resource(api, parent_id)
     if parent_id in branch(api, resource_id):
-        raise bad_request("Resources cannot be cyclic.")
+        raise bad_request("Resources cannot be cyclical.")
     _check_place(api, parent, part, resource_id)
     moved = replace(moved, parent_id=parent_id, path_part=part, path=_joined(parent.path, part))
     return _with_branch(_with(api, moved), moved)
@@ -337,7 +337,7 @@ def deployed(api: RestApi) -> Deployment:
 
 def check_stage(stage: StoredStage) -> None:
     if not STAGE_NAME.fullmatch(stage.stage_name):
-        raise bad_request("Stage name only allows a-zA-Z0-9_")
+        raise bad_request("Stage name only allows a-zA-Z0-9_-")
     check_variables(stage.variables)
 
 
@@ -355,8 +355,11 @@ Settings = dict[str, dict[str, Any]]
 
 
 def _spelling(settings: Settings, key: str) -> str | None:
-    """How the entry for the method that `key` names is spelled; None if there is no such entry."""
-    wanted = method_of(key)
+    """How the entry for the method that `key` names is spelled; None if there is no such entry, or no such method."""
+    try:
+        wanted = method_of(key)
+    except ValueError:
+        return None
     return next((held for held in settings if method_of(held) == wanted), None)
 
 
@@ -371,13 +374,16 @@ def with_setting(settings: Settings, key: str, name: str, value: Any) -> Setting
     return {**rest, key: {**before, name: value}}
 
 
+def no_setting(key: str) -> ApiError:
+    """The refusal to remove what is not there; the blank at the end is AWS's."""
+    return bad_request(f"Cannot remove method setting {key} because there is no method setting for this method ")
+
+
 def without_setting(settings: Settings, key: str, name: str | None = None) -> Settings:
     """A stage's settings without an entry, or with one value of it back to what `*/*` says. Raises ApiError."""
     held = _spelling(settings, key)
     if held is None:
-        raise bad_request(
-            f"Cannot remove method setting {key} because there is no method setting for this method "  # AWS's blank
-        )
+        raise no_setting(key)
     rest = {other: entry for other, entry in settings.items() if other != held}
     if name is None:
         return rest

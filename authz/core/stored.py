@@ -100,6 +100,8 @@ class RestApi(Resource, frozen=True):
     endpoint_configuration: dict[str, Any] = {}
     policy: str | None = None
     disable_execute_api_endpoint: bool = False
+    security_policy: str | None = None
+    endpoint_access_mode: str | None = None
     tags: dict[str, str] = {}
     resources: dict[str, StoredResource] = {}
     gateway_responses: dict[str, GatewayResponse] = {}
@@ -143,6 +145,11 @@ class StoredStage(Resource, frozen=True):
     def id(self) -> str:
         return stage_id(self.api_id, self.stage_name)
 
+    @property
+    def deployments(self) -> set[str]:
+        """The ids of the deployments that the stage refers to: its own and its canary's."""
+        return {self.deployment_id, (self.canary_settings or {}).get("deploymentId") or self.deployment_id}
+
 
 class BasePathMapping(Resource, frozen=True):
     """Below which base path of a domain an API is found; "" is the domain itself."""
@@ -153,7 +160,10 @@ class BasePathMapping(Resource, frozen=True):
 
 
 class DomainName(Resource, frozen=True):
-    """A host name and its base path mappings. `details` holds what else was given, as given."""
+    """A host name, as it was written, and its base path mappings. `details` holds what else was given, as given.
+
+    Host names are matched without case, so the id is in lower case.
+    """
 
     domain_name: str
     created_date: int
@@ -163,7 +173,7 @@ class DomainName(Resource, frozen=True):
 
     @property
     def id(self) -> str:
-        return self.domain_name
+        return self.domain_name.lower()
 
 
 class StoredAccount(Resource, frozen=True):
