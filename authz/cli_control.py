@@ -68,6 +68,13 @@ def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
 @click.option("--no-auth", is_flag=True, help="Let everybody in; on a loopback address only.")
 @click.option("--tls-cert", type=FILE, help="Certificate chain (PEM), for https.")
 @click.option("--tls-key", type=FILE, help="The certificate's private key (PEM).")
+@click.option(
+    "--domain-target",
+    metavar="HOST",
+    envvar="AUTHZ_DOMAIN_TARGET",
+    show_envvar=True,
+    help="The host of your Envoys, to which the DNS records of custom domains should point.",
+)
 def control(
     listen: str,
     http_listen: str | None,
@@ -79,6 +86,7 @@ def control(
     no_auth: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
+    domain_target: str | None,
 ) -> None:
     """Serve Amazon API Gateway's API for usage plans, keys and what they need, from the store in Redis.
 
@@ -99,6 +107,7 @@ def control(
         tls_cert=os.fspath(tls_cert) if tls_cert else None,
         tls_key=os.fspath(tls_key) if tls_key else None,
         sealer=sealer,
+        domain_target=domain_target or None,
     )
     if problem := options.problem():
         raise click.UsageError(problem)

@@ -71,11 +71,19 @@ def running(
     tls: tuple[str, str] | tuple[None, None] = (None, None),
     fixed: Callable[[], Items] = dict,
     now: Callable[[], int] = lambda: int(time.time()),
+    domain_target: str | None = None,
 ) -> Iterator[Control]:
     """A control plane until the block ends. Its `now` also judges signatures: pin it together with the client's."""
     ready: Future[Control] = Future()
     options = ControlOptions(
-        "127.0.0.1:0", redis_url, account, no_auth=no_auth, tls_cert=tls[0], tls_key=tls[1], sealer=sealer
+        "127.0.0.1:0",
+        redis_url,
+        account,
+        no_auth=no_auth,
+        tls_cert=tls[0],
+        tls_key=tls[1],
+        sealer=sealer,
+        domain_target=domain_target,
     )
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(options, fixed, now, ready, stop)), daemon=True)

@@ -60,7 +60,7 @@ class Authenticator:
         except SealError:
             raise _unknown() from None
         await verify(given, secret, received, self._now())
-        return Principal(found.name, found.read_only)
+        return Principal(found.name, found.read_only, given.scope[1])
 
     async def _credential(self, id_: str) -> Credential | None:
         found = await self._store.get("credential", id_)

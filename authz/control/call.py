@@ -16,6 +16,7 @@ from authz.usage import UsageLedger
 
 T = TypeVar("T")
 
+REGION: Final = "us-east-1"  # of a caller who does not sign
 PAGE: Final = 25  # AWS's page, where none is asked for
 MAX_PAGE: Final = 500
 ID_LENGTH: Final = 256  # of an id in the audit stream; callers choose what stands in a path
@@ -36,15 +37,19 @@ def flag(fields: Fields, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls."""
+    """Who calls, and the region that the signature names."""
 
     name: str
     read_only: bool = False
+    region: str = REGION
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What all calls share. `now` is in seconds of Unix time, `fixed` are the configuration file's items."""
+    """What all calls share. `now` is in seconds of Unix time, `fixed` are the configuration file's items.
+
+    `domain_target` is the host to which the DNS record of a custom domain should point.
+    """
 
     store: Store
     usage: UsageLedger
@@ -53,6 +58,7 @@ class Context:
     now: Callable[[], int]
     fixed: Callable[[], Items]
     explain: Callable[[Request], Awaitable[str]]
+    domain_target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,18 +21,27 @@ from authz.control.restapis import (
     patched,
 )
 from authz.core.errors import bad_request, conflict, not_found
-from authz.core.patch import Change, PatchOperation, Row, apply
+from authz.core.patch import Change, PatchOperation, Row, apply, member
 from authz.core.rules import BASE_PATH, HOST
 from authz.core.stored import BasePathMapping, DomainName, RestApi, StoredStage, stage_id
 from authz.store import Edit
 
 NO_BASE_PATH: Final = "(none)"  # how AWS writes the empty base path
+NO_TARGET: Final = "no-domain-target.invalid"  # resolves nowhere (RFC 2606), and a reader sees what is not set
+ZONE_ID: Final = "Z2FDTNDATAQYW2"  # the hosted zone that AWS documents for all its distributions
 
 # What of CreateDomainName is kept. The private key and what goes with it is not: nobody here would use it.
 DETAILS: Final = (
     *("certificateName", "certificateArn", "regionalCertificateName", "regionalCertificateArn", "securityPolicy"),
     *("endpointAccessMode", "mutualTlsAuthentication", "ownershipVerificationCertificateArn", "policy", "routingMode"),
 )
+
+
+class Truststore(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Where the certificates of clients come from: stored, and nothing follows from it here."""
+
+    truststore_uri: str | None = None
+    truststore_version: str | None = None
 
 
 class NewDomain(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -47,7 +56,7 @@ class NewDomain(Struct, frozen=True, rename="camel", omit_defaults=True):
     tags: dict[str, str] = {}
     security_policy: str | None = None
     endpoint_access_mode: Literal["BASIC", "STRICT"] | None = None
-    mutual_tls_authentication: dict[str, str] | None = None
+    mutual_tls_authentication: Truststore | None = None
     ownership_verification_certificate_arn: str | None = None
     policy: str | None = None
     routing_mode: str | None = None
@@ -64,12 +73,28 @@ class NewMapping(Struct, frozen=True, rename="camel"):
 # --- domain names -------------------------------------------------------------------------------------------------
 
 
-def _shown(domain: DomainName) -> dict[str, Any]:
+def _shown(call: Call, domain: DomainName) -> dict[str, Any]:
+    place = f"{call.principal.region}:{call.context.account_id}"
     return {
         "domainName": domain.domain_name,
+        "domainNameArn": f"arn:aws:apigateway:{place}:/domainnames/{domain.id}",
         "domainNameStatus": "AVAILABLE",
         **domain.details,
+        **_targets(call, domain),
         **given(tags=domain.tags),
+    }
+
+
+def _targets(call: Call, domain: DomainName) -> dict[str, Any]:
+    """The host that a DNS record for the domain should name, in the members that tools make such records from."""
+    target = call.context.domain_target or NO_TARGET
+    if "EDGE" not in domain.details["endpointConfiguration"]["types"]:
+        return {"regionalDomainName": target, "regionalHostedZoneId": ZONE_ID}
+    certified = any(domain.details.get(name) for name in ("certificateArn", "certificateName"))
+    return {
+        "distributionDomainName": target,
+        "distributionHostedZoneId": ZONE_ID,
+        **given(certificateUploadDate=domain.created_date if certified else None),
     }
 
 
@@ -87,8 +112,8 @@ async def create(call: Call) -> Answer:
         raise bad_request("Invalid domain name specified")
     members = msgspec.to_builtins(body)
     endpoint = (body.endpoint_configuration or Endpoint()).shown()
-    details = {name: members[name] for name in DETAILS if name in members} | {"endpointConfiguration": endpoint}
-    made = DomainName(host, call.context.now(), tags=body.tags, details=details)
+    details = {name: members[name] for name in DETAILS if members.get(name)} | {"endpointConfiguration": endpoint}
+    made = DomainName(body.domain_name, call.context.now(), tags=body.tags, details=details)
 
     async def edit(edit: Edit) -> None:
         if await edit.get("domain", host) is not None:
@@ -96,20 +121,44 @@ async def create(call: Call) -> Answer:
         edit.put(made)
 
     await call.write(edit, host)
-    return Answer(201, _shown(made))
+    if call.context.domain_target is None:
+        name = next(name for name in _targets(call, made) if name.endswith("DomainName"))
+        call.warn(f"{name} is {NO_TARGET}: start authz control with --domain-target")
+    return Answer(201, _shown(call, made))
 
 
 async def get(call: Call) -> Answer:
-    return Answer(body=_shown(await _domain(call, call.context.store)))
+    return Answer(body=_shown(call, await _domain(call, call.context.store)))
 
 
 async def get_all(call: Call) -> Answer:
     page = await call.context.store.page("domain", "domain", *call.paging())
-    return listed((_shown(one) for one in page.items if isinstance(one, DomainName)), page.position)
+    return listed((_shown(call, one) for one in page.items if isinstance(one, DomainName)), page.position)
 
 
 def _detail(change: Change) -> None:
-    change.draft[change.path[0]] = change.value
+    """Terraform takes a member away by an empty value."""
+    name = change.path[0]
+    if change.value:
+        change.draft[name] = change.value
+    else:
+        change.draft.pop(name, None)
+
+
+def _truststore(change: Change) -> None:
+    """Mutual TLS ends with its truststore."""
+    if change.value:
+        member(change)
+    else:
+        change.draft.pop("mutualTlsAuthentication", None)
+
+
+def _truststore_version(change: Change) -> None:
+    truststore = change.draft.get("mutualTlsAuthentication", {})
+    if change.value:
+        member(change)
+    else:
+        truststore.pop("truststoreVersion", None)
 
 
 def _endpoint(change: Change) -> None:
@@ -120,8 +169,8 @@ def _endpoint(change: Change) -> None:
 
 DOMAIN: Final = (
     *(Row(("replace",), f"/{name}", effect=_detail) for name in DETAILS if name != "mutualTlsAuthentication"),
-    Row(("replace",), "/mutualTlsAuthentication/truststoreUri"),
-    Row(("replace",), "/mutualTlsAuthentication/truststoreVersion"),
+    Row(("replace",), "/mutualTlsAuthentication/truststoreUri", effect=_truststore),
+    Row(("replace",), "/mutualTlsAuthentication/truststoreVersion", effect=_truststore_version),
     Row(("replace",), "/endpointConfiguration/types/{type}", effect=_endpoint),
     Row(("replace",), "/endpointConfiguration/ipAddressType"),
 )
@@ -139,7 +188,7 @@ async def _edit_domain(call: Call, change: Callable[[DomainName], DomainName]) -
 async def update(call: Call) -> Answer:
     operations = operations_of(call)
     changed = await _edit_domain(call, lambda domain: replace(domain, details=_patched_details(domain, operations)))
-    return Answer(body=_shown(changed))
+    return Answer(body=_shown(call, changed))
 
 
 def _patched_details(domain: DomainName, operations: Iterable[PatchOperation]) -> dict[str, Any]:

@@ -141,6 +141,11 @@ def _struct_faults(value: dict[str, Any], kind: type[Struct], path: str) -> Iter
 
 
 def _list_faults(value: list[Any], kind: Any, path: str) -> Iterator[str]:
+    if words := _words(kind, get_origin(kind)):  # AWS names such a list as a whole
+        if not all(_text(each, path) in words for each in value):
+            rule = f"Member must satisfy constraint: [Member must satisfy enum value set: [{', '.join(words)}]]"
+            yield _fault(f"[{', '.join(value)}]", path, rule)
+        return
     for number, each in enumerate(value, 1):
         yield from _member_faults(each, kind, f"{path}.{number}.member")
 

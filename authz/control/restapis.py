@@ -30,8 +30,10 @@ S = TypeVar("S", bound=Struct)
 
 ALPHABET: Final = string.ascii_lowercase + string.digits
 ENDPOINTS: Final = ("PRIVATE", "EDGE", "REGIONAL")
+ENDPOINTS_OF_A_PATCH: Final = ("REGIONAL", "EDGE", "PRIVATE")  # AWS lists them in another order there
 KEY_SOURCES: Final = ("AUTHORIZER", "HEADER")
 ADDRESS_TYPES: Final = ("ipv4", "dualstack")
+ACCESS_MODES: Final = ("BASIC", "STRICT")
 
 
 # --- what the parts of an API share -------------------------------------------------------------------------------
@@ -152,18 +154,32 @@ async def check_unmapped(edit: Edit, api_id: str, stage: str | None = None) -> N
 
 
 class Endpoint(Struct, frozen=True, rename="camel"):
-    """The kinds of endpoint: stored, and nothing follows from them here."""
+    """The kind of endpoint: stored, and nothing follows from it here."""
 
     types: tuple[Literal["PRIVATE", "EDGE", "REGIONAL"], ...] = ("EDGE",)
-    ip_address_type: Literal["ipv4", "dualstack"] = "ipv4"
+    ip_address_type: Literal["ipv4", "dualstack"] | None = None
     vpc_endpoint_ids: tuple[str, ...] | None = None
 
     def shown(self) -> dict[str, Any]:
-        return given(
-            types=list(self.types),
-            ipAddressType=self.ip_address_type,
-            vpcEndpointIds=None if self.vpc_endpoint_ids is None else list(self.vpc_endpoint_ids),
+        """The endpoint as AWS shows it. Raises ApiError for one that AWS does not make."""
+        if not self.types:
+            raise bad_request("REGIONAL Configuration and EDGE Configuration cannot be both DISABLED.")
+        if len(self.types) > 1:
+            raise bad_request("Cannot create an api with multiple Endpoint Types.")
+        usual = "dualstack" if self.types == ("PRIVATE",) else "ipv4"
+        return checked_endpoint(
+            given(
+                types=list(self.types),
+                ipAddressType=self.ip_address_type or usual,
+                vpcEndpointIds=None if self.vpc_endpoint_ids is None else list(self.vpc_endpoint_ids),
+            )
         )
+
+
+def checked_endpoint(shown: dict[str, Any]) -> dict[str, Any]:
+    if "PRIVATE" in shown["types"] and shown["ipAddressType"] != "dualstack":
+        raise bad_request("Only dualstack ipAddressType is supported for Private APIs.")
+    return shown
 
 
 class NewApi(Struct, frozen=True, rename="camel"):
@@ -180,13 +196,15 @@ class NewApi(Struct, frozen=True, rename="camel"):
     policy: str | None = None
     tags: dict[str, str] = {}
     disable_execute_api_endpoint: bool = False
+    security_policy: str | None = None
+    endpoint_access_mode: Literal["BASIC", "STRICT"] | None = None
     key_sources: tuple[KeySource, ...] | None = None
     authorizer: AuthorizerSource | None = None
     forward_api_key: bool = False
 
 
 def shown(api: RestApi) -> dict[str, Any]:
-    """An API as AWS shows it."""
+    """An API as AWS shows it where it is made and in lists: tags only if there are any."""
     return {
         "id": api.id,
         "name": api.name,
@@ -203,11 +221,18 @@ def shown(api: RestApi) -> dict[str, Any]:
             # AWS sends a policy as the inside of a JSON string, and Terraform unquotes it.
             policy=msgspec.json.encode(api.policy).decode()[1:-1] if api.policy else None,
             tags=api.tags,
+            securityPolicy=api.security_policy,
+            endpointAccessMode=api.endpoint_access_mode,
             keySources=None if api.key_sources is None else msgspec.to_builtins(api.key_sources),
             authorizer=None if api.authorizer is None else msgspec.to_builtins(api.authorizer),
             forwardApiKey=api.forward_api_key or None,
         ),
     }
+
+
+def shown_alone(api: RestApi) -> dict[str, Any]:
+    """An API as AWS shows it by itself: with its tags, also if there are none."""
+    return {**shown(api), "tags": api.tags}
 
 
 def _empty(call: Call, name: str) -> RestApi:
@@ -220,6 +245,8 @@ def _empty(call: Call, name: str) -> RestApi:
 
 async def create(call: Call) -> Answer:
     body = call.read(NewApi)
+    if body.description == "":
+        raise bad_request("Description cannot be an empty string")
     empty = _empty(call, body.name)
 
     async def edit(edit: Edit) -> RestApi:
@@ -247,6 +274,8 @@ def _as_given(base: RestApi, body: NewApi) -> RestApi:
         endpoint_configuration=endpoint.shown() if endpoint else base.endpoint_configuration,
         policy=body.policy or base.policy,
         disable_execute_api_endpoint=body.disable_execute_api_endpoint,
+        security_policy=body.security_policy or base.security_policy,
+        endpoint_access_mode=body.endpoint_access_mode or base.endpoint_access_mode,
         tags=body.tags,
         key_sources=body.key_sources or base.key_sources,
         authorizer=body.authorizer or base.authorizer,
@@ -255,7 +284,7 @@ def _as_given(base: RestApi, body: NewApi) -> RestApi:
 
 
 async def get(call: Call) -> Answer:
-    return Answer(body=shown(await api_of(call, call.context.store)))
+    return Answer(body=shown_alone(await api_of(call, call.context.store)))
 
 
 async def get_all(call: Call) -> Answer:
@@ -287,18 +316,35 @@ def _source(change: Change) -> None:
     change.draft["apiKeySource"] = change.value
 
 
+def _text(change: Change) -> None:
+    """Terraform takes a text away by an empty value."""
+    change.draft[change.path[0]] = change.value or None
+
+
+def _held_endpoint(change: Change) -> dict[str, Any]:
+    return change.draft.get("endpointConfiguration") or Endpoint().shown()
+
+
 def _endpoint(change: Change) -> None:
+    if change.op != "replace":
+        raise bad_request("Invalid patch operation specified. Must be 'add'|'remove'|'replace'")  # so AWS says
     if change.value not in ENDPOINTS:
-        raise bad_request(f"Invalid endpoint type specified. Must be one of [{', '.join(ENDPOINTS)}]")
-    endpoint = change.draft.get("endpointConfiguration") or Endpoint().shown()
-    change.draft["endpointConfiguration"] = {**endpoint, "types": [change.value]}
+        raise bad_request(f"Invalid EndpointTypes specified. Valid options are {','.join(ENDPOINTS_OF_A_PATCH)}")
+    alone = {"ipAddressType": "dualstack"} if change.value == "PRIVATE" else {}
+    change.draft["endpointConfiguration"] = {**_held_endpoint(change), "types": [change.value], **alone}
 
 
 def _address_type(change: Change) -> None:
     if change.value not in ADDRESS_TYPES:
-        raise bad_request(f"Invalid IP address type specified. Must be one of [{', '.join(ADDRESS_TYPES)}]")
-    endpoint = change.draft.get("endpointConfiguration") or Endpoint().shown()
-    change.draft["endpointConfiguration"] = {**endpoint, "ipAddressType": change.value}
+        raise bad_request(f"ipAddressType must be either {' or '.join(ADDRESS_TYPES)}.")
+    changed = {**_held_endpoint(change), "ipAddressType": change.value}
+    change.draft["endpointConfiguration"] = checked_endpoint(changed)
+
+
+def _access_mode(change: Change) -> None:
+    if change.value not in ACCESS_MODES:
+        raise bad_request(f"Invalid endpoint access mode specified. Must be one of [{', '.join(ACCESS_MODES)}]")
+    change.draft["endpointAccessMode"] = change.value
 
 
 def _vpc_endpoints(change: Change) -> None:
@@ -326,13 +372,15 @@ def _media_type(change: Change) -> None:
 
 TABLE: Final = (
     Row(("replace",), "/name"),
-    Row(("replace",), "/description"),
+    Row(("replace", "remove"), "/description", effect=_text),
     Row(("replace",), "/version"),
     Row(("replace",), "/apiKeySource", effect=_source),
+    Row(("replace",), "/securityPolicy", effect=_text),
+    Row(("replace",), "/endpointAccessMode", effect=_access_mode),
     Row(("replace",), "/disableExecuteApiEndpoint", Type.BOOL),
     Row(("replace",), "/policy"),
     Row(("replace",), "/minimumCompressionSize", effect=_size),
-    Row(("replace",), "/endpointConfiguration/types/{type}", effect=_endpoint),
+    Row(("add", "remove", "replace"), "/endpointConfiguration/types/{type}", effect=_endpoint),
     Row(("replace",), "/endpointConfiguration/ipAddressType", effect=_address_type),
     Row(("add", "remove"), "/endpointConfiguration/vpcEndpointIds", effect=_vpc_endpoints),
     Row(("add", "remove", "replace"), "/binaryMediaTypes/{type}", effect=_media_type),
@@ -346,11 +394,11 @@ async def update(call: Call) -> Answer:
     operations = operations_of(call)
 
     def change(api: RestApi) -> RestApi:
-        changed = patched(api, TABLE, operations, bare_style)
+        changed = patched(api, TABLE, operations, ops_style(TABLE))
         check_api(changed)
         return changed
 
-    return Answer(body=shown(await edit_api(call, change)))
+    return Answer(body=shown_alone(await edit_api(call, change)))
 
 
 # --- OpenAPI ------------------------------------------------------------------------------------------------------
@@ -366,7 +414,7 @@ async def import_api(call: Call) -> Answer:
         edit.put(result.api)
 
     await call.write(edit, result.api.id)
-    return _imported(201, result)
+    return _imported(201, shown(result.api), result)
 
 
 async def put(call: Call) -> Answer:
@@ -381,11 +429,12 @@ async def put(call: Call) -> Answer:
         edit.put(result.api)
         return result
 
-    return _imported(200, await call.write(edit))
+    result = await call.write(edit)
+    return _imported(200, shown_alone(result.api), result)
 
 
-def _imported(status: int, result: Imported) -> Answer:
-    return Answer(status, {**shown(result.api), **({"warnings": list(result.warnings)} if result.warnings else {})})
+def _imported(status: int, api: dict[str, Any], result: Imported) -> Answer:
+    return Answer(status, {**api, **({"warnings": list(result.warnings)} if result.warnings else {})})
 
 
 def _judged(result: Imported, call: Call) -> Imported:
@@ -395,10 +444,10 @@ def _judged(result: Imported, call: Call) -> Imported:
 
 
 def _endpoints(call: Call) -> dict[str, Any]:
-    wanted = call.one("endpointConfigurationTypes") or "EDGE"
+    wanted: Any = call.one("endpointConfigurationTypes") or "EDGE"
     if wanted not in ENDPOINTS:
         raise invalid_value(wanted, "endpointConfigurationTypes", f"enum value set: [{', '.join(ENDPOINTS)}]")
-    return {**Endpoint().shown(), "types": [wanted]}
+    return Endpoint(types=(wanted,)).shown()
 
 
 def _document(body: bytes) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from authz.control.call import Context
 from authz.control.connections import Connection, Connections
 from authz.control.explaining import Explainer
 from authz.core.resources import DEFAULT_ACCOUNT
+from authz.core.rules import HOST
 from authz.core.stored import Items
 from authz.limiter import RedisLimiter
 from authz.metrics import ControlMetrics
@@ -49,6 +50,7 @@ class ControlOptions:
     tls_cert: str | None = None
     tls_key: str | None = None
     sealer: Sealer = field(default_factory=Sealer)
+    domain_target: str | None = None  # the host to which DNS records of custom domains should point
     http_listen: str | None = None  # of /metrics, /healthz and /readyz, which ask for no credentials
 
     def problem(self) -> str | None:
@@ -59,6 +61,8 @@ class ControlOptions:
         host = self.listen.rpartition(":")[0].strip("[]")
         if self.no_auth and not (self.listen.startswith("unix:") or is_loopback(host)):
             return "--no-auth lets everybody in, so it listens on a loopback address only"
+        if self.domain_target and not HOST.fullmatch(self.domain_target):
+            return f"expected the domain target to be a host name in lower case, not {self.domain_target}"
         if bool(self.tls_cert) != bool(self.tls_key):
             return "TLS needs both a certificate and its key"
         return self._tls_problem()
@@ -90,7 +94,7 @@ async def control_plane(
     usage = UsageLedger(options.redis_url, account=options.account_id, retention_days=options.retention_days)
     limiter = RedisLimiter(options.redis_url, account=options.account_id, budget=REDIS_SECONDS)
     explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed)
-    context = Context(store, usage, options.sealer, options.account_id, now, fixed, explainer)
+    context = Context(store, usage, options.sealer, options.account_id, now, fixed, explainer, options.domain_target)
     gate = anybody if options.no_auth else Authenticator(store, options.sealer, now)
     observe = (metrics or ControlMetrics()).observe
     try:

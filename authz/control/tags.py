@@ -37,7 +37,7 @@ def _named(arn: str) -> tuple[str, str]:
         raise bad_request("Invalid ARN specified in the request")
     if found["stage"]:
         return "stage", stage_id(found["id"], found["stage"])
-    return KIND[found["family"]], found["id"]
+    return KIND[found["family"]], found["id"].lower() if found["family"] == "domainnames" else found["id"]
 
 
 async def _tagged(source: Edit | Any, call: Call) -> Item:

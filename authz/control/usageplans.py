@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from authz.control.apikeys import key_value, page_of, refuse_fixed_plan, stored_key, unused_id
 from authz.control.call import Answer, Call, Operation
+from authz.control.restapis import listed
+from authz.control.restapis import page_of as page_of_items
 from authz.core import patch
 from authz.core.errors import bad_request, not_found
 from authz.core.patch import Document, Patch
@@ -113,7 +115,8 @@ async def get_usage_plans(call: Call) -> Answer:
     if not isinstance(key, StoredKey):
         return Answer(body={"item": []})
     plans = live_plans(key, await store.many("usageplan", plan_ids(key)))
-    return Answer(body={"item": [plan_document(plan) for plan in reversed(plans)]})
+    page, position = page_of_items(plans, lambda plan: plan.plan.id, call)
+    return listed(map(plan_document, page), position)
 
 
 async def update_usage_plan(call: Call) -> Answer:

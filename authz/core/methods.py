@@ -22,9 +22,14 @@ def method_of(key: str) -> tuple[str, str]:
     written, _, method = key.rpartition("/") if "/" in key else (key, "", "")
     path = "/" + written.replace("~1", "/").removeprefix("/")
     if method not in HTTP_METHODS | {WILDCARD} or (path != "/" and "" in path.split("/")[1:]):
-        raise ValueError(f"Invalid method {{resourcePath: {written},method: {method}}} specified")
+        raise no_method(written, method)
     if path != "/*":
         return path, method
     if method != WILDCARD:
         raise ValueError(f"expected */*: the path * has no method {method} of its own")
     return WILDCARD, WILDCARD
+
+
+def no_method(path: str, method: str) -> ValueError:
+    """The refusal of a key that names no method, in AWS's words."""
+    return ValueError(f"Invalid method {{resourcePath: {path},method: {method}}} specified")

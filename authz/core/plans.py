@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -12,16 +11,16 @@ from msgspec import Meta
 
 from authz.core.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
 from authz.core.limits import throttle
-from authz.core.methods import method_of
+from authz.core.methods import method_of, no_method
 from authz.core.patch import Change, Document, Row, Type
 from authz.core.resources import ApiKey, ApiStage, FailurePolicy, Mode, QuotaSettings, ThrottleSettings, UsagePlan
+from authz.core.rules import value_problem
 from authz.core.stored import StoredKey, StoredPlan
 
 LONGEST_NAME: Final = 1024
 LONGEST_DESCRIPTION: Final = 125_000
 SHORTEST_VALUE: Final = 20
 LONGEST_VALUE: Final = 128
-VALUE: Final = re.compile(r"[A-Za-z0-9_\-.~+/=]*")
 MOST_METHOD_THROTTLES: Final = 20  # of one stage in one plan
 MOST_PLANS_OF_A_KEY: Final = 10
 MOST_TAGS: Final = 50
@@ -84,8 +83,8 @@ def checked_value(value: str) -> str:
         raise bad_request("API Key value should be at least 20 characters")
     if len(value) > LONGEST_VALUE:
         raise bad_request("API Key value exceeds maximum size of 128 characters")
-    if not VALUE.fullmatch(value):
-        raise bad_request("API Key value may contain letters, digits and -_.~+/= only")
+    if problem := value_problem(value):  # the file's rule: what no header could carry is no key
+        raise bad_request(f"Invalid API Key value: {problem}")
     return value
 
 
@@ -204,7 +203,19 @@ def _method_throttles(document: Mapping[str, Document | None]) -> dict[str, Thro
 
 
 def _method_key(written: str) -> str:
-    """The one spelling of a method in a plan: `/pets/GET`, `//GET` for the root."""
+    """The key of a method as a plan holds it: `/pets/GET`, `//GET` for the root.
+
+    Raises ApiError for a key without its first slash, as AWS does: shown with one, it would differ from what a tool
+    wrote, and Terraform would plan a change for ever.
+    """
+    if not written.startswith("/"):
+        path, method = written.rsplit("/", 1) if "/" in written else (written, "")
+        raise bad_request(str(no_method(path, method)))
+    return _key_of_path(written)
+
+
+def _key_of_path(written: str) -> str:
+    """The key of the method that a patch names; its path may lack the first slash."""
     try:
         path, method = method_of(written)
     except ValueError as error:
@@ -289,13 +300,13 @@ def _replace_methods(change: Change) -> None:
 
 def _remove_method(change: Change) -> None:
     stage = _attached(change, change.names["apidId_stageName"])
-    stage.get("throttle", {}).pop(_method_key(change.names["method"]), None)
+    stage.get("throttle", {}).pop(_key_of_path(change.names["method"]), None)
 
 
 def _method_number(change: Change) -> None:
     stage = _attached(change, change.names["apidId_stageName"])
     methods = stage.setdefault("throttle", {})
-    methods.setdefault(_method_key(change.names["method"]), {})[change.path[-1]] = change.value
+    methods.setdefault(_key_of_path(change.names["method"]), {})[change.path[-1]] = change.value
 
 
 _STAGE = "/apiStages/<apidId:stageName>/throttle"  # "apidId" is AWS's spelling

@@ -78,6 +78,21 @@ def test_c06_an_empty_value_is_generated(aws: Any) -> None:
     assert len(aws.create_api_key(value="")["value"]) == 40
 
 
+@pytest.mark.parametrize("characters", ["#@&\"'(!", "*:;<>?[]{}|^`$%", "\\/~+-_.=", "{}"])
+def test_a_value_holds_what_a_header_can_carry(aws: Any, characters: str) -> None:
+    value = f"{characters:x<24}"
+    made = aws.create_api_key(value=value)
+    assert made["value"] == value
+    assert aws.get_api_key(apiKey=made["id"], includeValue=True)["value"] == value
+
+
+@pytest.mark.parametrize("character", [",", " ", "\t", "\n", "§", "ç", "\x7f"])
+def test_a_value_that_no_header_can_carry_is_refused(aws: Any, character: str) -> None:
+    expected = "expected printable ASCII characters other than blank and comma"
+    refused = f"BadRequestException: Invalid API Key value: {expected}"
+    assert refusal(aws.create_api_key, value="x" * 12 + character + "x" * 12) == refused
+
+
 def test_c07_a_value_is_unique(aws: Any) -> None:
     aws.create_api_key(value=VALUE)
     assert refusal(aws.create_api_key, value=VALUE) == "ConflictException: API Key already exists"

@@ -155,6 +155,25 @@ def test_c40_a_method_that_is_none(aws: Any) -> None:
     assert refusal(aws.create_usage_plan, name="p", apiStages=stages) == expected
 
 
+@pytest.mark.parametrize(("path", "method"), [("pets", "GET"), ("*", "*"), ("~1pets", "GET")])
+def test_a_method_without_its_first_slash_is_refused(aws: Any, path: str, method: str) -> None:
+    """Shown with one, it would be another than Terraform wrote, and be changed for ever."""
+    stages = [PLACE | {"throttle": {f"{path}/{method}": {"rateLimit": 1.0, "burstLimit": 1}}}]
+    expected = f"BadRequestException: Invalid method {{resourcePath: {path},method: {method}}} specified"
+    assert refusal(aws.create_usage_plan, name="p", apiStages=stages) == expected
+
+
+def test_plans_of_a_key_are_paged(aws: Any) -> None:
+    plans, key = [new_plan(aws) for _ in range(5)], aws.create_api_key()["id"]
+    for plan in plans:
+        add_key(aws, plan, key)
+    pages = [
+        ids(page) for page in aws.get_paginator("get_usage_plans").paginate(keyId=key, PaginationConfig={"PageSize": 2})
+    ]
+    assert [len(page) for page in pages] == [2, 2, 1]
+    assert sorted(plan for page in pages for plan in page) == sorted(plans)
+
+
 def test_c41_a_plan_is_read(aws: Any) -> None:
     plan = new_plan(aws)
     assert aws.get_usage_plan(usagePlanId=plan)["tags"] == {}

@@ -66,11 +66,20 @@ def test_a_deep_path_with_parameters_is_one_method() -> None:
 
 def test_one_spelling_finds_what_another_set() -> None:
     done = patched(
-        operation("replace", THROTTLE, '{"pets/GET": {"rateLimit": 1, "burstLimit": 1}, "//GET": {"rateLimit": 2}}'),
+        operation("replace", THROTTLE, '{"/pets/GET": {"rateLimit": 1, "burstLimit": 1}, "//GET": {"rateLimit": 2}}'),
         operation("replace", f"{THROTTLE}/~1pets/GET/rateLimit", "5"),
         operation("remove", f"{THROTTLE}//GET"),
     )
     assert stage(done)["throttle"] == {"/pets/GET": {"rateLimit": 5.0, "burstLimit": 1}}
+
+
+@pytest.mark.parametrize("key", ["pets/GET", "~1pets/GET", "*/*", "GET", "pets"])
+def test_a_key_without_its_first_slash_is_refused(key: str) -> None:
+    """Shown with one, it would be another key than a tool wrote: Terraform would plan a change for ever."""
+    text = f'{{"{key}": {{"rateLimit": 1}}}}'
+    assert refusal(operation("replace", THROTTLE, text)).startswith(
+        "BadRequestException: Invalid method {resourcePath: "
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,8 +101,8 @@ def test_a_burst_that_is_none_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("op", ["move", "test", "copy"])
 def test_an_operation_that_nothing_supports_lists_nothing(op: Op) -> None:
-    expected = f"BadRequestException: Invalid patch path  '/name' specified for op '{op}'. Must be one of: []"
-    assert refusal(operation(op, "/name", "x")) == expected
+    refused = f"BadRequestException: Invalid patch path  '/name' specified for op '{op}'. "
+    assert refusal(operation(op, "/name", "x")) == refused + "Please choose supported operations"
 
 
 def test_hidden_rows_work_and_are_not_listed() -> None:
