@@ -165,7 +165,6 @@ DECIMAL: Final = re.compile(
     r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
 EXPONENT: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z")
-DEEPEST: Final = 100  # of lists and mappings within one another
 DIGITS: Final = 100  # more are no number that anything here can be
 
 
@@ -221,27 +220,6 @@ def _name(key: yaml.Node) -> object:
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
-
-
-def document(text: str, name: str) -> dict[Any, Any]:
-    """A mapping in YAML or JSON, such as an OpenAPI document, read as carefully as the file. Raises ConfigError."""
-    # The file is read in a process of its own; here, libyaml's recursion would take the whole process down.
-    if _is_deep(text, name):
-        raise ConfigError([Problem(name, "nested too deeply")])
-    return _yaml(text, name)
-
-
-def _is_deep(text: str, name: str) -> bool:
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=SafeLoader):
-            starts, ends = isinstance(event, yaml.CollectionStartEvent), isinstance(event, yaml.CollectionEndEvent)
-            depth += starts - ends
-            if depth > DEEPEST:
-                return True
-    except yaml.YAMLError as fault:
-        raise ConfigError([_yaml_problem(fault, text, name)]) from None
-    return False
 
 
 def _yaml(text: str, name: str) -> dict[Any, Any]:

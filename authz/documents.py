@@ -3,8 +3,195 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # PyYAML built without libyaml: the same, ten times slower
+    from yaml import SafeLoader  # type: ignore[assignment]
+
+MAX_DEPTH: Final = 100  # of lists and mappings within one another
+MAX_NODES: Final = 400_000  # of YAML; each takes half a kilobyte while it is read
+MAX_SIZE: Final = 30_000_000  # with aliases written out: 16 for each value, and its characters
+VALUE_SIZE: Final = 16
+INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
+DECIMAL: Final = re.compile(r"[-+]?[0-9]{1,99}(\.[0-9]{0,99})?([eE][-+]?[0-9]{1,3})?")
+STR: Final = "tag:yaml.org,2002:str"
+MERGE: Final = "tag:yaml.org,2002:merge"
+
+
+class DocumentError(Exception):
+    """What is neither JSON nor YAML, or is no mapping."""
+
+
+class TagError(DocumentError):
+    """YAML with a tag that only a template's own tools know."""
+
+
+class RefusedError(DocumentError):
+    """A document in JSON or YAML that is too deep or too large, or that says a thing twice."""
 
 
 def text_of(body: bytes) -> str:
     """The text of a body in UTF-8, UTF-16 or UTF-32, with or without a byte order mark. Raises UnicodeError."""
     return body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
+
+
+def read_document(body: bytes) -> dict[str, Any]:
+    """The mapping in a body, with texts as keys, as JSON knows it. Raises DocumentError."""
+    try:
+        text = text_of(body)
+    except UnicodeError:
+        raise DocumentError("no Unicode text") from None
+    found = _json(text)
+    found = _yaml(text) if found is None else found
+    if not isinstance(found, dict):
+        raise DocumentError(f"expected a mapping, got {type(found).__name__}")
+    return found
+
+
+def _json(text: str) -> Any:
+    """The value of a JSON text; None where it is none."""
+    try:
+        found = msgspec.json.decode(text)
+        # What is decoded here is thrown away: msgspec does not say that a key stands twice.
+        json.loads(text, object_pairs_hook=_check_keys)
+    except RecursionError:
+        raise RefusedError("it is nested too deeply") from None
+    except (msgspec.DecodeError, ValueError):
+        return None
+    if _depth_exceeds(found, MAX_DEPTH):
+        raise RefusedError("it is nested too deeply")
+    return found
+
+
+def _check_keys(pairs: list[tuple[str, Any]]) -> None:
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise RefusedError(f"the key '{name[:100]}' is given twice")
+        names.add(name)
+
+
+def _depth_exceeds(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> list[Any]:
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return [part for part in parts if isinstance(part, dict | list)]
+
+
+# --- YAML ---------------------------------------------------------------------------------------------------------
+
+
+class _Loader(SafeLoader):
+    """YAML as JSON knows it: keys are texts, and so are times and numbers that are not written as JSON writes them."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge what `<<` names. Keys such as `on` and `no` are texts, and none stands twice."""
+        names: set[str] = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise DocumentError(f"{_place(key.start_mark)}: a key is no text")
+            if key.tag == MERGE:
+                self._count_merged(value)
+                continue
+            key.tag = STR
+            if key.value in names:
+                raise RefusedError(f"{_place(key.start_mark)}: the key '{key.value[:100]}' is given twice")
+            names.add(key.value)
+        if len(names) < len(node.value):
+            super().flatten_mapping(node)
+            # A key that wins over a merged one stands behind it.
+            node.value = list({key.value: (key, value) for key, value in node.value}.values())
+
+    def _count_merged(self, value: yaml.Node) -> None:
+        """Count the pairs that are to be merged, in all of the document: a few lines could name each of many often."""
+        for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if isinstance(part, yaml.MappingNode):
+                self.flatten_mapping(part)
+                self._merged += len(part.value)
+            if self._merged > MAX_NODES:
+                raise RefusedError("it is too large with its aliases written out")
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+        return int(node.value) if INTEGER.fullmatch(node.value) else node.value
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
+        return float(node.value) if DECIMAL.fullmatch(node.value) else node.value
+
+    def construct_undefined(self, node: yaml.Node) -> Any:
+        refused = TagError if node.tag.startswith("!") else DocumentError
+        raise refused(f"{_place(node.start_mark)}: the tag {node.tag[:100]}")
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Loader.add_constructor(None, _Loader.construct_undefined)
+
+
+def _yaml(text: str) -> Any:
+    try:
+        _check_bounds(text)
+        loader = _Loader(text)
+        try:
+            found = loader.get_single_data()
+        finally:
+            loader.dispose()
+        if _size(found, {}) > MAX_SIZE:
+            raise RefusedError("it is too large with its aliases written out")
+        return msgspec.json.decode(msgspec.json.encode(found))
+    except RecursionError:
+        raise RefusedError("it is nested too deeply, or an alias stands within what it stands for") from None
+    except yaml.MarkedYAMLError as fault:
+        place = f"{_place(fault.problem_mark)}: " if fault.problem_mark else ""
+        raise DocumentError(f"{place}{(fault.problem or 'not valid YAML')[:200]}") from None
+    except (yaml.YAMLError, TypeError, ValueError) as fault:
+        raise DocumentError(f"not valid YAML ({type(fault).__name__})") from None
+
+
+def _check_bounds(text: str) -> None:
+    """Go through the events once: libyaml's recursion would take the process down, and nodes fill the memory."""
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=SafeLoader):
+        nodes += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise RefusedError("it is nested too deeply")
+        if nodes > MAX_NODES:
+            raise RefusedError(f"YAML can have {MAX_NODES:,} values here; write it as JSON")
+
+
+def _size(value: Any, sizes: dict[int, int]) -> int:
+    """What a value comes to; one that aliases share is reckoned once and counted each time."""
+    if not isinstance(value, dict | list):
+        return VALUE_SIZE + (len(value) if isinstance(value, str) else 0)
+    if id(value) not in sizes:
+        parts = chain(value, value.values()) if isinstance(value, dict) else value
+        sizes[id(value)] = VALUE_SIZE + sum(_size(part, sizes) for part in parts)
+    return sizes[id(value)]
+
+
+def _place(mark: yaml.Mark) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"

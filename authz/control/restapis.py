@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import secrets
@@ -11,19 +10,23 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from authz.config import document as yaml_document
+from authz.background import in_background
 from authz.control.call import Answer, Call, Operation
 from authz.core.errors import ApiError, bad_request, not_found
-from authz.core.openapi import Imported, Options, imported
+from authz.core.oasdocument import unreadable
+from authz.core.openapi import INTRINSICS, Imported, Mode, Options, imported
 from authz.core.patch import Change, Patch, PatchOperation, Row, Style, Type, apply
 from authz.core.resources import AuthorizerSource, KeySource
 from authz.core.restapis import check_api
 from authz.core.stored import DomainName, Item, RestApi, StoredPlan, StoredResource, children, stage_id, stage_plans
-from authz.faults import ConfigError
+from authz.documents import DocumentError, RefusedError, TagError, read_document
 from authz.store import Edit
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -405,10 +408,9 @@ async def update(call: Call) -> Answer:
 
 
 async def import_api(call: Call) -> Answer:
-    document = await asyncio.to_thread(_document, call.body)
+    document = await in_background(_document, call.body)
     empty = replace(_empty(call, ""), endpoint_configuration=_endpoints(call))
-    options = Options(new_id, basepath=call.one("basepath") or "ignore")
-    result = _judged(await asyncio.to_thread(imported, empty, document, options), call)
+    result = _judged(await in_background(imported, empty, document, _options(call, "merge")), call)
 
     async def edit(edit: Edit) -> None:
         edit.put(result.api)
@@ -421,11 +423,11 @@ async def put(call: Call) -> Answer:
     mode = call.one("mode") or "merge"
     if mode not in ("merge", "overwrite"):
         raise bad_request('Enumeration value of OpenAPI import mode must be "overwrite" or "merge"')
-    document = await asyncio.to_thread(_document, call.body)
-    options = Options(new_id, "overwrite" if mode == "overwrite" else "merge", call.one("basepath") or "ignore")
+    options = _options(call, "overwrite" if mode == "overwrite" else "merge")
+    document = await in_background(_document, call.body)
 
     async def edit(edit: Edit) -> Imported:
-        result = _judged(await asyncio.to_thread(imported, await api_of(call, edit), document, options), call)
+        result = _judged(await in_background(imported, await api_of(call, edit), document, options), call)
         edit.put(result.api)
         return result
 
@@ -437,9 +439,19 @@ def _imported(status: int, api: dict[str, Any], result: Imported) -> Answer:
     return Answer(status, {**api, **({"warnings": list(result.warnings)} if result.warnings else {})})
 
 
+def _options(call: Call, mode: Mode) -> Options:
+    accept = tuple(name.strip() for name in (call.one("accept") or "").split(",") if name.strip())
+    options = Options(new_id, mode, call.one("basepath") or "ignore", accept, call.one("ignore"))
+    options.check()
+    return options
+
+
 def _judged(result: Imported, call: Call) -> Imported:
-    if result.warnings and call.flag("failonwarnings"):
+    """The import with its warnings in the answer, the log and the audit. Raises ApiError where they are to fail it."""
+    if result.grave and call.flag("failonwarnings"):
         raise bad_request("Warnings found during import:\n\t" + "\n\t".join(result.warnings))
+    for warning in result.warnings:
+        call.warn(warning)
     return result
 
 
@@ -453,22 +465,14 @@ def _endpoints(call: Call) -> dict[str, Any]:
 def _document(body: bytes) -> dict[str, Any]:
     """The JSON or YAML in a body, as JSON knows it. Raises ApiError."""
     try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        found = _yaml(body)
-    if not isinstance(found, dict):
-        raise bad_request("Invalid OpenAPI input.")
-    return found
-
-
-def _yaml(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(msgspec.json.encode(yaml_document(body.decode("utf-8-sig"), "body")))
-    except ConfigError as refused:
-        cause = str(refused.problems[0])
-    except (UnicodeError, TypeError, ValueError, RecursionError):
-        cause = "neither JSON nor YAML"
-    raise bad_request(f"Failed to parse the uploaded OpenAPI document due to: {cause}")
+        return read_document(body)
+    except RefusedError as refused:
+        raise unreadable(str(refused)) from None
+    except TagError as refused:
+        raise bad_request(f"Invalid OpenAPI input. {refused}: {INTRINSICS}") from None
+    except DocumentError as refused:
+        log.info("an import is no JSON and no YAML", cause=str(refused))
+        raise bad_request("Invalid OpenAPI input.") from None
 
 
 OPERATIONS: Final = (

@@ -26,6 +26,8 @@ from authz.core.stored import RestApi, StoredMethod, StoredResource, StoredStage
 VERBS: Final = ("GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "HEAD", "ANY")
 PATH_PART: Final = re.compile(r"[a-zA-Z0-9._\-:]+|\{[a-zA-Z0-9._\-:]+\+?\}")
 STAGE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# How an address begins that `_check_api` finds a problem at: its API and stage are made up there.
+WITHIN: Final = re.compile(r"\$\.apis\[0\]\.(stages\[0\]\.gatewayResponses\['\w+'\]\.)?")
 STATUS_CODE: Final = re.compile(r"[1-5]\d\d", re.ASCII)
 
 # AWS's kinds of gateway responses with their own statuses, in the order in which they are listed.
@@ -278,7 +280,7 @@ def check_response(response: GatewayResponse) -> None:
 
 def _check_api(api: Api, saying: str) -> None:
     for problem in problems(Resources(apis=(api,))):
-        raise bad_request(f"{saying}: {problem.address.rpartition('.')[2]}: {problem.rule}")
+        raise bad_request(f"{saying}: {WITHIN.sub('', problem.address)}: {problem.rule}")
 
 
 # --- the API ------------------------------------------------------------------------------------------------------

@@ -502,19 +502,48 @@ def test_an_api_is_merged_with_a_document_or_overwritten(client: Client) -> None
 
 
 def test_a_document_is_refused_in_awss_words(client: Client) -> None:
-    for body in (b"[]", b'{"a": 1}'):
+    hint = "resolve the template's intrinsics first"
+    title = {**pets(), "info": {"title": {"Fn::Sub": "${x}"}}}
+    for template in (
+        json.dumps(title).encode(),
+        b"openapi: 3.0.1\ninfo: {title: !Sub x}",
+        b"AWSTemplateFormatVersion: x",
+    ):
+        message = refused(client.import_rest_api, body=template)[2]
+        assert message.startswith("Invalid OpenAPI input.")
+        assert message.endswith(hint)
+    for body in (b"[]", b'{"a": 1}', b"a: [", b"\xff", b'{"a": "\xff"}', b"", b"openapi.yaml", b"{'key:value}"):
         assert refused(client.import_rest_api, body=body) == (400, "BadRequestException", "Invalid OpenAPI input.")
-    for body in (b"a: [", b"\xff", b'{"a": "\xff"}', b""):
-        message = refused(client.import_rest_api, body=body)[2]
-        assert message.startswith("Failed to parse the uploaded OpenAPI document due to: ")
     assert raw(client.control, "PUT", f"/restapis/{client.api}", b'{"a": "\xff"}').status == 400
     answer = raw(client.control, "PUT", f"/restapis/{client.api}?mode=wrong", b"{}")
     assert answer.json()["message"] == 'Enumeration value of OpenAPI import mode must be "overwrite" or "merge"'
     warned = json.dumps({**pets(), "x-amazon-apigateway-gateway-responses": {"NONE": {}}}).encode()
     assert client.import_rest_api(body=warned)["warnings"] == ["Unknown gateway response type 'NONE' is ignored"]
+    assert client.import_rest_api(body=warned)["ResponseMetadata"]["HTTPHeaders"]["x-authz-warning"].startswith(
+        "Unknown"
+    )
     before = len(client.get_rest_apis()["items"])
     assert refused(client.import_rest_api, body=warned, failOnWarnings=True)[0] == 400
     assert len(client.get_rest_apis()["items"]) == before
+
+
+@pytest.mark.parametrize("path", ["/restapis?mode=import", "/restapis/{api}"])
+def test_an_authorizer_can_be_accepted_where_warnings_fail_an_import(client: Client, path: str) -> None:
+    """As Terraform sends it, whose `parameters` go into the query."""
+    token = {"type": "apiKey", "name": "auth", "in": "header", "x-amazon-apigateway-authorizer": {"type": "token"}}
+    given = {**pets(), "securityDefinitions": {"api_key": token}}
+    at = f"{path.format(api=client.api)}{'&' if '?' in path else '?'}failonwarnings=true"
+    verb = "POST" if "import" in path else "PUT"
+    for query, status in (("", 400), ("&accept=AWS_IAM", 400), ("&accept=none", 400), ("&accept=AWS_IAM%2CCUSTOM", 0)):
+        answer = raw(client.control, verb, at + query, json.dumps(given).encode())
+        assert answer.status == (status or {"POST": 201, "PUT": 200}[verb])
+        assert "CUSTOM" in answer.body.decode()
+
+
+@pytest.mark.parametrize("value", ["Prepend", "x", "PREPEND"])
+def test_an_unknown_way_to_take_the_base_path_is_refused(client: Client, value: str) -> None:
+    answer = raw(client.control, "POST", f"/restapis?mode=import&basepath={value}", json.dumps(pets()).encode())
+    assert answer.json()["message"] == "Enumeration value of basepath must be ignore, prepend or split"
 
 
 # --- gateway responses --------------------------------------------------------------------------------------------
