@@ -139,8 +139,10 @@ async def delete(call: Call) -> Answer:
     async def edit(edit: Edit) -> None:
         found = await _deployment(call, edit)
         stages = await edit.many("stage", await edit.members(children("stage", found.api_id)))
-        if any(isinstance(stage, StoredStage) and found.id in stage.deployments for stage in stages):
-            raise bad_request("Active stages pointing to this deployment must be moved or deleted")
+        pointing = [stage for stage in stages if isinstance(stage, StoredStage) and found.id in stage.deployments]
+        if pointing:
+            kind = "" if any(stage.deployment_id == found.id for stage in pointing) else "with canary settings "
+            raise bad_request(f"Active stages {kind}pointing to this deployment must be moved or deleted")
         edit.delete("deployment", f"{found.api_id}/{found.id}")
 
     await call.write(edit)

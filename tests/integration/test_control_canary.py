@@ -196,7 +196,7 @@ def test_a_deployment_of_a_canary_is_not_deleted(client: Client) -> None:
     client.deploy(stageName="dev")
     second = client.deploy(stageName="dev", canarySettings={"percentTraffic": 10.0})
     answer = refused(client.delete_deployment, restApiId=client.api, deploymentId=second)
-    message = "Active stages pointing to this deployment must be moved or deleted"
+    message = "Active stages with canary settings pointing to this deployment must be moved or deleted"
     assert answer == (400, "BadRequestException", message)
     client.patch("update_stage", ("remove", "/canarySettings"), restApiId=client.api, stageName="dev")
     client.delete_deployment(restApiId=client.api, deploymentId=second)

@@ -1,0 +1,35 @@
+"""Each resource of the provider: made, read without drift, changed attribute by attribute, imported, destroyed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.control import Control
+from tests.control import control as control
+from tests.terraform.engine import Replay, Table
+from tests.terraform.tables import BY_RESOURCE, TABLES
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_a_resource_lives_without_drift(control: Control, table: Table) -> None:
+    replay = Replay(control, BY_RESOURCE)
+    replay.prepare(table)
+    for send in table.create:
+        replay.send(send)
+    shows = dict(table.shows)
+    assert replay.drift(table, shows) == {}, "after the creation"
+    for update in table.updates:
+        for send in update.sends:
+            replay.send(send)
+        shows |= update.shows
+        shows = {name: value for name, value in shows.items() if not _replaced(name, update.shows)}
+        assert replay.drift(table, shows) == {}, f"after the update: {update.name}"
+    for send in table.destroy:
+        replay.send(send)
+    assert replay.destroyed(table)
+
+
+def _replaced(name: str, shows: object) -> bool:
+    """True for a member that an update speaks of in other words: of the whole, or of a part."""
+    names = set(shows) if isinstance(shows, dict) else set()
+    return name not in names and any(name.startswith(f"{other}>") or other.startswith(f"{name}>") for other in names)
