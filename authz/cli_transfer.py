@@ -12,9 +12,10 @@ import click
 
 from authz import transfer
 from authz.cli_control import FILE, PLACE, SECRETS, on_store, with_options
+from authz.inbound import Reading
 from authz.sealing import Sealer, load_sealer
 from authz.store import Store
-from authz.transfer import Export, Import, everything, wanted_from
+from authz.transfer import Export, Import, everything
 
 T = TypeVar("T")
 
@@ -37,16 +38,23 @@ def _warn(warnings: list[str]) -> None:
 @click.command("import")
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@click.option("--api-id", metavar="ID", help="The id of an OpenAPI document's API; made of its title unless given.")
+@click.option("--stage", metavar="NAME", help="Deploy an OpenAPI document's API to this stage.")
 @with_options(*PLACE, *SECRETS)
 def import_(
     path: Path,
     dry_run: bool,
+    api_id: str | None,
+    stage: str | None,
     redis_url: str | None,
     account_id: str | None,
     pepper_file: Path | None,
     sealing_key_file: Path | None,
 ) -> None:
-    """Bring a plans.yaml, or what `aws apigateway get-…` printed (a JSON file or a directory), into the store.
+    """Bring plans, keys, APIs and stages from a file into the store.
+
+    PATH is a plans.yaml; what `aws apigateway get-…` printed (a JSON file or a directory of them); AWS's CSV file of
+    API keys; an OpenAPI document; a CloudFormation or SAM template; or what `terraform show -json` printed.
 
     Prints a line for each change: + is new, ~ differs, - is taken out of a plan. What the store has besides stays.
     Doing it again changes nothing. A file of stages, resources, gateway responses or plan keys tells by its name whose
@@ -54,7 +62,7 @@ def import_(
     """
     sealer = _sealer(pepper_file, sealing_key_file)
     now = int(time.time())
-    wanted = wanted_from(path, now, sealer)
+    wanted = Reading(now, sealer, api_id, stage).wanted(path)
 
     async def act(store: Store) -> Import:
         made = Import(store, sealer, wanted, now, "authz import")

@@ -43,17 +43,22 @@ def text_of(body: bytes) -> str:
     return body.decode(json.detect_encoding(body)).removeprefix("\ufeff")
 
 
-def read_document(body: bytes) -> dict[str, Any]:
+def read_document(body: bytes, loader: type[_Loader] | None = None) -> dict[str, Any]:
     """The mapping in a body, with texts as keys, as JSON knows it. Raises DocumentError."""
     try:
         text = text_of(body)
     except UnicodeError:
         raise DocumentError("no Unicode text") from None
     found = _json(text)
-    found = _yaml(text) if found is None else found
+    found = _yaml(text, loader or _Loader) if found is None else found
     if not isinstance(found, dict):
         raise DocumentError(f"expected a mapping, got {type(found).__name__}")
     return found
+
+
+def read_template(body: bytes) -> dict[str, Any]:
+    """The same of a CloudFormation template, whose short forms are read as the long ones: `!Ref a` as {"Ref": "a"}."""
+    return read_document(body, _TemplateLoader)
 
 
 def _json(text: str) -> Any:
@@ -151,10 +156,27 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_constructor(None, _Loader.construct_undefined)
 
 
-def _yaml(text: str) -> Any:
+class _TemplateLoader(_Loader):
+    """YAML with CloudFormation's tags."""
+
+    def construct_short_form(self, name: str, node: yaml.Node) -> dict[str, Any]:
+        if isinstance(node, yaml.ScalarNode):
+            value: Any = self.construct_scalar(node)
+        elif isinstance(node, yaml.SequenceNode):
+            value = self.construct_sequence(node, deep=True)
+        else:
+            assert isinstance(node, yaml.MappingNode)
+            value = self.construct_mapping(node, deep=True)
+        return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
+
+
+_TemplateLoader.add_multi_constructor("!", _TemplateLoader.construct_short_form)
+
+
+def _yaml(text: str, kind: type[_Loader]) -> Any:
     try:
         _check_bounds(text)
-        loader = _Loader(text)
+        loader = kind(text)
         try:
             found = loader.get_single_data()
         finally:

@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import yaml
 from msgspec.structs import replace
 
-from authz import config
-from authz.core.awsfiles import Wanted, read, written
-from authz.core.convert import flattened, from_resources, to_resources
+from authz.core.awsfiles import Wanted, written
+from authz.core.convert import flattened, to_resources
 from authz.core.errors import conflict
-from authz.core.resources import ApiKey, Resources, UsagePlan
+from authz.core.merged import lost_methods, merged
+from authz.core.resources import ApiKey, UsagePlan
 from authz.core.restapis import snapshot
 from authz.core.rules import Problem, problems
 from authz.core.stored import (
@@ -46,6 +46,21 @@ CHUNK: Final = 500  # items of one write: large enough to be quick, small enough
 ORDER: Final = ("account", "restapi", "deployment", "stage", "domain", "usageplan", "apikey")
 UNTOLD: Final = frozenset({"created_date", "last_updated_date", "nonce", "sealed", "index", "plans"})
 NESTED: Final = frozenset({"account", "key", "plan"})
+# Members of APIs and stages that a plans.yaml says, or that are nobody's to say.
+SAID: Final = frozenset(
+    {
+        "id",
+        "name",
+        "created_date",
+        "last_updated_date",
+        "root_resource_id",
+        "api_key_source",
+        "key_sources",
+        "authorizer",
+    }
+    | {"forward_api_key", "resources", "gateway_responses", "endpoint_configuration"}
+    | {"api_id", "stage_name", "deployment_id", "method_settings", "variables"}
+)
 NONCE_BYTES: Final = 6
 MAGIC: Final = b"authz backup 1\n"
 LENGTH_BYTES: Final = 8
@@ -60,37 +75,6 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.sign} {self.what}" + (f" ({', '.join(self.members)})" if self.members else "")
-
-
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-def wanted_from(path: Path, created: int, sealer: Sealer) -> Wanted:
-    """Read a plans.yaml, a JSON file that the aws cli printed, or a directory of those. Raises ConfigError."""
-    if path.is_dir():
-        files = sorted(found for found in path.rglob("*.json") if found.is_file())
-        if not files:
-            raise ConfigError([Problem(str(path), "no .json files in this directory")])
-        return read({str(found.relative_to(path)): _document(found) for found in files}, created, sealer.index)
-    if path.suffix == ".json":
-        return read({path.name: _document(path)}, created, sealer.index)
-    return wanted(config.load(path).resources, created, sealer)
-
-
-def wanted(resources: Resources, created: int, sealer: Sealer) -> Wanted:
-    """What a configuration file brings."""
-    found = Wanted(from_resources(resources, created, sealer.index))
-    found.members = {plan.id: plan.keys for plan in resources.usage_plans}
-    return found
-
-
-def _document(path: Path) -> Any:
-    try:
-        return msgspec.json.decode(path.read_bytes())
-    except OSError as fault:
-        raise ConfigError([Problem(str(path), f"cannot be read: {fault.strerror}")]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ConfigError([Problem(str(path), "not valid JSON")]) from None
 
 
 # --- import -------------------------------------------------------------------------------------------------------
@@ -160,6 +144,10 @@ class Import:
 
     async def _fitted(self, target: _Target, item: Item, old: Item | None) -> Item | None:
         """The item as it is to be stored, with what only the store knows of the old one; None to leave it out."""
+        if self.wanted.is_partial:
+            if isinstance(item, StoredDeployment) and old is None and await self._is_served(target, item):
+                return None
+            item = await self._merged(target, item, old)
         match item, old:
             case StoredPlan(), _:
                 nonce = old.nonce if isinstance(old, StoredPlan) else token_hex(NONCE_BYTES)
@@ -167,6 +155,33 @@ class Import:
             case StoredKey(), _:
                 return await self._key(target, item, old if isinstance(old, StoredKey) else None)
         return _dated(item, old, self.now)
+
+    async def _merged(self, target: _Target, item: Item, old: Item | None) -> Item:
+        """The item of a plans.yaml with what only the old one says."""
+        if old is None:
+            return item
+        found = merged(old, item)
+        if isinstance(old, RestApi) and isinstance(found, RestApi) and (lost := lost_methods(old, found)):
+            self.warnings.append(f"restapi {old.id}: taken out, since the file does not have them: {', '.join(lost)}")
+        if isinstance(old, StoredStage) and isinstance(found, StoredStage):
+            brought = self.wanted.items.get(("deployment", f"{found.api_id}/{found.deployment_id}"))
+            if isinstance(brought, StoredDeployment) and await self._serves(target, old, brought):
+                return replace(found, deployment_id=old.deployment_id)
+        return found
+
+    async def _is_served(self, target: _Target, deployment: StoredDeployment) -> bool:
+        """True if each stage that is to serve a deployment serves just the same already, under another id."""
+        stages = [await target.get("stage", stage.id) for stage in self._stages_of(deployment)]
+        return all([isinstance(old, StoredStage) and await self._serves(target, old, deployment) for old in stages])
+
+    def _stages_of(self, deployment: StoredDeployment) -> Iterator[StoredStage]:
+        for item in self.wanted.items.values():
+            if isinstance(item, StoredStage) and item.deployment_id == deployment.id:
+                yield item
+
+    async def _serves(self, target: _Target, stage: StoredStage, deployment: StoredDeployment) -> bool:
+        served = await target.get("deployment", f"{stage.api_id}/{stage.deployment_id}")
+        return isinstance(served, StoredDeployment) and served.snapshot == deployment.snapshot
 
     async def _covering(self, target: _Target, plan: UsagePlan) -> UsagePlan:
         """The plan without stages that there are not."""
@@ -388,15 +403,28 @@ class Export:
         return self.sealer.index(bytes(32)) != bytes(32).hex()
 
     def _tell_lost(self) -> None:
+        for stage in _of(self.items, StoredStage):
+            self._tell_wordless(f"stage {stage.id}", stage, StoredStage("", "", "", 0, 0))
         for api in _of(self.items, RestApi):
-            methods = [method for node in api.resources.values() for method in node.methods.values()]
-            if any(method != StoredMethod(api_key_required=method.api_key_required) for method in methods):
-                self.warnings.append(f"restapi {api.id}: integrations and the like are left out")
+            self._tell_wordless(f"restapi {api.id}", api, RestApi("", "", 0, ""))
             if not any(stage.api_id == api.id for stage in _of(self.items, StoredStage)):
                 continue
             served = [found.snapshot.resources for found in _of(self.items, StoredDeployment) if found.api_id == api.id]
             if snapshot(api).resources not in served:
                 self.warnings.append(f"restapi {api.id}: edits that are not deployed are left out")
+
+    def _tell_wordless(self, what: str, item: RestApi | StoredStage, plain: RestApi | StoredStage) -> None:
+        """Name the members of an item that are set and that a file cannot carry."""
+        names = [
+            name for name in item.__struct_fields__ if name not in SAID and getattr(item, name) != getattr(plain, name)
+        ]
+        found = [_camel(name) for name in names]
+        nodes = item.resources.values() if isinstance(item, RestApi) else ()
+        methods = [method for node in nodes for method in node.methods.values()]
+        if any(method != StoredMethod(api_key_required=method.api_key_required) for method in methods):
+            found.append("integrations and responses of methods")
+        if found:
+            self.warnings.append(f"{what}: left out, for want of words in a file: {', '.join(found)}")
 
 
 async def everything(store: Store) -> Items:

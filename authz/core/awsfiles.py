@@ -65,13 +65,14 @@ class Wanted:
 
     `values` are keys' clear values by key id. `members` has the keys of those plans whose keys are told, by ids; the
     items' own `plans` say nothing. A key with an empty `index` came without its value. `warnings` name what cannot be
-    kept.
+    kept. With `is_partial` the items are those of a plans.yaml, which has no words for much of what a store holds.
     """
 
     items: Items = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
     members: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    is_partial: bool = False
 
     def add(self, item: Item) -> None:
         self.items[kind_of(item), id_of(item)] = item
@@ -326,7 +327,8 @@ def recognised(row: Any) -> str | None:
         return "usage-plan-keys"
     if "createdDate" in names:
         return "api-keys" if {"enabled", "stageKeys"} & names else "rest-apis" if "name" in names else None
-    return "usage-plans" if names <= PLAN_MEMBERS | OURS_IN_PLANS and "name" in names else None
+    # AWS prints `apiStages` of every plan, an empty list too: an id and a name alone are anything's.
+    return "usage-plans" if names <= PLAN_MEMBERS | OURS_IN_PLANS and {"name", "apiStages"} <= names else None
 
 
 def owner_of(name: str, owners: Iterable[str]) -> str | None:
