@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -100,9 +100,10 @@ class Replay:
     def _body(self, body: Any) -> Any:
         return body if body is None or isinstance(body, bytes) else json.loads(self.filled(json.dumps(body)))
 
-    def prepare(self, table: Table) -> None:
-        for needed in table.needs:
-            for send in self.tables[needed].create:
+    def apply(self, resources: Iterable[str]) -> None:
+        """Make these resources, in this order."""
+        for resource in resources:
+            for send in self.tables[resource].create:
                 self.send(send)
 
     def drift(self, table: Table, shows: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ v2; a deployment has no stage any more). A table without a form of its own in 6.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.terraform.engine import ABSENT, Send, Table, Update, patch
@@ -936,3 +938,23 @@ TABLES: Final = (
     ACCOUNT,
 )
 BY_RESOURCE: Final = {table.resource: table for table in TABLES}  # of two forms the newer one
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What a data source reads, and the member by which it finds its item."""
+
+    name: str
+    needs: Sequence[str]
+    read: str
+    member: str
+    value: str
+
+
+DATA_SOURCES: Final = (
+    DataSource("rest_api", ["rest_api"], "/restapis", "name", "Pets"),
+    DataSource("resource", [*RESOURCE.needs, "resource"], f"{API}/resources", "path", "/pets"),
+    DataSource("api_key", ["api_key"], f"{KEY}?includeValue=true", "value", VALUE),
+    DataSource("api_keys", ["api_key"], "/apikeys?includeValues=true", "value", VALUE),
+    DataSource("domain_name", ["domain_name"], DOMAIN, "domainName", "API.example.com"),
+)

@@ -6,14 +6,14 @@ import pytest
 
 from tests.control import Control
 from tests.control import control as control
-from tests.terraform.engine import Replay, Table
-from tests.terraform.tables import BY_RESOURCE, TABLES
+from tests.terraform.engine import Replay, Send, Table
+from tests.terraform.tables import BY_RESOURCE, DATA_SOURCES, TABLES, DataSource
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_a_resource_lives_without_drift(control: Control, table: Table) -> None:
     replay = Replay(control, BY_RESOURCE)
-    replay.prepare(table)
+    replay.apply(table.needs)
     for send in table.create:
         replay.send(send)
     shows = dict(table.shows)
@@ -27,6 +27,15 @@ def test_a_resource_lives_without_drift(control: Control, table: Table) -> None:
     for send in table.destroy:
         replay.send(send)
     assert replay.destroyed(table)
+
+
+@pytest.mark.parametrize("source", DATA_SOURCES, ids=lambda source: source.name)
+def test_a_data_source_finds_what_is_there(control: Control, source: DataSource) -> None:
+    replay = Replay(control, BY_RESOURCE)
+    replay.apply(source.needs)
+    read = replay.send(Send("GET", source.read, status=200))
+    found = [item[source.member] for item in read.get("item", [read]) if item[source.member] == source.value]
+    assert found == [source.value]
 
 
 def _replaced(name: str, shows: object) -> bool:
