@@ -24,12 +24,14 @@ from starlette.types import Receive, Scope, Send
 
 from authz.check import LimiterUnavailable
 from authz.control import (
+    absent,
     account,
     apikeys,
     deployments,
     domains,
     extensions,
     gatewayresponses,
+    models,
     resources,
     restapis,
     stages,
@@ -68,7 +70,9 @@ MODULES: Final = (
     deployments,
     stages,
     gatewayresponses,
+    models,
     domains,
+    absent,
     extensions,
 )
 

@@ -16,6 +16,13 @@ from authz.core.resources import GatewayResponse
 from authz.core.restapis import RESPONSE_STATUSES, STATUS_CODE
 from authz.core.stored import RestApi
 
+KINDS_IN_AWSS_ORDER: Final = (
+    "REQUEST_TOO_LARGE, RESOURCE_NOT_FOUND, AUTHORIZER_CONFIGURATION_ERROR, MISSING_AUTHENTICATION_TOKEN, "
+    "BAD_REQUEST_BODY, INVALID_SIGNATURE, INVALID_API_KEY, BAD_REQUEST_PARAMETERS, AUTHORIZER_FAILURE, UNAUTHORIZED, "
+    "INTEGRATION_TIMEOUT, ACCESS_DENIED, DEFAULT_4XX, DEFAULT_5XX, WAF_FILTERED, QUOTA_EXCEEDED, THROTTLED, "
+    "API_CONFIGURATION_ERROR, UNSUPPORTED_MEDIA_TYPE, INTEGRATION_FAILURE, EXPIRED_TOKEN"
+)
+
 
 class NewResponse(Struct, frozen=True, rename="camel"):
     """The body of PutGatewayResponse."""
@@ -43,7 +50,7 @@ class Patch(Struct, frozen=True, rename="camel"):
 def _kind(call: Call) -> str:
     kind = call.params["response_type"]
     if kind not in RESPONSE_STATUSES:
-        raise invalid_value(kind, "responseType", f"enum value set: [{', '.join(RESPONSE_STATUSES)}]")
+        raise invalid_value(kind, "responseType", f"enum value set: [{KINDS_IN_AWSS_ORDER}]")
     return kind
 
 

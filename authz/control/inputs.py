@@ -6,7 +6,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
@@ -38,7 +38,7 @@ def read(body: bytes, kind: type[T], operation: str) -> T:
         raise ApiError("ValidationException", f"{len(failures)} validation {plural} detected: {'; '.join(failures)}")
     try:
         # Types are checked already, more strictly: not being strict here is for 3.0, which is an integer.
-        return msgspec.convert(_without_nulls(found), kind, strict=False)
+        return msgspec.convert(_without_nulls(found, kind), kind, strict=False)
     except (msgspec.ValidationError, OverflowError):
         raise _serialization() from None
 
@@ -77,13 +77,31 @@ def _children(value: Any) -> list[Any]:
     return []
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any, kind: Any) -> Any:
+    """The value without its null members, which are absent ones, but for those of a map that may hold them."""
+    bare, _ = _bare(kind)
     match value:
         case dict():
-            return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+            members = _member_kinds(bare)
+            kept = {name: each for name, each in value.items() if each is not None or _optional(members(name))}
+            return {name: each if each is None else _without_nulls(each, members(name)) for name, each in kept.items()}
         case list():
-            return [_without_nulls(member) for member in value]
+            each_kind = (get_args(bare) or (Any,))[0]
+            return [_without_nulls(each, each_kind) for each in value]
     return value
+
+
+def _member_kinds(kind: Any) -> Callable[[str], Any]:
+    """The type of a member by its name. Members of a struct are never optional in the sense of a map's."""
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        members = _members(kind)
+        return lambda name: _bare(members[name][0])[0] if name in members else Any
+    inner = (get_args(kind) or (str, Any))[-1] if (get_origin(kind) or kind) is dict else Any
+    return lambda _: inner
+
+
+def _optional(kind: Any) -> bool:
+    return get_origin(kind) in (typing.Union, types.UnionType) and type(None) in get_args(kind)
 
 
 def _faults(value: Any, kind: Any, path: str) -> Iterator[str]:
@@ -97,6 +115,8 @@ def _faults(value: Any, kind: Any, path: str) -> Iterator[str]:
     elif origin is dict:
         member = (get_args(kind) or (str, Any))[1]
         for name, each in _typed(value, dict, path, "an object").items():
+            if each is None and _optional(member):
+                continue
             yield from _member_faults(each, member, f"{path}.{name[:QUOTED]}.member")
     elif origin in (list, tuple, set, frozenset):
         yield from _list_faults(_typed(value, list, path, "a list"), (get_args(kind) or (Any,))[0], path)

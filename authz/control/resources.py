@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace as replaced
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from authz.control.call import Answer, Call, Handler, Operation
+from authz.control.models import NOT_VALIDATED
 from authz.control.restapis import (
     api_of,
     edit_api,
@@ -24,13 +26,14 @@ from authz.control.restapis import (
 )
 from authz.core import restapis as rules
 from authz.core.errors import ApiError, bad_request, conflict, not_found
-from authz.core.patch import Row, Type, apply, invalid_path
+from authz.core.models import check_models, check_uses
+from authz.core.patch import Change, Row, Type, apply, invalid_path, member
 from authz.core.restapis import STATUS_CODE
 from authz.core.stored import RestApi, StoredMethod, StoredResource
 
 AUTHORIZATIONS: Final = ("NONE", "AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS")
+BY_AUTHORIZER: Final = ("CUSTOM", "COGNITO_USER_POOLS")
 ContentHandling = Literal["CONVERT_TO_BINARY", "CONVERT_TO_TEXT"]
-DEFAULT_TIMEOUT_MS: Final = 29_000
 
 
 # --- resources ----------------------------------------------------------------------------------------------------
@@ -126,26 +129,45 @@ def _shown_method(verb: str, held: StoredMethod) -> dict[str, Any]:
     }
 
 
-def _check_method(held: StoredMethod) -> StoredMethod:
+def _checked(api: RestApi, held: StoredMethod, before: StoredMethod | None = None) -> StoredMethod:
+    """The method as AWS keeps it; what is as in `before`, an imported one perhaps, is not judged. Raises ApiError."""
+    held = replace(held, authorization_type=held.authorization_type.upper())
     if held.authorization_type not in AUTHORIZATIONS:
         raise bad_request(f"Invalid authorization type specified. Valid options are {','.join(AUTHORIZATIONS)}")
-    if held.authorization_type in ("CUSTOM", "COGNITO_USER_POOLS") and not held.authorizer_id:
-        raise bad_request(
+    if held.authorization_type not in BY_AUTHORIZER:
+        held = replace(held, authorizer_id=None)
+    elif before is None or _authorization(held) != _authorization(before):
+        raise bad_request(  # no authorizer can be made here, so no id is that of one
             "Invalid authorizer ID specified. Setting the authorization type to CUSTOM or COGNITO_USER_POOLS requires "
             "a valid authorizer."
         )
+    _check_parameters(held)
+    check_uses(api, held, before)
     return held
 
 
-def _warn_of_authorization(call: Call, held: StoredMethod) -> None:
+def _authorization(held: StoredMethod) -> tuple[str, str | None]:
+    return held.authorization_type, held.authorizer_id
+
+
+def _check_parameters(held: StoredMethod) -> None:
+    """A name stands in one place only; `method.request.header.a` and `method.request.querystring.a` share theirs."""
+    names = [name.split(".", 3)[-1] for name in held.request_parameters]
+    if len(set(names)) < len(names):
+        raise bad_request("Parameter names must be unique across querystring, header and path")
+
+
+def _warn_of_method(call: Call, held: StoredMethod) -> None:
+    if held.request_validator_id:
+        call.warn(f"requestValidatorId {NOT_VALIDATED}")
     if held.authorization_type != "NONE":
         key = "a valid API key passes" if held.api_key_required else "every caller passes"
         call.warn(f"authorizationType {held.authorization_type} is stored and not carried out: {key}")
 
 
 def _named(call: Call) -> tuple[str, str]:
-    """The resource and the verb that a call names. Raises ApiError."""
-    return call.params["resource_id"], rules.verb_of(call.params["http_method"])
+    """The resource and the verb that a call names."""
+    return call.params["resource_id"], call.params["http_method"]
 
 
 async def _api(call: Call) -> RestApi:
@@ -168,9 +190,13 @@ async def _method(call: Call) -> StoredMethod:
 
 async def _edit_method(call: Call, change: Callable[[StoredMethod], StoredMethod]) -> StoredMethod:
     """Commit a change of the method that a call names; what it is now."""
+    return await _edit_method_in_api(call, lambda _, held: change(held))
+
+
+async def _edit_method_in_api(call: Call, change: Callable[[RestApi, StoredMethod], StoredMethod]) -> StoredMethod:
     named = _named(call)
     try:
-        api = await edit_api(call, lambda api: rules.with_method(api, *named, change(rules.method(api, *named))))
+        api = await edit_api(call, lambda api: rules.with_method(api, *named, change(api, rules.method(api, *named))))
     except ApiError as refused:
         raise _resource_instead(refused) from None
     return rules.method(api, *named)
@@ -178,23 +204,51 @@ async def _edit_method(call: Call, change: Callable[[StoredMethod], StoredMethod
 
 async def put_method(call: Call) -> Answer:
     named, body = _named(call), call.read(NewMethod)
-    made = _check_method(msgspec.convert(msgspec.to_builtins(body), StoredMethod))
-    _warn_of_authorization(call, made)
+    made = msgspec.convert(msgspec.to_builtins(body), StoredMethod)
 
     def change(api: RestApi) -> RestApi:
-        if named[1] in rules.resource(api, named[0]).methods:
+        found = rules.resource(api, named[0])
+        if rules.verb_of(named[1]) in found.methods:
             raise conflict("Method already exists for this resource")
-        return rules.with_method(api, *named, made)
+        changed = _checked(api, made)
+        _warn_of_method(call, changed)
+        return rules.with_method(api, *named, changed)
 
     try:
-        await edit_api(call, change)
+        api = await edit_api(call, change)
     except ApiError as refused:
         raise _resource_instead(refused) from None
-    return Answer(201, _shown_method(named[1], made))
+    return Answer(201, _shown_method(named[1], rules.method(api, *named)))
 
 
 async def get_method(call: Call) -> Answer:
     return Answer(body=_shown_method(call.params["http_method"], await _method(call)))
+
+
+def _scope(change: Change) -> None:
+    others = [one for one in change.draft.get("authorizationScopes", ()) if one != change.value]
+    change.draft["authorizationScopes"] = others if change.op == "remove" else [*others, change.value]
+
+
+# What AWS says of an entry that is not there, by the member that would hold it.
+NO_ENTRY: Final = {
+    **dict.fromkeys(("requestParameters", "responseParameters"), "Invalid parameter name specified"),
+    **dict.fromkeys(
+        ("requestModels", "responseModels", "requestTemplates", "responseTemplates"),
+        "Content-Type specified was not found",
+    ),
+}
+
+
+def _entry(change: Change) -> None:
+    """An entry of parameters, models or templates: replaced or removed where it is. The last one takes all along."""
+    where, name = change.path
+    held: dict[str, Any] = change.draft.get(where) or {}
+    if change.op != "add" and name not in held:
+        raise not_found(NO_ENTRY[where])
+    member(replaced(change, value=change.value or None) if where.endswith("Templates") else change)
+    if not change.draft[where]:
+        del change.draft[where]
 
 
 METHOD: Final = (
@@ -203,20 +257,21 @@ METHOD: Final = (
     Row(("replace",), "/authorizerId"),
     Row(("replace",), "/operationName"),
     Row(("replace",), "/requestValidatorId"),
-    Row(("add", "replace", "remove"), "/requestParameters/{name}", Type.BOOL),
-    Row(("add", "replace", "remove"), "/requestModels/{type}"),
+    Row(("add", "remove"), "/authorizationScopes", effect=_scope),
+    Row(("add", "replace", "remove"), "/requestParameters/{name}", Type.BOOL, _entry),
+    Row(("add", "replace", "remove"), "/requestModels/{type}", effect=_entry),
 )
 
 
 async def update_method(call: Call) -> Answer:
     operations = operations_of(call)
 
-    def change(held: StoredMethod) -> StoredMethod:
-        changed = _check_method(patched(held, METHOD, operations, ops_style(METHOD)))
-        _warn_of_authorization(call, changed)
+    def change(api: RestApi, held: StoredMethod) -> StoredMethod:
+        changed = _checked(api, patched(held, METHOD, operations, ops_style(METHOD)), held)
+        _warn_of_method(call, changed)
         return changed
 
-    held = await _edit_method(call, change)
+    held = await _edit_method_in_api(call, change)
     return Answer(body=_shown_method(call.params["http_method"], held))
 
 
@@ -244,7 +299,7 @@ class NewIntegrationResponse(Struct, frozen=True, rename="camel", omit_defaults=
 
     selection_pattern: str | None = None
     response_parameters: dict[str, str] | None = None
-    response_templates: dict[str, str] | None = None
+    response_templates: dict[str, str | None] | None = None
     content_handling: ContentHandling | None = None
 
 
@@ -258,13 +313,15 @@ class NewIntegration(Struct, frozen=True, rename="camel", omit_defaults=True):
     connection_id: str | None = None
     credentials: str | None = None
     request_parameters: dict[str, str] | None = None
-    request_templates: dict[str, str] | None = None
+    request_templates: dict[str, str | None] | None = None
     passthrough_behavior: str | None = None
     cache_namespace: str | None = None
     cache_key_parameters: tuple[str, ...] | None = None
     content_handling: ContentHandling | None = None
     timeout_in_millis: Annotated[int, Meta(ge=50)] | None = None
     tls_config: dict[str, bool] | None = None
+    response_transfer_mode: Literal["BUFFERED", "STREAM"] | None = None
+    integration_target: str | None = None
 
 
 def _status(call: Call) -> str:
@@ -278,34 +335,38 @@ async def put_method_response(call: Call) -> Answer:
     status = _status(call)
     made = {"statusCode": status, **msgspec.to_builtins(call.read(NewMethodResponse))}
 
-    def change(held: StoredMethod) -> StoredMethod:
+    def change(api: RestApi, held: StoredMethod) -> StoredMethod:
         if status in held.method_responses:
             raise conflict("Response already exists for this resource")
+        check_models(api, made.get("responseModels", {}).values())
         return replace(held, method_responses={**held.method_responses, status: made})
 
-    await _edit_method(call, change)
+    await _edit_method_in_api(call, change)
     return Answer(201, made)
 
 
 async def get_method_response(call: Call) -> Answer:
-    return Answer(body=rules.method_response(await _method(call), _status(call)))
+    status = _status(call)
+    return Answer(body=rules.method_response(await _method(call), status))
 
 
 METHOD_RESPONSE: Final = (
-    Row(("add", "replace", "remove"), "/responseParameters/{name}", Type.BOOL),
-    Row(("add", "replace", "remove"), "/responseModels/{type}"),
+    Row(("add", "replace", "remove"), "/responseParameters/{name}", Type.BOOL, _entry),
+    Row(("add", "replace", "remove"), "/responseModels/{type}", effect=_entry),
 )
 
 
 async def update_method_response(call: Call) -> Answer:
     status, operations = _status(call), operations_of(call)
 
-    def change(held: StoredMethod) -> StoredMethod:
+    def change(api: RestApi, held: StoredMethod) -> StoredMethod:
         before = rules.method_response(held, status)
         after = apply(METHOD_RESPONSE, before, operations, ops_style(METHOD_RESPONSE))
+        known = before.get("responseModels", {}).values()
+        check_models(api, [name for name in after.get("responseModels", {}).values() if name not in known])
         return replace(held, method_responses={**held.method_responses, status: after})
 
-    return Answer(201, (await _edit_method(call, change)).method_responses[status])
+    return Answer(201, (await _edit_method_in_api(call, change)).method_responses[status])
 
 
 async def delete_method_response(call: Call) -> Answer:
@@ -322,21 +383,66 @@ async def delete_method_response(call: Call) -> Answer:
 
 async def put_integration(call: Call) -> Answer:
     body = call.read(NewIntegration)
-    if body.http_method is None and body.type != "MOCK":
+    if not body.http_method and body.type != "MOCK":
         raise bad_request("Enumeration value for HttpMethod must be non-empty")
+    _check_mappings((body.request_parameters or {}).values())
+    given_ = msgspec.to_builtins(body)
     made = {
-        "timeoutInMillis": DEFAULT_TIMEOUT_MS,
-        "passthroughBehavior": "WHEN_NO_MATCH",
-        "cacheNamespace": call.params["resource_id"],
-        "cacheKeyParameters": [],
-        **msgspec.to_builtins(body),
+        **rules.integration_defaults(body.type, call.params["resource_id"]),
+        **{name: value for name, value in given_.items() if value != {} and value != ""},
+        "passthroughBehavior": _passthrough(body.passthrough_behavior or "WHEN_NO_MATCH"),
     }
+    if body.request_templates:
+        made["requestTemplates"] = _templates(body.request_templates)
     await _edit_method(call, lambda held: replace(held, method_integration=made))
     return Answer(201, made)
 
 
+PASSTHROUGH: Final = ("WHEN_NO_MATCH", "WHEN_NO_TEMPLATES", "NEVER")
+
+
+def _passthrough(given: str) -> str:
+    """In capitals, as AWS keeps it. Raises ApiError."""
+    if given.upper() not in PASSTHROUGH:
+        raise bad_request(f"Invalid passthrough behavior specified. Must be one of: [{', '.join(PASSTHROUGH)}]")
+    return given.upper()
+
+
+def _templates(given: Mapping[str, str | None]) -> dict[str, str | None]:
+    """An empty template is shown as null."""
+    return {name: text or None for name, text in given.items()}
+
+
+MAPPED_FROM: Final = ("method.request.", "context.", "stageVariables.", "'")
+
+
+def _check_mappings(expressions: Iterable[str]) -> None:
+    for each in expressions:
+        if not each.startswith(MAPPED_FROM):
+            cause = f"Invalid mapping expression specified: {each}"
+            raise bad_request(
+                f"Invalid mapping expression specified: Validation Result: warnings : [], errors : [{cause}]"
+            )
+
+
 async def get_integration(call: Call) -> Answer:
     return Answer(body=rules.integration(await _method(call)))
+
+
+def _mode(change: Change) -> None:
+    change.draft["passthroughBehavior"] = _passthrough(change.value)
+
+
+def _mapping(change: Change) -> None:
+    if change.op != "remove":
+        _check_mappings([change.value])
+    _entry(change)
+
+
+def _cache_key(change: Change) -> None:
+    """A parameter of the cache's key, which the path names."""
+    others = [one for one in change.draft.get("cacheKeyParameters", ()) if one != change.path[-1]]
+    change.draft["cacheKeyParameters"] = others if change.op == "remove" else [*others, change.path[-1]]
 
 
 INTEGRATION: Final = (
@@ -346,12 +452,15 @@ INTEGRATION: Final = (
     Row(("replace",), "/connectionType"),
     Row(("replace",), "/connectionId"),
     Row(("replace",), "/contentHandling"),
-    Row(("replace",), "/passthroughBehavior"),
+    Row(("replace",), "/passthroughBehavior", effect=_mode),
     Row(("replace",), "/cacheNamespace"),
     Row(("replace",), "/timeoutInMillis", Type.INT),
     Row(("replace",), "/tlsConfig/insecureSkipVerification", Type.BOOL),
-    Row(("add", "replace", "remove"), "/requestParameters/{name}"),
-    Row(("add", "replace", "remove"), "/requestTemplates/{type}"),
+    Row(("replace",), "/responseTransferMode"),
+    Row(("replace",), "/integrationTarget"),
+    Row(("add", "remove"), "/cacheKeyParameters/{name}", effect=_cache_key),
+    Row(("add", "replace", "remove"), "/requestParameters/{name}", effect=_mapping),
+    Row(("add", "replace", "remove"), "/requestTemplates/{type}", effect=_entry),
 )
 
 
@@ -375,21 +484,26 @@ async def delete_integration(call: Call) -> Answer:
 
 
 async def put_integration_response(call: Call) -> Answer:
-    status = _status(call)
-    made = {"statusCode": status, **msgspec.to_builtins(call.read(NewIntegrationResponse))}
+    status, body = _status(call), call.read(NewIntegrationResponse)
+    made = {
+        "statusCode": status,
+        **{name: value for name, value in msgspec.to_builtins(body).items() if value != {}},
+        **({"responseTemplates": _templates(body.response_templates)} if body.response_templates else {}),
+    }
     await _edit_method(call, lambda held: rules.with_integration_response(held, status, made))
     return Answer(201, made)
 
 
 async def get_integration_response(call: Call) -> Answer:
-    return Answer(body=rules.integration_response(await _method(call), _status(call)))
+    status = _status(call)
+    return Answer(body=rules.integration_response(await _method(call), status))
 
 
 INTEGRATION_RESPONSE: Final = (
     Row(("replace",), "/selectionPattern"),
     Row(("replace",), "/contentHandling"),
-    Row(("add", "replace", "remove"), "/responseParameters/{name}"),
-    Row(("add", "replace", "remove"), "/responseTemplates/{type}"),
+    Row(("add", "replace", "remove"), "/responseParameters/{name}", effect=_entry),
+    Row(("add", "replace", "remove"), "/responseTemplates/{type}", effect=_entry),
 )
 
 
@@ -411,7 +525,12 @@ async def delete_integration_response(call: Call) -> Answer:
         rules.integration_response(held, status)
         return rules.with_integration_response(held, status, None)
 
-    await _edit_method(call, change)
+    try:
+        await _edit_method(call, change)
+    except ApiError as refused:
+        if refused.message == rules.NO_METHOD:  # here AWS says so of a method that is not there
+            raise not_found("Invalid Integration identifier specified") from None
+        raise
     return Answer(204)
 
 

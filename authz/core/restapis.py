@@ -69,6 +69,8 @@ DEFAULT_SETTING: Final[dict[str, Any]] = {
     "unauthorizedCacheControlHeaderStrategy": "SUCCEED_WITH_RESPONSE_HEADER",
 }
 
+NO_METHOD: Final = "Invalid Method identifier specified"
+INTEGRATION_TIMEOUT_MS: Final = 29_000
 MOST_RESOURCES: Final = 2000  # AWS's limit is 300 until one asks for more
 
 NewId = Callable[[], str]
@@ -202,7 +204,7 @@ def method(api: RestApi, resource_id: str, verb: str) -> StoredMethod:
     """The method of a resource. Raises ApiError."""
     found = resource(api, resource_id).methods.get(verb)  # type: ignore[call-overload]  # any text may be asked for
     if not isinstance(found, StoredMethod):
-        raise not_found("Invalid Method identifier specified")
+        raise not_found(NO_METHOD)
     return found
 
 
@@ -229,6 +231,18 @@ def integration(found: StoredMethod) -> dict[str, Any]:
     return found.method_integration
 
 
+def integration_defaults(kind: str, resource_id: str) -> dict[str, Any]:
+    """What AWS fills into an integration of this type that does not say it."""
+    return {
+        "type": kind,
+        "passthroughBehavior": "WHEN_NO_MATCH",
+        "timeoutInMillis": INTEGRATION_TIMEOUT_MS,
+        "cacheNamespace": resource_id,
+        "cacheKeyParameters": [],
+        **({"connectionType": "INTERNET"} if kind in ("HTTP", "HTTP_PROXY") else {}),
+    }
+
+
 def integration_response(found: StoredMethod, status: str) -> dict[str, Any]:
     responses: dict[str, dict[str, Any]] = integration(found).get("integrationResponses", {})
     if status not in responses:
@@ -250,12 +264,14 @@ def with_integration_response(found: StoredMethod, status: str, response: dict[s
 def described_response(api: RestApi, kind: str) -> dict[str, Any]:
     """A gateway response as AWS shows it: the API's own or the standard one, said in full."""
     own = api.gateway_responses.get(kind)
-    status = (own.status_code if own else None) or RESPONSE_STATUSES[kind]
+    inherits = (RESPONSE_STATUSES[kind] or "").startswith("5")
+    like = own or (api.gateway_responses.get("DEFAULT_5XX") if inherits else None)
+    status = (like.status_code if like else None) or RESPONSE_STATUSES[kind]
     return {
         "responseType": kind,
         **({"statusCode": status} if status else {}),
-        "responseParameters": own.response_parameters if own else {},
-        "responseTemplates": (own.response_templates if own else {}) or STANDARD_TEMPLATES,
+        "responseParameters": like.response_parameters if like else {},
+        "responseTemplates": (like.response_templates if like else {}) or STANDARD_TEMPLATES,
         "defaultResponse": own is None,
     }
 

@@ -85,8 +85,30 @@ class StoredResource(Resource, frozen=True):
     methods: dict[HttpMethod, StoredMethod] = {}
 
 
+class StoredModel(Resource, frozen=True):
+    """A model: a schema that requests or responses are said to have. Nothing is checked against it."""
+
+    id: str
+    name: str
+    content_type: str
+    schema: str
+    description: str | None = None
+
+
+class RequestValidator(Resource, frozen=True):
+    """What a method says is validated before its integration runs. Nothing is validated here."""
+
+    id: str
+    name: str
+    validate_request_body: bool = False
+    validate_request_parameters: bool = False
+
+
 class RestApi(Resource, frozen=True):
-    """An API as it is edited: nothing of it reaches a stage before a deployment. The last three fields are ours."""
+    """An API as it is edited: nothing of it reaches a stage before a deployment. The last three fields are ours.
+
+    `models` is by name, and None for the two that AWS gives every new API (`authz.core.models.STANDARD`).
+    """
 
     id: str
     name: str
@@ -105,6 +127,8 @@ class RestApi(Resource, frozen=True):
     tags: dict[str, str] = {}
     resources: dict[str, StoredResource] = {}
     gateway_responses: dict[str, GatewayResponse] = {}
+    models: dict[str, StoredModel] | None = None
+    request_validators: dict[str, RequestValidator] = {}
     key_sources: tuple[KeySource, ...] | None = None
     authorizer: AuthorizerSource | None = None
     forward_api_key: bool = False

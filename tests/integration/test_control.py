@@ -34,6 +34,7 @@ from msgspec import structs
 
 from authz.cli import cli
 from authz.control import bodies, connections
+from authz.control.absent import OPERATIONS as ABSENT
 from authz.control.app import BODY_BYTES, operations
 from authz.control.server import ControlOptions
 from authz.control.unsupported import UNSUPPORTED
@@ -334,6 +335,7 @@ def furnished(shared_redis: RedisServer) -> Iterator[tuple[Control, dict[str, st
         client.put_integration(restApiId=api, resourceId=resource, httpMethod="GET", type="MOCK")
         client.put_method_response(restApiId=api, resourceId=resource, httpMethod="GET", statusCode="200")
         client.put_integration_response(restApiId=api, resourceId=resource, httpMethod="GET", statusCode="200")
+        validator = client.create_request_validator(restApiId=api, name="all")["id"]
         deployment = client.create_deployment(restApiId=api, stageName="prod")["id"]
         stages = [{"apiId": api, "stage": "prod"}]
         quota = {"limit": 10, "period": "DAY"}
@@ -342,10 +344,14 @@ def furnished(shared_redis: RedisServer) -> Iterator[tuple[Control, dict[str, st
         client.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
         client.create_domain_name(domainName="a.example")
         client.create_base_path_mapping(domainName="a.example", basePath="v1", restApiId=api, stage="prod")
+        absent = {name: "none" for one in ABSENT for name in re.findall(r"{(\w+)}", one.path)}
         yield (
             plane,
-            {
+            absent
+            | {
                 "restapi_id": api,
+                "model_name": "Empty",
+                "requestvalidator_id": validator,
                 "resource_id": resource,
                 "parent_id": resource,
                 "http_method": "GET",

@@ -265,7 +265,7 @@ def test_a_method_is_refused_in_awss_words(client: Client) -> None:
 def test_integrations_and_responses_are_kept_as_given(client: Client) -> None:
     named = client.method(client.root, integration=False)
     made = client.put_integration(
-        **named, type="HTTP_PROXY", integrationHttpMethod="GET", uri="http://up", requestParameters={"a": "b"}
+        **named, type="HTTP_PROXY", integrationHttpMethod="GET", uri="http://up", requestParameters={"a": "'b'"}
     )
     assert (made["httpMethod"], made["uri"], made["timeoutInMillis"]) == ("GET", "http://up", 29000)
     response = client.put_method_response(
@@ -290,6 +290,133 @@ def test_integrations_and_responses_are_kept_as_given(client: Client) -> None:
         "1 validation error detected: Value 'wrong' at 'statusCode' failed to satisfy constraint: "
         r"Member must satisfy regular expression pattern: [1-5]\d\d"
     )
+
+
+def test_an_integration_is_filled_in_as_aws_does(client: Client) -> None:
+    named = client.method(client.root, integration=False)
+    http = client.put_integration(**named, type="HTTP", integrationHttpMethod="GET", uri="http://up")
+    assert bare(http) == {
+        "type": "HTTP",
+        "httpMethod": "GET",
+        "uri": "http://up",
+        "connectionType": "INTERNET",
+        "passthroughBehavior": "WHEN_NO_MATCH",
+        "timeoutInMillis": 29000,
+        "cacheNamespace": client.root,
+        "cacheKeyParameters": [],
+    }
+    mock = client.put_integration(
+        **named,
+        type="MOCK",
+        passthroughBehavior="when_no_templates",
+        responseTransferMode="STREAM",
+        integrationTarget="a",
+    )
+    assert "connectionType" not in mock
+    assert (mock["passthroughBehavior"], mock["responseTransferMode"]) == ("WHEN_NO_TEMPLATES", "STREAM")
+    assert bare(client.get_integration(**named)) == bare(mock)
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [("passthroughBehavior", "SOMETIMES"), ("requestParameters", {"integration.request.path.a": "true"})],
+)
+def test_an_integration_is_refused_in_awss_words(client: Client, member: str, value: Any) -> None:
+    named = client.method(client.root, integration=False)
+    assert refused(client.put_integration, **named, type="MOCK", **{member: value})[:2] == (400, "BadRequestException")
+
+
+def test_keys_of_the_cache_and_scopes_are_added_and_removed(client: Client) -> None:
+    named = client.method(client.root)
+    path = "/cacheKeyParameters/method.request.querystring.a"
+    added = client.patch("update_integration", ("add", path), **named)
+    assert added["cacheKeyParameters"] == ["method.request.querystring.a"]
+    assert client.patch("update_integration", ("remove", path), **named)["cacheKeyParameters"] == []
+    scoped = client.patch(
+        "update_method", ("add", "/authorizationScopes", "a"), ("add", "/authorizationScopes", "b"), **named
+    )
+    assert scoped["authorizationScopes"] == ["a", "b"]
+    assert client.patch("update_method", ("remove", "/authorizationScopes", "a"), **named)["authorizationScopes"] == [
+        "b"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("operation", "where", "text"),
+    [
+        ("update_method", "/requestParameters/method.request.header.a", "Invalid parameter name specified"),
+        ("update_method", "/requestModels/a~1b", "Content-Type specified was not found"),
+        ("update_method_response", "/responseParameters/method.response.header.a", "Invalid parameter name specified"),
+        ("update_method_response", "/responseModels/a~1b", "Content-Type specified was not found"),
+        ("update_integration", "/requestParameters/integration.request.header.a", "Invalid parameter name specified"),
+        ("update_integration", "/requestTemplates/a~1b", "Content-Type specified was not found"),
+        ("update_integration_response", "/responseTemplates/a~1b", "Content-Type specified was not found"),
+    ],
+)
+def test_an_entry_that_is_not_there_is_not_removed(client: Client, operation: str, where: str, text: str) -> None:
+    named = client.method(client.root)
+    client.put_method_response(**named, statusCode="200")
+    client.put_integration_response(**named, statusCode="200")
+    status = {"statusCode": "200"} if "response" in operation else {}
+    bad = refused(client.patch, operation, ("remove", where, ""), **named, **status)
+    assert bad == (404, "NotFoundException", text)
+
+
+def test_the_last_entry_takes_its_member_along(client: Client) -> None:
+    named = {**client.method(client.root), "statusCode": "200"}
+    client.put_method_response(
+        **named, responseParameters={"method.response.header.a": True}, responseModels={"application/json": "Empty"}
+    )
+    removals = (
+        ("remove", "/responseParameters/method.response.header.a"),
+        ("remove", "/responseModels/application~1json"),
+    )
+    assert bare(client.patch("update_method_response", *removals, **named)) == {"statusCode": "200"}
+
+
+def test_a_parameter_stands_in_one_place(client: Client) -> None:
+    named = {"restApiId": client.api, "resourceId": client.root, "httpMethod": "GET", "authorizationType": "NONE"}
+    twice = {"method.request.header.a": True, "method.request.querystring.a": False}
+    bad = refused(client.put_method, **named, requestParameters=twice)
+    assert bad[2] == "Parameter names must be unique across querystring, header and path"
+
+
+def test_the_resource_is_looked_up_before_the_verb(client: Client) -> None:
+    unknown = (404, "NotFoundException", "Invalid Resource identifier specified")
+    named = {"restApiId": client.api, "resourceId": "none", "httpMethod": "GOT"}
+    assert refused(client.put_method, **named, authorizationType="NONE") == unknown
+    assert refused(client.get_method, **named) == unknown
+    named = {**named, "resourceId": client.root}
+    assert refused(client.get_method, **named)[2] == "Invalid Method identifier specified"
+
+
+def test_an_authorization_type_is_taken_in_any_case_and_needs_an_authorizer(client: Client) -> None:
+    named = {"restApiId": client.api, "resourceId": client.root, "httpMethod": "GET"}
+    for kind in ("CUSTOM", "cognito_user_pools"):
+        bad = refused(client.put_method, **named, authorizationType=kind, authorizerId="abc123")
+        assert bad[:2] == (400, "BadRequestException")
+        assert bad[2].startswith("Invalid authorizer ID specified.")
+    assert client.put_method(**named, authorizationType="none", authorizerId="abc123")["authorizationType"] == "NONE"
+    changed = client.patch("update_method", ("replace", "/authorizerId", "abc123"), **named)
+    assert "authorizerId" not in changed
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_an_empty_template_is_shown_as_null(client: Client, empty: str | None) -> None:
+    named = client.method(client.root)
+    at = f"/restapis/{client.api}/resources/{client.root}/methods/GET/integration/responses/200"
+    made = raw(client.control, "PUT", at, {"responseTemplates": {"application/json": empty}})
+    assert (made.status, made.json()["responseTemplates"]) == (201, {"application/json": None})
+    held = client.get_integration(**named)["integrationResponses"]["200"]
+    assert held["responseTemplates"] == {"application/json": None}
+
+
+def test_the_kinds_of_5xx_are_shown_with_the_default_ones_values(client: Client) -> None:
+    client.put_gateway_response(restApiId=client.api, responseType="DEFAULT_5XX", statusCode="599")
+    found = {one["responseType"]: one for one in client.get_gateway_responses(restApiId=client.api)["items"]}
+    like = ("API_CONFIGURATION_ERROR", "AUTHORIZER_FAILURE", "INTEGRATION_FAILURE", "INTEGRATION_TIMEOUT")
+    assert [(found[kind]["statusCode"], found[kind]["defaultResponse"]) for kind in like] == [("599", True)] * 4
+    assert found["THROTTLED"]["statusCode"] == "429"
 
 
 # --- deployments --------------------------------------------------------------------------------------------------

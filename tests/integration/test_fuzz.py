@@ -97,6 +97,7 @@ def ids(control: Control) -> dict[str, str]:
     made("POST", f"/usageplans/{plan}/keys", {"keyId": key, "keyType": "API_KEY"})
     made("POST", "/domainnames", {"domainName": "api.example.org"})
     made("POST", "/domainnames/api.example.org/basepathmappings", {"restApiId": api["id"], "stage": "prod"})
+    validator = made("POST", f"{at}/requestvalidators", {"name": "all"})["id"]
     arn = f"arn:aws:apigateway:us-east-1::/usageplans/{plan}"
     return {
         **dict.fromkeys(("restapi_id", "restApiId"), api["id"]),
@@ -107,6 +108,8 @@ def ids(control: Control) -> dict[str, str]:
         **dict.fromkeys(("stage_name", "stageName"), "prod"),
         **dict.fromkeys(("usageplanId", "usageplan_id"), plan),
         **dict.fromkeys(("api_Key", "keyId", "key_id"), key),
+        "model_name": "Empty",
+        "requestvalidator_id": validator,
         **dict.fromkeys(("response_type", "responseType"), "THROTTLED"),
         **dict.fromkeys(("domain_name", "domainName"), "api.example.org"),
         **dict.fromkeys(("base_path", "basePath"), "%28none%29"),
