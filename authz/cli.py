@@ -25,6 +25,7 @@ from authz.config import Config
 from authz.core.catalog import Catalog
 from authz.core.request import Request, joined
 from authz.core.resources import digest
+from authz.core.rules import warnings
 from authz.envoyconfig import PARTS, Address, EnvoyOptions, Part, Tls, render
 from authz.explain import explain as tell
 from authz.faults import ConfigError
@@ -138,7 +139,10 @@ def check_config(path: Path, show: bool, **flags: object | None) -> None:
     Catalog.compile(resources, loaded.settings.account_id)
     counted = (("API", resources.apis), ("plan", resources.usage_plans), ("key", resources.api_keys))
     counts = ", ".join(f"{len(found)} {what}{'' if len(found) == 1 else 's'}" for what, found in counted)
-    click.echo(f"{path}: {counts}; nothing wrong")
+    unmeant = warnings(resources)
+    click.echo(f"{path}: {counts}; {'no rule is broken' if unmeant else 'nothing wrong'}")
+    for problem in unmeant:
+        click.echo(f"warning: {problem}", err=True)
     if show:
         shown = loaded.shown()
         width = max(len(name) for name, _, _ in shown)

@@ -360,7 +360,8 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
     "Stage": {
         "name": "The first segment of the path, unless the host or the route names the stage.",
         "methodSettings": "`*/*`, `pets/GET`, `~1pets~1{id}/GET` to a throttle that all callers share: layer 4. The "
-        "most specific entry counts; a wildcard gives each method a bucket of its own.",
+        "most specific entry counts; a wildcard gives each method a bucket of its own. A verb of a method ANY may have "
+        "an entry and a bucket of its own (`cats/GET`); the other verbs share that of ANY.",
         "gatewayResponses": "How refusals are worded, by kind: `THROTTLED`, `QUOTA_EXCEEDED`, `INVALID_API_KEY`, "
         "`MISSING_AUTHENTICATION_TOKEN`, `DEFAULT_4XX`, `DEFAULT_5XX`.",
         "variables": "For `stageVariables.…` in mappings.",

@@ -20,9 +20,20 @@ from authz.core.errors import ApiError, bad_request, not_found
 from authz.core.oasdocument import unreadable
 from authz.core.openapi import INTRINSICS, Imported, Mode, Options, imported
 from authz.core.patch import Change, Patch, PatchOperation, Row, Style, Type, apply
-from authz.core.resources import AuthorizerSource, KeySource
+from authz.core.resources import AuthorizerSource, Deployment, KeySource
 from authz.core.restapis import check_api
-from authz.core.stored import DomainName, Item, RestApi, StoredPlan, StoredResource, children, stage_id, stage_plans
+from authz.core.stored import (
+    DomainName,
+    Item,
+    RestApi,
+    StoredDeployment,
+    StoredPlan,
+    StoredResource,
+    StoredStage,
+    children,
+    stage_id,
+    stage_plans,
+)
 from authz.documents import DocumentError, RefusedError, TagError, read_document
 from authz.store import Edit
 
@@ -60,6 +71,15 @@ async def api_of(call: Call, source: Reader, api_id: str | None = None) -> RestA
     if not isinstance(found, RestApi):
         raise not_found(f"Invalid API identifier specified {call.context.account_id}:{wanted}")
     return found
+
+
+async def served_by(source: Reader, api_id: str, stage_name: str) -> Deployment | None:
+    """What a stage serves; None without the stage or its deployment."""
+    stage = await source.get("stage", stage_id(api_id, stage_name))
+    if not isinstance(stage, StoredStage):
+        return None
+    deployment = await source.get("deployment", f"{api_id}/{stage.deployment_id}")
+    return deployment.snapshot if isinstance(deployment, StoredDeployment) else None
 
 
 async def edit_api(call: Call, change: Callable[[RestApi], RestApi]) -> RestApi:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
@@ -18,11 +19,14 @@ from authz.control.restapis import (
     listed,
     operations_of,
     patched,
+    served_by,
 )
 from authz.core import restapis as rules
 from authz.core.errors import bad_request, conflict, not_found
 from authz.core.methods import method_of
 from authz.core.patch import Change, PatchOperation, Row, Type, member
+from authz.core.resources import Deployment
+from authz.core.rules import missing_method
 from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
 from authz.store import Edit
 
@@ -369,9 +373,18 @@ async def update(call: Call) -> Answer:
         await _check_deployments(edit, changed.api_id, changed.deployments - stage.deployments)
         warn_of_canary(call, changed)
         edit.put(changed)
+        _warn_of_missing(call, changed, await served_by(edit, changed.api_id, changed.stage_name))
         return changed
 
     return Answer(body=shown(await call.write(edit)))
+
+
+def _warn_of_missing(call: Call, stage: StoredStage, served: Deployment | None) -> None:
+    """Say which settings are for methods that the stage's deployment does not have, and so act on no call."""
+    for name in stage.method_settings if served else ():
+        with suppress(ValueError):  # an older release may have stored another spelling
+            if served and (why := missing_method(served, *method_of(name), verbs_of_any=True)):
+                call.warn(f"methodSettings['{name}'] acts on no call: {why}")
 
 
 ALL: Final = "/restapis/{restapi_id}/stages"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -10,10 +11,11 @@ from msgspec import Struct
 
 from authz.control.apikeys import key_value, page_of, refuse_fixed_plan, stored_key, unused_id
 from authz.control.call import Answer, Call, Operation
-from authz.control.restapis import listed
+from authz.control.restapis import listed, served_by
 from authz.control.restapis import page_of as page_of_items
 from authz.core import patch
 from authz.core.errors import bad_request, not_found
+from authz.core.methods import method_of, no_method
 from authz.core.patch import Document, Patch
 from authz.core.plans import (
     PLAN_TABLE,
@@ -27,6 +29,7 @@ from authz.core.plans import (
     twice,
 )
 from authz.core.resources import ApiStage, UsagePlan
+from authz.core.rules import is_keyless, missing_method
 from authz.core.stored import StoredKey, StoredPlan, by_name, plan_keys, stage_id, stage_plans
 
 if TYPE_CHECKING:
@@ -90,6 +93,7 @@ async def create_usage_plan(call: Call) -> Answer:
         made = checked_plan(document, bare)
         for stage in made.plan.api_stages:
             await _require_stage(edit, stage)
+            await _require_methods(call, edit, stage)
         edit.put(made)
         return made
 
@@ -100,6 +104,17 @@ async def create_usage_plan(call: Call) -> Answer:
 async def _require_stage(edit: Edit, stage: ApiStage) -> None:
     if await edit.get("stage", stage_id(stage.api_id, stage.stage)) is None:
         raise not_found(f"API Stage not found: {stage.api_id}:{stage.stage}")
+
+
+async def _require_methods(call: Call, edit: Edit, stage: ApiStage, known: Collection[str] = ()) -> None:
+    """Demand that each method with a throttle, but for those known already, is one that the stage serves."""
+    served = await served_by(edit, stage.api_id, stage.stage)
+    for name in stage.throttle if served else ():
+        path, verb = method_of(name)
+        if name not in known and served and (why := missing_method(served, path, verb)):
+            raise not_found(f"{no_method(path, verb)}: {why}")
+        if served and is_keyless(served.resources, name):
+            call.warn(f"{name} of {stage.api_id}:{stage.stage} requires no API key, so no plan throttles it")
 
 
 async def get_usage_plan(call: Call) -> Answer:
@@ -125,10 +140,13 @@ async def update_usage_plan(call: Call) -> Answer:
     async def change(edit: Edit) -> StoredPlan:
         stored = await stored_plan(edit, call.params["usageplanId"])
         changed = checked_plan(patch.apply(PLAN_TABLE, plan_document(stored), operations), stored)
-        present = {(stage.api_id, stage.stage) for stage in stored.plan.api_stages}
+        present = {(stage.api_id, stage.stage): stage.throttle for stage in stored.plan.api_stages}
         for stage in changed.plan.api_stages:
-            if (stage.api_id, stage.stage) not in present:
+            known = present.get((stage.api_id, stage.stage))
+            if known is None:
                 await _cover(edit, changed, stage)
+            if stage.throttle != known:
+                await _require_methods(call, edit, stage, known or ())
         if operations:
             edit.put(changed)
         return changed
@@ -180,6 +198,8 @@ async def create_usage_plan_key(call: Call) -> Answer:
         key = await stored_key(edit, body.key_id)
         plan = await stored_plan(edit, call.params["usageplanId"])
         refuse_fixed_plan(call, plan.plan.id)
+        if not plan.plan.api_stages:
+            call.warn(f"usage plan {plan.plan.id} covers no stage, so the key gets 403 until it does")
         others = live_plans(key, await edit.many("usageplan", plan_ids(key)))
         joined = msgspec.structs.replace(key, plans=join(key, plan, others))
         edit.put(joined)

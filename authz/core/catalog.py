@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from authz.core.credentials import Credentials
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
-from authz.core.methods import method_of
+from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.periods import period
 from authz.core.recent import Recent
 from authz.core.request import Request
@@ -84,7 +84,7 @@ class _MethodThrottles(Struct, gc=False):
         try:
             return self.found[route]
         except KeyError:
-            rule = _setting(self.rules, route)
+            rule = _setting(self.rules, route.resource, route.method)
             end = self.stage + _spelt(route.resource, route.method)
             found = self.found[route] = (end, rule) if rule else None
             return found
@@ -140,12 +140,16 @@ class KeyNeeded(Struct, frozen=True, gc=False):
 
 
 class _Stage(Struct, frozen=True):
-    """A stage: the subject of its requests, what it serves, and the limits that hold for all callers of a route."""
+    """A stage: the subject of its requests, what it serves, and the limits that hold for all callers of a route.
+
+    `verbs` has the routes of single verbs that have settings of their own, by the route of the method ANY.
+    """
 
     subject: Subject
     credentials: Credentials
     routes: Routes
     limits: Mapping[Route, tuple[Limit, ...]]
+    verbs: Mapping[Route, Mapping[str, Route]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +401,10 @@ def _covers_the_same(plan: UsagePlan, covered: _Covered, apis: Mapping[str, _Api
 def _route(stage: _Stage, request: Request, path: str) -> Route | None:
     verb = (request.extensions.get("method") or request.method).upper()  # `get` must not slip past GET to ANY
     resource = request.extensions.get("resource")
-    return stage.routes.named(resource, verb) if resource else stage.routes.match(path, verb)
+    route = stage.routes.named(resource, verb) if resource else stage.routes.match(path, verb)
+    if route and route in stage.verbs:
+        return stage.verbs[route].get(verb, route)
+    return route
 
 
 def _subject(
@@ -468,10 +475,12 @@ def _account_limits(resources: Resources, account_id: str) -> Iterator[Limit]:
 
 def _compile_stage(api: Api, stage: Stage, served: _Served, account_id: str, shared: tuple[Limit, ...]) -> _Stage:
     settings = {method_of(name): setting for name, setting in stage.method_settings.items()}
-    limits: dict[Route, tuple[Limit, ...]] = dict.fromkeys(served.routes, shared)
-    for route in served.routes:
-        if rule := stage_bucket(_setting(settings, route)):
-            key = redis_key(account_id, "stage", api.id, stage.name, route.resource, route.method)
+    verbs = {route: own for route in served.routes if (own := _own_verbs(settings, route))}
+    limits: dict[Route, tuple[Limit, ...]] = {}
+    for route in (*served.routes, *(route for own in verbs.values() for route in own.values())):
+        limits[route] = shared
+        if rule := stage_bucket(_setting(settings, route.resource, route.verb or route.method)):
+            key = redis_key(account_id, "stage", api.id, stage.name, route.resource, route.verb or route.method)
             limits[route] = (Limit(Layer.STAGE_METHOD_THROTTLE, key, rule), *shared)
     subject = Subject(
         api=api.id,
@@ -480,12 +489,20 @@ def _compile_stage(api: Api, stage: Stage, served: _Served, account_id: str, sha
         credentials=served.credentials,
         responses=Responses.compile((stage.deployment or stage).gateway_responses),
     )
-    return _Stage(subject, served.credentials, served.routes, limits)
+    return _Stage(subject, served.credentials, served.routes, limits, verbs)
 
 
-def _setting(settings: Mapping[tuple[str, str], T], route: Route) -> T | None:
+def _own_verbs(settings: Mapping[tuple[str, str], MethodSetting], route: Route) -> dict[str, Route]:
+    """The verbs that have settings of their own, and so a bucket of their own, where ANY serves them."""
+    if route.method != ANY:
+        return {}
+    named = (verb for resource, verb in settings if resource == route.resource and verb not in (ANY, WILDCARD))
+    return {verb: Route(route.resource, ANY, route.api_key_required, verb) for verb in named}
+
+
+def _setting(settings: Mapping[tuple[str, str], T], resource: str, method: str) -> T | None:
     """The most specific entry: the method's own, else its resource's wildcard, else the stage's."""
-    for name in ((route.resource, route.method), (route.resource, "*"), ("*", "*")):
+    for name in ((resource, method), (resource, WILDCARD), (WILDCARD, WILDCARD)):
         if name in settings:
             return settings[name]
     return None

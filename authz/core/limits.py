@@ -13,6 +13,7 @@ from msgspec import Struct
 EXACT = 2**53  # integers up to here are exact in a double, and so in Lua
 MICROSECONDS = 1_000_000
 SMALLEST_RATE = Fraction(1, 1_000_000)
+GREATEST_RATE = 2**31 - 1  # a second; far above what any Redis decides
 LONGEST_REFILL_SECONDS = 100 * 366 * 86_400
 
 
@@ -101,6 +102,16 @@ def throttle(rate: float | None, burst: int | None) -> Throttle | None:
         raise ValueError("expected burst ÷ rate of at most 100 years")
     fraction = _at_most(min(per_second / MICROSECONDS, Fraction(max(size, 1))), EXACT // max(size, 1))
     return Throttle(float(rate), size, fraction.numerator, fraction.denominator)
+
+
+def check_throttle(rate: float | None, burst: int | None) -> None:
+    """Raise ValueError with the rule that a rate and burst break which somebody configures now.
+
+    Stored ones may be older than the bound of rates, and count as they did.
+    """
+    throttle(rate, burst)
+    if rate is not None and rate > GREATEST_RATE:
+        raise ValueError(f"expected a rate of at most {GREATEST_RATE} a second, not {rate:g}")
 
 
 def _at_most(x: Fraction, max_denominator: int) -> Fraction:

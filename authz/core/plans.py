@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from authz.core.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
-from authz.core.limits import throttle
+from authz.core.limits import check_throttle
 from authz.core.methods import method_of, no_method
 from authz.core.patch import Change, Document, Row, Type
 from authz.core.resources import ApiKey, ApiStage, FailurePolicy, Mode, QuotaSettings, ThrottleSettings, UsagePlan
@@ -230,7 +230,7 @@ def checked_throttle(document: Document) -> ThrottleSettings | None:
     try:
         if burst is not None and not 0 <= burst <= GREATEST:
             raise ValueError(f"expected a burst from 0 to {GREATEST}")
-        throttle(rate, burst)
+        check_throttle(rate, burst)
     except ValueError as error:
         raise bad_request(f"Invalid throttle settings specified: {error}") from None
     return ThrottleSettings(None if rate is None else float(rate), burst)

@@ -12,11 +12,15 @@ from authz.core.resources import HttpMethod, Method
 
 
 class Route(Struct, frozen=True, gc=False):
-    """A method of an API: the template of its resource, its verb (or ANY), and whether it requires a key."""
+    """A method of an API: the template of its resource, its verb (or ANY), and whether it requires a key.
+
+    `verb` is set where a stage has settings for one verb of a method ANY: the calls of that verb are a route apart.
+    """
 
     resource: str
     method: str
     api_key_required: bool = True
+    verb: str = ""
 
 
 ANYTHING = Route("/", "ANY")

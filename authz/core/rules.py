@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from authz.core.limits import throttle
+from authz.core.limits import check_throttle
 from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.resources import (
     Account,
@@ -21,7 +21,9 @@ from authz.core.resources import (
     Deployment,
     GatewayResponse,
     Host,
+    HttpMethod,
     KeySource,
+    Method,
     QuotaSettings,
     Resources,
     Stage,
@@ -95,6 +97,24 @@ def problems(resources: Resources) -> list[Problem]:
         *_plans(resources, keys),
         *_keys(resources.api_keys, keys),
     ]
+
+
+def warnings(resources: Resources) -> list[Problem]:
+    """What breaks no rule and is hardly meant: calls that are refused although the file looks complete."""
+    return [
+        Problem(
+            f"$.usagePlans[{i}].apiStages",
+            f"the plan {plan.id} covers no stage, so {_keys_of(plan)} can call nothing by it and gets 403; "
+            "add an entry with apiId and stage",
+        )
+        for i, plan in enumerate(resources.usage_plans)
+        if plan.keys and not plan.api_stages
+    ]
+
+
+def _keys_of(plan: UsagePlan) -> str:
+    first = shortened(plan.keys[0])
+    return f"its key {first}" if len(plan.keys) == 1 else f"each of its {len(plan.keys)} keys ({first} and others)"
 
 
 def value_problem(value: str) -> str | None:
@@ -227,7 +247,7 @@ def _stage(stage: Stage, api: Api, at: str) -> Problems:
     if stage.deployment:
         yield from _deployment(stage, stage.deployment, f"{at}.deployment")
     settings = f"{at}.methodSettings"
-    yield from _methods(stage.method_settings, served, settings)
+    yield from _methods(stage.method_settings, served, settings, verbs_of_any=True)
     for key, setting in stage.method_settings.items():
         rate, burst = setting.throttling_rate_limit, setting.throttling_burst_limit
         yield from _stage_throttle(rate, burst, f"{settings}['{key}'].throttlingRateLimit")
@@ -344,17 +364,17 @@ def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
     yield from _methods(covered.throttle, served, f"{at}.throttle")
     for key, settings in covered.throttle.items():
         yield from _throttle(settings, f"{at}.throttle['{key}']")
-        if served and _is_keyless(served, key):
+        if served and is_keyless(served.resources, key):
             yield Problem(f"{at}.throttle['{key}']", "the method requires no key, so no plan throttles it")
 
 
-def _is_keyless(api: Api, key: str) -> bool:
+def is_keyless(resources: Mapping[str, Mapping[HttpMethod, Method]], key: str) -> bool:
     """Whether the key of a method throttle names one method, and that needs no API key."""
     try:
         path, verb = method_of(key)
     except ValueError:
         return False
-    return any(name == verb and not method.api_key_required for name, method in api.resources.get(path, {}).items())
+    return any(name == verb and not method.api_key_required for name, method in resources.get(path, {}).items())
 
 
 def _shared_keys(plans: tuple[UsagePlan, ...], keys: _Keys) -> Problems:
@@ -473,12 +493,12 @@ def _throttle(settings: ThrottleSettings, at: str) -> Problems:
 
 def _rate(rate: float | None, burst: int | None, at: str) -> Problems:
     try:
-        throttle(rate, burst)
+        check_throttle(rate, burst)
     except ValueError as broken:
         yield Problem(at, str(broken))
 
 
-def _methods(keys: Iterable[str], api: Api | None, at: str) -> Problems:
+def _methods(keys: Iterable[str], api: Api | None, at: str, *, verbs_of_any: bool = False) -> Problems:
     """Each key must be readable, name a method that the API has, and be the only one that names it."""
     first: dict[tuple[str, str], str] = {}
     for key in keys:
@@ -488,21 +508,29 @@ def _methods(keys: Iterable[str], api: Api | None, at: str) -> Problems:
             yield Problem(f"{at}['{key}']", str(broken))
             continue
         known = first.setdefault(method, key)
-        rule = f"the same method as '{known}'" if known != key else api and _missing(api, *method)
+        missing = api and missing_method(api, *method, verbs_of_any=verbs_of_any)
+        rule = missing if known == key else f"the same method as '{known}'"
         if rule:
             yield Problem(f"{at}['{key}']", rule)
 
 
-def _missing(api: Api, path: str, method: str) -> str | None:
-    """Why the API has no such method, or None if it has."""
+def missing_method(api: Api | Deployment, path: str, method: str, *, verbs_of_any: bool = False) -> str | None:
+    """Why the API has no such method, or None if it has.
+
+    With `verbs_of_any` each verb counts that a method ANY serves: a stage's settings may single one out, a plan's
+    throttles may not.
+    """
     if path == WILDCARD:
         return None
+    name = f"the API {api.id}" if isinstance(api, Api) else "the deployment"
     if not api.resources:
-        whole = path == "/" and method in (ANY, WILDCARD)
-        return None if whole else f"the API {api.id} lists no methods, so it is one method: expected */* or //ANY"
+        whole = path == "/" and (verbs_of_any or method in (ANY, WILDCARD))
+        return None if whole else f"{name} lists no methods, so it is one method: expected */* or //ANY"
     methods = api.resources.get(path)
     if methods is None:
-        return f"the API {api.id} has no resource {path}"
-    if method == WILDCARD or method in methods:
+        close = difflib.get_close_matches(path, api.resources, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{name} has no resource {path}{hint}"
+    if method == WILDCARD or method in methods or (verbs_of_any and ANY in methods):
         return None
     return f"the resource {path} has no method {method}, only {', '.join(methods) or 'none'}"

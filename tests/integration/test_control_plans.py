@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from authz.control.call import Context
-from authz.core.stored import StoredStage
+from authz.core.resources import Deployment, HttpMethod, Method
+from authz.core.stored import StoredDeployment, StoredStage
 from authz.store import Edit
 from tests.control import Control, boto, raw
 from tests.control import control as control
@@ -106,6 +107,99 @@ def test_c35_a_stage_without_its_name(aws: Any) -> None:
     assert refusal(aws.create_usage_plan, name="p", apiStages=[{"apiId": "", "stage": "prod"}]) == expected
     assert refusal(aws.create_usage_plan, name="p", apiStages=[{"apiId": "a"}]) == expected
     assert refusal(aws.create_usage_plan, name="p", apiStages=[PLACE, PLACE]).startswith("ConflictException")
+
+
+@pytest.fixture
+def served(control: Control) -> Any:
+    """A client; the stage prod of the API `a` serves GET and POST of /pets, ANY of /cats, and GET of /open keyless."""
+    control.run(put_deployment)
+    return boto(control)
+
+
+async def put_deployment(context: Context) -> None:
+    keyed = Method(api_key_required=True)
+    resources: dict[str, dict[HttpMethod, Method]] = {
+        "/pets": {"GET": keyed, "POST": keyed},
+        "/cats": {"ANY": keyed},
+        "/open": {"GET": Method(api_key_required=False)},
+    }
+
+    async def put(edit: Edit) -> None:
+        edit.put(StoredDeployment("d", "a", 0, Deployment(resources=resources)))
+
+    await put_stages(context)
+    await context.store.write(put, who="tests", what="a deployment")
+
+
+MISSING = {
+    "/nothere/GET": "the deployment has no resource /nothere",
+    "/Pets/GET": "the deployment has no resource /Pets; did you mean /pets?",
+    "/pets/PUT": "the resource /pets has no method PUT, only GET, POST",
+    "/cats/GET": "the resource /cats has no method GET, only ANY",
+}
+
+
+@pytest.mark.parametrize(("name", "why"), MISSING.items())
+def test_a_plan_throttles_no_method_that_its_stage_does_not_serve(served: Any, name: str, why: str) -> None:
+    path, _, verb = name.rpartition("/")
+    expected = f"NotFoundException: Invalid method {{resourcePath: {path},method: {verb}}} specified: {why}"
+    stages = [PLACE | {"throttle": {name: {"rateLimit": 1, "burstLimit": 2}}}]
+    assert refusal(served.create_usage_plan, name="p", apiStages=stages) == expected
+    plan = new_plan(served, apiStages=[PLACE])
+    assert refused(served, plan, added(f"{THROTTLE}/{name}/rateLimit", "1")) == expected
+    assert "throttle" not in served.get_usage_plan(usagePlanId=plan)["apiStages"][0]
+
+
+def test_a_plan_throttles_methods_that_its_stage_serves(served: Any) -> None:
+    plan = new_plan(served, apiStages=[PLACE])
+    names = ("/pets/GET", "/pets/*", "/cats/ANY")
+    changed = patched(served, plan, *(added(f"{THROTTLE}/{name}/rateLimit", "1") for name in names))
+    assert sorted(changed["apiStages"][0]["throttle"]) == sorted(names)
+    assert warning(changed) is None
+
+
+def test_a_throttle_of_a_method_that_went_hinders_no_other_change(control: Control, served: Any) -> None:
+    """A later deployment may lack the method: the plan is still shown, and still changes."""
+    plan = new_plan(served, apiStages=[PLACE | {"throttle": {"/pets/GET": {"rateLimit": 1, "burstLimit": 2}}}])
+
+    async def put_other(context: Context) -> None:
+        async def put(edit: Edit) -> None:
+            edit.put(StoredDeployment("d", "a", 1, Deployment(resources={"/cats": {"ANY": Method()}})))
+
+        await context.store.write(put, who="tests", what="another deployment")
+
+    control.run(put_other)
+    patched(served, plan, added(f"{THROTTLE}//cats/ANY/rateLimit", "1"))
+    patched(served, plan, removed(f"{THROTTLE}//pets/GET"))
+    assert list(served.get_usage_plan(usagePlanId=plan)["apiStages"][0]["throttle"]) == ["/cats/ANY"]
+
+
+def test_a_throttle_that_no_call_can_meet_is_taken_with_a_warning(served: Any) -> None:
+    plan = new_plan(served, apiStages=[PLACE])
+    changed = patched(served, plan, added(f"{THROTTLE}//open/GET/rateLimit", "1"))
+    assert warning(changed) == "/open/GET of a:prod requires no API key, so no plan throttles it"
+
+
+def test_a_key_joins_a_plan_without_stages_with_a_warning(served: Any) -> None:
+    plan, key = new_plan(served), served.create_api_key(name="k", enabled=True)["id"]
+    assert (
+        warning(add_key(served, plan, key)) == f"usage plan {plan} covers no stage, so the key gets 403 until it does"
+    )
+
+
+def warning(answer: Any) -> str | None:
+    found: str | None = answer["ResponseMetadata"]["HTTPHeaders"].get("x-authz-warning")
+    return found
+
+
+@pytest.mark.parametrize(("rate", "is_taken"), [(2**31 - 1, True), (2**31, False), (1e20, False)])
+def test_rates_have_a_bound(aws: Any, rate: float, is_taken: bool) -> None:
+    throttle = {"rateLimit": rate, "burstLimit": 10}
+    if is_taken:
+        assert aws.create_usage_plan(name="p", throttle=throttle)["throttle"]["rateLimit"] == rate
+    else:
+        expected = "BadRequestException: Invalid throttle settings specified: expected a rate of at most 2147483647"
+        assert refusal(aws.create_usage_plan, name="p", throttle=throttle).startswith(expected)
 
 
 PERIOD = "BadRequestException: Invalid Usage Plan quota period specified. Must be one of [DAY, WEEK, MONTH]"

@@ -544,6 +544,30 @@ def test_two_spellings_are_one_method(client: Client) -> None:
     assert shown["methodSettings"] == {"~1pets/GET": expected}
 
 
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("nothere/GET", "the deployment has no resource /nothere"),
+        ("Pets/GET", "the deployment has no resource /Pets; did you mean /pets?"),
+        ("pets/PUT", "the resource /pets has no method PUT, only GET"),
+    ],
+)
+def test_a_setting_of_a_method_that_is_not_served_is_taken_with_a_warning(client: Client, key: str, why: str) -> None:
+    changed = client.patch("update_stage", ("replace", f"/{key}/throttling/rateLimit", "1"), **client.stage())
+    assert key in changed["methodSettings"]
+    told = changed["ResponseMetadata"]["HTTPHeaders"]["x-authz-warning"]
+    assert told == f"methodSettings['{key}'] acts on no call: {why}"
+
+
+def test_settings_of_served_methods_are_taken_without_a_warning(client: Client) -> None:
+    """A verb of a method ANY is one of them."""
+    client.method(client.resource("cats"), "ANY")
+    stage = client.stage()
+    patches = (("replace", f"/{key}/throttling/rateLimit", "1") for key in ("pets/GET", "cats/PUT", "*/*", "cats/*"))
+    changed = client.patch("update_stage", *patches, **stage)
+    assert "x-authz-warning" not in changed["ResponseMetadata"]["HTTPHeaders"]
+
+
 @pytest.mark.parametrize("value", ["-2", "NaN", "1e400", "many", ""])
 def test_a_throttle_is_a_number(client: Client, value: str) -> None:
     patch = ("replace", "/*/*/throttling/rateLimit", value)

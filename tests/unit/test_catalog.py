@@ -342,6 +342,48 @@ def test_a_wildcard_gives_each_method_a_bucket_of_its_own() -> None:
     assert keys[2] == keys[3]
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"any/GET": setting(1.0, 1)}, [1, None, None]),
+        ({"any/GET": setting(1.0, 1), "any/ANY": setting(1.0, 2)}, [1, 2, 2]),
+        ({"any/GET": setting(1.0, 1), "any/*": setting(1.0, 3), "*/*": setting(1.0, 4)}, [1, 3, 3]),
+        ({"any/GET": setting(-1.0, -1), "any/ANY": setting(1.0, 2)}, [None, 2, 2]),
+        ({"any/GET": setting(1.0, 1), "any/PUT": setting(1.0, 5)}, [1, 5, None]),
+    ],
+)
+def test_a_verb_of_an_any_method_may_have_settings_of_its_own(
+    settings: dict[str, MethodSetting], expected: list[int | None]
+) -> None:
+    """And a bucket of its own: the other verbs share that of ANY."""
+    asked = [ask("/prod/any", method=verb) for verb in ("get", "PUT", "PATCH")]
+    changed = staged(settings)
+    assert bursts(changed, Layer.STAGE_METHOD_THROTTLE, *asked) == expected
+    limits = [limits_of(changed, one).get("stage_method_throttle") for one in asked]
+    keys = [limit.key for limit in limits if limit]
+    shared = expected[1] == expected[2] is not None
+    assert len(set(keys)) == len(keys) - shared
+
+
+def test_a_verb_of_an_api_without_methods_has_one_bucket_for_all_paths() -> None:
+    open_to_all = api(resources={}, stages=(Stage("prod", {"//GET": setting(1.0, 1)}),))
+    changed = resources(apis=(open_to_all,))
+    asked = [ask("/prod/a"), ask("/prod/b"), ask("/prod/a", method="POST")]
+    assert bursts(changed, Layer.STAGE_METHOD_THROTTLE, *asked) == [1, 1, None]
+    keys = {limits_of(changed, one)["stage_method_throttle"].key for one in asked[:2]}
+    assert len(keys) == 1
+
+
+def test_a_verb_with_settings_of_its_own_is_the_same_method_for_plans() -> None:
+    covered = ApiStage("a1", "prod", {"/any/ANY": limited(1.0, 4)})
+    stage = Stage("prod", {"any/GET": setting(1.0, 1)})
+    changed = resources(apis=(api(resources=METHODS, stages=(stage,)),), usage_plans=(plan(api_stages=(covered,)),))
+    asked = [ask("/prod/any"), ask("/prod/any", method="PUT")]
+    keys = [limits_of(changed, one)["plan_method_throttle"].key for one in asked]
+    assert bursts(changed, Layer.PLAN_METHOD_THROTTLE, *asked) == [4, 4]
+    assert keys[0] == keys[1]
+
+
 def test_all_paths_of_an_api_without_methods_share_one_bucket() -> None:
     """R5: no caller can invent buckets."""
     changed = resources(apis=(api(resources={}, stages=(Stage("prod", {"*/*": setting(1.0, 3)}),)),))

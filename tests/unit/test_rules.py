@@ -23,7 +23,7 @@ from authz.core.resources import (
     Stage,
     ThrottleSettings,
 )
-from authz.core.rules import problems, value_problem
+from authz.core.rules import problems, value_problem, warnings
 from tests.builders import api, key, plan, resources, value_of
 
 ONE = ThrottleSettings(rate_limit=1.0, burst_limit=1)
@@ -440,6 +440,14 @@ ACCEPTED = {
     "smallest": resources(),
     "empty": Resources(),
     "one method": a_method_throttle("*/*", "//ANY", resources={}),
+    "a verb of ANY in a stage": resources(
+        apis=(
+            api(
+                resources={"/any": {"ANY": Method()}},
+                stages=(Stage("prod", {"any/GET": MethodSetting(1.0, 1), "any/ANY": MethodSetting(1.0, 1)}),),
+            ),
+        )
+    ),
     "wildcards": a_method_throttle("/*/*", "/pets/*", "/pets/GET"),
     "20 methods": a_method_throttle(*(f"/r{n}/GET" for n in range(20)), resources=get(*(f"/r{n}" for n in range(20)))),
     "root and variables": an_api(resources=get("/", "/{id}", "/{proxy+}", "/{id}/toys", "/v1.0/a:b")),
@@ -506,3 +514,21 @@ def test_a_key_may_hold_any_printable_ascii_but_blank_and_comma(value: str) -> N
 )
 def test_a_bad_value_is_refused_without_being_repeated(value: str, rule: str) -> None:
     assert value_problem(value) == rule
+
+
+def test_keys_that_can_call_nothing_are_no_broken_rule_and_worth_a_warning() -> None:
+    bare = resources(
+        usage_plans=(plan(), plan("p2", api_stages=(), keys=("k2", "k3"))), api_keys=(key(), key("k2"), key("k3"))
+    )
+    assert problems(bare) == []
+    [warning] = warnings(bare)
+    assert warning.address == "$.usagePlans[1].apiStages"
+    assert "each of its 2 keys (k2 and others) can call nothing by it and gets 403" in warning.rule
+    assert warnings(resources(usage_plans=(plan(), plan("p2", api_stages=(), keys=())))) == []
+
+
+@pytest.mark.parametrize(("rate", "is_told"), [(2**31 - 1, False), (2**31, True), (1e20, True)])
+def test_rates_have_a_bound(rate: float, is_told: bool) -> None:
+    found = problems(a_plan(throttle=ThrottleSettings(rate_limit=rate, burst_limit=5)))
+    assert [problem.address for problem in found] == ["$.usagePlans[0].throttle.rateLimit"] * is_told
+    assert all("expected a rate of at most 2147483647 a second" in problem.rule for problem in found)
