@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import grpc
 import grpc.aio
 import msgspec
+import redis.asyncio
 from grpc_health.v1 import health_pb2
 from redis.exceptions import AskError, ClusterDownError, RedisError, ResponseError
 
@@ -294,6 +295,7 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
 
     try:
         async with asyncio.timeout(3 * SECONDS):
+            await _connect(client)
             endless, looked_at = await _endless(run, account)
             node = urlsplit(found.node)
             return Redis(
@@ -316,6 +318,15 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
         raise UnreachableError(f"no answer: {_words(error)}") from None
     finally:
         await client.aclose()
+
+
+async def _connect(client: redis.asyncio.Redis) -> None:
+    """Raise RedisError with the server's reason for a connection that it refuses: the login, or the database.
+
+    Later, such a refusal would look like that of a single command.
+    """
+    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+    await client.connection_pool.release(connection)
 
 
 async def _endless(run: Run, account: str) -> tuple[list[str], int]:

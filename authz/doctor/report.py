@@ -19,7 +19,6 @@ from authz.doctor.processrules import PROCESS_RULES
 from authz.doctor.redisrules import REDIS_RULES
 
 FORMAT: Final = 1  # of the JSON; grows when a field changes its meaning or goes
-WIDTH: Final = 120  # where there is no terminal
 COLOURS: Final[dict[Severity, str]] = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 PARTS: Final = (
     ("Sidecars and control planes", PROCESS_RULES),
@@ -56,15 +55,30 @@ def as_json(findings: Sequence[Finding], looked_at: Sequence[str]) -> str:
 
 
 def show(findings: Sequence[Finding], looked_at: Sequence[str], file: IO[str]) -> None:
-    """A table a severity and a summary; colours in a terminal only."""
+    """A table a severity and a summary in a terminal; elsewhere plain lines, which programs and diffs can read."""
     console = Console(file=file, highlight=False, soft_wrap=False)
     if not console.is_terminal:
-        console = Console(file=file, highlight=False, no_color=True, width=WIDTH)
+        file.writelines(f"{line}\n" for line in _lines(findings))
+        file.write(f"{_summary(findings, looked_at).plain}\n")
+        return
     for severity in SEVERITIES:
         of_it = [finding for finding in findings if finding.severity == severity]
         if of_it:
             console.print(_table(severity, of_it))
     console.print(_summary(findings, looked_at))
+
+
+def _lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """A finding's first line has all that `grep` needs; the others are indented, and a blank line ends it."""
+    for finding in findings:
+        seen, *more = finding.seen.splitlines() or [""]
+        yield f"{finding.severity}: {finding.id}: {finding.where}: {seen}"
+        yield from (f"  {line}" for line in more)
+        yield f"  {finding.why}"
+        first, *rest = finding.fix.splitlines() or [""]
+        yield f"  fix: {first}"
+        yield from (f"       {line}" for line in rest)
+        yield ""
 
 
 def _table(severity: Severity, findings: Sequence[Finding]) -> Table:

@@ -120,6 +120,36 @@ def test_nothing_is_found_in_a_good_one(options: Any, redis_kind: Kind) -> None:
     assert "se" not in facts.redis.url.replace("redis", "")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("/0", "/99", "DB index is out of range"),
+        ("127.0.0.1", ":wrong@127.0.0.1", "invalid username-password pair"),
+        ("127.0.0.1", "nobody:wrong@127.0.0.1", "invalid username-password pair"),
+    ],
+    ids=["database", "password", "user"],
+)
+def test_a_connection_that_redis_refuses_is_told_with_its_reason(
+    before: str, after: str, reason: str, redis_kind: Kind
+) -> None:
+    """And not as a user who may not say the doctor's commands."""
+    with redis_server(redis_kind, *CLEAN, password="secret") as server:
+        address = f"redis://{HOST}:{port_of(server)}/0" if "wrong" in after else server.url
+        facts = asyncio.run(look(Targets(redis=address.replace(before, after), account=ACCOUNT)))
+    assert facts.redis is None
+    [finding] = examine(facts)
+    assert (finding.id, finding.severity) == ("unreachable", "error")
+    assert reason in finding.seen
+    assert "wrong" not in f"{finding}"
+
+
+def test_a_redis_without_a_login_that_wants_one_is_told(redis_kind: Kind) -> None:
+    with redis_server(redis_kind, *CLEAN, password="secret") as server:
+        facts = asyncio.run(look(Targets(redis=f"redis://{HOST}:{port_of(server)}/0", account=ACCOUNT)))
+    [finding] = examine(facts)
+    assert (finding.id, "NOAUTH" in finding.seen or "Authentication required" in finding.seen) == ("unreachable", True)
+
+
 def test_a_password_keeps_strangers_out_wherever_it_listens(redis_kind: Kind) -> None:
     reachable = ("--bind", f"{HOST} -192.0.2.1", "--protected-mode", "no")
     with redis_server(redis_kind, *CLEAN, *reachable, password="secret") as server:

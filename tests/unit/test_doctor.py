@@ -258,3 +258,33 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
     show([odd], ["here"], out)
     for text in ("[bold]x[/]", "[red]", "a: [1]"):
         assert text in out.getvalue()
+
+
+def test_lines_that_are_no_terminals_are_plain() -> None:
+    """One line has the severity, the id, the place and what is there; no line is padded or cut."""
+    place = "listener " + "long-" * 40
+    two = [
+        Finding("one", "error", place, "a: 1\nb: 2", "Because.", "c: 3\nd: 4"),
+        Finding("two", "info", "there", "x", "So.", "y"),
+    ]
+    out = io.StringIO()
+    show(two, ["here"], out)
+    assert out.getvalue().splitlines() == [
+        f"error: one: {place}: a: 1",
+        "  b: 2",
+        "  Because.",
+        "  fix: c: 3",
+        "       d: 4",
+        "",
+        "info: two: there: x",
+        "  So.",
+        "  fix: y",
+        "",
+        "Looked at here: 1 error, 1 info.",
+    ]
+
+
+def test_nothing_found_is_one_plain_line() -> None:
+    out = io.StringIO()
+    show([], ["here", "there"], out)
+    assert out.getvalue() == "Looked at here, there: nothing found.\n"
