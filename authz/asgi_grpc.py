@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,8 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from authz.badcalls import Problem
+
 log = structlog.get_logger(__name__)
 
 Event = MutableMapping[str, Any]
@@ -26,11 +28,15 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 # A serialised request and the seconds that its caller still waits, None for ever; a serialised answer.
 Unary = Callable[[bytes, float | None], Awaitable[bytes]]
+# Counts a call that no Envoy makes on purpose.
+Bad = Callable[[Problem], None]
 
 DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 4, 5, 8, 12, 13, 14
 
 LARGEST: Final = 1 << 20  # bytes of a message, as with grpcio; Envoy's questions have some hundreds
 TOO_LARGE: Final = f"a message is larger than {LARGEST} bytes"
+NO_MESSAGE: Final = "expected a message"
+UNKNOWN_METHOD: Final = "unknown method"
 PREFIX: Final = 5  # bytes before a message: compressed or not, and its length
 LONGEST_SECONDS: Final = 60.0  # for a caller that names no deadline of its own
 LATE_SECONDS: Final = 1.0  # past its deadline, before a call is ended; the answer minds the deadline itself
@@ -51,12 +57,13 @@ CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 
 
 class Refused(Exception):  # noqa: N818  (an answer, not a fault)
-    """The call ends with a status other than OK, and these words."""
+    """The call ends with a status other than OK, and these words; `problem` if no Envoy makes such a call."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, problem: Problem | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.problem = problem
 
 
 class Gone(Exception):  # noqa: N818
@@ -83,10 +90,10 @@ def asked(scope: Event) -> Asked:
     if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
         raise NotGrpc
     if scope["method"] != "POST":
-        raise Refused(UNIMPLEMENTED, "expected POST")
+        raise Refused(UNIMPLEMENTED, "expected POST", Problem.MALFORMED)
     # Without it pyvoy drops the trailers, and an answer without a status is none.
     if headers.get(b"te") != b"trailers":
-        raise Refused(INTERNAL, "expected te: trailers")
+        raise Refused(INTERNAL, "expected te: trailers", Problem.MALFORMED)
     timeout = headers.get(b"grpc-timeout")
     return Asked(scope["path"], None if timeout is None else seconds_of(timeout))
 
@@ -95,7 +102,7 @@ def asked(scope: Event) -> Asked:
 def seconds_of(timeout: bytes) -> float:
     """A `grpc-timeout` such as `500m`. Raises Refused."""
     if not re.fullmatch(rb"\d{1,8}[HMSmun]", timeout):
-        raise Refused(INTERNAL, "bad grpc-timeout")
+        raise Refused(INTERNAL, "bad grpc-timeout", Problem.MALFORMED)
     return int(timeout[:-1]) * UNITS[timeout[-1:]]
 
 
@@ -117,7 +124,7 @@ async def _rest(body: bytearray, receive: Receive) -> bytearray:
     more = True
     while more:
         if len(body) > PREFIX + LARGEST:
-            raise Refused(RESOURCE_EXHAUSTED, TOO_LARGE)
+            raise Refused(RESOURCE_EXHAUSTED, TOO_LARGE, Problem.TOO_LARGE)
         event = await receive()
         if event["type"] != "http.request":
             raise Gone
@@ -142,14 +149,14 @@ def unframed(body: bytes) -> bytes:
 
 def _fault(body: bytes, length: int) -> Refused:
     if len(body) < PREFIX:
-        return Refused(INTERNAL, "expected a message")
+        return Refused(INTERNAL, NO_MESSAGE, Problem.NO_MESSAGE)
     if length > LARGEST or len(body) - PREFIX > LARGEST:
-        return Refused(RESOURCE_EXHAUSTED, TOO_LARGE)
+        return Refused(RESOURCE_EXHAUSTED, TOO_LARGE, Problem.TOO_LARGE)
     if length != len(body) - PREFIX:
-        return Refused(INTERNAL, "expected exactly one message")
+        return Refused(INTERNAL, "expected exactly one message", Problem.MALFORMED)
     if body[0] == 1:
-        return Refused(UNIMPLEMENTED, "compression is not supported")
-    return Refused(INTERNAL, "bad message prefix")
+        return Refused(UNIMPLEMENTED, "compression is not supported", Problem.MALFORMED)
+    return Refused(INTERNAL, "bad message prefix", Problem.MALFORMED)
 
 
 # --- answering ----------------------------------------------------------------------------------------------------
@@ -197,6 +204,14 @@ class Health:
             raise Refused(NOT_FOUND, "unknown service")
         return self._status(service)
 
+    async def changes(self, message: bytes) -> AsyncIterator[bytes]:
+        """Yields the status now and whenever it changes. Raises Refused."""
+        service = _service(message)
+        while True:
+            changed = self._changed
+            yield self._status(service)
+            await changed.wait()
+
     async def watch(self, message: bytes, receive: Receive, send: Send) -> None:
         """Tells the status now, and each time it changes, until the watcher leaves. Raises Gone, and Refused."""
         service = _service(message)
@@ -219,7 +234,7 @@ def _service(message: bytes) -> str:
     try:
         return health_pb2.HealthCheckRequest.FromString(message).service
     except DecodeError:
-        raise Refused(INTERNAL, "no HealthCheckRequest") from None
+        raise Refused(INTERNAL, "no HealthCheckRequest", Problem.UNDECODABLE) from None
 
 
 async def _is_set(changed: asyncio.Event) -> bool:
@@ -236,8 +251,9 @@ async def _is_set(changed: asyncio.Event) -> bool:
 class GrpcApp:
     """Unary methods by path, and the health service, for one event loop."""
 
-    def __init__(self, methods: Mapping[str, Unary], health: Health) -> None:
+    def __init__(self, methods: Mapping[str, Unary], health: Health, bad: Bad) -> None:
         self._methods = {**methods, CHECK: health.check}
+        self._bad = bad
         self._health = health
         self._loop = asyncio.get_running_loop()
         # The calls that are being answered: until when, by `time.monotonic`, each is waited for.
@@ -273,8 +289,11 @@ class GrpcApp:
                 seconds_left = await self._after_waiting(receive, seconds_left)
             answer = await self._answer(unary, message, seconds_left)
         except Refused as refused:
+            if refused.problem:
+                self._bad(refused.problem)
             await refuse(send, refused.code, refused.message)
         except NotGrpc:
+            self._bad(Problem.MALFORMED)
             await send(NOT_GRPC)
             await send(NO_BODY)
         else:
@@ -282,7 +301,7 @@ class GrpcApp:
 
     async def _rare(self, path: str, message: bytes, receive: Receive, send: Send) -> None:
         if path != WATCH:
-            raise Refused(UNIMPLEMENTED, "unknown method")
+            raise Refused(UNIMPLEMENTED, UNKNOWN_METHOD, Problem.UNKNOWN_METHOD)
         await self._health.watch(message, receive, send)
 
     async def _after_waiting(self, receive: Receive, seconds_left: float | None) -> float | None:

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct, Value
 
 from authz.answers import STANDARD, Style, encode
+from authz.badcalls import BadCalls, Problem
 from authz.check import Checker
 from authz.core.request import Request, joined
 from authz.core.verdict import Denied, Reason, Verdict
@@ -46,12 +48,34 @@ def to_request(message: pb.CheckRequest) -> Request | None:
         dict(extensions) if extensions else {},
         _metadata(attributes.metadata_context) if attributes.HasField("metadata_context") else {},
         http.id,
+        None if http.headers else _raw_cookie(http.header_map),
     )
 
 
 def _metadata(context: pb.Metadata) -> dict[str, Any]:
     """What filters before us left, by namespace."""
-    return {name: MessageToDict(struct) for name, struct in context.filter_metadata.items()}
+    return {name: _plain_struct(struct) for name, struct in context.filter_metadata.items()}
+
+
+def _plain_struct(struct: Struct) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    """Any value that a filter may write, NaN and infinite numbers included; JSON has no words for those."""
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return _plain_struct(value.struct_value)
+        case "list_value":
+            return [_plain(entry) for entry in value.list_value.values]
+        case "string_value":
+            return value.string_value
+        case "number_value":
+            return value.number_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
 
 
 def _raw_headers(header_map: pb.HeaderMap) -> dict[str, str]:
@@ -60,6 +84,12 @@ def _raw_headers(header_map: pb.HeaderMap) -> dict[str, str]:
         (header.key, header.raw_value.decode("utf-8", "replace") if header.raw_value else header.value)
         for header in header_map.headers
     )
+
+
+def _raw_cookie(header_map: pb.HeaderMap) -> bytes | None:
+    """What `_raw_headers` may change by reading it as text."""
+    values = [header.raw_value for header in header_map.headers if header.key.lower() == "cookie"]
+    return None if all(map(bytes.isascii, values)) else b",".join(values)
 
 
 class Authorization:
@@ -75,6 +105,7 @@ class Authorization:
         log_sample: float = 0.0,
         max_in_flight: int = 1_000,
     ) -> None:
+        self.bad = BadCalls(metrics)
         self._checker = checker
         self._metrics = metrics
         self._version = version
@@ -118,6 +149,9 @@ class Authorization:
         except asyncio.CancelledError:
             self._metrics.cancelled()
             raise
+        except DecodeError:
+            self.bad(Problem.UNDECODABLE)
+            response = self._encoded(verdict, None)
         except Exception:
             log.exception("check failed")
             verdict = Denied(Reason.INTERNAL)

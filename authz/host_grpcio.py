@@ -1,39 +1,57 @@
-"""The default host: grpcio's asyncio server."""
+"""The default host: grpcio's asyncio server, kept alive where grpcio alone would end itself."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+import structlog
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from grpc_reflection.v1alpha import reflection
 
+from authz.asgi_grpc import LARGEST, NO_MESSAGE, UNIMPLEMENTED, UNKNOWN_METHOD, Bad, Health, Refused
+from authz.badcalls import Problem
 from authz.extauthz import SERVICE
+from authz.port import HostEnded
 from authz.settings import Settings
 from authz.tls import Certificates, Material
 
 Answer = Callable[[bytes, float | None], Awaitable[bytes]]
+Context = grpc.aio.ServicerContext[bytes, bytes]
 
+HEALTH: Final = "grpc.health.v1.Health"
 FEW = 100  # calls may always wait to be taken on, so that Python can say in words why they are refused
-LARGEST = 1 << 20  # bytes of a message; Envoy's questions have some hundreds
 LARGEST_HEADERS = 16 << 10  # bytes of a call's headers
 UNREAD_SECONDS = 1  # for which a call may wait to be taken on; its caller's deadline is shorter as a rule
+MESSAGE_SECONDS = 30  # for which a call may go without its message, as with pyvoy
+LOOK_SECONDS = 60  # between two looks whether the server has ended; it is woken when that happens
 PAUSE_MS, ANSWER_MS = 60_000, 20_000  # between pings to a silent connection, and until one without an answer is closed
+CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+GRPC_LOG: Final = logging.getLogger("grpc._cython.cygrpc")
+log = structlog.get_logger(__name__)
 
 
 class GrpcioHost:
     """Serves `answer` (a serialised CheckRequest and the seconds left in, a serialised CheckResponse out)."""
 
-    def __init__(self, settings: Settings, answer: Answer, certificates: Certificates | None = None) -> None:
+    def __init__(self, settings: Settings, answer: Answer, bad: Bad, certificates: Certificates | None = None) -> None:
         """Over TLS with `certificates`. Raises OSError where the address cannot be listened on."""
-        self._server = grpc.aio.server(options=_options(settings.max_in_flight))
-        self._health = health.aio.HealthServicer()
-        self._server.add_generic_rpc_handlers((_handlers(answer),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server = _server(_options(settings.max_in_flight), bad)
+        self._health = Health([SERVICE])
+        handlers = _Handlers(answer, self._health, bad)
+        self._server.add_registered_method_handlers(SERVICE, {"Check": handlers.unary(handlers.check)})
+        health = {"Check": handlers.unary(handlers.health), "Watch": handlers.watching()}
+        self._server.add_registered_method_handlers(HEALTH, health)
         if settings.reflection:
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server)
         self._credentials = _credentials(certificates) if certificates else None  # kept: gRPC calls back into it
+        self._odd_headers = _OddHeaders(bad)
+        GRPC_LOG.addFilter(self._odd_headers)
         self._listen(settings.grpc_listen)
 
     def _listen(self, address: str) -> None:
@@ -48,13 +66,35 @@ class GrpcioHost:
     async def start(self) -> None:
         await self._server.start()
 
+    async def until_ended(self) -> None:
+        """Returns when the server has stopped as told. Raises HostEnded if it ended by a fault of its own."""
+        try:
+            # With a timeout only: without one, to cancel this wait would cancel the stop itself.
+            while await self._server.wait_for_termination(LOOK_SECONDS):
+                pass
+        except Exception as error:
+            raise HostEnded(f"the gRPC server has ended: {error!r}") from error
+
     async def set_serving(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", SERVICE):
-            await self._health.set(service, status)
+        self._health.set_serving(serving)
 
     async def stop(self, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds)
+        GRPC_LOG.removeFilter(self._odd_headers)
+
+
+class _OddHeaders(logging.Filter):
+    """Counts headers that are not UTF-8, which grpcio logs with a traceback for each call and then reads as Latin-1."""
+
+    def __init__(self, bad: Bad) -> None:
+        super().__init__()
+        self._bad = bad
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_odd = isinstance(record.msg, str) and record.msg.startswith("Invalid encoding on ")
+        if is_odd:
+            self._bad(Problem.MALFORMED)
+        return not is_odd
 
 
 def _options(most: int) -> list[tuple[str, int]]:
@@ -80,13 +120,125 @@ def _options(most: int) -> list[tuple[str, int]]:
     ]
 
 
-def _handlers(answer: Answer) -> grpc.GenericRpcHandler:
-    """Bytes in, bytes out: what they mean is the edge's business, the same for every host."""
+# --- the server ---------------------------------------------------------------------------------------------------
 
-    async def check(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        return await answer(message, context.time_remaining())
 
-    return grpc.method_handlers_generic_handler(SERVICE, {"Check": grpc.unary_unary_rpc_method_handler(check)})
+class _Shielded(cygrpc.AioServer):  # type: ignore[misc]
+    """Refuses calls of methods that are not registered, before grpcio looks at them.
+
+    grpcio decodes the path of such a call in the loop that accepts calls. A path that is not UTF-8 ends the loop, and
+    with it the server: https://github.com/grpc/grpc, `_server_main_loop` of the asyncio server. Registered methods are
+    recognised by their bytes.
+    """
+
+    def __init__(self, bad: Bad, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._bad = bad
+        self._refusing: set[asyncio.Task[None]] = set()
+
+    async def _request_call(self) -> None:
+        """Never returns a call: this is what grpcio's loop awaits. Raises when the server stops."""
+        while True:
+            call = await super()._request_call()
+            self._bad(Problem.UNKNOWN_METHOD)
+            task = asyncio.create_task(_refuse(call))
+            self._refusing.add(task)
+            task.add_done_callback(self._refusing.discard)
+
+
+async def _refuse(call: Any) -> None:
+    start = cygrpc.SendInitialMetadataOperation((), 0)
+    loop = asyncio.get_running_loop()
+    try:
+        await cygrpc._send_error_status_from_server(call, UNIMPLEMENTED, UNKNOWN_METHOD, (), start, loop)  # noqa: SLF001
+    except grpc.aio.BaseError:
+        return  # the caller has left
+
+
+def _server(options: list[tuple[str, int]], bad: Bad) -> grpc.aio.Server:
+    """A shielded server, as far as this grpcio lets us make one: its insides are not ours.
+
+    Otherwise one path that is not UTF-8 ends the server, and the process with it.
+    """
+    server = grpc.aio.server(options=options)
+    arguments = (asyncio.get_running_loop(), None, (), (), tuple(options), None)
+    try:
+        shielded = _Shielded(bad, *arguments)
+    except TypeError:
+        shielded = None
+    if shielded is None or not hasattr(server, "_server") or not hasattr(cygrpc, "_send_error_status_from_server"):
+        log.warning("grpcio cannot be shielded", version=grpc.__version__)
+        return server
+    server._server = shielded  # noqa: SLF001
+    return server
+
+
+# --- the methods --------------------------------------------------------------------------------------------------
+
+
+class _Handlers:
+    """Bytes in, bytes out: what they mean is the edge's business, the same for every host.
+
+    Each method reads its message itself. grpcio's own handlers of one message never answer a call that has none.
+    """
+
+    def __init__(self, answer: Answer, health: Health, bad: Bad) -> None:
+        self._answer = answer
+        self._health = health
+        self._bad = bad
+
+    async def check(self, message: bytes, context: Context) -> bytes:
+        return await self._answer(message, context.time_remaining())
+
+    async def health(self, message: bytes, context: Context) -> bytes:  # noqa: ARG002
+        return await self._health.check(message)
+
+    def unary(self, method: Callable[[bytes, Context], Awaitable[bytes]]) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def handle(_: object, context: Context) -> bytes:
+            message = await self._message(context)
+            try:
+                return b"" if message is None else await method(message, context)
+            except Refused as refused:
+                return await self._refuse(context, refused)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def watching(self) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def watch(_: object, context: Context) -> None:
+            message = await self._message(context)
+            try:
+                if message is not None:
+                    async for status in self._health.changes(message):
+                        await context.write(status)
+            except Refused as refused:
+                await self._refuse(context, refused)
+
+        return grpc.stream_stream_rpc_method_handler(watch)
+
+    async def _message(self, context: Context) -> bytes | None:
+        """The first message of a call; None for a call that is over, and answered if it can be."""
+        message: Any = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MESSAGE_SECONDS):
+                message = await context.read()
+        if isinstance(message, bytes):
+            return message
+        try:
+            await context.abort(grpc.StatusCode.INTERNAL, NO_MESSAGE)
+        except grpc.aio.AbortError:
+            self._bad(Problem.NO_MESSAGE)
+        except grpc.aio.BaseError:
+            self._bad(Problem.ENDED)  # gRPC has answered, or the caller has left
+        return None
+
+    async def _refuse(self, context: Context, refused: Refused) -> bytes:
+        if refused.problem:
+            self._bad(refused.problem)
+        await context.abort(CODES[refused.code], refused.message)
+        raise AssertionError("abort has not raised")
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------
 
 
 def _credentials(certificates: Certificates) -> grpc.ServerCredentials:

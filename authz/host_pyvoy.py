@@ -20,6 +20,7 @@ from authz.asgi_grpc import Event, GrpcApp, Health, Receive, Send
 from authz.check import LimiterUnavailable
 from authz.extauthz import SERVICE
 from authz.faults import ConfigError
+from authz.port import HostEnded
 from authz.pyvoy_launch import HANDOVER, NO_WORKERS, SIGNALS, Handover, reread_files, take_over
 from authz.sealing import load_sealer
 from authz.seat import Seat
@@ -58,6 +59,10 @@ class PyvoyHost:
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise OSError(f"Envoy has not opened {self._listen} within {START_SECONDS:g} s") from None
+
+    async def until_ended(self) -> None:
+        """Never: Envoy ends with the process alone."""
+        await asyncio.Event().wait()
 
     async def set_serving(self, serving: bool) -> None:
         self._health.set_serving(serving)
@@ -114,7 +119,7 @@ class Process:
         sealer = load_sealer(os.environ, settings.pepper_file)
         self._sidecar = Sidecar(settings, handover.file, sealer, Seat.of(os.environ))
         health = Health([SERVICE])
-        self.calls = GrpcApp({CHECK: self._sidecar.service.answer}, health)
+        self.calls = GrpcApp({CHECK: self._sidecar.service.answer}, health, self._sidecar.service.bad)
         self.host = PyvoyHost(settings, self.calls, health, handover.admin)
         if self._sidecar.certificates:
             reread_files(handover.directory)  # Envoy may have read before we did, and something else
@@ -157,6 +162,9 @@ def told(error: BaseException) -> int:
     if isinstance(error, ConfigError | LimiterUnavailable | OSError):
         sys.stderr.write(f"{error}\n")
         return REFUSED
+    if isinstance(error, HostEnded):
+        log.error("ended", error=str(error))
+        return FAILED
     log.error("failed", exc_info=error)
     return FAILED
 

@@ -42,6 +42,7 @@ POLICIES = tuple((str(policy),) for policy in FailurePolicy)
 RELOADS = (("swapped",), ("unchanged",), ("refused",))
 LOOKUPS = (("known",), ("unknown",), ("failed",))
 REDIS_ERRORS = (("ConnectionError",), ("TimeoutError",))
+BAD_CALLS = tuple((problem,) for problem in ("too_large", "ended", "no_message", "malformed", "undecodable"))
 
 # A second series beside each counter, which says when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -126,6 +127,9 @@ class Metrics:
         self._seconds = self._observed("authz_check_duration_seconds", "Time to answer a check.", LATENCY_BUCKETS)
         self.cancelled = self._counted(
             "authz_checks_cancelled", "Checks that Envoy gave up; what they charged stays charged."
+        )
+        self.bad_calls = self._counted(
+            "authz_bad_calls", "Calls at the gRPC port that no Envoy makes on purpose.", "problem", known=BAD_CALLS
         )
         self.redis_seconds = self._observed(
             "authz_redis_batch_duration_seconds", "Time of a batch in Redis.", LATENCY_BUCKETS

@@ -164,7 +164,9 @@ def bootstrap_of(settings: Settings, directory: str, app: str) -> dict[str, Any]
     made: dict[str, Any] = _pyvoy().PyvoyServer(app, lifespan=True, worker_threads=1).get_envoy_config()
     (listener,) = made["static_resources"]["listeners"]
     (chain,) = listener["filter_chains"]
-    chain["filters"][-1]["typed_config"] |= _http_manager()
+    manager = chain["filters"][-1]["typed_config"]
+    manager |= _http_manager()
+    manager["http_filters"].insert(0, _readable_paths())
     chain |= _tls(settings, directory)
     # Without SO_REUSEPORT: a second process on the same port would take a part of the calls, and not be noticed.
     listener |= {"address": _address(settings.grpc_listen), "enable_reuse_port": False}
@@ -185,10 +187,26 @@ def _http_manager() -> dict[str, Any]:
         },
         "use_remote_address": True,  # what x-forwarded-for says of a caller's request is not our caller
         "skip_xff_append": True,
-        # A body that does not end, and a path that pyvoy cannot read and leaves without an answer.
+        # A body that does not end.
         "request_timeout": "30s",
         "stream_idle_timeout": "120s",
         "drain_timeout": "1s",
+    }
+
+
+def _readable_paths() -> dict[str, Any]:
+    """A filter that refuses paths with bytes outside of ASCII or escapes.
+
+    Those of our methods have none. pyvoy cannot read all such paths, and leaves their calls without an answer.
+    """
+    path = {"name": ":path", "string_match": {"safe_regex": {"regex": "[!-$&-~]+"}}}
+    policy = {"permissions": [{"header": path}], "principals": [{"any": True}]}
+    return {
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            "rules": {"action": "ALLOW", "policies": {"readable": policy}},
+        },
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import uvloop
 
 from authz.config import Config
 from authz.host_grpcio import GrpcioHost
+from authz.port import HostEnded
 from authz.pyvoy_launch import NO_WORKERS, replace_by_envoy
 from authz.sealing import load_sealer
 from authz.seat import Seat
@@ -21,13 +23,16 @@ from authz.settings import Settings
 from authz.sidecar import Sidecar
 from authz.status import check_listen
 
+FAILED = 1  # exit status; 2 is an operator's mistake
+
 log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings, file: tuple[Path, Config] | None, seat: Seat | None = None) -> None:
     """Run a sidecar until TERM or INT; HUP reloads the catalog. Raises ConfigError and OSError if it cannot start.
 
-    With the host pyvoy it does not return: this process becomes an Envoy.
+    With the host pyvoy it does not return: this process becomes an Envoy. Raises SystemExit, with a status for whoever
+    starts it again, if what serves gRPC ends by itself.
     """
     if settings.host == "pyvoy":
         load_sealer(os.environ, settings.pepper_file)
@@ -35,7 +40,11 @@ def run(settings: Settings, file: tuple[Path, Config] | None, seat: Seat | None 
         if not seat:
             check_listen(settings.http_listen)
         replace_by_envoy(settings, file)
-    uvloop.run(serve(settings, file, seat))
+    try:
+        uvloop.run(serve(settings, file, seat))
+    except HostEnded as ended:
+        log.error("ended", error=str(ended))
+        sys.exit(FAILED)
 
 
 async def serve(settings: Settings, file: tuple[Path, Config] | None, seat: Seat | None = None) -> None:
@@ -48,7 +57,8 @@ async def serve(settings: Settings, file: tuple[Path, Config] | None, seat: Seat
     try:
         check_listen(settings.grpc_listen)
         sidecar = Sidecar(settings, file, sealer, seat)
-        await sidecar.run(GrpcioHost(settings, sidecar.service.answer, sidecar.certificates), stop, hup)
+        service = sidecar.service
+        await sidecar.run(GrpcioHost(settings, service.answer, service.bad, sidecar.certificates), stop, hup)
     except ExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
         raise group.exceptions[0] from None
 

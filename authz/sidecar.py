@@ -24,6 +24,7 @@ from authz.limiter import RedisLimiter
 from authz.live import LiveCatalog, Outcome
 from authz.memory import settle
 from authz.metrics import Metrics
+from authz.port import HostEnded, Port
 from authz.sealing import Sealer
 from authz.seat import Seat
 from authz.settings import Settings
@@ -44,6 +45,9 @@ class Host(Protocol):
 
     async def start(self) -> None:
         """Listen; calls are answered from now on. Raises OSError where nobody can listen."""
+
+    async def until_ended(self) -> None:
+        """Returns when it has stopped as told. Raises HostEnded if it ended by itself."""
 
     async def set_serving(self, serving: bool) -> None:
         """What health checks are told."""
@@ -106,6 +110,7 @@ class Sidecar:
             max_in_flight=settings.max_in_flight,
         )
         self.serving = self.draining = False
+        self.port = Port(settings)
         self._unsettled: deque[Spent] = deque()
         self._settling = asyncio.Lock()
         self._recalled = self._master_changes = 0
@@ -136,8 +141,10 @@ class Sidecar:
     def details(self) -> dict[str, Any]:
         """What `/readyz` and `/healthz` tell. Ready means able to answer by policy: with Redis down we still are."""
         return {
-            "ready": self.serving and not self.draining,
+            "ready": self.serving and not self.draining and not self.port.problem,
+            "alive": not self.port.problem,
             "status": self._status(),
+            "port": self.port.problem or "answering",
             "redis": "left alone" if self.circuit.is_open else "answering",
             "catalog": {
                 "version": str(self.live.version),
@@ -149,6 +156,8 @@ class Sidecar:
     def _status(self) -> str:
         if self.draining:
             return "draining"
+        if self.port.problem:
+            return "down"
         if not self.serving:
             return "starting"
         return "degraded" if self.circuit.is_open else "ok"
@@ -197,7 +206,8 @@ class Sidecar:
         serving = tasks.create_task(serve_http(http, stop)) if http else None
         await host.start()
         await host.set_serving(False)
-        running.append(tasks.create_task(self._announce(host)))
+        running += [tasks.create_task(loop) for loop in (self._announce(host), self._mind(host))]
+        self._port_watch = tasks.create_task(self.port.watch())
         await stop.wait()
         await self._drain(host)
         if http and serving:
@@ -216,6 +226,12 @@ class Sidecar:
             self.serving = True
             log.info("serving", grpc=self.settings.grpc_listen, http=self.settings.http_listen)
 
+    async def _mind(self, host: Host) -> None:
+        """Raises HostEnded when the host has ended by itself."""
+        await host.until_ended()
+        if not self.draining:
+            raise HostEnded("the gRPC server has stopped")
+
     async def _close(self, host: Host) -> None:
         """However we stop, nobody is left waiting; what was admitted without Redis is counted, or told to be lost."""
         await host.stop(0)
@@ -233,6 +249,7 @@ class Sidecar:
         log.info("draining", seconds=self.settings.drain_seconds)
         await host.set_serving(False)
         await asyncio.sleep(self.settings.drain_seconds)
+        self._port_watch.cancel()  # it closes now
         await host.stop(self.settings.grace_seconds)
 
     async def _reload_on(self, hup: asyncio.Event) -> None:

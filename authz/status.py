@@ -56,16 +56,17 @@ def about(settings: Settings) -> dict[str, Any]:
 def app(
     metrics: Metrics | Gathered | ControlMetrics, details: Details, constant: Mapping[str, Any] = NOTHING
 ) -> Starlette:
-    """`details()` has at least `ready`, a bool; `/readyz` is 503 while it is false, `/healthz` is 200 while we run.
+    """`details()` has at least `ready`, a bool: `/readyz` is 503 while it is false.
 
-    Both tell what is `constant` beside the details.
+    `/healthz` is 200 while we run, unless the details say that we are not `alive`. Both tell what is `constant`, too.
     """
 
     async def exposition(_: Request) -> Response:
         return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
     async def healthz(_: Request) -> Response:
-        return JSONResponse({**details(), **constant})
+        found = {**details(), **constant}
+        return JSONResponse(found, status_code=200 if found.get("alive", True) else 503)
 
     async def readyz(_: Request) -> Response:
         found = {**details(), **constant}

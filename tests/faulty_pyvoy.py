@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from authz import cli, host_pyvoy, pyvoy_launch
-from authz.asgi_grpc import GrpcApp, Health, Unary
+from authz.asgi_grpc import Bad, GrpcApp, Health, Unary
 from authz.sidecar import Host, Sidecar
 
 FAULT = "AUTHZ_TEST_FAULT"
@@ -97,8 +97,8 @@ OWN: dict[str, Unary] = {
 
 
 class Calls(GrpcApp):
-    def __init__(self, methods: dict[str, Unary], health: Health) -> None:
-        super().__init__({**methods, **OWN}, health)
+    def __init__(self, methods: dict[str, Unary], health: Health, bad: Bad) -> None:
+        super().__init__({**methods, **OWN}, health, bad)
 
 
 class Faulty(Sidecar):

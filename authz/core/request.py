@@ -26,6 +26,7 @@ class Request(Struct, frozen=True, gc=False):
 
     `path` holds the query string, undecoded. `headers` has lower-case names; a header sent twice is joined with a
     comma. `extensions` are the route's context extensions, `metadata` what filters before us left, by namespace.
+    `raw_cookie` is the Cookie header byte for byte, if it is known and not ASCII.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Request(Struct, frozen=True, gc=False):
     extensions: Mapping[str, str] = NOTHING
     metadata: Mapping[str, Any] = NOTHING
     id: str = ""
+    raw_cookie: bytes | None = None
 
     @property
     def is_grpc(self) -> bool:

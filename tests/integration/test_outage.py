@@ -165,7 +165,9 @@ async def running(
     }
     chosen, stop = Settings(**settings), asyncio.Event()
     sidecar = Sidecar(chosen, (file, load(file)))
-    serving = asyncio.create_task(sidecar.run(GrpcioHost(chosen, sidecar.service.answer), stop, asyncio.Event()))
+    serving = asyncio.create_task(
+        sidecar.run(GrpcioHost(chosen, sidecar.service.answer, sidecar.service.bad), stop, asyncio.Event())
+    )
     await eventually(lambda: serving.done() or sidecar.serving)
     try:
         async with grpc.aio.insecure_channel(settings["grpc_listen"]) as channel:

@@ -44,6 +44,7 @@ from tests.servers import (
 DAY_SECONDS = 86_400
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 METRICS = {
+    "authz_bad_calls": "counter",
     "authz_build_info": "gauge",
     "authz_catalog_checked_timestamp_seconds": "gauge",
     "authz_catalog_loaded_timestamp_seconds": "gauge",

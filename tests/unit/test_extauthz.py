@@ -76,6 +76,17 @@ def test_raw_headers_are_read_and_joined_as_envoy_joins_them() -> None:
     assert request.headers == {"x-api-key": "K1,K2", "x-odd": "a\N{REPLACEMENT CHARACTER}b", "x-empty": ""}
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_metadata_may_hold_any_number(number: float) -> None:
+    """JSON has no words for these, and a filter before ours may write them all the same."""
+    message = check_request("GET", URL, {}, {"ns": {"odd": number, "in": {"a": [number, None, True]}, "key": "K"}})
+    message.attributes.metadata_context.filter_metadata["ns"].fields["unset"].Clear()
+    request = to_request(message)
+    assert request
+    assert (request.metadata["ns"]["key"], request.metadata["ns"]["unset"]) == ("K", None)
+    assert repr(request.metadata["ns"]["in"]) == f"{{'a': [{number!r}, None, True]}}"
+
+
 @pytest.mark.parametrize("missing", ["method", "path"])
 def test_what_is_no_http_request_is_none(missing: str) -> None:
     message = check_request("GET", URL, {})

@@ -31,6 +31,7 @@ from authz.asgi_grpc import (
     seconds_of,
     unframed,
 )
+from authz.badcalls import Problem
 from authz.config import parse
 from authz.faults import ConfigError
 from authz.host_pyvoy import restore
@@ -43,6 +44,10 @@ ECHO = "/t/Echo"
 
 async def echo(message: bytes, seconds_left: float | None) -> bytes:
     return message
+
+
+def no_problem(problem: Problem) -> None:
+    """Counts nothing."""
 
 
 class Caller:
@@ -77,7 +82,7 @@ class Caller:
 
 
 async def called(caller: Caller, unary: Unary = echo) -> Caller:
-    app = GrpcApp({ECHO: unary}, Health([]))
+    app = GrpcApp({ECHO: unary}, Health([]), no_problem)
     await app(caller.scope, caller.receive, caller.send)
     assert app.in_flight == 0
     return caller
@@ -238,7 +243,7 @@ async def test_a_call_that_hangs_is_swept_up(monkeypatch: pytest.MonkeyPatch) ->
         await asyncio.Event().wait()
         return message
 
-    app = GrpcApp({ECHO: hang}, Health([]))
+    app = GrpcApp({ECHO: hang}, Health([]), no_problem)
     caller = Caller(framed(b"a"), headers=[*GRPC, (b"grpc-timeout", b"10m")])
     sweeping = asyncio.create_task(app.sweep())
     await app(caller.scope, caller.receive, caller.send)
@@ -254,7 +259,7 @@ async def test_calls_that_are_given_up_are_unavailable() -> None:
         await asyncio.Event().wait()
         return message
 
-    app = GrpcApp({ECHO: hang}, Health([]))
+    app = GrpcApp({ECHO: hang}, Health([]), no_problem)
     caller = Caller(framed(b"a"))
     calling = asyncio.create_task(app(caller.scope, caller.receive, caller.send))
     await begun.wait()
@@ -276,7 +281,7 @@ async def test_health_is_told_for_what_is_served(service: str, serving: bool, co
     health.set_serving(serving)
     question = health_pb2.HealthCheckRequest(service=service).SerializeToString()
     caller = Caller(framed(question), path=CHECK)
-    await GrpcApp({}, health)(caller.scope, caller.receive, caller.send)
+    await GrpcApp({}, health, no_problem)(caller.scope, caller.receive, caller.send)
     assert caller.status == code
     if status:
         body = caller.sent[1]["body"]
@@ -285,7 +290,7 @@ async def test_health_is_told_for_what_is_served(service: str, serving: bool, co
 
 async def test_what_is_no_question_about_health_is_refused() -> None:
     caller = Caller(framed(b"\xff"), path=CHECK)
-    await GrpcApp({}, Health([]))(caller.scope, caller.receive, caller.send)
+    await GrpcApp({}, Health([]), no_problem)(caller.scope, caller.receive, caller.send)
     assert caller.status == 13
 
 
@@ -319,7 +324,8 @@ def test_the_bootstrap_has_bounds_and_no_open_door() -> None:
     assert manager["http2_protocol_options"]["max_concurrent_streams"] == 1000
     assert (manager["codec_type"], manager["use_remote_address"]) == ("HTTP2", True)
     assert {"request_timeout", "stream_idle_timeout", "drain_timeout"} <= manager.keys()
-    (own,) = manager["http_filters"]
+    readable, own = manager["http_filters"]
+    assert readable["name"] == "envoy.filters.http.rbac"
     assert json.loads(own["typed_config"]["filter_config"]["value"]) == {
         "app": "some:app",
         "interface": "asgi",
