@@ -322,6 +322,13 @@ TRAPS = (
     Trap("underscore-headers", MANAGER, without("common_http_protocol_options"), seen="x-api-key_id"),
     Trap("clear-route-cache", FILTER, lambda it: ext_authz(it).update(clear_route_cache=True)),
     Trap("body-sent", FILTER, lambda it: ext_authz(it).update(with_request_body={"max_request_bytes": 1024})),
+    Trap(
+        "body-too-large",
+        FILTER,
+        lambda it: ext_authz(it).update(with_request_body={"max_request_bytes": 1 << 20}),
+        seen="1048576",
+        also=("body-sent",),
+    ),
     Trap("one-endpoint-for-many-workers", CLUSTER, lambda it: endpoints(it).pop(), seen="1 endpoint for 2 workers"),
     Trap("cluster-not-http2", CLUSTER, http1, also=("no-health-check",)),
     Trap("no-health-check", CLUSTER, lambda it: cluster(it).pop("health_checks")),

@@ -12,6 +12,7 @@ from authz.doctor.facts import SILENT, Check, Facts, Json, Manager
 from authz.doctor.finding import Rule, Seen, rule
 from authz.envoyconfig import allowed_headers, lookalikes, metadata_namespaces
 
+BODY_BYTES: Final = (1 << 20) - (1 << 16)  # the bound of a message, and room for all else that it says
 CORS: Final = "envoy.filters.http.cors"
 FAILURE_HEADER: Final = "x-envoy-auth-failure-mode-allowed"
 NORMALISED: Final = {
@@ -194,6 +195,25 @@ def body_sent(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
+    why="authz refuses messages above 1 MiB, and the body is a part of the message: every request with such a body is "
+    "answered with 503.",
+    fix="leave with_request_body out",
+)
+def body_too_large(facts: Facts) -> Iterator[Seen]:
+    """`with_request_body`, of the filter or a route, sends bodies that may be too large for authz."""
+    for check in facts.checks():
+        levels = [(check.where, check.config)]
+        for at, level in check.manager.levels:
+            said = level.get("typed_per_filter_config", SILENT).get(check.filter.name, SILENT)
+            levels.append((at, said.get("config", said).get("check_settings", SILENT)))
+        for at, settings in levels:
+            most = int(settings.get("with_request_body", SILENT).get("max_request_bytes", 0))
+            if most > BODY_BYTES:
+                yield Seen(at, f"with_request_body: max_request_bytes: {most}")
+
+
+@rule(
+    "error",
     why="authz names the caller in these headers and takes the key away, and Envoy ignores what its rules forbid: the "
     "key reaches the upstream, and a client's own x-api-key-id is believed.",
     fix="leave decoder_header_mutation_rules out",
@@ -308,6 +328,7 @@ RULES: Final[tuple[Rule, ...]] = (
     underscore_headers,
     clear_route_cache,
     body_sent,
+    body_too_large,
     mutation_refused,
     identity_overwritten,
     redirect_followed,
