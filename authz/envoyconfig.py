@@ -173,6 +173,8 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
             upstream=Upstream.of([options.upstream]),
             virtual_hosts=virtual_hosts(resources.apis, stored=options.store),
             allowed_headers=allowed_headers(apis),
+            # What is left of Cookie is written anew: as text, Envoy has already changed bytes that are none.
+            raw_headers="cookie" in allowed_headers(apis),
             lookalikes=lookalikes(apis),
             metadata_namespaces=metadata_namespaces(apis),
             cors_headers=sorted(CORS_HEADERS | set(_key_headers(apis))),

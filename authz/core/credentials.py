@@ -18,6 +18,8 @@ KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-
 IDENTITY = (KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID)
 
 COOKIE_ENDS = re.compile(r";|,(?=\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*=)")
+BYTES: Final = ("utf-8", "surrogateescape")  # marks what is not UTF-8
+SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 class Strip(Struct, frozen=True, gc=False):
@@ -67,9 +69,10 @@ class Credentials:
         cookies = {s.cookie for s in self.sources if s.cookie}
         if not cookies or "cookie" not in request.headers:
             return Strip(headers, query)
-        pairs = _cookies(request)
+        raw = request.raw_cookie
+        pairs = _cookies(request.headers["cookie"] if raw is None else raw.decode(*BYTES))
         rest = [pair for pair in pairs if pair.partition("=")[0].strip() not in cookies]
-        return Strip(headers, query, None if rest == pairs else "; ".join(rest))
+        return Strip(headers, query, None if rest == pairs else "; ".join(filter(_is_text, rest)))
 
 
 def _only_header(sources: tuple[KeySource, ...]) -> Strip | None:
@@ -82,9 +85,8 @@ def _read(source: KeySource, request: Request) -> str | None:
         return _header(source, request)
     if source.query:
         return _joined(query_values(request, source.query))
-    return _joined(
-        value.strip() for name, _, value in (pair.partition("=") for pair in _cookies(request)) if name == source.cookie
-    )
+    pairs = (pair.partition("=") for pair in _cookies(request.headers.get("cookie", "")))
+    return _joined(value.strip() for name, _, value in pairs if name == source.cookie)
 
 
 def _header(source: KeySource, request: Request) -> str | None:
@@ -116,9 +118,14 @@ def query_values(request: Request, name: str) -> Iterator[str]:
     return (unquote(found[1]) for found in re.finditer(rf"(?:^|&){re.escape(name)}=([^&]*)", query))
 
 
-def _cookies(request: Request) -> list[str]:
-    """Pairs of the Cookie header; Envoy joins two such headers with a comma, which values may hold too."""
-    return [pair for part in COOKIE_ENDS.split(request.headers.get("cookie", "")) if (pair := part.strip())]
+def _cookies(header: str) -> list[str]:
+    """Pairs of a Cookie header; Envoy joins two such headers with a comma, which values may hold too."""
+    return [pair for part in COOKIE_ENDS.split(header) if (pair := part.strip(" \t"))]
+
+
+def _is_text(pair: str) -> bool:
+    """Envoy takes no other bytes from an answer. A cookie that is missing is better than one that was changed."""
+    return pair.isascii() or not SURROGATES.search(pair)
 
 
 def _joined(values: Iterator[str]) -> str | None:

@@ -40,11 +40,11 @@ def shared(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[St
 
 
 @pytest.fixture(scope="module")
-def raw_headers(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
-    """The same with an Envoy that sends headers as bytes."""
+def text_headers(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
+    """The same with an Envoy that sends headers as text; as bytes it sends them where a key may be in a cookie."""
 
     def patch(envoy_config: Any) -> None:
-        ext_authz(envoy_config)["encode_raw_headers"] = True
+        assert ext_authz(envoy_config).pop("encode_raw_headers")
 
     with stack(RESOURCES, redis.url, echo.address, patch=patch, host=served_by) as it:
         yield it

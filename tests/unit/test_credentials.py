@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from authz.core.credentials import Credentials, Strip
 from authz.core.request import Request
@@ -74,6 +77,7 @@ def test_the_first_source_that_is_present_and_not_empty_wins(asked: Request, fou
         (request(cookie="a=1; key=K; b=2"), Strip((), (), "a=1; b=2")),
         (request(cookie="key=K"), Strip((), (), "")),
         (request(cookie="a=1,2; b=3"), Strip((), (), None)),
+        (request(cookie="a=é\xa0; key=K"), Strip((), (), "a=é\xa0")),
         (
             request(x_api_key="K", authorization="Bearer B", cookie="key=C;z=1"),
             Strip(("x-api-key", "authorization"), (), "z=1"),
@@ -83,6 +87,24 @@ def test_the_first_source_that_is_present_and_not_empty_wins(asked: Request, fou
 def test_whatever_could_be_a_key_is_stripped(asked: Request, strip: Strip) -> None:
     """Whichever source was used; a cookie header without the named pair stays as it is."""
     assert credentials().strip(asked) == strip
+
+
+@given(st.text(st.characters(exclude_characters=",; \t", exclude_categories=["Cs"])))
+def test_other_cookies_keep_their_bytes(value: str) -> None:
+    """Envoy tells them apart from text only if it is asked for raw headers."""
+    raw = f"a={value};key=K; b={value}".encode()
+    asked = replace(request(cookie=raw.decode()), raw_cookie=raw)
+    assert credentials().find(asked) == "K"
+    assert credentials().strip(asked).cookie == f"a={value}; b={value}"
+
+
+def test_a_cookie_that_is_not_utf_8_is_dropped_and_not_changed() -> None:
+    """Envoy takes no such bytes from an answer."""
+    raw = b"a=\xff\xfe; key=K; b=2"
+    asked = replace(request(cookie=raw.decode("utf-8", "replace")), raw_cookie=raw)
+    assert credentials().strip(asked).cookie == "b=2"
+    untouched = replace(request(cookie="a=\ufffd"), raw_cookie=b"a=\xff")
+    assert credentials().strip(untouched).cookie is None
 
 
 def test_a_key_is_forwarded_only_on_request() -> None:
