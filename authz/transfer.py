@@ -14,7 +14,7 @@ import yaml
 from msgspec.structs import replace
 
 from authz.core.awsfiles import Wanted, written
-from authz.core.convert import flattened, to_resources
+from authz.core.convert import flattened, plain_method, to_resources
 from authz.core.errors import conflict
 from authz.core.merged import lost_methods, merged
 from authz.core.resources import ApiKey, UsagePlan
@@ -420,11 +420,16 @@ class Export:
         ]
         found = [_camel(name) for name in names]
         nodes = item.resources.values() if isinstance(item, RestApi) else ()
-        methods = [method for node in nodes for method in node.methods.values()]
-        if any(method != StoredMethod(api_key_required=method.api_key_required) for method in methods):
+        if any(_says_more(node.id, method) for node in nodes for method in node.methods.values()):
             found.append("integrations and responses of methods")
         if found:
             self.warnings.append(f"{what}: left out, for want of words in a file: {', '.join(found)}")
+
+
+def _says_more(resource_id: str, method: StoredMethod) -> bool:
+    """True for a method that has more than a file says of it, and more than an import makes of that."""
+    bare = StoredMethod(api_key_required=method.api_key_required)
+    return method not in (bare, plain_method(resource_id, method.api_key_required))
 
 
 async def everything(store: Store) -> Items:

@@ -140,9 +140,12 @@ def page_of(items: Iterable[T], key: Callable[[T], str], call: Call) -> tuple[li
 
 def _decoded(position: str) -> str:
     try:
-        return base64.urlsafe_b64decode(position.encode()).decode()
+        found = base64.b64decode(position.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        raise bad_request("Invalid position parameter specified") from None
+        found = ""
+    if not found:
+        raise bad_request("Invalid position parameter specified")
+    return found
 
 
 def listed(items: Iterable[dict[str, Any]], position: str | None = None) -> Answer:
@@ -429,7 +432,7 @@ async def update(call: Call) -> Answer:
 
 async def import_api(call: Call) -> Answer:
     document = await in_background(_document, call.body)
-    empty = replace(_empty(call, ""), endpoint_configuration=_endpoints(call))
+    empty = replace(_empty(call, ""), models={}, endpoint_configuration=_endpoints(call))
     result = _judged(await in_background(imported, empty, document, _options(call, "merge")), call)
 
     async def edit(edit: Edit) -> None:
@@ -472,6 +475,8 @@ def _judged(result: Imported, call: Call) -> Imported:
         raise bad_request("Warnings found during import:\n\t" + "\n\t".join(result.warnings))
     for warning in result.warnings:
         call.warn(warning)
+    if any(method.request_validator_id for one in result.api.resources.values() for method in one.methods.values()):
+        call.warn("request validators are stored and not carried out: requests are not validated here")
     return result
 
 

@@ -23,6 +23,7 @@ from authz.core.resources import (
     UsagePlan,
     digest_of,
 )
+from authz.core.restapis import integration_defaults
 from authz.core.stored import (
     BasePathMapping,
     DomainName,
@@ -244,9 +245,16 @@ def _node(api_id: str, path: str, methods: dict[HttpMethod, StoredMethod]) -> St
     return StoredResource(stable_id(api_id, path), path, stable_id(api_id, parent or "/"), part, methods)
 
 
+def plain_method(resource_id: str, key_required: bool) -> StoredMethod:
+    """A method of a file. Its integration is the least that AWS's tools can deploy again."""
+    return StoredMethod(
+        api_key_required=key_required, method_integration=dict(integration_defaults("MOCK", resource_id))
+    )
+
+
 def _rest_api(api: Api, created: int) -> RestApi:
     methods: dict[str, dict[HttpMethod, StoredMethod]] = {
-        path: {verb: StoredMethod(api_key_required=method.api_key_required) for verb, method in found.items()}
+        path: {verb: plain_method(stable_id(api.id, path), method.api_key_required) for verb, method in found.items()}
         for path, found in api.resources.items()
     }
     root, nodes = resource_tree(api.id, methods)

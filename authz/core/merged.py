@@ -68,7 +68,10 @@ def _api(old: RestApi, new: RestApi) -> RestApi:
 
 def _method(was: StoredResource | None, verb: Any, new: StoredMethod) -> StoredMethod:
     old = was.methods.get(verb) if was else None
-    return replace(old, api_key_required=new.api_key_required) if old else new
+    if old is None:
+        return new
+    integration = old.method_integration or new.method_integration  # an older release imported methods without one
+    return replace(old, api_key_required=new.api_key_required, method_integration=integration)
 
 
 def _stage(old: StoredStage, new: StoredStage) -> StoredStage:

@@ -70,18 +70,22 @@ def add_model(api: RestApi, made: StoredModel) -> RestApi:
         raise bad_request(f"Model name must be alphanumeric: {made.name}")
     if made.name in models(api):
         raise conflict("Model name already exists for this REST API")
-    if len(models(api)) >= MOST_MODELS:
-        raise limit_exceeded("Maximum number of models for this API has been reached")
     return with_model(api, made)
 
 
 def with_model(api: RestApi, changed: StoredModel) -> RestApi:
     """The API with a model in the place of the one that has its name. Raises ApiError."""
     _check_schema(changed)
-    held = {**models(api), changed.name: changed}
+    return with_models(api, {**models(api), changed.name: changed})
+
+
+def with_models(api: RestApi, held: Mapping[str, StoredModel]) -> RestApi:
+    """The API with these models and no other. Raises ApiError."""
+    if len(held) > MOST_MODELS:
+        raise limit_exceeded("Maximum number of models for this API has been reached")
     if sum(len(one.schema) for one in held.values()) > SCHEMAS_CHARACTERS:
         raise limit_exceeded(f"The models of an API must not exceed {SCHEMAS_CHARACTERS} characters together")
-    return replace(api, models=held)
+    return replace(api, models=dict(held))
 
 
 def _check_schema(given: StoredModel) -> None:

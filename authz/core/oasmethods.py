@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from authz.core.oasdocument import EXTENSION, Document, Reader, Weight, intrinsic, listing, mapping, quoted, text
-from authz.core.restapis import STATUS_CODE
+from authz.core.restapis import STATUS_CODE, integration_defaults
 from authz.core.stored import StoredMethod
 
 PLACES: Final = {"path": "path", "query": "querystring", "header": "header"}
@@ -29,7 +29,6 @@ INTEGRATION: Final = (
 TYPES: Final = ("HTTP", "MOCK", "AWS_PROXY", "HTTP_PROXY", "AWS")
 TEXTS: Final = ("requestParameters", "requestTemplates", "responseParameters", "responseTemplates")
 CAPITALS: Final = ("passthroughBehavior", "contentHandling", "connectionType", "responseTransferMode")
-DEFAULT_TIMEOUT_MS: Final = 29_000
 LARGEST_NUMBER: Final = 2**31 - 1
 MODEL: Final = re.compile(r"#/(?:components/schemas|definitions)/([A-Za-z0-9]+)")
 
@@ -288,12 +287,7 @@ class Methods:
             shown.pop("httpMethod", None)
         answers = dict(self._integration_responses(found.get("responses"), place))
         return {
-            "type": kind,
-            "timeoutInMillis": DEFAULT_TIMEOUT_MS,
-            "passthroughBehavior": "WHEN_NO_MATCH",
-            "cacheNamespace": place.resource_id,
-            "cacheKeyParameters": [],
-            **({"connectionType": "INTERNET"} if kind in ("HTTP", "HTTP_PROXY") else {}),
+            **integration_defaults(kind, place.resource_id),
             **shown,
             **({"integrationResponses": answers} if answers else {}),
         }

@@ -26,6 +26,7 @@ from authz.core.oasdocument import (
     unreadable,
 )
 from authz.core.oasmethods import Methods, Place, is_integer
+from authz.core.oasmodels import validator_of, with_models, with_validators
 from authz.core.resources import GatewayResponse, HttpMethod
 from authz.core.restapis import RESPONSE_STATUSES, add_resource, check_api, check_response
 from authz.core.rules import RESPONSE_HEADER
@@ -109,6 +110,7 @@ def imported(api: RestApi, document: Document, options: Options) -> Imported:
     reader.only(document, ROOT, "at the root")
     base = _overwritten(api) if options.mode == "overwrite" else api
     result = _described(base, reader, options)
+    result = with_validators(with_models(result, reader, options.new_id), reader, options.new_id)
     result = _Tree(result, api, reader, options).with_paths()
     result = _with_responses(result, reader)
     check_api(result)
@@ -142,6 +144,8 @@ def _overwritten(api: RestApi) -> RestApi:
         policy=None,
         resources={root.id: root},
         gateway_responses={},
+        models={},
+        request_validators={},
     )
 
 
@@ -332,6 +336,8 @@ class _Tree:
                 self._reader.notes.add(Weight.OPEN, "Given more than once, and the last is taken", str(place))
             places.append(str(place))
             method = self._methods.read(operation, item.get("parameters"), place)
+            validator = validator_of(self._api, operation, self._reader, str(place))
+            method = replace(method, request_validator_id=validator)
             self._made.setdefault(at, {})[place.verb] = method  # type: ignore[index]  # a value of VERBS
         if item.get("security") is not None:
             self._reader.notes.add(Weight.OPEN, "The security of a path is left out; methods have their own", *places)

@@ -235,3 +235,59 @@ def test_a_read_only_caller_sees_lists_and_flushes_nothing(control: Control, cli
     reader = boto(control.as_reader())
     assert reader.get_authorizers(restApiId=client.api)["items"] == []
     assert refused(reader.flush_stage_cache, **named)[1] == "AccessDeniedException"
+
+
+# --- OpenAPI ------------------------------------------------------------------------------------------------------
+
+DOCUMENT = {
+    "openapi": "3.0.1",
+    "info": {"title": "pets", "version": "1"},
+    "paths": {
+        "/pets": {
+            "post": {
+                "x-amazon-apigateway-request-validator": "all",
+                "x-amazon-apigateway-integration": {"type": "mock"},
+                "requestBody": {"content": {JSON_TYPE: {"schema": {"$ref": "#/components/schemas/Pets"}}}},
+                "responses": {"200": {"description": "ok"}},
+            }
+        }
+    },
+    "components": {
+        "schemas": {
+            "Pet": {"type": "object", "description": "an animal"},
+            "Pets": {"type": "array", "items": {"$ref": "#/components/schemas/Pet"}},
+        }
+    },
+    "x-amazon-apigateway-request-validators": {"all": {"validateRequestBody": True, "validateRequestParameters": True}},
+}
+
+
+def test_an_imported_document_brings_its_models_and_validators(client: Client) -> None:
+    made = client.import_rest_api(body=json.dumps(DOCUMENT), failOnWarnings=True)
+    assert warning(made) == f"request validators {NOT_HERE.replace('is stored', 'are stored')}"
+    found = {one["name"]: one for one in client.get_models(restApiId=made["id"])["items"]}
+    assert (sorted(found), found["Pet"]["description"]) == (["Pet", "Pets"], "an animal")
+    address = f"https://apigateway.amazonaws.com/restapis/{made['id']}/models/Pet"
+    assert json.loads(found["Pets"]["schema"])["items"] == {"$ref": address}
+    validators = client.get_request_validators(restApiId=made["id"])["items"]
+    assert [(one["name"], one["validateRequestBody"]) for one in validators] == [("all", True)]
+    pets = next(one for one in client.get_resources(restApiId=made["id"])["items"] if one["path"] == "/pets")
+    method = client.get_method(restApiId=made["id"], resourceId=pets["id"], httpMethod="POST")
+    assert (method["requestModels"], method["requestValidatorId"]) == ({JSON_TYPE: "Pets"}, validators[0]["id"])
+
+
+def test_a_merge_keeps_what_is_there_and_an_overwrite_does_not(client: Client) -> None:
+    model(client, "Own")
+    kept = validator(client, "all")
+    client.put_rest_api(restApiId=client.api, mode="merge", body=json.dumps(DOCUMENT))
+    names = [one["name"] for one in client.get_models(restApiId=client.api)["items"]]
+    assert names == ["Empty", "Error", "Own", "Pet", "Pets"]
+    assert [one["id"] for one in client.get_request_validators(restApiId=client.api)["items"]] == [kept]
+    client.put_rest_api(restApiId=client.api, mode="overwrite", body=json.dumps(DOCUMENT))
+    assert [one["name"] for one in client.get_models(restApiId=client.api)["items"]] == ["Pet", "Pets"]
+
+
+@pytest.mark.parametrize("position", ["!!", "!", "%", "====", "YQ==!"])
+def test_a_position_that_is_none_is_refused(client: Client, position: str) -> None:
+    for listing in (client.get_models, client.get_resources, client.get_request_validators):
+        assert refused(listing, restApiId=client.api, position=position)[:2] == (400, "BadRequestException")

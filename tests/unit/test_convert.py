@@ -28,7 +28,7 @@ from authz.core.resources import (
     ThrottleSettings,
     digest,
 )
-from authz.core.restapis import snapshot
+from authz.core.restapis import deployed, snapshot
 from authz.core.stored import (
     BasePathMapping,
     DomainName,
@@ -198,3 +198,14 @@ def test_both_forms_compile_to_the_same_answers(host: str, path: str) -> None:
     for value in (value_of("k1"), value_of("k2"), "nobody's"):
         request = Request("GET", host, path, joined([("x-api-key", value)]), {}, {})
         assert Catalog.compile(again).resolve(request, 0) == Catalog.compile(given).resolve(request, 0)
+
+
+def test_an_imported_api_can_be_deployed_again() -> None:
+    """AWS's tools refuse an API whose methods have no integration, so a file's methods get one."""
+    given = full()
+    items = from_resources(given)
+    for each in given.apis:
+        found = items["restapi", each.id]
+        assert isinstance(found, RestApi)
+        if each.resources:
+            assert deployed(found).resources == each.resources
