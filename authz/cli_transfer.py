@@ -12,6 +12,7 @@ import click
 
 from authz import transfer
 from authz.cli_control import FILE, PLACE, SECRETS, on_store, with_options
+from authz.files import written
 from authz.inbound import Reading
 from authz.sealing import Sealer, load_sealer
 from authz.store import Store
@@ -133,11 +134,8 @@ def restore(path: Path, redis_url: str | None, account_id: str | None) -> None:
 
 
 def _write(path: Path, text: bytes) -> None:
-    """For its owner's eyes only: it may hold keys."""
-    path.touch(mode=0o600)
-    if path.is_file():  # and no terminal; one that was there before keeps its mode
-        path.chmod(0o600)
-    path.write_bytes(text)
+    with written(path) as file:
+        file.write(text)
 
 
 COMMANDS = (import_, export, backup, restore)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ from authz.core.stored import (
     stage_plans,
 )
 from authz.faults import ConfigError
+from authz.files import written as written_file
 from authz.sealing import Sealer, SealError
 from authz.store import Edit, Kept, Store
 
@@ -462,36 +464,29 @@ def _of(items: Mapping[tuple[str, str], Item], kind: type[T]) -> list[T]:
 async def backup(store: Store, path: Path) -> int:
     """Write a backup: the resources as of one moment, and then the counters. Returns how many Redis keys it holds.
 
-    The file is there only once it is whole, and is for its owner's eyes.
+    A file is there only once it is whole, and is for its owner's eyes; a device or a FIFO is written to.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    try:
-        count = await _dump(store, partial)
-    except BaseException:
-        partial.unlink()
-        raise
-    partial.replace(path)
-    return count
+    with written_file(path) as file:
+        return await _dump(store, file)
 
 
-async def _dump(store: Store, partial: Path) -> int:
+async def _dump(store: Store, file: BinaryIO) -> int:
     count, summed = 0, hashlib.sha256()
-    with partial.open("wb") as file:
-        file.write(MAGIC)
-        async for kept in store.dump():
-            frame = msgspec.msgpack.encode(kept)
-            summed.update(frame)
-            file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
-            count += 1
-        file.write(bytes(LENGTH_BYTES) + summed.digest())
+    file.write(MAGIC)
+    async for kept in store.dump():
+        frame = msgspec.msgpack.encode(kept)
+        summed.update(frame)
+        file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
+        count += 1
+    file.write(bytes(LENGTH_BYTES) + summed.digest())
     return count
 
 
 async def restore(store: Store, path: Path) -> int:
     """Put a backup in the place of the account's resources and counters. Raises ConfigError for what is none."""
     with path.open("rb") as file:
+        if not file.seekable():
+            raise ConfigError([Problem(str(path), "expected a file: a backup is read twice, first to verify it")])
         for _ in _frames(file, path):  # all of it is read, and its sum checked, before anything changes
             pass
         return await store.load(_kept(file, path))
@@ -499,17 +494,33 @@ async def restore(store: Store, path: Path) -> int:
 
 async def _kept(file: BinaryIO, path: Path) -> AsyncIterator[Kept]:
     for frame in _frames(file, path):
-        yield msgspec.msgpack.decode(frame, type=Kept)
+        yield _decoded(frame, path)
 
 
 def _frames(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The frames of a backup, verified once all were read. Raises ConfigError where a byte is not as written."""
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
         raise ConfigError([Problem(str(path), "not a backup")])
     summed = hashlib.sha256()
     while length := int.from_bytes(file.read(LENGTH_BYTES)):
+        if length > size - file.tell():
+            raise _damaged(path)
         frame = file.read(length)
         summed.update(frame)
+        _decoded(frame, path)
         yield frame
-    if file.read() != summed.digest():
-        raise ConfigError([Problem(str(path), "a damaged backup, or a part of one")])
+    if file.read(len(summed.digest()) + 1) != summed.digest():
+        raise _damaged(path)
+
+
+def _decoded(frame: bytes, path: Path) -> Kept:
+    try:
+        return msgspec.msgpack.decode(frame, type=Kept)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError([Problem(str(path), "a damaged backup, or a part of one; nothing was restored")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,12 +17,12 @@ from authz import config
 from authz.cli_transfer import COMMANDS
 from authz.core.awsfiles import Wanted, read
 from authz.core.errors import ApiError
-from authz.core.resources import Account, ApiStage, Host, Resources, Stage, ThrottleSettings
+from authz.core.resources import Account, ApiStage, Host, Resources, Stage, ThrottleSettings, UsagePlan
 from authz.core.stored import Items, RestApi, StoredKey, StoredPlan, plan_keys
 from authz.faults import ConfigError
 from authz.inbound import Reading, wanted
 from authz.sealing import Sealer
-from authz.store import Store, StoreUnavailable
+from authz.store import Edit, Store, StoreUnavailable
 from authz.transfer import Export, Import, backup, everything, restore
 from tests.builders import api, key, plan, resources, value_of
 from tests.servers import RedisServer
@@ -295,6 +296,48 @@ async def test_a_damaged_backup_changes_nothing(store: Store, tmp_path: Path, da
     with pytest.raises(ConfigError, match="backup"):
         await restore(store, tmp_path / "backup")
     assert await store.head() == head
+
+
+async def test_a_flip_anywhere_in_a_backup_is_one_sentence_and_changes_nothing(store: Store, tmp_path: Path) -> None:
+    """Lengths, frames, checksum, the first line: each byte, with a bit that is low and one that is high."""
+    await brought(store, resources())
+    path = tmp_path / "backup"
+    await backup(store, path)
+    whole, head = path.read_bytes(), await store.head()
+    for at in range(len(whole)):
+        for bit in (0, 7):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :])
+            with pytest.raises(ConfigError, match=r"^\S+: (not a backup|a damaged backup, or a part of one; .*)$"):
+                await restore(store, path)
+    assert await store.head() == head
+    path.write_bytes(whole)
+    assert await restore(store, path) > 0
+
+
+async def test_a_restore_beside_busy_writers_is_done(store: Store, shared_redis: RedisServer, tmp_path: Path) -> None:
+    """It waits for a moment between two of their writes."""
+    await brought(store, rich())
+    await backup(store, tmp_path / "backup")
+    head, restored = await store.head(), asyncio.Event()
+
+    async def keep_writing(number: int) -> int:
+        writer, writes = Store(shared_redis.url, account=store._account, budget=10.0), 0
+        while not restored.is_set() or not writes:
+
+            async def edit(draft: Edit, name: str = f"w{number}-{writes}") -> None:
+                draft.put(StoredPlan(UsagePlan(name, name), nonce="n"))
+
+            await writer.write(edit, who="tests", what="Busy")
+            writes += 1
+        await writer.aclose()
+        return writes
+
+    writing = asyncio.gather(*map(keep_writing, range(4)))
+    await restore(store, tmp_path / "backup")
+    restored.set()
+    assert min(await writing) > 0
+    assert (await store.head()).epoch != head.epoch
+    assert await store.check() == []
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
