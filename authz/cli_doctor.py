@@ -17,7 +17,7 @@ from authz.doctor.fetch import Targets, Tls, look
 from authz.doctor.finding import SEVERITIES, Finding
 from authz.doctor.report import as_json, reference, show
 from authz.faults import ConfigError
-from authz.redisurl import mask_url, read_url
+from authz.redisurl import check_tls_files, mask_url
 from authz.settings import with_password_of
 
 FILE: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -136,7 +136,7 @@ def _redis_url(url: str | None, password_file: Path | None) -> str | None:
     if url is None:
         return None
     try:
-        read_url(url)
+        check_tls_files(url)
     except ValueError as rule:
         raise ConfigError([Problem("flag --redis", str(rule))]) from None
     try:

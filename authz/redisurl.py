@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final, Literal
@@ -10,10 +13,19 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 Address = tuple[str, int]
 
+MAX_WORDS: Final = 300  # characters of an error that are repeated
+_WRAPPERS: Final = frozenset({"ConnectionLost", "LimiterUnavailable", "StoreUnavailable"})  # hold such words already
+# A server that does not know AUTH repeats what it was given, the password among it.
+_ECHOED: Final = re.compile(r",? with args beginning with:.*", re.DOTALL)
+
 OPTIONS: Final = frozenset({"username", "password"})
 TLS_OPTIONS: Final = frozenset(
     {"ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
 )
+TLS_VALUES: Final = {
+    "ssl_cert_reqs": ("none", "optional", "required"),
+    "ssl_check_hostname": ("true", "false"),
+}
 SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
 SECRETS: Final = ("password", "sentinel_password")
 
@@ -114,13 +126,50 @@ def _checked(url: str, more: set[str]) -> str:
         raise ValueError("expected a host: redis://host:port/db")
     if parts.scheme != "unix" and not re.fullmatch(r"(/[0-9]{0,9})?", parts.path):
         raise ValueError(f"expected the number of a database after the slash; {_QUOTE}")
+    if parts.scheme != "unix" and re.search(r"[\s,;|*]", parts.hostname or ""):
+        raise ValueError("expected one host; several are named with redis+sentinel:// or redis+cluster://")
     known = OPTIONS | more | (TLS_OPTIONS if parts.scheme == "rediss" else set())
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     if given.keys() - known:
         raise ValueError(f"expected no options but {', '.join(sorted(known))} after the question mark")
+    if len(given) < len(parse_qsl(parts.query, keep_blank_values=True)):
+        raise ValueError("expected each option once after the question mark")
     if not re.fullmatch(r"[0-9]{1,9}", given.get("db", "0")):
         raise ValueError("expected a number for the option db")
+    _check_tls_options(given)
     return url
+
+
+def _check_tls_options(given: Mapping[str, str]) -> None:
+    for name, values in TLS_VALUES.items():
+        if name in given and given[name] not in values:
+            raise ValueError(f"expected {', '.join(values[:-1])} or {values[-1]} for {name}, got {given[name]!r:.60}")
+    if "ssl_keyfile" in given and "ssl_certfile" not in given:
+        raise ValueError("expected ssl_certfile beside ssl_keyfile: the certificate of that key")
+
+
+def check_tls_files(url: str) -> None:
+    """Raises ValueError, with the option and the reason, where a file that the URL names is of no use for TLS."""
+    given = dict(parse_qsl(urlsplit(read_url(url).node).query))
+    trusted, own, key = given.get("ssl_ca_certs"), given.get("ssl_certfile"), given.get("ssl_keyfile")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if trusted is not None:
+        _try("ssl_ca_certs", trusted, lambda: context.load_verify_locations(trusted))
+    if (directory := given.get("ssl_ca_path")) is not None:
+        _try("ssl_ca_path", directory, lambda: os.listdir(directory))  # noqa: PTH208  (the word of the URL as it is)
+    if own is not None:
+        _try("ssl_certfile", own if key is None else f"{own} with ssl_keyfile {key}", lambda: _load(context, own, key))
+
+
+def _load(context: ssl.SSLContext, own: str, key: str | None) -> None:
+    context.load_cert_chain(own, key, password="")  # one that is encrypted must not ask on a terminal
+
+
+def _try(option: str, value: str, read: Callable[[], object]) -> None:
+    try:
+        read()
+    except OSError as error:  # whatever is wrong with the file, also inside it
+        raise ValueError(f"expected files that can be read: {option} {value}: {error.strerror or error}") from None
 
 
 def with_password(url: str, password: str) -> str:
@@ -151,6 +200,15 @@ def mask_url(url: str) -> str:
     user, has_password, _ = userinfo.partition(":")
     shown = f"{scheme}{colon}{user}{has_password and ':***'}{at}{hosts}{slash}{path}"
     return shown + mark + "&".join(_masked(pair) for pair in query.split("&"))
+
+
+def in_words(error: BaseException) -> str:
+    """What Redis or the way to it said, as it stands in logs and answers: never with a password, never empty."""
+    said = _ECHOED.sub("", " ".join(str(error).split()))[:MAX_WORDS]
+    name = type(error).__name__
+    if not said:
+        return "TimeoutError: no answer in time" if isinstance(error, TimeoutError) else name
+    return said if name in _WRAPPERS else f"{name}: {said}"
 
 
 def _masked(pair: str) -> str:

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, ValidationError
 from authz.core.resources import DEFAULT_ACCOUNT, FailurePolicy
 from authz.core.rules import Problem, shortened
 from authz.faults import ConfigError, choices, not_known, rule_of
-from authz.redisurl import mask_url, read_url, with_password
+from authz.redisurl import check_tls_files, mask_url, with_password
 
 SOCKET_PATH_BYTES: Final = 107  # what Linux leaves for the path of a Unix socket
 
@@ -121,6 +121,13 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     store: Annotated[bool, Meta(description="Take resources from Redis too, where the control plane keeps them.")] = (
         False
     )
+    store_replicas: Annotated[
+        Annotated[int, Meta(ge=0, le=100)] | None,
+        Meta(
+            description="Replicas that must have a write of the control plane, or its answer says that they do not; "
+            "unless set, 1 with redis+sentinel:// and redis+cluster://, else 0."
+        ),
+    ] = None
     key_cache_size: Annotated[
         int, Meta(ge=1, le=10_000_000, description="Keys of the store that a process keeps in memory.")
     ] = 100_000
@@ -306,7 +313,7 @@ def _listen(address: str) -> str | None:
 def _redis(url: str) -> str | None:
     """The rule that the URL breaks."""
     try:
-        read_url(url)
+        check_tls_files(url)
     except ValueError as rule:
         return str(rule)
     return None

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.redisurl import RedisUrl, mask_url, read_url, with_password
+from authz.cli import cli
+from authz.faults import ConfigError
+from authz.redisurl import RedisUrl, check_tls_files, in_words, mask_url, read_url, with_password
 from authz.scripts import connect
 
 SECRET = "hunter2"
+SAMPLE = Path(__file__).parents[2] / "authz" / "samples" / "plans.yaml"
 SCHEMES = st.sampled_from(
     ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster", "http"]
 )
@@ -58,8 +65,8 @@ PIECES = st.sampled_from(
             RedisUrl("sentinel", "redis://h:1/", (("h", 1), ("other", 26379)), "main"),
         ),
         (
-            "rediss+sentinel://me:p%40@[::1]:1/main.a-1/3?ssl_keyfile=k&sentinel_username=s&sentinel_password=q%2B&",
-            RedisUrl("sentinel", "rediss://me:p%40@[::1]:1/3?ssl_keyfile=k&", (("::1", 1),), "main.a-1", ("s", "q+")),
+            "rediss+sentinel://me:p%40@[::1]:1/main.a-1/3?ssl_certfile=k&sentinel_username=s&sentinel_password=q%2B&",
+            RedisUrl("sentinel", "rediss://me:p%40@[::1]:1/3?ssl_certfile=k&", (("::1", 1),), "main.a-1", ("s", "q+")),
         ),
         ("redis+cluster://:p@h,h:2", RedisUrl("cluster", "redis://:p@h:6379/", (("h", 6379), ("h", 2)))),
         (
@@ -147,3 +154,54 @@ def test_a_password_from_a_file_reaches_redis_as_it_is(url: str, user: str | Non
 def test_two_passwords_are_one_too_many(url: str) -> None:
     with pytest.raises(ValueError, match="expected no password in redisUrl"):
         with_password(url, SECRET)
+
+
+TLS_RULES = [
+    ("rediss://h?ssl_cert_reqs=CERT_NONE", "expected none, optional or required for ssl_cert_reqs, got 'CERT_NONE'"),
+    ("rediss://h?ssl_cert_reqs=None", "expected none, optional or required for ssl_cert_reqs"),
+    ("rediss+cluster://a,b?ssl_cert_reqs=", "expected none, optional or required for ssl_cert_reqs"),
+    ("rediss://h?ssl_check_hostname=maybe", "expected true or false for ssl_check_hostname, got 'maybe'"),
+    ("rediss+sentinel://a/m?ssl_check_hostname=1", "expected true or false for ssl_check_hostname"),
+    ("rediss://h?ssl_keyfile=/key.pem", "expected ssl_certfile beside ssl_keyfile"),
+    ("rediss://h?ssl_cert_reqs=none&ssl_cert_reqs=required", "expected each option once"),
+    ("redis://a,b:6379", "expected one host; several are named with redis+sentinel:// or redis+cluster://"),
+    ("redis://:secret@a,b:6379", "expected one host"),
+    ("redis://a;b", "expected one host"),
+    ("redis://a b", "expected one host"),
+    ("redis://*", "expected one host"),
+    ("rediss://h?ssl_ca_certs=/not/there", "ssl_ca_certs /not/there: No such file or directory"),
+    ("rediss://h?ssl_ca_certs=/dev/null", "ssl_ca_certs /dev/null: "),
+    ("rediss://h?ssl_ca_path=/not/there", "ssl_ca_path /not/there: No such file or directory"),
+    ("rediss://h?ssl_certfile=/not/there", "ssl_certfile /not/there: No such file or directory"),
+    ("rediss+sentinel://a,b/m?ssl_ca_certs=/not/there", "ssl_ca_certs /not/there: No such file"),
+    ("rediss+cluster://a,b?ssl_ca_certs=/not/there", "ssl_ca_certs /not/there: No such file"),
+]
+
+
+@pytest.mark.parametrize(("url", "rule"), TLS_RULES)
+def test_what_would_only_fail_later_is_refused_with_the_fix(url: str, rule: str) -> None:
+    """redis-py takes all of them, and then no connection ever comes about, or one that checks nothing."""
+    with pytest.raises(ValueError, match=re.escape(rule)) as refused:
+        check_tls_files(url)
+    assert "secret" not in str(refused.value)
+    ended = CliRunner().invoke(cli, ["check-config", "--redis-url", url, "--config", os.fspath(SAMPLE)])
+    assert isinstance(ended.exception, ConfigError)
+    assert rule in str(ended.exception)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (ConnectionError("Error 111 connecting to h:1."), "ConnectionError: Error 111 connecting to h:1."),
+        (TimeoutError(), "TimeoutError: no answer in time"),
+        (ValueError(), "ValueError"),
+        (OSError("two\nlines"), "OSError: two lines"),
+        (
+            RuntimeError("unknown command 'AUTH', with args beginning with: 's3cret' "),
+            "RuntimeError: unknown command 'AUTH'",
+        ),
+        (RuntimeError(400 * "x"), "RuntimeError: " + 300 * "x"),
+    ],
+)
+def test_words_of_an_error_are_one_line_without_a_password(said: Exception, words: str) -> None:
+    assert in_words(said) == words
