@@ -25,6 +25,7 @@ from authz.core.rules import Problem
 from authz.core.stored import Credential, Items
 from authz.faults import ConfigError
 from authz.live import LiveCatalog
+from authz.redisurl import mask_url
 from authz.sealing import Sealer, load_sealer
 from authz.settings import Settings, load_settings
 from authz.store import Store, StoreUnavailable
@@ -65,6 +66,12 @@ def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
 @click.option("--http-listen", help="Where /metrics, /healthz and /readyz are, for all who reach it; off unless given.")
 @click.option("--config", "path", type=FILE, envvar="AUTHZ_CONFIG", help="A file whose resources are shown as well.")
 @with_options(*PLACE, *SECRETS)
+@click.option(
+    "--store-replicas",
+    type=click.IntRange(0, 100),
+    help="Replicas that must have a write, or its answer says that they do not.  "
+    "[env: AUTHZ_STORE_REPLICAS; default: 1 with a Sentinel or a cluster, else 0]",
+)
 @click.option("--no-auth", is_flag=True, help="Let everybody in; on a loopback address only.")
 @click.option("--tls-cert", type=FILE, help="Certificate chain (PEM), for https.")
 @click.option("--tls-key", type=FILE, help="The certificate's private key (PEM).")
@@ -83,6 +90,7 @@ def control(
     account_id: str | None,
     pepper_file: Path | None,
     sealing_key_file: Path | None,
+    store_replicas: int | None,
     no_auth: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -94,7 +102,7 @@ def control(
     """
     # In a child process, so that this one never holds the text: neither its memory nor a key's value.
     read = asyncio.run(configuration.load_in_child(path)) if path else None
-    settings = _settings(redis_url, account_id, read.settings if read else {})
+    settings = _settings(redis_url, account_id, read.settings if read else {}, store_replicas)
     log.configure(settings.log_level, settings.log_format)
     sealer = load_sealer(os.environ, pepper_file or settings.pepper_file, sealing_key_file or settings.sealing_key_file)
     options = ControlOptions(
@@ -103,6 +111,7 @@ def control(
         redis_url=settings.redis_url,
         account_id=settings.account_id,
         retention_days=settings.usage_retention_days,
+        store_replicas=settings.store_replicas,
         no_auth=no_auth,
         tls_cert=os.fspath(tls_cert) if tls_cert else None,
         tls_key=os.fspath(tls_key) if tls_key else None,
@@ -129,8 +138,14 @@ async def _serve(options: ControlOptions, live: LiveCatalog[Items]) -> None:
         watching.cancel()
 
 
-def _settings(redis_url: str | None, account_id: str | None, file_settings: dict[str, Any] | None = None) -> Settings:
-    return load_settings(file_settings or {}, os.environ, {"redis_url": redis_url, "account_id": account_id}).settings
+def _settings(
+    redis_url: str | None,
+    account_id: str | None,
+    file_settings: dict[str, Any] | None = None,
+    store_replicas: int | None = None,
+) -> Settings:
+    flags = {"redis_url": redis_url, "account_id": account_id, "store_replicas": store_replicas}
+    return load_settings(file_settings or {}, os.environ, flags).settings
 
 
 def on_store(
@@ -140,10 +155,12 @@ def on_store(
     settings = _settings(redis_url, account_id)
 
     async def run() -> T:
-        store = Store(settings.redis_url, account=settings.account_id, budget=seconds)
+        store = Store(settings.redis_url, account=settings.account_id, budget=seconds, replicas=settings.store_replicas)
         try:
             return await act(store)
         finally:
+            if store.at_risk:
+                click.echo(f"warning: written, and lost if the master of Redis fails now: {store.at_risk}", err=True)
             await store.aclose()
 
     try:
@@ -151,7 +168,7 @@ def on_store(
     except ApiError as refused:
         raise ConfigError([Problem("the store", refused.message)]) from None
     except StoreUnavailable as error:
-        raise OSError(f"the store cannot be asked: {error}") from None
+        raise OSError(f"{mask_url(settings.redis_url)}: {error}") from None
     except msgspec.ValidationError as fault:
         what = f"it holds what this version does not know, as a newer one writes it: {fault}"
         raise ConfigError([Problem("the store", what)]) from None

@@ -8,32 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
 import redis.asyncio
-import redis.exceptions
-from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, parse_url
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
-from redis.crc import key_slot
 from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
 
-from authz.redisurl import Address, RedisUrl, read_url
-
-Run = Callable[..., Awaitable[Any]]  # a command and its reply
+from authz.masters import Cluster, Masters, Run, Sentinels, slot_of
+from authz.pool import Pool
+from authz.redisurl import in_words, read_url
 
 PACKER: Final = HiredisRespSerializer()
-SEED_SHARE: Final = 0.5  # of the time for connecting, that one Sentinel or node may take to name the master
-
-
-class MasterUnknown(redis.exceptions.ConnectionError):
-    """Nobody says now which server is the master."""
+WAIT_SLACK_SECONDS: Final = 1.0  # a server ends a WAIT a little late
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +51,13 @@ def connect(url: str, connect_seconds: float, connected: Callable[[], None] = la
     """
     found = read_url(url)
     if found.kind == "server":
-        return redis.asyncio.Redis.from_url(url, **_manners(connect_seconds, connected))
+        return redis.asyncio.Redis.from_pool(Pool.from_url(url, **_manners(connect_seconds, connected)))
     options = {**parse_url(found.node), **_manners(connect_seconds, connected)}
     is_tls = options.pop("connection_class", None) is SSLConnection
-    masters = (_Cluster if found.kind == "cluster" else _Sentinels)(found, options, is_tls, connect_seconds)
+    masters = (Cluster if found.kind == "cluster" else Sentinels)(found, options, is_tls, connect_seconds)
     kind = _SSLConnectionToMaster if is_tls else _ConnectionToMaster
-    return _Client.from_pool(ConnectionPool(kind, masters=masters, **options))
+    masters.pool = Pool(kind, masters=masters, **options)
+    return _Client.from_pool(masters.pool)
 
 
 def master_changes(client: redis.asyncio.Redis) -> int:
@@ -84,11 +78,59 @@ async def hang_up(client: redis.asyncio.Redis, *, in_use: bool = True) -> None:
 
 async def evaluate(client: redis.asyncio.Redis, script: Script, keys: Sequence[str], *args: bytes) -> Any:
     """By digest; the text goes along once after Redis has forgotten it."""
-    run: Run = client.execute_command
+    return await _evaluated(client.execute_command, script, keys, *args)
+
+
+async def _evaluated(run: Run, script: Script, keys: Sequence[str], *args: bytes) -> Any:
     try:
         return await run("EVALSHA", script.digest, len(keys), *keys, *args)
     except NoScriptError:
         return await run("EVAL", script.text, len(keys), *keys, *args)
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """A script's reply, and why replicas may not have what it wrote; "" if enough of them have said that they do."""
+
+    reply: Any
+    at_risk: str
+
+
+async def evaluate_and_wait(
+    client: redis.asyncio.Redis, script: Script, keys: Sequence[str], *args: bytes, replicas: int, milliseconds: int
+) -> Waited:
+    """As `evaluate`, and wait for `replicas` on the same connection: they speak for the server that did the work.
+
+    What keeps us from hearing of the replicas is told in `at_risk`; the script's work is done all the same.
+    """
+    for is_last in (False, True):
+        async with client.pipeline(transaction=False) as steps:  # holds one connection
+            run: Run = steps.immediate_execute_command
+            try:
+                reply = await _evaluated(run, script, keys, *args)
+            except (ReadOnlyError, MovedError) as error:
+                if is_last or not isinstance(client, _Client):
+                    raise
+                await client.redirect(error)
+                continue
+            return Waited(reply, await _waited(run, replicas, milliseconds))
+    raise AssertionError("the last sending returns or raises")
+
+
+async def _waited(run: Run, replicas: int, milliseconds: int) -> str:
+    try:
+        async with asyncio.timeout(milliseconds / 1000 + WAIT_SLACK_SECONDS):
+            acknowledged = await run("WAIT", replicas, milliseconds)
+    except (RedisError, OSError, TimeoutError) as error:
+        return f"WAIT is answered {in_words(error)}"
+    return "" if acknowledged >= replicas else f"{acknowledged} of {replicas} replicas have it so far"
+
+
+def replicas_for(url: str, wanted: int | None) -> int:
+    """How many replicas must have a write: `wanted`, or one where a Sentinel or a cluster may promote it."""
+    if wanted is not None:
+        return wanted
+    return 0 if read_url(url).kind == "server" else 1
 
 
 def _manners(connect_seconds: float, connected: Callable[[], None]) -> dict[str, Any]:
@@ -107,119 +149,10 @@ def _manners(connect_seconds: float, connected: Callable[[], None]) -> dict[str,
     }
 
 
-@dataclass
-class _Masters:
-    """Who is the master, by those that know: asked one after the other, who answered last time first.
-
-    `known` is the master until something speaks against it, `changes` counts how often another one was met, `slot` is
-    that of our keys, which the first command tells.
-    """
-
-    url: RedisUrl
-    options: dict[str, Any]
-    is_tls: bool
-    connect_seconds: float
-    known: Address | None = None
-    changes: int = 0
-    slot: int | None = None
-    _met: Address | None = None
-    _seeds: deque[Address] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._seeds = deque(self.url.seeds)
-
-    async def find(self) -> Address:
-        """Raises MasterUnknown if nobody can tell."""
-        reason = ""
-        for _ in range(len(self._seeds)):
-            seed = self._seeds[0]
-            self._seeds.rotate(-1)  # whoever lets us wait until we are cancelled is not the first again
-            try:
-                async with asyncio.timeout(self.connect_seconds * SEED_SHARE), self.node(seed) as client:
-                    found = await self.ask(client.execute_command, seed)
-            except (RedisError, OSError, TimeoutError) as error:
-                reason = f"{type(error).__name__}: {error}"
-                continue
-            self._prefer(seed)
-            return found
-        raise MasterUnknown(f"nobody names the master; of the last one asked: {reason}")
-
-    async def ask(self, run: Run, seed: Address) -> Address:
-        """What this one says. Raises MasterUnknown."""
-        raise NotImplementedError
-
-    async def confirm(self, connection: Connection) -> None:
-        """Raises MasterUnknown if the server that was connected to is no master (any more)."""
-
-    def node(self, address: Address) -> redis.asyncio.Redis:
-        """A client of this one server, for a few words."""
-        kind = SSLConnection if self.is_tls else Connection
-        options = {**self.options, **self.login(), "host": address[0], "port": address[1]}
-        return redis.asyncio.Redis.from_pool(ConnectionPool(kind, **options))
-
-    def login(self) -> dict[str, Any]:
-        """What is told to those that are asked, where it is not what the master is told."""
-        return {}
-
-    def met(self, address: Address) -> None:
-        """It was connected to, and is the master."""
-        self.known = address
-        self.changes += self._met not in (None, address)
-        self._met = address
-
-    def moved(self, error: MovedError) -> None:
-        host = error.host or (self._met or self.url.seeds[0])[0]  # an empty one stands for the same
-        self.slot, self.known = error.slot_id, (host, error.port)
-
-    def _prefer(self, seed: Address) -> None:
-        with suppress(ValueError):  # another search has changed them meanwhile
-            self._seeds.remove(seed)
-            self._seeds.appendleft(seed)
-
-
-class _Sentinels(_Masters):
-    def login(self) -> dict[str, Any]:
-        user, password = self.url.login
-        return {"username": user or None, "password": password or None, "db": 0}
-
-    async def ask(self, run: Run, seed: Address) -> Address:
-        found = await run("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.url.service)
-        if found is None:
-            raise MasterUnknown(f"the Sentinel at {seed[0]}:{seed[1]} knows no master of that name")
-        return found[0].decode(), int(found[1])
-
-    async def confirm(self, connection: Connection) -> None:
-        """A Sentinel may not have noticed yet that it is a replica now."""
-        await connection.send_command("ROLE", check_health=False)
-        if (await connection.read_response())[0] != b"master":
-            raise MasterUnknown("the server is a replica")
-
-
-class _Cluster(_Masters):
-    async def ask(self, run: Run, seed: Address) -> Address:
-        """The master of our slot. Whoever else is named is asked too from now on."""
-        owner, nodes = None, dict[Address, None]()
-        for first, last, *servers in await run("CLUSTER", "SLOTS"):
-            addresses = [(server[0].decode() if server[0] else seed[0], int(server[1])) for server in servers]
-            nodes.update(dict.fromkeys(addresses))
-            if self.slot is not None and first <= self.slot <= last:
-                owner = addresses[0]
-        self._seeds = deque(dict.fromkeys((*nodes, *self.url.seeds)))
-        if owner is None and self.slot is not None:
-            raise MasterUnknown("the slot of our keys has no master")
-        return owner or seed
-
-
-def _slot(words: Sequence[Any]) -> int | None:
-    """The slot of a command's keys: each begins with the account in braces, and so does a pattern for them."""
-    named = words[3:4] if words[0] in ("EVAL", "EVALSHA") else words[1:]
-    return next((key_slot(word.encode()) for word in named if isinstance(word, str) and word.startswith("{")), None)
-
-
 class _ToMaster(Connection):
     """A connection to whoever is the master when it connects."""
 
-    def __init__(self, *, masters: _Masters, **options: Any) -> None:
+    def __init__(self, *, masters: Masters, **options: Any) -> None:
         self.masters = masters
         super().__init__(**options)
 
@@ -261,19 +194,26 @@ class _Client(redis.asyncio.Redis):
     """Follows its master. A command that a server has passed on was not executed there, so it is sent once more."""
 
     @property
-    def masters(self) -> _Masters:
-        masters: _Masters = self.connection_pool.connection_kwargs["masters"]
+    def masters(self) -> Masters:
+        masters: Masters = self.connection_pool.connection_kwargs["masters"]
         return masters
 
     async def execute_command(self, *words: Any, **options: Any) -> Any:
         if self.masters.slot is None:
-            self.masters.slot = _slot(words)
+            self.masters.slot = slot_of(words)
         run: Run = super().execute_command
         try:
             return await run(*words, **options)
-        except ReadOnlyError:
-            await hang_up(self, in_use=False)
-        except MovedError as error:
-            await hang_up(self, in_use=False)
-            self.masters.moved(error)
+        except (ReadOnlyError, MovedError) as error:
+            await self.redirect(error)
         return await run(*words, **options)
+
+    async def redirect(self, error: Exception) -> None:
+        """The server that was asked is not the master of our keys any more."""
+        await hang_up(self, in_use=False)
+        if isinstance(error, MovedError):
+            self.masters.moved(error)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        self.masters.close()
+        await super().aclose(close_connection_pool)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from bisect import bisect_left
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar, cast
@@ -27,7 +28,17 @@ from authz.core.errors import ApiError, bad_request, conflict
 from authz.core.limits import redis_key
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.stored import KINDS, Indexes, Item, Items, StoredKey, StoredPlan, id_of, indexes, kind_of, plan_keys
-from authz.scripts import Script, connect, evaluate, hang_up
+from authz.redisurl import in_words, mask_url
+from authz.scripts import (
+    WAIT_SLACK_SECONDS,
+    Script,
+    Waited,
+    connect,
+    evaluate,
+    evaluate_and_wait,
+    hang_up,
+    replicas_for,
+)
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Item)
@@ -38,7 +49,11 @@ SNAPSHOT: Final = Script.load("snapshot.lua")
 LEASE: Final = Script.load("lease.lua")
 DUMP: Final = Script.load("dump.lua")
 
-ATTEMPTS: Final = 5  # of a write that loses its race
+ATTEMPTS: Final = 20  # of a write that loses its race
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.25  # at most, before a write that lost is made again
+READINGS: Final = 5  # of a store that is written to meanwhile
+REPLICA_MS: Final = 1000  # for which a write waits for replicas,
+REPLICA_AGAIN_MS: Final = 100  # and for which the next one does, where they did not answer
 LEASE_MS: Final = 3000
 GRACE_SECONDS: Final = 0.2  # for which an answer may be late that Redis was asked to hold back
 BYTES_A_SECOND: Final = 1_000_000  # a large write has longer than the budget
@@ -134,10 +149,14 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Written(Generic[T]):
-    """What an edit gave back, and the version of the store that has it."""
+    """What an edit gave back, and the version of the store that has it.
+
+    `at_risk` says why a failover may lose it: replicas that should have it have not said so. "" if they have.
+    """
 
     result: T
     version: int
+    at_risk: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +228,11 @@ class _Cursor:
 
 
 class Store:
-    """The store of one account. `budget` is in seconds for each command, `clock` in µs of Unix time, for tests."""
+    """The store of one account. `budget` is in seconds for each command, `clock` in µs of Unix time, for tests.
+
+    `replicas` is how many must have a write, None for what the URL suggests. `at_risk` says why the last write may be
+    lost in a failover.
+    """
 
     def __init__(
         self,
@@ -219,7 +242,12 @@ class Store:
         budget: float = 1.0,
         fixed: Callable[[], Items] = dict,
         clock: Callable[[], int] | None = None,
+        replicas: int | None = None,
     ) -> None:
+        self.at_risk = ""
+        self.address = mask_url(url)
+        self._replicas = replicas_for(url, replicas)
+        self._turn = asyncio.Lock()
         self._redis = connect(url, budget)
         self._stream = connect(url, budget)
         self._account = account
@@ -289,12 +317,15 @@ class Store:
         Raises what `edit` raises, what it has named for a word that is taken or lists that overlap,
         ConflictException if it loses again and again, and StoreUnavailable.
         """
-        for _ in range(ATTEMPTS):
-            draft = Edit(self)
-            result = await edit(draft)
-            version = await self._commit(draft, who, what, note())
-            if version is not None:
-                return Written(result, version)
+        for attempt in range(ATTEMPTS):
+            # Those that lost once take turns in this process; others may still come first, so the pauses differ.
+            async with self._turn if attempt or self._turn.locked() else nullcontext():
+                draft = Edit(self)
+                result = await edit(draft)
+                committed = await self._commit(draft, who, what, note())
+            if committed is not None:
+                return Written(result, *committed)
+            await _pause(attempt)
         raise conflict("Unable to complete operation due to concurrent modification. Please try again later.")
 
     async def head(self) -> Head:
@@ -323,10 +354,14 @@ class Store:
                 run: Callable[..., Awaitable[Any]] = self._stream.execute_command
                 streams = await run("XREAD", "COUNT", EVENTS, *wait, "STREAMS", self._key("changes"), f"{after}-0")
         except (RedisError, OSError, TimeoutError) as error:
-            await hang_up(self._stream)
-            await hang_up(self._redis, in_use=False)  # half open, perhaps, as all the others
+            await self.hang_up()  # half open, perhaps, as all the others
             raise _unavailable(error) from error
         return [_event(entry_id, fields) for _, entries in streams or () for entry_id, fields in entries]
+
+    async def hang_up(self) -> None:
+        """Connect anew: the name of the server may stand for another one."""
+        await hang_up(self._stream)
+        await hang_up(self._redis, in_use=False)
 
     async def audit(self, count: int = 100, after: int | None = None) -> list[AuditLine]:
         """The lines after a version in their order, or the last ones."""
@@ -354,7 +389,7 @@ class Store:
 
     async def check(self) -> list[str]:
         """Derive all indexes from the items again, and name what differs from those that are there."""
-        for _ in range(ATTEMPTS):
+        for _ in range(READINGS):
             before = await self.head()
             differences = await self._differences()
             if await self.head() == before:
@@ -363,7 +398,7 @@ class Store:
 
     async def dump(self) -> AsyncIterator[Kept]:
         """A backup: the store as of one moment, and then the counters."""
-        for _ in range(ATTEMPTS):
+        for _ in range(READINGS):
             kept = await self._dumped(await self._store_keys(), str((await self.head()).version))
             if kept is not None:
                 break
@@ -385,7 +420,8 @@ class Store:
             async for kept in backup:
                 aside[kept.name] = redis_key(self._account, "restoring", os.urandom(8).hex())
                 await self._slow("RESTORE", aside[kept.name], kept.lasts or 0, kept.value)
-            await self._swap(aside)
+            epoch = await self._swap(aside)
+            await self._wait_for(epoch)
         except BaseException:
             with suppress(StoreUnavailable):
                 await self._clear_aside()
@@ -441,6 +477,19 @@ class Store:
         async with self._within(self._budget + sum(map(len, args)) / BYTES_A_SECOND):
             return await evaluate(self._redis, script, keys, *args)
 
+    async def _run_and_wait(self, script: Script, keys: Sequence[str], *args: bytes) -> Waited:
+        """A script that writes. What it writes is known to enough replicas, or `at_risk`."""
+        if not self._replicas:
+            return Waited(await self._run(script, keys, *args), "")
+        milliseconds = REPLICA_AGAIN_MS if self.at_risk else REPLICA_MS
+        seconds = self._budget + sum(map(len, args)) / BYTES_A_SECOND + milliseconds / 1000 + WAIT_SLACK_SECONDS
+        async with self._within(seconds):
+            waited = await evaluate_and_wait(
+                self._redis, script, keys, *args, replicas=self._replicas, milliseconds=milliseconds
+            )
+        self.at_risk = waited.at_risk
+        return waited
+
     @asynccontextmanager
     async def _within(self, seconds: float) -> AsyncIterator[None]:
         try:
@@ -451,10 +500,13 @@ class Store:
             raise _unavailable(error) from error
 
     async def _find(self, word: str) -> Found:
-        keys = [self._key("head"), self._key("unique"), self.items_key("apikey")]
-        reply = await self._run(FIND, keys, msgspec.msgpack.encode((word, len("apikey/"))))
+        reply = await self._run(FIND, *self._finding(word))
         epoch, version, tag, raw = msgspec.msgpack.decode(reply, type=tuple[str, int, str, str])
         return Found(Head(epoch, version, tag), cast("StoredKey", _item("apikey", raw)) if raw else None)
+
+    def _finding(self, word: str) -> tuple[list[str], bytes]:
+        keys = [self._key("head"), self._key("unique"), self.items_key("apikey")]
+        return keys, msgspec.msgpack.encode((word, len("apikey/")))
 
     async def _lease(self, worker: str, served: Head) -> tuple[Head, list[Lease]]:
         blob = msgspec.msgpack.encode((worker, served.epoch, served.version, LEASE_MS, self._clock() // 1000))
@@ -493,23 +545,23 @@ class Store:
         scores = await self._ask("ZMSCORE", self.list_key(list_), *map(_id_in, words))
         return [word for word, score in zip(words, scores, strict=True) if score is not None]
 
-    async def _commit(self, draft: Edit, who: str, what: str, note: str) -> int | None:
-        """The version that has it, None for a lost race."""
+    async def _commit(self, draft: Edit, who: str, what: str, note: str) -> tuple[int, str] | None:
+        """The version that has it, and why it is at risk; None for a lost race."""
         plan = await draft.plan()
         if not (plan.changes or plan.drops or draft.usage):
-            return (await self.head()).version
+            return (await self.head()).version, ""
         named = _naming(what, plan.changes) + (f" ({note})" if note else "")
         blob = (os.urandom(8).hex(), os.urandom(8).hex(), self._clock(), who, named, plan.conditions, plan.writes)
         fixed = [self._key(part) for part in ("head", "changes", "audit", "unique", "sorted", "lists")]
         body = msgspec.msgpack.encode((plan.changes, sorted(plan.indexes), draft.usage))
-        reply = await self._run(COMMIT, [*fixed, *plan.numbers], msgspec.msgpack.encode(blob), body)
-        status, number, version = msgspec.msgpack.decode(reply, type=tuple[str, int, int])
+        waited = await self._run_and_wait(COMMIT, [*fixed, *plan.numbers], msgspec.msgpack.encode(blob), body)
+        status, number, version = msgspec.msgpack.decode(waited.reply, type=tuple[str, int, int])
         match status:
             case "taken":
                 raise plan.taken[number - 1]
             case "overlap":
                 raise draft.overlaps[number - 1]
-        return version if status == "done" else None
+        return (version, waited.at_risk) if status == "done" else None
 
     # Checks and backups.
 
@@ -576,22 +628,47 @@ class Store:
             if names:
                 await self._slow("UNLINK", *(redis_key(self._account, "") + name for name in names))
 
-    async def _swap(self, aside: Mapping[str, str]) -> None:
-        """All that was there makes room for what was put aside, in one step and under a new epoch."""
+    async def _swap(self, aside: Mapping[str, str]) -> str:
+        """All that was there makes room for what was put aside, in one step and under a new epoch.
+
+        Counters of callers are looked for first, which takes time; then only the store's own keys, so that the moment
+        in which a write of others would get in our way is short. If one does, it is tried again. Returns the epoch.
+        """
+        epoch = os.urandom(8).hex()
+        counters = {name async for names in self._scan("") for name in names if not name.startswith("restoring:")}
+        for attempt in range(ATTEMPTS):
+            if await self._swapped(aside, counters, epoch):
+                return epoch
+            await _pause(attempt)
+        raise conflict(
+            "the store is written to all the time, and nothing was restored: "
+            "stop what writes (the control plane, authz import) and restore again"
+        )
+
+    async def _wait_for(self, epoch: str) -> None:
+        """Until enough replicas have all that this master has, or `at_risk` says that they do not."""
+        if self._replicas:
+            waited = await self._run_and_wait(FIND, *self._finding(""))
+            if msgspec.msgpack.decode(waited.reply)[0] != epoch:
+                self.at_risk = "another server has become the master meanwhile"
+
+    async def _swapped(self, aside: Mapping[str, str], names: Set[str], epoch: str) -> bool:
+        """False if somebody else added a list meanwhile, which would stay behind; nothing has changed then."""
         prefix, head = redis_key(self._account, ""), self._key("head")
         async with self._within(SLOW_SECONDS), self._redis.pipeline(transaction=True) as steps:
-            await steps.watch(head)  # each commit writes it
-            old = {name async for names in self._scan("") for name in names if not name.startswith("restoring:")}
+            await steps.watch(self._key("lists"))  # a write that neither adds nor ends a list is replaced whole
+            old = {*names, *await self._store_keys()}
             steps.multi()  # type: ignore[no-untyped-call]
-            for names in _chunks(sorted(old)):
-                steps.unlink(*(prefix + name for name in names))
+            for some in _chunks(sorted(old)):
+                steps.unlink(*(prefix + name for name in some))
             for name, key in aside.items():
                 steps.rename(key, prefix + name)
-            steps.hset(head, mapping={"epoch": os.urandom(8).hex(), "tag": os.urandom(8).hex()})
+            steps.hset(head, mapping={"epoch": epoch, "tag": os.urandom(8).hex()})
             try:
                 await steps.execute()
             except WatchError:
-                raise conflict("the store was written to meanwhile; nothing was restored") from None
+                return False
+        return True
 
 
 class Edit:
@@ -814,10 +891,16 @@ class _Derived:
         ]
 
 
+async def _pause(attempt: int) -> None:
+    """Before what lost a race is tried again: longer each time, and never as long as the others' pause."""
+    longest = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)
+    await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  (no secret)
+
+
 def _unavailable(error: Exception) -> StoreUnavailable:
     lost = isinstance(error, (RedisConnectionError, OSError)) and not isinstance(error, TimeoutError)
     kind = ConnectionLost if lost else StoreUnavailable
-    return kind(f"Redis cannot be asked: {type(error).__name__}: {error}")
+    return kind(f"Redis cannot be asked: {in_words(error)}")
 
 
 def _item(kind: str, raw: bytes | str) -> Item:

@@ -18,8 +18,9 @@ from authz.core.limits import redis_key
 from authz.core.periods import DAY_US
 from authz.core.resources import DEFAULT_ACCOUNT, QuotaSettings
 from authz.core.usage import Days, Record, window
-from authz.scripts import Script, connect, evaluate
-from authz.store import StoreUnavailable, Written
+from authz.redisurl import in_words
+from authz.scripts import WAIT_SLACK_SECONDS, Script, Waited, connect, evaluate, evaluate_and_wait, replicas_for
+from authz.store import REPLICA_MS, StoreUnavailable, Written
 
 T = TypeVar("T")
 
@@ -54,7 +55,10 @@ class Remaining:
 
 
 class UsageLedger:
-    """The ledgers of one account. `budget` in seconds for each script, `clock` in µs of Unix time pins it for tests."""
+    """The ledgers of one account. `budget` in seconds for each script, `clock` in µs of Unix time pins it for tests.
+
+    `replicas` is how many must have what is set, None for what the URL suggests.
+    """
 
     def __init__(
         self,
@@ -64,8 +68,10 @@ class UsageLedger:
         retention_days: int = 400,
         budget: float = 1.0,
         clock: Callable[[], int] | None = None,
+        replicas: int | None = None,
     ) -> None:
         self.clock = clock
+        self._replicas = replicas_for(url, replicas)
         self._redis = connect(url, budget)
         self._account = account
         self._retention_days = retention_days
@@ -106,13 +112,13 @@ class UsageLedger:
         now = self._now()
         for _ in range(ATTEMPTS):
             blob = msgspec.msgpack.encode((*self._setting(quota, remaining, now), who, what))
-            reply = await self._within_budget(evaluate(self._redis, REMAIN, keys, blob, body))
-            status, now, used, version = _REMAIN.decode(reply)
+            waited = await self._write(keys, blob, body)
+            status, now, used, version = _REMAIN.decode(waited.reply)
             if status == "bad state":
                 _warn(plan_id, key_id)
                 break
             if status == "done":
-                return Written(Remaining(now, used), version)
+                return Written(Remaining(now, used), version, waited.at_risk)
         raise StoreUnavailable(f"what remains was not set: {status}")
 
     async def aclose(self) -> None:
@@ -133,12 +139,18 @@ class UsageLedger:
         """Our own clock's: good for a first guess, and where Redis has not been asked."""
         return self.clock() if self.clock else time.time_ns() // 1000
 
-    async def _within_budget(self, reply: Awaitable[T]) -> T:
+    async def _write(self, keys: Sequence[str], *args: bytes) -> Waited:
+        if not self._replicas:
+            return Waited(await self._within_budget(evaluate(self._redis, REMAIN, keys, *args)), "")
+        writing = evaluate_and_wait(self._redis, REMAIN, keys, *args, replicas=self._replicas, milliseconds=REPLICA_MS)
+        return await self._within_budget(writing, REPLICA_MS / 1000 + WAIT_SLACK_SECONDS)
+
+    async def _within_budget(self, reply: Awaitable[T], more: float = 0.0) -> T:
         try:
-            async with asyncio.timeout(self._budget):
+            async with asyncio.timeout(self._budget + more):
                 return await reply
         except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis cannot be asked: {type(error).__name__}: {error}") from error
+            raise StoreUnavailable(f"Redis cannot be asked: {in_words(error)}") from error
 
 
 def _chunks(key_ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

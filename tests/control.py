@@ -72,6 +72,7 @@ def running(
     fixed: Callable[[], Items] = dict,
     now: Callable[[], int] = lambda: int(time.time()),
     domain_target: str | None = None,
+    store_replicas: int | None = None,
 ) -> Iterator[Control]:
     """A control plane until the block ends. Its `now` also judges signatures: pin it together with the client's."""
     ready: Future[Control] = Future()
@@ -79,6 +80,7 @@ def running(
         "127.0.0.1:0",
         redis_url,
         account,
+        store_replicas=store_replicas,
         no_auth=no_auth,
         tls_cert=tls[0],
         tls_key=tls[1],

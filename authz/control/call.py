@@ -11,7 +11,7 @@ from authz.core.errors import bad_request
 from authz.core.request import Request
 from authz.core.stored import Items
 from authz.sealing import Sealer
-from authz.store import Edit, Store
+from authz.store import Edit, Store, Written
 from authz.usage import UsageLedger
 
 T = TypeVar("T")
@@ -124,8 +124,14 @@ class Call:
         """Commit an edit under the caller's name. `ids` name what is made; what the path names is named anyway."""
         what = " ".join((self.operation, *(name[:ID_LENGTH] for name in (*self.params.values(), *ids))))
         written = await self.context.store.write(edit, who=self.principal.name, what=what, note=self.warned)
-        self.versions.append(written.version)
+        self.wrote(written)
         return written.result
+
+    def wrote(self, written: Written[Any]) -> None:
+        """Remember the version for the answer, which says too if a failover of Redis may lose the write."""
+        self.versions.append(written.version)
+        if written.at_risk:
+            self.warn(f"written, and lost if the master of Redis fails now: {written.at_risk}")
 
 
 Handler = Callable[[Call], Awaitable[Answer]]

@@ -8,7 +8,7 @@ import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ from authz.core.rules import HOST
 from authz.core.stored import Items
 from authz.limiter import RedisLimiter
 from authz.metrics import ControlMetrics
+from authz.notice import Notice
+from authz.redisurl import in_words
 from authz.sealing import Sealer
 from authz.status import HttpServer, app, check_listen, http_server
 from authz.store import Store, StoreUnavailable
@@ -46,6 +48,7 @@ class ControlOptions:
     redis_url: str = "redis://127.0.0.1:6379/0"
     account_id: str = DEFAULT_ACCOUNT
     retention_days: int = 400
+    store_replicas: int | None = None
     no_auth: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -90,8 +93,9 @@ async def control_plane(
     metrics: ControlMetrics | None = None,
 ) -> AsyncIterator[tuple[HttpServer, Context]]:
     """A server that is ready to `serve()`, and what its calls share; closed when the block ends."""
-    store = Store(options.redis_url, account=options.account_id, fixed=fixed)
-    usage = UsageLedger(options.redis_url, account=options.account_id, retention_days=options.retention_days)
+    where, replicas = options.redis_url, options.store_replicas
+    store = Store(where, account=options.account_id, fixed=fixed, replicas=replicas)
+    usage = UsageLedger(where, account=options.account_id, retention_days=options.retention_days, replicas=replicas)
     limiter = RedisLimiter(options.redis_url, account=options.account_id, budget=REDIS_SECONDS)
     explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed)
     context = Context(store, usage, options.sealer, options.account_id, now, fixed, explainer, options.domain_target)
@@ -149,12 +153,11 @@ async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> N
             tls=options.tls_cert is not None,
             auth=not options.no_auth,
         )
-        watching = [asyncio.create_task(watch.run())] if options.http_listen else []
+        watching = asyncio.create_task(watch.run())
         try:
             await asyncio.gather(*(_until_stopped(one, servers) for one in servers))
         finally:
-            for task in watching:
-                task.cancel()
+            watching.cancel()
     log.info("stopped")
 
 
@@ -177,16 +180,22 @@ async def _until_stopped(server: HttpServer, servers: Sequence[HttpServer]) -> N
 
 
 class Watch:
-    """Looks at the store once a second: a control plane that cannot ask it is alive, but not ready."""
+    """Looks at the store once a second: a control plane that cannot ask it is alive, but not ready, and says why."""
 
     def __init__(self, store: Store, metrics: ControlMetrics) -> None:
         self._store = store
         self._metrics = metrics
         self._answers = False
+        self._notice = Notice("the store cannot be asked", redis=store.address)
 
     def details(self) -> dict[str, Any]:
         """What `/readyz` and `/healthz` tell."""
-        return {"ready": self._answers, "store": "answering" if self._answers else "not answering"}
+        return {
+            "ready": self._answers,
+            "store": "answering" if self._answers else "not answering",
+            "redisAddress": self._store.address,
+            "redisProblem": self._notice.reason,
+        }
 
     def server(self, listen: str) -> HttpServer:
         """Serves `/metrics`, `/healthz` and `/readyz`, to whoever can reach it."""
@@ -200,8 +209,11 @@ class Watch:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> bool:
-        with suppress(StoreUnavailable, TimeoutError):
+        try:
             async with asyncio.timeout(LOOK_SECONDS):
                 await self._store.head()
-                return True
-        return False
+        except (StoreUnavailable, TimeoutError) as error:
+            self._notice.says(in_words(error))
+            return False
+        self._notice.ended("the store answers again")
+        return True

@@ -82,7 +82,7 @@ async def _set(call: Call, plan: StoredPlan, key: StoredKey, quota: QuotaSetting
     ids = (plan.plan.id, key.key.id)
     what = f"{call.operation} {' '.join(ids)} remaining={remaining}"
     written = await call.context.usage.set_remaining(*ids, quota, remaining, who=call.principal.name, what=what)
-    call.versions.append(written.version)
+    call.wrote(written)
     today = written.result.now // DAY_US
     return _document(plan, Days(today, today), {key.key.id: [(written.result.used, remaining)]})
 

@@ -691,3 +691,40 @@ def test_without_a_sealing_key_a_value_is_shown_once(shared_redis: RedisServer, 
         made = bearer(plane, "POST", "/apikeys", {"name": "a"}).json()
         assert made["value"]
         assert "value" not in bearer(plane, "GET", f"/apikeys/{made['id']}?includeValue=true").json()
+
+
+def test_the_answer_to_a_write_says_if_a_failover_may_lose_it(shared_redis: RedisServer, account: str) -> None:
+    """There is no replica that could have it. Reads say nothing; by default one server alone is enough."""
+    with running(shared_redis.url, account, store_replicas=1) as plane:
+        made = boto(plane).create_api_key(name="k")["ResponseMetadata"]
+        assert (made["HTTPStatusCode"], made["HTTPHeaders"]["x-authz-warning"]) == (
+            201,
+            "written, and lost if the master of Redis fails now: 0 of 1 replicas have it so far",
+        )
+        assert "x-authz-warning" not in boto(plane).get_api_keys()["ResponseMetadata"]["HTTPHeaders"]
+    with running(shared_redis.url, account) as plane:
+        assert "x-authz-warning" not in boto(plane).create_api_key(name="l")["ResponseMetadata"]["HTTPHeaders"]
+
+
+@pytest.mark.parametrize("writers", [4, 16])
+def test_writers_of_one_api_wait_for_each_other(control: Control, writers: int) -> None:
+    """Tools do not try a lost race again, only a 503, which a busy machine may give; all read and write one API."""
+    client = boto(control)
+    api = client.create_rest_api(name="busy")["id"]
+    root = client.get_resources(restApiId=api)["items"][0]["id"]
+    refused: list[str] = []
+
+    def create(number: int) -> None:
+        while True:
+            try:
+                client.create_resource(restApiId=api, parentId=root, pathPart=f"p{number}")
+            except client.exceptions.ServiceUnavailableException:
+                continue
+            except client.exceptions.ConflictException as conflict:  # its own, made by a call of unknown fate, is right
+                refused.extend([str(conflict)] if "concurrent" in str(conflict) else [])
+            return
+
+    with ThreadPoolExecutor(writers) as threads:
+        list(threads.map(create, range(60)))
+    assert refused == []
+    assert len(client.get_resources(restApiId=api, limit=100)["items"]) == 61

@@ -171,6 +171,16 @@ async def test_of_two_writers_none_is_forgotten(make_store: MakeStore) -> None:
     assert sorted(plan.plan.name) == ["-", "a", "b"]
 
 
+async def test_sixteen_processes_write_one_item_and_none_gives_up(make_store: MakeStore) -> None:
+    """Each has a store of its own, as if in another process: pauses that differ let all of them through."""
+    stores = [make_store() for _ in range(16)]
+    await _put(stores[0], _plan("p1", called="-"))
+    await asyncio.gather(*(_rename(store, "p1", "x") for store in stores for _ in range(4)))
+    plan = await stores[0].get("usageplan", "p1")
+    assert isinstance(plan, StoredPlan)
+    assert plan.plan.name == "-" + 64 * "x"
+
+
 @pytest.mark.parametrize("race", ["item", "members"])
 async def test_a_write_that_always_loses_is_a_conflict(make_store: MakeStore, race: str) -> None:
     store, other = make_store(), make_store()

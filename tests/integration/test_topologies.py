@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,7 +28,7 @@ from authz.core.stored import StoredKey, StoredPlan
 from authz.limiter import RedisLimiter
 from authz.pb import ext_authz_pb2_grpc
 from authz.scripts import connect, master_changes
-from authz.store import Edit, Kept, Store, StoreUnavailable
+from authz.store import Edit, Kept, Store, StoreUnavailable, Written
 from authz.usage import UsageLedger
 from tests.builders import value_of
 from tests.integration.test_outage import Answer, asks, document, quota
@@ -189,6 +190,110 @@ async def test_a_master_that_steps_down_is_left_without_a_failed_call(
             assert master_changes(traffic.limiter._redis) == 1
 
 
+def _beside(fleet: Fleet) -> None:
+    """The Sentinel names the replica, and the old master lives on as one: it would admit all calls once more."""
+    assert fleet.sentinel
+    say(fleet.sentinel, "SENTINEL", "REMOVE", SERVICE)
+    say(fleet.replica, "REPLICAOF", "NO", "ONE")
+    say(fleet.sentinel, "SENTINEL", "MONITOR", SERVICE, HOST, port_of(fleet.replica), 1)
+    say(fleet.sentinel, "SENTINEL", "SET", SERVICE, "auth-pass", PASSWORD)
+
+
+async def test_a_master_that_lives_on_is_left_when_the_sentinel_names_another(redis_kind: Kind) -> None:
+    """Nobody closes a connection and nobody refuses a command: only those that ask again can know."""
+    with sentinels(redis_kind) as fleet:
+        async with _traffic(fleet.url, fleet.account) as traffic:
+            await traffic.until(lambda: traffic.admitted >= BEFORE)
+            fleet.replicate()
+            _beside(fleet)
+            known = traffic.used(fleet.replica)
+            await traffic.until(lambda: traffic.used(fleet.replica) > known)
+            assert role(fleet.master) == b"master"
+            assert (traffic.failed, master_changes(traffic.limiter._redis)) == (0, 1)
+
+
+async def test_a_planned_failover_of_a_cluster_is_followed_and_gives_nothing_away(redis_kind: Kind) -> None:
+    with cluster(redis_kind) as fleet:
+        async with _traffic(fleet.url, fleet.account) as traffic:
+            await traffic.until(lambda: traffic.admitted >= BEFORE)
+            fleet.replicate()
+            assert say(fleet.replica, "CLUSTER", "FAILOVER")
+            await traffic.until(lambda: traffic.refused > 0)
+            assert (traffic.admitted, traffic.used(fleet.replica)) == (LIMIT, LIMIT)
+            assert master_changes(traffic.limiter._redis) == 1
+
+
+@pytest.mark.parametrize("make", [sentinels, cluster])
+async def test_a_write_says_when_no_replica_has_it(make: Make, redis_kind: Kind) -> None:
+    """It is made all the same; the next one that a replica has says nothing."""
+    with make(redis_kind) as fleet:
+        store = Store(fleet.url, account=fleet.account, budget=BUDGET)
+        assert (await _written(store, "before")).at_risk == ""
+        fleet.replica.pause()
+        written = await _written(store, "meanwhile")
+        assert (written.version, written.at_risk) == (2, "0 of 1 replicas have it so far")
+        fleet.replica.resume()
+        assert (await _eventually(lambda: _safely(store))).at_risk == ""
+        await store.aclose()
+
+
+async def _safely(store: Store) -> Written[None]:
+    written = await _written(store, "after")
+    if written.at_risk:
+        raise StoreUnavailable(written.at_risk)
+    return written
+
+
+@pytest.mark.parametrize("make", [sentinels, cluster])
+async def test_what_a_replica_has_acknowledged_survives_a_planned_failover(make: Make, redis_kind: Kind) -> None:
+    """The old master lives on and takes writes; those that it takes alone say so."""
+    with make(redis_kind) as fleet:
+        if fleet.sentinel:
+            say(fleet.sentinel, "SENTINEL", "DEBUG", "INFO-PERIOD", 10_000)  # as it is in production
+        store, kept, warm = Store(fleet.url, account=fleet.account, budget=BUDGET), list[str](), asyncio.Event()
+
+        async def keep_writing(writer: int) -> None:
+            deadline = monotonic() + 2 * DEADLINE_SECONDS
+            for number in count():
+                if warm.is_set() and fleet.is_promoted() and _is_behind(fleet):
+                    return
+                assert monotonic() < deadline, f"it never left the old master: {len(kept)} writes"
+                with suppress(StoreUnavailable):
+                    if not (await _written(store, f"{writer}-{number}")).at_risk:
+                        kept.append(f"{writer}-{number}")
+                if len(kept) >= BEFORE // 4:
+                    warm.set()
+
+        writing = asyncio.gather(*map(keep_writing, range(4)))
+        await warm.wait()
+        _fail_over(fleet)
+        await writing
+        found = await store.many("usageplan", kept)
+        assert [name for name, item in zip(kept, found, strict=True) if item is None] == []
+        assert await store.check() == []
+        await store.aclose()
+
+
+def _fail_over(fleet: Fleet) -> None:
+    if fleet.sentinel:
+        say(fleet.sentinel, "SENTINEL", "FAILOVER", SERVICE)
+    else:
+        say(fleet.replica, "CLUSTER", "FAILOVER")
+
+
+def _is_behind(fleet: Fleet) -> bool:
+    """The new master has a write that the old one has not."""
+    ours, theirs = (_version(server, fleet.account) for server in (fleet.replica, fleet.master))
+    return ours > theirs or role(fleet.master) == b"slave"
+
+
+def _version(server: RedisServer, account: str) -> int:
+    try:
+        return int(say(server, "HGET", redis_key(account, "store", "head"), "version") or 0)
+    except redis.exceptions.RedisError:
+        return 0
+
+
 @pytest.mark.parametrize("make", [sentinels, cluster])
 async def test_the_store_follows_a_failover(make: Make, redis_kind: Kind) -> None:
     """Its versions go on, its change stream too, and what was written is whole."""
@@ -245,11 +350,15 @@ def _explained(config: Path, *place: str) -> str:
 
 
 async def _put(store: Store, plan_id: str) -> int:
+    return (await _written(store, plan_id)).version
+
+
+async def _written(store: Store, plan_id: str) -> Written[None]:
     async def edit(draft: Edit) -> None:
         draft.put(StoredPlan(UsagePlan(plan_id, plan_id), nonce="n"))
         draft.put(StoredKey(ApiKey(plan_id, plan_id), f"{plan_id}-digest", 1, 1))
 
-    return (await store.write(edit, who="ann", what="Test")).version
+    return await store.write(edit, who="ann", what="Test")
 
 
 @pytest.mark.parametrize("number", range(MASTERS))

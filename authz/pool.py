@@ -1,0 +1,48 @@
+"""Connections to Redis that are kept while they are of use."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import RedisError
+
+IDLE_SECONDS: Final = 30.0  # after which a connection that nobody uses is closed, but for the last one
+
+
+class Pool(ConnectionPool):
+    """Closes what has been idle for a while: a moment of many callers leaves no connections behind for good."""
+
+    _trimmer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_in_use(self) -> bool:
+        """True if a connection is open and has nothing to do."""
+        return any(connection.is_connected for connection in self._available_connections)
+
+    async def release(self, connection: Any) -> None:
+        await super().release(connection)
+        connection.idle_since = time.monotonic()
+        if self._trimmer is None and len(self._available_connections) > 1:
+            self._trimmer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._trim)
+
+    def _trim(self) -> None:
+        """The connection that was used last stays, so that a lone caller need not wait for a new one."""
+        kept: list[Any] = self._available_connections
+        before = time.monotonic() - IDLE_SECONDS
+        idle = [one for one in kept[:-1] if one.idle_since <= before]
+        self._available_connections = [one for one in kept if one not in idle]
+        loop = asyncio.get_running_loop()
+        self._closing = loop.create_task(_close(idle))
+        more = len(self._available_connections) > 1
+        self._trimmer = loop.call_later(IDLE_SECONDS, self._trim) if more else None
+
+
+async def _close(connections: Sequence[Any]) -> None:
+    for connection in connections:
+        with suppress(RedisError, OSError, TimeoutError):  # it is closed all the same
+            await connection.disconnect()
