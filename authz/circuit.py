@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, retry_if_result, wait_exponential, wait_random
 
-log = structlog.get_logger(__name__)
+from authz.notice import Notice
+from authz.redisurl import in_words
 
 FAILURES = 3
 FIRST_PROBE_SECONDS = 0.05
@@ -20,7 +20,7 @@ class Circuit:
     """Open while Redis is left alone. Only the failures that open it cost a caller anything (R18).
 
     `recover` says whether Redis answers again, and settles what has to be settled before callers go there. `sleep`
-    waits between probes.
+    waits between probes. The log names `address`, and why it is left alone.
     """
 
     def __init__(
@@ -28,7 +28,10 @@ class Circuit:
         recover: Callable[[], Awaitable[bool]],
         switch: Callable[[bool], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        address: str = "",
     ) -> None:
+        self._notice = Notice("redis circuit opened", redis=address)
+        self._last = "no answer"
         self._recover = recover
         self._switch = switch
         self._sleep = sleep
@@ -39,17 +42,26 @@ class Circuit:
     def is_open(self) -> bool:
         return self._opened.is_set()
 
+    @property
+    def problem(self) -> str | None:
+        """Why Redis is left alone; None while it is not."""
+        return self._notice.reason
+
     def succeeded(self) -> None:
         self._failures = 0
 
     def failed(self, error: Exception) -> None:
-        """Count a failure; enough of them in a row open the circuit."""
+        """Count a failure; enough of them in a row open the circuit. While it is open, say why it stays so."""
         self._failures += 1
-        if self._failures >= FAILURES and not self.is_open:
-            self.open(f"{type(error).__name__}: {error}")
+        self._last = in_words(error)
+        if self.is_open:
+            self._notice.says(self._last)
+        elif self._failures >= FAILURES:
+            self.open()
 
-    def open(self, reason: str) -> None:
-        log.warning("redis circuit opened", reason=reason)
+    def open(self) -> None:
+        """Leave Redis alone, for the reason of the last failure."""
+        self._notice.says(self._last)
         self._switch(False)
         self._opened.set()
 
@@ -69,4 +81,4 @@ class Circuit:
         self._failures = 0
         self._opened.clear()
         self._switch(True)
-        log.info("redis circuit closed")
+        self._notice.ended("redis circuit closed")

@@ -30,6 +30,7 @@ from authz.envoyconfig import PARTS, Address, EnvoyOptions, Part, Tls, render
 from authz.explain import explain as tell
 from authz.faults import ConfigError
 from authz.limiter import RedisLimiter
+from authz.redisurl import mask_url
 from authz.settings import Loaded, Option, Settings, endpoints_of, load_settings, options
 from authz.up import UpOptions
 from authz.up import up as run_up
@@ -195,6 +196,8 @@ def explain(
         limiter = RedisLimiter(settings.redis_url, account=settings.account_id, budget=EXPLAIN_SECONDS)
         try:
             return await tell(catalog, request, now, limiter, settings.response_profile)
+        except LimiterUnavailable as error:
+            raise LimiterUnavailable(f"{mask_url(settings.redis_url)}: {error}") from None
         finally:
             await limiter.aclose()
 

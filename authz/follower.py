@@ -22,11 +22,14 @@ from authz.core.resources import Resources
 from authz.core.stored import Items
 from authz.keyring import StoreRing
 from authz.live import LiveCatalog, Outcome, Version
+from authz.notice import Notice
+from authz.redisurl import in_words
 from authz.store import EVENTS, Event, Head, Store, StoreUnavailable
 
 BLOCK_MILLISECONDS: Final = 200
 ANSWER_SECONDS: Final = 0.4  # for the head and the lease; a connection that takes longer is dead
 RECONNECT_SECONDS: Final = 0.1
+LONGEST_RECONNECT_SECONDS: Final = 2.0
 LEASE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.2  # when the store cannot be read
 REFUSED_SECONDS: Final = 5.0  # when what it holds cannot be compiled
@@ -88,6 +91,12 @@ class StoreCatalog:
         self._behind = False
         self._heard_at = time.time()
         self._wanted, self._news, self._loaded = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._lost = Notice("change stream lost", redis=store.address)
+        self._anew = Notice("store read anew", level="info", redis=store.address)
+        self._not_understood = Notice("change stream not understood", level="error")
+        self._unread = Notice("store not read", redis=store.address)
+        self._uncompiled = Notice("catalog failed", level="error")
+        self._unleased = Notice("lease not renewed", redis=store.address)
 
     @property
     def current(self) -> Catalog | None:
@@ -154,23 +163,37 @@ class StoreCatalog:
     # --- the change stream ---
 
     async def _follow(self) -> None:
+        """What fails, or has to begin anew, is tried again after a pause that grows until all is well once."""
+        pause = RECONNECT_SECONDS
         while True:
-            try:
-                await self._read()
-            except (StoreUnavailable, TimeoutError) as fault:
-                log.info("change stream lost", error=f"{type(fault).__name__}: {fault}")
-            except Exception:  # the outermost loop: what cannot be read, of another release perhaps, counts as missed
-                log.exception("change stream not understood")
-                self._position = None
-            else:
+            if await self._is_read():
+                pause = RECONNECT_SECONDS
                 continue
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_RECONNECT_SECONDS)
 
-    async def _read(self) -> None:
-        """One answer of the stream; any mismatch means that changes were missed, and all is read again."""
+    async def _is_read(self) -> bool:
+        """True if the stream goes on from where we are."""
+        try:
+            goes_on = await self._read()
+        except (StoreUnavailable, TimeoutError) as fault:
+            self._lost.says(in_words(fault))
+            return False
+        except Exception as fault:  # the outermost loop: what cannot be read, of another release perhaps, is missed
+            self._not_understood.says(in_words(fault), exc_info=self._not_understood.reason is None)
+            self._position = None
+            return False
+        self._lost.ended("change stream read again")
+        if goes_on:
+            self._anew.ended()
+            self._not_understood.ended()
+        return goes_on
+
+    async def _read(self) -> bool:
+        """One answer of the stream; any mismatch means that changes were missed, and all is read again: False."""
         if self._position is None:
-            await self._start_anew(time.monotonic(), await self._head())
-            return
+            await self._start_anew(time.monotonic(), await self._head(), "nothing was read yet")
+            return self._life == 1
         events = await self._store.changes(self._position.version, BLOCK_MILLISECONDS)  # has a time-out of its own
         answered = time.monotonic()
         follows = all(self._apply(event) for event in events)
@@ -181,8 +204,11 @@ class StoreCatalog:
         if follows and not starved and self._is_ours(head):
             if len(events) < EVENTS:  # else there may be more that nobody has told yet
                 self._heard(answered)
-        else:
-            await self._start_anew(answered, head)
+            return True
+        # The stream or the head may come from a server that is the master no more: both are asked anew.
+        await self._store.hang_up()
+        await self._start_anew(answered, head, "the stream has lost changes, or is another's")
+        return False
 
     def _heard(self, answered: float) -> None:
         """All changes up to this moment of the monotonic clock have been applied."""
@@ -215,9 +241,9 @@ class StoreCatalog:
         self._news.set()
         return True
 
-    async def _start_anew(self, answered: float, head: Head) -> None:
+    async def _start_anew(self, answered: float, head: Head, why: str) -> None:
         """Take the stream up from the store's head, and everything else from the store."""
-        log.info("store read anew", version=head.version)
+        self._anew.says(why, version=head.version)
         self._position, self._needed, self._behind = head, head.version, False
         self._life += 1
         self._ring.forget(head.version)
@@ -248,13 +274,15 @@ class StoreCatalog:
             life, snapshot = self._life, await self._store.snapshot()
             outcome = await self._swap(life, snapshot.head, snapshot.items)
         except StoreUnavailable as fault:
-            log.info("store not read", error=str(fault))
+            self._unread.says(in_words(fault))
             return RETRY_SECONDS
         except Exception as fault:  # the outermost loop: the last good catalog serves, whatever happened to this one
-            log.exception("catalog failed")
+            self._uncompiled.says(in_words(fault), exc_info=self._uncompiled.reason is None)
             self._refusal = f"store: {type(fault).__name__}"
             self._observe("refused")
             return REFUSED_SECONDS
+        self._unread.ended("store read again")
+        self._uncompiled.ended()
         self._observe(outcome)
         self._loaded.set()
         self._news.set()
@@ -285,9 +313,11 @@ class StoreCatalog:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await self._store.renew_lease(self._worker, self.served)
-            except (StoreUnavailable, TimeoutError):
+            except (StoreUnavailable, TimeoutError) as fault:
+                self._unleased.says(in_words(fault))
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            self._unleased.ended("lease renewed again")
             try:
                 async with asyncio.timeout(LEASE_SECONDS):
                     await self._news.wait()

@@ -48,7 +48,7 @@ class StoreRing:
         *,
         size: int = 100_000,
         away: Callable[[], bool] = lambda: False,
-        observe: Callable[[Result], None] = lambda _: None,
+        observe: Callable[[Result, Exception | None], None] = lambda _result, _error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look = look
@@ -133,14 +133,14 @@ class StoreRing:
             if generation == self._generation and found.head.version >= max(told, self._flights[index].floor):
                 self._keep(index, caller)
                 break
-        self._observe("known" if caller else "unknown")
+        self._observe("known" if caller else "unknown", None)
         return caller
 
     async def _ask(self, index: str) -> Found:
         try:
             return await self._look(index)
-        except StoreUnavailable:
-            self._observe("failed")
+        except StoreUnavailable as error:
+            self._observe("failed", error)
             raise
 
     def _keep(self, index: str, caller: Caller | None) -> None:

@@ -20,6 +20,7 @@ from authz.core.limits import Limit, Meter, redis_key
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.verdict import Tally
 from authz.fallback import Spent
+from authz.redisurl import in_words
 from authz.refusals import CALLERS, Refusals
 from authz.scripts import Script, connect, evaluate, hang_up, master_changes
 
@@ -188,7 +189,7 @@ class RedisLimiter:
             async with asyncio.timeout_at(call.expires):
                 _, now, results = await self._ask(batch, self._blob(batch, 0, dry=True))
         except (RedisError, OSError, TimeoutError) as error:
-            raise LimiterUnavailable(f"Redis cannot be asked: {type(error).__name__}: {error}") from error
+            raise LimiterUnavailable(f"Redis cannot be asked: {in_words(error)}") from error
         return _tally(limits, now, results[0])
 
     async def flush(self, spent: Spent) -> int | None:
@@ -204,7 +205,7 @@ class RedisLimiter:
                 reply = await evaluate(self._redis, FLUSH, keys, msgspec.msgpack.encode(blob))
         except Exception as error:  # what cannot be counted now is kept, whatever the reason
             await self._hang_up()
-            raise LimiterUnavailable(f"{type(error).__name__}: {error}") from error
+            raise LimiterUnavailable(in_words(error)) from error
         status, left = msgspec.msgpack.decode(reply, type=tuple[str, int])
         if status == "bad state":
             log.error("bad state in Redis; the value is left alone", keys=keys[1:], lost=spent.amount)
@@ -345,7 +346,7 @@ class RedisLimiter:
 def _fail(calls: Iterable[Call], error: Exception) -> None:
     """An exception each: one that is raised in two places would collect both their traces."""
     for call in calls:
-        call.settle(LimiterUnavailable(f"{type(error).__name__}: {error}"))
+        call.settle(LimiterUnavailable(in_words(error)))
 
 
 def _tell(observer: Callable[..., None], *what: Any) -> None:

@@ -24,7 +24,9 @@ from authz.limiter import RedisLimiter
 from authz.live import LiveCatalog, Outcome
 from authz.memory import settle
 from authz.metrics import Metrics
+from authz.notice import Notice
 from authz.port import HostEnded, Port
+from authz.redisurl import in_words, mask_url
 from authz.sealing import Sealer
 from authz.seat import Seat
 from authz.settings import Settings
@@ -84,7 +86,9 @@ class Sidecar:
             sent=self._sent,
             failed=self._failed,
         )
-        self.circuit = Circuit(self._recover, self._switch)
+        address = mask_url(settings.redis_url)
+        self.circuit = Circuit(self._recover, self._switch, address=address)
+        self._unflushed = Notice("admitted requests are not counted in redis yet", redis=address)
         self.ring: KeyRing = NO_KEYS
         self.live: LiveCatalog[Catalog] | StoreCatalog
         self._lookups: Store | None = None
@@ -146,6 +150,8 @@ class Sidecar:
             "status": self._status(),
             "port": self.port.problem or "answering",
             "redis": "left alone" if self.circuit.is_open else "answering",
+            "redisAddress": mask_url(self.settings.redis_url),
+            "redisProblem": self.circuit.problem,
             "catalog": {
                 "version": str(self.live.version),
                 "loadedAt": self.live.loaded_at,
@@ -165,7 +171,7 @@ class Sidecar:
     async def connect(self) -> None:
         """Learn Redis's clock. Without Redis we start all the same, and answer by policy."""
         if not await self.limiter.probe():
-            self.circuit.open("no answer at the start")
+            self.circuit.open()
 
     async def run(self, host: Host, stop: asyncio.Event, hup: asyncio.Event) -> None:
         """Answer until `stop` is set, then drain: NOT_SERVING, a delay in which Envoy notices, the last calls."""
@@ -291,10 +297,10 @@ class Sidecar:
         self.metrics.redis_errors(type(error).__name__)
         self.circuit.failed(error)
 
-    def _looked_up(self, result: Result) -> None:
+    def _looked_up(self, result: Result, error: Exception | None) -> None:
         self.metrics.key_lookups(result)
-        if result == "failed":
-            self.circuit.failed(LimiterUnavailable("a key could not be looked up"))
+        if error:
+            self.circuit.failed(error)
         else:
             self.circuit.succeeded()
 
@@ -315,9 +321,10 @@ class Sidecar:
                         self._unsettled.extend(self.fallback.take_spent())
                     await self._flush()
             except LimiterUnavailable as error:
-                log.warning("flush failed", error=str(error))
+                self._unflushed.says(in_words(error), requests=self._owed())
                 self._failed(error)
                 return False
+        self._unflushed.ended("admitted requests are counted in redis")
         return True
 
     async def _flush(self) -> None:

@@ -44,6 +44,8 @@ from authz.control.call import Answer, Call, Context, Fields, Operation, Princip
 from authz.control.connections import ADDRESS, PROVE
 from authz.control.unsupported import UNSUPPORTED
 from authz.core.errors import ApiError, bad_request
+from authz.notice import Notice
+from authz.redisurl import in_words
 from authz.sealing import SealError
 from authz.store import StoreUnavailable
 
@@ -150,6 +152,8 @@ class ControlPlane:
         self._observe = observe
         self._router = Router(operations() if table is None else table)
         self._budget = Budget()
+        self._unavailable = Notice("a call was answered 503: the store cannot be asked", redis=context.store.address)
+        self._failing = ""  # the operation that was answered so; one that works again ends it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, request_id = time.perf_counter(), str(uuid4())
@@ -158,11 +162,17 @@ class ControlPlane:
             answer = await self._answer(request)
         except ClientDisconnect:
             return
-        except (StoreUnavailable, LimiterUnavailable):
+        except (StoreUnavailable, LimiterUnavailable) as fault:
+            # Not in the answer: whoever may not sign in gets it too.
+            self._failing = getattr(request.state, "operation", "")
+            self._unavailable.says(in_words(fault), operation=self._failing)
             error = ApiError("ServiceUnavailableException", "The store cannot be asked; try again", retry_after=1)
             answer = _refusal(error)
         except Exception as error:
             answer = _failure(error, request_id)
+        else:
+            if self._unavailable.reason and getattr(request.state, "operation", "") == self._failing:
+                self._unavailable.ended("calls are answered again", operation=self._failing)
         self._observe(getattr(request.state, "operation", ""), answer.status, time.perf_counter() - started)
         async with asyncio.timeout(SEND_SECONDS):
             await _response(answer, request_id)(scope, receive, send)

@@ -32,7 +32,7 @@ from authz.core.limits import redis_key
 from authz.core.resources import DEFAULT_ACCOUNT, Api
 from authz.doctor import envoydump
 from authz.doctor.facts import Asked, Control, Envoy, Facts, Process, Redis, Sidecar
-from authz.redisurl import mask_url, read_url
+from authz.redisurl import check_tls_files, in_words, mask_url, read_url
 from authz.scripts import connect
 from authz.store import Store, StoreUnavailable
 
@@ -280,6 +280,7 @@ def _channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
 
 async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]) -> Redis:
     found = read_url(url)
+    check_tls_files(url)
     client = connect(url, SECONDS)
     execute: Run = client.execute_command
     refused = set[str]()
@@ -315,7 +316,7 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
                 refused=sorted(refused & NEEDED),
             )
     except (RedisError, OSError, TimeoutError) as error:
-        raise UnreachableError(f"no answer: {_words(error)}") from None
+        raise UnreachableError(f"no answer: {in_words(error)}") from None
     finally:
         await client.aclose()
 

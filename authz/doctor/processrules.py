@@ -61,7 +61,8 @@ def redis_left_alone(facts: Facts) -> Iterator[Seen]:
     for sidecar in facts.sidecars:
         for worker in sidecar.workers:
             if worker.get("redis") == "left alone":
-                yield Seen(f"{sidecar.where}{_slot(worker)}", "redis: left alone")
+                why = worker.get("redisProblem")
+                yield Seen(f"{sidecar.where}{_slot(worker)}", f"redis: left alone{f': {why}' if why else ''}")
 
 
 @rule(

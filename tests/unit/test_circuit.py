@@ -141,7 +141,7 @@ async def test_nothing_is_probed_while_it_is_closed() -> None:
 async def test_it_can_be_opened_before_anybody_has_failed() -> None:
     """As at a start without Redis."""
     world = World(True)
-    world.circuit.open("no answer at the start")
+    world.circuit.open()
     async with probing(world.circuit):
         await until(lambda: not world.circuit.is_open)
     assert world.switched == [False, True]
