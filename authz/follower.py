@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import structlog
 from authz.background import PIECE, in_background, let_go
 from authz.config import Config
 from authz.core.catalog import Catalog
-from authz.core.convert import clashes, to_resources
+from authz.core.convert import clashes, to_resources, unauthorized
 from authz.core.resources import Resources
 from authz.core.stored import Items
 from authz.keyring import StoreRing
@@ -33,6 +33,7 @@ LONGEST_RECONNECT_SECONDS: Final = 2.0
 LEASE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.2  # when the store cannot be read
 REFUSED_SECONDS: Final = 5.0  # when what it holds cannot be compiled
+MAX_TOLD: Final = 10  # methods without their authorization, in a log line and on the status page
 COMPILED: Final = frozenset({"account", "domain", "stage", "usageplan"})  # the kinds that a catalog is made of
 
 log = structlog.get_logger(__name__)
@@ -85,6 +86,7 @@ class StoreCatalog:
         self._taken = _Taken()
         self._stale: list[object] = []  # catalogs that were replaced, and are still to be freed
         self._refusal: str | None = None
+        self._unauthorized: tuple[str, ...] = ()
         self._position: Head | None = None  # of the last change that was applied
         self._needed = 0  # the version of the last change that a catalog has to have
         self._life = 0
@@ -291,7 +293,7 @@ class StoreCatalog:
 
     async def _swap(self, life: int, head: Head, items: Items) -> Outcome:
         fixed, file = (self._file.current, self._file.version.content) if self._file else (Resources(), "")
-        resources, refs, both = await in_background(_merged, items, fixed)
+        resources, refs, both, lacking = await in_background(_merged, items, fixed)
         content = await in_background(_content, resources, refs, file)
         taken, outcome = self._taken, "unchanged"
         if taken.catalog is None or content != taken.version.content:
@@ -301,8 +303,21 @@ class StoreCatalog:
             outcome = "swapped"
         self._taken = _Taken(taken.catalog, taken.version, taken.loaded_at, life, head.version)
         self._refusal = f"in the file and in the store, where it is left aside: {', '.join(both)}" if both else None
+        self._tell_unauthorized(lacking)
         log.info("catalog loaded", outcome=outcome, version=str(self.version), store=head.version)
         return "swapped" if outcome == "swapped" else "unchanged"
+
+    @property
+    def unauthorized(self) -> Sequence[str]:
+        """Served methods whose authorization nobody carries out, the first few, and how many more there are."""
+        return _few(self._unauthorized)
+
+    def _tell_unauthorized(self, lacking: tuple[str, ...]) -> None:
+        """Log these methods once, and again when they change."""
+        if lacking and lacking != self._unauthorized:
+            why = "authorizationType is not carried out: only an API key protects a method"
+            log.warning("methods served without their authorization", methods=_few(lacking), why=why)
+        self._unauthorized = lacking
 
     # --- the lease ---
 
@@ -325,9 +340,16 @@ class StoreCatalog:
                 continue
 
 
-def _merged(items: Items, fixed: Resources) -> tuple[Resources, dict[str, str], list[str]]:
-    """What to compile, the plans' references, and what the file and the store both have."""
-    return *to_resources(items, fixed), clashes(items, fixed)
+def _merged(items: Items, fixed: Resources) -> tuple[Resources, dict[str, str], list[str], tuple[str, ...]]:
+    """The resources to compile, the plans' references, the ids that file and store share, and methods that lack their
+    authorization."""
+    return *to_resources(items, fixed), clashes(items, fixed), unauthorized(items, fixed)
+
+
+def _few(methods: Sequence[str]) -> list[str]:
+    """The first of them, and a last entry that counts the others: a log line and a status page stay small."""
+    more = len(methods) - MAX_TOLD
+    return [*methods[:MAX_TOLD], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _content(resources: Resources, refs: Mapping[str, str], file: str) -> str:

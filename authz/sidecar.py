@@ -156,6 +156,7 @@ class Sidecar:
                 "version": str(self.live.version),
                 "loadedAt": self.live.loaded_at,
                 "problem": self.live.problem,
+                "unauthorized": self.live.unauthorized if isinstance(self.live, StoreCatalog) else [],
             },
         }
 

@@ -60,7 +60,8 @@ async def create(call: Call) -> Answer:
 
     async def edit(edit: Edit) -> StoredDeployment:
         api = await api_of(call, edit)
-        deployment = StoredDeployment(made, api.id, now, rules.deployed(api), body.description)
+        served, authorized = rules.deployed(api), rules.authorizations(api)
+        deployment = StoredDeployment(made, api.id, now, served, body.description, authorized)
         edit.put(deployment)
         if body.stage_name:  # Terraform's provider sends "" where no stage is meant
             held = await edit.get("stage", stage_id(api.id, body.stage_name))

@@ -33,7 +33,7 @@ from authz.core.resources import (
     UsagePlan,
     digest,
 )
-from authz.core.restapis import check_api, snapshot
+from authz.core.restapis import authorizations, check_api, snapshot
 from authz.core.rules import problems, value_problem
 from authz.core.stored import (
     Item,
@@ -226,7 +226,9 @@ class _Reading:
             for name, setting in stage.method_settings.items()
             if self._method(name, what) and self._stage_bucket(setting, f"{what}: {name}")
         }
-        self.wanted.add(StoredDeployment(deployment, api.id, stage.created_date, snapshot(api)))
+        self.wanted.add(
+            StoredDeployment(deployment, api.id, stage.created_date, snapshot(api), authorizations=authorizations(api))
+        )
         self.wanted.add(replace(stage, method_settings=settings))
 
     def _plan(self, row: Row) -> None:

@@ -79,6 +79,21 @@ def clashes(items: Items, fixed: Resources) -> list[str]:
     return [f"{what} {name}" for what, ours, files in pairs for name in sorted(ours & files)]
 
 
+def unauthorized(items: Items, fixed: Resources = NOTHING) -> tuple[str, ...]:
+    """The methods that stages of the store serve and whose authorization nobody carries out.
+
+    Each as `a1:prod GET /pets (AWS_IAM)`, in order.
+    """
+    files = {api.id for api in fixed.apis}
+    deployments = {(found.api_id, found.id): found.authorizations for found in _of(items, StoredDeployment)}
+    return tuple(
+        f"{stage.api_id}:{stage.stage_name} {method} ({kind})"
+        for stage in sorted(_of(items, StoredStage), key=lambda stage: stage.id)
+        if stage.api_id not in files
+        for method, kind in deployments.get((stage.api_id, stage.deployment_id), {}).items()
+    )
+
+
 def flattened(resources: Resources) -> Resources:
     """The same as a person would write it: what all stages of an API serve is said once, by the API.
 

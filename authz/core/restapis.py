@@ -350,6 +350,16 @@ def deployed(api: RestApi) -> Deployment:
     return snapshot(api)
 
 
+def authorizations(api: RestApi) -> dict[str, str]:
+    """The type of authorization of each method that has one, by the method, such as `GET /pets`."""
+    return {
+        f"{verb} {one.path}": held.authorization_type
+        for one in sorted(api.resources.values(), key=lambda one: one.path)
+        for verb, held in one.methods.items()
+        if held.authorization_type != "NONE"
+    }
+
+
 # --- stages -------------------------------------------------------------------------------------------------------
 
 

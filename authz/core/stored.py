@@ -135,13 +135,17 @@ class RestApi(Resource, frozen=True):
 
 
 class StoredDeployment(Resource, frozen=True):
-    """An immutable snapshot of an API: what a stage that points to it serves."""
+    """An immutable snapshot of an API: what a stage that points to it serves.
+
+    `authorizations` has the methods, such as `GET /pets`, with a type of authorization, which is not carried out.
+    """
 
     id: str
     api_id: str
     created_date: int
     snapshot: Deployment
     description: str | None = None
+    authorizations: dict[str, str] = {}
 
 
 class StoredStage(Resource, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from authz.doctor.facts import Facts, Json
@@ -77,6 +77,26 @@ def catalog_refused(facts: Facts) -> Iterator[Seen]:
             problem = worker.get("catalog", {}).get("problem")
             if problem:
                 yield Seen(f"{sidecar.where}{_slot(worker)}", str(problem))
+
+
+@rule(
+    "error",
+    why="The type is stored and not carried out: everybody may call these methods, or everybody with an API key where "
+    "apiKeyRequired is set.",
+    fix="let Envoy authenticate before ext_authz (jwt_authn, or another filter), and put NONE for the type; or "
+    "apiKeyRequired: true",
+)
+def authorization_not_carried_out(facts: Facts) -> Iterator[Seen]:
+    """A sidecar serves methods of the store whose authorizationType is AWS_IAM, CUSTOM or COGNITO_USER_POOLS."""
+    for sidecar in facts.sidecars:
+        lacking = dict.fromkeys(one for worker in sidecar.workers for one in _unauthorized(worker))
+        if lacking:
+            yield Seen(sidecar.where, ", ".join(lacking))
+
+
+def _unauthorized(worker: Json) -> Sequence[str]:
+    found: Sequence[str] = worker.get("catalog", {}).get("unauthorized", ())
+    return found
 
 
 @rule(
@@ -192,6 +212,7 @@ PROCESS_RULES: Final[tuple[Rule, ...]] = (
     control_not_ready,
     redis_left_alone,
     catalog_refused,
+    authorization_not_carried_out,
     version_skew,
     settings_skew,
     catalog_skew,

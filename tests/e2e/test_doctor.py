@@ -188,9 +188,9 @@ def test_what_is_only_worth_knowing_fails_nothing(only_info: EnvoyServer) -> Non
     assert "refusals-charged-to-upstream" in run.stdout
 
 
-def test_the_report_for_people_has_a_table_a_severity_and_a_summary(fail_open: EnvoyServer) -> None:
+def test_the_report_in_a_pipe_has_plain_lines_and_a_summary(fail_open: EnvoyServer) -> None:
     text = doctor("--envoy", fail_open.admin).stdout
-    order = [text.index(word) for word in ("ERROR", "fail-open", "WARNING", "clear-route-cache", "INFO")]
+    order = [text.index(f"{line}: ") for line in ("error: fail-open", "warning: clear-route-cache", "info")]
     assert order == sorted(order)
     assert "fix: failure_mode_allow: false" in text
     assert text.strip().endswith("1 error, 1 warning, 1 info.")
@@ -340,6 +340,16 @@ def test_a_sidecar_without_its_redis_is_found() -> None:
     assert [(finding.id, finding.where) for finding in findings] == [
         ("redis-left-alone", f"sidecar {server.http}, worker {slot}") for slot in (0, 1)
     ]
+
+
+def test_methods_that_are_served_without_their_authorization_are_found() -> None:
+    """Of each worker's, each once."""
+    lacking = ["a1:prod GET /pets (AWS_IAM)", "a1:prod POST /pets (CUSTOM)"]
+    workers = [{"ready": True, "catalog": {"unauthorized": lacking}}, {"ready": True, "catalog": {"version": "1-a"}}]
+    with answering(json.dumps({"ready": True, "workers": workers}).encode()) as url:
+        [finding] = examine(seen(sidecars=[url]))
+    assert (finding.id, finding.severity) == ("authorization-not-carried-out", "error")
+    assert finding.seen == ", ".join(lacking)
 
 
 def test_a_configuration_that_was_refused_is_found(environment: dict[str, str], tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from authz.core.stored import RestApi, StoredResource
+from authz.control.call import Context
+from authz.core.stored import RestApi, StoredDeployment, StoredResource
 from tests.control import Control, boto, raw, running
 from tests.control import control as control
 from tests.servers import RedisServer
@@ -817,3 +818,18 @@ def test_a_domain_name_is_patched_and_never_keeps_a_private_key(client: Client) 
     assert secret not in str(client.get_domain_name(**domain))
     bad = refused(client.patch, "update_domain_name", ("replace", "/none", "x"), **domain)
     assert bad[2] == "Invalid patch path /none"
+
+
+def test_a_deployment_keeps_which_methods_have_an_authorization(client: Client, control: Control) -> None:
+    """What a stage serves may differ from the draft: a later edit changes nothing of it."""
+    named = client.method(client.resource())
+    client.patch("update_method", ("replace", "/authorizationType", "AWS_IAM"), **named)
+    made = client.deploy(stageName="prod")
+    client.patch("update_method", ("replace", "/authorizationType", "NONE"), **named)
+
+    async def kept(context: Context) -> object:
+        return await context.store.get("deployment", f"{client.api}/{made}")
+
+    found = control.run(kept)
+    assert isinstance(found, StoredDeployment)
+    assert found.authorizations == {"GET /pets": "AWS_IAM"}

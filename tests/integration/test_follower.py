@@ -15,6 +15,7 @@ import pytest
 import redis
 import yaml
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from authz import follower
 from authz import store as stores
@@ -237,6 +238,36 @@ async def test_a_stage_follows_its_deployment(sidecar: Sidecar) -> None:
     stage = StoredStage("a1", "prod", "d2", created_date=1, last_updated_date=2)
     await sidecar.takes_over(await sidecar.put(stage))
     assert await sidecar.answer() == "unknown_method"
+
+
+async def deploy(sidecar: Sidecar, name: str, *methods: str) -> None:
+    """Let a1:prod serve a deployment in which these methods have an authorization."""
+    made = StoredDeployment(name, "a1", 2, SNAPSHOT, authorizations=dict.fromkeys(methods, "AWS_IAM"))
+    await sidecar.takes_over(
+        await sidecar.put(made, StoredStage("a1", "prod", name, created_date=1, last_updated_date=2))
+    )
+
+
+async def test_methods_without_their_authorization_are_logged_once_a_change(sidecar: Sidecar) -> None:
+    """With API, stage and type; the status page has them as long as they are served."""
+    with capture_logs() as lines:
+        await deploy(sidecar, "d2", "GET /pets")
+        await sidecar.takes_over(await sidecar.put(stored_plan("two")))
+        await deploy(sidecar, "d3", "GET /pets", "POST /pets")
+        assert list(sidecar.catalog.unauthorized) == ["a1:prod GET /pets (AWS_IAM)", "a1:prod POST /pets (AWS_IAM)"]
+        await deploy(sidecar, "d4")
+    told = [line["methods"] for line in lines if line["event"] == "methods served without their authorization"]
+    assert told == [
+        ["a1:prod GET /pets (AWS_IAM)"],
+        ["a1:prod GET /pets (AWS_IAM)", "a1:prod POST /pets (AWS_IAM)"],
+    ]
+    assert list(sidecar.catalog.unauthorized) == []
+
+
+async def test_of_many_methods_without_their_authorization_a_few_are_told(sidecar: Sidecar) -> None:
+    await deploy(sidecar, "d2", *(f"GET /r{n}" for n in range(10_000)))
+    told = list(sidecar.catalog.unauthorized)
+    assert (len(told), told[-1]) == (11, "and 9990 more")
 
 
 # --- what becomes of the stream -----------------------------------------------------------------------------------
