@@ -215,6 +215,58 @@ RESOURCE: Final = Table(
     destroy=[Send("DELETE", PETS, status=202)],
     gone=PETS,
 )
+PET: Final = f"{API}/models/Pet"
+SCHEMA: Final = '{"type":"object","properties":{"name":{"type":"string"}}}'
+MODEL: Final = Table(
+    resource="model",
+    form=BOTH,
+    needs=["rest_api without members"],
+    create=[
+        Send(
+            "POST",
+            f"{API}/models",
+            {"name": "Pet", "contentType": "application/json", "description": "d", "schema": SCHEMA},
+            201,
+            {"model": "id"},
+        )
+    ],
+    read=PET,
+    shows={"id": "{model}", "name": "Pet", "contentType": "application/json", "description": "d", "schema": SCHEMA},
+    updates=[
+        Update(
+            "schema",
+            [patch(PET, ("replace", "/schema", SCHEMA.replace("name", "age")))],
+            {"schema": SCHEMA.replace("name", "age")},
+        ),
+        Update("no description", [patch(PET, ("replace", "/description", ""))], {"description": ABSENT}),
+    ],
+    destroy=[Send("DELETE", PET, status=202)],
+    gone=PET,
+)
+CHECK: Final = f"{API}/requestvalidators/{{validator}}"
+REQUEST_VALIDATOR: Final = Table(
+    resource="request_validator",
+    form=BOTH,
+    needs=["rest_api without members"],
+    create=[
+        Send(
+            "POST",
+            f"{API}/requestvalidators",
+            {"name": "all", "validateRequestBody": True, "validateRequestParameters": False},
+            201,
+            {"validator": "id"},
+        )
+    ],
+    read=CHECK,
+    shows={"id": "{validator}", "name": "all", "validateRequestBody": True, "validateRequestParameters": False},
+    updates=[
+        replaced("name", CHECK, ("/name", "some", "some")),
+        replaced("validate_request_body", CHECK, ("/validateRequestBody", "false", False)),
+        replaced("validate_request_parameters", CHECK, ("/validateRequestParameters", "true", True)),
+    ],
+    destroy=[Send("DELETE", CHECK, status=202)],
+    gone=CHECK,
+)
 METHOD_: Final = Table(
     resource="method",
     form=BOTH,
@@ -916,6 +968,8 @@ TABLES: Final = (
     API_WITH_BODY,
     PRIVATE_API,
     RESOURCE,
+    MODEL,
+    REQUEST_VALIDATOR,
     METHOD_,
     INTEGRATION,
     METHOD_RESPONSE,
