@@ -181,8 +181,10 @@ def _note_security(found: Security, place: Place, reader: Reader, accepted: Iter
 class Methods:
     """Reads operations as methods."""
 
-    def __init__(self, reader: Reader, accepted: Iterable[str]) -> None:
+    def __init__(self, reader: Reader, accepted: Iterable[str], model_names: Iterable[str]) -> None:
+        """`model_names` are the models that operations may name."""
         self._reader = reader
+        self._model_names = frozenset(model_names)
         self._schemes = Schemes(reader)
         self._accepted = frozenset(accepted)
 
@@ -221,16 +223,25 @@ class Methods:
         if self._reader.is_swagger:
             types = self._media_types(operation, "consumes")
             schemas = [one.get("schema") for one in parameters if one.get("in") == "body"]
-            return {kind: name for schema in schemas if (name := model_name(schema)) for kind in types}
+            return {kind: name for schema in schemas if (name := self._model(schema, place)) for kind in types}
         body = operation.get("requestBody")
         found = self._reader.mapping(body, "A request body", str(place)) if body is not None else None
-        return self._models(found)
+        return self._models(found, place)
 
-    def _models(self, holder: Document | None) -> dict[str, str]:
+    def _model(self, schema: Any, place: Place) -> str | None:
+        """The name of the model that a schema refers to; None for a schema that has no name."""
+        reference = mapping(schema).get("$ref")
+        found = MODEL.fullmatch(reference) if isinstance(reference, str) else None
+        if found and found[1] not in self._model_names:
+            self._leave_out(f"The model {quoted(found[1])} is not defined", place)
+            return None
+        return found[1] if found else None
+
+    def _models(self, holder: Document | None, place: Place) -> dict[str, str]:
         """The named models of a `content`, by media type."""
         content = mapping(mapping(holder).get("content"))
         self._reader.step(len(content))
-        named = {str(kind): model_name(mapping(one).get("schema")) for kind, one in content.items()}
+        named = {str(kind): self._model(mapping(one).get("schema"), place) for kind, one in content.items()}
         return {kind: name for kind, name in named.items() if name}
 
     def _media_types(self, operation: Document, member: str) -> list[str]:
@@ -248,16 +259,16 @@ class Methods:
                 if not status.startswith("x-"):
                     self._leave_out(f"The response {quoted(status)} is left out: it is no status", place)
             elif (found := self._reader.mapping(one, f"The response {status}", str(place))) is not None:
-                yield status, self._response(status, found, operation)
+                yield status, self._response(status, found, operation, place)
 
-    def _response(self, status: str, found: Document, operation: Document) -> dict[str, Any]:
+    def _response(self, status: str, found: Document, operation: Document, place: Place) -> dict[str, Any]:
         headers = mapping(found.get("headers"))
         self._reader.step(len(headers))
         if self._reader.is_swagger:
-            name = model_name(found.get("schema"))
+            name = self._model(found.get("schema"), place)
             models = dict.fromkeys(self._media_types(operation, "produces"), name) if name else {}
         else:
-            models = self._models(found)
+            models = self._models(found, place)
         return {
             "statusCode": status,
             **(
@@ -377,13 +388,6 @@ def _request_parameters(parameters: Iterable[Document], place: Place) -> dict[st
     }
     variables = {f"method.request.path.{name}": True for name in VARIABLE.findall(place.path)}
     return {**variables, **listed}
-
-
-def model_name(schema: Any) -> str | None:
-    """The name of the model that a schema refers to."""
-    reference = mapping(schema).get("$ref")
-    found = MODEL.fullmatch(reference) if isinstance(reference, str) else None
-    return found[1] if found else None
 
 
 def is_integer(value: Any) -> bool:

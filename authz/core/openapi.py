@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from authz.core.errors import ApiError, bad_request
+from authz.core.models import models
 from authz.core.oasdocument import (
     EXTENSION,
     Document,
@@ -304,7 +305,7 @@ class _Tree:
         self._ids = {one.path: one.id for one in api.resources.values()}
         self._before = {one.path: one.id for one in before.resources.values()}  # an overwritten path keeps its id
         self._made: dict[str, dict[HttpMethod, StoredMethod]] = {}
-        self._methods = Methods(reader, options.accept)
+        self._methods = Methods(reader, options.accept, models(api))
 
     def with_paths(self) -> RestApi:
         paths = self._reader.document.get("paths")

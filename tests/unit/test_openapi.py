@@ -541,7 +541,8 @@ def test_responses_and_requests_are_filled_in_as_aws_does() -> None:
             "responses": {"default": {"contentHandling": "convert_to_text"}},
         },
     }
-    held = method(read(document({"/{id}/{proxy+}": {"post": given}})), "/{id}/{proxy+}", "POST")
+    components = {"schemas": {"Pet": {"type": "object"}}}
+    held = method(read(document({"/{id}/{proxy+}": {"post": given}}, components=components)), "/{id}/{proxy+}", "POST")
     assert held.request_parameters == {"method.request.path.id": True, "method.request.path.proxy": True}
     assert held.request_models == {"application/json": "Pet"}
     assert held.method_responses == {
@@ -556,7 +557,7 @@ def test_responses_and_requests_are_filled_in_as_aws_does() -> None:
         "type": "MOCK",
         "timeoutInMillis": 29000,
         "passthroughBehavior": "NEVER",
-        "cacheNamespace": "r1",
+        "cacheNamespace": "r2",
         "cacheKeyParameters": [],
         "integrationResponses": {"200": {"statusCode": "200", "contentHandling": "CONVERT_TO_TEXT"}},
     }
@@ -566,9 +567,18 @@ def test_models_of_swagger_have_the_media_types_of_the_operation_or_the_document
     pet = {"schema": {"$ref": "#/definitions/Pet"}}
     body = {"in": "body", "name": "Pet", **pet}
     given = {"parameters": [body], "responses": {"200": pet}, "produces": ["text/csv"]}
-    held = method(read(swagger({"/a": {"post": given}}, consumes=["text/xml"])), "/a", "POST")
+    definitions = {"Pet": {"type": "object"}}
+    held = method(read(swagger({"/a": {"post": given}}, consumes=["text/xml"], definitions=definitions)), "/a", "POST")
     assert held.request_models == {"text/xml": "Pet"}
     assert held.method_responses["200"]["responseModels"] == {"text/csv": "Pet"}
+
+
+def test_a_model_that_is_not_defined_has_a_warning() -> None:
+    schema = {"schema": {"$ref": "#/components/schemas/Nowhere"}}
+    given = {"requestBody": {"content": {"text/x": schema}}, "responses": {"200": {"content": {"text/x": schema}}}}
+    result = read(document({"/a": {"post": given}}))
+    assert result.warnings == ("The model 'Nowhere' is not defined: POST /a",)
+    assert not method(result, "/a", "POST").request_models
 
 
 def test_an_overwritten_path_keeps_the_id_of_its_resource() -> None:
