@@ -26,6 +26,7 @@ from authz import metrics
 from authz.cli import cli
 from authz.control import app, extensions
 from authz.control.call import Operation
+from authz.control.unfilled import UNFILLED, UNREAD
 from authz.control.unsupported import UNSUPPORTED
 from authz.core import resources
 from authz.core.request import Request
@@ -262,6 +263,14 @@ def unsupported() -> str:
     return table(("operation", "request"), ((code(found.name), _request(found)) for found in UNSUPPORTED))
 
 
+def unread() -> str:
+    return table(("operation and member", ""), ((code(name), why) for name, why in UNREAD.items()))
+
+
+def unfilled() -> str:
+    return table(("shape and member", ""), ((code(name), why) for name, why in UNFILLED.items()))
+
+
 def _answered(modules: Iterable[ModuleType]) -> Iterator[Operation]:
     return (found for module in modules if module is not extensions for found in module.OPERATIONS)
 
@@ -456,6 +465,8 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
     "operations": operations,
     "own_operations": own_operations,
     "settings": settings,
+    "unfilled": unfilled,
+    "unread": unread,
     "unsupported": unsupported,
 }
 
