@@ -37,7 +37,7 @@ def to_request(message: pb.CheckRequest) -> Request | None:
     attributes = message.attributes
     http = attributes.request.http
     method, path = http.method, http.path
-    if not method or not path:
+    if not method or not (path or method == "CONNECT"):  # a tunnel has no path
         return None
     extensions = attributes.context_extensions
     return Request(

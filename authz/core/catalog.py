@@ -37,7 +37,7 @@ from authz.core.resources import (
     digest_of,
 )
 from authz.core.responses import Responses
-from authz.core.routes import Route, Routes, without
+from authz.core.routes import ODD, Route, Routes, has_dots, loosely, without
 from authz.core.verdict import Denied, Grant, Reason, Subject
 
 T = TypeVar("T")
@@ -210,6 +210,8 @@ class Catalog:
 
         `find` is asked for keys that are not the file's. Without it there are no others, and no key is needed.
         """
+        if request.method == "CONNECT":  # a tunnel has no path, and no API has such a method
+            return Denied(Reason.UNKNOWN_METHOD)
         found = self._locate(request)
         if isinstance(found, Reason):
             return Denied(found)
@@ -228,6 +230,9 @@ class Catalog:
         """The API, the name of the stage, the path that is left to be matched (R11), and what it begins after."""
         path, host = request.path.partition("?")[0], _hostname(request.host)
         mapping = self._mapping(host, path)
+        # Envoy has picked the route, and so perhaps the API, by the path as it was sent.
+        if mapping and ODD.search(path) and self._mapping(host, loosely(path)) is not mapping:
+            return Reason.UNKNOWN_API
         named = request.extensions.get("api")
         api = self.apis.get(named) if named else self._api_of_host(host, mapping)
         if api is None:
@@ -245,16 +250,20 @@ class Catalog:
 
     def _mapping(self, host: str, path: str) -> _Mapping | None:
         """The longest base path of the host that the path begins with, segment by segment."""
-        mappings = self.hosts.get(host)
+        mappings = self._mappings(host)
         if not mappings:
             return None
         segments = tuple(path[1:].split("/"))
         return next((m for m in mappings if segments[: len(m.base)] == m.base), None)
 
+    def _mappings(self, host: str) -> tuple[_Mapping, ...] | None:
+        """Those of the host itself, else of the wildcard that stands for its first label."""
+        return self.hosts.get(host) or self.hosts.get(f"*.{host.partition('.')[2]}")
+
     def _api_of_host(self, host: str, mapping: _Mapping | None) -> _Api | None:
         if mapping:
             return self.apis[mapping.api]
-        if host in self.hosts:  # a custom domain answers below its base paths only
+        if self._mappings(host):  # a custom domain answers below its base paths only
             return None
         first = self.by_first_label.get(host.partition(".")[0])  # a host name has no case; an id does
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
@@ -399,6 +408,8 @@ def _covers_the_same(plan: UsagePlan, covered: _Covered, apis: Mapping[str, _Api
 
 
 def _route(stage: _Stage, request: Request, path: str) -> Route | None:
+    if has_dots(path):
+        return None
     verb = (request.extensions.get("method") or request.method).upper()  # `get` must not slip past GET to ANY
     resource = request.extensions.get("resource")
     route = stage.routes.named(resource, verb) if resource else stage.routes.match(path, verb)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -24,6 +26,14 @@ class Route(Struct, frozen=True, gc=False):
 
 
 ANYTHING = Route("/", "ANY")
+
+# A slash, a dot or a semicolon may be percent-encoded, once or several times over.
+_ENCODED: Final = "%(?:25)*"
+_SLASH: Final = rf"/|\\|{_ENCODED}(?:2f|5c)"
+DOTS: Final = re.compile(rf"(?:{_SLASH})(?:\.|{_ENCODED}2e){{1,2}}(?:$|;|{_ENCODED}3b|{_SLASH})", re.IGNORECASE)
+ODD: Final = re.compile(r"[;%\\]|//")
+PARAMETERS: Final = re.compile(r";[^/]*")
+SLASHES: Final = re.compile(r"[/\\]+")
 
 
 @dataclass(slots=True)
@@ -80,12 +90,20 @@ class Routes:
             yield from methods.values()
 
     def match(self, path: str, verb: str) -> Route | None:
-        """The route of an undecoded path without its query string."""
+        """The route of an undecoded path without its query string.
+
+        Where only the loose reading of the path leads to a method that requires a key, that method is the route: an
+        upstream that reads as loosely would serve it.
+        """
         if not self._by_resource:
             return ANYTHING
         if not path.startswith("/"):
             return None
-        return self._root.find(segments_of(path), verb)
+        found = self._root.find(segments_of(path), verb)
+        if found is None or found.api_key_required or not ODD.search(path):
+            return found
+        loose = self._root.find(segments_of(loosely(path)), verb)
+        return loose if loose and loose.api_key_required else found
 
     def named(self, resource: str, verb: str) -> Route | None:
         """The route that Envoy's own configuration names; nothing is matched."""
@@ -93,6 +111,19 @@ class Routes:
             return ANYTHING
         methods = self._by_resource.get(resource, {})
         return methods.get(verb) or methods.get("ANY")
+
+
+def has_dots(path: str) -> bool:
+    """Whether an upstream could resolve a segment of the path as `.` or `..`.
+
+    Envoy resolves most of these itself. It leaves `%2e%2e;`, which servlet containers resolve.
+    """
+    return DOTS.search(path) is not None
+
+
+def loosely(path: str) -> str:
+    """The path as lenient upstreams read it: decoded up to twice, without `;` parameters, with single slashes."""
+    return SLASHES.sub("/", PARAMETERS.sub("", unquote(unquote(path))))
 
 
 def segments_of(path: str) -> list[str]:

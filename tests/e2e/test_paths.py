@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.builders import value_of
-from tests.e2e.stack import Answer, Stack
+from tests.e2e.catalog import RESOURCES
+from tests.e2e.stack import Answer, Stack, http_manager, stack
+from tests.servers import EchoServer, RedisServer
 
 KEY = f"x-api-key: {value_of('free')}"
 HOST = "Host: a1.test"
@@ -72,9 +76,43 @@ def test_what_is_no_path_gets_no_further_than_envoy(target: str, shared: Stack) 
     assert ask(shared, target).status in (400, 404)
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/prod/open/%2e%2e;/pets",
+        "/prod/open/.%2e;/pets",
+        "/prod/open/%2e.;x=1/pets",
+        "/prod/any/%2e%2e;/%2e%2e;/beta/pets",
+    ],
+)
+@pytest.mark.parametrize("lines", [(HOST,), (HOST, KEY)])
+def test_dots_that_envoy_leaves_are_refused_with_or_without_a_key(
+    target: str, lines: tuple[str, ...], shared: Stack
+) -> None:
+    """Servlet containers take off what follows the semicolon, and resolve the dots."""
+    assert ask(shared, target, *lines).refusal == (403, '{"message":"Missing Authentication Token"}')
+
+
 @pytest.mark.parametrize("target", ["/PROD/pets", "/prod;v=1/pets", "/%2570rod/pets"])
 def test_another_spelling_of_a_stage_is_none(target: str, shared: Stack) -> None:
     assert ask(shared, target).refusal == (403, '{"message":"Forbidden"}')
+
+
+def test_a_tunnel_is_refused_as_no_method(redis: RedisServer, echo: EchoServer) -> None:
+    """Where Envoy has a route for CONNECT it asks, and names no path."""
+
+    def patch(envoy_config: Any) -> None:
+        manager = http_manager(envoy_config)
+        manager["upgrade_configs"] = [{"upgrade_type": "CONNECT"}]
+        tunnel = {"match": {"connect_matcher": {}}, "route": {"cluster": "upstream"}}
+        manager["route_config"]["virtual_hosts"][-1]["routes"].insert(0, tunnel)
+
+    with stack(RESOURCES, redis.url, echo.address, patch=patch) as it:
+        answers = [
+            it.raw("elsewhere.test:443", "Host: elsewhere.test:443", *lines, method="CONNECT") for lines in ((), (KEY,))
+        ]
+        assert [answer.refusal for answer in answers] == [(403, '{"message":"Missing Authentication Token"}')] * 2
+        assert "retry-after" not in answers[0].headers
 
 
 def test_the_host_of_an_absolute_target_counts(shared: Stack) -> None:

@@ -89,6 +89,23 @@ MAPPED = Catalog.compile(
 )
 CAPITAL = Catalog.compile(Resources(apis=(open_api("Orders"), open_api("a2"))))
 DOMAIN = Catalog.compile(Resources(apis=(open_api("a1", Host("a1.example.org", "shop", "prod")),)))
+WILD = Catalog.compile(
+    Resources(
+        apis=(
+            open_api("wild", Host("*.example.org", stage="prod")),
+            open_api("longer", Host("*.eu.example.org", stage="prod")),
+            open_api("exact", Host("shop.example.org", stage="prod"), Host("based.example.org", "v1", "prod")),
+        )
+    )
+)
+BASED = Catalog.compile(
+    Resources(
+        apis=(
+            open_api("whole", Host("example.org", stage="prod")),
+            open_api("based", Host("example.org", "shop", "prod"), Host("example.org", "a+b", "prod")),
+        )
+    )
+)
 EXTENDED = {"api": "a1", "stage": "dev"}
 
 
@@ -99,6 +116,9 @@ EXTENDED = {"api": "a1", "stage": "dev"}
         (ONE, ask("/dev", host="a1.example.org"), ("a1", "dev", "/")),
         (ONE, ask("/prod/x?stage=dev/y"), ("a1", "prod", "/x")),
         (ONE, ask("/prod//x"), ("a1", "prod", "//x")),
+        (WILD, ask("/x", host="shop.example.org"), ("exact", "prod", "/x")),
+        (WILD, ask("/x", host="SHOP2.example.org:8443"), ("wild", "prod", "/x")),
+        (WILD, ask("/x", host="a.eu.example.org"), ("longer", "prod", "/x")),
         (MAPPED, ask("/prod/x", host="a2.example.org"), ("a2", "prod", "/x")),
         (MAPPED, ask("/prod/x", host="A2.Example.ORG:8443"), ("a2", "prod", "/x")),
         (MAPPED, ask("/prod/x", host="a2"), ("a2", "prod", "/x")),
@@ -128,6 +148,20 @@ def test_api_and_stage_are_those_of_the_nearest_source(
     ("catalog", "request_", "reason"),
     [
         (MAPPED, ask("/prod/x", host="unknown.example.org"), Reason.UNKNOWN_API),
+        (WILD, ask("/x", host="example.org"), Reason.UNKNOWN_API),
+        (WILD, ask("/x", host="a.b.example.org"), Reason.UNKNOWN_API),
+        (WILD, ask("/x", host="based.example.org"), Reason.UNKNOWN_API),
+        (BASED, ask("/shop;v=1/x", host="example.org"), Reason.UNKNOWN_API),
+        (BASED, ask("/;/shop/x", host="example.org"), Reason.UNKNOWN_API),
+        (BASED, ask("//shop/x", host="example.org"), Reason.UNKNOWN_API),
+        (BASED, ask("/a%2Bb/x", host="example.org", extensions={"api": "whole"}), Reason.UNKNOWN_API),
+        (BASED, ask("/shop%2Fx", host="example.org"), Reason.UNKNOWN_API),
+        (BASED, ask("/x/%2e%2e;/shop/x", host="example.org"), Reason.UNKNOWN_METHOD),
+        (BASED, ask("/shop/..;/x", host="example.org"), Reason.UNKNOWN_METHOD),
+        (ONE, ask("", method="CONNECT"), Reason.UNKNOWN_METHOD),
+        (ONE, ask("/prod/x", method="CONNECT"), Reason.UNKNOWN_METHOD),
+        (ONE, ask("/prod/..;/dev/x"), Reason.UNKNOWN_METHOD),
+        (ONE, ask("/prod/..;/x", extensions={"resource": "/"}), Reason.UNKNOWN_METHOD),
         (MAPPED, ask("/other/x", host="shop.example.org"), Reason.UNKNOWN_API),
         (MAPPED, ask("/shopping", host="shop.example.org"), Reason.UNKNOWN_API),
         (MAPPED, ask("/prod/x", extensions={"api": "a9"}), Reason.UNKNOWN_API),

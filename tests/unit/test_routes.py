@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from authz.core.resources import HttpMethod, Method
-from authz.core.routes import ANYTHING, Route, Routes
+from authz.core.routes import ANYTHING, Route, Routes, has_dots
 
 GET: dict[HttpMethod, Method] = {"GET": Method()}
 POST: dict[HttpMethod, Method] = {"POST": Method()}
@@ -98,3 +98,93 @@ def test_all_methods_are_listed() -> None:
 
 def test_a_deep_path_costs_no_stack() -> None:
     assert ROUTES.match("/files" + "/a" * 50_000, "GET") == Route("/files/{proxy+}", "GET")
+
+
+DOTTED = (
+    *("/.", "/..", "/./", "/../", "/a/..", "/a/../b", "/..;", "/..;/", "/..;x=1/b", "/a/.;/b", "/a/.;x", "/..;/..;/b"),
+    *("/%2e%2e", "/%2E%2e;/b", "/.%2e;/b", "/%2e.;x=1/b", "/%2e;/b", "/a/..%3b/b", "/a/%2e%2e%3Bx/b"),
+    *("/a%2f..", "/a%2f..%2fb", "/a\\..\\b", "/a%5c..%5Cb", "/..%2f", "/..\\"),
+    *("/%252e%252e", "/%25252e./b", "/a%252f..%252fb", "/a/..%253b/b"),
+)
+UNDOTTED = (
+    "/",
+    "/a",
+    "/...",
+    "/.a",
+    "/a.",
+    "/..a",
+    "/a..",
+    "/a;..",
+    "/a;/b..",
+    "/%2e%2e%2e",
+    "/.well-known/x",
+    "/a.b/c",
+)
+
+
+@pytest.mark.parametrize("path", DOTTED)
+def test_a_segment_that_may_be_read_as_dots_is_found(path: str) -> None:
+    """Encoded or not, several times over, before a parameter, beside any slash."""
+    assert has_dots(path)
+
+
+@pytest.mark.parametrize("path", UNDOTTED)
+def test_other_dots_are_part_of_a_name(path: str) -> None:
+    assert not has_dots(path)
+
+
+def test_many_dots_and_signs_cost_little() -> None:
+    """No path makes the search walk back."""
+    assert not has_dots(("/" + "%25" * 20_000 + "x") + "/%2" * 20_000 + "/.x" * 20_000)
+
+
+OPEN: dict[HttpMethod, Method] = {"GET": Method(api_key_required=False)}
+LOOSE = Routes(
+    {"/{proxy+}": OPEN, "/pets": GET, "/pets/{id}": GET, "/open": OPEN, "/open/{proxy+}": OPEN, "/open/x": GET}
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        ("/pets;", "/pets"),
+        ("/pets;v=1", "/pets"),
+        ("/;/pets", "/pets"),
+        ("/;a/;b/pets;c", "/pets"),
+        ("/pets%3Bv=1", "/pets"),
+        ("//pets", "/pets"),
+        ("/pets//", "/pets"),
+        ("/pets%2F7", "/pets/{id}"),
+        ("/pets\\7", "/pets/{id}"),
+        ("/pets;/7;", "/pets/{id}"),
+        ("/open/;/x", "/open/x"),
+        ("/open;v/x", "/open/x"),
+        ("/op%65n//%78;y", "/open/x"),
+        ("/%2570ets", "/pets"),
+    ],
+)
+def test_a_loose_spelling_of_a_method_with_a_key_is_that_method(path: str, resource: str) -> None:
+    """Though as it stands it is one of the greedy, keyless ones."""
+    found = LOOSE.match(path, "GET")
+    assert found == Route(resource, "GET")
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        ("/open;v=1", "/{proxy+}"),
+        ("/a;b/c", "/{proxy+}"),
+        ("/a%20b", "/{proxy+}"),
+        ("/open/a//b", "/open/{proxy+}"),
+        ("/open/y;x", "/open/{proxy+}"),
+        ("/Pets", "/{proxy+}"),
+    ],
+)
+def test_other_odd_spellings_are_matched_as_they_stand(path: str, resource: str) -> None:
+    found = LOOSE.match(path, "GET")
+    assert found == Route(resource, "GET", api_key_required=False)
+
+
+def test_with_a_key_on_both_the_path_counts_as_it_stands() -> None:
+    routes = Routes({"/{proxy+}": GET, "/pets": GET})
+    assert routes.match("/pets;v=1", "GET") == Route("/{proxy+}", "GET")
