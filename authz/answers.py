@@ -7,21 +7,20 @@ explicit status. Numbers of fields are those of `protos/authz/pb/ext_authz.proto
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Struct
 
-from authz.core.credentials import CUSTOMER_ID, IDENTITY, KEY_ID, NO_STRIP, PLAN_ID, PLAN_NAME, Strip
+from authz.core.credentials import CUSTOMER_ID, KEY_ID, NO_STRIP, PLAN_ID, PLAN_NAME, UNTRUSTED, Strip, lookalikes
 from authz.core.limits import Layer
 from authz.core.request import Request
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, standings
 from authz.pb import ext_authz_pb2 as pb
 
-UNTRUSTED: Final = (*IDENTITY, "x-envoy-auth-failure-mode-allowed")
 CANNOT_DECIDE: Final = frozenset(
     {Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE, Reason.NOT_HTTP, Reason.INTERNAL}
 )
@@ -30,7 +29,7 @@ NOBODY: Final = Request("", "", "")
 
 # Tags: a field's number and its wire type, which is a length and bytes everywhere here.
 DENIED, OK_RESPONSE, METADATA, ERROR = b"\x12", b"\x1a", b"\x22", b"\x2a"  # of CheckResponse
-HEADERS, REMOVE, RESPONSE_HEADERS, REMOVE_QUERY = b"\x12", b"\x2a", b"\x32", b"\x42"  # of OkHttpResponse
+HEADERS, REMOVE, RESPONSE_HEADERS = b"\x12", b"\x2a", b"\x32"  # of OkHttpResponse
 HTTP_STATUS, BODY = b"\x0a", b"\x1a"  # of DeniedHttpResponse, whose headers have the tag of the above
 FIRST, SECOND = b"\x0a", b"\x12"  # key and value of a map's entry, and of a header
 NUMBER, STRING, STRUCT = b"\x11", b"\x1a", b"\x2a"  # of Value; a number is eight bytes without a length
@@ -88,25 +87,28 @@ def _allow(allowed: Allowed, request: Request, style: Style) -> bytes:
     grant = allowed.grant
     credentials = grant.subject.credentials
     strip = credentials.strip(request) if credentials else NO_STRIP
+    spoofed = lookalikes(request.headers)
     if style.headers_on_success and style.profile != "aws" and allowed.tally is not None:
         counts = _headers(RESPONSE_HEADERS, ratelimit_headers(grant, allowed.tally))
-        return ALLOWED + _field(OK_RESPONSE, _forward(grant.subject, strip) + counts)
-    if strip.query or strip.cookie is not None:
-        return ALLOWED + _field(OK_RESPONSE, _forward(grant.subject, strip))
+        return ALLOWED + _field(OK_RESPONSE, _forward(grant.subject, strip, spoofed) + counts)
+    if spoofed or strip.path is not None or strip.cookie is not None:
+        return ALLOWED + _field(OK_RESPONSE, _forward(grant.subject, strip, spoofed))
     answer: bytes | None = grant.notes.get(strip.headers)
     if answer is None:
         answer = grant.notes[strip.headers] = ALLOWED + _field(OK_RESPONSE, _forward(grant.subject, strip))
     return answer
 
 
-def _forward(subject: Subject, strip: Strip) -> bytes:
-    """What Envoy changes about the request: who called is added, and what could be a key goes."""
+def _forward(subject: Subject, strip: Strip, spoofed: Sequence[str] = ()) -> bytes:
+    """What Envoy changes about the request: who called is added; `spoofed` headers and what could be a key go."""
     found = _trusted(subject)
+    if strip.path is not None:
+        found += _header(HEADERS, ":path", strip.path)
     if strip.cookie is not None:
         found += _header(HEADERS, "cookie", strip.cookie) if strip.cookie else _field(REMOVE, b"cookie")
     found += _removed(bool(subject.key), bool(subject.plan_name), bool(subject.customer), strip.headers)
-    for name in strip.query:
-        found += _field(REMOVE_QUERY, name.encode())
+    for name in spoofed:
+        found += _field(REMOVE, name.encode())
     return found
 
 

@@ -246,7 +246,13 @@ def _json(text: str) -> Any:
     multiple=True,
     help="A sidecar's address; one a worker.  [default: by grpcListen and workers]",
 )
-@click.option("--timeout-ms", default=ENVOY.timeout_ms, show_default=True, help="Envoy's patience for a check.")
+@click.option(
+    "--timeout-ms",
+    type=click.IntRange(min=1),
+    default=ENVOY.timeout_ms,
+    show_default=True,
+    help="Envoy's patience for a check.",
+)
 @click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
 @click.option("--tls", is_flag=True, help="Ask authz over TLS; needs --tls-ca.")
 @click.option("--tls-ca", metavar="FILE", help="The CAs (PEM) that sign authz's certificate, where Envoy runs.")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import PurePosixPath
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from authz.core.credentials import IDENTITY
+from authz.core.credentials import LOOKALIKES
 from authz.core.resources import Api, Resources
 from authz.core.rules import REQUEST_HEADER
 from authz.settings import Settings
 
+T = TypeVar("T")
+V = TypeVar("V")
 Part = Literal["filter", "cluster", "sds-ca", "sds-certificate"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -24,8 +26,22 @@ PARTS: tuple[Part, ...] = get_args(Part)
 ALWAYS_ALLOWED = frozenset(
     {"accept", "access-control-request-headers", "access-control-request-method", "content-type", "origin"}
 )
-# What a browser may send, beside the headers that carry keys (AWS's own default list).
-CORS_HEADERS = frozenset({"authorization", "content-type", "x-amz-date", "x-amz-security-token"})
+# What a browser may send, beside the headers that carry keys: AWS's own default list, and what gRPC-Web sends.
+CORS_HEADERS = frozenset(
+    {
+        "authorization",
+        "content-type",
+        "grpc-timeout",
+        "x-amz-date",
+        "x-amz-security-token",
+        "x-grpc-web",
+        "x-user-agent",
+    }
+)
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+HOST_NAME = re.compile(r"(?![0-9.]+\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 THIS_MACHINE = ("127.0.0.1", "localhost")
 
 
@@ -95,12 +111,33 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         """Raises ValueError for what is neither `host:port` nor `unix:/path`."""
-        if text.startswith("unix:"):
+        if scheme := SCHEME.match(text):
+            raise ValueError(f"expected host:port, without {scheme[0]} and a path, got {text!r}")
+        if text.startswith("unix:") and text != "unix:":
             return cls(path=text.removeprefix("unix:"))
         host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"{text!r} is neither host:port nor unix:/path")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+        host = host.removeprefix("[").removesuffix("]")
+        is_port = port.isascii() and port.isdigit() and int(port) <= 65535
+        if not is_port or not (_is_ip(host) or HOST_NAME.fullmatch(host)):
+            raise ValueError(f"expected host:port or unix:/path, got {text!r}")
+        return cls(host, int(port))
+
+    @classmethod
+    def listening(cls, text: str) -> Address:
+        """Where Envoy listens. Raises ValueError as `parse` does, and for a name, which Envoy does not look up."""
+        address = cls.parse(text)
+        if address.is_name:
+            ip = "127.0.0.1" if address.host == "localhost" else "0.0.0.0"  # noqa: S104
+            raise ValueError(f"expected an IP address, such as {ip}:{address.port}, got {text!r}")
+        return address
+
+    @classmethod
+    def reachable(cls, text: str) -> Address:
+        """What Envoy calls. Raises ValueError as `parse` does, and for port 0."""
+        address = cls.parse(text)
+        if not address.path and not address.port:
+            raise ValueError(f"expected a port other than 0, got {text!r}")
+        return address
 
     @property
     def is_name(self) -> bool:
@@ -118,7 +155,7 @@ class Upstream:
     @classmethod
     def of(cls, addresses: Iterable[str]) -> Upstream:
         """Raises ValueError where one cluster cannot hold all of the addresses."""
-        endpoints = tuple(map(Address.parse, addresses))
+        endpoints = tuple(map(Address.reachable, addresses))
         if not endpoints:
             raise ValueError("expected at least one address of authz")
         by_name = any(endpoint.is_name for endpoint in endpoints)
@@ -152,6 +189,9 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
     """
     if options.stats_listen and not options.admin:
         raise ValueError("statistics come from the administration interface, so it needs an address")
+    for origin in options.cors_origins:
+        _check_origin(origin)
+    listen, admin, stats = _listeners(options)
     # An API of the store has the key sources of one that says nothing.
     apis = (*resources.apis, Api(id="stored")) if options.store else resources.apis
     template = f"{options.only or 'envoy'}.yaml.j2"
@@ -165,17 +205,18 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
         .render(
             options=options,
             tls=options.tls,
-            listen=Address.parse(options.listen),
-            admin=Address.parse(options.admin) if options.admin else None,
-            stats=Address.parse(options.stats_listen) if options.stats_listen else None,
-            admin_cluster=Upstream.of([options.admin]) if options.admin else None,
-            authz=Upstream.of(options.authz),
-            upstream=Upstream.of([options.upstream]),
+            listen=listen,
+            admin=admin,
+            stats=stats,
+            admin_cluster=Upstream.of([options.admin]) if options.admin and stats else None,
+            authz=_named("--authz", Upstream.of, options.authz),
+            upstream=_named("--upstream", Upstream.of, [options.upstream]),
             virtual_hosts=virtual_hosts(resources.apis, stored=options.store),
             allowed_headers=allowed_headers(apis),
             # What is left of Cookie is written anew: as text, Envoy has already changed bytes that are none.
             raw_headers="cookie" in allowed_headers(apis),
-            lookalikes=lookalikes(apis),
+            lookalikes=LOOKALIKES,
+            underscores=any("_" in header for header in allowed_headers(apis)),
             metadata_namespaces=metadata_namespaces(apis),
             cors_headers=sorted(CORS_HEADERS | set(_key_headers(apis))),
             # A cookie is only sent along if the server says so, and "*" would say so to every site there is.
@@ -184,24 +225,47 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
     )
 
 
+def _listeners(options: EnvoyOptions) -> tuple[Address, Address | None, Address | None]:
+    """Envoy's own addresses: for clients, administration and statistics. Raises ValueError where two are the same."""
+    flags = {"--listen": options.listen, "--admin": options.admin, "--stats-listen": options.stats_listen}
+    found = {flag: _named(flag, Address.listening, text) for flag, text in flags.items() if text}
+    taken: dict[Address, str] = {}
+    for flag, address in found.items():
+        if taken.setdefault(address, flag) != flag and (address.path or address.port):
+            raise ValueError(f"{flag}: expected another address than {taken[address]}, which is {flags[flag]}")
+    if _named("--upstream", Address.parse, options.upstream) in taken:
+        raise ValueError(f"--upstream: expected the address of your API, got Envoy's own, {options.upstream}")
+    return found["--listen"], found.get("--admin"), found.get("--stats-listen")
+
+
+def _named(flag: str, parse: Callable[[T], V], given: T) -> V:
+    """The parsed value; a ValueError names the flag."""
+    try:
+        return parse(given)
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from None
+
+
+def _check_origin(origin: str) -> None:
+    """Raises ValueError for what no browser sends as `Origin`, with what was probably meant."""
+    if origin == "*":
+        return
+    scheme, _, rest = origin.rstrip("/").lower().rpartition("://")
+    scheme = scheme or "https"
+    meant = f"{scheme}://{rest.partition('/')[0].removesuffix(DEFAULT_PORTS.get(scheme, '/'))}"
+    if origin != meant or not ORIGIN.fullmatch(origin):
+        hint = f"; say {meant}" if ORIGIN.fullmatch(meant) else ""
+        raise ValueError(
+            "--cors-origin: expected an origin as browsers send it, scheme://host in lower case, with a port only "
+            f"where it is not the scheme's own, got {origin!r}{hint}"
+        )
+
+
 def allowed_headers(apis: Iterable[Api]) -> list[str]:
     """The only request headers that authz is shown: what it reads, and nothing of what is none of its business."""
     apis = tuple(apis)
     cookie = {"cookie" for api in apis for source in api.key_sources if source.cookie}
     return sorted(ALWAYS_ALLOWED | cookie | set(_key_headers(apis)) | set(_mapped_headers(apis)))
-
-
-def lookalikes(apis: Iterable[Api]) -> list[str]:
-    """The headers that CGI and WSGI read as the ones only authz may set; empty if all with an underscore can go."""
-    if not any("_" in header for header in allowed_headers(apis)):
-        return []
-    return [spelling for name in IDENTITY for spelling in _spellings(name) if spelling != name]
-
-
-def _spellings(name: str) -> Iterator[str]:
-    """`a-b-c`, `a-b_c`, `a_b-c`, `a_b_c`."""
-    first, *rest = name.split("-")
-    return (first + "".join(map("".join, zip(marks, rest, strict=True))) for marks in product("-_", repeat=len(rest)))
 
 
 def metadata_namespaces(apis: Iterable[Api]) -> list[str]:
@@ -233,7 +297,7 @@ def _virtual_host(host: str, routes: list[Route]) -> VirtualHost:
     below = sorted(
         (route for route in routes if route.base_path), key=lambda route: (-len(route.base_path), route.base_path)
     )
-    return VirtualHost(host, (host, f"{host}:*"), whole, tuple(below))
+    return VirtualHost(host, (host,), whole, tuple(below))
 
 
 def _key_headers(apis: Iterable[Api]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
@@ -16,6 +16,13 @@ from authz.core.resources import Api, Deployment, KeySource
 # Who called, as the upstream may believe it, since a client's own copies never reach it.
 KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id"
 IDENTITY = (KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID)
+# Headers that no client may set. Envoy sets the last on requests that it lets through without a check.
+UNTRUSTED: Final = (*IDENTITY, "x-envoy-auth-failure-mode-allowed")
+# Regular expressions, for Envoy and for us, of all spellings that an upstream may read as one of these: CGI, WSGI and
+# PHP fold `x.api_key-id` into the same variable as `x-api-key-id`; some fold every character but letters and digits.
+# One for each name, since Envoy takes no long ones.
+LOOKALIKES: Final = tuple("[^a-z0-9]+".join(name.split("-")) for name in UNTRUSTED)
+_LOOKALIKE: Final = re.compile("|".join(LOOKALIKES))
 
 COOKIE_ENDS = re.compile(r";|,(?=\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*=)")
 BYTES: Final = ("utf-8", "surrogateescape")  # marks what is not UTF-8
@@ -23,10 +30,10 @@ SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 class Strip(Struct, frozen=True, gc=False):
-    """What Envoy takes off a request before it forwards it: headers, query parameters, and what is left of Cookie."""
+    """What Envoy takes off a request: headers; and what is left of the path with its query, and of Cookie, if less."""
 
     headers: tuple[str, ...] = ()
-    query: tuple[str, ...] = ()
+    path: str | None = None
     cookie: str | None = None
 
 
@@ -64,15 +71,19 @@ class Credentials:
         if self.only_header and self.only_header.headers[0] in request.headers:
             return self.only_header
         headers = tuple(s.header.lower() for s in self.sources if s.header and _could_be(s, request))
-        # Only what is there: Envoy sorts the query of each request for which it is given a name to look for.
-        query = tuple(s.query for s in self.sources if s.query and any(query_values(request, s.query)))
+        path = _path_without({s.query for s in self.sources if s.query}, request.path)
         cookies = {s.cookie for s in self.sources if s.cookie}
         if not cookies or "cookie" not in request.headers:
-            return Strip(headers, query)
+            return Strip(headers, path)
         raw = request.raw_cookie
         pairs = _cookies(request.headers["cookie"] if raw is None else raw.decode(*BYTES))
         rest = [pair for pair in pairs if pair.partition("=")[0].strip() not in cookies]
-        return Strip(headers, query, None if rest == pairs else "; ".join(filter(_is_text, rest)))
+        return Strip(headers, path, None if rest == pairs else "; ".join(filter(_is_text, rest)))
+
+
+def lookalikes(headers: Iterable[str]) -> list[str]:
+    """The names that an upstream may read as one of `UNTRUSTED`, in spellings other than its own."""
+    return [n for n in headers if n.startswith("x") and _LOOKALIKE.fullmatch(n) and n not in UNTRUSTED]
 
 
 def _only_header(sources: tuple[KeySource, ...]) -> Strip | None:
@@ -113,9 +124,24 @@ def _scheme(value: str) -> tuple[str, str]:
 
 
 def query_values(request: Request, name: str) -> Iterator[str]:
-    """The values of a query parameter, whose name is compared undecoded, as Envoy does when it removes one."""
+    """The values of a query parameter, whose name is compared undecoded."""
     query = request.path.partition("?")[2]
     return (unquote(found[1]) for found in re.finditer(rf"(?:^|&){re.escape(name)}=([^&]*)", query))
+
+
+def _path_without(names: Collection[str], path: str) -> str | None:
+    """The path without these query parameters and with the rest as it was sent; None where it has none of them.
+
+    Envoy's own `query_parameters_to_remove` would sort the rest, and turn `?wsdl` into `?wsdl=`.
+    """
+    before, _, query = path.partition("?")
+    if not names or not query:
+        return None
+    pairs = query.split("&")
+    rest = [pair for pair in pairs if pair.partition("=")[:2] not in ((name, "=") for name in names)]
+    if len(rest) == len(pairs):
+        return None
+    return f"{before}?{'&'.join(rest)}" if rest else before
 
 
 def _cookies(header: str) -> list[str]:

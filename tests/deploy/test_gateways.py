@@ -119,3 +119,14 @@ def test_without_authz_nobody_is_let_in(gateway: str, status: int, redis: RedisS
         it.sidecar.kill()
         until(lambda: it.get("/pets", "k1", host=HOST).status == status, "not refused", it.envoy)
         assert "headers" not in it.get("/pets", "k1", host=HOST).body
+
+
+@pytest.mark.parametrize(("gateway", "path"), [("istio", "/prod/pets"), ("contour", "/pets")])
+def test_where_authz_is_shown_all_headers_no_spelling_of_its_own_passes(
+    gateway: str, path: str, redis: RedisServer, echo: EchoServer
+) -> None:
+    spelt = [(name, "the-best") for name in ("x_usage_plan_id", "x.usage.plan.id", "x.api_key-id", "X~Customer~Id")]
+    catalog, hosts = (TOLD, "") if gateway in PASSES_CONTEXT else (ONLY, "*")
+    with behind(gateway, catalog, redis, echo, hosts=hosts) as it:
+        answer = it.get(path, "k1", host=HOST, headers=spelt)
+        assert (answer.status, "the-best" in answer.body) == (200, False)

@@ -315,11 +315,12 @@ TRAPS = (
         lambda it: ext_authz(it).update(disallowed_headers={"patterns": [{"prefix": "x-api"}]}),
         seen="x-api-key",
         name="disallowed",
+        also=("lookalikes-not-shown",),
     ),
     Trap("metadata-not-shown", FILTER, lambda _: None, apis=AUTHORIZED, seen="com.example.login"),
     Trap("failure-header-kept", MANAGER, lambda it: routes(it).pop("request_headers_to_remove")),
     Trap("remote-address-not-used", MANAGER, without("use_remote_address")),
-    Trap("underscore-headers", MANAGER, without("common_http_protocol_options"), seen="x-api-key_id"),
+    Trap("lookalikes-not-shown", FILTER, lambda it: shown(it).pop(0), seen="x_api_key_id"),
     Trap("clear-route-cache", FILTER, lambda it: ext_authz(it).update(clear_route_cache=True)),
     Trap("body-sent", FILTER, lambda it: ext_authz(it).update(with_request_body={"max_request_bytes": 1024})),
     Trap(

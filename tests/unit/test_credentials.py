@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from authz.core.credentials import Credentials, Strip
+from authz.core.credentials import IDENTITY, Credentials, Strip, lookalikes
 from authz.core.request import Request
 from authz.core.resources import AuthorizerSource, KeySource
 from tests.builders import api
@@ -66,21 +66,27 @@ def test_the_first_source_that_is_present_and_not_empty_wins(asked: Request, fou
     ("asked", "strip"),
     [
         (request(), Strip()),
-        (request("/?a=1&api_key=K"), Strip((), ("api_key",))),
+        (request("/?a=1&api_key=K"), Strip((), "/?a=1")),
+        (request("/?api_key=K"), Strip((), "/")),
+        (request("/x?wsdl&api_key=K"), Strip((), "/x?wsdl")),
+        (request("/x?time[0:1:0]&api_key=K&&c=%2F+;"), Strip((), "/x?time[0:1:0]&&c=%2F+;")),
+        (request("/x?b=2&api_key=K&a=1&api_key=L"), Strip((), "/x?b=2&a=1")),
+        (request("/x?api_key=&a"), Strip((), "/x?a")),
+        (request("/x?a?api_key=K&api_key"), Strip()),
         (request("/?an_api_key=K&api_keys=L"), Strip()),
-        (request(cookie='key=K; a={"x":1,"y":2}'), Strip((), (), 'a={"x":1,"y":2}')),
+        (request(cookie='key=K; a={"x":1,"y":2}'), Strip((), None, 'a={"x":1,"y":2}')),
         (request(x_api_key="K"), Strip(("x-api-key",))),
         (request(x_api_key=""), Strip(("x-api-key",))),
         (request(authorization="Bearer K"), Strip(("authorization",))),
         (request(authorization="Basic K"), Strip(())),
         (request(authorization="Basic K,Bearer L"), Strip(("authorization",))),
-        (request(cookie="a=1; key=K; b=2"), Strip((), (), "a=1; b=2")),
-        (request(cookie="key=K"), Strip((), (), "")),
-        (request(cookie="a=1,2; b=3"), Strip((), (), None)),
-        (request(cookie="a=é\xa0; key=K"), Strip((), (), "a=é\xa0")),
+        (request(cookie="a=1; key=K; b=2"), Strip((), None, "a=1; b=2")),
+        (request(cookie="key=K"), Strip((), None, "")),
+        (request(cookie="a=1,2; b=3"), Strip((), None, None)),
+        (request(cookie="a=é\xa0; key=K"), Strip((), None, "a=é\xa0")),
         (
             request(x_api_key="K", authorization="Bearer B", cookie="key=C;z=1"),
-            Strip(("x-api-key", "authorization"), (), "z=1"),
+            Strip(("x-api-key", "authorization"), None, "z=1"),
         ),
     ],
 )
@@ -139,3 +145,27 @@ def test_where_the_authorizer_leaves_the_key_is_configurable() -> None:
 
 def test_with_an_authorizer_the_clients_own_key_is_stripped_all_the_same() -> None:
     assert credentials(HEADER, api_key_source="AUTHORIZER").strip(request(x_api_key="K")).headers == ("x-api-key",)
+
+
+@pytest.mark.parametrize("mark", ["_", ".", "~", "!", "--", "-_", "_-."])
+@pytest.mark.parametrize("name", IDENTITY)
+def test_a_name_is_known_in_every_spelling_that_an_upstream_folds(name: str, mark: str) -> None:
+    """All separators, or any one of them."""
+    first, *rest = name.split("-")
+    spelt = [name.replace("-", mark), f"{first}{mark}{'-'.join(rest)}", f"{name.rpartition('-')[0]}{mark}{rest[-1]}"]
+    assert lookalikes(spelt) == spelt
+
+
+def test_other_names_are_left_alone() -> None:
+    """Ours in their own spelling are removed on every request, or replaced."""
+    others = (
+        "x-api-key",
+        "x_api_key",
+        "xapikeyid",
+        "x-api-keyid",
+        "x-usage-plan",
+        "my-x_api_key_id",
+        "x_api_key_ids",
+        "",
+    )
+    assert lookalikes((*IDENTITY, *others)) == []

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from authz.core.credentials import IDENTITY
-from authz.core.resources import Api, KeySource
+from authz.core.resources import Api
 from authz.doctor.facts import SILENT, Check, Facts, Json, Manager
 from authz.doctor.finding import Rule, Seen, rule
-from authz.envoyconfig import allowed_headers, lookalikes, metadata_namespaces
+from authz.envoyconfig import allowed_headers, metadata_namespaces
 
 BODY_BYTES: Final = (1 << 20) - (1 << 16)  # the bound of a message, and room for all else that it says
 CORS: Final = "envoy.filters.http.cors"
@@ -21,10 +21,9 @@ NORMALISED: Final = {
     "path_with_escaped_slashes_action": "path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT",
 }
 UNTOUCHED: Final = (None, False, "IMPLEMENTATION_SPECIFIC_DEFAULT", "KEEP_UNCHANGED")
-DROPPED: Final = ("DROP_HEADER", "REJECT_REQUEST")
-# Any API that has a header with an underscore: then none is dropped, and those that look like ours must be named.
 USUAL: Final = Api(id="any")  # has the key sources of an API that names none
-UNDERSCORED: Final = Api(id="any", key_sources=(KeySource(header="_"),))
+# Samples of the spellings that an upstream may take for ours.
+SPELLINGS: Final = [name.replace("-", mark) for mark in "_.~" for name in IDENTITY]
 
 
 @rule(
@@ -75,10 +74,8 @@ def header_not_shown(facts: Facts) -> Iterator[Seen]:
     """`allowed_headers` or `disallowed_headers` keeps back a header that authz reads; those of key sources and gateway
     responses need --config."""
     for check in facts.checks():
-        shown = check.config.get("allowed_headers", SILENT).get("patterns", ())
-        hidden = check.config.get("disallowed_headers", SILENT).get("patterns", ())
         for name in allowed_headers(facts.apis):
-            if (shown and not _any_match(shown, name)) or _any_match(hidden, name):
+            if not _is_shown(check.config, name):
                 yield Seen(check.where, f"{name} is kept back", f"allowed_headers.patterns: - exact: {name}")
 
 
@@ -94,6 +91,13 @@ def metadata_not_shown(facts: Facts) -> Iterator[Seen]:
             if namespace not in check.config.get("metadata_context_namespaces", ()):
                 fix = f"metadata_context_namespaces: [{namespace}]"
                 yield Seen(check.where, f"{namespace} is not passed on", fix)
+
+
+def _is_shown(ext_authz: Json, name: str) -> bool:
+    """Whether the filter passes a header of this name on to authz."""
+    shown = ext_authz.get("allowed_headers", SILENT).get("patterns", ())
+    hidden = ext_authz.get("disallowed_headers", SILENT).get("patterns", ())
+    return (not shown or _any_match(shown, name)) and not _any_match(hidden, name)
 
 
 def _any_match(patterns: Sequence[Json], name: str) -> bool:
@@ -149,17 +153,16 @@ def remote_address_not_used(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="CGI, WSGI and PHP read `x_api_key_id` as `x-api-key-id`, which only authz may set: a client can pass for "
-    "another.",
-    fix="common_http_protocol_options: { headers_with_underscores_action: DROP_HEADER }",
+    why="CGI, WSGI and PHP read `x_api_key_id` and `x.api.key.id` as `x-api-key-id`, which only authz may set: a "
+    "client can pass for another. authz takes such headers off, if it is shown them.",
+    fix="the safe_regex of allowed_headers that `authz envoy-config --only filter` prints",
 )
-def underscore_headers(facts: Facts) -> Iterator[Seen]:
-    """Headers with underscores are neither dropped nor removed where they look like ours."""
-    for manager in _guarding(facts):
-        action = manager.config.get("common_http_protocol_options", SILENT).get("headers_with_underscores_action")
-        kept = set(lookalikes((UNDERSCORED,))) - _removed(manager)
-        if action not in DROPPED and kept:
-            yield Seen(manager.where, f"a client's {min(kept)} reaches the upstream")
+def lookalikes_not_shown(facts: Facts) -> Iterator[Seen]:
+    """`allowed_headers` or `disallowed_headers` keeps back other spellings of the headers that only authz may set."""
+    for check in facts.checks():
+        passing = [name for name in SPELLINGS if not _is_shown(check.config, name)]
+        if passing:
+            yield Seen(check.where, f"a client's {passing[0]} reaches the upstream")
 
 
 def _removed(manager: Manager) -> set[str]:
@@ -325,7 +328,7 @@ RULES: Final[tuple[Rule, ...]] = (
     metadata_not_shown,
     failure_header_kept,
     remote_address_not_used,
-    underscore_headers,
+    lookalikes_not_shown,
     clear_route_cache,
     body_sent,
     body_too_large,
