@@ -243,6 +243,10 @@ def with_password_of(url: str, file: str) -> str:
         raise ValueError(f"{file} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
     if not password:
         raise ValueError(f"expected a password in {file}, and it is empty")
+    if password.startswith("\ufeff"):
+        raise ValueError(f"expected a password in {file}, and it begins with a byte-order mark: save it without one")
+    if len(password.splitlines()) > 1:
+        raise ValueError(f"expected one line in {file}, the password, and it has {len(password.splitlines())}")
     return with_password(url, password)
 
 

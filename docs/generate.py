@@ -361,7 +361,7 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "path": "Within it.",
     },
     "Host": {
-        "host": "Without a port.",
+        "host": "Without a port. `*.example.org` stands for one label; an exact host wins.",
         "basePath": "The longest that fits wins. It is removed before routes are matched.",
         "stage": "The stage that is meant; else the next segment of the path names it.",
     },

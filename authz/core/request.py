@@ -40,5 +40,8 @@ class Request(Struct, frozen=True, gc=False):
 
     @property
     def is_grpc(self) -> bool:
-        """A gRPC caller reads a refusal from `grpc-status`, not from the HTTP status. gRPC-Web is HTTP to Envoy."""
+        """A gRPC caller reads a refusal from `grpc-status`, not from the HTTP status.
+
+        Envoy's `grpc_web` filter, where it stands before ours, has made gRPC of gRPC-Web.
+        """
         return re.match(r"application/grpc(?:[+;]|$)", self.headers.get("content-type", "")) is not None

@@ -162,10 +162,12 @@ def render(denied: Denied, request: Request, request_id: str, profile: Profile) 
         headers |= _mapped_headers(custom, variables)
         status = int(custom.status_code or wording.status)
         body = "" if status in BODILESS else _Template(template).safe_substitute(variables)
-    if request.is_grpc:  # Envoy writes the content-type itself, and the body becomes grpc-message
-        headers["grpc-status"] = str(wording.grpc_status)
+    if request.is_grpc:
+        # Envoy writes the content-type itself. For gRPC-Web it keeps the HTTP status, which clients believe first, and
+        # where there is a body it makes another grpc-status of it.
+        headers |= {"grpc-status": str(wording.grpc_status), "grpc-message": wording.message}
         del headers["content-type"]
-        return HttpResponse(wording.status, headers, wording.message)
+        return HttpResponse(200 if wording.status < 500 else wording.status, headers, "")
     return HttpResponse(status, headers, body)
 
 

@@ -148,6 +148,8 @@ def _check_place(api: RestApi, parent: StoredResource, part: str, resource_id: s
             "Resource's path part only allow a-zA-Z0-9._-: or a valid greedy path variable and curly braces at the "
             "beginning and the end."
         )
+    if part in (".", ".."):  # AWS takes them, and no request reaches them, there or here
+        raise bad_request(f"Invalid path part: {part}")
     if (parent.path_part or "").endswith("+}"):
         raise bad_request(f"Cannot create a child of a resource with a greedy path variable: {parent.path_part}")
     for sibling in _children(api, parent.id):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -33,6 +34,7 @@ from authz.core.resources import (
     digest_of,
 )
 from authz.core.responses import BODILESS, CONTEXT_NAMES, template_variables
+from authz.core.routes import has_dots
 
 METHOD_THROTTLES: Final = 20  # AWS's limit for one stage of a plan
 LAST_OFFSET: Final = {"DAY": 0, "WEEK": 6, "MONTH": 27}
@@ -41,7 +43,7 @@ TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 MEDIA_TYPE: Final = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}(\s*;[\x20-\x7e]*)?")
 QUERY_NAME: Final = re.compile(r"[^\s&=#\x00-\x1f\x7f]+")
 LABEL: Final = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?"
-HOST: Final = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(\.{LABEL})*|\[[0-9a-f:.]+\]")
+HOST: Final = re.compile(rf"(?=.{{1,253}}\Z)(\*\.)?{LABEL}(\.{LABEL})*|\[[0-9a-f:.]+\]")
 BASE_PATH: Final = re.compile(r"[A-Za-z0-9$_.+!*'()-]+(/[A-Za-z0-9$_.+!*'()-]+)*")
 # Not in a literal segment: * is a wildcard and ~1 a slash in the keys of methods; ?, # and % never reach a segment.
 SEGMENT: Final = re.compile(r"[^\s{}*~?#%\x00-\x1f\x7f]+|\{[A-Za-z0-9._:-]+\+?\}")
@@ -199,11 +201,31 @@ def _source_header(name: str, at: str) -> Problems:
 
 def _host(mapping: Host, api: Api, at: str) -> Problems:
     if not HOST.fullmatch(mapping.host):
-        yield Problem(f"{at}.host", "expected a host name in lower case, without scheme, port or path")
+        yield Problem(f"{at}.host", _host_rule(mapping.host))
     if mapping.base_path and not BASE_PATH.fullmatch(mapping.base_path):
         yield Problem(f"{at}.basePath", "expected segments with single slashes between them, such as orders/v2")
     if mapping.stage is not None and mapping.stage not in {stage.name for stage in api.stages}:
         yield Problem(f"{at}.stage", f"the API {api.id} has no stage {shortened(mapping.stage)}")
+
+
+def _host_rule(host: str) -> str:
+    """The rule that a host's name breaks, with the name that was probably meant."""
+    bare = re.sub(r"^[a-z]+://|[/?#].*$|:[0-9]*(?=$|[/?#])", "", host, flags=re.IGNORECASE)
+    meant = ".".join(_ascii(label) for label in bare.removesuffix(".").split("."))
+    rule = "expected a host name in lower case, without scheme, port or path"
+    if not host.isascii():
+        rule = "expected the form in which clients send the name"
+    elif host == bare and host.endswith("."):
+        rule = "expected no dot at the end"
+    elif "*" in host:
+        rule = "expected * only as the whole first label, as in *.example.com"
+    return f"{rule}: {meant}" if HOST.fullmatch(meant) else rule
+
+
+def _ascii(label: str) -> str:
+    """A label as it is sent: `München` is `xn--mnchen-3ya`."""
+    lower = unicodedata.normalize("NFC", label.lower())
+    return lower if lower.isascii() else f"xn--{lower.encode('punycode').decode()}"
 
 
 def _templates(templates: Iterable[str], at: str) -> Problems:
@@ -224,6 +246,8 @@ def _template(template: str) -> str | None:
         return "expected no empty segment, and no slash at the end"
     if not all(SEGMENT.fullmatch(segment) for segment in segments):
         return "expected segments such as pets, {id} or {proxy+}"
+    if has_dots(template):
+        return "expected no segment . or ..: no request reaches it"
     if any(segment.endswith("+}") for segment in segments[:-1]):
         return "expected a greedy variable only as the last segment"
     names = [segment.strip("{+}") for segment in segments if segment.startswith("{")]

@@ -165,9 +165,10 @@ def test_other_refusals_tell_nothing_of_limits(reason: Reason) -> None:
     ],
 )
 def test_a_grpc_caller_reads_a_status_of_its_own(content_type: str, denied: Denied, status: str, message: str) -> None:
-    """Envoy would make UNAVAILABLE of a 429, which clients repeat; the body becomes the message."""
+    """Envoy would make UNAVAILABLE of a 429, which clients repeat; for gRPC-Web it does so wherever there is a body."""
     found = answer(denied, ask(headers={"content-type": content_type}))
-    assert (found.headers["grpc-status"], found.body) == (status, message)
+    assert (found.headers["grpc-status"], found.headers["grpc-message"], found.body) == (status, message, "")
+    assert found.status == (503 if status == "14" else 200)
     assert "content-type" not in found.headers
 
 
@@ -179,7 +180,7 @@ def test_what_is_http_to_envoy_is_answered_as_http(content_type: str) -> None:
 def test_an_owners_words_do_not_reach_a_grpc_caller() -> None:
     owned = worded(status_code="418", response_templates={"text/plain": "x"})
     found = answer(owned, ask(headers={"content-type": "application/grpc"}))
-    assert (found.status, found.body) == (429, "Too Many Requests")
+    assert (found.status, found.headers["grpc-message"], found.body) == (200, "Too Many Requests", "")
 
 
 # --- 1.6 ----------------------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ THROTTLED = f"{PROD}.gatewayResponses['THROTTLED']"
 COVERED = "$.usagePlans[0].apiStages[0]"
 WHOLE = "the API a1 lists no methods, so it is one method: expected */* or //ANY"
 HOST_NAME = "expected a host name in lower case, without scheme, port or path"
+WILDCARD_HOST = "expected * only as the whole first label, as in *.example.com"
 BASE_PATH = "expected segments with single slashes between them, such as orders/v2"
 SEGMENTS = "expected segments such as pets, {id} or {proxy+}"
 UPPER = f"{THROTTLED}.responseParameters['gatewayresponse.header.A']"
@@ -112,10 +113,43 @@ REFUSED = {
         "$.apis[1].hosts[1]",
         "the name h/v1 is already used by $.apis[0].hosts[0]",
     ),
-    "host with a port": (a_host(host="api.example.org:80"), "$.apis[0].hosts[0].host", HOST_NAME),
-    "host with a scheme": (a_host(host="https://api.example.org"), "$.apis[0].hosts[0].host", HOST_NAME),
-    "host in upper case": (a_host(host="Api.example.org"), "$.apis[0].hosts[0].host", HOST_NAME),
+    "host with a port": (a_host(host="api.example.org:80"), "$.apis[0].hosts[0].host", f"{HOST_NAME}: api.example.org"),
+    "host with a scheme": (
+        a_host(host="https://api.example.org:443/v1"),
+        "$.apis[0].hosts[0].host",
+        f"{HOST_NAME}: api.example.org",
+    ),
+    "host in upper case": (a_host(host="Api.example.org"), "$.apis[0].hosts[0].host", f"{HOST_NAME}: api.example.org"),
     "host with a line end": (a_host(host="api.example.org\n"), "$.apis[0].hosts[0].host", HOST_NAME),
+    "host of one word too many": (a_host(host="api example"), "$.apis[0].hosts[0].host", HOST_NAME),
+    "host with a dot at its end": (
+        a_host(host="api.example.org."),
+        "$.apis[0].hosts[0].host",
+        "expected no dot at the end: api.example.org",
+    ),
+    "host beyond ASCII": (
+        a_host(host="München.example"),
+        "$.apis[0].hosts[0].host",
+        "expected the form in which clients send the name: xn--mnchen-3ya.example",
+    ),
+    "wildcard beyond ASCII": (
+        a_host(host="*.straße.example"),
+        "$.apis[0].hosts[0].host",
+        "expected the form in which clients send the name: *.xn--strae-oqa.example",
+    ),
+    "wildcard alone": (a_host(host="*"), "$.apis[0].hosts[0].host", WILDCARD_HOST),
+    "wildcard in the middle": (a_host(host="api.*.example.org"), "$.apis[0].hosts[0].host", WILDCARD_HOST),
+    "wildcard of part of a label": (a_host(host="api-*.example.org"), "$.apis[0].hosts[0].host", WILDCARD_HOST),
+    "resource of two dots": (
+        an_api(resources={"/x/..": {}}),
+        "$.apis[0].resources['/x/..']",
+        "expected no segment . or ..: no request reaches it",
+    ),
+    "resource of a dot and a parameter": (
+        an_api(resources={"/.;v=1/x": {}}),
+        "$.apis[0].resources['/.;v=1/x']",
+        "expected no segment . or ..: no request reaches it",
+    ),
     "base path with a slash": (a_host(base_path="/v1"), "$.apis[0].hosts[0].basePath", BASE_PATH),
     "base path with a gap": (a_host(base_path="v1//x"), "$.apis[0].hosts[0].basePath", BASE_PATH),
     "mapping to no stage": (a_host(stage="beta"), "$.apis[0].hosts[0].stage", "the API a1 has no stage beta"),

@@ -210,6 +210,13 @@ def test_the_password_of_redis_may_be_in_a_file_and_is_not_shown(tmp_path: Path)
         ("redis://h", None, "secret cannot be read: No such file or directory"),
         ("redis://h", b"\xff", "secret cannot be read: not text"),
         ("redis://h", b" \n", "expected a password in secret, and it is empty"),
+        ("redis://h", b"one\ntwo\n", "expected one line in secret, the password, and it has 2"),
+        ("redis://h", b"one\r\ntwo", "expected one line in secret, the password, and it has 2"),
+        (
+            "redis://h",
+            b"\xef\xbb\xbfpass",
+            "expected a password in secret, and it begins with a byte-order mark: save it without one",
+        ),
         ("redis://:old@h", b"new", "expected no password in redisUrl beside redisPasswordFile"),
     ],
 )
