@@ -37,7 +37,7 @@ from authz.core.resources import (
     digest_of,
 )
 from authz.core.responses import Responses
-from authz.core.routes import ODD, Route, Routes, has_dots, loosely, without
+from authz.core.routes import MAX_ODD, Route, Routes, has_dots, is_odd, readings, without
 from authz.core.verdict import Denied, Grant, Reason, Subject
 
 T = TypeVar("T")
@@ -231,7 +231,7 @@ class Catalog:
         path, host = request.path.partition("?")[0], _hostname(request.host)
         mapping = self._mapping(host, path)
         # Envoy has picked the route, and so perhaps the API, by the path as it was sent.
-        if mapping and ODD.search(path) and self._mapping(host, loosely(path)) is not mapping:
+        if mapping and is_odd(path) and not self._only_mapping(host, path, mapping):
             return Reason.UNKNOWN_API
         named = request.extensions.get("api")
         api = self.apis.get(named) if named else self._api_of_host(host, mapping)
@@ -255,6 +255,12 @@ class Catalog:
             return None
         segments = tuple(path[1:].split("/"))
         return next((m for m in mappings if segments[: len(m.base)] == m.base), None)
+
+    def _only_mapping(self, host: str, path: str, mapping: _Mapping) -> bool:
+        """Whether an odd path has this mapping in every reading. Where the host has one, there is no other."""
+        if len(self._mappings(host) or ()) == 1 and not mapping.base:
+            return True
+        return len(path) <= MAX_ODD and all(self._mapping(host, one) is mapping for one in readings(path))
 
     def _mappings(self, host: str) -> tuple[_Mapping, ...] | None:
         """Those of the host itself, else of the wildcard that stands for its first label."""

@@ -27,12 +27,12 @@ class Route(Struct, frozen=True, gc=False):
 
 ANYTHING = Route("/", "ANY")
 
-# A slash, a dot or a semicolon may be percent-encoded, once or several times over.
-_ENCODED: Final = "%(?:25)*"
-_SLASH: Final = rf"/|\\|{_ENCODED}(?:2f|5c)"
-DOTS: Final = re.compile(rf"(?:{_SLASH})(?:\.|{_ENCODED}2e){{1,2}}(?:$|;|{_ENCODED}3b|{_SLASH})", re.IGNORECASE)
+# How the marks of a path are written where they are percent-encoded, up to four times over.
+ENCODED: Final = (*[("%25", "%")] * 3, ("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/"), ("%3b", ";"))
+DOTS: Final = re.compile(r"/\.{1,2}(?:$|[;/])")
+MAX_ODD: Final = 4096  # characters of an odd path that are worth several readings
 ODD: Final = re.compile(r"[;%\\]|//")
-PARAMETERS: Final = re.compile(r";[^/]*")
+PARAMETERS: Final = (re.compile(r";[^/]*"), re.compile(r";[^/\\]*"))
 SLASHES: Final = re.compile(r"[/\\]+")
 
 
@@ -92,18 +92,20 @@ class Routes:
     def match(self, path: str, verb: str) -> Route | None:
         """The route of an undecoded path without its query string.
 
-        Where only the loose reading of the path leads to a method that requires a key, that method is the route: an
-        upstream that reads as loosely would serve it.
+        Where only a loose reading of the path leads to a method that requires a key, that method is the route: an
+        upstream that reads as loosely would serve it. An odd path that is too long to be read so has none.
         """
         if not self._by_resource:
             return ANYTHING
         if not path.startswith("/"):
             return None
         found = self._root.find(segments_of(path), verb)
-        if found is None or found.api_key_required or not ODD.search(path):
+        if found is None or found.api_key_required or not is_odd(path):
             return found
-        loose = self._root.find(segments_of(loosely(path)), verb)
-        return loose if loose and loose.api_key_required else found
+        if len(path) > MAX_ODD:
+            return None
+        loose = (self._root.find(segments_of(reading), verb) for reading in readings(path))
+        return next((route for route in loose if route and route.api_key_required), found)
 
     def named(self, resource: str, verb: str) -> Route | None:
         """The route that Envoy's own configuration names; nothing is matched."""
@@ -118,12 +120,28 @@ def has_dots(path: str) -> bool:
 
     Envoy resolves most of these itself. It leaves `%2e%2e;`, which servlet containers resolve.
     """
-    return DOTS.search(path) is not None
+    plain = path.lower()
+    for code, mark in ENCODED:
+        plain = plain.replace(code, mark)
+    return "/." in plain and DOTS.search(plain) is not None
 
 
-def loosely(path: str) -> str:
-    """The path as lenient upstreams read it: decoded up to twice, without `;` parameters, with single slashes."""
-    return SLASHES.sub("/", PARAMETERS.sub("", unquote(unquote(path))))
+def is_odd(path: str) -> bool:
+    """Whether a lenient upstream may read the path in another way than it stands."""
+    return ODD.search(path) is not None
+
+
+def readings(path: str) -> set[str]:
+    """The path as lenient upstreams may read it: with single slashes, decoded up to twice, without `;` parameters.
+
+    Decoding and taking off parameters are done in any order: what one upstream takes for a slash is part of a parameter
+    to another.
+    """
+    found = new = {path}
+    for _ in range(3):
+        new = {read for one in new for read in (unquote(one), *(form.sub("", one) for form in PARAMETERS))} - found
+        found = found | new
+    return {SLASHES.sub("/", one) for one in found}
 
 
 def segments_of(path: str) -> list[str]:

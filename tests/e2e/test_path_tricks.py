@@ -172,6 +172,7 @@ ODD: Final = (
         "/open/inner/",
     ),
     *("/open/inner%3bx", "/open/x/../inner", "/open/x/..;/inner", "/open/./inner", "/open\\inner", "/open%252finner"),
+    *("/{keyed};%252fx%252fy", "/{keyed};%255cx%255cy", "/{keyed};%2fx%2fy", "/{keyed}%253b%252fx%252fy"),
     *("/a+b", "/a%2Bb", "/a%2bb/x", "/a+b;x", "/%61+b", "/a%252bb", "/a b", "/open/..%2fa%2bb", "/;/a%2bb"),
 )
 PATHS: Final = tuple(

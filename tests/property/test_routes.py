@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 from urllib.parse import quote, unquote
 
@@ -86,3 +87,34 @@ def test_r5_an_api_without_methods_is_one_route_whatever_the_path(path: str, ver
     route = Routes({}).match(path, verb)
     assert route
     assert (route.resource, route.method) == ("/", "ANY")
+
+
+mixed = st.dictionaries(
+    templates,
+    st.dictionaries(verbs, st.builds(Method, api_key_required=st.booleans()), min_size=1, max_size=2),
+    min_size=1,
+    max_size=7,
+)
+odd_segments = st.builds(
+    lambda name, tail: name + tail,
+    st.sampled_from(("a", "b", "pets", "%61", "p%65ts", "%2570ets", "", "x")),
+    st.sampled_from(("", ";", ";v=1", "%3b", "%3Bx", "%253b")),
+)
+odd_paths = st.builds(
+    lambda parts: "".join(slash + part for slash, part in parts),
+    st.lists(st.tuples(st.sampled_from(("/", "/", "//", "%2f", "%5C", "\\")), odd_segments), min_size=1, max_size=5),
+).map(lambda path: "/" + path.lstrip("/"))
+
+
+@given(mixed, odd_paths, st.sampled_from(("GET", "POST")))
+@example({"/a": {"GET": Method()}, "/{v+}": {"GET": Method(api_key_required=False)}}, "/;x//a%3by", "GET")
+def test_no_odd_spelling_of_a_keyed_method_is_a_keyless_one(
+    api: dict[str, dict[HttpMethod, Method]], path: str, verb: str
+) -> None:
+    """An upstream decodes, drops parameters and merges slashes; what it then serves required a key if it should."""
+    found = Routes(api).match(path, verb)
+    read = re.sub("/+", "/", re.sub(";[^/]*", "", unquote(unquote(path)).replace("\\", "/")))
+    served = Routes(api).match(quote(read), verb)
+    event("odd" if found and found != served else "plain")
+    if found and served and served.api_key_required:
+        assert found.api_key_required

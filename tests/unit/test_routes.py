@@ -161,6 +161,8 @@ LOOSE = Routes(
         ("/open;v/x", "/open/x"),
         ("/op%65n//%78;y", "/open/x"),
         ("/%2570ets", "/pets"),
+        ("/pets;%252fx%252fy", "/pets"),
+        ("/pets;%255Cx/7", "/pets/{id}"),
     ],
 )
 def test_a_loose_spelling_of_a_method_with_a_key_is_that_method(path: str, resource: str) -> None:
@@ -183,6 +185,14 @@ def test_a_loose_spelling_of_a_method_with_a_key_is_that_method(path: str, resou
 def test_other_odd_spellings_are_matched_as_they_stand(path: str, resource: str) -> None:
     found = LOOSE.match(path, "GET")
     assert found == Route(resource, "GET", api_key_required=False)
+
+
+@pytest.mark.parametrize("tail", [";", "%20", "//"])
+def test_an_odd_path_that_is_too_long_to_read_twice_is_no_keyless_method(tail: str) -> None:
+    plain = "/open/" + "a" * 10_000
+    assert LOOSE.match(plain, "GET") == Route("/open/{proxy+}", "GET", api_key_required=False)
+    assert LOOSE.match(plain + tail, "GET") is None
+    assert Routes({"/{proxy+}": GET}).match(plain + tail, "GET") == Route("/{proxy+}", "GET")
 
 
 def test_with_a_key_on_both_the_path_counts_as_it_stands() -> None:
