@@ -32,7 +32,7 @@ ENCODED: Final = (*[("%25", "%")] * 3, ("%2e", "."), ("%2f", "/"), ("%5c", "/"),
 DOTS: Final = re.compile(r"/\.{1,2}(?:$|[;/])")
 MAX_ODD: Final = 4096  # characters of an odd path that are worth several readings
 ODD: Final = re.compile(r"[;%\\]|//")
-PARAMETERS: Final = (re.compile(r";[^/]*"), re.compile(r";[^/\\]*"))
+PARAMETERS: Final = tuple(re.compile(rf"(?:;|%3b)[^{slashes}]*", re.IGNORECASE) for slashes in ("/", r"/\\"))
 SLASHES: Final = re.compile(r"[/\\]+")
 
 

@@ -162,6 +162,7 @@ LOOSE = Routes(
         ("/op%65n//%78;y", "/open/x"),
         ("/%2570ets", "/pets"),
         ("/pets;%252fx%252fy", "/pets"),
+        ("/pets%253b%252fx%252fy", "/pets"),
         ("/pets;%255Cx/7", "/pets/{id}"),
     ],
 )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from authz.core.credentials import IDENTITY
+from authz.core.credentials import IDENTITY, lookalikes
 from authz.core.resources import Api
 from authz.doctor.facts import SILENT, Check, Facts, Json, Manager
 from authz.doctor.finding import Rule, Seen, rule
@@ -260,10 +260,9 @@ def _may_change(rules: Json, name: str) -> bool:
 )
 def identity_overwritten(facts: Facts) -> Iterator[Seen]:
     """A route, or a filter after ext_authz, changes `x-api-key-id` or another header that only authz may set."""
-    ours = {*IDENTITY, *lookalikes((UNDERSCORED,))}
     for check in facts.checks():
         for where, name in _changed_later(check):
-            if name in ours:
+            if name in IDENTITY or lookalikes([name]):
                 yield Seen(where, f"changes {name} after the check")
 
 
@@ -280,7 +279,7 @@ def _changed_later(check: Check) -> Iterator[tuple[str, str]]:
         for one in later:
             said = level.get("typed_per_filter_config", SILENT).get(one.name, SILENT)
             yield from ((f"{at}, filter {one.name}", name) for name in _mutated(said.get("config", said)))
-        # A route removes headers after the check, but those with an underscore are nobody's identity.
+        # A route removes headers after the check, but other spellings are nobody's identity.
         for removed in level.get("request_headers_to_remove", ()):
             if removed.lower() in IDENTITY:
                 yield at, removed.lower()
