@@ -30,7 +30,7 @@ class Problem(StrEnum):
 BODY: Final = "the filter's with_request_body may send bodies, which are never read: leave it out"
 HINTS: Final = {
     Problem.TOO_LARGE: f"a message is larger than the bound; {BODY}",
-    Problem.ENDED: "a call ended before its message was read: "
+    Problem.ENDED: "a call ended before it was read or answered: "
     f"the message is larger than the bound, or damaged, or the caller left; {BODY}",
     Problem.NO_MESSAGE: "a call has no message",
     Problem.MALFORMED: "a call is not one message of gRPC",

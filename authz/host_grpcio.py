@@ -32,6 +32,10 @@ LOOK_SECONDS = 60  # between two looks whether the server has ended; it is woken
 PAUSE_MS, ANSWER_MS = 60_000, 20_000  # between pings to a silent connection, and until one without an answer is closed
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
+CALLERS: Final = {
+    "Invalid encoding on ": Problem.MALFORMED,
+    "ExecuteBatchError raised in core by servicer method": Problem.ENDED,
+}
 GRPC_LOG: Final = logging.getLogger("grpc._cython.cygrpc")
 log = structlog.get_logger(__name__)
 
@@ -50,8 +54,8 @@ class GrpcioHost:
         if settings.reflection:
             reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server)
         self._credentials = _credentials(certificates) if certificates else None  # kept: gRPC calls back into it
-        self._odd_headers = _OddHeaders(bad)
-        GRPC_LOG.addFilter(self._odd_headers)
+        self._callers = _Callers(bad)
+        GRPC_LOG.addFilter(self._callers)
         self._listen(settings.grpc_listen)
 
     def _listen(self, address: str) -> None:
@@ -80,21 +84,25 @@ class GrpcioHost:
 
     async def stop(self, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds)
-        GRPC_LOG.removeFilter(self._odd_headers)
+        GRPC_LOG.removeFilter(self._callers)
 
 
-class _OddHeaders(logging.Filter):
-    """Counts headers that are not UTF-8, which grpcio logs with a traceback for each call and then reads as Latin-1."""
+class _Callers(logging.Filter):
+    """Counts what grpcio logs with a traceback for each call, and is no fault of ours: drops those records.
+
+    A header that is not UTF-8 is read as Latin-1; an answer cannot be sent to a caller that has just left.
+    """
 
     def __init__(self, bad: Bad) -> None:
         super().__init__()
         self._bad = bad
 
     def filter(self, record: logging.LogRecord) -> bool:
-        is_odd = isinstance(record.msg, str) and record.msg.startswith("Invalid encoding on ")
-        if is_odd:
-            self._bad(Problem.MALFORMED)
-        return not is_odd
+        words = str(record.msg)
+        problem = next((found for start, found in CALLERS.items() if words.startswith(start)), None)
+        if problem:
+            self._bad(problem)
+        return problem is None
 
 
 def _options(most: int) -> list[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from hpack import Decoder, Encoder
@@ -88,13 +88,13 @@ class Connection:
             self._receive()
         return self.status.get(stream)
 
-    def wait_for_ping(self) -> None:
-        """Returns when all that was sent before has been read, or when the connection is closed."""
-        mark = b"all read"
-        self.send(PingFrame(0, mark))
-        while not self.is_closed:
-            if any(isinstance(frame, PingFrame) and frame.opaque_data == mark for frame in self._receive()):
-                return
+    def finish(self) -> None:
+        """Says no more, and returns when the server has hung up. Raises TimeoutError."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):
+            while self._socket.recv(1 << 16):
+                pass
 
     def _receive(self) -> list[Frame]:
         try:
