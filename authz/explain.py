@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
+from typing import Final
 
 from authz.check import NO_KEYS, KeyRing, LimiterUnavailable, resolved
 from authz.core.catalog import Catalog
 from authz.core.limits import Limit, Quota, remaining
 from authz.core.request import Request
 from authz.core.responses import Profile, render
-from authz.core.verdict import Allowed, Denied, Grant, Subject, Tally, Verdict, judge
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
 from authz.limiter import RedisLimiter
+
+MOST_NAMES: Final = 10  # of APIs or stages, in a note
 
 
 async def explain(
@@ -34,11 +37,38 @@ async def explain(
         tally = await limiter.peek(grant.limits, grant.meter)
         if tally.stale:
             raise LimiterUnavailable("the quota's period turned while we asked; ask again")
-    return "\n".join(_story(request, grant, tally, profile))
+    return "\n".join(_story(request, grant, tally, profile, _notes(catalog, request, grant)))
 
 
-def _story(request: Request, grant: Grant | Denied, tally: Tally | None, profile: Profile) -> Iterator[str]:
+def _notes(catalog: Catalog, request: Request, grant: Grant | Denied) -> Iterator[str]:
+    """How the API was chosen where the request names none, and what an unknown name could have been."""
+    named, host = request.extensions.get("api"), request.host.lower()
+    known = f"the APIs are {_some(catalog.apis)}"
+    if named and named not in catalog.apis:
+        yield f"note      there is no API {named}, which the extension api names; {known}"
+    elif isinstance(grant, Denied) and grant.reason is Reason.UNKNOWN_API:
+        yield f"note      {host} leads to no API; {known}"
+        yield "note      Envoy's route may name one by a context extension: repeat this with -e api=NAME, or in a body"
+        yield '            with "extensions": {"api": "NAME"}; the access log has the name in authz.api'
+    elif not named and grant.subject.route is None and catalog.is_only(host):  # worth knowing where it led nowhere
+        yield f"note      {host} is in no `hosts`; the only API, {grant.subject.api}, was taken"
+    if isinstance(grant, Denied) and grant.reason is Reason.UNKNOWN_STAGE:
+        api = grant.subject.api
+        stages = _some(catalog.apis[api].stages)
+        yield f"note      {catalog.stage_of(request)!r} was read as the stage; the stages of {api} are {stages}"
+
+
+def _some(names: Collection[str]) -> str:
+    shown = sorted(names)[:MOST_NAMES]
+    more = len(names) - len(shown)
+    return (", ".join(shown) or "none") + (f" and {more} more" if more else "")
+
+
+def _story(
+    request: Request, grant: Grant | Denied, tally: Tally | None, profile: Profile, notes: Iterable[str] = ()
+) -> Iterator[str]:
     yield from _reading(request, grant.subject)
+    yield from notes
     verdict: Verdict | None = grant if isinstance(grant, Denied) else None
     if isinstance(grant, Grant):
         yield from _limits(grant, tally)

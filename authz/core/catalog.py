@@ -274,6 +274,16 @@ class Catalog:
         first = self.by_first_label.get(host.partition(".")[0])  # a host name has no case; an id does
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
 
+    def is_only(self, authority: str) -> bool:
+        """Whether a request to this host reaches an API because there is no other."""
+        host = _hostname(authority)
+        return host not in self.hosts and host.partition(".")[0] not in self.by_first_label and len(self.apis) == 1
+
+    def stage_of(self, request: Request) -> str:
+        """The name that is read as the stage, also where there is no such stage; "" where no API is found."""
+        found = self._locate(request)
+        return "" if isinstance(found, Reason) else found[1]
+
     def _open(self, stage: _Stage, route: Route, skip: int) -> Grant:
         """All callers of a method that needs no key are one."""
         kept = self.granted.get(place := ("", id(stage), id(route), skip))

@@ -109,3 +109,27 @@ async def test_no_key_is_printed() -> None:
     """P8: not from a header, nor from the path's query string."""
     secret = value_of("k1")
     assert secret not in "\n".join(await story(resources(), ask(f"/prod/pets?api_key={secret}")))
+
+
+async def notes(changed: Resources, request: Request) -> list[str]:
+    return [line.removeprefix("note      ") for line in await story(changed, request) if line.startswith("note ")]
+
+
+TWO = resources(apis=(api(), api("a2", stages=(Stage("v1"),))))
+
+
+async def test_a_host_that_no_api_names_is_told() -> None:
+    lone = Request("GET", "other.example.org", "/orders/7")
+    assert await notes(resources(), lone) == [
+        "other.example.org is in no `hosts`; the only API, a1, was taken",
+        "'orders' was read as the stage; the stages of a1 are prod",
+    ]
+    assert (await notes(TWO, lone))[0] == "other.example.org leads to no API; the APIs are a1, a2"
+    assert "-e api=NAME" in (await notes(TWO, lone))[1]
+
+
+async def test_an_extension_names_the_api() -> None:
+    found = await story(TWO, Request("GET", "other.example.org", "/prod/pets", extensions={"api": "a1"}))
+    assert found[1:3] == ["api       a1", "stage     prod"]
+    wrong = Request("GET", "other.example.org", "/prod/pets", extensions={"api": "a3"})
+    assert await notes(TWO, wrong) == ["there is no API a3, which the extension api names; the APIs are a1, a2"]
