@@ -27,9 +27,10 @@ import yaml
 from msgspec import Struct, ValidationError
 
 from authz.background import PIECE, in_background
-from authz.core.resources import ApiKey, Resources, UsagePlan, digest_of
+from authz.core.resources import ApiKey, Resources, UsagePlan, digest, digest_of
 from authz.core.rules import Problem, problems, shortened
 from authz.faults import ConfigError, bare_kind, choices, not_known, rule_of
+from authz.places import located
 from authz.settings import load_settings
 
 try:
@@ -56,6 +57,16 @@ class LoaderStoppedError(LoaderError):
     """The child that reads the file was kept from finishing. The file may be fine; another try may succeed."""
 
 
+# Values of keys in a published sample: everybody knows them. Only `authz up`, which listens on this machine alone, sets
+# the variable that lets them open something.
+PUBLISHED: Final = re.compile(r"demo-key-[a-z0-9-]+")
+PUBLISHED_IN_PLANS: Final = frozenset(
+    digest(f"demo-key-{name}").hex()
+    for name in ("tester-00000000", "acme-0000000000", "globex-00000000", "sparrow-0000000", "guest-000000000")
+)
+TAKES_PUBLISHED: Final = "_AUTHZ_TAKES_PUBLISHED_KEYS"
+
+
 # --- the file -----------------------------------------------------------------------------------------------------
 
 
@@ -74,13 +85,23 @@ Stamp = tuple[str, int, int, int, int]
 class Config(Struct, frozen=True):
     """A file, read: its settings as written, its resources without clear key values, and a digest of the latter.
 
-    `stamp` is the file's before it was read, so that a later change can be told.
+    `stamp` is the file's before it was read, so that a later change can be told. `published` are the ids of keys that
+    were turned off, because their values are those of a published sample.
     """
 
     settings: dict[str, Any]
     resources: Resources
     content: str
     stamp: Stamp | None = None
+    published: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str | None:
+        """What an operator should know of a file that is right."""
+        if not self.published:
+            return None
+        names = ", ".join(self.published[:10]) + (", …" if len(self.published) > 10 else "")
+        return f"turned off, since their values are a published sample's: the API keys {names}. See `authz new-key`"
 
 
 def stamp(path: Path) -> Stamp | None:
@@ -117,43 +138,54 @@ def parse(text: str, name: str) -> Config:
     """Read and check a file's text; `name` stands in front of each address."""
     document = _yaml(text, name)
     settings = document.get("settings") or {}
-    found = [*_file_settings(settings, name), *(_named(fault, name) for fault in _faults(document, _Document, "$"))]
-    if found:
-        raise ConfigError(found)
-    document.pop("settings", None)
-    resources = msgspec.convert(document, Resources)
-    broken = problems(resources)
-    if broken:
-        raise ConfigError(_named(problem, name) for problem in broken)
-    sealed = _sealed(resources)
-    return Config(settings, sealed, hashlib.sha256(msgspec.msgpack.encode(sealed)).hexdigest()[:12])
+    found = [*_file_settings(settings), *_faults(document, _Document, "$")]
+    resources = Resources() if found else msgspec.convert(_without_settings(document), Resources)
+    if broken := found or problems(resources):
+        raise ConfigError(_named(problem, name) for problem in located(broken, document, text))
+    published = () if os.environ.get(TAKES_PUBLISHED) else tuple(key.id for key in resources.api_keys if _is_known(key))
+    sealed = _sealed(resources, frozenset(published))
+    content = hashlib.sha256(msgspec.msgpack.encode(sealed)).hexdigest()[:12]
+    return Config(settings, sealed, content, published=published)
+
+
+def _is_known(key: ApiKey) -> bool:
+    """Whether the key opens something by a value that a published sample has."""
+    if key.value is None:
+        return key.enabled and key.value_sha256 in PUBLISHED_IN_PLANS
+    return key.enabled and PUBLISHED.fullmatch(key.value) is not None
 
 
 def _named(problem: Problem, name: str) -> Problem:
     return Problem(f"{name}: {problem.address}", problem.rule)
 
 
-def _file_settings(settings: Any, name: str) -> Iterable[Problem]:
+def _without_settings(document: dict[Any, Any]) -> dict[Any, Any]:
+    return {name: part for name, part in document.items() if name != "settings"}
+
+
+def _file_settings(settings: Any) -> Iterable[Problem]:
     if not isinstance(settings, dict):
         return ()  # said already: the document's shape is at fault
     try:
-        load_settings(settings, {}, {}, name)
+        load_settings(settings, {}, {}, "")
     except ConfigError as refused:
-        return refused.problems
+        return [Problem(problem.address.removeprefix(": "), problem.rule) for problem in refused.problems]
     return ()
 
 
-def _sealed(resources: Resources) -> Resources:
+def _sealed(resources: Resources, off: frozenset[str]) -> Resources:
     """The resources with each key's value replaced by its digest: the clear value goes no further than this.
 
-    And with times in UTC, so that one moment in two zones is the same content.
+    And with times in UTC, so that one moment in two zones is the same content, and with these keys turned off.
     """
-    return msgspec.structs.replace(resources, api_keys=tuple(map(_sealed_key, resources.api_keys)))
+    keys = tuple(_sealed_key(key, key.enabled and key.id not in off) for key in resources.api_keys)
+    return msgspec.structs.replace(resources, api_keys=keys)
 
 
-def _sealed_key(key: ApiKey) -> ApiKey:
+def _sealed_key(key: ApiKey, enabled: bool) -> ApiKey:
     expires = key.expires_at and key.expires_at.astimezone(UTC)
-    return msgspec.structs.replace(key, value=None, value_sha256=digest_of(key).hex(), expires_at=expires)
+    digest_ = digest_of(key).hex()
+    return msgspec.structs.replace(key, value=None, value_sha256=digest_, expires_at=expires, enabled=enabled)
 
 
 # --- YAML ---------------------------------------------------------------------------------------------------------

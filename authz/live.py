@@ -92,6 +92,7 @@ class LiveCatalog(Generic[C]):
         first = compile_(config.resources) if catalog is None else catalog
         self._snapshot = _Snapshot(first, Version(1, config.content), time.time())
         self._seen = config.stamp
+        self._warn(config)
         self._patience = _Patience()
         self._stale: list[object] = []  # what was replaced, and is still to be freed
         self._turn = asyncio.Lock()
@@ -168,6 +169,7 @@ class LiveCatalog(Generic[C]):
         await let_go(self._stale)
 
     async def _swap(self, config: Config) -> Outcome:
+        self._warn(config)
         self._warn_of_settings(config)
         outcome: Outcome = "unchanged"
         self._stale.append(config.resources)
@@ -184,6 +186,10 @@ class LiveCatalog(Generic[C]):
         self.problem = "\n".join(problems)
         log.error("catalog refused", path=str(self.path), problems=problems, serving=str(self.version))
         return "refused"
+
+    def _warn(self, config: Config) -> None:
+        if config.warning:
+            log.warning("catalog with a warning", path=str(self.path), warning=config.warning)
 
     def _warn_of_settings(self, config: Config) -> None:
         """Settings are read once; say so, by name alone, since a value may be a password."""

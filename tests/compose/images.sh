@@ -9,16 +9,12 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-mkdir -p "$1/debs" "$1/wheels" "$1/bin"
+mkdir -p "$1/wheels" "$1/bin"
 cache=$(cd "$1" && pwd)
 work=$(mktemp -d)
 
-# debootstrap leaves /proc mounted in there when it is interrupted.
-forget() {
-  grep -o " $work/[^ ]*" /proc/mounts | tac | while read -r mount; do umount "$mount"; done || true
-  rm -rf --one-file-system "$work"
-}
-trap forget EXIT
+source "$root/tests/debian.sh"
+trap 'forget_root "$work"' EXIT
 python=${PYTHON:-python3}
 machine=$(uname -m)
 
@@ -51,8 +47,7 @@ PY
 }
 
 base() {
-  debootstrap --variant=minbase --include=ca-certificates --cache-dir="$cache/debs" trixie "$work/root" >"$cache/debootstrap.log" 2>&1 ||
-    { tail -5 "$cache/debootstrap.log" >&2; return 1; }
+  debian_root trixie ca-certificates "$work/root" "$cache"
   # Without these every image that runs apt is 90 MB larger.
   printf 'APT::Install-Recommends "0";\nDir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n' >"$work/root/etc/apt/apt.conf.d/slim"
   printf 'path-exclude=/usr/share/%s/*\n' doc man locale info >"$work/root/etc/dpkg/dpkg.cfg.d/slim"

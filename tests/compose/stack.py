@@ -125,6 +125,11 @@ class Project:
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False))
     control: ControlServer = field(init=False)
 
+    def key(self, name: str) -> str:
+        """The value of a key that secrets.sh made."""
+        lines = (self.directory / "deploy/compose/secrets/api-keys").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)[name]
+
     @property
     def ports(self) -> dict[str, int]:
         return ports_of(self.directory / ".env")

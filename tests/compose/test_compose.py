@@ -83,8 +83,10 @@ def test_every_container_has_limits_and_a_health_check(stack: Project) -> None:
 
 
 def test_no_secret_is_in_the_environment_or_on_a_command_line(stack: Project) -> None:
-    secrets = [path.read_text() for path in (stack.directory / "deploy/compose/secrets").iterdir()]
-    assert len(secrets) == 4
+    files = {path.name: path.read_text() for path in (stack.directory / "deploy/compose/secrets").iterdir()}
+    keys = [line.partition("=")[2] for line in files.pop("api-keys").splitlines()]
+    assert (len(files), len(keys)) == (4, 5)
+    secrets = [*files.values(), *keys]
     for it in stack.containers():
         told = str(
             (it.details["Config"], it.details["Args"], it.sh("cat /proc/*/environ /proc/*/cmdline | tr '\\0' ' '"))
@@ -92,11 +94,15 @@ def test_no_secret_is_in_the_environment_or_on_a_command_line(stack: Project) ->
         assert [secret for secret in secrets if secret in told] == [], it.service
 
 
-def test_the_sample_answers_403_and_200_and_429(stack: Project) -> None:
+def test_the_plans_to_begin_with_answer_403_and_200_and_429(stack: Project) -> None:
     assert refusal(stack.call()) == FORBIDDEN
-    admitted = stack.call("demo-key-acme-0000000000")
+    admitted = stack.call(stack.key("acme"))
     assert (admitted.status_code, admitted.json()["headers"]["x-api-key-id"]) == (200, "acme")
-    assert Counter(stack.call("demo-key-sparrow-0000000").status_code for _ in range(12))[429] > 0
+    assert Counter(stack.call(stack.key("sparrow")).status_code for _ in range(12))[429] > 0
+
+
+def test_a_key_that_the_repository_publishes_opens_nothing(stack: Project) -> None:
+    assert refusal(stack.call("demo-key-acme-0000000000")) == FORBIDDEN
 
 
 def test_the_workflow_of_a_usage_plan_403_then_200_then_429_by_quota(stack: Project) -> None:
@@ -122,7 +128,7 @@ def test_three_replicas_all_get_calls_through_envoys_dns(stack: Project) -> None
     before = {it.id: it.counted() for it in replicas}
 
     def all_were_asked() -> bool:
-        stack.call("demo-key-globex-00000000")
+        stack.call(stack.key("globex"))
         return all(it.counted() > before[it.id] for it in replicas)
 
     wait_until(all_were_asked, lambda: [(before[it.id], it.counted()) for it in replicas])
@@ -173,7 +179,7 @@ def test_a_key_is_disabled_within_a_second_on_two_replicas(two: Project) -> None
 @IN_DEPTH
 def test_prometheus_has_our_series_and_each_replica_once(two: Project) -> None:
     Product.make(two)
-    two.call("demo-key-globex-00000000")
+    two.call(two.key("globex"))
     jobs = {"authz": 2, "authz-control": 1, "envoy": 1}
     wait_until(lambda: ups(two) == jobs, lambda: two.query("up"))
     names = ("authz_checks_total", "authz_control_requests_total", "envoy_cluster_upstream_rq_total")
@@ -198,7 +204,7 @@ def test_no_alert_fires_and_with_redis_stopped_the_right_one_does_and_goes_again
     assert set(product.statuses(value, 100)) == {200}  # so that each worker knows the key
     calls = {
         "good": lambda: product.call(value),
-        "in the file": lambda: stack.call("demo-key-globex-00000000"),
+        "in the file": lambda: stack.call(stack.key("globex")),
         "unknown": lambda: product.call("no-such-key"),
     }
     with without_redis(stack), calling(calls) as seen:
@@ -284,15 +290,15 @@ def test_a_killed_authz_container_gives_no_wrong_answer(two: Project) -> None:
 
 @IN_DEPTH
 def test_a_changed_plans_file_is_in_force(stack: Project) -> None:
-    file = stack.directory / "authz/samples/plans.yaml"
+    file = stack.directory / "deploy/compose/plans/plans.yaml"
     was = file.read_text()
-    assert stack.call("demo-key-acme-0000000000").status_code == 200
+    assert stack.call(stack.key("acme")).status_code == 200
     new = file.with_suffix(".new")  # as editors do it: another file in the place of the old one
     new.write_text(was.replace("keys: [acme]", "keys: []"))
     new.replace(file)
-    wait_until(lambda: stack.call("demo-key-acme-0000000000").status_code == 403, lambda: "still admitted")
+    wait_until(lambda: stack.call(stack.key("acme")).status_code == 403, lambda: "still admitted")
     file.write_text(was)
-    wait_until(lambda: stack.call("demo-key-acme-0000000000").status_code == 200, lambda: "still refused")
+    wait_until(lambda: stack.call(stack.key("acme")).status_code == 200, lambda: "still refused")
 
 
 def test_a_stop_is_clean_and_a_new_start_has_all_of_it(stack: Project) -> None:

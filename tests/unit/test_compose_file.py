@@ -6,14 +6,17 @@ import re
 import shlex
 import subprocess
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from msgspec import structs
 
 from authz.cli import cli
+from authz.config import load
 from tests.unit.test_envoyconfig import assert_valid
 
 ROOT = Path(__file__).parents[2]
@@ -66,19 +69,38 @@ def test_the_example_of_an_env_has_what_can_be_set_and_its_default() -> None:
 
 def test_the_script_makes_each_secret_that_the_file_names(tmp_path: Path) -> None:
     """A second run keeps them."""
-    script = tmp_path / "secrets.sh"
-    script.write_text((ROOT / "deploy/compose/secrets.sh").read_text("utf-8"))
-    (tmp_path / "secrets" / "pepper").mkdir(parents=True)  # as Docker leaves it that was started too early
+    place = tmp_path / "deploy/compose"
+    (place / "secrets" / "pepper").mkdir(parents=True)  # as Docker leaves it that was started too early
 
-    def made() -> dict[str, str]:
-        subprocess.run(["sh", script], check=True, capture_output=True)
-        return {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
-
-    first = made()
+    first = made(tmp_path)
+    keys = first.pop("api-keys")
     assert set(first) == {Path(it["file"]).name for it in FILE["secrets"].values()}
     assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in first.values())
     assert len(set(first.values())) == len(first)
-    assert made() == first
+    assert made(tmp_path) == {**first, "api-keys": keys}
+
+
+def made(clone: Path) -> dict[str, str]:
+    """Run the script in a clone; what is in its secrets then."""
+    for name in ("deploy/compose/secrets.sh", "authz/samples/plans.yaml"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_text((ROOT / name).read_text("utf-8"))
+    subprocess.run(["sh", clone / "deploy/compose/secrets.sh"], check=True, capture_output=True)
+    return {path.name: path.read_text() for path in (clone / "deploy/compose/secrets").iterdir()}
+
+
+def test_the_plans_to_begin_with_are_the_samples_with_keys_of_their_own(tmp_path: Path) -> None:
+    """Each key is known by its SHA-256 alone in the file that every user can read, and no key is a published one."""
+    keys = dict(line.split("=", 1) for line in made(tmp_path)["api-keys"].splitlines())
+    found = load(tmp_path / "deploy/compose/plans/plans.yaml")
+    sample = load(ROOT / "authz/samples/plans.yaml")
+    assert found.warning is None
+    assert {key.id: key.value_sha256 for key in found.resources.api_keys} == {
+        name: sha256(value.encode()).hexdigest() for name, value in keys.items()
+    }
+    assert len(set(keys.values())) == len(keys) == len(sample.resources.api_keys)
+    assert structs.replace(found.resources, api_keys=()) == structs.replace(sample.resources, api_keys=())
+    assert (tmp_path / "deploy/compose/secrets/api-keys").stat().st_mode & 0o077 == 0
 
 
 def test_envoys_configuration_is_what_the_page_says_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:

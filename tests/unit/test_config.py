@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from authz.cli import cli
 from authz.config import (
     REFUSED,
+    TAKES_PUBLISHED,
     Config,
     LoaderError,
     LoaderStoppedError,
@@ -53,8 +54,15 @@ apiKeys:
 """
 
 
+PLACE = re.compile(r" \(line \d+(, in [^()]+)?\)$")
+
+
 def refusal(text: str) -> list[str]:
-    """The lines that an operator reads about a file with such a text."""
+    """The lines that an operator reads about a file with such a text, without the line and the item at their ends."""
+    return [PLACE.sub("", line) for line in refusal_with_places(text)]
+
+
+def refusal_with_places(text: str) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         parse(text, "plans.yaml")
     return str(refused.value).splitlines()
@@ -130,7 +138,8 @@ def test_merges_of_merges_do_not_grow() -> None:
 
 THROTTLED = "$.apis[0].stages[0].gatewayResponses['THROTTLED']"
 PLAIN = "expected a number in decimal without leading zeros, or a text in quotes"
-NO_MAPPING = "expected a mapping, not a whole number"
+ZONELESS = "expected a time with its zone, such as 2030-01-31T23:59:59Z, got '2030-01-31T23:59:59'"
+NO_MAPPING = "expected a mapping, got 1"
 SHAPES = {
     "empty": ("", "plans.yaml: the file is empty"),
     "comment": ("# nothing yet", "plans.yaml: the file is empty"),
@@ -157,63 +166,63 @@ SHAPES = {
     ),
     "unknown field": ("apiz: []", "plans.yaml: $.apiz: unknown field; did you mean apis?"),
     "misspelt settings": ("setings: {}", "plans.yaml: $.setings: unknown field; did you mean settings?"),
-    "settings as a list": ("settings: [1]", "plans.yaml: $.settings: expected a mapping, not a list"),
-    "setting": ("settings: {replicas: 0}", "plans.yaml: $.settings.replicas: expected a whole number ≥ 1"),
+    "settings as a list": ("settings: [1]", "plans.yaml: $.settings: expected a mapping, got a list"),
+    "setting": ("settings: {replicas: 0}", "plans.yaml: $.settings.replicas: expected a whole number ≥ 1, got 0"),
     "unknown setting": (
         "settings: {redisURL: redis://h}",
         "plans.yaml: $.settings.redisURL: unknown field; did you mean redisUrl?",
     ),
     "missing field": ("apiKeys: [{name: x, value: aaaaaaaaaaaaaaaaaaaa}]", "plans.yaml: $.apiKeys[0].id: required"),
-    "not a list": ("apis: {}", "plans.yaml: $.apis: expected a list, not a mapping"),
-    "nothing": ("apis: [null]", "plans.yaml: $.apis[0]: expected a mapping, not nothing"),
-    "id": ("apis: [{id: a b}]", "plans.yaml: $.apis[0].id: expected 1 to 128 letters, digits, - or _"),
+    "not a list": ("apis: {}", "plans.yaml: $.apis: expected a list, got a mapping"),
+    "nothing": ("apis: [null]", "plans.yaml: $.apis[0]: expected a mapping, got nothing"),
+    "id": ("apis: [{id: a b}]", "plans.yaml: $.apis[0].id: expected 1 to 128 letters, digits, - or _, got 'a b'"),
     "id with a line end": (
         'apis: [{id: "a\\n"}]',
         "plans.yaml: $.apis[0].id: expected 1 to 128 letters, digits, - or _",
     ),
     "number for a text": (
         "apis: [{id: 12}]",
-        "plans.yaml: $.apis[0].id: expected a text, not a whole number: put it in quotes",
+        "plans.yaml: $.apis[0].id: expected a text, got 12: put it in quotes",
     ),
     "yes for a text": (
         "apis: [{id: yes}]",
-        "plans.yaml: $.apis[0].id: expected a text, not true or false: put it in quotes",
+        "plans.yaml: $.apis[0].id: expected a text, got true: put it in quotes",
     ),
     "rate": (
         "usagePlans: [{id: p, name: P, throttle: {rateLimit: -1}}]",
-        "plans.yaml: $.usagePlans[0].throttle.rateLimit: expected a number ≥ 0",
+        "plans.yaml: $.usagePlans[0].throttle.rateLimit: expected a number ≥ 0, got -1",
     ),
     "rate that is none": (
         "usagePlans: [{id: p, name: P, throttle: {rateLimit: .nan}}]",
-        "plans.yaml: $.usagePlans[0].throttle.rateLimit: expected a number ≥ 0",
+        "plans.yaml: $.usagePlans[0].throttle.rateLimit: expected a number ≥ 0, got nan",
     ),
     "rate in words": (
         "usagePlans: [{id: p, name: P, throttle: {rateLimit: fast}}]",
-        "plans.yaml: $.usagePlans[0].throttle.rateLimit: expected a number, not a text",
+        "plans.yaml: $.usagePlans[0].throttle.rateLimit: expected a number, got 'fast'",
     ),
     "burst": (
         "usagePlans: [{id: p, name: P, throttle: {burstLimit: 2147483648}}]",
-        "plans.yaml: $.usagePlans[0].throttle.burstLimit: expected a whole number ≤ 2147483647",
+        "plans.yaml: $.usagePlans[0].throttle.burstLimit: expected a whole number ≤ 2147483647, got 2147483648",
     ),
     "stage rate": (
         "apis: [{id: a, stages: [{name: s, methodSettings: {'*/*': {throttlingRateLimit: -2}}}]}]",
-        "plans.yaml: $.apis[0].stages[0].methodSettings['*/*'].throttlingRateLimit: expected a number ≥ -1",
+        "plans.yaml: $.apis[0].stages[0].methodSettings['*/*'].throttlingRateLimit: expected a number ≥ -1, got -2",
     ),
     "quota of 0": (
         "usagePlans: [{id: p, name: P, quota: {limit: 0, period: DAY}}]",
-        "plans.yaml: $.usagePlans[0].quota.limit: expected a whole number ≥ 1",
+        "plans.yaml: $.usagePlans[0].quota.limit: expected a whole number ≥ 1, got 0",
     ),
     "period": (
         "usagePlans: [{id: p, name: P, quota: {limit: 1, period: YEAR}}]",
-        "plans.yaml: $.usagePlans[0].quota.period: expected one of DAY, WEEK, MONTH",
+        "plans.yaml: $.usagePlans[0].quota.period: expected one of DAY, WEEK, MONTH, got 'YEAR'",
     ),
     "mode": (
         "usagePlans: [{id: p, name: P, mode: shaddow}]",
-        "plans.yaml: $.usagePlans[0].mode: expected one of enforce, shadow",
+        "plans.yaml: $.usagePlans[0].mode: expected one of enforce, shadow, got 'shaddow'",
     ),
     "empty name": (
         "usagePlans: [{id: p, name: ''}]",
-        "plans.yaml: $.usagePlans[0].name: expected at least 1 character",
+        "plans.yaml: $.usagePlans[0].name: expected at least 1 character, got ''",
     ),
     "unknown verb": (
         "apis: [{id: a, resources: {/pets: {FETCH: {}}}}]",
@@ -221,15 +230,15 @@ SHAPES = {
     ),
     "status": (
         "apis: [{id: a, stages: [{name: s, gatewayResponses: {THROTTLED: {statusCode: '600'}}}]}]",
-        f"plans.yaml: {THROTTLED}.statusCode: expected a status of three digits, such as '429'",
+        f"plans.yaml: {THROTTLED}.statusCode: expected a status of three digits, such as '429', got '600'",
     ),
     "expiry": (
         "apiKeys: [{id: k, value: aaaaaaaaaaaaaaaaaaaa, expiresAt: tomorrow}]",
-        "plans.yaml: $.apiKeys[0].expiresAt: expected a time such as 2030-01-31T23:59:59Z",
+        "plans.yaml: $.apiKeys[0].expiresAt: expected a time such as 2030-01-31T23:59:59Z, got 'tomorrow'",
     ),
     "expiry without zone": (
         "apiKeys: [{id: k, value: aaaaaaaaaaaaaaaaaaaa, expiresAt: 2030-01-31T23:59:59}]",
-        "plans.yaml: $.apiKeys[0].expiresAt: expected a time with its zone, such as 2030-01-31T23:59:59Z",
+        f"plans.yaml: $.apiKeys[0].expiresAt: {ZONELESS}",
     ),
     "expiry that no year holds in UTC": (
         "apiKeys: [{id: k, value: aaaaaaaaaaaaaaaaaaaa, expiresAt: '9999-12-31T23:59:59-14:00'}]",
@@ -270,7 +279,7 @@ SHAPES = {
     ),
     "long path": (
         "apis: [{id: a, resources: {'/customers/{id}/orders': {GET: 1}}}]",
-        "plans.yaml: $.apis[0].resources['/customers/{id}/orders']['GET']: expected a mapping, not a whole number",
+        "plans.yaml: $.apis[0].resources['/customers/{id}/orders']['GET']: expected a mapping, got 1",
     ),
     "long kind of response": (
         "apis: [{id: a, stages: [{name: s, gatewayResponses: {MISSING_AUTHENTICATION_TOKEN: 1}}]}]",
@@ -411,7 +420,7 @@ async def test_the_child_hands_back_what_the_file_holds(tmp_path: Path) -> None:
 async def test_the_child_hands_back_the_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "plans.yaml"
     path.write_text(FILE.replace("50", "fast"))
-    with pytest.raises(ConfigError, match=r"rateLimit: expected a number, not a text") as refused:
+    with pytest.raises(ConfigError, match=r"rateLimit: expected a number, got") as refused:
         await load_in_child(path)
     assert not isinstance(refused.value, LoaderError)
     ended = child(path)
@@ -450,3 +459,88 @@ def test_a_configuration_survives_messagepack() -> None:
     config = Config({"replicas": 2}, resources(), "abc", ("/plans.yaml", 1, 2, 3, 4))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=Config) == config
     assert value_of("k1") not in repr(config)
+
+
+# --- published keys -----------------------------------------------------------------------------------------------
+
+SAMPLE = Path(__file__).parents[2] / "authz/samples/plans.yaml"
+
+
+def test_the_keys_of_the_sample_open_nothing() -> None:
+    """Everybody can read them; they are turned off, in the form of a digest too, and said."""
+    found = load(SAMPLE)
+    assert [key.enabled for key in found.resources.api_keys] == [False] * 5
+    assert found.published == tuple(key.id for key in found.resources.api_keys)
+    assert found.warning
+    assert "See `authz new-key`" in found.warning
+    digests = [f"{{id: {key.id}, valueSha256: {key.value_sha256}}}" for key in found.resources.api_keys]
+    again = parse(f"apiKeys: [{', '.join(digests)}]", "plans.yaml")
+    assert again.published == found.published
+
+
+@pytest.mark.parametrize("value", ["demo-key-acme-0000000001", "demo-key-mine-and-no-other"])
+def test_a_key_that_is_made_after_the_samples_pattern_opens_nothing(value: str) -> None:
+    assert parse(f"apiKeys: [{{id: k1, value: {value}}}]", "plans.yaml").published == ("k1",)
+
+
+@pytest.mark.parametrize("value", ["my-demo-key-acme-0000000", "demo-keys-of-ours-0000000", "Demo-Key-Acme-0000000000"])
+def test_another_key_opens_what_its_plan_says(value: str) -> None:
+    found = parse(f"apiKeys: [{{id: k1, value: {value}}}]", "plans.yaml")
+    assert (found.published, found.resources.api_keys[0].enabled) == ((), True)
+
+
+def test_authz_up_alone_takes_the_keys_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TAKES_PUBLISHED, "true")
+    found = load(SAMPLE)
+    assert (found.published, [key.enabled for key in found.resources.api_keys]) == ((), [True] * 5)
+
+
+# --- places -------------------------------------------------------------------------------------------------------
+
+LONG = "\n".join(
+    [
+        "apis:",
+        "  - {id: a1, stages: [{name: prod}]}",
+        "usagePlans:",
+        *(f"  - id: plan-{n}\n    name: Plan {n}\n    throttle:\n      burstLimit: {n}" for n in range(500)),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("was", "wrong", "says"),
+    [
+        (
+            "burstLimit: 400",
+            "burstLimit: 1.5",
+            "throttle.burstLimit: expected a whole number, got 1.5 (line 1607, in plan-400)",
+        ),
+        ("burstLimit: 400", "burstLimit: lots", "expected a whole number, got 'lots' (line 1607, in plan-400)"),
+        ("burstLimit: 400", "burstlimit: 4", "unknown field; did you mean burstLimit? (line 1607, in plan-400)"),
+        ("name: Plan 400", "name: ", "name: expected a text, got nothing (line 1605, in plan-400)"),
+        ("id: plan-400", "id: plan-399", "is already used by $.usagePlans[399].id (line 1604, in plan-399)"),
+        ("id: plan-400", "nope: 1", "id: required (line 1604, in Plan 400)"),
+    ],
+)
+def test_a_mistake_in_a_large_file_has_its_line_its_item_and_its_value(was: str, wrong: str, says: str) -> None:
+    lines = refusal_with_places(LONG.replace(f"{was}\n", f"{wrong}\n"))
+    assert [line for line in lines if says in line] != [], lines
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "apiKeys: [{id: k1, value: 31415926}]",
+        "apiKeys: [{id: k1, valueSha256: 31415926}]",
+        "apiKeys: [{id: k1, value: [31415926]}]",
+        "apiKeys: [{id: k1, value: 'x-31415926'}]",
+        "apiKeys: [{id: k1, value: a-31415926-that-is-long-enough\n, keys: 3}]",
+        "usagePlans: [{id: p, name: P, quota: {limit: a-31415926-of-some-length, period: DAY}}]",
+        "usagePlans: [{id: p, name: P, keys: [a-31415926-of-some-length]}]",
+        "apis: [{id: 'a 31415926 of some length', name: 1}]",
+        "settings: {redisUrl: 31415926}",
+        "settings: {redisUrl: 'redis://:31415926@h/x'}",
+    ],
+)
+def test_a_value_that_might_be_secret_is_not_shown(text: str) -> None:
+    assert [line for line in refusal_with_places(text) if "31415926" in line] == []

@@ -1,0 +1,104 @@
+"""Where a fault stands in a file, and what stands there: the value, the line and the id of the item around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import yaml
+
+from authz.core.rules import Problem, shortened
+
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # PyYAML built without libyaml
+    from yaml import SafeLoader  # type: ignore[assignment]
+
+STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\['(.*?)'\]")
+KIND: Final = re.compile(r", not (?:a text|a whole number|a number|true or false|nothing|a list|a mapping)(?=:|$)")
+SECRET: Final = re.compile(r"\.(?:value|valueSha256|redisUrl)$")
+MISSING: Final = object()
+
+Step = str | int
+
+
+def located(found: Iterable[Problem], document: Any, text: str) -> Iterator[Problem]:
+    """The problems of a YAML text, each with the value that is wrong, its line and whose it is.
+
+    A value that might be a key's is not shown: none that is as long as a key, and none in a key's place.
+    """
+    root = yaml.compose(text, Loader=SafeLoader)
+    for problem in found:
+        steps = list(_steps(problem.address))
+        value, ids = _walked(document, steps)
+        rule = problem.rule if SECRET.search(problem.address) else _with_value(problem.rule, value)
+        place = ", ".join([f"line {_line(root, steps)}", *(f"in {one}" for one in ids[-1:] if _is_shown(one))])
+        yield Problem(problem.address, f"{rule} ({place})")
+
+
+def _steps(address: str) -> Iterator[Step]:
+    for name, index, key in STEP.findall(address.removeprefix("$")):
+        yield int(index) if index else name or key
+
+
+def _walked(value: Any, steps: list[Step]) -> tuple[Any, list[str]]:
+    """What stands there, and the ids or names of the items on the way."""
+    ids: list[str] = []
+    for step in steps:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return MISSING, ids
+        if isinstance(step, int) and isinstance(value, dict):
+            ids += [str(value[name]) for name in ("id", "name") if isinstance(value.get(name), str | int)][:1]
+    return value, ids
+
+
+def _with_value(rule: str, value: Any) -> str:
+    shown = None if value is MISSING else _shown(value)
+    if not rule.startswith("expected") or shown is None:
+        return rule
+    if KIND.search(rule):
+        return KIND.sub(lambda _: f", got {shown}", rule, count=1)
+    return rule if isinstance(value, dict | list) else f"{rule}, got {shown}"
+
+
+def _shown(value: Any) -> str | None:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f"'{value}'" if _is_shown(value) else None
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+        case _:
+            return shortened(value)
+
+
+def _is_shown(text: str) -> bool:
+    return shortened(text) == text and text.isprintable()
+
+
+def _line(node: yaml.Node | None, steps: list[Step]) -> int:
+    """That of the place, or of what is nearest to it."""
+    at = node
+    for step in steps:
+        below = _below(at, step)
+        if below is None:
+            break
+        at = below
+    return at.start_mark.line + 1 if at else 1
+
+
+def _below(node: yaml.Node | None, step: Step) -> yaml.Node | None:
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        found: yaml.Node = node.value[step]
+        return found
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if getattr(key, "value", None) == step), None)
+    return None
