@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,8 +18,9 @@ from click.core import ParameterSource
 
 from authz import config, log
 from authz.check import LimiterUnavailable
-from authz.cli_control import audit, control, credentials
+from authz.cli_control import audit, control, credentials, with_options
 from authz.cli_doctor import doctor
+from authz.cli_options import FILE, Grouped, takes_file
 from authz.cli_transfer import COMMANDS
 from authz.config import Config
 from authz.core.catalog import Catalog
@@ -32,26 +33,31 @@ from authz.faults import ConfigError
 from authz.limiter import RedisLimiter
 from authz.redisurl import mask_url
 from authz.settings import Loaded, Option, Settings, endpoints_of, load_settings, options
-from authz.up import UpOptions
+from authz.up import PORTS, Port, UpOptions, ports_from
 from authz.up import up as run_up
 from authz.workers import serve as run_serve
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ENVOY, UP = EnvoyOptions(), UpOptions()
+ENVOY = EnvoyOptions()
 SDS = Tls(ca="", name="").sds
 EXPLAIN_SECONDS = 2.0
 
 CONFIG = click.option(
     "--config",
     "path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     envvar="AUTHZ_CONFIG",
     show_envvar=True,
     default="plans.yaml",
     show_default=True,
     help="The configuration file.",
 )
+
+
+def config_file(command: F) -> F:
+    """The configuration file, as --config or as an argument."""
+    return takes_file()(CONFIG(command))
 
 
 def settings_flags(*fields: str) -> Callable[[F], F]:
@@ -79,7 +85,36 @@ def _help(option: Option) -> str:
     return f"{option.help}  [env: {option.variable}; default: {str(option.default).lower()}]"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class Commands(Grouped):
+    """All commands, by what they are for."""
+
+    sections = {
+        "Try": {
+            "up": "Start everything on this machine.",
+            "explain": "Tell what a request would be answered, and why.",
+        },
+        "Run": {
+            "serve": "The sidecar that Envoy asks.",
+            "control": "The control plane, for AWS's tools.",
+            "envoy-config": "Print Envoy's side.",
+        },
+        "Plans": {
+            "check-config": "Say what is wrong with a plans.yaml.",
+            "new-key": "Make an API key's value.",
+            "import": "Bring plans from files into the store.",
+            "export": "Write the store's plans to files.",
+        },
+        "Operate": {
+            "doctor": "Find the traps in a running system.",
+            "credentials": "Who may call the control plane.",
+            "audit": "Who changed what.",
+            "backup": "Write all of an account to a file.",
+            "restore": "Bring it back.",
+        },
+    }
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="envoy-usage-plans")
 def cli() -> None:
     """Usage plans for any Envoy: API keys, throttles and quotas as Amazon API Gateway sells them."""
@@ -104,7 +139,7 @@ def _load(path: Path, flags: Mapping[str, object | None]) -> tuple[Config, Loade
 
 
 @cli.command()
-@CONFIG
+@config_file
 @settings_flags()
 def serve(path: Path, **flags: object | None) -> None:
     """Run the sidecar that Envoy asks.
@@ -130,7 +165,7 @@ def _to_serve(path: Path, flags: Mapping[str, object | None]) -> tuple[Settings,
 
 
 @cli.command("check-config")
-@CONFIG
+@config_file
 @click.option("--show", is_flag=True, help="Print each setting and where it comes from, secrets masked.")
 @settings_flags()
 def check_config(path: Path, show: bool, **flags: object | None) -> None:
@@ -144,6 +179,8 @@ def check_config(path: Path, show: bool, **flags: object | None) -> None:
     click.echo(f"{path}: {counts}; {'no rule is broken' if unmeant else 'nothing wrong'}")
     for problem in unmeant:
         click.echo(f"warning: {problem}", err=True)
+    if read.warning:
+        click.echo(f"warning: {path}: {read.warning}", err=True)
     if show:
         shown = loaded.shown()
         width = max(len(name) for name, _, _ in shown)
@@ -161,9 +198,9 @@ def new_key() -> None:
 
 
 @cli.command()
-@CONFIG
 @click.argument("method")
 @click.argument("url")
+@config_file
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; repeatable.")
 @click.option("-e", "--extension", "extensions", multiple=True, metavar="NAME=VALUE", help="A context extension.")
 @click.option("-m", "--metadata", multiple=True, metavar="NAMESPACE=JSON", help="Dynamic metadata, for AUTHORIZER.")
@@ -235,7 +272,7 @@ def _json(text: str) -> Any:
 
 
 @cli.command("envoy-config")
-@CONFIG
+@config_file
 @click.option("--listen", default=ENVOY.listen, show_default=True, help="Where Envoy listens.")
 @click.option("--admin", default=ENVOY.admin, show_default=True, help="Envoy's administration interface.")
 @click.option("--stats-listen", help="Serve /stats/prometheus and /ready here, and nothing else, for Prometheus.")
@@ -328,33 +365,32 @@ def _check_tls(settings: Settings, options: EnvoyOptions) -> None:
         raise ValueError("authz asks who calls (tlsClientCaFile): --tls-cert and --tls-key name what Envoy shows")
 
 
-PORT = click.IntRange(1, 65535)
-
-
-def _port(option: str, field: str, what: str) -> Callable[[F], F]:
-    default = getattr(UP, field)
-    help_text = f"Port of {what}, on 127.0.0.1."
-    return click.option(option, field, type=PORT, default=default, show_default=True, help=help_text)
+def _port(port: Port) -> Callable[[F], F]:
+    text = f"Port of {port.what}, on 127.0.0.1.  [default: {port.default}]"
+    return click.option(port.option, port.field, type=click.IntRange(1, 65535), help=text)
 
 
 @cli.command()
+@takes_file()
+@click.option("--config", "path", type=FILE, help="Your own configuration.  [default: the sample]")
 @click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Your own configuration.  [default: the sample]",
+    "--port-base",
+    type=click.IntRange(1, 65536 - len(PORTS)),
+    help=f"Use the {len(PORTS)} ports from this one on, in the order of the next {len(PORTS)} options.",
 )
-@_port("--envoy-port", "envoy_port", "Envoy")
-@_port("--admin-port", "admin_port", "Envoy's administration interface")
-@_port("--echo-port", "echo_port", "the echo upstream")
-@_port("--control-port", "control_port", "the control plane")
-@_port("--grpc-port", "grpc_port", "the sidecar's gRPC server")
-@_port("--http-port", "http_port", "the sidecar's metrics and health")
+@with_options(*map(_port, PORTS))
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep data and logs here.")
 @click.option("--redis-url", help="Use this Redis instead of an embedded Valkey.")
 @click.option(
-    "--host", type=click.Choice(["grpcio", "pyvoy"]), help="What serves gRPC.  [default: pyvoy if it is there]"
+    "--host", type=click.Choice(["grpcio", "pyvoy"]), help="What serves gRPC.  [default: pyvoy where it can run]"
 )
 @click.option("--envoy-binary", type=click.Path(path_type=Path, dir_okay=False), help="Use this Envoy.")
-def up(**options: Any) -> None:
+def up(path: Path | None, port_base: int | None, **options: Any) -> None:
     """Run everything on this machine, to try it: Envoy, the sidecar, Valkey and an echo upstream. Ctrl-C ends it."""
-    sys.exit(asyncio.run(run_up(replace(UP, **options))))
+    try:
+        code = asyncio.run(run_up(UpOptions(config=path, **{**options, **ports_from(options, port_base)})))
+    except KeyboardInterrupt:  # before it has begun to listen for one
+        code = 0
+        click.echo("\nauthz up: stopped")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all has ended, and one more Ctrl-C would only bring a traceback
+    sys.exit(code)

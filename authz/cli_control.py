@@ -16,6 +16,7 @@ import uvloop
 
 from authz import config as configuration
 from authz import log
+from authz.cli_options import FILE, takes_file
 from authz.control import auth
 from authz.control.server import LISTEN, ControlOptions
 from authz.control.server import serve as run_control
@@ -35,7 +36,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SECONDS = 10.0
 LIST_PAGE = 500
-FILE = click.Path(path_type=Path, dir_okay=False)
 PEPPER_VARIABLE, KEY_VARIABLE = "AUTHZ_PEPPER_FILE", "AUTHZ_SEALING_KEY_FILE"
 
 PLACE = (
@@ -64,6 +64,7 @@ def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
 @click.command()
 @click.option("--listen", default=LISTEN, show_default=True, help="Where AWS's tools call: host:port or unix:/path.")
 @click.option("--http-listen", help="Where /metrics, /healthz and /readyz are, for all who reach it; off unless given.")
+@takes_file()
 @click.option("--config", "path", type=FILE, envvar="AUTHZ_CONFIG", help="A file whose resources are shown as well.")
 @with_options(*PLACE, *SECRETS)
 @click.option(
@@ -218,6 +219,7 @@ def create(
     else:
         click.echo(f"export AWS_ACCESS_KEY_ID={new.credential.id}")
         click.echo(f"export AWS_SECRET_ACCESS_KEY={new.secret}")
+        click.echo("unset AWS_SESSION_TOKEN")  # another account's would have each call refused
 
 
 def _operator() -> str:

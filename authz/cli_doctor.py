@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from authz import config as configuration
+from authz.cli_options import File, takes_file
 from authz.core.resources import Api
 from authz.core.rules import Problem
 from authz.doctor.examine import examine
@@ -20,7 +21,7 @@ from authz.faults import ConfigError
 from authz.redisurl import check_tls_files, mask_url
 from authz.settings import with_password_of
 
-FILE: Final = click.Path(path_type=Path, dir_okay=False, exists=True)
+FILE: Final = File(exists=True)
 
 
 def _addresses(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -56,6 +57,7 @@ def _addresses(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -
 @click.option("--redis", metavar="URL", help="The Redis of the sidecars, spelt as redisUrl is.")
 @click.option("--redis-password-file", type=FILE, help="File with the password of Redis, for a URL that has none.")
 @click.option("--account-id", envvar="AUTHZ_ACCOUNT_ID", help="The account in Redis.  [default: what a sidecar says]")
+@takes_file()
 @click.option("--config", "path", type=FILE, help="The sidecars' file, to know which headers they read.")
 @click.option("--cluster", "clusters", multiple=True, help="The cluster that is ours, if Envoy asks others too.")
 @click.option("--grpc-ca", type=FILE, help="CA certificates (PEM): --grpc speaks TLS.")

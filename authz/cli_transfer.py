@@ -11,7 +11,8 @@ from typing import TypeVar
 import click
 
 from authz import transfer
-from authz.cli_control import FILE, PLACE, SECRETS, on_store, with_options
+from authz.cli_control import PLACE, SECRETS, on_store, with_options
+from authz.cli_options import FILE, File, takes_file
 from authz.files import written
 from authz.inbound import Reading
 from authz.sealing import Sealer, load_sealer
@@ -19,6 +20,8 @@ from authz.store import Store
 from authz.transfer import Export, Import, everything
 
 T = TypeVar("T")
+
+PATH = File(exists=True, directories=True)
 
 SECONDS = 60.0  # a whole store in one answer takes longer than a request's budget
 
@@ -37,7 +40,8 @@ def _warn(warnings: list[str]) -> None:
 
 
 @click.command("import")
-@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@takes_file("PATH", required=True, kind=PATH)
+@click.option("--config", "path", type=PATH, help="Another way to name the PATH.")
 @click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
 @click.option("--api-id", metavar="ID", help="The id of an OpenAPI document's API; made of its title unless given.")
 @click.option("--stage", metavar="NAME", help="Deploy an OpenAPI document's API to this stage.")
@@ -122,7 +126,7 @@ def backup(path: Path, redis_url: str | None, account_id: str | None) -> None:
 
 
 @click.command("restore")
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("path", type=File(exists=True))
 @with_options(*PLACE)
 @click.confirmation_option(
     "--yes", help="Do not ask.", prompt="This replaces all resources and counters of the account. Go on?"

@@ -78,13 +78,13 @@ def check_host(settings: Settings) -> None:
         Material.read(files)  # Envoy would tell what is wrong in a thousand words
 
 
-def is_available() -> bool:
-    """Whether pyvoy can run here."""
+def obstacle() -> str | None:
+    """Why pyvoy cannot run here, with what helps; None where it can. `authz up` and the tests choose by it."""
     try:
-        check_host(Settings())
-    except ConfigError:
-        return False
-    return True
+        _pyvoy()
+    except ConfigError as error:
+        return error.problems[0].rule
+    return None
 
 
 def replace_by_envoy(settings: Settings, file: tuple[Path, Config] | None) -> None:

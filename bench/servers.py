@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -23,6 +22,7 @@ import yaml
 
 from authz.config import load
 from authz.envoyconfig import EnvoyOptions, Part, render
+from authz.pyvoy_launch import obstacle
 from authz.up import die_with_parent, envoy_binary, valkey_binary
 from bench.h2 import Connection, framed
 from bench.inputs import CHECK, admits, check_request, value_of
@@ -60,12 +60,8 @@ class NotStarted(Exception):  # noqa: N818  (named for what has happened)
 
 
 def hosts() -> list[Host]:
-    """Those that this installation has."""
-    return ["grpcio", *(["pyvoy"] if _has("pyvoy") and _has("authz.host_pyvoy") else [])]  # type: ignore[list-item]
-
-
-def _has(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    """Those that run here."""
+    return ["grpcio"] if obstacle() else ["grpcio", "pyvoy"]
 
 
 @contextmanager

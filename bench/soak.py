@@ -40,7 +40,7 @@ from authz.pb import ext_authz_pb2 as pb
 from bench.h2 import Connection, framed
 from bench.inputs import CHECK, check_request, value_of
 from tests.proxy import Proxy, proxy
-from tests.servers import HOSTS, AuthzServer, Host, RedisServer, authz_serve, redis_server
+from tests.servers import AuthzServer, Host, RedisServer, authz_serve, redis_server
 
 ACCOUNT = "soak"
 RATE, BURST, QUOTA = 20, 10, 300
@@ -507,7 +507,7 @@ def soak(host: Host, policy: str, pause_seconds: float, goes_on: Callable[[int],
 @click.option("--minutes", type=click.FloatRange(0.1, 120), default=10.0, show_default=True)
 @click.option("--pause", type=click.FloatRange(0.1, 60), default=4.0, show_default=True, help="Seconds between events.")
 @click.option("--policy", type=click.Choice(["deny", "local"]), default="deny", show_default=True)
-@click.option("--host", type=click.Choice(HOSTS), default="grpcio", show_default=True)
+@click.option("--host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
 def main(minutes: float, pause: float, policy: str, host: Host) -> None:
     end = time.monotonic() + 60 * minutes
     report = soak(host, policy, pause, lambda _number: time.monotonic() < end)

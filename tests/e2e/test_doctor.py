@@ -211,7 +211,7 @@ def test_the_report_for_machines_tells_each_finding_in_full(fail_open: EnvoyServ
         (("--redis", "redis://:secret@h:port/0"), "flag --redis: expected a URL with a host and a port number"),
         (("--envoy", "http://me:secret@127.0.0.1:1"), "Invalid value for '--envoy': expected http://host:port"),
         (("--sidecar", "file:///etc/hostname"), "Invalid value for '--sidecar': expected http://host:port"),
-        (("--envoy", "http://127.0.0.1:1", "--config", "/nowhere"), "'/nowhere' does not exist"),
+        (("--envoy", "http://127.0.0.1:1", "--config", "/nowhere"), "/nowhere: no such file"),
         (("--grpc", "h:1", "--grpc-cert", str(FILE)), "--grpc-cert and --grpc-key belong together"),
         (("--envoy", "h:1", "--grpc-ca", str(FILE)), "--grpc-ca and its like are for --grpc"),
         (("--envoy", "h:1", "--redis-password-file", str(FILE)), "--redis-password-file is for --redis"),

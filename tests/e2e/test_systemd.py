@@ -21,7 +21,8 @@ from authz.settings import Settings
 from authz.workers import KILL_SECONDS
 from tests.builders import resources
 from tests.e2e.stack import write
-from tests.servers import HOST, HOSTS, Host, RedisServer, Server, free_port, is_ok, until
+from tests.hosts import HOSTS
+from tests.servers import HOST, Host, RedisServer, Server, free_port, is_ok, until
 from tests.servers import _running as running
 
 UNITS: Final = Path(__file__).parents[2] / "deploy/systemd"

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 
 from authz.up import die_with_parent
-from tests.servers import HOST, free_port, redis_server, until
+from tests.hosts import NO_PYVOY
+from tests.servers import HOST, free_port, free_ports, redis_server, until
 
 OPTIONS = ("--envoy-port", "--admin-port", "--echo-port", "--control-port", "--grpc-port", "--http-port")
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 120
+READY = "The lines above"  # the last that it prints
 PROGRAMS = ("valkey-server", "authz.echo", "authz control", "authz serve", "envoy")
 
 
@@ -41,8 +43,11 @@ class Up:
         return self.process.poll() is not None
 
     def until_ready(self) -> None:
-        until(lambda: "Ctrl-C" in self.text or self.has_ended, "authz up has not said that it is ready")
-        assert not self.has_ended, self.text
+        self.until_says(READY)
+
+    def until_says(self, words: str) -> None:
+        until(lambda: words in self.text or self.has_ended, f"authz up has not said {words!r}")
+        assert words in self.text, self.text
 
     def line(self, nth: int) -> str:
         return [line for line in self.text.splitlines() if line.startswith("  curl ")][nth]
@@ -58,7 +63,7 @@ class Up:
     @property
     def aws_environment(self) -> str:
         """The lines to paste before the aws cli."""
-        return "\n".join(line.strip() for line in self.text.splitlines() if line.startswith("  export AWS_"))
+        return "\n".join(line.strip() for line in self.text.splitlines() if re.match(r"  (export|unset) AWS_", line))
 
     def aws(self, command: str) -> Any:
         """What `aws apigateway …` prints after the pasted lines."""
@@ -93,13 +98,17 @@ def ports() -> list[str]:
     return [word for option in OPTIONS for word in (option, str(free_port()))]
 
 
+COMMAND = ("-m", "authz")
+
+
 @contextmanager
-def up(directory: Path, *args: str) -> Iterator[Up]:
+def up(directory: Path, *args: str, python: Sequence[str] = COMMAND) -> Iterator[Up]:
+    """`authz up` in this directory, by `python` with these arguments."""
     output = directory / "output"
     # Its own temporary directory, since one that is killed leaves files behind; a short path, for a socket lies there.
     with TemporaryDirectory(prefix="authz-test-") as scratch, output.open("wb") as written:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "authz", "up", *args],
+            [sys.executable, "-P", *python, "up", *args],
             stdout=written,
             stderr=subprocess.STDOUT,
             cwd=directory,
@@ -154,7 +163,35 @@ def test_an_exhausted_quota_shows_limit_exceeded(running: Up) -> None:
 
 
 def test_it_takes_the_faster_host_where_it_is_and_says_so(running: Up) -> None:
-    assert "served by pyvoy" in running.text
+    assert f"served by {'grpcio' if NO_PYVOY else 'pyvoy'}" in running.text
+
+
+NO_LIBRARY = """
+import sys
+from authz import pyvoy_launch
+sys.modules["pyvoy"] = type(sys)("pyvoy")
+pyvoy_launch._envoy_environ = dict
+from authz.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "helps"),
+    [
+        (NO_LIBRARY, "needs a Python with a shared library", "apt install libpython3."),
+        (NO_LIBRARY.replace('type(sys)("pyvoy")', "None"), "not installed", "pip install '.[fast]'"),
+    ],
+    ids=["no shared library", "no wheel"],
+)
+def test_where_the_faster_host_cannot_run_the_banner_says_why(code: str, why: str, helps: str, tmp_path: Path) -> None:
+    with up(tmp_path, *ports(), python=("-c", code)) as it:
+        it.until_ready()
+        (line,) = [line for line in it.text.splitlines() if "served by" in line]
+        assert it.curl(0).endswith(" 403")
+    assert "served by grpcio. The faster host, pyvoy" in line
+    assert why in line
+    assert helps in line
 
 
 def test_each_line_stands_below_what_it_answers(running: Up) -> None:
@@ -173,7 +210,89 @@ def test_taken_ports_are_named_with_the_options_that_move_them(running: Up, tmp_
         with up(tmp_path, *args) as second:
             assert second.process.wait(DEADLINE_SECONDS) == 1
     assert f"port {taken[0]} is taken; --echo-port PORT moves the echo upstream" in second.text
-    assert f"port {taken[1]} is taken; --http-port PORT moves authz's metrics and health" in second.text
+    assert f"port {taken[1]} is taken; --http-port PORT moves the sidecar's metrics and health" in second.text
+
+
+def test_one_option_moves_all_ports(tmp_path: Path) -> None:
+    """And the option of one port goes before it."""
+    base, other = free_ports(6), free_port()
+    with up(tmp_path, "--port-base", str(base), "--admin-port", str(other)) as it:
+        it.until_ready()
+        assert it.way_in == f"http://{HOST}:{base}"
+        assert f"http://{HOST}:{other} (its admin" in it.text
+        assert [f"{HOST}:{base + at}" in it.text for at in (0, 1, 3, 4, 5)] == [True, False, True, True, True]
+        assert it.curl(0).endswith(" 403")
+        (tmp_path / "second").mkdir()
+        with up(tmp_path / "second", "--port-base", str(base), "--admin-port", str(other)) as second:
+            assert second.process.wait(DEADLINE_SECONDS) == 1
+    assert "another one runs here, it seems" in second.text
+    assert "--port-base 20000" in second.text
+    assert len(second.text.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (("--envoy-port", "--admin-port"), ("Envoy (--envoy-port)", "Envoy's administration interface (--admin-port)")),
+        (("--grpc-port", "--http-port"), ("the sidecar's gRPC server", "the sidecar's metrics and health")),
+        (("--echo-port", "--control-port"), ("the echo upstream", "the control plane")),
+    ],
+)
+def test_a_port_that_is_given_twice_is_said_to_be(
+    given: tuple[str, str], names: tuple[str, str], tmp_path: Path
+) -> None:
+    port = str(free_port())
+    with up(tmp_path, *ports(), *(word for option in given for word in (option, port))) as it:
+        assert it.process.wait(DEADLINE_SECONDS) == 1
+    assert f"port {port} is given twice" in it.text
+    assert all(name in it.text for name in names)
+    assert "is taken" not in it.text
+
+
+@pytest.mark.parametrize("base", ["0", "65531", "x"])
+def test_a_base_without_room_for_all_ports_is_refused(base: str, tmp_path: Path) -> None:
+    with up(tmp_path, "--port-base", base) as it:
+        assert it.process.wait(DEADLINE_SECONDS) == 2
+    assert "--port-base" in it.text
+
+
+MOMENTS = ("", "Starting", "control is ready", "envoy is ready")
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda it: it or "at once")
+def test_ctrl_c_ends_it_quietly_at_any_moment(moment: str, tmp_path: Path) -> None:
+    with up(tmp_path, *ports()) as it:
+        it.until_says(moment)
+        code = it.end(signal.SIGINT)
+    assert "Traceback" not in it.text
+    assert (code == 0 and it.text.endswith("authz up: stopped\n")) or moment == "", it.text
+
+
+def test_it_says_what_it_waits_for(running: Up) -> None:
+    said = re.findall(r"^  (\w+) is ready$", running.text, re.MULTILINE)
+    assert said == ["valkey", "echo", "control", "authz", "envoy"]
+
+
+def test_the_terminal_tells_what_becomes_of_an_edit(tmp_path: Path) -> None:
+    """A mistake with its place, and that the old limits go on; then that the mended file is in force."""
+    with up(tmp_path, "--data-dir", str(tmp_path / "data"), *ports()) as it:
+        it.until_ready()
+        plans = tmp_path / "data/plans.yaml"
+        right = plans.read_text()
+        for wrong, place in (
+            (right.replace("limit: 3,", "limit: three,"), "$.usagePlans[4].quota.limit: expected a whole number"),
+            (right.replace("period: DAY }", "period: DAY"), "not valid YAML"),
+            (right.replace("keys: [guest]", "keys: [gust]"), "gust"),
+            (right + "settings: {nothing: 1}\n", "nothing"),
+        ):
+            plans.write_text(wrong)
+            it.until_says(place)
+            assert f"{plans}: refused; what was in force before stays so" in it.text
+        plans.unlink()
+        it.until_says("no such file")
+        assert it.curl(3) == '{"message":"Limit Exceeded"} 429'
+        plans.write_text(right.replace("limit: 3,", "limit: 5,"))
+        it.until_says(f"{plans}: in force")
 
 
 def _listen(at: socket.socket) -> int:
@@ -256,6 +375,14 @@ def test_the_pasted_lines_lead_the_aws_cli_here(running: Up) -> None:
     made = running.aws("create-api-key --name bob --enabled")
     assert running.aws(f"get-api-key --api-key {made['id']} --include-value")["value"] == made["value"]
     assert {"acme", made["id"]} <= {key["id"] for key in running.aws("get-api-keys")["items"]}
+
+
+def test_the_pasted_lines_work_in_a_shell_that_knew_another_account(running: Up) -> None:
+    """A session token of the old account would go along, and each call be refused."""
+    before = (
+        "export AWS_ACCESS_KEY_ID=AKIAOTHER AWS_SECRET_ACCESS_KEY=other AWS_SESSION_TOKEN=other AWS_REGION=eu-west-1"
+    )
+    assert shell(f"{before}\n{running.aws_environment}\naws apigateway get-api-keys --query 'length(items)'") >= "5"
 
 
 def test_secrets_are_for_their_owner_alone_and_stay_in_a_data_directory(tmp_path: Path) -> None:

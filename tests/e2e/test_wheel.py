@@ -88,7 +88,7 @@ def test_it_runs_and_ends(installed: Path, tmp_path: Path) -> None:
     envoy = free_port()
     ports = [word for option in PORTS for word in (option, str(free_port()))]
     with up(installed / "authz", tmp_path, "--envoy-port", str(envoy), *ports) as (process, output):
-        until(lambda: "Ctrl-C" in output.read_text() or process.poll() is not None, "authz up is not ready")
+        until(lambda: "The lines above" in output.read_text() or process.poll() is not None, "authz up is not ready")
         assert process.poll() is None, output.read_text()
         assert call(envoy).status_code == 403
         assert call(envoy, "demo-key-acme-0000000000").json()["headers"]["x-api-key-id"] == "acme"

@@ -19,8 +19,9 @@ from authz.pb import ext_authz_pb2 as pb
 from authz.port import LAST_LOOKS, SILENT_LOOKS, HostEnded, Port, reachable
 from authz.settings import Settings
 from tests.fuzz.http2 import CHECK, HEALTH, WATCH, answers, body, call_headers, called, connected, framed, start
+from tests.hosts import HOSTS
 from tests.integration.test_server import document
-from tests.servers import HOST, HOSTS, AuthzServer, Host, RedisServer, authz_serve, free_port, redis_server, until
+from tests.servers import HOST, AuthzServer, Host, RedisServer, authz_serve, free_port, redis_server, until
 
 OK, INTERNAL, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 0, 13, 8, 12
 NOT_UTF_8 = b"/\xff\xfe"

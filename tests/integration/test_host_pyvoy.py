@@ -32,11 +32,11 @@ from authz.asgi_grpc import LARGEST, framed
 from authz.extauthz import SERVICE
 from authz.pb import ext_authz_pb2_grpc
 from tests.builders import value_of
+from tests.hosts import HOSTS, needs_pyvoy
 from tests.integration.test_server import asks, check, document, health, run, status
 from tests.servers import (
     DEADLINE_SECONDS,
     HOST,
-    HOSTS,
     AuthzServer,
     Host,
     RedisServer,
@@ -46,6 +46,7 @@ from tests.servers import (
     until,
 )
 
+pytestmark = needs_pyvoy
 Code = grpc.StatusCode
 ECHO = "/t/Echo"
 
@@ -436,7 +437,7 @@ def test_a_module_where_the_command_is_typed_is_not_ours(config: Path, redis: Re
 
 
 def test_a_port_in_use_is_refused_though_envoy_would_share_it(server: AuthzServer, config: Path) -> None:
-    for host in HOSTS:
+    for host in ("grpcio", "pyvoy"):
         ended = run("serve", "--config", str(config), "--host", host, "--grpc-listen", server.grpc)
         assert (ended.returncode, ended.stderr) == (2, f"{server.grpc} cannot be listened on: Address already in use\n")
 
@@ -446,34 +447,6 @@ def test_it_listens_on_a_name_and_on_ipv6(config: Path, redis: RedisServer) -> N
     with serving(config, redis, "--grpc-listen", f"localhost:{port}") as server:
         assert health(f"localhost:{port}") == health_pb2.HealthCheckResponse.SERVING
         assert server.stop() == 0
-
-
-# --- where it cannot run ------------------------------------------------------------------------------------------
-
-WITHOUT = """
-import sys
-from authz import cli, pyvoy_launch
-{fault}
-sys.argv[1:] = ["serve", "--config", {config!r}, "--host", "pyvoy", {flags}]
-cli.main()
-"""
-
-
-@pytest.mark.parametrize(
-    ("fault", "flags", "says"),
-    [
-        ("sys.modules['pyvoy'] = None", "", "host pyvoy: not installed. In a clone, pip install '.[fast]'"),
-        ("pyvoy_launch._envoy_environ = dict", "", "host pyvoy: needs a Python with a shared library"),
-        ("", '"--reflection", "true"', "reflection: expected false: only the host grpcio serves it"),
-    ],
-    ids=["no pyvoy", "no libpython", "reflection"],
-)
-def test_where_it_cannot_run_it_says_why(fault: str, flags: str, says: str, config: Path) -> None:
-    code = WITHOUT.format(fault=fault, flags=flags, config=str(config))
-    ended = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(says)
-    assert len(ended.stderr.splitlines()) == 1
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------

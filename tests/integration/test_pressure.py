@@ -30,10 +30,10 @@ from authz.pb import ext_authz_pb2 as pb
 from authz.pb import ext_authz_pb2_grpc
 from bench.h2 import DATA, FRAME, HEADERS, PREFACE, RST_STREAM, SETTINGS, Connection, frame, framed, header_blocks
 from tests.builders import value_of
+from tests.hosts import HOSTS
 from tests.proxy import proxy
 from tests.servers import (
     DEADLINE_SECONDS,
-    HOSTS,
     POLL_SECONDS,
     AuthzServer,
     Host,

@@ -27,11 +27,11 @@ from authz.metrics import CONTENT_TYPE
 from authz.pb import ext_authz_pb2 as pb
 from authz.pb import ext_authz_pb2_grpc
 from tests.builders import value_of
+from tests.hosts import HOSTS
 from tests.proxy import Proxy, proxy
 from tests.servers import (
     DEADLINE_SECONDS,
     HOST,
-    HOSTS,
     AuthzServer,
     Host,
     RedisServer,

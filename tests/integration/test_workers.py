@@ -23,11 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from authz.config import parse
 from authz.pb import ext_authz_pb2_grpc
 from tests.builders import value_of
+from tests.hosts import HOSTS
 from tests.integration.test_server import NOT_SERVING, asks, check, document, health, status
 from tests.servers import (
     DEADLINE_SECONDS,
     HOST,
-    HOSTS,
     AuthzServer,
     Host,
     RedisServer,

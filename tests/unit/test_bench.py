@@ -28,7 +28,8 @@ from bench.exact import EACH_SIDE, EDGE, TIGHT, WIDE, exactness, most_of_a_bucke
 from bench.inprocess import answering, compiled, grants
 from bench.run import main as run
 from bench.sections import SECTIONS
-from bench.servers import Host, Noop, call, free_ports, front_config, hosts, sidecar
+from bench.servers import Host, Noop, call, free_ports, front_config, sidecar
+from tests.hosts import HOSTS
 from tests.servers import HOST, authz_serve, redis_server, until
 
 # grpcio refuses some of what is beyond 1,000 calls by itself, unless told.
@@ -363,7 +364,7 @@ async def test_a_server_that_hangs_up_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("noop", ["bare", "parse"])
-@pytest.mark.parametrize("host", hosts())
+@pytest.mark.parametrize("host", HOSTS)
 def test_a_no_op_is_a_host_that_admits_anybody(host: Host, noop: Noop, tmp_path: Path) -> None:
     """While the complete one, which is started in the same way, knows who may call."""
     config = inputs.written(inputs.document(keys=1, plans=1), tmp_path)

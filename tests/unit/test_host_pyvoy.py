@@ -37,6 +37,7 @@ from authz.faults import ConfigError
 from authz.host_pyvoy import restore
 from authz.pyvoy_launch import HANDOVER, Handover, _kept, bootstrap_of, check_host, secrets_of, take_over
 from authz.settings import Settings
+from tests.hosts import needs_pyvoy
 
 GRPC = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
 ECHO = "/t/Echo"
@@ -303,6 +304,7 @@ def listener(**settings: Any) -> dict[str, Any]:
     return dict(found)
 
 
+@needs_pyvoy
 @pytest.mark.parametrize(
     ("listen", "address"),
     [
@@ -317,6 +319,7 @@ def test_it_listens_where_the_settings_say_and_alone(listen: str, address: dict[
     assert (found["address"], found["enable_reuse_port"]) == (address, False)
 
 
+@needs_pyvoy
 def test_the_bootstrap_has_bounds_and_no_open_door() -> None:
     made = bootstrap_of(Settings(redis_url="redis://:hush-hush@redis:6379/0"), "/private", "some:app")
     manager = listener()["filter_chains"][0]["filters"][-1]["typed_config"]
@@ -336,6 +339,7 @@ def test_the_bootstrap_has_bounds_and_no_open_door() -> None:
     assert "hush-hush" not in json.dumps(made)
 
 
+@needs_pyvoy
 def test_tls_names_files_and_repeats_none(tmp_path: Path) -> None:
     for name in ("cert", "key", "ca"):
         (tmp_path / name).write_text("a secret")

@@ -1,0 +1,37 @@
+"""Which host can run here, and what is said where one cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WITHOUT = """
+import sys
+from authz import cli, pyvoy_launch
+{fault}
+sys.argv[1:] = ["serve", "--config", {config!r}, "--host", "pyvoy", {flags}]
+cli.main()
+"""
+INSTALLED = "sys.modules['pyvoy'] = type(sys)('pyvoy')"  # whether it is or not
+
+
+@pytest.mark.parametrize(
+    ("fault", "flags", "says"),
+    [
+        ("sys.modules['pyvoy'] = None", "", "host pyvoy: not installed. In a clone, pip install '.[fast]'"),
+        (INSTALLED + "; pyvoy_launch._envoy_environ = dict", "", "host pyvoy: needs a Python with a shared library"),
+        ("", '"--reflection", "true"', "reflection: expected false: only the host grpcio serves it"),
+    ],
+    ids=["no pyvoy", "no libpython", "reflection"],
+)
+def test_where_it_cannot_run_it_says_why(fault: str, flags: str, says: str, tmp_path: Path) -> None:
+    config = tmp_path / "plans.yaml"
+    config.write_text("apis: []\n")
+    code = WITHOUT.format(fault=fault, flags=flags, config=str(config))
+    ended = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(says)
+    assert len(ended.stderr.splitlines()) == 1
