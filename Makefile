@@ -1,12 +1,12 @@
 # Two commands: `make up` tries it, `make test` checks it. Both need only Python >= 3.11 and a PyPI registry.
-# PYTHON=python3.12 picks the interpreter, ARGS="…" is handed on to the command.
+# PYTHON=python3.12 picks the interpreter, ARGS="…" is handed on to the command: `make test ARGS=tests/unit` is the quick one.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up test test-compose bench docs lint format audit
+.PHONY: up test test-bare test-compose bench docs lint format audit
 
 up: $(VENV)/.stamp-up
 	$(BIN)/authz up $(ARGS)
@@ -14,15 +14,21 @@ up: $(VENV)/.stamp-up
 test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+test-bare:  # both commands in a new Debian with Python alone: as root; needs debootstrap
+	tests/bare/run $(ARGS)
+
 test-compose: $(VENV)/.stamp-dev  # docker-compose.yml, run: as root, or with a Docker engine that runs; needs debootstrap
 	tests/compose/run $(ARGS)
 
 bench: $(VENV)/.stamp-bench  # with h2load and wrk on PATH; ARGS=--quick takes a few minutes
 	$(BIN)/python -m bench.run $(ARGS)
 
-docs: $(VENV)/.stamp-dev  # into dist/site; fails on a broken link, and on a page that no menu names
-	$(BIN)/zensical build --strict --clean
-	$(BIN)/python -m tests.site dist/site
+docs: $(VENV)/.stamp-dev  # into dist/site, with a sitemap if SITE_URL=https://… says where it will be; fails on a broken link, and on a page that no menu names
+	$(if $(SITE_URL),sed 's|^site_name|site_url = "$(SITE_URL)"\n&|',cat) zensical.toml > .site.toml
+	$(BIN)/zensical build --config-file .site.toml --strict --clean
+	@rm -rf .site.toml dist/site/__pycache__
+	@grep -q '<url>' dist/site/sitemap.xml || rm -f dist/site/sitemap.xml dist/site/sitemap.xml.gz  # it needs SITE_URL
+	$(if $(SITE_URL),,$(BIN)/python -m tests.site dist/site)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check

@@ -24,7 +24,7 @@ from hyperframe.frame import (
 
 from tests.fuzz.checkrequests import CATALOG, mutated, request
 from tests.fuzz.http2 import CHECK, HEALTH, WATCH, answers, block, body, call_headers, connected, framed, start
-from tests.servers import HOSTS, AuthzServer, Host, authz_serve, redis_server
+from tests.servers import AuthzServer, Host, authz_serve, redis_server
 
 LONGEST: Final = 16  # frames of a sequence
 PATHS: Final = (CHECK, HEALTH, WATCH, b"/\xff\xfe", b"", b"/no/such", b"*")
@@ -117,7 +117,7 @@ def run(server: AuthzServer, seeds: range) -> None:
 
 @click.command("frames")
 @click.option("--count", default=300, show_default=True, help="Sequences of frames.")
-@click.option("--server", "host", type=click.Choice(HOSTS), default="grpcio", show_default=True)
+@click.option("--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
 @click.option("--seed", default=1, show_default=True, help="Of the first sequence; the next ones count from it.")
 def command(count: int, host: Host, seed: int) -> None:
     """Send random HTTP/2 frames to a sidecar of its own."""
