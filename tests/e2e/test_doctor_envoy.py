@@ -315,7 +315,6 @@ TRAPS = (
         lambda it: ext_authz(it).update(disallowed_headers={"patterns": [{"prefix": "x-api"}]}),
         seen="x-api-key",
         name="disallowed",
-        also=("lookalikes-not-shown",),
     ),
     Trap("metadata-not-shown", FILTER, lambda _: None, apis=AUTHORIZED, seen="com.example.login"),
     Trap("failure-header-kept", MANAGER, lambda it: routes(it).pop("request_headers_to_remove")),

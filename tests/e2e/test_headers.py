@@ -69,12 +69,12 @@ def variable(name: str) -> str:
     ],
 )
 def test_no_spelling_of_our_names_passes_for_them(
-    host: str, path: str, key: str, shared: Stack, raw_headers: Stack
+    host: str, path: str, key: str, shared: Stack, text_headers: Stack
 ) -> None:
-    """As CGI, WSGI and PHP read headers, each name is ours or is not there; also where Envoy sends headers as bytes."""
+    """As CGI, WSGI and PHP read headers, each name is ours or is not there; also where Envoy sends headers as text."""
     ours = {variable(name) for name in (*NAMES, UNCHECKED)}
     assert {variable(name) for name in MANGLED} == ours
-    for it in (shared, raw_headers):
+    for it in (shared, text_headers):
         for batch in (MANGLED[::2], MANGLED[1::2]):  # Envoy takes no more than a hundred headers
             seen = it.get(path, key, host=host, headers=[(name, "spoofed") for name in batch]).upstream
             assert "spoofed" not in str(seen)
