@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tests.fuzz import checkrequests, frames
+from tests.fuzz import api, checkrequests, frames
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -12,6 +12,7 @@ def cli() -> None:
     """Random input at our doors, seeded."""
 
 
+cli.add_command(api.command)
 cli.add_command(checkrequests.command)
 cli.add_command(frames.command)
 
