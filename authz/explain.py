@@ -6,8 +6,11 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from msgspec.structs import replace
+
+from authz.accesslog import LogLine, Told
 from authz.check import NO_KEYS, KeyRing, LimiterUnavailable, resolved
-from authz.core.catalog import Catalog
+from authz.core.catalog import Caller, Catalog
 from authz.core.limits import Limit, Quota, remaining
 from authz.core.request import Request
 from authz.core.responses import Profile, render
@@ -24,20 +27,101 @@ async def explain(
     limiter: RedisLimiter | None = None,
     profile: Profile = "standard",
     ring: KeyRing = NO_KEYS,
+    line: LogLine | None = None,
+    caller: Caller | None = None,
 ) -> str:
     """The story of a request in lines. `now` is in µs of Unix time; with a limiter Redis's own time and state count.
 
+    `line` is the access log's line that the request was taken from, `caller` the key that this line names.
     Raises LimiterUnavailable where Redis does not answer.
     """
     tally: Tally | None = None
     if limiter:
         now = (await limiter.peek((), None)).now
+    past: list[str] = []
+    if line:
+        past += [_then(line), *_unknown_parts(line)]
+        request, note = _as_then(catalog, request, line.authz or Told(), now)
+        past += note
     grant = await resolved(lambda: catalog, ring, request, now)
+    if line and isinstance(grant, Denied) and grant.reason is Reason.KEY_MISSING:
+        grant, note = _by_id(catalog, request, now, line.authz or Told(), caller, grant)
+        past += note
     if limiter and isinstance(grant, Grant):
         tally = await limiter.peek(grant.limits, grant.meter)
         if tally.stale:
             raise LimiterUnavailable("the quota's period turned while we asked; ask again")
-    return "\n".join(_story(request, grant, tally, profile, _notes(catalog, request, grant)))
+    return "\n".join([*past, *_story(request, grant, tally, profile, _notes(catalog, request, grant))])
+
+
+def _then(line: LogLine) -> str:
+    """How the request was answered when it was logged."""
+    told = line.authz or Told()
+    parts = [str(line.status or ""), told.decision, told.reason, told.layer]
+    parts += [f"plan {told.plan}" if told.plan else "", f"key {told.key_id}" if told.key_id else ""]
+    return f"then      {', '.join(filter(None, parts)) or 'not told'}{f' at {line.time}' if line.time else ''}"
+
+
+def _unknown_parts(line: LogLine) -> Iterator[str]:
+    """What the line could not hold."""
+    if line.authz is None:
+        yield "note      the log line has no `authz`: Envoy did not ask authz about this request, or logs it otherwise"
+    lacks = "headers nor metadata" if "?" in line.path else "headers, query nor metadata"
+    yield f"note      the log line holds no {lacks}; what the limits are now, and not then, follows"
+
+
+def _as_then(catalog: Catalog, request: Request, told: Told, now: int) -> tuple[Request, list[str]]:
+    """The request with as few of Envoy's context extensions as make it lead where it led then."""
+    places = {name: value for name in ("api", "stage", "resource") if (value := getattr(told, name))}
+    names = list(places)
+    tries = [
+        replace(request, extensions={**{name: places[name] for name in names[:count]}, **request.extensions})
+        for count in range(len(names) + 1)
+    ]
+    best = max(tries, key=lambda one: _agreement(catalog, one, told, now))  # the first of several
+    added = [name for name in best.extensions if name not in request.extensions]
+    if not added:
+        return request, []
+    given = " ".join(f"-e {name}={best.extensions[name]}" for name in added)
+    return best, [f"note      host and path alone lead elsewhere than they led then; taken from the line: {given}"]
+
+
+def _agreement(catalog: Catalog, request: Request, told: Told, now: int) -> int:
+    """How far the request leads where the line says: to its API, to the stage too, to the resource too."""
+    found = catalog.resolve(request, now)
+    if not isinstance(found, Grant | Denied):
+        return 0
+    subject = found.subject
+    pairs = (
+        (subject.api, told.api),
+        (subject.stage, told.stage),
+        (subject.route.resource if subject.route else "", told.resource),
+    )
+    agreed = 0
+    for ours, theirs in pairs:
+        if theirs and ours != theirs:  # a place that was unknown then may be known now
+            break
+        agreed += 1
+    return agreed
+
+
+def _by_id(
+    catalog: Catalog, request: Request, now: int, told: Told, caller: Caller | None, missing: Denied
+) -> tuple[Grant | Denied, list[str]]:
+    """The grant of the key that the line names by its id. No line has a key's value."""
+    unknown = replace(missing, reason=Reason.KEY_UNKNOWN)
+    give = "give the caller's with -H, or in a body's `headers`"
+    if told.key_id:
+        known = caller or catalog.caller(told.key_id)
+        if known:
+            note = f"note      the key was taken by its id, {told.key_id}; a log line has no key's value"
+            return catalog.resolve_as(known, request, now), [note]
+        return unknown, [f"note      no key has the id {told.key_id} now"]
+    if told.reason == Reason.KEY_UNKNOWN:
+        return unknown, [f"note      the key was unknown then, and a log line has no key's value: {give}"]
+    if told.reason == Reason.KEY_MISSING:
+        return missing, []
+    return missing, [f"note      the log line names no key: {give}"]
 
 
 def _notes(catalog: Catalog, request: Request, grant: Grant | Denied) -> Iterator[str]:

@@ -291,7 +291,8 @@ OWN: Final = {
     "GetCatalogVersion": "`wait=V` answers when every live sidecar serves version V of the store; after `timeout` "
     "seconds (5 unless set, 30 at most) 409 names those that do not.",
     "RotateApiKey": "A new value (`value`, else a random one); today's stays good for `overlapSeconds`.",
-    "Explain": "A request (`url`, `method`, `headers`, `extensions`, `metadata`) as `authz explain --redis` tells it.",
+    "Explain": "A request (`url`, `method`, or `logLine`, an object of Envoy's access log; `headers`, `extensions`, "
+    "`metadata`) as `authz explain --redis` tells it.",
     "GetTopUsage": "The keys of the plan `usagePlanId` with most use today, `limit` of them (10 unless set).",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
+from authz.accesslog import LogLine
 from authz.control import inputs
 from authz.core.errors import bad_request
 from authz.core.request import Request
@@ -57,7 +58,7 @@ class Context:
     account_id: str
     now: Callable[[], int]
     fixed: Callable[[], Items]
-    explain: Callable[[Request], Awaitable[str]]
+    explain: Callable[[Request, LogLine | None], Awaitable[str]]
     domain_target: str | None = None
 
 

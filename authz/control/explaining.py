@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from authz.core.catalog import Catalog
+from authz.accesslog import LogLine
+from authz.core.catalog import Catalog, caller_of
 from authz.core.convert import to_resources
 from authz.core.errors import bad_request
 from authz.core.request import Request, joined
@@ -30,11 +31,14 @@ class Explainer:
         self._account_id = account_id
         self._fixed = fixed
 
-    async def __call__(self, request: Request) -> str:
+    async def __call__(self, request: Request, line: LogLine | None = None) -> str:
         snapshot = await self._store.snapshot()
         catalog = await asyncio.to_thread(self._compile, {**snapshot.items, **self._fixed()})
         ring = StoreRing(self._look, self._sealer.index, size=1)  # it hears of no change, so it asks each time
-        return await explain(catalog, request, 0, self._limiter, ring=ring)
+        key_id = line.authz.key_id if line and line.authz else ""
+        key = await self._store.get("apikey", key_id) if key_id else None
+        caller = caller_of(key.key, key.plans) if isinstance(key, StoredKey) else None
+        return await explain(catalog, request, 0, self._limiter, ring=ring, line=line, caller=caller)
 
     def _compile(self, items: Items) -> Catalog:
         resources, refs = to_resources(items)

@@ -8,13 +8,16 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from authz.accesslog import LogLine, checked
 from authz.control.apikeys import VALUE_LENGTH, VALUE_LETTERS, random_word, stored_key
 from authz.control.call import Answer, Call, Operation
 from authz.control.explaining import request_of
 from authz.core.errors import bad_request, conflict, not_found
 from authz.core.plans import checked_value, key_document
+from authz.core.request import Request, joined
 from authz.core.resources import digest
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
+from authz.faults import ConfigError
 from authz.store import Edit, Lease
 
 POLL_SECONDS: Final = 0.02
@@ -114,10 +117,11 @@ async def get_top_usage(call: Call) -> Answer:
 
 
 class Explain(Struct, frozen=True, rename="camel"):
-    """The body of `POST /explain`: a request as Envoy would describe it."""
+    """The body of `POST /explain`: a request as Envoy would describe it, or a line of Envoy's access log."""
 
-    url: str
-    method: str = "GET"
+    url: str | None = None
+    method: str | None = None  # GET, unless set
+    log_line: dict[str, Any] | None = None
     headers: dict[str, str] = {}
     extensions: dict[str, str] = {}
     metadata: dict[str, Any] = {}
@@ -125,8 +129,24 @@ class Explain(Struct, frozen=True, rename="camel"):
 
 async def explain(call: Call) -> Answer:
     body = call.read(Explain)
-    request = request_of(body.method, body.url, body.headers, body.extensions, body.metadata)
-    return Answer(body={"item": (await call.context.explain(request)).splitlines()})
+    request, line = _asked(body)
+    return Answer(body={"item": (await call.context.explain(request, line)).splitlines()})
+
+
+def _asked(body: Explain) -> tuple[Request, LogLine | None]:
+    """Raises BadRequestException."""
+    if body.log_line is None:
+        if body.url is None:
+            raise bad_request("Missing url: expected a whole one, or a line of Envoy's access log as logLine")
+        method = "GET" if body.method is None else body.method
+        return request_of(method, body.url, body.headers, body.extensions, body.metadata), None
+    if body.url is not None or body.method is not None:
+        raise bad_request("Invalid logLine: url and method stand in it; give one or the other")
+    try:
+        line = checked(body.log_line, "logLine")
+    except ConfigError as error:
+        raise bad_request(f"Invalid {error}") from None
+    return line.request(joined(body.headers.items()), body.extensions, body.metadata), line
 
 
 OPERATIONS: Final = (

@@ -314,6 +314,22 @@ class Catalog:
             return kept.grant
         return self._granted(caller, stage, route, skip, now, place)
 
+    def resolve_as(self, caller: Caller, request: Request, now: int) -> Grant | Denied:
+        """What this caller gets for a request that `resolve` refuses because its key is missing."""
+        located = self._locate(request)
+        if isinstance(located, Reason):
+            return Denied(located)
+        api, stage_name, path, skip = located
+        stage = api.stages.get(stage_name)
+        route = _route(stage, request, path) if stage else None
+        if stage is None or route is None:
+            return Denied(Reason.UNKNOWN_METHOD, Subject(api=api.id))
+        return self._granted(caller, stage, route, skip, now, (caller.id, id(stage), id(route), skip))
+
+    def caller(self, key_id: str) -> Caller | None:
+        """The file's key of this id. Looks at each key."""
+        return next((caller for caller in self.callers.values() if caller.id == key_id), None)
+
     def _granted(
         self, caller: Caller, stage: _Stage, route: Route, skip: int, now: int, place: _Place
     ) -> Grant | Denied:

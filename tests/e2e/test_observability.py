@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -80,6 +83,24 @@ def test_the_access_log_tells_why_envoy_answered(shared: Stack) -> None:
     line = logged(shared, path)
     assert (line["status"], line["flags"], line["details"]) == (403, "UAEX", "ext_authz_denied")
     assert line["amzn_request_id"] == answer.headers["x-amzn-requestid"]
+
+
+def test_the_line_of_a_refused_callers_id_is_explained(shared: Stack, redis: RedisServer, tmp_path: Path) -> None:
+    """From Envoy's own line, which has no key: who called, and what is left of the plan."""
+    shared.get(f"/prod/pets/{uuid4()}", "once-5")
+    path = f"/prod/pets/{uuid4()}"
+    answer = shared.get(path, "once-5")
+    logged(shared, path)
+    log = tmp_path / "envoy.log"
+    log.write_text(shared.envoy.log_text)
+    request_id = answer.headers["x-amzn-requestid"]
+    asked = ("--redis", "--redis-url", redis.url, "--account-id", shared.account)
+    words = ["explain", "--config", str(shared.config), "--request-id", request_id, "--access-log", str(log), *asked]
+    told = subprocess.run([sys.executable, "-m", "authz", *words], capture_output=True, text=True, check=True).stdout
+    lines = told.splitlines()
+    assert lines[0].startswith("then      429, denied, quota_exceeded, plan_quota, plan once, key once-5 at ")
+    assert {f"request   GET a1.test{path}", "key       once-5", "reason    plan_quota", "answer    429"} <= set(lines)
+    assert value_of("once-5") not in told
 
 
 def metrics(stack: Stack) -> str:

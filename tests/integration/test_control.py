@@ -467,6 +467,21 @@ def test_a_request_is_explained_and_nothing_is_spent(furnished: tuple[Control, d
     refused(raw(plane, "POST", "/explain", {"url": "/pets"}), 400, "BadRequestException")
 
 
+def test_a_line_of_the_access_log_is_explained_by_its_keys_id(furnished: tuple[Control, dict[str, str]]) -> None:
+    plane, ids = furnished
+    told = {"api": ids["restapi_id"], "stage": "prod", "key_id": ids["api_Key"], "reason": "throttled"}
+    line = {"method": "GET", "host": "elsewhere.example", "path": "/prod/pets", "status": 429, "authz": told}
+    lines = raw(plane, "POST", "/explain", {"logLine": line}).json()["item"]
+    assert lines[0] == f"then      429, throttled, key {ids['api_Key']}"
+    assert f"key       {ids['api_Key']}" in lines
+    assert any("quota" in line and ", 9 left after it" in line for line in lines), lines
+    gone = raw(plane, "POST", "/explain", {"logLine": line | {"authz": told | {"key_id": "gone"}}}).json()["item"]
+    assert {"note      no key has the id gone now", "reason    key_unknown"} <= set(gone)
+    bodies: list[dict[str, Any]] = [{}, {"logLine": {}}, {"logLine": line, "url": "http://a.example/"}]
+    for body in (*bodies, {"logLine": line | {"path": "\n"}}):
+        refused(raw(plane, "POST", "/explain", body), 400, "BadRequestException")
+
+
 def test_a_rotated_key_has_two_secrets_while_they_overlap(control: Control) -> None:
     old, new = "the-old-value-of-the-key", "the-new-value-of-the-key"
     key = boto(control).create_api_key(name="a", value=old)
