@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,8 @@ class StoreCatalog:
     """The store's resources and the file's, if there is one. None, until the store was read for the first time.
 
     `ring` is told of every change, `observe` of every catalog, and `reset` of the callers whose counters were set: None
-    for any, if we cannot know. `worker` names us to those who wait for a version.
+    for any, if we cannot know. `worker` names us to those who wait for a version. `rest` is the pause before the
+    stream is tried again, for tests.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class StoreCatalog:
         file: tuple[Path, Config] | None = None,
         observe: Callable[[Outcome], None] = lambda _: None,
         reset: Callable[[Callers | None], None] = lambda _: None,
+        rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
+        self._rest = rest
         self._ring = ring
         self._compile = compile_
         self._worker = worker
@@ -99,6 +102,7 @@ class StoreCatalog:
         self._unread = Notice("store not read", redis=store.address)
         self._uncompiled = Notice("catalog failed", level="error")
         self._unleased = Notice("lease not renewed", redis=store.address)
+        self._unchanged = Notice("catalog loaded", level="info", outcome="unchanged")
 
     @property
     def current(self) -> Catalog | None:
@@ -171,7 +175,7 @@ class StoreCatalog:
             if await self._is_read():
                 pause = RECONNECT_SECONDS
                 continue
-            await asyncio.sleep(pause)
+            await self._rest(pause)
             pause = min(2 * pause, LONGEST_RECONNECT_SECONDS)
 
     async def _is_read(self) -> bool:
@@ -304,8 +308,12 @@ class StoreCatalog:
         self._taken = _Taken(taken.catalog, taken.version, taken.loaded_at, life, head.version)
         self._refusal = f"in the file and in the store, where it is left aside: {', '.join(both)}" if both else None
         self._tell_unauthorized(lacking)
+        if outcome == "unchanged":
+            self._unchanged.says("the store holds what is served", version=str(self.version), store=head.version)
+            return "unchanged"
+        self._unchanged.ended()
         log.info("catalog loaded", outcome=outcome, version=str(self.version), store=head.version)
-        return "swapped" if outcome == "swapped" else "unchanged"
+        return "swapped"
 
     @property
     def unauthorized(self) -> Sequence[str]:

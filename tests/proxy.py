@@ -20,11 +20,15 @@ class Proxy:
 
     So many of the next replies are cut half way (`cuts`), after Redis has done what it was asked; an `answer` is given
     instead of asking Redis; a `delay` in seconds comes before each reply; a reply waits until `open` is set.
+
+    `elsewhere` names commands that another port answers: as if their connection had stayed with an old master.
     """
 
     port: int
     url: str = ""
     commands: Counter[str] = field(default_factory=Counter)
+    carried: list[set[str]] = field(default_factory=list)  # the commands that came on each connection
+    elsewhere: dict[str, int] = field(default_factory=dict)
     batches: int = 0
     digest: str = ""
     cuts: int = 0
@@ -36,21 +40,26 @@ class Proxy:
         """Until either side hangs up, or a reply was cut."""
         with suppress(OSError, asyncio.IncompleteReadError):
             redis = await asyncio.open_connection(HOST, self.port)
+            carried: set[str] = set()
+            self.carried.append(carried)
             try:
-                while await self._pass_on(reader, writer, redis):
+                while await self._pass_on(reader, writer, redis, carried):
                     pass
             finally:
                 redis[1].close()
         writer.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, redis: Streams) -> bool:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, redis: Streams, carried: set[str]
+    ) -> bool:
         raw, words = await _read_command(reader)
         self._count(words)
+        carried.add(words[0].decode())
         concerned = self._concerns(words)
         reply = self.answer if concerned else b""
         if not reply:
-            redis[1].write(raw)
-            reply = await _read_reply(redis[0])
+            port = self.elsewhere.get(words[0].decode())
+            reply = await (_asked(redis, raw) if port is None else _asked_once(port, raw))
         if concerned:
             await self.open.wait()
             await asyncio.sleep(self.delay)
@@ -90,6 +99,19 @@ async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+
+
+async def _asked(redis: Streams, raw: bytes) -> bytes:
+    redis[1].write(raw)
+    return await _read_reply(redis[0])
+
+
+async def _asked_once(port: int, raw: bytes) -> bytes:
+    redis = await asyncio.open_connection(HOST, port)
+    try:
+        return await _asked(redis, raw)
+    finally:
+        redis[1].close()
 
 
 async def _read_command(reader: asyncio.StreamReader) -> tuple[bytes, list[bytes]]:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,13 +22,14 @@ import yaml
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from authz import follower
+from authz import follower, notice
 from authz import store as stores
 from authz.check import Checker
 from authz.config import Config, load
 from authz.core.catalog import Catalog
 from authz.core.limits import redis_key
 from authz.core.resources import (
+    DEFAULT_ACCOUNT,
     ApiKey,
     ApiStage,
     Deployment,
@@ -43,8 +49,12 @@ from authz.store import Edit, Event, Store
 from authz.usage import UsageLedger
 from tests.builders import value_of
 from tests.integration.test_server import check, document, get
+from tests.proxy import Proxy, proxy
 from tests.servers import DEADLINE_SECONDS, HOST, RedisServer, authz_serve, redis_server, until
+from tests.topologies import port_of, say
 from tests.world import ask
+
+Rest = Callable[[float], Awaitable[None]]
 
 SNAPSHOT = Deployment(resources={"/pets": {"GET": Method()}})
 
@@ -77,7 +87,7 @@ class NoLimits:
 class Sidecar:
     """A follower without its network: a writer's store, and the answers that Envoy would get."""
 
-    def __init__(self, url: str, account: str, file: tuple[Path, Config] | None, budget: float) -> None:
+    def __init__(self, url: str, account: str, file: tuple[Path, Config] | None, budget: float, rest: Rest) -> None:
         self.writer = Store(url, account=account)
         self.redis = redis.Redis.from_url(url)
         self.account, self.compiled, self.broken = account, 0, ""
@@ -85,7 +95,8 @@ class Sidecar:
         self.lookups = Store(url, account=account)
         self.ring = StoreRing(self.lookups.find)
         store = Store(url, account=account, budget=budget)
-        self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file, reset=self.reset.append)
+        reset = self.reset.append
+        self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file, reset=reset, rest=rest)
         limiter: Any = NoLimits()
         self.checker = Checker(lambda: self.catalog.current, limiter, LocalLimiter(), lambda: 1, self.ring)
 
@@ -140,9 +151,13 @@ async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def following(
-    url: str, account: str, file: tuple[Path, Config] | None = None, budget: float = 1.0
+    url: str,
+    account: str,
+    file: tuple[Path, Config] | None = None,
+    budget: float = 1.0,
+    rest: Rest = asyncio.sleep,
 ) -> AsyncIterator[Sidecar]:
-    sidecar = Sidecar(url, account, file, budget)
+    sidecar = Sidecar(url, account, file, budget, rest)
     watching = asyncio.create_task(sidecar.catalog.watch())
     try:
         await asyncio.wait_for(sidecar.catalog.loaded(), DEADLINE_SECONDS)
@@ -433,6 +448,127 @@ async def test_half_open_connections_hide_neither_a_key_nor_a_catalog(shared_red
     listener.close()
 
 
+class Rests:
+    """The pauses of a follower: each lasts until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._over: asyncio.Queue[None] = asyncio.Queue()
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await self._over.get()
+
+    def end(self) -> None:
+        self._over.put_nowait(None)
+
+
+@contextmanager
+def parted_masters(account: str, *, goes_its_own_way: bool) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A new master, and the old one, which was written to after they parted; its changes fit the new one's, or not."""
+    with redis_server() as old, redis_server() as new:
+        asyncio.run(_write(old.url, world(), account))
+        say(new, "REPLICAOF", HOST, port_of(old))
+        until(lambda: say(new, "INFO", "replication").get("master_link_status") == "up", "it is not linked", new)
+        say(new, "REPLICAOF", "NO", "ONE")
+        for number in range(5):
+            asyncio.run(_write(old.url, (stored_key(f"old{number}"),), account))
+        if goes_its_own_way:
+            asyncio.run(_write(new.url, (stored_key("new"),), account))
+        yield old, new
+
+
+ROUNDS = 9
+
+
+@pytest.mark.parametrize("goes_its_own_way", [True, False])
+def test_a_stream_that_stays_with_an_old_master_is_asked_ever_more_rarely(
+    account: str, monkeypatch: pytest.MonkeyPatch, goes_its_own_way: bool
+) -> None:
+    """A name that stands for two servers, such as a virtual IP: the store is not read again without a pause."""
+    for module, name in ((follower, "ANSWER_SECONDS"), (stores, "GRACE_SECONDS"), (follower, "LEASE_SECONDS")):
+        monkeypatch.setattr(module, name, 10 * DEADLINE_SECONDS)  # only the stream makes it ask
+    monkeypatch.setattr(notice, "REPEAT_SECONDS", 10 * DEADLINE_SECONDS)
+    with parted_masters(account, goes_its_own_way=goes_its_own_way) as (old, new), capture_logs() as lines:
+        between, rests = asyncio.run(_follow_for_rounds(account, old, new))
+    assert rests.seconds == [min(0.1 * 2**number, 2.0) for number in range(ROUNDS)]
+    assert between.commands["XREAD"] == ROUNDS
+    assert between.commands["EVALSHA"] <= 6 * (ROUNDS + 1)  # the head, the snapshot, and what is told of them
+    assert sum("XREAD" in carried for carried in between.carried) == ROUNDS, "each on a connection of its own"
+    told = Counter(line["event"] for line in lines)
+    assert told["store read anew"] == 2  # with a reason each: at the start, and then
+    assert told["catalog loaded"] <= 2
+    assert "change stream lost" not in told
+
+
+async def _follow_for_rounds(account: str, old: RedisServer, new: RedisServer) -> tuple[Proxy, Rests]:
+    rests = Rests()
+    async with _astray(account, old, new, rests) as (between, sidecar):
+        for number in range(1, ROUNDS):
+            await eventually(partial(_rests, between, rests, number))
+            rests.end()
+        await eventually(partial(_rests, between, rests, ROUNDS))
+        assert await sidecar.answer() == "allowed"
+        assert await sidecar.answer("old0") == "key_unknown"
+    return between, rests
+
+
+@asynccontextmanager
+async def _astray(
+    account: str, old: RedisServer, new: RedisServer, rests: Rests
+) -> AsyncIterator[tuple[Proxy, Sidecar]]:
+    """A sidecar of the new master's whose stream is the old one's."""
+    async with proxy(new) as between:
+        between.elsewhere["XREAD"] = port_of(old)
+        async with following(between.url, account, budget=10 * DEADLINE_SECONDS, rest=rests) as sidecar:
+            yield between, sidecar
+
+
+async def _rests(between: Proxy, rests: Rests, times: int) -> bool:
+    assert between.commands["XREAD"] <= times, "it asks again without a pause"
+    return len(rests.seconds) == times
+
+
+def test_a_stream_that_is_the_masters_again_goes_on_and_forgets_the_long_pause(
+    account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((follower, "ANSWER_SECONDS"), (stores, "GRACE_SECONDS")):
+        monkeypatch.setattr(module, name, 10 * DEADLINE_SECONDS)
+    with parted_masters(account, goes_its_own_way=True) as (old, new):
+        asyncio.run(_come_back_and_stray_again(account, old, new))
+
+
+async def _come_back_and_stray_again(account: str, old: RedisServer, new: RedisServer) -> None:
+    rests = Rests()
+    async with _astray(account, old, new, rests) as (between, sidecar):
+        for number in range(1, 4):
+            await eventually(partial(_rests, between, rests, number))
+            if number == 3:
+                del between.elsewhere["XREAD"]
+            rests.end()
+        await sidecar.takes_over(await sidecar.put(named("back")))
+        between.elsewhere["XREAD"] = port_of(old)
+
+        async def has_strayed() -> bool:
+            return len(rests.seconds) > 3
+
+        await eventually(has_strayed)
+        assert rests.seconds == [0.1, 0.2, 0.4, 0.1]
+
+
+async def test_both_connections_to_a_store_are_hung_up_together(account: str) -> None:
+    """Else one would stay with the old master, and the other go to the new one."""
+    with redis_server() as server:
+        async with proxy(server) as between:
+            store = Store(between.url, account=account, budget=10 * DEADLINE_SECONDS)
+            for _ in range(2):
+                await store.head()
+                await store.changes(0, 0)
+                await store.hang_up()
+            await store.aclose()
+    assert sorted("XREAD" in carried for carried in between.carried) == [False, False, True, True]
+
+
 # --- with the file ------------------------------------------------------------------------------------------------
 
 
@@ -497,6 +633,50 @@ def test_a_sidecar_serves_the_store_without_a_file_and_outlives_redis(own_redis:
         assert server.stop() == 0
 
 
+class HangsUp:
+    """In the place of a Redis that is away: hangs up on whoever connects, and counts them."""
+
+    def __init__(self, port: int) -> None:
+        self.met = 0
+        self._listener = socket.create_server((HOST, port))
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            while True:
+                self._listener.accept()[0].close()
+                self.met += 1
+
+    def close(self) -> None:
+        """Ends `accept` too, which closing alone does not."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def test_a_sidecar_with_a_store_says_once_that_redis_is_away_however_often_it_tries(own_redis: RedisServer) -> None:
+    """A line for each event and reason, another one after a minute."""
+    asyncio.run(_write(own_redis.url, world()))
+    flags = ("--redis-url", own_redis.url, "--drain-seconds", "0", "--store")
+    with authz_serve(None, *flags) as server:
+        began, before = monotonic(), len(server.log_text)
+        own_redis.kill()
+        until(lambda: "change stream lost" in server.log_text, "it says that Redis is away", server)
+        until(lambda: "lease not renewed" in server.log_text, "it says what follows from that", server)
+        with closing(HangsUp(port_of(own_redis))) as listener:
+            until(lambda: listener.met >= 20, "it tries again and again", server)
+            said = Counter(_what_is_said(server.log_text[before:]))
+            allowed = 1 + int((monotonic() - began) / notice.REPEAT_SECONDS)
+    assert {"change stream lost", "lease not renewed"} <= {event for event, _ in said}
+    assert {said_of: times for said_of, times in said.items() if times > allowed} == {}
+
+
+def _what_is_said(log: str) -> Iterator[tuple[str, str | None]]:
+    for line in log.splitlines():
+        told = json.loads(line)
+        yield told["event"], told.get("reason")
+
+
 def test_what_was_set_is_not_refused_by_what_redis_said_before(own_redis: RedisServer) -> None:
     """UpdateUsage, and then Redis goes away: the stand-in shares out no remainder of before."""
     quota = QuotaSettings(2, "MONTH")
@@ -550,8 +730,8 @@ def _answers(http: str) -> bool:
         return False
 
 
-async def _write(url: str, items: tuple[Item, ...]) -> None:
-    store = Store(url)
+async def _write(url: str, items: tuple[Item, ...], account: str = DEFAULT_ACCOUNT) -> None:
+    store = Store(url, account=account)
 
     async def edit(edit: Edit) -> None:
         for item in items:
