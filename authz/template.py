@@ -100,7 +100,8 @@ def _fork_twice(supervisor: int, line: socket.socket, run: Callable[[], None]) -
         worker = os.fork()
         if worker:
             line.sendall(msgspec.json.encode(worker) + b"\n")
-    except OSError:
+    except OSError as fault:
+        log.error("a worker could not be forked", reason=str(fault))
         os._exit(1)
     if worker:
         os._exit(0)
@@ -131,7 +132,7 @@ def _end(run: Callable[[], None]) -> NoReturn:
     except BaseException:
         log.exception("worker failed")
     finally:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # whoever read them has gone
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
@@ -230,7 +231,7 @@ class Strangers:
 
     def reap(self) -> None:
         """Call it now and then: whom nobody has waited for since the last time, nobody will."""
-        with suppress(ChildProcessError):
+        with suppress(ChildProcessError):  # there are none
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if found and found.si_pid == self._seen:
                 os.waitpid(found.si_pid, os.WNOHANG)

@@ -17,15 +17,21 @@ cli.main()
 """
 INSTALLED = "sys.modules['pyvoy'] = type(sys)('pyvoy')"  # whether it is or not
 
+NEEDS_MORE = """
+def lacks(name): raise ImportError("libX.so: cannot open")
+pyvoy_launch.import_module = lacks
+"""
+
 
 @pytest.mark.parametrize(
     ("fault", "flags", "says"),
     [
         ("sys.modules['pyvoy'] = None", "", "host pyvoy: not installed. In a clone, pip install '.[fast]'"),
+        (NEEDS_MORE, "", "host pyvoy: cannot be loaded: libX.so: cannot open; --host grpcio runs everywhere"),
         (INSTALLED + "; pyvoy_launch._envoy_environ = dict", "", "host pyvoy: needs a Python with a shared library"),
         ("", '"--reflection", "true"', "reflection: expected false: only the host grpcio serves it"),
     ],
-    ids=["no pyvoy", "no libpython", "reflection"],
+    ids=["no pyvoy", "no library", "no libpython", "reflection"],
 )
 def test_where_it_cannot_run_it_says_why(fault: str, flags: str, says: str, tmp_path: Path) -> None:
     config = tmp_path / "plans.yaml"

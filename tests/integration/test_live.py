@@ -16,6 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from authz import live, notice
 from authz.config import load
 from authz.core.catalog import Catalog
 from authz.core.resources import Resources
@@ -133,20 +134,45 @@ async def test_a_linked_file_is_followed_into_its_own_directory(path: Path, tmp_
         await watched.serves("two")
 
 
+async def test_a_watcher_that_fails_again_and_again_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And meanwhile the file is looked at all the same; a minute is longer than any test."""
+    tries, works = [], live._changes
+
+    async def fails(ground: live._Ground) -> AsyncIterator[object]:
+        tries.append(ground)
+        raise OSError("no inotify instance is left")
+        yield
+
+    monkeypatch.setattr(notice, "REPEAT_SECONDS", 3600.0)
+    monkeypatch.setattr(live, "POLL_MILLISECONDS", 10)
+    monkeypatch.setattr(live, "_changes", fails)
+    with logged() as lines:
+        async with watching(path) as watched:
+            await watched.until(lambda: len(tries) >= 5)
+            write(path, "two")
+            await watched.serves("two")
+            monkeypatch.setattr(live, "_changes", works)
+            again = "the configuration is watched again"
+            await watched.until(lambda: any(line["event"] == again for line in lines))
+    told = [line["reason"] for line in lines if line["event"] == "watching the configuration failed"]
+    assert told == ["OSError: no inotify instance is left"]
+
+
 async def test_a_bad_file_leaves_the_last_good_catalog_in_force(path: Path) -> None:
+    problem = f"{path}: $.apis[0].id: expected 1 to 128 letters, digits, - or _, got 'a b' (line 2, in a b)"
     with logged() as lines:
         async with watching(path) as watched:
             before = watched.live.version
             write(path, "two", "apis: [{id: a b}]")
             await watched.until(lambda: watched.live.problem is not None)
-            assert watched.live.problem == f"{path}: $.apis[0].id: expected 1 to 128 letters, digits, - or _"
+            assert watched.live.problem == problem
             assert (watched.live.current, watched.live.version) == (("one",), before)
             assert watched.outcomes == {"refused": 1}
             write(path, "two")
             await watched.serves("two")
             assert watched.live.problem is None
     refused = next(line for line in lines if line["event"] == "catalog refused")
-    assert refused["problems"] == [f"{path}: $.apis[0].id: expected 1 to 128 letters, digits, - or _"]
+    assert refused["problems"] == [problem]
     assert refused["serving"] == str(before)
 
 

@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from authz import asgi_grpc
 from authz.asgi_grpc import (
@@ -250,6 +251,18 @@ async def test_a_call_that_hangs_is_swept_up(monkeypatch: pytest.MonkeyPatch) ->
     await app(caller.scope, caller.receive, caller.send)
     sweeping.cancel()
     assert caller.status == 4
+
+
+async def test_an_empty_answer_is_refused_and_logged() -> None:
+    """To Envoy it would be consent."""
+
+    async def nothing(message: bytes, seconds_left: float | None) -> bytes:
+        return b""
+
+    with capture_logs() as lines:
+        caller = await called(Caller(framed(b"a")), nothing)
+    assert caller.status == 13
+    assert [line["event"] for line in lines] == ["call failed"]
 
 
 async def test_calls_that_are_given_up_are_unavailable() -> None:
