@@ -398,7 +398,8 @@ class Samples:
             with suppress(psutil.NoSuchProcess):
                 main = psutil.Process(sidecar.pid)
                 for process in (main, *main.children(recursive=True)):
-                    with suppress(psutil.NoSuchProcess):
+                    # Denied to any but root: one that is just ending, which the kernel takes for root's.
+                    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                         taken = (now, process.memory_info().rss / 1e6, process.num_fds())
                         if not taken[1]:  # it has ended, and nobody has asked how
                             continue
