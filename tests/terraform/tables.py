@@ -1,7 +1,11 @@
 """What Terraform's AWS provider sends for each resource of API Gateway, by the form of the provider: 5 and 6.
 
-Written down from the provider's source: 5.x (Go SDK v1, which sends the empty texts that it is given) and 6.x (Go SDK
-v2; a deployment has no stage any more). A table without a form of its own in 6.x is sent alike by both.
+Written down from the source of 5.32 (Go SDK v1, which sends the empty texts, zeros and falses that it is given) and
+compared with later source. A table of the form "5 and 6" is sent alike by both; `newer` has what 6.x sends otherwise.
+
+6.x was read for `account`, `base_path_mapping`, `deployment`, `integration`, `method`, `method_response`, `model`,
+`resource`, `rest_api`, `stage` and `usage_plan_key`. The source of `api_key`, `domain_name`, `gateway_response`,
+`integration_response`, `method_settings`, `request_validator` and `usage_plan` is that of a late 5.x, on Go SDK v2.
 """
 
 from __future__ import annotations
@@ -246,7 +250,7 @@ MODEL: Final = Table(
 CHECK: Final = f"{API}/requestvalidators/{{validator}}"
 REQUEST_VALIDATOR: Final = Table(
     resource="request_validator",
-    form=BOTH,
+    form="5",
     needs=["rest_api without members"],
     create=[
         Send(
@@ -374,6 +378,18 @@ INTEGRATION: Final = Table(
     destroy=[Send("DELETE", BEHIND, status=204)],
     gone=BEHIND,
 )
+METHOD_IN_USE: Final = Table(
+    resource="method with an integration",
+    form="5",
+    needs=[*INTEGRATION.needs, "integration"],
+    create=[
+        patch(METHOD, ("replace", "/requestParameters/method.request.querystring.n", "false")),
+        Send("GET", BEHIND, status=200),
+        patch(BEHIND),  # the integration too, although nothing of it changes
+    ],
+    read=METHOD,
+    shows={"requestParameters": {"method.request.querystring.n": False}},
+)
 METHOD_RESPONSE: Final = Table(
     resource="method_response",
     form=BOTH,
@@ -494,7 +510,7 @@ DEPLOYED_STAGE: Final = Table(
 )
 STAGE_: Final = Table(
     resource="stage",
-    form=BOTH,
+    form="5",
     needs=[*DEPLOYMENT.needs, "deployment"],
     create=[
         Send(
@@ -648,6 +664,11 @@ def settings(path: str, before: str) -> Table:
                     f"{at}>requireAuthorizationForCacheControl": False,
                     f"{at}>unauthorizedCacheControlHeaderStrategy": "SUCCEED_WITHOUT_RESPONSE_HEADER",
                 },
+            ),
+            Update(
+                "data_trace_enabled",
+                [patch(STAGE, ("replace", f"/{path}/logging/dataTrace", "true"))],
+                {f"{at}>dataTraceEnabled": True},
             ),
             replaced_setting(path, before),
         ],
@@ -943,7 +964,7 @@ BARE_MAPPING: Final = Table(
 )
 ACCOUNT: Final = Table(
     resource="account",
-    form=BOTH,
+    form="5",
     create=[patch("/account", ("replace", "/cloudwatchRoleArn", ROLE))],
     read="/account",
     shows={
@@ -959,7 +980,6 @@ ACCOUNT: Final = Table(
             {"cloudwatchRoleArn": ABSENT},
         )
     ],
-    destroy=[patch("/account", ("replace", "/cloudwatchRoleArn", ""))],
 )
 
 TABLES: Final = (
@@ -972,6 +992,7 @@ TABLES: Final = (
     REQUEST_VALIDATOR,
     METHOD_,
     INTEGRATION,
+    METHOD_IN_USE,
     METHOD_RESPONSE,
     INTEGRATION_RESPONSE,
     DEPLOYMENT_5,

@@ -11,12 +11,13 @@ from tests.control import control as control
 from tests.control import raw
 from tests.integration.test_control_catalog import Gateway
 from tests.integration.test_control_catalog import gateway as gateway
+from tests.terraform import newer
 from tests.terraform.engine import Replay, Send, Table
 from tests.terraform.tables import API_KEY, BY_RESOURCE, DEPLOYED_STAGE, DEPLOYMENT, DEPLOYMENT_5, STAGE_
 
 BEFORE = ("rest_api without members", "resource", "method", "integration", "method_response", "integration_response")
 AFTER = ("method_settings of */*", "usage_plan", "api_key", "usage_plan_key", "domain_name", "base_path_mapping")
-DEPLOYMENTS = {"5": (DEPLOYMENT_5, STAGE_), "5, with a stage": (DEPLOYED_STAGE,), "6": (DEPLOYMENT, STAGE_)}
+DEPLOYMENTS = {"5": (DEPLOYMENT_5, STAGE_), "5, with a stage": (DEPLOYED_STAGE,), "6": (DEPLOYMENT, newer.STAGE_)}
 LISTS = ("/restapis", "/usageplans", "/apikeys", "/domainnames")
 
 

@@ -7,10 +7,11 @@ import pytest
 from tests.control import Control
 from tests.control import control as control
 from tests.terraform.engine import Replay, Send, Table
+from tests.terraform.newer import NEWER_TABLES
 from tests.terraform.tables import BY_RESOURCE, DATA_SOURCES, TABLES, DataSource
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [*TABLES, *NEWER_TABLES], ids=lambda table: table.name)
 def test_a_resource_lives_without_drift(control: Control, table: Table) -> None:
     replay = Replay(control, BY_RESOURCE)
     replay.apply(table.needs)
