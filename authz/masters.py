@@ -156,7 +156,7 @@ class Masters:
 
     def client_in_use(self) -> redis.asyncio.Redis | None:
         """A client for a word on a connection that is open; None where there is none."""
-        if self.pool and self.pool.is_in_use:
+        if self.pool and self.pool.has_idle:
             return redis.asyncio.Redis(connection_pool=self.pool)
         return None
 

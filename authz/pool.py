@@ -20,7 +20,7 @@ class Pool(ConnectionPool):
     _trimmer: asyncio.TimerHandle | None = None
 
     @property
-    def is_in_use(self) -> bool:
+    def has_idle(self) -> bool:
         """True if a connection is open and has nothing to do."""
         return any(connection.is_connected for connection in self._available_connections)
 

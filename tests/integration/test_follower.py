@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -94,7 +94,7 @@ class Sidecar:
         self.reset: list[object] = []
         self.lookups = Store(url, account=account)
         self.ring = StoreRing(self.lookups.find)
-        store = Store(url, account=account, budget=budget)
+        self.store = store = Store(url, account=account, budget=budget)
         reset = self.reset.append
         self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file, reset=reset, rest=rest)
         limiter: Any = NoLimits()
@@ -124,6 +124,10 @@ class Sidecar:
     async def answer(self, key: str = "k1") -> str:
         verdict = await self.checker.check(ask(key=key))
         return "allowed" if isinstance(verdict, Allowed) else str(verdict.reason)
+
+    async def is_at_rest(self) -> bool:
+        """True if no command is under way but the wait for changes."""
+        return not cast("Any", self.store._redis.connection_pool)._in_use_connections
 
     async def takes_over(self, version: int) -> None:
         """Until the lease names the version, as `GET /catalog/version?wait=V` does."""
@@ -438,6 +442,7 @@ async def test_half_open_connections_hide_neither_a_key_nor_a_catalog(shared_red
         sidecar.writer = direct
         await sidecar.takes_over(await sidecar.put(*world()))
         assert await sidecar.answer() == "allowed"
+        await eventually(sidecar.is_at_rest)  # what is under way waits as long as the store does
         compiled = sidecar.compiled
         relay.freeze()
         await sidecar.takes_over(await sidecar.put(stored_key(enabled=False), named("changed")))
