@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from authz.control.apikeys import stored_key
@@ -66,9 +67,15 @@ async def update_usage(call: Call) -> Answer:
     return Answer(body=await _set(call, plan, key, quota, remaining))
 
 
+def _style(operation: patch.PatchOperation, allowed: Sequence[str]) -> str:
+    """AWS's older text, which this operation still answers with."""
+    choices = f"Must be one of: [{', '.join(allowed)}]"
+    return f"Invalid patch path  '{operation.path}' specified for op '{operation.op}'. {choices}"
+
+
 def _asked_remaining(plan: StoredPlan, asked: Patch) -> tuple[QuotaSettings, int]:
     """Raises BadRequestException for anything but a number of requests that a quota can be set to."""
-    remaining = patch.apply(USAGE_TABLE, {}, asked.patch_operations).get("remaining")
+    remaining = patch.apply(USAGE_TABLE, {}, asked.patch_operations, _style).get("remaining")
     if remaining is None:
         raise bad_request("Invalid request: expected a patch operation that replaces /remaining")
     if not 0 <= remaining <= MOST:

@@ -208,7 +208,7 @@ def test_a_part_can_be_printed_alone(part: str, found: str, config: Path) -> Non
 
 def test_an_address_that_is_none_is_told(config: Path) -> None:
     run = authz("envoy-config", "--config", config, "--upstream", "nowhere")
-    assert (run.returncode, "'nowhere' is neither host:port nor unix:/path" in run.stderr) == (2, True)
+    assert (run.returncode, "--upstream: expected host:port or unix:/path, got 'nowhere'" in run.stderr) == (2, True)
 
 
 def test_a_new_key_opens_what_its_digest_stands_for(redis: RedisServer, echo: EchoServer) -> None:

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -101,19 +102,24 @@ def ports() -> list[str]:
 COMMAND = ("-m", "authz")
 
 
+def _as_from_a_terminal(prepare: Callable[[], None]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    prepare()
+
+
 @contextmanager
 def up(directory: Path, *args: str, python: Sequence[str] = COMMAND) -> Iterator[Up]:
     """`authz up` in this directory, by `python` with these arguments."""
     output = directory / "output"
     # Its own temporary directory, since one that is killed leaves files behind; a short path, for a socket lies there.
     with TemporaryDirectory(prefix="authz-test-") as scratch, output.open("wb") as written:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # it hears Ctrl-C, even if these tests run in the background of a shell
             [sys.executable, "-P", *python, "up", *args],
             stdout=written,
             stderr=subprocess.STDOUT,
             cwd=directory,
             env={**os.environ, "TMPDIR": scratch},
-            preexec_fn=die_with_parent(os.getpid()),
+            preexec_fn=partial(_as_from_a_terminal, die_with_parent(os.getpid())),
         )
         try:
             yield Up(process, output)
