@@ -163,7 +163,7 @@ class ControlPlane:
         except ClientDisconnect:
             return
         except (StoreUnavailable, LimiterUnavailable) as fault:
-            # Not in the answer: whoever may not sign in gets it too.
+            # Not in the answer: callers without credentials get it too.
             self._failing = getattr(request.state, "operation", "")
             self._unavailable.says(in_words(fault), operation=self._failing)
             error = ApiError("ServiceUnavailableException", "The store cannot be asked; try again", retry_after=1)
@@ -244,7 +244,7 @@ async def _run(operation: Operation, call: Call) -> Answer:
 
 
 def _permit(operation: Operation, principal: Principal, fields: Fields) -> None:
-    """Before the body is read: nobody keeps us busy with what they may not do."""
+    """Raise AccessDeniedException before the body is read, so that a refused caller costs little."""
     asks_values = any(flag(fields, name) for name in ("includeValue", "includeValues"))
     if principal.read_only and (operation.writes or asks_values):
         what = f"apigateway:{operation.name}" + ("" if operation.writes else " with values of keys")

@@ -1,4 +1,4 @@
-"""Bodies of requests: read only when somebody needs them, and never much for a caller who is still unknown."""
+"""Bodies of requests: read when they are needed, and within a budget while the caller is unknown."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Body:
             self._budget.give_back(self._address, self._taken)
             self._budget = None
 
-    close = prove  # the request is over, whoever sent it
+    close = prove  # the request is over: its share is free again
 
     def must_hash_to(self, sha256: str) -> None:
         """The digest that the caller has signed: `read` raises InvalidSignatureException for any other body."""
