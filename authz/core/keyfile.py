@@ -203,15 +203,23 @@ def _check_quoted(text: str, end: int, field: str, line: int) -> int:
     """Count the line breaks of a quoted field. Raises ApiError where it may be two fields with a mark too few.
 
     RFC 4180 allows a line break there. But a mark too few in each of two records reads as one field that holds all
-    between them, so a line within a field must not look like a record, nor like a key alone.
+    between them, so a line within a field must not look like a record, nor like a key alone, and the line on which
+    such a field begins must not go on with a key.
     """
     if end < len(text) and text[end] not in ",\r\n":
         raise _unreadable(line, "a closing quotation mark is followed by text")
-    lines = BREAK.split(field)
-    for within in lines[1:]:
+    first, *others = BREAK.split(field)
+    if others and any(_is_key_like(cell) for cell in first.split(",")[1:]):
+        raise _unreadable(line, "a quoted field goes on with what looks like a key: a quotation mark is missing")
+    for within in others:
         if "," in within or any(len(word) >= KEY_LIKE for word in within.split()):
             raise _unreadable(line, "a quoted field holds a line that looks like a record: a quotation mark is missing")
-    return len(lines) - 1
+    return len(others)
+
+
+def _is_key_like(cell: str) -> bool:
+    word = cell.strip(BLANKS)
+    return len(word) >= KEY_LIKE and not any(blank in word for blank in BLANKS)
 
 
 def _unreadable(line: int, cause: str) -> ApiError:

@@ -7,7 +7,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.core import keyfile
@@ -144,6 +144,7 @@ def _check_value(value: str, _document: object) -> None:
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=2, max_size=6), st.data())
+@settings(max_examples=400)
 def test_no_missing_mark_moves_a_key_into_a_text(texts: list[tuple[str, str]], data: st.DataObject) -> None:
     """Whatever quotation marks are lost, a key's value is a key's value or nothing."""
     records = [[name, key, words, "true", ""] for (name, words), key in zip(texts, KEYS, strict=False)]
