@@ -1,7 +1,7 @@
-"""Writes the tables of docs/reference/ from the code; with --check, says instead which pages are not what it says.
+"""Write the tables of docs/reference/ from the code; with --check, list the pages whose tables are out of date.
 
-A page is written by hand but for its blocks: what lies between `<!-- generated: NAME -->` and `<!-- end -->` is what
-`BLOCKS` has under that name. A new table is a new function there and a block in a page.
+Pages are written by hand, except for their blocks. `BLOCKS` has a function for the text between
+`<!-- generated: NAME -->` and `<!-- end -->`. For a new table add a function there and a block to a page.
 """
 
 from __future__ import annotations
@@ -288,12 +288,12 @@ def _request(found: Operation) -> str:
 
 
 OWN: Final = {
-    "GetCatalogVersion": "`wait=V` answers when every live sidecar serves version V of the store; after `timeout` "
-    "seconds (5 unless set, 30 at most) 409 names those that do not.",
-    "RotateApiKey": "A new value (`value`, else a random one); today's stays good for `overlapSeconds`.",
-    "Explain": "A request (`url`, `method`, or `logLine`, an object of Envoy's access log; `headers`, `extensions`, "
-    "`metadata`) as `authz explain --redis` tells it.",
-    "GetTopUsage": "The keys of the plan `usagePlanId` with most use today, `limit` of them (10 unless set).",
+    "GetCatalogVersion": "Return the version of the store. With `wait=V`, first wait until every live sidecar serves "
+    "version V; after `timeout` seconds (5 unless set, 30 at most) 409 names those that do not.",
+    "RotateApiKey": "Set a new value (`value`, else a random one). The old value stays good for `overlapSeconds`.",
+    "Explain": "Explain a request as `authz explain --redis` does. The body has `url` and `method`, or `logLine` (an "
+    "object of Envoy's access log), and optionally `headers`, `extensions`, `metadata`.",
+    "GetTopUsage": "List the keys of the plan `usagePlanId` with most use today, at most `limit` (10 unless set).",
 }
 
 
