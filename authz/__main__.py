@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line. Ctrl-C ends it without a traceback, also while its modules are still being loaded."""
     try:
-        from authz.cli import main as run
+        from authz.cli.main import main as run
 
         run()
     except KeyboardInterrupt:

@@ -8,14 +8,14 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from authz.accesslog import LogLine, Told
 from authz.check import NO_KEYS, KeyRing, LimiterUnavailable, resolved
 from authz.core.catalog import Caller, Catalog
 from authz.core.limits import Limit, Quota, remaining
 from authz.core.request import Request
 from authz.core.responses import Profile, render
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
-from authz.limiter import RedisLimiter
+from authz.envoy.accesslog import LogLine, Told
+from authz.limiter.limiter import RedisLimiter
 
 MOST_NAMES: Final = 10  # of APIs or stages, in a note
 

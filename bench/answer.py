@@ -18,7 +18,6 @@ from typing import Any
 import click
 import uvloop
 
-from authz import log
 from authz.check import Checker
 from authz.core.catalog import Catalog
 from authz.core.limits import Layer, Limit
@@ -35,9 +34,10 @@ from authz.core.resources import (
     UsagePlan,
 )
 from authz.core.verdict import Tally
-from authz.extauthz import Authorization
-from authz.metrics import Metrics
-from authz.pb import ext_authz_pb2 as pb
+from authz.envoy.edge import Authorization
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.observe import log
+from authz.observe.metrics import Metrics
 
 KEYS, PLANS, ROUNDS = 10_000, 100, 5
 

@@ -20,10 +20,10 @@ from authz.core.limits import Limit, Meter
 from authz.core.request import Request
 from authz.core.resources import Resources, digest
 from authz.core.verdict import Grant, Tally
-from authz.extauthz import Authorization
-from authz.fallback import LocalLimiter
-from authz.limiter import RedisLimiter
-from authz.metrics import Metrics
+from authz.envoy.edge import Authorization
+from authz.limiter.limiter import RedisLimiter
+from authz.limiter.local import LocalLimiter
+from authz.observe.metrics import Metrics
 from bench.inputs import PATH, check_request, document, value_of
 
 NOW = 1_800_000_000_000_000  # µs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from authz.core.resources import DEFAULT_ACCOUNT
-from authz.pb import ext_authz_pb2 as pb
+from authz.envoy.pb import ext_authz_pb2 as pb
 from bench.h2 import framed
 from bench.load import Draw
 

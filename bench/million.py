@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from authz.core.convert import from_resources
+from authz.aws.convert import from_resources
 from authz.core.resources import (
     Account,
     Api,
@@ -21,7 +21,7 @@ from authz.core.resources import (
     digest,
 )
 from authz.core.stored import StoredKey, StoredPlan
-from authz.store import Edit, Store
+from authz.store.store import Edit, Store
 from bench.inputs import HIGH, value_of
 
 KEYS: Final = 1_000_000

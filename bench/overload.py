@@ -38,8 +38,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from authz.extauthz import SERVICE
-from authz.settings import Settings
+from authz.config.settings import Settings
+from authz.envoy.edge import SERVICE
 from bench.h2 import RST_STREAM, Connection, frame
 from bench.inputs import CHECK, PATH, admits, document, of_keys, value_of, written
 from bench.load import Draw

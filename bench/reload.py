@@ -24,15 +24,15 @@ from time import perf_counter, process_time
 import structlog
 import uvloop
 
-from authz import memory
-from authz.config import load_in_child
+from authz.config.file import load_in_child
+from authz.config.live import LiveCatalog
 from authz.core.catalog import Compiler
 from authz.core.resources import ApiStage, Deployment, Method, QuotaSettings, ThrottleSettings, UsagePlan
 from authz.core.stored import Item, StoredDeployment, StoredPlan, StoredStage
-from authz.follower import StoreCatalog
-from authz.keyring import StoreRing
-from authz.live import LiveCatalog
-from authz.store import Edit, Store
+from authz.sidecar import memory
+from authz.sidecar.follower import StoreCatalog
+from authz.store.keys import StoreRing
+from authz.store.store import Edit, Store
 from bench.servers import redis
 
 SIZES = "100/10/1,10000/10000/1000,100000/1000/10,100000/10000/1000"

@@ -8,7 +8,7 @@ from time import perf_counter
 
 import uvloop
 
-from authz.scripts import connect
+from authz.redisio.client import connect
 from bench.stats import percentile
 
 

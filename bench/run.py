@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import click
 import structlog
 
-from authz.pyvoy_launch import obstacle
+from authz.hosts.pyvoy_launch import obstacle
 from bench.load import missing_tools
 from bench.machine import Cores, description
 from bench.million import KEYS, QUICK_KEYS

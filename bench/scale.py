@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 import click
 import uvloop
 
-from authz import log
 from authz.check import NO_KEYS, Checker, KeyRing
 from authz.core.catalog import Caller, Catalog
 from authz.core.resources import (
@@ -35,11 +34,12 @@ from authz.core.resources import (
     digest,
 )
 from authz.core.stored import StoredKey
-from authz.extauthz import Authorization
-from authz.keyring import StoreRing
-from authz.metrics import Metrics
-from authz.pb import ext_authz_pb2 as pb
-from authz.store import Found, Head
+from authz.envoy.edge import Authorization
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.observe import log
+from authz.observe.metrics import Metrics
+from authz.store.keys import StoreRing
+from authz.store.store import Found, Head
 from bench.answer import Says, value
 
 DRAWN, ROUNDS = 20_000, 5

@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import yaml
 
-from authz.config import load
-from authz.envoyconfig import EnvoyOptions, Part, render
-from authz.pyvoy_launch import obstacle
-from authz.up import die_with_parent, envoy_binary, valkey_binary
+from authz.cli.up import die_with_parent, envoy_binary, valkey_binary
+from authz.config.file import load
+from authz.envoy.config import EnvoyOptions, Part, render
+from authz.hosts.pyvoy_launch import obstacle
 from bench.h2 import Connection, framed
 from bench.inputs import CHECK, admits, check_request, value_of
 

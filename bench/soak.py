@@ -36,11 +36,11 @@ import yaml
 from redis import Redis
 
 from authz.core.limits import redis_key
-from authz.pb import ext_authz_pb2 as pb
+from authz.envoy.pb import ext_authz_pb2 as pb
 from bench.h2 import Connection, framed
 from bench.inputs import CHECK, check_request, value_of
-from tests.proxy import Proxy, proxy
-from tests.servers import AuthzServer, Host, RedisServer, authz_serve, redis_server
+from tests.support.proxy import Proxy, proxy
+from tests.support.servers import AuthzServer, Host, RedisServer, authz_serve, redis_server
 
 ACCOUNT = "soak"
 RATE, BURST, QUOTA = 20, 10, 300

@@ -21,7 +21,7 @@ import grpc
 import httpx
 from redis.asyncio import Redis
 
-from authz.core.convert import from_resources
+from authz.aws.convert import from_resources
 from authz.core.resources import (
     Api,
     ApiKey,
@@ -34,10 +34,10 @@ from authz.core.resources import (
     digest,
 )
 from authz.core.stored import StoredKey, StoredPlan
-from authz.pb import ext_authz_pb2 as pb
-from authz.pb import ext_authz_pb2_grpc
-from authz.store import Edit, Store
-from tests.servers import HOST, AuthzServer, Server, authz_serve, free_port, is_ok, redis_server
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.envoy.pb import ext_authz_pb2_grpc
+from authz.store.store import Edit, Store
+from tests.support.servers import HOST, AuthzServer, Server, authz_serve, free_port, is_ok, redis_server
 
 CHUNK = 1000  # keys in one write
 SIDECARS = 3

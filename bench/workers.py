@@ -22,9 +22,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from authz.config import load_in_child
+from authz.config.file import load_in_child
+from authz.config.live import LiveCatalog
 from authz.core.catalog import Catalog
-from authz.live import LiveCatalog
 from bench.reload import Stall, document
 
 START_SECONDS = 180.0

@@ -22,19 +22,20 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
-from authz import metrics
-from authz.cli import cli
-from authz.control import app, extensions
+from authz.cli.main import cli
+from authz.config.faults import bare_kind, choices
+from authz.config.settings import Option, options
+from authz.control import app
 from authz.control.call import Operation
+from authz.control.operations import extensions
+from authz.control.operations.unsupported import UNSUPPORTED
 from authz.control.unfilled import UNFILLED, UNREAD
-from authz.control.unsupported import UNSUPPORTED
 from authz.core import resources
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
 from authz.core.responses import Responses, render
 from authz.core.verdict import Denied, Reason, Subject
-from authz.faults import bare_kind, choices
-from authz.settings import Option, options
+from authz.observe import metrics
 
 DOCS = Path(__file__).resolve().parent
 PAGES = DOCS / "reference"

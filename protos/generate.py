@@ -1,4 +1,4 @@
-"""Compiles protos/ into authz/pb/; with --check, says instead which committed files are not what that would give."""
+"""Compiles protos/ into authz/envoy/pb/; with --check, names the committed files that are stale."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTO = "authz/pb/ext_authz.proto"
+PROTO = "authz/envoy/pb/ext_authz.proto"
 KINDS = ("python", "pyi", "grpc_python")
 
 
 def generate(into: Path) -> None:
-    """Writes `authz/pb/ext_authz_pb2*` under `into`: a path that is the import path too, so no import is rewritten."""
+    """Writes `authz/envoy/pb/ext_authz_pb2*` under `into`: the path is the import path, so no import is rewritten."""
     outputs = [f"--{kind}_out={into}" for kind in KINDS]
     command = [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", *outputs, PROTO]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -33,14 +33,16 @@ def stale() -> list[str]:
 
 def check() -> str | None:
     if names := ", ".join(stale()):
-        return f"authz/pb is stale ({names}): run protos/generate.py, with the grpcio-tools that pyproject.toml pins"
+        return (
+            f"authz/envoy/pb is stale ({names}): run protos/generate.py, with the grpcio-tools that pyproject.toml pins"
+        )
     return None
 
 
 def main() -> str | None:
     """Its answer goes to sys.exit: a text is the complaint of exit code 1."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if authz/pb is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if authz/envoy/pb is stale")
     if parser.parse_args().check:
         return check()
     generate(ROOT)

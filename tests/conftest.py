@@ -13,8 +13,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from authz.limiter import RedisClock, RedisLimiter
-from tests.servers import Kind, RedisServer, kinds, redis_server
+from authz.limiter.limiter import RedisClock, RedisLimiter
+from tests.support.servers import Kind, RedisServer, kinds, redis_server
 
 # No test depends on how fast the machine is, and Hypothesis takes it for slow at a fifth of a second.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -22,8 +22,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from authz.aws.errors import ApiError, bad_request
 from authz.check import LimiterUnavailable
-from authz.control import (
+from authz.control.bodies import Body, Budget
+from authz.control.call import Answer, Call, Context, Fields, Operation, Principal, flag
+from authz.control.connections import ADDRESS, PROVE
+from authz.control.operations import (
     absent,
     account,
     apikeys,
@@ -39,15 +43,11 @@ from authz.control import (
     usage,
     usageplans,
 )
-from authz.control.bodies import Body, Budget
-from authz.control.call import Answer, Call, Context, Fields, Operation, Principal, flag
-from authz.control.connections import ADDRESS, PROVE
-from authz.control.unsupported import UNSUPPORTED
-from authz.core.errors import ApiError, bad_request
+from authz.control.operations.unsupported import UNSUPPORTED
 from authz.notice import Notice
-from authz.redisurl import in_words
-from authz.sealing import SealError
-from authz.store import StoreUnavailable
+from authz.redisio.url import in_words
+from authz.store.sealing import SealError
+from authz.store.store import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from authz.control import signature
+from authz.aws import signature
+from authz.aws.errors import ApiError
 from authz.control.app import Received
 from authz.control.bodies import sha256
 from authz.control.call import Principal
-from authz.core.errors import ApiError
 from authz.core.stored import Credential
-from authz.sealing import Sealer, SealError
-from authz.store import Edit, Store
+from authz.store.sealing import Sealer, SealError
+from authz.store.store import Edit, Store
 
 BEARER: Final = "bearer"
 UNKNOWN: Final = "The security token included in the request is invalid."

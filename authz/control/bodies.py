@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Final
 
-from authz.control.signature import MISMATCH
-from authz.core.errors import ApiError, bad_request
+from authz.aws.errors import ApiError, bad_request
+from authz.aws.signature import MISMATCH
 
 BODY_SECONDS: Final = 30.0
 FREE_BYTES: Final = 65_536  # of each body: what the server buffers of a connection anyway

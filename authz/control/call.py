@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
-from authz.accesslog import LogLine
+from authz.aws.errors import bad_request
 from authz.control import inputs
-from authz.core.errors import bad_request
 from authz.core.request import Request
 from authz.core.stored import Items
-from authz.sealing import Sealer
-from authz.store import Edit, Store, Written
-from authz.usage import UsageLedger
+from authz.envoy.accesslog import LogLine
+from authz.store.sealing import Sealer
+from authz.store.store import Edit, Store, Written
+from authz.store.usage import UsageLedger
 
 T = TypeVar("T")
 

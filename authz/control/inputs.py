@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from authz.core.errors import ApiError, bad_request
+from authz.aws.errors import ApiError, bad_request
 
 T = TypeVar("T")
 

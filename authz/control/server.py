@@ -19,18 +19,18 @@ from authz.control.app import HEADER_BYTES, ControlPlane
 from authz.control.auth import Authenticator, anybody, is_loopback
 from authz.control.call import Context
 from authz.control.connections import Connection, Connections
-from authz.control.explaining import Explainer
+from authz.control.operations.explaining import Explainer
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.rules import HOST
 from authz.core.stored import Items
-from authz.limiter import RedisLimiter
-from authz.metrics import ControlMetrics
+from authz.limiter.limiter import RedisLimiter
 from authz.notice import Notice
-from authz.redisurl import in_words
-from authz.sealing import Sealer
-from authz.status import HttpServer, app, check_listen, http_server
-from authz.store import Store, StoreUnavailable
-from authz.usage import UsageLedger
+from authz.observe.metrics import ControlMetrics
+from authz.observe.status import HttpServer, app, check_listen, http_server
+from authz.redisio.url import in_words
+from authz.store.sealing import Sealer
+from authz.store.store import Store, StoreUnavailable
+from authz.store.usage import UsageLedger
 
 log = structlog.get_logger(__name__)
 

@@ -107,7 +107,7 @@ class RequestValidator(Resource, frozen=True):
 class RestApi(Resource, frozen=True):
     """An API as it is edited: nothing of it reaches a stage before a deployment. The last three fields are ours.
 
-    `models` is by name, and None for the two that AWS gives every new API (`authz.core.models.STANDARD`).
+    `models` is by name, and None for the two that AWS gives every new API (`authz.aws.models.STANDARD`).
     """
 
     id: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from authz.doctor.envoyrules import ENVOY_RULES
 from authz.doctor.facts import Facts
 from authz.doctor.finding import SEVERITIES, Finding, Rule, not_understood
-from authz.doctor.processrules import PROCESS_RULES
-from authz.doctor.redisrules import REDIS_RULES
+from authz.doctor.rules.envoy import ENVOY_RULES
+from authz.doctor.rules.processes import PROCESS_RULES
+from authz.doctor.rules.redis import REDIS_RULES
 
 RULES: Final[tuple[Rule, ...]] = (*PROCESS_RULES, *ENVOY_RULES, *REDIS_RULES)
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, ClassVar
 
+from authz.config.settings import Settings
 from authz.core.resources import Api
-from authz.settings import Settings
 
 Json = Mapping[str, Any]
 Version = tuple[int, ...]

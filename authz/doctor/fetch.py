@@ -32,9 +32,9 @@ from authz.core.limits import redis_key
 from authz.core.resources import DEFAULT_ACCOUNT, Api
 from authz.doctor import envoydump
 from authz.doctor.facts import Asked, Control, Envoy, Facts, Process, Redis, Sidecar
-from authz.redisurl import check_tls_files, in_words, mask_url, read_url
-from authz.scripts import connect
-from authz.store import Store, StoreUnavailable
+from authz.redisio.client import connect
+from authz.redisio.url import check_tls_files, in_words, mask_url, read_url
+from authz.store.store import Store, StoreUnavailable
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Process)

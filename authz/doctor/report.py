@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from authz.doctor.envoyrules import ENVOY_RULES
 from authz.doctor.finding import SEVERITIES, Finding, Rule, Severity
-from authz.doctor.processrules import PROCESS_RULES
-from authz.doctor.redisrules import REDIS_RULES
+from authz.doctor.rules.envoy import ENVOY_RULES
+from authz.doctor.rules.processes import PROCESS_RULES
+from authz.doctor.rules.redis import REDIS_RULES
 
 FORMAT: Final = 1  # of the JSON; grows when a field changes its meaning or goes
 COLOURS: Final[dict[Severity, str]] = {"error": "bold red", "warning": "yellow", "info": "cyan"}

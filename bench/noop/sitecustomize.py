@@ -7,15 +7,15 @@ the question is parsed, as whatever answers must; with BENCH_NOOP=bare it is not
 import os
 
 if os.environ.get("BENCH_NOOP"):
-    from authz.answers import encode
     from authz.core.credentials import Credentials
     from authz.core.limits import Layer, Limit, Quota, throttle
     from authz.core.request import Request
     from authz.core.resources import Api
     from authz.core.routes import Route
     from authz.core.verdict import Allowed, Grant, Subject, Tally
-    from authz.extauthz import Authorization
-    from authz.pb import ext_authz_pb2 as pb
+    from authz.envoy.answers import encode
+    from authz.envoy.edge import Authorization
+    from authz.envoy.pb import ext_authz_pb2 as pb
 
     def answer_to_a_call() -> bytes:
         """What a call with a key and five limits is answered."""

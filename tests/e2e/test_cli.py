@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from authz.cli.up import envoy_binary
 from authz.core.resources import Resources
-from authz.up import envoy_binary
-from tests.builders import api, key, plan, value_of
 from tests.e2e.stack import WRONG, Stack, stack, write
-from tests.servers import EchoServer, RedisServer
+from tests.support.builders import api, key, plan, value_of
+from tests.support.servers import EchoServer, RedisServer
 
 COMMANDS = ("serve", "up", "check-config", "explain", "envoy-config", "new-key")
 PETS = "http://a1.test/prod/pets"

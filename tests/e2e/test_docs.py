@@ -31,10 +31,10 @@ from typing import BinaryIO
 
 import pytest
 
-from authz.up import die_with_parent
+from authz.cli.up import die_with_parent
 from tests.e2e.test_up import DEADLINE_SECONDS, OPTIONS, Up, up
-from tests.servers import HOST, echo_server, free_port, redis_server
 from tests.site import ROOT, mistakes
+from tests.support.servers import HOST, echo_server, free_port, redis_server
 
 ALL_RUN = ("README.md", "docs/tutorial.md")
 RUN = (

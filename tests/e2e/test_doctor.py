@@ -21,15 +21,15 @@ import httpx
 import pytest
 import yaml
 
-from authz.config import load
+from authz.config.file import load
 from authz.doctor import fetch
 from authz.doctor.examine import examine
 from authz.doctor.facts import Facts
 from authz.doctor.fetch import Targets, Tls, look
-from authz.doctor.processrules import PROCESS_RULES
-from authz.envoyconfig import EnvoyOptions, render
+from authz.doctor.rules.processes import PROCESS_RULES
+from authz.envoy.config import EnvoyOptions, render
 from tests.e2e.stack import ext_authz
-from tests.servers import (
+from tests.support.servers import (
     HOST,
     AuthzServer,
     EnvoyServer,
@@ -42,7 +42,7 @@ from tests.servers import (
     redis_server,
     until,
 )
-from tests.topologies import Certificates
+from tests.support.topologies import Certificates
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "authz/samples/plans.yaml"

@@ -13,17 +13,27 @@ import httpx
 import pytest
 import yaml
 
-from authz.config import load
+from authz.config.file import load
 from authz.core.resources import Api, AuthorizerSource, KeySource
-from authz.doctor.envoyrules import ENVOY_RULES
 from authz.doctor.examine import examine
 from authz.doctor.facts import Envoy, Facts
 from authz.doctor.fetch import Targets, look
-from authz.envoyconfig import EnvoyOptions, Tls, render
-from tests.builders import api
+from authz.doctor.rules.envoy import ENVOY_RULES
+from authz.envoy.config import EnvoyOptions, Tls, render
 from tests.e2e.stack import ext_authz, http_manager
-from tests.servers import HOST, AuthzServer, EnvoyServer, RedisServer, authz_serve, envoy, free_port, is_ok, until
-from tests.topologies import Certificates
+from tests.support.builders import api
+from tests.support.servers import (
+    HOST,
+    AuthzServer,
+    EnvoyServer,
+    RedisServer,
+    authz_serve,
+    envoy,
+    free_port,
+    is_ok,
+    until,
+)
+from tests.support.topologies import Certificates
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "authz/samples/plans.yaml"

@@ -18,9 +18,9 @@ from authz.core.limits import redis_key
 from authz.doctor.examine import examine
 from authz.doctor.facts import Facts, Redis
 from authz.doctor.fetch import Targets, look
-from authz.doctor.redisrules import REDIS_RULES
-from tests.servers import HOST, Kind, RedisServer, free_port, redis_server, until
-from tests.topologies import port_of, say
+from authz.doctor.rules.redis import REDIS_RULES
+from tests.support.servers import HOST, Kind, RedisServer, free_port, redis_server, until
+from tests.support.topologies import port_of, say
 
 ACCOUNT = "doctored"
 CLEAN = ("--appendfsync", "everysec")

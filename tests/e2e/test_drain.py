@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from authz.core.resources import ThrottleSettings
-from tests.builders import key, plan, resources, value_of
 from tests.e2e.stack import TIMEOUT_SECONDS, Stack, stack
-from tests.servers import AuthzServer, EchoServer, Host, RedisServer, until
+from tests.support.builders import key, plan, resources, value_of
+from tests.support.servers import AuthzServer, EchoServer, Host, RedisServer, until
 
 CLIENTS = 4
 MOST = 5_000  # requests of a client: the traffic ends, whatever happens

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from tests.builders import value_of
 from tests.e2e.catalog import ORIGIN
 from tests.e2e.stack import WRONG, Answer, Stack, items
+from tests.support.builders import value_of
 
 FORBIDDEN = (403, '{"message":"Forbidden"}')
 NO_SUCH_METHOD = (403, '{"message":"Missing Authentication Token"}')

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.builders import value_of
 from tests.e2e.catalog import ORIGIN, RESOURCES
 from tests.e2e.stack import WRONG, Stack, http_manager, stack
-from tests.servers import EchoServer, RedisServer
+from tests.support.builders import value_of
+from tests.support.servers import EchoServer, RedisServer
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.builders import value_of
 from tests.e2e.stack import WRONG, Stack
+from tests.support.builders import value_of
 
 KEY = value_of("free")
 NAMES = ("x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id")

@@ -24,12 +24,12 @@ import msgspec
 import pytest
 import yaml
 
-from authz.config import load
+from authz.cli.up import envoy_binary
+from authz.config.file import load
 from authz.core.resources import Resources
-from authz.envoyconfig import EnvoyOptions, render
-from authz.up import envoy_binary
+from authz.envoy.config import EnvoyOptions, render
 from tests.e2e.stack import REGION, control_plane, write
-from tests.servers import HOST, EchoServer, RedisServer, authz_serve, envoy, free_port
+from tests.support.servers import HOST, EchoServer, RedisServer, authz_serve, envoy, free_port
 
 PAGES = Path(__file__).parents[2] / "docs" / "migration"
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)

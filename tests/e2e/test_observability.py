@@ -16,11 +16,11 @@ import pytest
 from redis import Redis
 
 from authz.core.resources import Resources
-from authz.envoyconfig import EnvoyOptions, render
-from authz.extauthz import SERVICE
-from tests.builders import value_of
+from authz.envoy.config import EnvoyOptions, render
+from authz.envoy.edge import SERVICE
 from tests.e2e.stack import WRONG, Answer, Stack
-from tests.servers import HOST, RedisServer, envoy, free_port, until
+from tests.support.builders import value_of
+from tests.support.servers import HOST, RedisServer, envoy, free_port, until
 
 
 def logged(stack: Stack, path: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from http import HTTPStatus
 import pytest
 
 from authz.core.resources import QuotaSettings, ThrottleSettings
-from tests.builders import key, plan, resources, value_of
 from tests.e2e.stack import WRONG, Stack, stack
-from tests.servers import EchoServer, Host, RedisServer, redis_server, until
+from tests.support.builders import key, plan, resources, value_of
+from tests.support.servers import EchoServer, Host, RedisServer, redis_server, until
 
 MOST = 5_000  # requests of one traffic: it ends, whatever happens
 PAUSE_SECONDS = 0.01  # between two requests of a client: a pulse, no load test

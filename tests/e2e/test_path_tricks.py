@@ -21,9 +21,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from authz.core.resources import Api, ApiStage, Host, HttpMethod, Method, Resources, Stage
-from tests.builders import key, plan, value_of
 from tests.e2e.stack import Stack, stack
-from tests.servers import HOST, RedisServer
+from tests.support.builders import key, plan, value_of
+from tests.support.servers import HOST, RedisServer
 
 PROD = (Stage(name="prod"),)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import value_of
 from tests.e2e.catalog import RESOURCES
 from tests.e2e.stack import Answer, Stack, http_manager, stack
-from tests.servers import EchoServer, RedisServer
+from tests.support.builders import value_of
+from tests.support.servers import EchoServer, RedisServer
 
 KEY = f"x-api-key: {value_of('free')}"
 HOST = "Host: a1.test"

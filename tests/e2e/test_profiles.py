@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.catalog import RESOURCES
 from tests.e2e.stack import Stack, items, stack
-from tests.servers import EchoServer, Host, RedisServer
+from tests.support.servers import EchoServer, Host, RedisServer
 
 OURS = {"ratelimit", "ratelimit-policy", "retry-after"}
 

@@ -20,11 +20,11 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from authz.core.resources import Resources
-from authz.pb import ext_authz_pb2_grpc
+from authz.envoy.pb import ext_authz_pb2_grpc
 from tests.e2e.stack import REGION, TIMEOUT_SECONDS, ControlServer, credentials, managed
 from tests.e2e.test_tour import SIDECARS, Tour
-from tests.servers import AuthzServer, EchoServer, Host, RedisServer
-from tests.world import check_request, read
+from tests.support.servers import AuthzServer, EchoServer, Host, RedisServer
+from tests.support.world import check_request, read
 
 OFF = [{"op": "replace", "path": "/enabled", "value": "false"}]
 ON = [{"op": "replace", "path": "/enabled", "value": "true"}]

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from authz.config import parse
+from authz.config.file import parse
 from authz.core.resources import QuotaSettings, Resources
-from tests.builders import key, plan, resources, value_of
 from tests.e2e.stack import Stack, stack, write
-from tests.servers import EchoServer, Host, RedisServer, until
+from tests.support.builders import key, plan, resources, value_of
+from tests.support.servers import EchoServer, Host, RedisServer, until
 
 KEYS = tuple(key(name, value=value_of(name), value_sha256=None) for name in ("k1", "k2", "k3"))
 

@@ -16,14 +16,14 @@ from typing import Any, Final
 import click
 import pytest
 
-from authz.cli import cli
-from authz.settings import Settings
-from authz.workers import KILL_SECONDS
-from tests.builders import resources
+from authz.cli.main import cli
+from authz.config.settings import Settings
+from authz.workers.supervisor import KILL_SECONDS
 from tests.e2e.stack import write
-from tests.hosts import HOSTS
-from tests.servers import HOST, Host, RedisServer, Server, free_port, is_ok, until
-from tests.servers import _running as running
+from tests.support.builders import resources
+from tests.support.hosts import HOSTS
+from tests.support.servers import HOST, Host, RedisServer, Server, free_port, is_ok, until
+from tests.support.servers import _running as running
 
 UNITS: Final = Path(__file__).parents[2] / "deploy/systemd"
 SIDECAR, CONTROL = "authz.service", "authz-control.service"

@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from authz.config import load
-from authz.envoyconfig import EnvoyOptions, Part, Tls, render
-from tests.builders import resources, value_of
+from authz.config.file import load
+from authz.envoy.config import EnvoyOptions, Part, Tls, render
 from tests.e2e.stack import FLAGS, write
-from tests.servers import (
+from tests.support.builders import resources, value_of
+from tests.support.servers import (
     HOST,
     AuthzServer,
     EchoServer,

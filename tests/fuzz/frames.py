@@ -24,7 +24,7 @@ from hyperframe.frame import (
 
 from tests.fuzz.checkrequests import CATALOG, mutated, request
 from tests.fuzz.http2 import CHECK, HEALTH, WATCH, answers, block, body, call_headers, connected, framed, start
-from tests.servers import AuthzServer, Host, authz_serve, redis_server
+from tests.support.servers import AuthzServer, Host, authz_serve, redis_server
 
 LONGEST: Final = 16  # frames of a sequence
 PATHS: Final = (CHECK, HEALTH, WATCH, b"/\xff\xfe", b"", b"/no/such", b"*")

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from authz.answers import Style
 from authz.core.resources import (
     Account,
     ApiStage,
@@ -25,12 +24,13 @@ from authz.core.resources import (
     Resources,
     UsagePlan,
 )
-from authz.extauthz import to_request
-from authz.limiter import RedisClock, RedisLimiter
-from tests.builders import value_of
+from authz.envoy.answers import Style
+from authz.envoy.edge import to_request
+from authz.limiter.limiter import RedisClock, RedisLimiter
 from tests.conftest import Clock
-from tests.servers import Kind, RedisServer, redis_server
-from tests.world import (
+from tests.support.builders import value_of
+from tests.support.servers import Kind, RedisServer, redis_server
+from tests.support.world import (
     NEEDS_KEY,
     OPEN,
     REQUEST_ID,

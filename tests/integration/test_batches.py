@@ -13,13 +13,13 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from authz.batching import MAX_BATCH, Batch, Call, Encoder
 from authz.check import LimiterUnavailable, Overloaded
 from authz.core.limits import Layer, Limit, Meter, redis_key, throttle
 from authz.core.verdict import Tally
-from authz.limiter import RedisLimiter
-from tests.proxy import Proxy, proxy
-from tests.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
+from authz.limiter.batching import MAX_BATCH, Batch, Call, Encoder
+from authz.limiter.limiter import RedisLimiter
+from tests.support.proxy import Proxy, proxy
+from tests.support.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
 
 PATIENT = 20.0  # seconds that no caller ever waits here, unless something is lost
 AGES = 3600.0
@@ -143,7 +143,7 @@ async def test_a_batch_is_bounded(asked: Asked, between: Proxy) -> None:
 
 async def test_the_queue_is_bounded(asked: Asked, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who finds it full is told so; those in it are answered."""
-    monkeypatch.setattr("authz.limiter.MAX_WAITING", 2)
+    monkeypatch.setattr("authz.limiter.limiter.MAX_WAITING", 2)
     first = await held(between, asked)
     others = [asked.call() for _ in range(3)]
     await eventually(lambda: others[2].done())
@@ -370,7 +370,7 @@ async def test_r17_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pyt
     def take(_queue: Any) -> list[Call]:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr("authz.batching.Queue.take", take)
+    monkeypatch.setattr("authz.limiter.batching.Queue.take", take)
     with pytest.raises(LimiterUnavailable, match="nobody asks"):
         await asyncio.wait_for(asked.call(), PATIENT / 2)
     with pytest.raises(RuntimeError, match="a mistake of ours"):

@@ -13,16 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from authz.batching import once_key
 from authz.check import LimiterUnavailable
 from authz.core.limits import Layer, Limit, Meter, Quota, redis_key, throttle
 from authz.core.periods import period
 from authz.core.resources import QuotaSettings
 from authz.core.verdict import Tally
-from authz.limiter import RedisClock, RedisLimiter
+from authz.limiter.batching import once_key
+from authz.limiter.limiter import RedisClock, RedisLimiter
 from tests.conftest import Clock
-from tests.proxy import proxy
-from tests.servers import Kind, RedisServer, redis_server
+from tests.support.proxy import proxy
+from tests.support.servers import Kind, RedisServer, redis_server
 
 ONCE_MS = 10_000
 

@@ -32,18 +32,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from msgspec import structs
 
-from authz.cli import cli
+from authz.aws.convert import from_resources
+from authz.cli.main import cli
 from authz.control import bodies, connections
-from authz.control.absent import OPERATIONS as ABSENT
 from authz.control.app import BODY_BYTES, operations
+from authz.control.operations.absent import OPERATIONS as ABSENT
+from authz.control.operations.unsupported import UNSUPPORTED
 from authz.control.server import ControlOptions
-from authz.control.unsupported import UNSUPPORTED
-from authz.core.convert import from_resources
 from authz.core.resources import ApiKey, Resources, UsagePlan
-from authz.sealing import Sealer
-from tests.control import SEALER, Control, Reply, boto, raw, running
-from tests.control import control as control
-from tests.servers import Kind, RedisServer, redis_server, until
+from authz.store.sealing import Sealer
+from tests.support.control import SEALER, Control, Reply, boto, raw, running
+from tests.support.control import control as control
+from tests.support.servers import Kind, RedisServer, redis_server, until
 
 JSON = {"Content-Type": "application/json"}
 

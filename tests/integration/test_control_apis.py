@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.control import Control, raw
-from tests.control import control as control
 from tests.integration.test_control_restapis import Client, bare, refused
+from tests.support.control import Control, raw
+from tests.support.control import control as control
 
 BAD = "BadRequestException"
 

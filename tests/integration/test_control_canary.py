@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.control import Control
-from tests.control import control as control
 from tests.integration.test_control_restapis import SETTING_PATHS, Client, bare, refused
+from tests.support.control import Control
+from tests.support.control import control as control
 
 DATES = ("createdDate", "lastUpdatedDate")
 

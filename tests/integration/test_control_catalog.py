@@ -17,17 +17,17 @@ from authz.check import Checker
 from authz.core.catalog import Catalog
 from authz.core.limits import redis_key
 from authz.core.resources import Resources
-from authz.extauthz import to_request
-from authz.fallback import LocalLimiter
-from authz.follower import Callers, StoreCatalog
-from authz.keyring import StoreRing
-from authz.limiter import RedisLimiter
-from authz.store import Store
+from authz.envoy.edge import to_request
+from authz.limiter.limiter import RedisLimiter
+from authz.limiter.local import LocalLimiter
+from authz.sidecar.follower import Callers, StoreCatalog
+from authz.store.keys import StoreRing
+from authz.store.store import Store
 from tests.conftest import Clock
-from tests.control import Control, boto, raw
-from tests.control import control as control
-from tests.servers import DEADLINE_SECONDS, RedisServer
-from tests.world import REQUEST_ID, STANDARD, check_request, read, to_response
+from tests.support.control import Control, boto, raw
+from tests.support.control import control as control
+from tests.support.servers import DEADLINE_SECONDS, RedisServer
+from tests.support.world import REQUEST_ID, STANDARD, check_request, read, to_response
 
 
 class Gateway:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from authz.cli import cli
-from tests.control import REGION, Control, boto, running
-from tests.control import control as control
+from authz.cli.main import cli
 from tests.integration.test_control_restapis import Client, bare, refused
-from tests.servers import RedisServer
+from tests.support.control import REGION, Control, boto, running
+from tests.support.control import control as control
+from tests.support.servers import RedisServer
 
 TARGET = "envoy.example.net"
 WITHOUT = "no-domain-target.invalid"

@@ -16,8 +16,8 @@ import pytest
 from authz.control.app import IMPORT_BYTES
 from authz.control.bodies import ADDRESS_BYTES
 from authz.control.connections import CONNECTIONS, STRANGERS_PER_ADDRESS
-from tests.control import DEADLINE_SECONDS, REGION, Control, boto, raw, running, signed
-from tests.servers import RedisServer
+from tests.support.control import DEADLINE_SECONDS, REGION, Control, boto, raw, running, signed
+from tests.support.servers import RedisServer
 
 IMPORT = "/restapis?mode=import"
 ADDRESSES = 6  # loopback addresses that a flood comes from

@@ -13,10 +13,10 @@ from botocore.exceptions import ClientError
 from authz.control.call import Context
 from authz.core.resources import ApiKey, UsagePlan
 from authz.core.stored import Items, StoredKey, StoredPlan
-from authz.sealing import Sealer
-from tests.control import Control, boto, raw, running
-from tests.control import control as control
-from tests.servers import RedisServer
+from authz.store.sealing import Sealer
+from tests.support.control import Control, boto, raw, running
+from tests.support.control import control as control
+from tests.support.servers import RedisServer
 
 VALUE = "v" * 20
 NO_KEY = "NotFoundException: Invalid API Key identifier specified"

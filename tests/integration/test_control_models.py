@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.control import Control, boto
-from tests.control import control as control
 from tests.integration.test_control_restapis import Client, refused
 from tests.integration.test_control_restapis import client as client
+from tests.support.control import Control, boto
+from tests.support.control import control as control
 
 OBJECT = json.dumps({"type": "object"})
 JSON_TYPE = "application/json"

@@ -10,10 +10,10 @@ import pytest
 from authz.control.call import Context
 from authz.core.resources import Deployment, HttpMethod, Method
 from authz.core.stored import StoredDeployment, StoredStage
-from authz.store import Edit
-from tests.control import Control, boto, raw
-from tests.control import control as control
+from authz.store.store import Edit
 from tests.integration.test_control_keys import ids, imported, refusal, replaced
+from tests.support.control import Control, boto, raw
+from tests.support.control import control as control
 
 NO_PLAN = "NotFoundException: Invalid Usage Plan ID specified"
 THROTTLE = "/apiStages/a:prod/throttle"

@@ -10,9 +10,9 @@ from botocore.exceptions import ClientError
 
 from authz.control.call import Context
 from authz.core.stored import RestApi, StoredDeployment, StoredResource
-from tests.control import Control, boto, raw, running
-from tests.control import control as control
-from tests.servers import RedisServer
+from tests.support.control import Control, boto, raw, running
+from tests.support.control import control as control
+from tests.support.servers import RedisServer
 
 SETTING_PATHS = (
     "[/deploymentId, /description, /cacheClusterEnabled, /cacheClusterSize, /clientCertificateId, /accessLogSettings, "

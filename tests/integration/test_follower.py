@@ -22,10 +22,9 @@ import yaml
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from authz import follower, notice
-from authz import store as stores
+from authz import notice
 from authz.check import Checker
-from authz.config import Config, load
+from authz.config.file import Config, load
 from authz.core.catalog import Catalog
 from authz.core.limits import redis_key
 from authz.core.resources import (
@@ -42,18 +41,20 @@ from authz.core.resources import (
 )
 from authz.core.stored import Item, StoredDeployment, StoredKey, StoredPlan, StoredStage
 from authz.core.verdict import Allowed, Tally
-from authz.fallback import LocalLimiter
-from authz.follower import StoreCatalog
-from authz.keyring import StoreRing
-from authz.sidecar import STORE_SECONDS
-from authz.store import Edit, Event, Store
-from authz.usage import UsageLedger
-from tests.builders import value_of
+from authz.limiter.local import LocalLimiter
+from authz.sidecar import follower
+from authz.sidecar.follower import StoreCatalog
+from authz.sidecar.sidecar import STORE_SECONDS
+from authz.store import store as stores
+from authz.store.keys import StoreRing
+from authz.store.store import Edit, Event, Store
+from authz.store.usage import UsageLedger
 from tests.integration.test_server import check, document, get
-from tests.proxy import Proxy, proxy
-from tests.servers import DEADLINE_SECONDS, HOST, RedisServer, authz_serve, redis_server, until
-from tests.topologies import port_of, say
-from tests.world import ask
+from tests.support.builders import value_of
+from tests.support.proxy import Proxy, proxy
+from tests.support.servers import DEADLINE_SECONDS, HOST, RedisServer, authz_serve, redis_server, until
+from tests.support.topologies import port_of, say
+from tests.support.world import ask
 
 Rest = Callable[[float], Awaitable[None]]
 

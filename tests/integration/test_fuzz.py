@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.control import Control, raw
-from tests.control import control as control
 from tests.fuzz.calls import OPERATIONS, VERBS_WITH_BODIES, address, assert_no_fault, furnish, shaped_body
+from tests.support.control import Control, raw
+from tests.support.control import control as control
 
 DEPTH = 100_000
 BODIES: dict[str, bytes] = {

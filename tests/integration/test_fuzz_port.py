@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from tests.fuzz import checkrequests, frames
-from tests.hosts import HOSTS
-from tests.servers import AuthzServer, Host, authz_serve, redis_server
+from tests.support.hosts import HOSTS
+from tests.support.servers import AuthzServer, Host, authz_serve, redis_server
 
 SEQUENCES = int(os.environ.get("AUTHZ_TEST_FUZZ_FRAMES", "150"))
 MESSAGES = int(os.environ.get("AUTHZ_TEST_FUZZ_MESSAGES", "5000"))

@@ -14,14 +14,14 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from authz.asgi_grpc import LARGEST
-from authz.pb import ext_authz_pb2 as pb
-from authz.port import LAST_LOOKS, SILENT_LOOKS, HostEnded, Port, reachable
-from authz.settings import Settings
+from authz.config.settings import Settings
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.hosts.asgi_grpc import LARGEST
+from authz.sidecar.port import LAST_LOOKS, SILENT_LOOKS, HostEnded, Port, reachable
 from tests.fuzz.http2 import CHECK, HEALTH, WATCH, answers, body, call_headers, called, connected, framed, start
-from tests.hosts import HOSTS
 from tests.integration.test_server import document
-from tests.servers import HOST, AuthzServer, Host, RedisServer, authz_serve, free_port, redis_server, until
+from tests.support.hosts import HOSTS
+from tests.support.servers import HOST, AuthzServer, Host, RedisServer, authz_serve, free_port, redis_server, until
 
 OK, INTERNAL, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 0, 13, 8, 12
 NOT_UTF_8 = b"/\xff\xfe"
@@ -245,7 +245,7 @@ def test_a_message_above_the_bound_is_refused_counted_and_logged(server: AuthzSe
 def test_a_server_that_ends_by_itself_ends_the_process(config: Path, redis: RedisServer) -> None:
     """grpcio alone ends itself at a path that is not UTF-8; whoever started the process sees a failure."""
     flags = ("--redis-url", redis.url, "--drain-seconds", "0")
-    with authz_serve(config, *flags, host="grpcio", module="tests.faulty_grpcio") as server:
+    with authz_serve(config, *flags, host="grpcio", module="tests.support.faulty_grpcio") as server:
         called(server.grpc, call_headers(NOT_UTF_8))
         assert server.wait() == 1
         (line,) = lines(server, "ended")
@@ -256,7 +256,7 @@ def test_a_server_that_ends_by_itself_ends_the_process(config: Path, redis: Redi
 def test_a_worker_whose_server_ends_by_itself_is_started_again(config: Path, redis: RedisServer) -> None:
     flags = ("--redis-url", redis.url, "--drain-seconds", "0")
 
-    with authz_serve(config, *flags, host="grpcio", module="tests.faulty_grpcio", workers=2) as pair:
+    with authz_serve(config, *flags, host="grpcio", module="tests.support.faulty_grpcio", workers=2) as pair:
 
         def restarts() -> list[int]:
             workers = httpx.get(f"{pair.http}/healthz", trust_env=False).json()["workers"]

@@ -28,13 +28,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from authz.asgi_grpc import LARGEST, framed
-from authz.extauthz import SERVICE
-from authz.pb import ext_authz_pb2_grpc
-from tests.builders import value_of
-from tests.hosts import HOSTS, needs_pyvoy
+from authz.envoy.edge import SERVICE
+from authz.envoy.pb import ext_authz_pb2_grpc
+from authz.hosts.asgi_grpc import LARGEST, framed
 from tests.integration.test_server import asks, check, document, health, run, status
-from tests.servers import (
+from tests.support.builders import value_of
+from tests.support.hosts import HOSTS, needs_pyvoy
+from tests.support.servers import (
     DEADLINE_SECONDS,
     HOST,
     AuthzServer,
@@ -69,7 +69,9 @@ def serving(config: Path, redis: RedisServer, *flags: str, fault: str = "", wait
     """A sidecar under pyvoy that can be made to fail."""
     own = ("--redis-url", redis.url, "--drain-seconds", "0", "--log-level", "debug")
     env = {"AUTHZ_TEST_FAULT": fault}
-    with authz_serve(config, *own, *flags, env=env, wait=wait, host="pyvoy", module="tests.faulty_pyvoy") as server:
+    with authz_serve(
+        config, *own, *flags, env=env, wait=wait, host="pyvoy", module="tests.support.faulty_pyvoy"
+    ) as server:
         yield server
 
 

@@ -10,7 +10,8 @@ import pytest
 
 WITHOUT = """
 import sys
-from authz import cli, pyvoy_launch
+from authz.cli import main as cli
+from authz.hosts import pyvoy_launch
 {fault}
 sys.argv[1:] = ["serve", "--config", {config!r}, "--host", "pyvoy", {flags}]
 cli.main()

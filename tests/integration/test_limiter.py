@@ -16,10 +16,10 @@ from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, r
 from authz.core.periods import DAY_US, period
 from authz.core.resources import QuotaSettings
 from authz.core.verdict import Tally
-from authz.fallback import Spent
-from authz.limiter import ADMIT, FLUSH, RedisClock, RedisLimiter
+from authz.limiter.limiter import ADMIT, FLUSH, RedisClock, RedisLimiter
+from authz.limiter.local import Spent
 from tests.conftest import Clock
-from tests.servers import Kind, RedisServer, free_port, redis_server, until
+from tests.support.servers import Kind, RedisServer, free_port, redis_server, until
 
 SECOND = 1_000_000
 DAY_MS = 86_400_000

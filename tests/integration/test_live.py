@@ -16,11 +16,12 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from authz import live, notice
-from authz.config import load
+from authz import notice
+from authz.config import live
+from authz.config.file import load
+from authz.config.live import LAST_RETRY_SECONDS, LiveCatalog, Outcome, _Patience
 from authz.core.catalog import Catalog
 from authz.core.resources import Resources
-from authz.live import LAST_RETRY_SECONDS, LiveCatalog, Outcome, _Patience
 
 DEADLINE_SECONDS = 20.0
 

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from authz.pb import ext_authz_pb2_grpc
-from tests.builders import value_of
+from authz.envoy.pb import ext_authz_pb2_grpc
 from tests.e2e.stack import ControlServer
 from tests.e2e.test_cli import authz
 from tests.integration.test_server import asks, document
 from tests.monitoring.monitored import control_plane
-from tests.servers import HOST, AuthzServer, RedisServer, authz_serve, free_port, redis_server, until
+from tests.support.builders import value_of
+from tests.support.servers import HOST, AuthzServer, RedisServer, authz_serve, free_port, redis_server, until
 
 KEYS, FEW, PLANS, AT_ONCE = 10_000, 100, 20, 64
 

@@ -19,17 +19,17 @@ import redis
 import yaml
 
 from authz.check import LimiterUnavailable
-from authz.config import load
+from authz.config.file import load
+from authz.config.settings import Settings
 from authz.core.limits import Layer, Limit, redis_key, throttle
-from authz.host_grpcio import GrpcioHost
-from authz.limiter import ADMIT, FLUSH, RedisClock, RedisLimiter
-from authz.pb import ext_authz_pb2 as pb
-from authz.pb import ext_authz_pb2_grpc
-from authz.settings import Settings
-from authz.sidecar import Sidecar
-from tests.builders import value_of
-from tests.proxy import Proxy, proxy
-from tests.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, free_port, redis_server, until
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.envoy.pb import ext_authz_pb2_grpc
+from authz.hosts.grpcio import GrpcioHost
+from authz.limiter.limiter import ADMIT, FLUSH, RedisClock, RedisLimiter
+from authz.sidecar.sidecar import Sidecar
+from tests.support.builders import value_of
+from tests.support.proxy import Proxy, proxy
+from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, free_port, redis_server, until
 
 BUDGET_MS, PATIENT_MS = 400, 4_000  # where the budget has to run out, and where it must not
 LEDGER = ">Bddddddddd"  # admit.lua tells the layout
@@ -388,7 +388,7 @@ async def test_what_overload_sheds_gets_503_whatever_the_policy(
 ) -> None:
     """R20. Redis is well, and nobody may wait for it."""
     async with running(tmp_path, server) as run:
-        monkeypatch.setattr("authz.limiter.MAX_WAITING", 0)
+        monkeypatch.setattr("authz.limiter.limiter.MAX_WAITING", 0)
         for key in ("local", "allow", "deny"):
             shed = await run.call(key)
             assert (shed.status, shed.kind, shed.headers["retry-after"]) == (503, "error_response", "1")

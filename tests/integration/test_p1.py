@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from authz.core.limits import Layer, Limit, Meter, Quota, redis_key, throttle
-from authz.limiter import RedisLimiter
-from tests.servers import RedisServer
+from authz.limiter.limiter import RedisLimiter
+from tests.support.servers import RedisServer
 
 PROCESSES, REQUESTS, CEILING = 4, 500, 700
 FAR_FUTURE = 2**52

@@ -24,15 +24,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from authz.check import Checker
 from authz.core.request import Request
 from authz.core.verdict import Denied, Reason, Verdict
-from authz.extauthz import SERVICE, Authorization
-from authz.metrics import Metrics
-from authz.pb import ext_authz_pb2 as pb
-from authz.pb import ext_authz_pb2_grpc
+from authz.envoy.edge import SERVICE, Authorization
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.envoy.pb import ext_authz_pb2_grpc
+from authz.observe.metrics import Metrics
 from bench.h2 import DATA, FRAME, HEADERS, PREFACE, RST_STREAM, SETTINGS, Connection, frame, framed, header_blocks
-from tests.builders import value_of
-from tests.hosts import HOSTS
-from tests.proxy import proxy
-from tests.servers import (
+from tests.support.builders import value_of
+from tests.support.hosts import HOSTS
+from tests.support.proxy import proxy
+from tests.support.servers import (
     DEADLINE_SECONDS,
     POLL_SECONDS,
     AuthzServer,

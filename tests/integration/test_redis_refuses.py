@@ -13,16 +13,16 @@ import redis
 import yaml
 from structlog.testing import capture_logs
 
-from authz import config
-from authz.config import Config
-from authz.redisurl import mask_url
-from authz.scripts import connect
-from authz.settings import Settings
-from authz.sidecar import Sidecar
-from authz.store import Store
+from authz.config import file as config
+from authz.config.file import Config
+from authz.config.settings import Settings
+from authz.redisio.client import connect
+from authz.redisio.url import mask_url
+from authz.sidecar.sidecar import Sidecar
+from authz.store.store import Store
 from tests.integration.test_outage import document
-from tests.servers import HOST, RedisServer, free_port, redis_server
-from tests.topologies import port_of, say
+from tests.support.servers import HOST, RedisServer, free_port, redis_server
+from tests.support.topologies import port_of, say
 
 PASSWORD = "s3cret-and-long"
 OWN_DATABASE = 7
@@ -134,7 +134,7 @@ async def test_connections_of_a_busy_moment_are_closed_when_they_are_idle(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but the last one, with which the next caller need not wait."""
-    monkeypatch.setattr("authz.pool.IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("authz.redisio.pool.IDLE_SECONDS", 0.2)
     client = connect(f"{server.url.rpartition('/')[0]}/{OWN_DATABASE}", 20.0)
     ask: Callable[..., Any] = client.execute_command
     await asyncio.gather(*(ask("XREAD", "BLOCK", 300, "STREAMS", "x", "$") for _ in range(20)))

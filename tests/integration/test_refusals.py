@@ -19,10 +19,10 @@ from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, t
 from authz.core.periods import period
 from authz.core.resources import QuotaSettings
 from authz.core.verdict import Tally
-from authz.limiter import RedisClock, RedisLimiter
+from authz.limiter.limiter import RedisClock, RedisLimiter
 from tests.conftest import Clock
-from tests.proxy import Proxy, proxy
-from tests.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
+from tests.support.proxy import Proxy, proxy
+from tests.support.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

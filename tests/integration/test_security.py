@@ -14,11 +14,11 @@ import grpc
 import pytest
 import redis as redis_py
 
-from authz.pb import ext_authz_pb2 as pb
-from authz.pb.ext_authz_pb2_grpc import AuthorizationStub
-from tests.builders import resources, value_of
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.envoy.pb.ext_authz_pb2_grpc import AuthorizationStub
 from tests.e2e.stack import write
-from tests.servers import AuthzServer, Kind, RedisServer, authz_serve, redis_server, until
+from tests.support.builders import resources, value_of
+from tests.support.servers import AuthzServer, Kind, RedisServer, authz_serve, redis_server, until
 
 ROOT = Path(__file__).parents[2]
 ZEROS = "{000000000000}"
@@ -83,7 +83,7 @@ def plans(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("user", "scripts"), [("sidecar", COUNTING), ("stored", COUNTING + STORING)])
 def test_a_user_may_run_every_command_of_its_scripts(user: str, scripts: tuple[str, ...]) -> None:
     """Also of those branches that a test of a sidecar does not come to."""
-    texts = ((ROOT / "authz" / "lua" / f"{name}.lua").read_text("utf-8") for name in scripts)
+    texts = ((ROOT / "authz" / "redisio" / "lua" / f"{name}.lua").read_text("utf-8") for name in scripts)
     called = {f"+{name.lower()}" for text in texts for name in re.findall(r"call\('([A-Z]+)'", text)}
     assert called
     assert called <= set(users()[user])

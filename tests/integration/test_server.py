@@ -22,14 +22,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from authz.extauthz import SERVICE
-from authz.metrics import CONTENT_TYPE
-from authz.pb import ext_authz_pb2 as pb
-from authz.pb import ext_authz_pb2_grpc
-from tests.builders import value_of
-from tests.hosts import HOSTS
-from tests.proxy import Proxy, proxy
-from tests.servers import (
+from authz.envoy.edge import SERVICE
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.envoy.pb import ext_authz_pb2_grpc
+from authz.observe.metrics import CONTENT_TYPE
+from tests.support.builders import value_of
+from tests.support.hosts import HOSTS
+from tests.support.proxy import Proxy, proxy
+from tests.support.servers import (
     DEADLINE_SECONDS,
     HOST,
     AuthzServer,

@@ -7,12 +7,12 @@ from typing import Any
 
 import boto3
 
-from authz.control import absent
 from authz.control.app import operations
+from authz.control.operations import absent
+from authz.control.operations.unsupported import UNSUPPORTED
 from authz.control.unfilled import UNFILLED, UNREAD
-from authz.control.unsupported import UNSUPPORTED
-from tests.control import Control, boto, raw
-from tests.control import control as control
+from tests.support.control import Control, boto, raw
+from tests.support.control import control as control
 
 MODEL = boto3.client("apigateway", region_name="us-east-1").meta.service_model
 SERVED = [

@@ -14,7 +14,7 @@ import redis.asyncio
 from msgspec.structs import replace
 from redis.exceptions import ConnectionError as LostConnection
 
-from authz.core.errors import ApiError, conflict
+from authz.aws.errors import ApiError, conflict
 from authz.core.resources import Account, ApiKey, ApiStage, Deployment, ThrottleSettings, UsagePlan
 from authz.core.stored import (
     ACCOUNT,
@@ -33,10 +33,10 @@ from authz.core.stored import (
     plan_keys,
     stage_plans,
 )
-from authz.limiter import RedisLimiter
-from authz.store import ATTEMPTS, CHUNK, Edit, Head, Kept, Store, StoreUnavailable, Written
+from authz.limiter.limiter import RedisLimiter
+from authz.store.store import ATTEMPTS, CHUNK, Edit, Head, Kept, Store, StoreUnavailable, Written
 from tests.conftest import Clock
-from tests.servers import RedisServer, redis_server
+from tests.support.servers import RedisServer, redis_server
 
 MakeStore = Callable[..., Store]
 TAKEN = conflict("API Key already exists")

@@ -25,15 +25,15 @@ from authz.check import LimiterUnavailable
 from authz.core.limits import Layer, Limit, Meter, Quota, redis_key
 from authz.core.resources import ApiKey, UsagePlan
 from authz.core.stored import StoredKey, StoredPlan
-from authz.limiter import RedisLimiter
-from authz.pb import ext_authz_pb2_grpc
-from authz.scripts import connect, master_changes
-from authz.store import Edit, Kept, Store, StoreUnavailable, Written
-from authz.usage import UsageLedger
-from tests.builders import value_of
+from authz.envoy.pb import ext_authz_pb2_grpc
+from authz.limiter.limiter import RedisLimiter
+from authz.redisio.client import connect, master_changes
+from authz.store.store import Edit, Kept, Store, StoreUnavailable, Written
+from authz.store.usage import UsageLedger
 from tests.integration.test_outage import Answer, asks, document, quota
-from tests.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
-from tests.topologies import (
+from tests.support.builders import value_of
+from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
+from tests.support.topologies import (
     MASTERS,
     PASSWORD,
     SENTINEL_PASSWORD,

@@ -13,20 +13,20 @@ import redis
 import yaml
 from click.testing import CliRunner, Result
 
-from authz import config
-from authz.cli_transfer import COMMANDS
-from authz.core.awsfiles import Wanted, read
-from authz.core.errors import ApiError
+from authz.aws.awsfiles import Wanted, read
+from authz.aws.errors import ApiError
+from authz.cli.transfer import COMMANDS
+from authz.config import file as config
+from authz.config.faults import ConfigError
 from authz.core.resources import Account, ApiStage, Host, Resources, Stage, ThrottleSettings, UsagePlan
 from authz.core.stored import Items, RestApi, StoredKey, StoredPlan, plan_keys
-from authz.faults import ConfigError
-from authz.inbound import Reading, wanted
-from authz.sealing import Sealer
-from authz.store import Edit, Store, StoreUnavailable
-from authz.transfer import Export, Import, backup, everything, restore
-from tests.builders import api, key, plan, resources, value_of
-from tests.servers import RedisServer
-from tests.unit.test_awsfiles import PLAN, printed
+from authz.store.sealing import Sealer
+from authz.store.store import Edit, Store, StoreUnavailable
+from authz.transfer.inbound import Reading, wanted
+from authz.transfer.transfer import Export, Import, backup, everything, restore
+from tests.support.builders import api, key, plan, resources, value_of
+from tests.support.servers import RedisServer
+from tests.unit.aws.test_awsfiles import PLAN, printed
 
 T = TypeVar("T")
 

@@ -11,20 +11,20 @@ import pytest
 import redis.asyncio
 from botocore.exceptions import ClientError
 
+from authz.aws.convert import from_resources
+from authz.aws.usage import Days, Row, pairs, window
 from authz.core.catalog import Catalog
-from authz.core.convert import from_resources
 from authz.core.limits import Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US
 from authz.core.resources import QuotaSettings
-from authz.core.usage import Days, Row, pairs, window
-from authz.limiter import RedisLimiter
-from authz.store import Event, Head, Store, StoreUnavailable
-from authz.usage import CALLERS, UsageLedger
-from tests import builders
+from authz.limiter.limiter import RedisLimiter
+from authz.store.store import Event, Head, Store, StoreUnavailable
+from authz.store.usage import CALLERS, UsageLedger
 from tests.conftest import Clock
-from tests.control import Control, boto, raw, running
-from tests.control import control as control
-from tests.servers import RedisServer, free_port
+from tests.support import builders
+from tests.support.control import Control, boto, raw, running
+from tests.support.control import control as control
+from tests.support.servers import RedisServer, free_port
 
 QUOTA = QuotaSettings(5, "DAY")
 MONTH = QuotaSettings(100, "MONTH")

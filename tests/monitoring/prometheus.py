@@ -19,7 +19,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.servers import HOST, Server, _running, free_port, is_ok, until
+from tests.support.servers import HOST, Server, _running, free_port, is_ok, until
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 CONFIG: Final = DEPLOY / "prometheus" / "prometheus.yml"

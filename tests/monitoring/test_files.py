@@ -12,7 +12,7 @@ import yaml
 
 from authz.core.limits import Layer
 from authz.core.verdict import Reason
-from authz.metrics import ControlMetrics, Gathered, Metrics
+from authz.observe.metrics import ControlMetrics, Gathered, Metrics
 from tests.monitoring.dashboard import document, metrics_of, panels
 from tests.monitoring.prometheus import (
     CONFIG,

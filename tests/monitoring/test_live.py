@@ -18,7 +18,7 @@ import pytest
 from tests.monitoring.dashboard import PICTURE, Panel, panels
 from tests.monitoring.monitored import DAYS, NOBODYS, Monitored, monitored
 from tests.monitoring.prometheus import alerts, faster, faster_expression, needs_prometheus, rules
-from tests.servers import POLL_SECONDS, until
+from tests.support.servers import POLL_SECONDS, until
 
 pytestmark = needs_prometheus
 

@@ -20,10 +20,10 @@ from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, t
 from authz.core.periods import DAY_US, period
 from authz.core.resources import QuotaSettings
 from authz.core.verdict import Tally
-from authz.limiter import RedisClock, RedisLimiter
+from authz.limiter.limiter import RedisClock, RedisLimiter
 from tests.conftest import Clock, micros
-from tests.model import Bucket, Ledger, Model, Row
-from tests.servers import RedisServer
+from tests.support.model import Bucket, Ledger, Model, Row
+from tests.support.servers import RedisServer
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

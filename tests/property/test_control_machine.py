@@ -14,16 +14,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from authz.aws.convert import to_resources
 from authz.control.call import Context
 from authz.core.catalog import UNLOOKED, Catalog
-from authz.core.convert import to_resources
 from authz.core.resources import Resources, digest
 from authz.core.stored import Items, StoredKey, StoredPlan
-from authz.follower import StoreCatalog
-from authz.keyring import StoreRing
-from authz.store import Head, Store
-from tests.control import Control, Reply, raw, running
-from tests.servers import DEADLINE_SECONDS, RedisServer
+from authz.sidecar.follower import StoreCatalog
+from authz.store.keys import StoreRing
+from authz.store.store import Head, Store
+from tests.support.control import Control, Reply, raw, running
+from tests.support.servers import DEADLINE_SECONDS, RedisServer
 
 STAGES = ("s1", "s2")  # few of everything, so that they meet
 NAMES, VALUES = 3, 4

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, remaining, throttle
 from authz.core.periods import DAY_US
 from authz.core.verdict import Tally
-from authz.fallback import LocalLimiter
-from tests.model import Model
+from authz.limiter.local import LocalLimiter
+from tests.support.model import Model
 
 SECOND = 1_000_000
 NOON = 20_000 * DAY_US + DAY_US // 2

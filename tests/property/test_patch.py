@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from authz.core.errors import ApiError
-from authz.core.patch import Document, PatchOperation, apply
-from authz.core.plans import KEY_TABLE, PLAN_TABLE, checked_plan, plan_document
+from authz.aws.errors import ApiError
+from authz.aws.patch import Document, PatchOperation, apply
+from authz.aws.plans import KEY_TABLE, PLAN_TABLE, checked_plan, plan_document
 from authz.core.resources import UsagePlan
 from authz.core.stored import StoredPlan
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from authz.core.errors import conflict
+from authz.aws.errors import conflict
 from authz.core.resources import ApiKey, ApiStage, UsagePlan
 from authz.core.stored import Items, StoredKey, StoredPlan, id_of, kind_of, plan_keys, stage_plans
-from authz.store import Edit, Event, Store, Written
-from tests.servers import RedisServer
+from authz.store.store import Edit, Event, Store, Written
+from tests.support.servers import RedisServer
 
 KEYS, PLANS, STAGES = ("k1", "k2"), ("p1", "p2"), ("s1",)  # few, so that they meet
 EXAMPLES = 60

@@ -15,15 +15,15 @@ import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authz.aws.usage import Days, Row, pairs, window
 from authz.core.limits import Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US, period
 from authz.core.resources import QuotaSettings
-from authz.core.usage import Days, Row, pairs, window
-from authz.limiter import RedisClock, RedisLimiter
-from authz.usage import UsageLedger
+from authz.limiter.limiter import RedisClock, RedisLimiter
+from authz.store.usage import UsageLedger
 from tests.conftest import Clock, micros
-from tests.model import Model
-from tests.servers import RedisServer
+from tests.support.model import Model
+from tests.support.servers import RedisServer
 
 ACCOUNT = "usage"
 NOON = micros("2026-02-27T12:00:00Z")

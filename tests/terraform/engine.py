@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-from tests.control import Control, raw
+from tests.support.control import Control, raw
 
 PLACE: Final = re.compile(r"\{([a-z_]+)\}")
 ABSENT: Final = object()  # a member that no answer may show

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.control import control as control
-from tests.control import raw
 from tests.integration.test_control_catalog import Gateway
 from tests.integration.test_control_catalog import gateway as gateway
+from tests.support.control import control as control
+from tests.support.control import raw
 from tests.terraform import newer
 from tests.terraform.engine import Replay, Send, Table
 from tests.terraform.tables import API_KEY, BY_RESOURCE, DEPLOYED_STAGE, DEPLOYMENT, DEPLOYMENT_5, STAGE_

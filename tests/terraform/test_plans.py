@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.control import Control, raw
-from tests.control import control as control
+from tests.support.control import Control, raw
+from tests.support.control import control as control
 
 Attributes = dict[str, Any]
 PLAN: Attributes = {

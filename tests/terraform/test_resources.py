@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.control import Control
-from tests.control import control as control
+from tests.support.control import Control
+from tests.support.control import control as control
 from tests.terraform.engine import Replay, Send, Table
 from tests.terraform.newer import NEWER_TABLES
 from tests.terraform.tables import BY_RESOURCE, DATA_SOURCES, TABLES, DataSource

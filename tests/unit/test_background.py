@@ -12,8 +12,8 @@ import pytest
 from authz.background import PIECE, TURN_SECONDS, in_background, let_go
 from authz.core.catalog import Catalog
 from authz.core.resources import Resources
-from authz.memory import THRESHOLDS, settle
-from tests.builders import key, resources
+from authz.sidecar.memory import THRESHOLDS, settle
+from tests.support.builders import key, resources
 
 
 async def test_turns_are_short_while_any_work_is_under_way_and_only_then() -> None:

@@ -22,15 +22,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.core.limits import Layer
-from authz.pb import ext_authz_pb2 as pb
+from authz.envoy.pb import ext_authz_pb2 as pb
 from bench import compare, h2, inputs, load, machine, report, rows, stats
 from bench.exact import EACH_SIDE, EDGE, TIGHT, WIDE, exactness, most_of_a_bucket
 from bench.inprocess import answering, compiled, grants
 from bench.run import main as run
 from bench.sections import SECTIONS
 from bench.servers import Host, Noop, call, free_ports, front_config, sidecar
-from tests.hosts import HOSTS
-from tests.servers import HOST, authz_serve, redis_server, until
+from tests.support.hosts import HOSTS
+from tests.support.servers import HOST, authz_serve, redis_server, until
 
 # grpcio refuses some of what is beyond 1,000 calls by itself, unless told.
 UNREFUSED = {"server.max_pending_requests": 10_000, "server.max_pending_requests_hard_limit": 10_000}

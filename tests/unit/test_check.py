@@ -14,10 +14,10 @@ from authz.core.limits import Limit, Meter, Quota
 from authz.core.request import Request
 from authz.core.resources import FailurePolicy, QuotaSettings, Resources
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Tally, Verdict
-from authz.fallback import LocalLimiter
-from tests.builders import key, plan, resources
+from authz.limiter.local import LocalLimiter
 from tests.conftest import micros
-from tests.world import ask, limited
+from tests.support.builders import key, plan, resources
+from tests.support.world import ask, limited
 
 NOW = micros("2026-03-04T23:59:59Z")
 TOMORROW = micros("2026-03-05T00:00:00Z")

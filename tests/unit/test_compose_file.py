@@ -15,9 +15,9 @@ import yaml
 from click.testing import CliRunner
 from msgspec import structs
 
-from authz.cli import cli
-from authz.config import load
-from tests.unit.test_envoyconfig import assert_valid
+from authz.cli.main import cli
+from authz.config.file import load
+from tests.unit.envoy.test_config import assert_valid
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")

@@ -8,9 +8,9 @@ from authz.core.resources import Account, ApiStage, Mode, QuotaSettings, Resourc
 from authz.core.responses import Profile
 from authz.core.verdict import Grant, Tally
 from authz.explain import _story, explain
-from tests.builders import api, plan, resources, value_of
 from tests.conftest import micros
-from tests.world import ask, limited, setting
+from tests.support.builders import api, plan, resources, value_of
+from tests.support.world import ask, limited, setting
 
 NOW = micros("2026-03-04T10:00:00Z")
 FULL = resources(

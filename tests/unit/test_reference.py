@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from authz.config.settings import Option, options
 from authz.core import resources
 from authz.core.verdict import Reason
-from authz.settings import Option, options
 from docs import generate
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,443 @@
+"""What `aws apigateway get-…` prints, read into items of the store, and items printed in the same way.
+
+What is ours and not AWS's (key sources, a plan's mode, a key's expiry) stands beside AWS's members, by our names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from authz.aws.convert import BURST, RATE, stable_id
+from authz.aws.errors import ApiError
+from authz.aws.restapis import authorizations, check_api, snapshot
+from authz.core.methods import HTTP_METHODS, method_of
+from authz.core.resources import (
+    Account,
+    Api,
+    ApiKey,
+    ApiStage,
+    GatewayResponse,
+    GatewayResponseType,
+    Id,
+    MethodSetting,
+    Resources,
+    Stage,
+    ThrottleSettings,
+    UsagePlan,
+    digest,
+)
+from authz.core.rules import problems, value_problem
+from authz.core.stored import (
+    Item,
+    Items,
+    RestApi,
+    StoredAccount,
+    StoredDeployment,
+    StoredKey,
+    StoredMethod,
+    StoredPlan,
+    StoredResource,
+    StoredStage,
+    id_of,
+    kind_of,
+)
+
+T = TypeVar("T", bound=Struct)
+Row = dict[str, Any]
+
+DATES: Final = ("createdDate", "lastUpdatedDate")
+PLAN_MEMBERS: Final = frozenset({"id", "name", "description", "apiStages", "throttle", "quota", "productCode", "tags"})
+OURS_IN_PLANS: Final = frozenset({"mode", "failurePolicy"})
+KINDS_OF_RESPONSES: Final = frozenset(kind.value for kind in GatewayResponseType)
+
+
+@dataclass
+class Wanted:
+    """What an import is to bring into the store.
+
+    `values` are keys' clear values by key id. `members` has the keys of those plans whose keys are told, by ids; the
+    items' own `plans` say nothing. A key with an empty `index` came without its value. `warnings` name what cannot be
+    kept. With `is_partial` the items are those of a plans.yaml, which has no words for much of what a store holds.
+    """
+
+    items: Items = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    members: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    is_partial: bool = False
+
+    def add(self, item: Item) -> None:
+        self.items[kind_of(item), id_of(item)] = item
+
+
+# --- read ---------------------------------------------------------------------------------------------------------
+
+
+def read(documents: Mapping[str, Any], created: int, index: Callable[[bytes], str]) -> Wanted:
+    """Read decoded JSON documents by their names, of which some must tell whose stages or resources they are."""
+    return _Reading(created, index).read(documents)
+
+
+class _Reading:
+    """One import: the rows by what they are and, where they do not say it themselves, whose."""
+
+    def __init__(self, created: int, index: Callable[[bytes], str]) -> None:
+        self.created = created
+        self.index = index
+        self.wanted = Wanted()
+        self.rows: dict[str, list[tuple[str, Row]]] = {}
+
+    def read(self, documents: Mapping[str, Any]) -> Wanted:
+        for name, document in documents.items():
+            self._sort(name, document)
+        self._each("account", self._account)
+        apis = [row["id"] for _, row in self.rows.get("rest-apis", ())]
+        owned = {kind: self._owned(kind, apis) for kind in ("resources", "stages", "gateway-responses")}
+        self._each("rest-apis", lambda row: self._api(row, *(found.get(row["id"]) for found in owned.values())))
+        self._each("usage-plans", self._plan)
+        self._each("api-keys", self._key)
+        self._members()
+        return self.wanted
+
+    def warn(self, text: str) -> None:
+        if text not in self.wanted.warnings:
+            self.wanted.warnings.append(text)
+
+    def _sort(self, name: str, document: Any) -> None:
+        if isinstance(document, dict) and "throttleSettings" in document:
+            self.rows.setdefault("account", []).append((name, document))
+            return
+        rows: Any = document.get("items", document.get("item")) if isinstance(document, dict) else document
+        if not isinstance(rows, list):
+            self.warn(f"{name}: not placed: expected what an `aws apigateway get-…` command prints")
+            return
+        if isinstance(document, dict) and (document.get("NextToken") or document.get("position")):
+            self.warn(f"{name}: only a part of the list: it was printed with --max-items or --no-paginate")
+        for n, row in enumerate(rows):
+            kind = recognised(row)
+            if kind is None or "\\u0000" in msgspec.json.encode(row).decode():
+                self.warn(f"{name}: item {n} is not placed: none of keys, plans, plan keys, APIs, stages, resources")
+            else:
+                self.rows.setdefault(kind, []).append((name, row))
+
+    def _owned(self, kind: str, owners: Iterable[str]) -> dict[str, list[Row]]:
+        """The rows of a kind by the API (or plan) that the name of their document tells."""
+        found: dict[str, list[Row]] = {}
+        for name, row in self.rows.get(kind, ()):
+            owner = owner_of(name, owners)
+            if owner is None:
+                self.warn(f"{name}: not placed: put the id that the {kind} are of into its name: {kind}-ID.json")
+            else:
+                found.setdefault(owner, []).append(row)
+        return found
+
+    def _each(self, kind: str, take: Callable[[Row], None]) -> None:
+        for name, row in self.rows.get(kind, ()):
+            try:
+                take(row)
+            except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError):
+                self.warn(f"{name}: {row.get('id', kind)}: not kept: not of the shape that the aws cli prints")
+
+    # --- what is read from rows
+
+    def _convert(self, row: Row, kind: type[T], what: str, **more: Any) -> T | None:
+        """A row as a struct; members that the struct does not have are left out. None, and a warning, if it cannot."""
+        fields = {found.encode_name for found in msgspec.structs.fields(kind)}
+        dates = {name: _seconds(row.get(name), self.created) for name in DATES if name in fields}
+        given: Row = {name: value for name, value in row.items() if name in fields and value is not None}
+        try:
+            return msgspec.convert(given | dates | more, kind)
+        except msgspec.ValidationError as fault:
+            self.warn(f"{what}: not kept: {_without_values(fault)}")
+            return None
+
+    def _account(self, row: Row) -> None:
+        settings = self._convert(row["throttleSettings"], ThrottleSettings, "account")
+        if settings and self._bucket(settings, "account"):
+            self.wanted.add(StoredAccount(Account(settings), row.get("cloudwatchRoleArn")))
+
+    def _api(
+        self, row: Row, resources: list[Row] | None, stages: list[Row] | None, responses: list[Row] | None
+    ) -> None:
+        api_id, what = row["id"], f"restapi {row['id']}"
+        if resources is None:
+            self.warn(f"{what}: without get-resources it is one method, on every path, that requires a key")
+        nodes: dict[str, StoredResource] = {}
+        for given in resources or ():
+            nodes[given["id"]] = self._node(given, what)
+        root = next((node.id for node in nodes.values() if node.path == "/"), None)
+        if root is None:
+            root = row.get("rootResourceId") or stable_id(api_id, "/")
+            nodes[root] = StoredResource(root, "/")
+        kept = dict(self._responses(responses or (), what))
+        tree = {"rootResourceId": root, "name": row.get("name") or api_id}
+        plain = {name: value for name, value in row.items() if name not in ("resources", "gatewayResponses")}
+        api = self._convert(plain, RestApi, what, **tree)
+        if api is None or not self._is_id(api_id, what):
+            return
+        api = replace(api, resources=nodes, gateway_responses=kept)
+        try:
+            check_api(api)
+        except ApiError as refused:
+            self.warn(f"{what}: not kept: {refused.message}")
+            return
+        self.wanted.add(api)
+        for stage in stages or ():
+            self._stage(api, stage)
+
+    def _node(self, row: Row, what: str) -> StoredResource:
+        methods: dict[Any, StoredMethod] = {}
+        for verb, given in (row.get("resourceMethods") or {}).items():
+            method = self._convert(given or {}, StoredMethod, f"{what}: {verb} {row['path']}")
+            if method and verb in HTTP_METHODS:
+                methods[verb] = method
+            if not given:
+                self.warn(f"{what}: the methods are not told: print them with get-resources --embed methods")
+        return StoredResource(row["id"], row["path"], row.get("parentId"), row.get("pathPart"), methods)
+
+    def _responses(self, rows: Iterable[Row], what: str) -> Iterator[tuple[str, GatewayResponse]]:
+        for row in rows:
+            if row.get("defaultResponse"):
+                continue
+            kind = row["responseType"]
+            response = self._convert(row, GatewayResponse, f"{what}: gateway response {kind}")
+            if response:
+                kept, lost = presentable(response) if kind in KINDS_OF_RESPONSES else (response, [])
+                for text in lost:
+                    self.warn(f"{what}: gateway response {kind}: {text}")
+                yield kind, kept
+
+    def _stage(self, api: RestApi, row: Row) -> None:
+        what = f"stage {api.id}/{row['stageName']}"
+        deployment = row.get("deploymentId") or stable_id(api.id, "deployment", row["stageName"])
+        stage = self._convert(row, StoredStage, what, apiId=api.id, deploymentId=deployment)
+        if stage is None or not self._is_id(stage.stage_name, what):
+            return
+        settings = {
+            name: setting
+            for name, setting in stage.method_settings.items()
+            if self._method(name, what) and self._stage_bucket(setting, f"{what}: {name}")
+        }
+        self.wanted.add(
+            StoredDeployment(deployment, api.id, stage.created_date, snapshot(api), authorizations=authorizations(api))
+        )
+        self.wanted.add(replace(stage, method_settings=settings))
+
+    def _plan(self, row: Row) -> None:
+        what = f"usageplan {row['id']}"
+        stages = [self._covered(stage, what) for stage in row.get("apiStages") or ()]
+        given = {name: value for name, value in row.items() if name not in ("apiStages", "keys")}
+        plan = self._convert(given, UsagePlan, what)
+        if plan is None:
+            return
+        if plan.throttle and not self._bucket(plan.throttle, what):
+            plan = replace(plan, throttle=None)
+        plan = replace(plan, api_stages=tuple(stage for stage in stages if stage))
+        self.wanted.add(StoredPlan(plan, product_code=row.get("productCode")))
+
+    def _covered(self, row: Row, what: str) -> ApiStage | None:
+        stage = self._convert(row, ApiStage, f"{what}: a stage")
+        if stage is None:
+            return None
+        throttle = {
+            name: settings
+            for name, settings in stage.throttle.items()
+            if self._method(name, what) and self._bucket(settings, f"{what}: {name}")
+        }
+        return replace(stage, throttle=throttle)
+
+    def _key(self, row: Row) -> None:
+        what = f"apikey {row['id']}"
+        given = {name: value for name, value in row.items() if name != "value"}
+        key = self._convert(given, ApiKey, what)
+        value, sha256 = row.get("value"), row.get("valueSha256")
+        rule = value_problem(value) if isinstance(value, str) else None
+        if key is None or rule:
+            if rule:
+                self.warn(f"{what}: not kept: its value: {rule}")
+            return
+        index = ""
+        if isinstance(value, str):
+            self.wanted.values[key.id] = value
+            index = self.index(digest(value))
+        elif sha256:
+            index = self.index(bytes.fromhex(sha256))
+        created, updated = (_seconds(row.get(name), self.created) for name in DATES)
+        stage_keys = tuple(map(str, row.get("stageKeys") or ()))
+        self.wanted.add(StoredKey(replace(key, value_sha256=None), index, created, updated, stage_keys=stage_keys))
+
+    def _members(self) -> None:
+        plans = [key[1] for key in self.wanted.items if key[0] == "usageplan"]
+        for plan, rows in self._owned("usage-plan-keys", plans).items():
+            self.wanted.members[plan] = tuple(row["id"] for row in rows)
+
+    # --- what must hold
+
+    def _is_id(self, text: str, what: str) -> bool:
+        try:
+            msgspec.convert(text, Id)
+        except msgspec.ValidationError:
+            self.warn(f"{what}: not kept: expected an id of at most 128 letters, digits, - or _")
+            return False
+        return True
+
+    def _method(self, name: str, what: str) -> bool:
+        try:
+            method_of(name)
+        except ValueError as broken:
+            self.warn(f"{what}: {name}: not kept: {broken}")
+            return False
+        return True
+
+    def _bucket(self, settings: ThrottleSettings, what: str) -> bool:
+        return self._is_throttle(Resources(Account(settings)), what)
+
+    def _stage_bucket(self, given: Row, what: str) -> bool:
+        numbers = {name: given[name] for name in (RATE, BURST) if given.get(name) is not None}
+        stage = Stage(name="s", method_settings={"*/*": msgspec.convert(numbers, MethodSetting)})
+        return self._is_throttle(Resources(apis=(Api(id="a", stages=(stage,)),)), what)
+
+    def _is_throttle(self, resources: Resources, what: str) -> bool:
+        found = problems(resources)
+        for problem in found:
+            self.warn(f"{what}: the throttle is not kept: {problem.rule}")
+        return not found
+
+
+def recognised(row: Any) -> str | None:
+    """What a row of a list is, told by its members: the end of the command's name that printed it."""
+    if not isinstance(row, dict):
+        return None
+    names = row.keys()
+    if "stageName" in names:
+        return "stages"
+    if "responseType" in names:
+        return "gateway-responses"
+    if not isinstance(row.get("id"), str):
+        return None
+    if isinstance(row.get("path"), str):
+        return "resources"
+    if "type" in names:
+        return "usage-plan-keys"
+    if "createdDate" in names:
+        return "api-keys" if {"enabled", "stageKeys"} & names else "rest-apis" if "name" in names else None
+    # AWS prints `apiStages` of every plan, an empty list too: an id and a name alone are anything's.
+    return "usage-plans" if names <= PLAN_MEMBERS | OURS_IN_PLANS and {"name", "apiStages"} <= names else None
+
+
+def owner_of(name: str, owners: Iterable[str]) -> str | None:
+    """Which of some ids a document's name tells: `stages-ID.json`, `ID/stages.json`; the only one if there is one.
+
+    The longest, where one id ends as another is.
+    """
+    known = list(owners)
+    path = name.rsplit(".", 1)[0] if name.endswith(".json") else name
+    found = [owner for owner in known if re.search(rf"(^|[^A-Za-z0-9]){re.escape(owner)}(/|$)", path)]
+    return max(found, key=len) if found else known[0] if len(known) == 1 else None
+
+
+def presentable(response: GatewayResponse) -> tuple[GatewayResponse, list[str]]:
+    """A gateway response without what no client could be sent, and what that was."""
+    lost: list[str] = []
+
+    def keeps(piece: GatewayResponse, what: str) -> bool:
+        found = problems(_showing(piece))
+        lost.extend(f"{what} is not kept: {problem.rule}" for problem in found)
+        return not found
+
+    status = response.status_code
+    if status is not None and not keeps(GatewayResponse(status_code=status), f"the status {status}"):
+        status = None
+    parameters, templates = response.response_parameters, response.response_templates
+    return GatewayResponse(
+        status,
+        {name: value for name, value in parameters.items() if keeps(GatewayResponse(None, {name: value}), name)},
+        {name: value for name, value in templates.items() if keeps(GatewayResponse(None, {}, {name: value}), name)},
+    ), lost
+
+
+def _showing(response: GatewayResponse) -> Resources:
+    stage = Stage(name="s", gateway_responses={GatewayResponseType.DEFAULT_4XX: response})
+    return Resources(apis=(Api(id="a", stages=(stage,)),))
+
+
+def _seconds(given: Any, otherwise: int) -> int:
+    """A time as the cli prints it, in Unix seconds: a number, or ISO 8601."""
+    if isinstance(given, int | float):
+        return int(given)
+    try:
+        return int(datetime.fromisoformat(given).timestamp())
+    except (TypeError, ValueError, OverflowError):
+        return otherwise
+
+
+def _without_values(fault: msgspec.ValidationError) -> str:
+    return re.sub(r"'[^']{4,}'|\"[^\"]{4,}\"", "…", str(fault))
+
+
+# --- written ------------------------------------------------------------------------------------------------------
+
+
+def written(items: Items, keys: Mapping[str, Row]) -> dict[str, Any]:
+    """Documents by their names, as the aws cli prints them. `keys` has each key's value or digest, by key id."""
+    found: dict[str, Any] = {}
+    apis = [item for item in items.values() if isinstance(item, RestApi)]
+    stored_keys = [item for item in items.values() if isinstance(item, StoredKey) and item.key.id in keys]
+    plans = [item for item in items.values() if isinstance(item, StoredPlan)]
+    for account in (item for item in items.values() if isinstance(item, StoredAccount)):
+        found["get-account.json"] = _account_row(account)
+    found["get-rest-apis.json"] = {"items": [_row(api, "resources", "gatewayResponses") for api in apis]}
+    for api in apis:
+        stages = [item for item in items.values() if isinstance(item, StoredStage) and item.api_id == api.id]
+        found[f"get-resources-{api.id}.json"] = {"items": [_resource_row(node) for node in api.resources.values()]}
+        found[f"get-stages-{api.id}.json"] = {"item": [_row(stage, "apiId") for stage in stages]}
+        if api.gateway_responses:
+            rows = [{"responseType": kind, **_row(given)} for kind, given in api.gateway_responses.items()]
+            found[f"get-gateway-responses-{api.id}.json"] = {"items": rows}
+    found["get-usage-plans.json"] = {"items": [_plan_row(plan) for plan in plans]}
+    for plan in plans:
+        members = [{"id": key.key.id, "type": "API_KEY"} for key in stored_keys if plan.ref in key.plans]
+        found[f"get-usage-plan-keys-{plan.plan.id}.json"] = {"items": members}
+    found["get-api-keys.json"] = {"items": [{**_key_row(key), **keys[key.key.id]} for key in stored_keys]}
+    return found
+
+
+def _row(item: Struct, *without: str) -> Row:
+    row: Row = {name: value for name, value in msgspec.to_builtins(item).items() if name not in without}
+    return row | {name: _time(row[name]) for name in DATES if name in row}
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _account_row(item: StoredAccount) -> Row:
+    settings = item.account.throttle_settings
+    row: Row = {"throttleSettings": {"burstLimit": settings.burst_limit, "rateLimit": settings.rate_limit}}
+    return row | ({"cloudwatchRoleArn": item.cloudwatch_role_arn} if item.cloudwatch_role_arn else {})
+
+
+def _resource_row(node: StoredResource) -> Row:
+    methods = {
+        verb: {"httpMethod": verb, "apiKeyRequired": method.api_key_required, **_row(method)}
+        for verb, method in node.methods.items()
+    }
+    return _row(node, "methods") | ({"resourceMethods": methods} if methods else {})
+
+
+def _plan_row(item: StoredPlan) -> Row:
+    row = {"apiStages": [], **_row(item.plan)}
+    return row | ({"productCode": item.product_code} if item.product_code else {})
+
+
+def _key_row(item: StoredKey) -> Row:
+    dates = {"createdDate": _time(item.created_date), "lastUpdatedDate": _time(item.last_updated_date)}
+    return {"enabled": item.key.enabled, "stageKeys": list(item.stage_keys), **_row(item.key), **dates}

@@ -1,0 +1,314 @@
+"""The usage plans, keys, APIs and stages of a CloudFormation or SAM template.
+
+Values are taken as they stand, or from a parameter's default; what CloudFormation has to work out first stays behind,
+by name. A resource's logical id becomes its id here, so that importing again changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from authz.aws.foreign import NOT_CARRIED_OUT, Document, Foreign, Row, mapping
+
+SAM_API: Final = "AWS::Serverless::Api"
+MAX_DEPTH: Final = 30  # of resources within one another
+
+
+def is_template(document: Document) -> bool:
+    return any(
+        str(mapping(resource).get("Type", "")).startswith("AWS::")
+        for resource in mapping(document.get("Resources")).values()
+    )
+
+
+def read(document: Document) -> Foreign:
+    """What a decoded template brings; short forms such as `!Ref a` are decoded as `{"Ref": "a"}`."""
+    return _Template(document).read()
+
+
+class _NotPlainError(ValueError):
+    """A value that only CloudFormation can work out."""
+
+
+class _Template:
+    """One template. A resource's logical id becomes its id here, so that importing again changes nothing."""
+
+    def __init__(self, document: Document) -> None:
+        self.resources: Document = {
+            name: resource for name, resource in document["Resources"].items() if isinstance(resource, Mapping)
+        }
+        parameters = document.get("Parameters")
+        self.parameters: Document = parameters if isinstance(parameters, Mapping) else {}
+        self.known = {*self.resources, *_generated(self.resources)}
+        self.result = Foreign()
+        self.integrations = 0
+
+    def read(self) -> Foreign:
+        readers: dict[str, Callable[[str, Document], None]] = {
+            "AWS::ApiGateway::RestApi": self._api,
+            "AWS::ApiGateway::Resource": self._resource,
+            "AWS::ApiGateway::Deployment": self._deployment,
+            "AWS::ApiGateway::Stage": self._stage,
+            "AWS::ApiGateway::UsagePlan": self._plan,
+            "AWS::ApiGateway::ApiKey": self._key,
+            "AWS::ApiGateway::UsagePlanKey": self._member,
+            SAM_API: self._serverless,
+        }
+        others: Counter[str] = Counter()
+        for name, resource in self.resources.items():
+            kind = str(resource.get("Type", ""))
+            read = readers.get(kind)
+            if kind == "AWS::ApiGateway::Method":  # read with its API
+                continue
+            if read is None:
+                others[kind] += 1
+                continue
+            if "Condition" in resource:
+                self.result.left.append(f"{name}: its condition {resource['Condition']}: it is imported all the same")
+            try:
+                read(name, mapping(resource.get("Properties")))
+            except _NotPlainError as unknown:
+                self.result.left.append(f"{name} ({kind}): {unknown}")
+        if self.integrations:
+            self.result.left.append(f"integrations ({self.integrations}): the way to the upstream is Envoy's")
+        self.result.left += [f"{kind} ({count})" for kind, count in sorted(others.items())]
+        return self.result
+
+    def _api(self, name: str, of: Document) -> None:
+        if "Body" in of or "BodyS3Location" in of:
+            self.result.left.append(f"{name}: its OpenAPI document: import it by itself, with --api-id {name}")
+        self.result.add("rest-apis", self._api_row(name, self._plain(of.get("Name"), name), of))
+        nodes = [self._node(name, "", None)]
+        nodes += [
+            self._node(name, resource, mapping(given.get("Properties")))
+            for resource, given in self._of_type("AWS::ApiGateway::Resource")
+            if self._reference(mapping(given.get("Properties")).get("RestApiId")) == name
+        ]
+        self.result.documents[f"resources-{name}.json"] = {"items": nodes}
+
+    def _api_row(self, name: str, shown: Any, of: Document) -> Row:
+        source = self._plain(of.get("ApiKeySourceType"), "HEADER")
+        row = {"id": name, "name": shown, "createdDate": "", "apiKeySource": source, "rootResourceId": f"{name}-root"}
+        return row | self._given(of, "Description", "Tags")
+
+    def _node(self, api: str, name: str, of: Document | None) -> Row:
+        """A resource of an API, with its methods; without properties the root."""
+        root = f"{api}-root"
+        methods = {}
+        for method, given in self._of_type("AWS::ApiGateway::Method"):
+            properties = mapping(given.get("Properties"))
+            if self._reference(properties.get("RestApiId")) != api or self._place(properties, api) != (name or root):
+                continue
+            verb = str(self._plain(properties.get("HttpMethod"), "")).upper()
+            required = self._plain(properties.get("ApiKeyRequired"), False) in (True, "true")
+            kind = self._plain(properties.get("AuthorizationType"), "NONE")
+            methods[verb] = {"httpMethod": verb, "apiKeyRequired": required, "authorizationType": kind}
+            if kind in NOT_CARRIED_OUT:
+                self.result.left.append(f"{method}: its authorization {kind} is not carried out here")
+            self.integrations += "Integration" in properties
+        row: Row = {
+            "id": name or root,
+            "path": self._path(name, api),
+            **({"resourceMethods": methods} if methods else {}),
+        }
+        if of is not None:
+            row |= {"parentId": self._place(of, api, "ParentId"), "pathPart": self._plain(of.get("PathPart"), "")}
+        return row
+
+    def _place(self, of: Document, api: str, member: str = "ResourceId") -> str:
+        """The id of the resource that a property names: another one of the template, or the API's root."""
+        given = of.get(member)
+        attribute = mapping(given).get("Fn::GetAtt")
+        parts = attribute.split(".") if isinstance(attribute, str) else attribute
+        if parts == [api, "RootResourceId"]:
+            return f"{api}-root"
+        return self._reference(given)
+
+    def _path(self, name: str, api: str, depth: int = 0) -> str:
+        if not name:
+            return "/"
+        if depth > MAX_DEPTH:
+            raise _NotPlainError("its parents go round in a circle")
+        of = mapping(mapping(self.resources.get(name)).get("Properties"))
+        parent = self._place(of, api, "ParentId")
+        above = "" if parent == f"{api}-root" else self._path(parent, api, depth + 1)
+        return f"{above}/{self._plain(of.get('PathPart'), '')}"
+
+    def _resource(self, name: str, of: Document) -> None:
+        """Read with its API; one of an API that is not in the template stays behind."""
+        api = self._reference(of.get("RestApiId"))
+        if api not in self.resources:
+            self.result.left.append(f"{name}: the API {api} is not in this template")
+
+    def _deployment(self, name: str, of: Document) -> None:
+        """A deployment that makes a stage of its own; the others are their stages' business."""
+        if "StageName" in of:
+            described = mapping(of.get("StageDescription"))
+            self._stage(name, {**described, "RestApiId": of.get("RestApiId"), "StageName": of["StageName"]})
+
+    def _stage(self, name: str, of: Document) -> None:
+        api = self._reference(of.get("RestApiId"))
+        if api not in self.resources:
+            self.result.left.append(f"{name}: a stage of the API {api}, which is not in this template")
+            return
+        settings: Row = {}
+        given = of.get("MethodSettings")
+        for setting in given if isinstance(given, list) else ():
+            path = str(self._plain(setting.get("ResourcePath"), "/*"))
+            verb = str(self._plain(setting.get("HttpMethod"), "*"))
+            spelled = "*" if path == "/*" else path.removeprefix("/").replace("/", "~1") if path != "/" else "~1"
+            limits = {
+                "throttlingRateLimit": self._plain(setting.get("ThrottlingRateLimit"), None),
+                "throttlingBurstLimit": self._plain(setting.get("ThrottlingBurstLimit"), None),
+            }
+            settings[f"{spelled}/{verb}"] = {key: _number(value) for key, value in limits.items() if value is not None}
+        row: Row = {
+            "stageName": self._plain(of.get("StageName"), "Stage"),
+            "createdDate": "",
+            "methodSettings": settings,
+        }
+        self.result.add("stages", row | self._given(of, "Description", "Variables", "Tags"), api)
+
+    def _plan(self, name: str, of: Document) -> None:
+        stages = of.get("ApiStages")
+        row: Row = {
+            "id": name,
+            "name": self._plain(of.get("UsagePlanName"), name),
+            "apiStages": [self._covered(stage) for stage in (stages if isinstance(stages, list) else ())],
+            **self._limits(of),
+            **self._given(of, "Description", "Tags"),
+        }
+        self.result.add("usage-plans", row)
+
+    def _limits(self, of: Document) -> Row:
+        found: Row = {}
+        for member, names in (("Throttle", ("RateLimit", "BurstLimit")), ("Quota", ("Limit", "Offset", "Period"))):
+            given = mapping(of.get(member))
+            limits = {_camel(name): self._plain(given[name], None) for name in names if name in given}
+            if limits:
+                found[_camel(member)] = {
+                    key: value if key == "period" else _number(value) for key, value in limits.items()
+                }
+        return found
+
+    def _covered(self, stage: Any) -> Row:
+        of = mapping(stage)
+        throttles = {
+            path: {_camel(key): _number(self._plain(value, None)) for key, value in mapping(limits).items()}
+            for path, limits in mapping(of.get("Throttle")).items()
+        }
+        return {
+            "apiId": self._reference(of.get("ApiId")),
+            "stage": self._stage_name(of.get("Stage")),
+            **({"throttle": throttles} if throttles else {}),
+        }
+
+    def _stage_name(self, given: Any) -> Any:
+        """A stage's name, or that of the stage which is referred to; `!Ref Api.Stage` is SAM's."""
+        name = str(mapping(given).get("Ref", "")).removesuffix(".Stage")
+        referred = mapping(self.resources.get(name)).get("Properties")
+        return self._plain(mapping(referred).get("StageName") if referred else given, "")
+
+    def _key(self, name: str, of: Document) -> None:
+        enabled = self._plain(of.get("Enabled"), True) in (True, "true")
+        row: Row = {"id": name, "name": self._plain(of.get("Name"), name), "enabled": enabled, "createdDate": ""}
+        self.result.add("api-keys", row | self._given(of, "Description", "CustomerId", "Value", "Tags"))
+
+    def _member(self, _name: str, of: Document) -> None:
+        plan, key = self._reference(of.get("UsagePlanId")), self._reference(of.get("KeyId"))
+        self.result.add("usage-plan-keys", {"id": key, "type": "API_KEY"}, plan)
+
+    def _serverless(self, name: str, of: Document) -> None:
+        """SAM makes an API, a stage and, where it is asked to, a plan with one key."""
+        auth = mapping(of.get("Auth"))
+        if "DefinitionBody" in of or "DefinitionUri" in of:
+            self.result.left.append(f"{name}: its OpenAPI document: import it by itself, with --api-id {name}")
+        self.result.add("rest-apis", self._api_row(name, self._plain(of.get("Name"), name), of))
+        self._stage(name, {**of, "RestApiId": name})
+        plan = mapping(auth.get("UsagePlan"))
+        if self._plain(plan.get("CreateUsagePlan"), "NONE") == "NONE":
+            return
+        shared = self._plain(plan["CreateUsagePlan"], "") == "SHARED"
+        plan_id = "ServerlessUsagePlan" if shared else f"{name}UsagePlan"
+        covered = {"ApiId": name, "Stage": of.get("StageName")}
+        for row in self.result.documents.get("usage-plans.json", {"items": []})["items"]:
+            if row["id"] == plan_id:
+                row["apiStages"].append(self._covered(covered))
+                return
+        self._plan(plan_id, {**plan, "ApiStages": [covered]})
+        self.result.left.append(
+            f"{name}: the key that SAM makes for {plan_id}: make one with `aws apigateway create-api-key`"
+        )
+
+    def _given(self, of: Document, *names: str) -> Row:
+        """Plain properties by AWS's names in the API; what CloudFormation has to work out stays behind."""
+        return {_camel(name): _tags(self._whole(of[name])) for name in names if name in of}
+
+    def _whole(self, value: Any) -> Any:
+        if isinstance(value, Mapping) and not _is_intrinsic(value):
+            return {key: self._whole(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._whole(part) for part in value]
+        return self._plain(value, None)
+
+    def _plain(self, value: Any, otherwise: Any) -> Any:
+        """A value as it stands, or a parameter's default. Raises _NotPlainError for what has to be worked out."""
+        if value is None:
+            return otherwise
+        if not isinstance(value, Mapping):
+            return value
+        parameter = mapping(self.parameters.get(str(value.get("Ref", ""))))
+        if "Default" in parameter:
+            return parameter["Default"]
+        raise _NotPlainError(f"{_shown(value)} has to be resolved by CloudFormation first")
+
+    def _reference(self, value: Any) -> str:
+        """The id that a property names: a resource of the template, or one that is there already."""
+        if isinstance(value, Mapping) and str(value.get("Ref", "")) in self.known:
+            return str(value["Ref"])
+        return str(self._plain(value, ""))
+
+    def _of_type(self, kind: str) -> Iterator[tuple[str, Document]]:
+        return ((name, found) for name, found in self.resources.items() if found.get("Type") == kind)
+
+
+def _generated(resources: Document) -> Iterator[str]:
+    """The logical ids that SAM gives to the plans it makes."""
+    for name, resource in resources.items():
+        if resource.get("Type") == SAM_API:
+            yield from (f"{name}UsagePlan", "ServerlessUsagePlan")
+
+
+def _is_intrinsic(value: Document) -> bool:
+    return (len(value) == 1 and next(iter(value)) in ("Ref", "Condition")) or any(
+        str(key).startswith("Fn::") for key in value
+    )
+
+
+def _shown(value: Document) -> str:
+    name, what = next(iter(value.items()), ("", ""))
+    return f"!{str(name).removeprefix('Fn::')} {what}"[:80]
+
+
+def _tags(value: Any) -> Any:
+    """CloudFormation's tags are a list of keys and values."""
+    if isinstance(value, list) and all(isinstance(tag, Mapping) and {"Key", "Value"} <= tag.keys() for tag in value):
+        return {str(tag["Key"]): str(tag["Value"]) for tag in value}
+    return value
+
+
+def _camel(name: str) -> str:
+    return name[:1].lower() + name[1:]
+
+
+def _number(value: Any) -> Any:
+    """A number that a template may also write as text."""
+    if isinstance(value, str):
+        try:
+            return int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else float(value)
+        except ValueError:
+            return value
+    return value

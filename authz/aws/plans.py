@@ -1,0 +1,394 @@
+"""The rules of plans and keys: what a document becomes when it is taken in, and what one key may join."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from authz.aws.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
+from authz.aws.patch import Change, Document, Row, Type
+from authz.core.limits import check_throttle
+from authz.core.methods import method_of, no_method
+from authz.core.resources import ApiKey, ApiStage, FailurePolicy, Mode, QuotaSettings, ThrottleSettings, UsagePlan
+from authz.core.rules import value_problem
+from authz.core.stored import StoredKey, StoredPlan
+
+LONGEST_NAME: Final = 1024
+LONGEST_DESCRIPTION: Final = 125_000
+SHORTEST_VALUE: Final = 20
+LONGEST_VALUE: Final = 128
+MOST_METHOD_THROTTLES: Final = 20  # of one stage in one plan
+MOST_PLANS_OF_A_KEY: Final = 10
+MOST_TAGS: Final = 50
+GREATEST: Final = 2**31 - 1
+PERIODS: Final = {"DAY": 0, "WEEK": 6, "MONTH": 27}  # the greatest offset of each
+INVALID_STAGE: Final = "Invalid API Stage specified"
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+def no_key() -> ApiError:
+    return not_found("Invalid API Key identifier specified")
+
+
+def no_plan() -> ApiError:
+    return not_found("Invalid Usage Plan ID specified")
+
+
+# Keys
+
+
+def key_document(stored: StoredKey) -> Document:
+    """A key as AWS prints it, without value and tags."""
+    key = stored.key
+    document: Document = {
+        "id": key.id,
+        "name": key.name or None,
+        "customerId": key.customer_id,
+        "description": key.description,
+        "enabled": key.enabled,
+        "createdDate": stored.created_date,
+        "lastUpdatedDate": stored.last_updated_date,
+        "stageKeys": list(stored.stage_keys),
+        "expiresAt": msgspec.to_builtins(key.expires_at),
+    }
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def checked_key(document: Document, key_id: str, tags: Mapping[str, str]) -> ApiKey:
+    """The key that a document describes; its value is no part of it."""
+    name, description = document.get("name") or "", document.get("description")
+    if len(name) > LONGEST_NAME:
+        raise bad_request("Invalid API Key name, can be at most 1024 characters.")
+    if len(description or "") > LONGEST_DESCRIPTION:
+        raise bad_request("Invalid API Key description specified.")
+    if document.get("customerId") == "":
+        raise bad_request("Customer Id cannot be an empty string")
+    return ApiKey(
+        id=key_id,
+        name=name,
+        description=description,
+        enabled=bool(document.get("enabled")),
+        expires_at=_moment(document.get("expiresAt")),
+        customer_id=document.get("customerId"),
+        tags=checked_tags(tags),
+    )
+
+
+def checked_value(value: str) -> str:
+    if len(value) < SHORTEST_VALUE:
+        raise bad_request("API Key value should be at least 20 characters")
+    if len(value) > LONGEST_VALUE:
+        raise bad_request("API Key value exceeds maximum size of 128 characters")
+    if problem := value_problem(value):  # the file's rule: what no header could carry is no key
+        raise bad_request(f"Invalid API Key value: {problem}")
+    return value
+
+
+def _moment(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return msgspec.convert(text, Moment).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        raise bad_request("Invalid expiresAt: expected a time as RFC 3339 writes it") from None
+
+
+def _customer(change: Change) -> None:
+    """Terraform takes a customer away by an empty value."""
+    change.draft["customerId"] = change.value or None
+
+
+def _stage_key(change: Change) -> None:
+    """`/stages` of a key has had no effect on access since there are plans; it is kept as it is given."""
+    kept = [stage for stage in change.draft["stageKeys"] if stage != change.value]
+    change.draft["stageKeys"] = kept if change.op == "remove" else [*kept, change.value]
+
+
+KEY_TABLE: Final = (
+    Row(("replace",), "/description"),
+    Row(("replace",), "/enabled", Type.BOOL),
+    Row(("replace",), "/name"),
+    Row(("replace",), "/customerId", effect=_customer),
+    Row(("add", "remove"), "/stages", effect=_stage_key),
+    Row(("add", "replace", "remove"), "/expiresAt", hidden=True),
+)
+
+
+# Plans
+
+
+def plan_document(stored: StoredPlan) -> Document:
+    """A plan as AWS prints it, without tags; our own members only where they are set."""
+    plan = stored.plan
+    document: Document = {
+        "id": plan.id,
+        "name": plan.name,
+        "description": plan.description,
+        "apiStages": [_stage_document(stage) for stage in plan.api_stages],
+        "throttle": _throttle_document(plan.throttle) if plan.throttle else None,
+        "quota": plan.quota and {"limit": plan.quota.limit, "offset": plan.quota.offset, "period": plan.quota.period},
+        "productCode": stored.product_code,
+        "mode": None if plan.mode is Mode.ENFORCE else plan.mode.value,
+        "failurePolicy": plan.failure_policy and plan.failure_policy.value,
+    }
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def _stage_document(stage: ApiStage) -> Document:
+    document: Document = {"apiId": stage.api_id, "stage": stage.stage}
+    if stage.throttle:
+        document["throttle"] = {name: _throttle_document(value) for name, value in stage.throttle.items()}
+    return document
+
+
+def _throttle_document(settings: ThrottleSettings) -> Document:
+    rate = None if settings.rate_limit is None else float(settings.rate_limit)
+    numbers = {"burstLimit": settings.burst_limit, "rateLimit": rate}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def checked_plan(document: Document, stored: StoredPlan) -> StoredPlan:
+    """The plan that a document describes; id, nonce and tags are the stored one's."""
+    name = document.get("name") or ""
+    if not name:
+        raise bad_request("Usage Plan name must be provided")
+    plan = UsagePlan(
+        id=stored.plan.id,
+        name=name,
+        description=document.get("description"),
+        api_stages=_api_stages(document.get("apiStages") or ()),
+        throttle=checked_throttle(document.get("throttle") or {}),
+        quota=None if document.get("quota") is None else _quota(document["quota"]),
+        mode=_one_of(Mode, "mode", document.get("mode")) or Mode.ENFORCE,
+        failure_policy=_one_of(FailurePolicy, "failurePolicy", document.get("failurePolicy")),
+        tags=checked_tags(stored.plan.tags),
+    )
+    return StoredPlan(plan, nonce=stored.nonce, product_code=document.get("productCode") or None)
+
+
+def _one_of(kind: Any, name: str, text: str | None) -> Any:
+    if not text:
+        return None
+    if text not in list(kind):
+        raise bad_request(f"Invalid Usage Plan {name} specified. Must be one of [{', '.join(kind)}]")
+    return kind(text)
+
+
+def _api_stages(documents: Iterable[Document]) -> tuple[ApiStage, ...]:
+    stages: dict[tuple[str, str], ApiStage] = {}
+    for document in documents:
+        place = document.get("apiId") or "", document.get("stage") or ""
+        if not all(place):  # the unfilled places are AWS's
+            raise bad_request("Invalid API Stage {api: %s, stage: %s} specified for usageplan %s")
+        if place in stages:
+            raise _attached_already(*place)
+        stages[place] = ApiStage(*place, throttle=_method_throttles(document.get("throttle") or {}))
+    return tuple(stages.values())
+
+
+def _attached_already(api: str, stage: str) -> ApiError:
+    return conflict(f"API Stage {api}:{stage} is already associated with this Usage Plan")
+
+
+def _method_throttles(document: Mapping[str, Document | None]) -> dict[str, ThrottleSettings]:
+    read = ((_method_key(name), checked_throttle(value or {})) for name, value in document.items())
+    found = {name: settings for name, settings in read if settings}
+    if len(found) > MOST_METHOD_THROTTLES:
+        raise limit_exceeded(f"At most {MOST_METHOD_THROTTLES} methods of an API Stage may have throttle settings")
+    return found
+
+
+def _method_key(written: str) -> str:
+    """The key of a method as a plan holds it: `/pets/GET`, `//GET` for the root.
+
+    Raises ApiError for a key without its first slash, as AWS does: shown with one, it would differ from what a tool
+    wrote, and Terraform would plan a change for ever.
+    """
+    if not written.startswith("/"):
+        path, method = written.rsplit("/", 1) if "/" in written else (written, "")
+        raise bad_request(str(no_method(path, method)))
+    return _key_of_path(written)
+
+
+def _key_of_path(written: str) -> str:
+    """The key of the method that a patch names; its path may lack the first slash."""
+    try:
+        path, method = method_of(written)
+    except ValueError as error:
+        raise bad_request(str(error)) from None
+    return f"{path if path.startswith('/') else '/' + path}/{method}"
+
+
+def checked_throttle(document: Document) -> ThrottleSettings | None:
+    rate, burst = document.get("rateLimit"), document.get("burstLimit")
+    if rate is None and burst is None:
+        return None
+    try:
+        if burst is not None and not 0 <= burst <= GREATEST:
+            raise ValueError(f"expected a burst from 0 to {GREATEST}")
+        check_throttle(rate, burst)
+    except ValueError as error:
+        raise bad_request(f"Invalid throttle settings specified: {error}") from None
+    return ThrottleSettings(None if rate is None else float(rate), burst)
+
+
+def _quota(document: Document) -> QuotaSettings:
+    limit, offset, period = document.get("limit"), document.get("offset") or 0, document.get("period")
+    if limit is None or not 1 <= limit <= GREATEST:
+        raise bad_request("Usage Plan quota limit must be a non-negative numeric")
+    if period not in PERIODS:
+        raise bad_request("Invalid Usage Plan quota period specified. Must be one of [DAY, WEEK, MONTH]")
+    last = PERIODS[period]
+    if not 0 <= offset <= last:
+        allowed = f"between 0 and {last} inclusive" if last else "zero"
+        raise bad_request(f"Usage Plan quota offset must be {allowed} in the {period} period")
+    return QuotaSettings(limit, period, offset)
+
+
+def _place(text: str) -> tuple[str, str]:
+    """The API and stage of `apiId:stage`."""
+    api, _, stage = text.partition(":")
+    if not api or not stage or ":" in stage:
+        raise bad_request(INVALID_STAGE)
+    return api, stage
+
+
+def _attached(change: Change, text: str) -> Document:
+    """The stage of that name in the plan."""
+    api, stage = _place(text)
+    for document in change.draft["apiStages"]:
+        if (document["apiId"], document["stage"]) == (api, stage):
+            found: Document = document
+            return found
+    plan = change.draft["id"]
+    raise not_found(f"Invalid API Stage {{api: {api}, stage: {stage}}} specified for usageplan {plan}")
+
+
+def _attach(change: Change) -> None:
+    api, stage = _place(change.value)
+    if any((document["apiId"], document["stage"]) == (api, stage) for document in change.draft["apiStages"]):
+        raise _attached_already(api, stage)
+    change.draft["apiStages"].append({"apiId": api, "stage": stage})
+
+
+def _detach(change: Change) -> None:
+    change.draft["apiStages"].remove(_attached(change, change.value))
+
+
+class Numbers(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A throttle as a client writes it."""
+
+    rate_limit: float | None = None
+    burst_limit: int | None = None
+
+
+def _replace_methods(change: Change) -> None:
+    stage = _attached(change, change.names["apidId_stageName"])
+    if change.op == "remove":
+        stage.pop("throttle", None)
+        return
+    try:
+        methods = msgspec.convert(change.value, dict[str, Numbers])
+    except (msgspec.ValidationError, OverflowError):
+        raise bad_request("Invalid throttle settings specified: expected a map of methods") from None
+    stage["throttle"] = {_method_key(name): msgspec.to_builtins(numbers) for name, numbers in methods.items()}
+
+
+def _remove_method(change: Change) -> None:
+    stage = _attached(change, change.names["apidId_stageName"])
+    stage.get("throttle", {}).pop(_key_of_path(change.names["method"]), None)
+
+
+def _method_number(change: Change) -> None:
+    stage = _attached(change, change.names["apidId_stageName"])
+    methods = stage.setdefault("throttle", {})
+    methods.setdefault(_key_of_path(change.names["method"]), {})[change.path[-1]] = change.value
+
+
+_STAGE = "/apiStages/<apidId:stageName>/throttle"  # "apidId" is AWS's spelling
+_METHOD = f"{_STAGE}/<resourcePath>/<httpMethod>"
+
+PLAN_TABLE: Final = (
+    Row(("replace",), "/name"),
+    Row(("replace",), "/description"),
+    Row(("add",), "/apiStages", effect=_attach),
+    Row(("remove",), "/apiStages", effect=_detach),
+    Row(("remove",), "/quota"),
+    Row(("add", "replace"), "/quota/limit", Type.INT),
+    Row(("add", "replace"), "/quota/offset", Type.INT),
+    Row(("add", "replace"), "/quota/period"),
+    Row(("remove",), "/throttle"),
+    Row(("add", "replace"), "/throttle/rateLimit", Type.DOUBLE),
+    Row(("add", "replace"), "/throttle/burstLimit", Type.INT),
+    Row(("add", "replace", "remove"), "/productCode"),
+    Row(("add", "replace"), f"{_METHOD}/rateLimit", Type.DOUBLE, _method_number),
+    Row(("add", "replace"), f"{_METHOD}/burstLimit", Type.INT, _method_number),
+    Row(("remove",), _METHOD, effect=_remove_method),
+    Row(("replace", "add", "remove"), _STAGE, Type.JSON, _replace_methods),
+    Row(("add", "replace", "remove"), "/mode", hidden=True),
+    Row(("add", "replace", "remove"), "/failurePolicy", hidden=True),
+)
+
+
+# Plans and keys
+
+
+def live_plans(key: StoredKey, found: Iterable[object]) -> tuple[StoredPlan, ...]:
+    """Of the plans found under the ids that a key refers to, those it means; others were made later under an old id."""
+    plans = {item.ref: item for item in found if isinstance(item, StoredPlan)}
+    return tuple(plans[ref] for ref in key.plans if ref in plans)
+
+
+def plan_ids(key: StoredKey) -> list[str]:
+    """The ids of the plans that a key refers to, dead ones too."""
+    return [ref.partition(".")[0] for ref in key.plans]
+
+
+def join(key: StoredKey, plan: StoredPlan, others: Iterable[StoredPlan]) -> tuple[str, ...]:
+    """What the key's `plans` become when it joins one, given the live plans it is in.
+
+    Raises ApiError where it is in the plan already, or in another for one of its stages.
+    """
+    others = tuple(others)
+    if plan.ref in (other.ref for other in others):
+        raise conflict(f"API Key {key.key.id} is already in Usage Plan {plan.plan.id}")
+    mine = _covered(plan)
+    for other in others:
+        if shared := sorted(mine & _covered(other)):
+            raise twice(plan.plan.id, shared[0], key.key.id)
+    if len(others) >= MOST_PLANS_OF_A_KEY:
+        raise limit_exceeded(f"An API Key can be in at most {MOST_PLANS_OF_A_KEY} Usage Plans")
+    return (*(other.ref for other in others), plan.ref)
+
+
+def _covered(plan: StoredPlan) -> set[tuple[str, str]]:
+    return {(stage.api_id, stage.stage) for stage in plan.plan.api_stages}
+
+
+def twice(plan_id: str, place: tuple[str, str], key_id: str | None = None) -> ApiError:
+    """What forbids a key two plans of one stage."""
+    who = f"API Key {key_id}" if key_id else "an API Key"
+    where = ":".join(place)
+    return conflict(
+        f"Usage Plan {plan_id} cannot be added because {who} cannot reference multiple Usage Plans "
+        f"with the same API stage: {where}"
+    )
+
+
+# Tags
+
+
+def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags, if they keep AWS's rules."""
+    if len(tags) > MOST_TAGS:
+        raise bad_request(f"A resource can have at most {MOST_TAGS} tags")
+    for key, value in tags.items():
+        if not 1 <= len(key) <= 128 or key.lower().startswith("aws:"):
+            raise bad_request("Invalid tag key: expected 1 to 128 characters that do not begin with aws:")
+        if len(value) > 256:
+            raise bad_request("Invalid tag value: expected at most 256 characters")
+    return dict(tags)

@@ -1,0 +1,272 @@
+"""`authz control | credentials | audit`: the control plane, who may call it, and what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+import uvloop
+
+from authz.aws.convert import from_resources
+from authz.aws.errors import ApiError
+from authz.cli.options import FILE, takes_file
+from authz.config import file as configuration
+from authz.config.faults import ConfigError
+from authz.config.live import LiveCatalog
+from authz.config.settings import Settings, load_settings
+from authz.control import auth
+from authz.control.server import LISTEN, ControlOptions
+from authz.control.server import serve as run_control
+from authz.core.rules import Problem
+from authz.core.stored import Credential, Items
+from authz.observe import log
+from authz.redisio.url import mask_url
+from authz.store.sealing import Sealer, load_sealer
+from authz.store.store import Store, StoreUnavailable
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+SECONDS = 10.0
+LIST_PAGE = 500
+PEPPER_VARIABLE, KEY_VARIABLE = "AUTHZ_PEPPER_FILE", "AUTHZ_SEALING_KEY_FILE"
+
+PLACE = (
+    click.option(
+        "--redis-url", help="The Redis that holds the store.  [env: AUTHZ_REDIS_URL, AUTHZ_REDIS_PASSWORD_FILE]"
+    ),
+    click.option("--account-id", help="The account whose store it is.  [env: AUTHZ_ACCOUNT_ID]"),
+)
+SECRETS = (
+    click.option("--pepper-file", type=FILE, envvar=PEPPER_VARIABLE, show_envvar=True, help="The keys' pepper."),
+    click.option("--sealing-key-file", type=FILE, envvar=KEY_VARIABLE, show_envvar=True, help="What seals secrets."),
+)
+
+
+def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """All of these, in the order of --help."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.command()
+@click.option("--listen", default=LISTEN, show_default=True, help="Where AWS's tools call: host:port or unix:/path.")
+@click.option("--http-listen", help="Where /metrics, /healthz and /readyz are, for all who reach it; off unless given.")
+@takes_file()
+@click.option("--config", "path", type=FILE, envvar="AUTHZ_CONFIG", help="A file whose resources are shown as well.")
+@with_options(*PLACE, *SECRETS)
+@click.option(
+    "--store-replicas",
+    type=click.IntRange(0, 100),
+    help="Replicas that must have a write, or its answer says that they do not.  "
+    "[env: AUTHZ_STORE_REPLICAS; default: 1 with a Sentinel or a cluster, else 0]",
+)
+@click.option("--no-auth", is_flag=True, help="Let everybody in; on a loopback address only.")
+@click.option("--tls-cert", type=FILE, help="Certificate chain (PEM), for https.")
+@click.option("--tls-key", type=FILE, help="The certificate's private key (PEM).")
+@click.option(
+    "--domain-target",
+    metavar="HOST",
+    envvar="AUTHZ_DOMAIN_TARGET",
+    show_envvar=True,
+    help="The host of your Envoys, to which the DNS records of custom domains should point.",
+)
+def control(
+    listen: str,
+    http_listen: str | None,
+    path: Path | None,
+    redis_url: str | None,
+    account_id: str | None,
+    pepper_file: Path | None,
+    sealing_key_file: Path | None,
+    store_replicas: int | None,
+    no_auth: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    domain_target: str | None,
+) -> None:
+    """Serve Amazon API Gateway's API for usage plans, keys and what they need, from the store in Redis.
+
+    Stops on TERM or INT. Reads the file again whenever it changes.
+    """
+    # In a child process, so that this one never holds the text: neither its memory nor a key's value.
+    read = asyncio.run(configuration.load_in_child(path)) if path else None
+    settings = _settings(redis_url, account_id, read.settings if read else {}, store_replicas)
+    log.configure(settings.log_level, settings.log_format)
+    sealer = load_sealer(os.environ, pepper_file or settings.pepper_file, sealing_key_file or settings.sealing_key_file)
+    options = ControlOptions(
+        listen=listen,
+        http_listen=http_listen,
+        redis_url=settings.redis_url,
+        account_id=settings.account_id,
+        retention_days=settings.usage_retention_days,
+        store_replicas=settings.store_replicas,
+        no_auth=no_auth,
+        tls_cert=os.fspath(tls_cert) if tls_cert else None,
+        tls_key=os.fspath(tls_key) if tls_key else None,
+        sealer=sealer,
+        domain_target=domain_target or None,
+    )
+    if problem := options.problem():
+        raise click.UsageError(problem)
+    live = _live(path, read, sealer) if path and read else None
+    uvloop.run(_serve(options, live) if live else run_control(options))
+
+
+def _live(path: Path, read: configuration.Config, sealer: Sealer) -> LiveCatalog[Items]:
+    """The file's items as the store has them, made when this process began."""
+    now = int(time.time())
+    return LiveCatalog(path, read, lambda resources: from_resources(resources, now, sealer.index))
+
+
+async def _serve(options: ControlOptions, live: LiveCatalog[Items]) -> None:
+    watching = asyncio.create_task(live.watch())
+    try:
+        await run_control(options, lambda: live.current)
+    finally:
+        watching.cancel()
+
+
+def _settings(
+    redis_url: str | None,
+    account_id: str | None,
+    file_settings: dict[str, Any] | None = None,
+    store_replicas: int | None = None,
+) -> Settings:
+    flags = {"redis_url": redis_url, "account_id": account_id, "store_replicas": store_replicas}
+    return load_settings(file_settings or {}, os.environ, flags).settings
+
+
+def on_store(
+    act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None, seconds: float = SECONDS
+) -> T:
+    """Act on the store; what goes wrong is told to the operator in a line."""
+    settings = _settings(redis_url, account_id)
+
+    async def run() -> T:
+        store = Store(settings.redis_url, account=settings.account_id, budget=seconds, replicas=settings.store_replicas)
+        try:
+            return await act(store)
+        finally:
+            if store.at_risk:
+                click.echo(f"warning: written, and lost if the master of Redis fails now: {store.at_risk}", err=True)
+            await store.aclose()
+
+    try:
+        return asyncio.run(run())
+    except ApiError as refused:
+        raise ConfigError([Problem("the store", refused.message)]) from None
+    except StoreUnavailable as error:
+        raise OSError(f"{mask_url(settings.redis_url)}: {error}") from None
+    except msgspec.ValidationError as fault:
+        what = f"it holds what this version does not know, as a newer one writes it: {fault}"
+        raise ConfigError([Problem("the store", what)]) from None
+
+
+@click.group()
+def credentials() -> None:
+    """Who may call the control plane."""
+
+
+def _name(_: click.Context, __: click.Parameter, name: str) -> str:
+    """It stands in a line of the audit, so it must not make another."""
+    if not name.strip() or not name.isprintable():
+        raise click.BadParameter("expected printable characters")
+    return name
+
+
+@credentials.command()
+@click.argument("name", callback=_name)
+@click.option("--read-only", is_flag=True, help="May look at everything but the values of keys, and change nothing.")
+@click.option("--token", is_flag=True, help="A bearer token for curl, instead of an access key for AWS's tools.")
+@with_options(*PLACE, *SECRETS)
+def create(
+    name: str,
+    read_only: bool,
+    token: bool,
+    redis_url: str | None,
+    account_id: str | None,
+    pepper_file: Path | None,
+    sealing_key_file: Path | None,
+) -> None:
+    """Make an access key, or a token, and print its secret this once."""
+    sealer = load_sealer(os.environ, pepper_file, sealing_key_file)
+    if not (token or sealer.can_seal):
+        raise click.UsageError(
+            "an access key's secret must be sealed: give --sealing-key-file, or make a bearer token with --token"
+        )
+    now = int(time.time())
+    new = (
+        auth.new_token(name, now, read_only=read_only)
+        if token
+        else auth.new_access_key(name, sealer, now, read_only=read_only)
+    )
+    on_store(lambda store: auth.add(store, new, _operator()), redis_url, account_id)
+    if token:
+        click.echo(f"Authorization: Bearer {new.secret}")
+    else:
+        click.echo(f"export AWS_ACCESS_KEY_ID={new.credential.id}")
+        click.echo(f"export AWS_SECRET_ACCESS_KEY={new.secret}")
+        click.echo("unset AWS_SESSION_TOKEN")  # another account's would have each call refused
+
+
+def _operator() -> str:
+    """Who types, as far as this machine knows."""
+    try:
+        return f"authz credentials ({getpass.getuser()})"
+    except (OSError, KeyError):
+        return "authz credentials"
+
+
+@credentials.command("list")
+@with_options(*PLACE)
+def list_(redis_url: str | None, account_id: str | None) -> None:
+    """Print all credentials, without their secrets."""
+    for found in on_store(_all_credentials, redis_url, account_id):
+        what = "token" if found.token_sha256 else "access-key"
+        role = "read-only" if found.read_only else "admin"
+        click.echo(f"{found.id}  {_moment(found.created_date)}  {what:10}  {role:9}  {found.name}")
+
+
+async def _all_credentials(store: Store) -> list[Credential]:
+    ids = await store.members("credential")
+    found: list[Credential] = []
+    for start in range(0, len(ids), LIST_PAGE):
+        items = await store.many("credential", ids[start : start + LIST_PAGE])
+        found += [item for item in items if isinstance(item, Credential)]
+    return found
+
+
+@credentials.command()
+@click.argument("id_", metavar="ID")
+@with_options(*PLACE)
+def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
+    """Delete a credential: its next call is refused."""
+    if not on_store(lambda store: auth.remove(store, id_, _operator()), redis_url, account_id):
+        raise click.UsageError(f"there is no credential {id_}")
+
+
+@click.command()
+@click.option("--count", default=100, show_default=True, type=click.IntRange(1, 10_000), help="How many lines.")
+@click.option("--after", type=click.IntRange(0, 2**63), help="From the line after this version on, not the last ones.")
+@with_options(*PLACE)
+def audit(count: int, after: int | None, redis_url: str | None, account_id: str | None) -> None:
+    """Print which version of the store who wrote, when, and what: never a value."""
+    for line in on_store(lambda store: store.audit(count, after), redis_url, account_id):
+        click.echo(f"{line.version}  {_moment(line.at / 1_000_000)}  {line.who}  {line.what}")
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,145 @@
+"""`authz import | export | backup | restore`: resources between files and the store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from authz.cli.control import PLACE, SECRETS, on_store, with_options
+from authz.cli.options import FILE, File, takes_file
+from authz.store.sealing import Sealer, load_sealer
+from authz.store.store import Store
+from authz.transfer import transfer
+from authz.transfer.files import written
+from authz.transfer.inbound import Reading
+from authz.transfer.transfer import Export, Import, everything
+
+T = TypeVar("T")
+
+PATH = File(exists=True, directories=True)
+
+SECONDS = 60.0  # a whole store in one answer takes longer than a request's budget
+
+
+def _run(act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None) -> T:
+    return on_store(act, redis_url, account_id, SECONDS)
+
+
+def _sealer(pepper_file: Path | None, sealing_key_file: Path | None) -> Sealer:
+    return load_sealer(os.environ, pepper_file, sealing_key_file)
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+@click.command("import")
+@takes_file("PATH", required=True, kind=PATH)
+@click.option("--config", "path", type=PATH, help="Another way to name the PATH.")
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@click.option("--api-id", metavar="ID", help="The id of an OpenAPI document's API; made of its title unless given.")
+@click.option("--stage", metavar="NAME", help="Deploy an OpenAPI document's API to this stage.")
+@with_options(*PLACE, *SECRETS)
+def import_(
+    path: Path,
+    dry_run: bool,
+    api_id: str | None,
+    stage: str | None,
+    redis_url: str | None,
+    account_id: str | None,
+    pepper_file: Path | None,
+    sealing_key_file: Path | None,
+) -> None:
+    """Bring plans, keys, APIs and stages from a file into the store.
+
+    PATH is a plans.yaml; what `aws apigateway get-…` printed (a JSON file or a directory of them); AWS's CSV file of
+    API keys; an OpenAPI document; a CloudFormation or SAM template; or what `terraform show -json` printed.
+
+    Prints a line for each change: + is new, ~ differs, - is taken out of a plan. What the store has besides stays.
+    Doing it again changes nothing. A file of stages, resources, gateway responses or plan keys tells by its name whose
+    they are: get-stages-APIID.json, get-usage-plan-keys-PLANID.json.
+    """
+    sealer = _sealer(pepper_file, sealing_key_file)
+    now = int(time.time())
+    wanted = Reading(now, sealer, api_id, stage).wanted(path)
+
+    async def act(store: Store) -> Import:
+        made = Import(store, sealer, wanted, now, "authz import")
+        await (made.preview() if dry_run else made.run())
+        return made
+
+    made = _run(act, redis_url, account_id)
+    for change in made.changes:
+        click.echo(str(change))
+    _warn(made.warnings)
+    done = "would change" if dry_run else "changed"
+    click.echo(f"{path}: {len(made.changes)} {done}" if made.changes else f"{path}: nothing to do")
+
+
+@click.command("export")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--format", "form", type=click.Choice(["yaml", "aws"]), default="yaml", show_default=True)
+@click.option("--include-values", is_flag=True, help="Tell the keys' values, where the sealing key opens them.")
+@with_options(*PLACE, *SECRETS)
+def export(
+    path: Path | None,
+    form: str,
+    include_values: bool,
+    redis_url: str | None,
+    account_id: str | None,
+    pepper_file: Path | None,
+    sealing_key_file: Path | None,
+) -> None:
+    """Write the store's resources: a plans.yaml (to PATH, or printed), or the aws cli's JSON files into a directory.
+
+    Without values a key is told by the SHA-256 of its value, which only a store without a pepper knows. Says what
+    cannot be told.
+    """
+    if form == "aws" and path is None:
+        raise click.UsageError("--format aws writes several files: name a directory")
+    sealer = _sealer(pepper_file, sealing_key_file)
+    found = Export(_run(everything, redis_url, account_id), sealer, include_values)
+    if form == "aws" and path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, text in found.aws().items():
+            _write(path / name, text)
+    elif path is None:
+        click.echo(found.yaml(), nl=False)
+    else:
+        _write(path, found.yaml().encode())
+    _warn(found.warnings)
+
+
+@click.command("backup")
+@click.argument("path", type=FILE)
+@with_options(*PLACE)
+def backup(path: Path, redis_url: str | None, account_id: str | None) -> None:
+    """Write one file with the account's resources, all of one moment, and its counters. Keep it as you keep Redis."""
+    count = _run(lambda store: transfer.backup(store, path), redis_url, account_id)
+    click.echo(f"{path}: {count} Redis keys")
+
+
+@click.command("restore")
+@click.argument("path", type=File(exists=True))
+@with_options(*PLACE)
+@click.confirmation_option(
+    "--yes", help="Do not ask.", prompt="This replaces all resources and counters of the account. Go on?"
+)
+def restore(path: Path, redis_url: str | None, account_id: str | None) -> None:
+    """Put a backup in the place of the account's resources and counters. Sidecars notice, and load all anew."""
+    count = _run(lambda store: transfer.restore(store, path), redis_url, account_id)
+    click.echo(f"{path}: {count} Redis keys restored")
+
+
+def _write(path: Path, text: bytes) -> None:
+    with written(path) as file:
+        file.write(text)
+
+
+COMMANDS = (import_, export, backup, restore)

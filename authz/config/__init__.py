@@ -1,0 +1,1 @@
+"""What an operator writes: settings and the plans file, read, checked and reloaded."""

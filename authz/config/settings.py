@@ -1,0 +1,323 @@
+"""What a process is started with: each setting from flag, environment, file or default, and from which of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+import msgspec
+from msgspec import Meta, Struct, ValidationError
+
+from authz.config.faults import ConfigError, choices, not_known, rule_of
+from authz.core.resources import DEFAULT_ACCOUNT, FailurePolicy
+from authz.core.rules import Problem, shortened
+from authz.redisio.url import check_tls_files, mask_url, with_password
+
+SOCKET_PATH_BYTES: Final = 107  # what Linux leaves for the path of a Unix socket
+
+PREFIX: Final = "AUTHZ_"
+# Not settings, and yet no misspelt ones: the file itself, secrets, which no flag or file of ours may hold, tests, and
+# what Kubernetes sets for a Service named authz-*.
+FOREIGN: Final = re.compile(
+    r"AUTHZ_(CONFIG|PEPPER|SEALING_KEY|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?))"
+)
+LISTEN: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
+
+Text = Annotated[str, Meta(min_length=1)]
+Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]
+Seconds = Annotated[float, Meta(ge=0, le=3600)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """What a process is started with; a change needs a restart."""
+
+    grpc_listen: Annotated[
+        Text, Meta(description="Address of the gRPC server that Envoy asks: host:port or unix:/path.")
+    ] = "127.0.0.1:50051"
+    host: Annotated[
+        Literal["grpcio", "pyvoy"], Meta(description="What serves gRPC: grpcio, or pyvoy (Python inside an Envoy).")
+    ] = "grpcio"
+    workers: Annotated[
+        int,
+        Meta(ge=1, le=256, description="Processes, each on an endpoint of its own: the next ports, or path.0, path.1."),
+    ] = 1
+    max_in_flight: Annotated[
+        int,
+        Meta(
+            ge=1, le=100_000, description="Checks that a process works on at once; what comes beyond is shed with 503."
+        ),
+    ] = 100
+    tls_cert_file: Annotated[
+        Text | None, Meta(description="Certificate chain (PEM) of the gRPC server; without one it speaks plain HTTP/2.")
+    ] = None
+    tls_key_file: Annotated[Text | None, Meta(description="Private key (PEM) of that certificate.")] = None
+    tls_client_ca_file: Annotated[
+        Text | None, Meta(description="CA certificates (PEM): only clients with a certificate of theirs may ask.")
+    ] = None
+    http_listen: Annotated[
+        Text, Meta(description="Address of /metrics, /healthz and /readyz: host:port or unix:/path.")
+    ] = "127.0.0.1:9190"
+    redis_url: Annotated[
+        Text,
+        Meta(
+            description="Redis or Valkey: redis://user:password@host:port/db, rediss://, unix:///path?db=0, "
+            "redis+sentinel://host:port,host:port/name/db or redis+cluster://host:port,host:port."
+        ),
+    ] = "redis://127.0.0.1:6379/0"
+    redis_password_file: Annotated[
+        Text | None, Meta(description="File with the password of Redis, for a redisUrl that has none.")
+    ] = None
+    redis_timeout_ms: Annotated[
+        Milliseconds, Meta(description="Longest wait for Redis, in milliseconds; keep it below Envoy's timeout.")
+    ] = 50
+    account_id: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z", description="Names the account in every Redis key; its hash tag."),
+    ] = DEFAULT_ACCOUNT
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severe event that is logged.")
+    ] = "info"
+    log_format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or for people.")] = (
+        "json"
+    )
+    refusal_log_sample: Annotated[
+        Share, Meta(description="Share of refused requests that is logged at info, 0 to 1.")
+    ] = 0.0
+    response_profile: Annotated[
+        Literal["standard", "aws"],
+        Meta(description="standard adds Retry-After and RateLimit to refusals; aws answers as AWS does."),
+    ] = "standard"
+    rate_limit_headers_on_success: Annotated[
+        bool, Meta(description="Add RateLimit headers to admitted requests too (standard profile).")
+    ] = False
+    dynamic_metadata: Annotated[
+        bool, Meta(description="Tell Envoy who called and what is left, for access logs and later filters.")
+    ] = True
+    charge_once: Annotated[
+        bool, Meta(description="Charge a request that Envoy asks about again, after a failure, only once.")
+    ] = False
+    failure_policy: Annotated[
+        FailurePolicy, Meta(description="What happens to known keys' calls while Redis is away, unless the plan says.")
+    ] = FailurePolicy.LOCAL
+    replicas: Annotated[
+        int, Meta(ge=1, le=100_000, description="Sidecars that share the limits; each takes its part without Redis.")
+    ] = 1
+    drain_seconds: Annotated[
+        Seconds, Meta(description="Time from NOT_SERVING to the stop; longer than Envoy's health check interval.")
+    ] = 6.0
+    grace_seconds: Annotated[Seconds, Meta(description="Time that calls in flight get to finish after the drain.")] = (
+        10.0
+    )
+    reflection: Annotated[bool, Meta(description="Serve gRPC reflection, for grpcurl.")] = False
+    max_plan_labels: Annotated[
+        int, Meta(ge=0, le=100_000, description="Plans with metrics of their own; the rest is labelled other.")
+    ] = 1000
+    usage_retention_days: Annotated[int, Meta(ge=1, le=3660, description="Days for which daily usage is kept.")] = 400
+    store: Annotated[bool, Meta(description="Take resources from Redis too, where the control plane keeps them.")] = (
+        False
+    )
+    store_replicas: Annotated[
+        Annotated[int, Meta(ge=0, le=100)] | None,
+        Meta(
+            description="Replicas that must have a write of the control plane, or its answer says that they do not; "
+            "unless set, 1 with redis+sentinel:// and redis+cluster://, else 0."
+        ),
+    ] = None
+    key_cache_size: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Keys of the store that a process keeps in memory.")
+    ] = 100_000
+    pepper_file: Annotated[
+        Text | None, Meta(description="File with the pepper of the store's keys, instead of AUTHZ_PEPPER.")
+    ] = None
+    sealing_key_file: Annotated[
+        Text | None, Meta(description="File with the keys that seal secrets, instead of AUTHZ_SEALING_KEY.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A setting as its users meet it: field, file, environment, flag."""
+
+    field: str
+    name: str
+    kind: Any
+    default: Any
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.field.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.field.upper()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that the setting accepts, if it does not take just any."""
+        return choices(self.kind)
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """All settings, in the order of the file's reference."""
+    return tuple(
+        Option(field.name, field.encode_name, field.type, field.default, _description(field.type))
+        for field in msgspec.structs.fields(Settings)
+    )
+
+
+def _description(kind: Any) -> str:
+    return next(meta.description for meta in reversed(get_args(kind)) if isinstance(meta, Meta) and meta.description)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and for each field where its value comes from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def shown(self) -> list[tuple[str, Any, str]]:
+        """Name, value and origin of each setting, with secrets masked."""
+        values = {option.field: getattr(self.settings, option.field) for option in options()}
+        values["redis_url"] = mask_url(self.settings.redis_url)
+        return [(option.name, values[option.field], self.origins[option.field]) for option in options()]
+
+
+def load_settings(
+    file_settings: Mapping[str, Any],
+    environ: Mapping[str, str],
+    flags: Mapping[str, object | None],
+    name: str = "plans.yaml",
+) -> Loaded:
+    """Each setting from the first that gives it: flag, environment, file, default. Raises ConfigError.
+
+    An unknown AUTHZ_* variable is refused: it is a misspelt setting, and would be missed in silence.
+    """
+    found: list[Problem] = _unknown(environ, file_settings, name)
+    values, origins = {}, {}
+    for option in options():
+        value, origin, strict = _given(option, file_settings, environ, flags, name)
+        origins[option.field] = origin
+        rule, values[option.field] = _setting(option, value, strict)
+        found += [Problem(origin, rule)] if rule else []
+    if not found:
+        found += _together(values, origins)
+    if not found and values["redis_password_file"]:
+        try:
+            values["redis_url"] = with_password_of(values["redis_url"], values["redis_password_file"])
+        except ValueError as rule:
+            found.append(Problem(origins["redis_password_file"], str(rule)))
+    if found:
+        raise ConfigError(found)
+    return Loaded(Settings(**values), origins)
+
+
+def _together(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[Problem]:
+    """What is wrong with settings that are fine one by one."""
+    endpoints = endpoints_of(values["grpc_listen"], values["workers"])
+    if values["http_listen"] in endpoints and not values["http_listen"].endswith(":0"):
+        yield Problem(origins["http_listen"], "expected another address than grpcListen")
+    if values["workers"] > 1 and any(_listen(endpoint) for endpoint in endpoints):
+        yield Problem(origins["workers"], "expected an address for each worker: a lower port, or a shorter path")
+    if values["workers"] > 1 and values["grpc_listen"].endswith(":0"):
+        yield Problem(origins["grpc_listen"], "expected a port to count workers from; with 0 nobody knows theirs")
+    if bool(values["tls_cert_file"]) != bool(values["tls_key_file"]):
+        given, missing = ("cert", "Key") if values["tls_cert_file"] else ("key", "Cert")
+        yield Problem(origins[f"tls_{given}_file"], f"expected tls{missing}File beside it: a certificate and its key")
+    if values["tls_client_ca_file"] and not values["tls_cert_file"]:
+        yield Problem(origins["tls_client_ca_file"], "expected tlsCertFile beside it: without TLS no client shows one")
+
+
+def with_password_of(url: str, file: str) -> str:
+    """The URL with the password that the file holds. Raises ValueError, with the rule that is broken."""
+    try:
+        password = Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {getattr(error, 'strerror', 'not text')}") from None
+    if not password:
+        raise ValueError(f"expected a password in {file}, and it is empty")
+    if password.startswith("\ufeff"):
+        raise ValueError(f"expected a password in {file}, and it begins with a byte-order mark: save it without one")
+    if len(password.splitlines()) > 1:
+        raise ValueError(f"expected one line in {file}, the password, and it has {len(password.splitlines())}")
+    return with_password(url, password)
+
+
+def endpoints_of(grpc_listen: str, workers: int) -> list[str]:
+    """Where each worker listens: the address itself for one, else the next ports, or the path with `.0`, `.1` …"""
+    if workers == 1:
+        return [grpc_listen]
+    if grpc_listen.startswith("unix:"):
+        return [f"{grpc_listen}.{slot}" for slot in range(workers)]
+    host, _, port = grpc_listen.rpartition(":")
+    return [f"{host}:{int(port) + slot}" for slot in range(workers)]
+
+
+def _unknown(environ: Mapping[str, str], file_settings: Mapping[str, Any], name: str) -> list[Problem]:
+    variables = [option.variable for option in options()]
+    names = [option.name for option in options()]
+    return [
+        Problem(f"environment {variable}", not_known("setting", variable, variables))
+        for variable in environ
+        if variable.startswith(PREFIX) and variable not in variables and not FOREIGN.fullmatch(variable)
+    ] + [
+        Problem(f"{name}: $.settings.{shortened(given)}", not_known("field", given, names))
+        for given in file_settings
+        if given not in names
+    ]
+
+
+def _given(
+    option: Option,
+    file_settings: Mapping[str, Any],
+    environ: Mapping[str, str],
+    flags: Mapping[str, object | None],
+    name: str,
+) -> tuple[Any, str, bool]:
+    """The value that counts, its origin, and whether it has a type already (a variable is always text)."""
+    if flags.get(option.field) is not None:
+        return flags[option.field], f"flag {option.flag}", False
+    if option.variable in environ:
+        return environ[option.variable], f"environment {option.variable}", False
+    if option.name in file_settings:
+        return file_settings[option.name], f"{name}: $.settings.{option.name}", True
+    return option.default, "default", True
+
+
+def _setting(option: Option, value: Any, strict: bool) -> tuple[str | None, Any]:
+    """The rule that the value breaks, or None, and the value converted."""
+    try:
+        converted = msgspec.convert(value, option.kind, strict=strict)
+    except ValidationError as fault:
+        return rule_of(str(fault), option.kind, quotable=strict), None
+    match option.field:
+        case "grpc_listen" | "http_listen":
+            return _listen(converted), converted
+        case "redis_url":
+            return _redis(converted), converted
+    return None, converted
+
+
+def _listen(address: str) -> str | None:
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        fits = path.startswith("/") and len(path.encode()) <= SOCKET_PATH_BYTES
+        return None if fits else f"expected unix: and an absolute path of at most {SOCKET_PATH_BYTES} bytes"
+    found = LISTEN.fullmatch(address)
+    return None if found and int(found[1]) <= 65535 else "expected host:port or unix:/path"
+
+
+def _redis(url: str) -> str | None:
+    """The rule that the URL breaks."""
+    try:
+        check_tls_files(url)
+    except ValueError as rule:
+        return str(rule)
+    return None

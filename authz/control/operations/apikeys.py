@@ -1,0 +1,325 @@
+"""API keys: create, read, update, delete, and import from a file of comma-separated values."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from authz.aws import patch
+from authz.aws.errors import ApiError, bad_request, conflict
+from authz.aws.keyfile import Row, Warnings
+from authz.aws.keyfile import rows as key_rows
+from authz.aws.patch import Document, Patch
+from authz.aws.plans import KEY_TABLE, checked_key, checked_value, join, key_document, live_plans, no_key, plan_ids
+from authz.background import in_background
+from authz.config.documents import text_of
+from authz.control.call import Answer, Call, Operation
+from authz.core.resources import digest
+from authz.core.rules import shortened
+from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
+from authz.store.sealing import SealError
+from authz.store.store import Edit
+
+if TYPE_CHECKING:
+    from authz.store.store import Page
+
+ID_LETTERS: Final = string.ascii_lowercase + string.digits
+VALUE_LETTERS: Final = string.ascii_letters + string.digits
+KEY_ID_LENGTH: Final = 10
+VALUE_LENGTH: Final = 40
+ROWS_A_WRITE: Final = 500  # of an import: one write is one script, during which Redis does nothing else
+
+
+class StageKey(Struct, frozen=True, rename="camel"):
+    """A stage of the time before usage plans; kept, without effect."""
+
+    rest_api_id: str = ""
+    stage_name: str = ""
+
+
+class CreateApiKey(Struct, frozen=True, rename="camel"):
+    """The body of CreateApiKey."""
+
+    name: str | None = None
+    description: str | None = None
+    enabled: bool = False
+    generate_distinct_id: bool = False
+    value: str | None = None
+    stage_keys: tuple[StageKey, ...] = ()
+    customer_id: str | None = None
+    tags: dict[str, str] = {}
+    expires_at: str | None = None
+
+
+def random_word(letters: str, length: int) -> str:
+    return "".join(secrets.choice(letters) for _ in range(length))
+
+
+async def unused_id(edit: Edit, kind: str, length: int) -> str:
+    """An id that no item of the kind has."""
+    while await edit.get(kind, drawn := random_word(ID_LETTERS, length)):
+        pass
+    return drawn
+
+
+async def stored_key(source: Edit | Any, key_id: str) -> StoredKey:
+    """The key from a store or an edit."""
+    found = await source.get("apikey", key_id)
+    if not isinstance(found, StoredKey):
+        raise no_key()
+    return found
+
+
+def key_value(call: Call, stored: StoredKey) -> str | None:
+    """The value in clear, where it is kept and the caller may see it."""
+    if stored.sealed is None or not call.context.sealer.can_seal or call.principal.read_only:
+        return None
+    try:
+        return call.context.sealer.open(stored.sealed, stored.key.id)
+    except SealError:  # the sealing key of its time is not given any more
+        return None
+
+
+def shown(call: Call, stored: StoredKey, *, value: bool) -> Document:
+    """A key as a list shows it, with its value if that is asked for and known."""
+    found = key_value(call, stored) if value else None
+    return key_document(stored) | ({} if found is None else {"value": found})
+
+
+def page_of(page: Page[Any], show: Callable[[Any], Document]) -> Answer:
+    """A page as AWS prints it; the last one has no position."""
+    body: Document = {"item": [show(item) for item in page.items]}
+    return Answer(body=body if page.position is None else body | {"position": page.position})
+
+
+async def create_api_key(call: Call) -> Answer:
+    body = call.read(CreateApiKey)
+    value = checked_value(body.value) if body.value else random_word(VALUE_LETTERS, VALUE_LENGTH)
+    document = {
+        "name": body.name,
+        "description": body.description,
+        "enabled": body.enabled,
+        "customerId": body.customer_id,
+        "expiresAt": body.expires_at,
+    }
+    stages = tuple(f"{stage.rest_api_id}/{stage.stage_name}" for stage in body.stage_keys)
+
+    async def create(edit: Edit) -> StoredKey:
+        key_id = await unused_id(edit, "apikey", KEY_ID_LENGTH)
+        made = new_key(call, document, key_id, value, tags=body.tags)
+        made = msgspec.structs.replace(made, stage_keys=stages)
+        edit.put(made, taken=conflict("API Key already exists"))
+        return made
+
+    made = await call.write(create)
+    tags = {"tags": made.key.tags} if made.key.tags else {}
+    return Answer(201, key_document(made) | {"value": value} | tags)
+
+
+def new_key(call: Call, document: Document, key_id: str, value: str, tags: Mapping[str, str]) -> StoredKey:
+    sealer, now = call.context.sealer, call.context.now()
+    return StoredKey(
+        key=checked_key(document, key_id, tags),
+        index=sealer.index(digest(value)),
+        created_date=now,
+        last_updated_date=now,
+        sealed=sealer.seal(value, key_id) if sealer.can_seal else None,
+    )
+
+
+async def get_api_key(call: Call) -> Answer:
+    stored = await stored_key(call.context.store, call.params["api_Key"])
+    return Answer(body=shown(call, stored, value=call.flag("includeValue")) | {"tags": stored.key.tags})
+
+
+async def get_api_keys(call: Call) -> Answer:
+    values = call.flag("includeValues")
+    page = await _found(call, call.one("name"), call.one("customerId"))
+    return page_of(page, lambda stored: shown(call, stored, value=values))
+
+
+async def _found(call: Call, name: str | None, customer: str | None) -> Page[Any]:
+    """The page that the filters leave; with both, a page may be shorter than it was asked for."""
+    store, (limit, position) = call.context.store, call.paging()
+    if customer is None:
+        word = None if name is None else by_name(name)
+        found = store.page("apikey", "apikey", limit, position) if word is None else store.search(word, limit, position)
+        return await found
+    page = await store.search(by_customer(customer), limit, position)
+    page.items[:] = [item for item in page.items if item.key.name.startswith(name or "")]
+    return page
+
+
+async def update_api_key(call: Call) -> Answer:
+    operations = call.read(Patch).patch_operations
+
+    async def change(edit: Edit) -> StoredKey:
+        stored = await stored_key(edit, call.params["api_Key"])
+        if not operations:
+            return stored
+        document = patch.apply(KEY_TABLE, key_document(stored), operations)
+        changed = msgspec.structs.replace(
+            stored,
+            key=checked_key(document, stored.key.id, stored.key.tags),
+            last_updated_date=max(call.context.now(), stored.created_date),
+            stage_keys=tuple(document["stageKeys"]),
+        )
+        edit.put(changed)
+        return changed
+
+    changed = await call.write(change)
+    return Answer(body=key_document(changed) | {"tags": changed.key.tags})
+
+
+async def delete_api_key(call: Call) -> Answer:
+    async def delete(edit: Edit) -> None:
+        stored = await stored_key(edit, call.params["api_Key"])
+        edit.delete("apikey", stored.key.id)
+
+    await call.write(delete)
+    return Answer(202)
+
+
+# Import
+
+
+async def import_api_keys(call: Call) -> Answer:
+    """Import a file of keys. With `failonwarnings` nothing is written where a warning can be known beforehand."""
+    _check_format(call.one("format"))
+    warnings = Warnings()
+    rows = await in_background(_rows, call.body, warnings)
+    if call.flag("failonwarnings"):
+        await _check_all(call, rows, warnings)
+    ids: list[str] = []
+    for chunk in _chunks(rows):
+        made, refused = await call.write(_importing(call, chunk))
+        ids += made
+        warnings.add_all(refused)
+    if call.flag("failonwarnings"):
+        _fail_on(warnings)
+    return Answer(201, {"ids": ids, "warnings": warnings.texts()})
+
+
+async def _check_all(call: Call, rows: Sequence[Row], warnings: Warnings) -> None:
+    """Raise ApiError if there are warnings, or if an import of the rows would give some now."""
+    _fail_on(warnings)
+    for chunk in _chunks(rows):
+        _, refused = await _importing(call, chunk)(Edit(call.context.store))
+        warnings.add_all(refused)
+    _fail_on(warnings)
+
+
+def _fail_on(warnings: Warnings) -> None:
+    if texts := warnings.texts():
+        raise bad_request("Warnings found during import:" + "".join(f"\n\t{text}" for text in texts))
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    return (rows[start : start + ROWS_A_WRITE] for start in range(0, len(rows), ROWS_A_WRITE))
+
+
+def _check_format(given: str | None) -> None:
+    if given != "csv":
+        value = "null" if given is None else f"'{given[:100]}'"
+        rule = "Member must not be null" if given is None else "Member must satisfy enum value set: [csv]"
+        text = f"1 validation error detected: Value {value} at 'format' failed to satisfy constraint: {rule}"
+        raise ApiError("ValidationException", text)
+
+
+def _rows(body: bytes, warnings: Warnings) -> list[Row]:
+    try:
+        text = text_of(body)
+    except UnicodeError:
+        raise bad_request("The file cannot be read: expected UTF-8 or UTF-16 text. Nothing was imported") from None
+    return key_rows(text, warnings, _check_row)
+
+
+def _check_row(value: str, document: Mapping[str, Any]) -> None:
+    checked_value(value)
+    checked_key(dict(document), "", {})
+
+
+Refused = list[tuple[int, str]]  # warnings, each with its record's number
+
+
+def _importing(call: Call, rows: Sequence[Row]) -> Callable[[Edit], Awaitable[tuple[list[str], Refused]]]:
+    async def edit_all(edit: Edit) -> tuple[list[str], Refused]:
+        made: dict[str, StoredKey] = {}  # by index: a later record of the same value overwrites an earlier one
+        refused: Refused = []
+        ids: list[str] = []
+        for row in rows:
+            try:
+                key, unknown = await _imported(call, edit, row, made)
+            except ApiError as error:
+                refused.append((row.number, f"Skipped invalid record: {row.number}. {error.message}"))
+                continue
+            made[key.index] = key
+            ids.append(key.key.id)
+            refused += [(row.number, f"Record {row.number}: There is no usage plan '{plan}'") for plan in unknown]
+        for key in made.values():
+            edit.put(key, taken=conflict("API Key already exists"))
+        return ids, refused
+
+    return edit_all
+
+
+async def _imported(call: Call, edit: Edit, row: Row, made: Mapping[str, StoredKey]) -> tuple[StoredKey, Sequence[str]]:
+    """The key that a record describes, new or overwritten, and those of its plans that do not exist."""
+    index = call.context.sealer.index(digest(row.value))
+    old = made.get(index) or await _owner(call, edit, index)
+    if old is None:
+        key_id = await unused_id(edit, "apikey", KEY_ID_LENGTH)
+        key = new_key(call, dict(row.document), key_id, row.value, tags={})
+    else:
+        document = {**key_document(old), **row.document}
+        changed = checked_key(document, old.key.id, old.key.tags)
+        key = msgspec.structs.replace(old, key=changed, last_updated_date=call.context.now())
+    unknown = []
+    for plan_id in row.plans:
+        plan = await edit.get("usageplan", plan_id)
+        if isinstance(plan, StoredPlan):
+            key = await _joined(edit, key, plan, call)
+        else:
+            unknown.append(shortened(plan_id))
+    return key, unknown
+
+
+async def _owner(call: Call, edit: Edit, index: str) -> StoredKey | None:
+    owner = await call.context.store.owner(f"key/{index}")
+    if owner is None:
+        return None
+    key_id = owner.rpartition("/")[2]
+    if ("apikey", key_id) in call.context.fixed():
+        raise conflict(f"API Key {key_id} is the configuration file's, which is read-only here")
+    found = await edit.get("apikey", key_id)
+    return found if isinstance(found, StoredKey) and found.index == index else None
+
+
+async def _joined(edit: Edit, key: StoredKey, plan: StoredPlan, call: Call) -> StoredKey:
+    """The key, in one plan more."""
+    others = live_plans(key, await edit.many("usageplan", plan_ids(key)))
+    if plan.ref in (other.ref for other in others):
+        return key
+    refuse_fixed_plan(call, plan.plan.id)
+    return msgspec.structs.replace(key, plans=join(key, plan, others))
+
+
+def refuse_fixed_plan(call: Call, plan_id: str) -> None:
+    """A plan of the configuration file has the keys that the file gives it."""
+    if ("usageplan", plan_id) in call.context.fixed():
+        raise conflict(f"Usage Plan {plan_id} is the configuration file's, which is read-only here")
+
+
+OPERATIONS: Final = (
+    Operation("CreateApiKey", "POST", "/apikeys", create_api_key, writes=True),
+    Operation("ImportApiKeys", "POST", "/apikeys", import_api_keys, writes=True, mode="import"),
+    Operation("GetApiKeys", "GET", "/apikeys", get_api_keys, writes=False),
+    Operation("GetApiKey", "GET", "/apikeys/{api_Key}", get_api_key, writes=False),
+    Operation("UpdateApiKey", "PATCH", "/apikeys/{api_Key}", update_api_key, writes=True),
+    Operation("DeleteApiKey", "DELETE", "/apikeys/{api_Key}", delete_api_key, writes=True),
+)

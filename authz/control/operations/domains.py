@@ -1,0 +1,325 @@
+"""The operations on domain names and their base path mappings, by which the data plane finds an API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from authz.aws.errors import bad_request, conflict, not_found
+from authz.aws.patch import Change, PatchOperation, Row, apply, member
+from authz.control.call import Answer, Call, Operation
+from authz.control.operations.restapis import (
+    Endpoint,
+    Reader,
+    bare_style,
+    given,
+    listed,
+    operations_of,
+    page_of,
+    patched,
+)
+from authz.core.rules import BASE_PATH, HOST
+from authz.core.stored import BasePathMapping, DomainName, RestApi, StoredStage, stage_id
+from authz.store.store import Edit
+
+NO_BASE_PATH: Final = "(none)"  # how AWS writes the empty base path
+NO_TARGET: Final = "no-domain-target.invalid"  # resolves nowhere (RFC 2606), and a reader sees what is not set
+ZONE_ID: Final = "Z2FDTNDATAQYW2"  # the hosted zone that AWS documents for all its distributions
+
+# What of CreateDomainName is kept. The private key and what goes with it is not: nobody here would use it.
+DETAILS: Final = (
+    *("certificateName", "certificateArn", "regionalCertificateName", "regionalCertificateArn", "securityPolicy"),
+    *("endpointAccessMode", "mutualTlsAuthentication", "ownershipVerificationCertificateArn", "policy", "routingMode"),
+)
+
+
+class Truststore(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Where the certificates of clients come from: stored, and nothing follows from it here."""
+
+    truststore_uri: str | None = None
+    truststore_version: str | None = None
+
+
+class NewDomain(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The body of CreateDomainName."""
+
+    domain_name: str
+    certificate_name: str | None = None
+    certificate_arn: str | None = None
+    regional_certificate_name: str | None = None
+    regional_certificate_arn: str | None = None
+    endpoint_configuration: Endpoint | None = None
+    tags: dict[str, str] = {}
+    security_policy: str | None = None
+    endpoint_access_mode: Literal["BASIC", "STRICT"] | None = None
+    mutual_tls_authentication: Truststore | None = None
+    ownership_verification_certificate_arn: str | None = None
+    policy: str | None = None
+    routing_mode: str | None = None
+
+
+class NewMapping(Struct, frozen=True, rename="camel"):
+    """The body of CreateBasePathMapping."""
+
+    rest_api_id: str
+    base_path: str = ""
+    stage: str | None = None
+
+
+# --- domain names -------------------------------------------------------------------------------------------------
+
+
+def _shown(call: Call, domain: DomainName) -> dict[str, Any]:
+    place = f"{call.principal.region}:{call.context.account_id}"
+    return {
+        "domainName": domain.domain_name,
+        "domainNameArn": f"arn:aws:apigateway:{place}:/domainnames/{domain.id}",
+        "domainNameStatus": "AVAILABLE",
+        **domain.details,
+        **_targets(call, domain),
+        **given(tags=domain.tags),
+    }
+
+
+def _targets(call: Call, domain: DomainName) -> dict[str, Any]:
+    """The host that a DNS record for the domain should name, in the members that tools make such records from."""
+    target = call.context.domain_target or NO_TARGET
+    if "EDGE" not in domain.details["endpointConfiguration"]["types"]:
+        return {"regionalDomainName": target, "regionalHostedZoneId": ZONE_ID}
+    certified = any(domain.details.get(name) for name in ("certificateArn", "certificateName"))
+    return {
+        "distributionDomainName": target,
+        "distributionHostedZoneId": ZONE_ID,
+        **given(certificateUploadDate=domain.created_date if certified else None),
+    }
+
+
+async def _domain(call: Call, source: Reader) -> DomainName:
+    found = await source.get("domain", call.params["domain_name"].lower())
+    if not isinstance(found, DomainName):
+        raise not_found("Invalid domain name identifier specified")
+    return found
+
+
+async def create(call: Call) -> Answer:
+    body = call.read(NewDomain)
+    host = body.domain_name.lower()
+    if not HOST.fullmatch(host):
+        raise bad_request("Invalid domain name specified")
+    members = msgspec.to_builtins(body)
+    endpoint = (body.endpoint_configuration or Endpoint()).shown()
+    details = {name: members[name] for name in DETAILS if members.get(name)} | {"endpointConfiguration": endpoint}
+    made = DomainName(body.domain_name, call.context.now(), tags=body.tags, details=details)
+
+    async def edit(edit: Edit) -> None:
+        if await edit.get("domain", host) is not None:
+            raise bad_request("The domain name you provided already exists.")
+        edit.put(made)
+
+    await call.write(edit, host)
+    if call.context.domain_target is None:
+        name = next(name for name in _targets(call, made) if name.endswith("DomainName"))
+        call.warn(f"{name} is {NO_TARGET}: start authz control with --domain-target")
+    return Answer(201, _shown(call, made))
+
+
+async def get(call: Call) -> Answer:
+    return Answer(body=_shown(call, await _domain(call, call.context.store)))
+
+
+async def get_all(call: Call) -> Answer:
+    page = await call.context.store.page("domain", "domain", *call.paging())
+    return listed((_shown(call, one) for one in page.items if isinstance(one, DomainName)), page.position)
+
+
+def _detail(change: Change) -> None:
+    """Terraform takes a member away by an empty value."""
+    name = change.path[0]
+    if change.value:
+        change.draft[name] = change.value
+    else:
+        change.draft.pop(name, None)
+
+
+def _truststore(change: Change) -> None:
+    """Mutual TLS ends with its truststore."""
+    if change.value:
+        member(change)
+    else:
+        change.draft.pop("mutualTlsAuthentication", None)
+
+
+def _truststore_version(change: Change) -> None:
+    truststore = change.draft.get("mutualTlsAuthentication", {})
+    if change.value:
+        member(change)
+    else:
+        truststore.pop("truststoreVersion", None)
+
+
+def _endpoint(change: Change) -> None:
+    if change.value not in ("EDGE", "REGIONAL", "PRIVATE"):
+        raise bad_request("Invalid endpoint type specified. Must be one of [PRIVATE, EDGE, REGIONAL]")
+    change.draft["endpointConfiguration"] = {**change.draft["endpointConfiguration"], "types": [change.value]}
+
+
+DOMAIN: Final = (
+    *(Row(("replace",), f"/{name}", effect=_detail) for name in DETAILS if name != "mutualTlsAuthentication"),
+    Row(("replace",), "/mutualTlsAuthentication/truststoreUri", effect=_truststore),
+    Row(("replace",), "/mutualTlsAuthentication/truststoreVersion", effect=_truststore_version),
+    Row(("replace",), "/endpointConfiguration/types/{type}", effect=_endpoint),
+    Row(("replace",), "/endpointConfiguration/ipAddressType"),
+)
+
+
+async def _edit_domain(call: Call, change: Callable[[DomainName], DomainName]) -> DomainName:
+    async def edit(edit: Edit) -> DomainName:
+        changed = change(await _domain(call, edit))
+        edit.put(changed)
+        return changed
+
+    return await call.write(edit)
+
+
+async def update(call: Call) -> Answer:
+    operations = operations_of(call)
+    changed = await _edit_domain(call, lambda domain: replace(domain, details=_patched_details(domain, operations)))
+    return Answer(body=_shown(call, changed))
+
+
+def _patched_details(domain: DomainName, operations: Iterable[PatchOperation]) -> dict[str, Any]:
+    return apply(DOMAIN, domain.details, operations, bare_style)
+
+
+async def delete(call: Call) -> Answer:
+    async def edit(edit: Edit) -> None:
+        edit.delete("domain", (await _domain(call, edit)).id)
+
+    await call.write(edit)
+    return Answer(202)
+
+
+# --- base path mappings -------------------------------------------------------------------------------------------
+
+
+def _shown_mapping(mapping: BasePathMapping) -> dict[str, Any]:
+    return {
+        "basePath": mapping.base_path or NO_BASE_PATH,
+        "restApiId": mapping.rest_api_id,
+        **given(stage=mapping.stage),
+    }
+
+
+def _base_path(written: str) -> str:
+    return "" if written == NO_BASE_PATH else written
+
+
+def _mapping(domain: DomainName, base_path: str) -> BasePathMapping:
+    found = next((one for one in domain.mappings if one.base_path == base_path), None)
+    if found is None:
+        raise not_found("Invalid base path mapping identifier specified")
+    return found
+
+
+async def _checked(edit: Edit, domain: DomainName, made: BasePathMapping) -> BasePathMapping:
+    """A mapping that can stand beside the domain's others. Raises ApiError."""
+    if made.base_path and not BASE_PATH.fullmatch(made.base_path):
+        raise bad_request("Base path contains invalid characters")
+    if any(one.base_path == made.base_path for one in domain.mappings):
+        raise conflict("Base path already exists for this domain name")
+    if not isinstance(await edit.get("restapi", made.rest_api_id), RestApi):
+        raise bad_request("Invalid REST API identifier specified")
+    if made.stage and not isinstance(await edit.get("stage", stage_id(made.rest_api_id, made.stage)), StoredStage):
+        raise bad_request("Invalid stage identifier specified")
+    return made
+
+
+async def create_mapping(call: Call) -> Answer:
+    body = call.read(NewMapping)
+    made = BasePathMapping(_base_path(body.base_path), body.rest_api_id, body.stage or None)
+
+    async def edit(edit: Edit) -> None:
+        domain = await _domain(call, edit)
+        edit.put(replace(domain, mappings=(*domain.mappings, await _checked(edit, domain, made))))
+
+    await call.write(edit, made.base_path)
+    return Answer(201, _shown_mapping(made))
+
+
+async def get_mapping(call: Call) -> Answer:
+    domain = await _domain(call, call.context.store)
+    return Answer(body=_shown_mapping(_mapping(domain, _base_path(call.params["base_path"]))))
+
+
+async def get_mappings(call: Call) -> Answer:
+    domain = await _domain(call, call.context.store)
+    page, position = page_of(domain.mappings, lambda one: one.base_path, call)
+    return listed(map(_shown_mapping, page), position)
+
+
+def _api(change: Change) -> None:
+    change.draft["restApiId"] = change.value
+
+
+def _path(change: Change) -> None:
+    change.draft["basePath"] = _base_path(change.value)
+
+
+def _stage(change: Change) -> None:
+    change.draft["stage"] = change.value or None
+
+
+MAPPING: Final = (
+    Row(("replace",), "/basePath", effect=_path),
+    Row(("replace",), "/restapiId", effect=_api),  # AWS's spelling here
+    Row(("replace",), "/restApiId", effect=_api),
+    Row(("replace",), "/stage", effect=_stage),
+)
+
+
+async def update_mapping(call: Call) -> Answer:
+    operations, wanted = operations_of(call), _base_path(call.params["base_path"])
+
+    async def edit(edit: Edit) -> BasePathMapping:
+        domain = await _domain(call, edit)
+        before = _mapping(domain, wanted)
+        others = replace(domain, mappings=tuple(one for one in domain.mappings if one != before))
+        after = await _checked(edit, others, patched(before, MAPPING, operations, bare_style))
+        edit.put(replace(others, mappings=(*others.mappings, after)))
+        return after
+
+    return Answer(body=_shown_mapping(await call.write(edit)))
+
+
+async def delete_mapping(call: Call) -> Answer:
+    wanted = _base_path(call.params["base_path"])
+
+    def change(domain: DomainName) -> DomainName:
+        gone = _mapping(domain, wanted)
+        return replace(domain, mappings=tuple(one for one in domain.mappings if one != gone))
+
+    await _edit_domain(call, change)
+    return Answer(202)
+
+
+ALL: Final = "/domainnames"
+ONE: Final = f"{ALL}/{{domain_name}}"
+MAPPINGS: Final = f"{ONE}/basepathmappings"
+PATH: Final = f"{MAPPINGS}/{{base_path}}"
+
+OPERATIONS: Final = (
+    Operation("CreateDomainName", "POST", ALL, create, writes=True),
+    Operation("GetDomainNames", "GET", ALL, get_all, writes=False),
+    Operation("GetDomainName", "GET", ONE, get, writes=False),
+    Operation("UpdateDomainName", "PATCH", ONE, update, writes=True),
+    Operation("DeleteDomainName", "DELETE", ONE, delete, writes=True),
+    Operation("CreateBasePathMapping", "POST", MAPPINGS, create_mapping, writes=True),
+    Operation("GetBasePathMappings", "GET", MAPPINGS, get_mappings, writes=False),
+    Operation("GetBasePathMapping", "GET", PATH, get_mapping, writes=False),
+    Operation("UpdateBasePathMapping", "PATCH", PATH, update_mapping, writes=True),
+    Operation("DeleteBasePathMapping", "DELETE", PATH, delete_mapping, writes=True),
+)

@@ -1,0 +1,67 @@
+"""`POST /explain`: the command of the same name, on what the store and the file hold now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from authz.aws.convert import to_resources
+from authz.aws.errors import bad_request
+from authz.core.catalog import Catalog, caller_of
+from authz.core.request import Request, joined
+from authz.core.stored import Items, StoredKey
+from authz.envoy.accesslog import LogLine
+from authz.explain import explain
+from authz.limiter.limiter import RedisLimiter
+from authz.store.keys import StoreRing
+from authz.store.sealing import Sealer
+from authz.store.store import Found, Store
+
+
+class Explainer:
+    """Tells how a request is read, which limits cover it, what is left of them, and the answer. Spends nothing."""
+
+    def __init__(
+        self, store: Store, sealer: Sealer, limiter: RedisLimiter, account_id: str, fixed: Callable[[], Items]
+    ) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._limiter = limiter
+        self._account_id = account_id
+        self._fixed = fixed
+
+    async def __call__(self, request: Request, line: LogLine | None = None) -> str:
+        snapshot = await self._store.snapshot()
+        catalog = await asyncio.to_thread(self._compile, {**snapshot.items, **self._fixed()})
+        ring = StoreRing(self._look, self._sealer.index, size=1)  # it hears of no change, so it asks each time
+        key_id = line.authz.key_id if line and line.authz else ""
+        key = await self._store.get("apikey", key_id) if key_id else None
+        caller = caller_of(key.key, key.plans) if isinstance(key, StoredKey) else None
+        return await explain(catalog, request, 0, self._limiter, ring=ring, line=line, caller=caller)
+
+    def _compile(self, items: Items) -> Catalog:
+        resources, refs = to_resources(items)
+        return Catalog.compile(resources, self._account_id, refs=refs)
+
+    async def _look(self, index: str) -> Found:
+        """The store's key, else the file's, which is under the same index."""
+        found = await self._store.find(index)
+        owner = None if found.key else await self._store.owner(f"key/{index}")
+        key = await self._store.get("apikey", owner.partition("/")[2]) if owner else None
+        return Found(found.head, key) if isinstance(key, StoredKey) else found
+
+
+def request_of(
+    method: str, url: str, headers: dict[str, str], extensions: dict[str, str], metadata: dict[str, object]
+) -> Request:
+    """Raises BadRequestException where the URL is not a whole one."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise bad_request("Invalid url") from None
+    if not parts.netloc:
+        raise bad_request("Invalid url: expected a whole one, such as https://host/prod/pets")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    host = parts.netloc.rpartition("@")[2]
+    return Request(method.upper(), host, path, joined(headers.items()), extensions, metadata)

@@ -1,0 +1,157 @@
+"""What AWS does not have: waiting for the sidecars, a second secret for a key, the busiest keys, explanations."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from authz.aws.errors import bad_request, conflict, not_found
+from authz.aws.plans import checked_value, key_document
+from authz.config.faults import ConfigError
+from authz.control.call import Answer, Call, Operation
+from authz.control.operations.apikeys import VALUE_LENGTH, VALUE_LETTERS, random_word, stored_key
+from authz.control.operations.explaining import request_of
+from authz.core.request import Request, joined
+from authz.core.resources import digest
+from authz.core.stored import StoredKey, StoredPlan, plan_keys
+from authz.envoy.accesslog import LogLine, checked
+from authz.store.store import Edit, Lease
+
+POLL_SECONDS: Final = 0.02
+WAIT_SECONDS: Final = 5.0
+MAX_WAIT_SECONDS: Final = 30.0
+MAX_OVERLAP_SECONDS: Final = 366 * 86_400
+TOP: Final = 10
+MAX_TOP: Final = 500
+
+
+async def get_catalog_version(call: Call) -> Answer:
+    """With `wait`, answers once every live sidecar serves that version; after `timeout` seconds 409 names the rest."""
+    store = call.context.store
+    wait, timeout = _number(call, "wait", 0), min(_number(call, "timeout", WAIT_SECONDS), MAX_WAIT_SECONDS)
+    head = await store.head()
+    if wait > head.version:
+        raise bad_request(f"Invalid wait: the version is {head.version}")
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout
+    while laggards := [lease for lease in await store.leases() if _lags(lease, head.epoch, wait)]:
+        if clock() >= deadline:
+            told = ", ".join(f"{lease.worker} at {lease.version}" for lease in laggards)
+            raise conflict(f"Not every sidecar serves version {wait:.0f}: {told}")
+        await asyncio.sleep(POLL_SECONDS)
+    leases = await store.leases()
+    sidecars = [{"id": lease.worker, "version": lease.version} for lease in leases]
+    return Answer(body={"version": head.version, "epoch": head.epoch, "sidecars": sidecars})
+
+
+def _lags(lease: Lease, epoch: str, version: float) -> bool:
+    return version > 0 and (lease.epoch != epoch or lease.version < version)
+
+
+def _number(call: Call, name: str, default: float) -> float:
+    text = call.one(name)
+    try:
+        number = default if text is None else float(text[:20])
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise bad_request(f"Invalid {name}: expected a number of at least 0")
+    return number
+
+
+class RotateApiKey(Struct, frozen=True, rename="camel"):
+    """The body of `POST /apikeys/{id}/rotate`: how long the secret of today stays good beside the new one."""
+
+    value: str | None = None
+    overlap_seconds: Annotated[int, Meta(ge=0, le=MAX_OVERLAP_SECONDS)] = 0
+
+
+async def rotate_api_key(call: Call) -> Answer:
+    body = call.read(RotateApiKey)
+    value = checked_value(body.value) if body.value else random_word(VALUE_LETTERS, VALUE_LENGTH)
+
+    async def rotate(edit: Edit) -> StoredKey:
+        stored = await stored_key(edit, call.params["api_Key"])
+        rotated = _rotated(call, stored, value, body.overlap_seconds)
+        edit.put(rotated, taken=conflict("API Key already exists"))
+        return rotated
+
+    rotated = await call.write(rotate)
+    until = {} if rotated.previous_expires_at is None else {"previousExpiresAt": rotated.previous_expires_at}
+    return Answer(body=key_document(rotated) | {"value": value} | until)
+
+
+def _rotated(call: Call, stored: StoredKey, value: str, overlap: int) -> StoredKey:
+    """Without an overlap the secret of today ends at once; one from an earlier rotation ends in any case."""
+    sealer, now = call.context.sealer, call.context.now()
+    index = sealer.index(digest(value))
+    if index in (stored.index, stored.previous_index):
+        raise conflict("API Key already exists")
+    return replace(
+        stored,
+        index=index,
+        sealed=sealer.seal(value, stored.key.id) if sealer.can_seal else None,
+        previous_index=stored.index if overlap else None,
+        previous_sealed=stored.sealed if overlap else None,
+        previous_expires_at=now + overlap if overlap else None,
+        last_updated_date=max(now, stored.created_date),
+    )
+
+
+async def get_top_usage(call: Call) -> Answer:
+    """The keys of a plan with most use today."""
+    plan_id = call.one("usagePlanId")
+    if plan_id is None:
+        raise bad_request("Missing query parameter usagePlanId")
+    plan = await call.context.store.get("usageplan", plan_id)
+    if not isinstance(plan, StoredPlan):
+        raise not_found("Invalid Usage Plan ID specified")
+    limit = int(min(max(_number(call, "limit", TOP), 1), MAX_TOP))
+    keys = await call.context.store.members(plan_keys(plan.ref))
+    top = await call.context.usage.top(plan_id, keys, limit)
+    items: list[dict[str, Any]] = [{"keyId": key, "used": used} for key, used in top]
+    return Answer(body={"usagePlanId": plan_id, "item": items})
+
+
+class Explain(Struct, frozen=True, rename="camel"):
+    """The body of `POST /explain`: a request as Envoy would describe it, or a line of Envoy's access log."""
+
+    url: str | None = None
+    method: str | None = None  # GET, unless set
+    log_line: dict[str, Any] | None = None
+    headers: dict[str, str] = {}
+    extensions: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
+
+
+async def explain(call: Call) -> Answer:
+    body = call.read(Explain)
+    request, line = _asked(body)
+    return Answer(body={"item": (await call.context.explain(request, line)).splitlines()})
+
+
+def _asked(body: Explain) -> tuple[Request, LogLine | None]:
+    """Raises BadRequestException."""
+    if body.log_line is None:
+        if body.url is None:
+            raise bad_request("Missing url: expected a whole one, or a line of Envoy's access log as logLine")
+        method = "GET" if body.method is None else body.method
+        return request_of(method, body.url, body.headers, body.extensions, body.metadata), None
+    if body.url is not None or body.method is not None:
+        raise bad_request("Invalid logLine: url and method stand in it; give one or the other")
+    try:
+        line = checked(body.log_line, "logLine")
+    except ConfigError as error:
+        raise bad_request(f"Invalid {error}") from None
+    return line.request(joined(body.headers.items()), body.extensions, body.metadata), line
+
+
+OPERATIONS: Final = (
+    Operation("GetCatalogVersion", "GET", "/catalog/version", get_catalog_version, writes=False),
+    Operation("RotateApiKey", "POST", "/apikeys/{api_Key}/rotate", rotate_api_key, writes=True),
+    Operation("Explain", "POST", "/explain", explain, writes=False),
+    Operation("GetTopUsage", "GET", "/usage/top", get_top_usage, writes=False),
+)

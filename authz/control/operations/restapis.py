@@ -1,0 +1,511 @@
+"""The operations on APIs: create, read, patch, delete, and import from OpenAPI; and what all parts of an API share."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+import string
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+import msgspec
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from authz.aws.errors import ApiError, bad_request, not_found
+from authz.aws.oasdocument import unreadable
+from authz.aws.openapi import INTRINSICS, Imported, Mode, Options, imported
+from authz.aws.patch import Change, Patch, PatchOperation, Row, Style, Type, apply
+from authz.aws.restapis import check_api
+from authz.background import in_background
+from authz.config.documents import DocumentError, RefusedError, TagError, read_document
+from authz.control.call import Answer, Call, Operation
+from authz.core.resources import AuthorizerSource, Deployment, KeySource
+from authz.core.stored import (
+    DomainName,
+    Item,
+    RestApi,
+    StoredDeployment,
+    StoredPlan,
+    StoredResource,
+    StoredStage,
+    children,
+    stage_id,
+    stage_plans,
+)
+from authz.store.store import Edit
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
+
+ALPHABET: Final = string.ascii_lowercase + string.digits
+ENDPOINTS: Final = ("PRIVATE", "EDGE", "REGIONAL")
+ENDPOINTS_OF_A_PATCH: Final = ("REGIONAL", "EDGE", "PRIVATE")  # AWS lists them in another order there
+KEY_SOURCES: Final = ("AUTHORIZER", "HEADER")
+ADDRESS_TYPES: Final = ("ipv4", "dualstack")
+ACCESS_MODES: Final = ("BASIC", "STRICT")
+
+
+# --- what the parts of an API share -------------------------------------------------------------------------------
+
+
+class Reader(Protocol):
+    """The store, or an edit of it."""
+
+    async def get(self, kind: str, item_id: str, /) -> Item | None: ...
+
+
+def new_id(length: int = 10) -> str:
+    """An id as AWS makes them."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+async def api_of(call: Call, source: Reader, api_id: str | None = None) -> RestApi:
+    """The API that a call names, or the given one. Raises ApiError."""
+    wanted = call.params["restapi_id"] if api_id is None else api_id
+    found = await source.get("restapi", wanted)
+    if not isinstance(found, RestApi):
+        raise not_found(f"Invalid API identifier specified {call.context.account_id}:{wanted}")
+    return found
+
+
+async def served_by(source: Reader, api_id: str, stage_name: str) -> Deployment | None:
+    """What a stage serves; None without the stage or its deployment."""
+    stage = await source.get("stage", stage_id(api_id, stage_name))
+    if not isinstance(stage, StoredStage):
+        return None
+    deployment = await source.get("deployment", f"{api_id}/{stage.deployment_id}")
+    return deployment.snapshot if isinstance(deployment, StoredDeployment) else None
+
+
+async def edit_api(call: Call, change: Callable[[RestApi], RestApi]) -> RestApi:
+    """Commit a change of the API that a call names; what the API is now."""
+
+    async def edit(edit: Edit) -> RestApi:
+        changed = change(await api_of(call, edit))
+        edit.put(changed)
+        return changed
+
+    return await call.write(edit)
+
+
+def patched(found: S, table: Sequence[Row], operations: Iterable[PatchOperation], style: Style) -> S:
+    """A struct with operations applied to it as to its JSON. Raises ApiError."""
+    changed = apply(table, msgspec.to_builtins(found), operations, style)
+    try:
+        return msgspec.convert(changed, type(found))
+    except msgspec.ValidationError as fault:
+        raise bad_request(f"Invalid patch value specified: {fault}") from None
+
+
+def operations_of(call: Call) -> tuple[PatchOperation, ...]:
+    return call.read(Patch).patch_operations or ()
+
+
+def bare_style(operation: PatchOperation, _: Sequence[str]) -> str:
+    """The text of those of AWS's resources that say no more than that."""
+    return f"Invalid patch path {operation.path}"
+
+
+def ops_style(table: Sequence[Row]) -> Style:
+    """The text of those that tell a wrong operation from a wrong path."""
+
+    def style(operation: PatchOperation, _: Sequence[str]) -> str:
+        ops = sorted({op for row in table if row.regex.fullmatch(operation.path) for op in row.ops})
+        if ops:
+            return f"Invalid patch operation specified. Must be one of: [{', '.join(ops)}]"
+        return f"Invalid patch path {operation.path}"
+
+    return style
+
+
+def invalid_value(value: str, at: str, constraint: str) -> ApiError:
+    """The framework's refusal of what stands in a path."""
+    shown = f"Value '{value[:200]}' at '{at}' failed to satisfy constraint: Member must satisfy {constraint}"
+    return ApiError("ValidationException", f"1 validation error detected: {shown}")
+
+
+def page_of(items: Iterable[T], key: Callable[[T], str], call: Call) -> tuple[list[T], str | None]:
+    """A page of what is held in one item. A position is the key it ends with, so inserts do not shift the next."""
+    limit, position = call.paging()
+    after = _decoded(position) if position else None
+    left = sorted((item for item in items if after is None or key(item) > after), key=key)
+    more = base64.urlsafe_b64encode(key(left[limit - 1]).encode()).decode() if len(left) > limit else None
+    return left[:limit], more
+
+
+def _decoded(position: str) -> str:
+    try:
+        found = base64.b64decode(position.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        found = ""
+    if not found:
+        raise bad_request("Invalid position parameter specified")
+    return found
+
+
+def listed(items: Iterable[dict[str, Any]], position: str | None = None) -> Answer:
+    """A list as AWS sends it."""
+    return Answer(body={"item": list(items), **({"position": position} if position else {})})
+
+
+def given(**members: Any) -> dict[str, Any]:
+    """The members that are set."""
+    return {name: value for name, value in members.items() if value is not None and value != "" and value != {}}
+
+
+async def detach(edit: Edit, api_id: str, stages: Sequence[str]) -> None:
+    """Take stages that go away out of all plans: one made later under the same name is another stage."""
+    lists = [await edit.members(stage_plans(api_id, stage)) for stage in stages]
+    plans = sorted({plan for members in lists for plan in members})
+    for held in await edit.many("usageplan", plans):
+        if isinstance(held, StoredPlan):
+            kept = tuple(one for one in held.plan.api_stages if one.api_id != api_id or one.stage not in stages)
+            edit.put(replace(held, plan=replace(held.plan, api_stages=kept)))
+
+
+async def check_unmapped(edit: Edit, api_id: str, stage: str | None = None) -> None:
+    """Refuse to delete what a base path leads to. Raises ApiError."""
+    for domain in await edit.many("domain", await edit.members("domain")):
+        mappings = domain.mappings if isinstance(domain, DomainName) else ()
+        if any(one.rest_api_id == api_id and stage in (None, one.stage) for one in mappings):
+            raise bad_request("Please remove all base path mappings related to the API in your account")
+
+
+# --- an API -------------------------------------------------------------------------------------------------------
+
+
+class Endpoint(Struct, frozen=True, rename="camel"):
+    """The kind of endpoint: stored, and nothing follows from it here."""
+
+    types: tuple[Literal["PRIVATE", "EDGE", "REGIONAL"], ...] = ("EDGE",)
+    ip_address_type: Literal["ipv4", "dualstack"] | None = None
+    vpc_endpoint_ids: tuple[str, ...] | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """The endpoint as AWS shows it. Raises ApiError for one that AWS does not make."""
+        if not self.types:
+            raise bad_request("REGIONAL Configuration and EDGE Configuration cannot be both DISABLED.")
+        if len(self.types) > 1:
+            raise bad_request("Cannot create an api with multiple Endpoint Types.")
+        usual = "dualstack" if self.types == ("PRIVATE",) else "ipv4"
+        return checked_endpoint(
+            given(
+                types=list(self.types),
+                ipAddressType=self.ip_address_type or usual,
+                vpcEndpointIds=None if self.vpc_endpoint_ids is None else list(self.vpc_endpoint_ids),
+            )
+        )
+
+
+def checked_endpoint(shown: dict[str, Any]) -> dict[str, Any]:
+    if "PRIVATE" in shown["types"] and shown["ipAddressType"] != "dualstack":
+        raise bad_request("Only dualstack ipAddressType is supported for Private APIs.")
+    return shown
+
+
+class NewApi(Struct, frozen=True, rename="camel"):
+    """The body of CreateRestApi. The last three members are ours."""
+
+    name: str
+    description: str | None = None
+    version: str | None = None
+    clone_from: str | None = None
+    binary_media_types: tuple[str, ...] = ()
+    minimum_compression_size: int | None = None
+    api_key_source: Literal["AUTHORIZER", "HEADER"] | None = None
+    endpoint_configuration: Endpoint | None = None
+    policy: str | None = None
+    tags: dict[str, str] = {}
+    disable_execute_api_endpoint: bool = False
+    security_policy: str | None = None
+    endpoint_access_mode: Literal["BASIC", "STRICT"] | None = None
+    key_sources: tuple[KeySource, ...] | None = None
+    authorizer: AuthorizerSource | None = None
+    forward_api_key: bool = False
+
+
+def shown(api: RestApi) -> dict[str, Any]:
+    """An API as AWS shows it where it is made and in lists: tags only if there are any."""
+    return {
+        "id": api.id,
+        "name": api.name,
+        "createdDate": api.created_date,
+        "apiKeySource": api.api_key_source,
+        "endpointConfiguration": api.endpoint_configuration or Endpoint().shown(),
+        "disableExecuteApiEndpoint": api.disable_execute_api_endpoint,
+        "rootResourceId": api.root_resource_id,
+        **given(
+            description=api.description,
+            version=api.version,
+            binaryMediaTypes=list(api.binary_media_types) or None,
+            minimumCompressionSize=api.minimum_compression_size,
+            # AWS sends a policy as the inside of a JSON string, and Terraform unquotes it.
+            policy=msgspec.json.encode(api.policy).decode()[1:-1] if api.policy else None,
+            tags=api.tags,
+            securityPolicy=api.security_policy,
+            endpointAccessMode=api.endpoint_access_mode,
+            keySources=None if api.key_sources is None else msgspec.to_builtins(api.key_sources),
+            authorizer=None if api.authorizer is None else msgspec.to_builtins(api.authorizer),
+            forwardApiKey=api.forward_api_key or None,
+        ),
+    }
+
+
+def shown_alone(api: RestApi) -> dict[str, Any]:
+    """An API as AWS shows it by itself: with its tags, also if there are none."""
+    return {**shown(api), "tags": api.tags}
+
+
+def _empty(call: Call, name: str) -> RestApi:
+    root = StoredResource(new_id(), "/")
+    endpoint = Endpoint().shown()
+    return RestApi(
+        new_id(), name, call.context.now(), root.id, resources={root.id: root}, endpoint_configuration=endpoint
+    )
+
+
+async def create(call: Call) -> Answer:
+    body = call.read(NewApi)
+    if body.description == "":
+        raise bad_request("Description cannot be an empty string")
+    empty = _empty(call, body.name)
+
+    async def edit(edit: Edit) -> RestApi:
+        base = empty
+        if body.clone_from:
+            cloned = await api_of(call, edit, body.clone_from)
+            base = replace(cloned, id=empty.id, name=body.name, created_date=empty.created_date, tags={})
+        api = _as_given(base, body)
+        check_api(api)
+        edit.put(api)
+        return api
+
+    return Answer(201, shown(await call.write(edit, empty.id)))
+
+
+def _as_given(base: RestApi, body: NewApi) -> RestApi:
+    endpoint = body.endpoint_configuration
+    return replace(
+        base,
+        description=base.description if body.description is None else body.description,
+        version=body.version or base.version,
+        api_key_source=body.api_key_source or base.api_key_source,
+        binary_media_types=body.binary_media_types or base.binary_media_types,
+        minimum_compression_size=body.minimum_compression_size,
+        endpoint_configuration=endpoint.shown() if endpoint else base.endpoint_configuration,
+        policy=body.policy or base.policy,
+        disable_execute_api_endpoint=body.disable_execute_api_endpoint,
+        security_policy=body.security_policy or base.security_policy,
+        endpoint_access_mode=body.endpoint_access_mode or base.endpoint_access_mode,
+        tags=body.tags,
+        key_sources=body.key_sources or base.key_sources,
+        authorizer=body.authorizer or base.authorizer,
+        forward_api_key=body.forward_api_key,
+    )
+
+
+async def get(call: Call) -> Answer:
+    return Answer(body=shown_alone(await api_of(call, call.context.store)))
+
+
+async def get_all(call: Call) -> Answer:
+    page = await call.context.store.page("restapi", "restapi", *call.paging())
+    return listed((shown(api) for api in page.items if isinstance(api, RestApi)), page.position)
+
+
+async def delete(call: Call) -> Answer:
+    async def edit(edit: Edit) -> None:
+        api = await api_of(call, edit)
+        await check_unmapped(edit, api.id)
+        stages = await edit.members(children("stage", api.id))
+        await detach(edit, api.id, [stage.removeprefix(stage_id(api.id, "")) for stage in stages])
+        for kind, ids in (("stage", stages), ("deployment", await edit.members(children("deployment", api.id)))):
+            for held in ids:
+                edit.delete(kind, held)
+        edit.delete("restapi", api.id)
+
+    await call.write(edit)
+    return Answer(202)
+
+
+# --- patches ------------------------------------------------------------------------------------------------------
+
+
+def _source(change: Change) -> None:
+    if change.value not in KEY_SOURCES:
+        raise bad_request(f"Invalid API key source specified. Must be one of [{', '.join(KEY_SOURCES)}]")
+    change.draft["apiKeySource"] = change.value
+
+
+def _text(change: Change) -> None:
+    """Terraform takes a text away by an empty value."""
+    change.draft[change.path[0]] = change.value or None
+
+
+def _held_endpoint(change: Change) -> dict[str, Any]:
+    return change.draft.get("endpointConfiguration") or Endpoint().shown()
+
+
+def _endpoint(change: Change) -> None:
+    if change.op != "replace":
+        raise bad_request("Invalid patch operation specified. Must be 'add'|'remove'|'replace'")  # so AWS says
+    if change.value not in ENDPOINTS:
+        raise bad_request(f"Invalid EndpointTypes specified. Valid options are {','.join(ENDPOINTS_OF_A_PATCH)}")
+    alone = {"ipAddressType": "dualstack"} if change.value == "PRIVATE" else {}
+    change.draft["endpointConfiguration"] = {**_held_endpoint(change), "types": [change.value], **alone}
+
+
+def _address_type(change: Change) -> None:
+    if change.value not in ADDRESS_TYPES:
+        raise bad_request(f"ipAddressType must be either {' or '.join(ADDRESS_TYPES)}.")
+    changed = {**_held_endpoint(change), "ipAddressType": change.value}
+    change.draft["endpointConfiguration"] = checked_endpoint(changed)
+
+
+def _access_mode(change: Change) -> None:
+    if change.value not in ACCESS_MODES:
+        raise bad_request(f"Invalid endpoint access mode specified. Must be one of [{', '.join(ACCESS_MODES)}]")
+    change.draft["endpointAccessMode"] = change.value
+
+
+def _vpc_endpoints(change: Change) -> None:
+    endpoint = change.draft.setdefault("endpointConfiguration", Endpoint().shown())
+    others = [one for one in endpoint.get("vpcEndpointIds", ()) if one != change.value]
+    endpoint["vpcEndpointIds"] = others if change.op == "remove" else [*others, change.value]
+
+
+def _size(change: Change) -> None:
+    """Terraform switches compression off by an empty value."""
+    if change.value == "":
+        change.draft.pop("minimumCompressionSize", None)
+    elif change.value.isascii() and change.value.isdigit() and len(change.value) < 10:
+        change.draft["minimumCompressionSize"] = int(change.value)
+    else:
+        raise bad_request("Invalid minimum compression size, must be between 0 and 10485760")
+
+
+def _media_type(change: Change) -> None:
+    named = change.path[-1]
+    others = [one for one in change.draft.get("binaryMediaTypes", ()) if one != named]
+    kept = {"remove": [], "add": [named], "replace": [change.value]}
+    change.draft["binaryMediaTypes"] = [*others, *kept[change.op]]
+
+
+TABLE: Final = (
+    Row(("replace",), "/name"),
+    Row(("replace", "remove"), "/description", effect=_text),
+    Row(("replace",), "/version"),
+    Row(("replace",), "/apiKeySource", effect=_source),
+    Row(("replace",), "/securityPolicy", effect=_text),
+    Row(("replace",), "/endpointAccessMode", effect=_access_mode),
+    Row(("replace",), "/disableExecuteApiEndpoint", Type.BOOL),
+    Row(("replace",), "/policy"),
+    Row(("replace",), "/minimumCompressionSize", effect=_size),
+    Row(("add", "remove", "replace"), "/endpointConfiguration/types/{type}", effect=_endpoint),
+    Row(("replace",), "/endpointConfiguration/ipAddressType", effect=_address_type),
+    Row(("add", "remove"), "/endpointConfiguration/vpcEndpointIds", effect=_vpc_endpoints),
+    Row(("add", "remove", "replace"), "/binaryMediaTypes/{type}", effect=_media_type),
+    Row(("replace", "remove"), "/keySources", Type.JSON, hidden=True),
+    Row(("replace", "remove"), "/authorizer", Type.JSON, hidden=True),
+    Row(("replace",), "/forwardApiKey", Type.BOOL, hidden=True),
+)
+
+
+async def update(call: Call) -> Answer:
+    operations = operations_of(call)
+
+    def change(api: RestApi) -> RestApi:
+        changed = patched(api, TABLE, operations, ops_style(TABLE))
+        check_api(changed)
+        return changed
+
+    return Answer(body=shown_alone(await edit_api(call, change)))
+
+
+# --- OpenAPI ------------------------------------------------------------------------------------------------------
+
+
+async def import_api(call: Call) -> Answer:
+    document = await in_background(_document, call.body)
+    empty = replace(_empty(call, ""), models={}, endpoint_configuration=_endpoints(call))
+    result = _judged(await in_background(imported, empty, document, _options(call, "merge")), call)
+
+    async def edit(edit: Edit) -> None:
+        edit.put(result.api)
+
+    await call.write(edit, result.api.id)
+    return _imported(201, shown(result.api), result)
+
+
+async def put(call: Call) -> Answer:
+    mode = call.one("mode") or "merge"
+    if mode not in ("merge", "overwrite"):
+        raise bad_request('Enumeration value of OpenAPI import mode must be "overwrite" or "merge"')
+    options = _options(call, "overwrite" if mode == "overwrite" else "merge")
+    document = await in_background(_document, call.body)
+
+    async def edit(edit: Edit) -> Imported:
+        result = _judged(await in_background(imported, await api_of(call, edit), document, options), call)
+        edit.put(result.api)
+        return result
+
+    result = await call.write(edit)
+    return _imported(200, shown_alone(result.api), result)
+
+
+def _imported(status: int, api: dict[str, Any], result: Imported) -> Answer:
+    return Answer(status, {**api, **({"warnings": list(result.warnings)} if result.warnings else {})})
+
+
+def _options(call: Call, mode: Mode) -> Options:
+    accept = tuple(name.strip() for name in (call.one("accept") or "").split(",") if name.strip())
+    options = Options(new_id, mode, call.one("basepath") or "ignore", accept, call.one("ignore"))
+    options.check()
+    return options
+
+
+def _judged(result: Imported, call: Call) -> Imported:
+    """The import with its warnings in the answer, the log and the audit. Raises ApiError where they are to fail it."""
+    if result.grave and call.flag("failonwarnings"):
+        raise bad_request("Warnings found during import:\n\t" + "\n\t".join(result.warnings))
+    for warning in result.warnings:
+        call.warn(warning)
+    if any(method.request_validator_id for one in result.api.resources.values() for method in one.methods.values()):
+        call.warn("request validators are stored and not carried out: requests are not validated here")
+    return result
+
+
+def _endpoints(call: Call) -> dict[str, Any]:
+    wanted: Any = call.one("endpointConfigurationTypes") or "EDGE"
+    if wanted not in ENDPOINTS:
+        raise invalid_value(wanted, "endpointConfigurationTypes", f"enum value set: [{', '.join(ENDPOINTS)}]")
+    return Endpoint(types=(wanted,)).shown()
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    """The JSON or YAML in a body, as JSON knows it. Raises ApiError."""
+    try:
+        return read_document(body)
+    except RefusedError as refused:
+        raise unreadable(str(refused)) from None
+    except TagError as refused:
+        raise bad_request(f"Invalid OpenAPI input. {refused}: {INTRINSICS}") from None
+    except DocumentError as refused:
+        log.info("an import is no JSON and no YAML", cause=str(refused))
+        raise bad_request("Invalid OpenAPI input.") from None
+
+
+OPERATIONS: Final = (
+    Operation("CreateRestApi", "POST", "/restapis", create, writes=True),
+    Operation("ImportRestApi", "POST", "/restapis", import_api, writes=True, mode="import"),
+    Operation("GetRestApis", "GET", "/restapis", get_all, writes=False),
+    Operation("GetRestApi", "GET", "/restapis/{restapi_id}", get, writes=False),
+    Operation("UpdateRestApi", "PATCH", "/restapis/{restapi_id}", update, writes=True),
+    Operation("PutRestApi", "PUT", "/restapis/{restapi_id}", put, writes=True),
+    Operation("DeleteRestApi", "DELETE", "/restapis/{restapi_id}", delete, writes=True),
+)

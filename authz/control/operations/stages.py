@@ -1,0 +1,399 @@
+"""The operations on stages, and the patches of their method settings, which AWS spells in a way of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from authz.aws import restapis as rules
+from authz.aws.errors import bad_request, conflict, not_found
+from authz.aws.patch import Change, PatchOperation, Row, Type, member
+from authz.control.call import Answer, Call, Operation
+from authz.control.operations.restapis import (
+    Reader,
+    api_of,
+    check_unmapped,
+    detach,
+    given,
+    listed,
+    operations_of,
+    patched,
+    served_by,
+)
+from authz.core.methods import method_of
+from authz.core.resources import Deployment
+from authz.core.rules import missing_method
+from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
+from authz.store.store import Edit
+
+Percent = Annotated[float, Meta(ge=0, le=100)]
+
+
+class Canary(Struct, frozen=True, rename="camel"):
+    """The settings of a canary: stored, and never acted upon."""
+
+    percent_traffic: Percent = 0.0
+    deployment_id: str | None = None
+    stage_variable_overrides: dict[str, str] | None = None
+    use_stage_cache: bool = False
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "percentTraffic": self.percent_traffic,
+            "useStageCache": self.use_stage_cache,
+            **given(deploymentId=self.deployment_id, stageVariableOverrides=self.stage_variable_overrides),
+        }
+
+
+class NewStage(Struct, frozen=True, rename="camel"):
+    """The body of CreateStage."""
+
+    stage_name: str
+    deployment_id: str
+    description: str | None = None
+    cache_cluster_enabled: bool = False
+    cache_cluster_size: str | None = None
+    variables: dict[str, str] = {}
+    documentation_version: str | None = None
+    canary_settings: Canary | None = None
+    tracing_enabled: bool = False
+    tags: dict[str, str] = {}
+
+
+def shown(stage: StoredStage) -> dict[str, Any]:
+    """A stage as AWS shows it."""
+    return {
+        "stageName": stage.stage_name,
+        "deploymentId": stage.deployment_id,
+        "createdDate": stage.created_date,
+        "lastUpdatedDate": stage.last_updated_date,
+        "cacheClusterEnabled": stage.cache_cluster_enabled,
+        "cacheClusterStatus": "AVAILABLE" if stage.cache_cluster_enabled else "NOT_AVAILABLE",
+        "methodSettings": stage.method_settings,
+        "tracingEnabled": stage.tracing_enabled,
+        **given(
+            description=stage.description,
+            cacheClusterSize=stage.cache_cluster_size,
+            variables=stage.variables,
+            clientCertificateId=stage.client_certificate_id,
+            documentationVersion=stage.documentation_version,
+            accessLogSettings=stage.access_log_settings,
+            canarySettings=stage.canary_settings,
+            webAclArn=stage.web_acl_arn,
+            tags=stage.tags,
+        ),
+    }
+
+
+async def _stage(call: Call, source: Reader) -> tuple[RestApi, StoredStage]:
+    api = await api_of(call, source)
+    found = await source.get("stage", stage_id(api.id, call.params["stage_name"]))
+    if not isinstance(found, StoredStage):
+        raise not_found("Invalid Stage identifier specified")
+    return api, found
+
+
+async def _check_deployments(edit: Edit, api_id: str, deployments: Iterable[str]) -> None:
+    for wanted in deployments:
+        if not isinstance(await edit.get("deployment", f"{api_id}/{wanted}"), StoredDeployment):
+            raise bad_request("Deployment id does not exist")
+
+
+def warn_of_canary(call: Call, stage: StoredStage) -> None:
+    """Say aloud that the calls of a canary go where all calls of the stage go."""
+    percent = (stage.canary_settings or {}).get("percentTraffic")
+    if percent:
+        call.warn(f"percentTraffic {percent} is stored and not carried out: all calls go to {stage.deployment_id}")
+
+
+async def create(call: Call) -> Answer:
+    body, now = call.read(NewStage), call.context.now()
+
+    async def edit(edit: Edit) -> StoredStage:
+        api = await api_of(call, edit)
+        stage = _made(api, body, now)
+        rules.check_stage(stage)
+        if await edit.get("stage", stage.id) is not None:
+            raise conflict("Stage already exists")
+        await _check_deployments(edit, api.id, stage.deployments)
+        warn_of_canary(call, stage)
+        edit.put(stage)
+        return stage
+
+    return Answer(201, shown(await call.write(edit, body.stage_name)))
+
+
+def _canary(given: Canary | None, deployment_id: str) -> dict[str, Any] | None:
+    """A stage's canary as it is kept: whole, and with the stage's own deployment where none is given."""
+    return {"deploymentId": deployment_id, **given.shown()} if given else None
+
+
+def _made(api: RestApi, body: NewStage, now: int) -> StoredStage:
+    return StoredStage(
+        api_id=api.id,
+        stage_name=body.stage_name,
+        deployment_id=body.deployment_id,
+        created_date=now,
+        last_updated_date=now,
+        description=body.description,
+        variables=body.variables,
+        cache_cluster_enabled=body.cache_cluster_enabled,
+        cache_cluster_size=body.cache_cluster_size,
+        tracing_enabled=body.tracing_enabled,
+        documentation_version=body.documentation_version,
+        canary_settings=_canary(body.canary_settings, body.deployment_id),
+        tags=body.tags,
+    )
+
+
+async def get(call: Call) -> Answer:
+    _, stage = await _stage(call, call.context.store)
+    return Answer(body=shown(stage))
+
+
+async def get_all(call: Call) -> Answer:
+    """All of them: AWS does not page stages."""
+    api, store = await api_of(call, call.context.store), call.context.store
+    found = await store.many("stage", await store.members(children("stage", api.id)))
+    stages = [stage for stage in found if isinstance(stage, StoredStage)]
+    wanted = call.one("deploymentId")
+    return listed(shown(stage) for stage in stages if wanted in (None, stage.deployment_id))
+
+
+async def delete(call: Call) -> Answer:
+    async def edit(edit: Edit) -> None:
+        api, stage = await _stage(call, edit)
+        await check_unmapped(edit, api.id, stage.stage_name)
+        await detach(edit, api.id, [stage.stage_name])
+        edit.delete("stage", stage.id)
+
+    await call.write(edit)
+    return Answer(202)
+
+
+# --- patches ------------------------------------------------------------------------------------------------------
+
+
+SETTINGS: Final = (
+    ("metrics/enabled", "metricsEnabled", Type.BOOL),
+    ("logging/dataTrace", "dataTraceEnabled", Type.BOOL),
+    ("logging/loglevel", "loggingLevel", Type.TEXT),
+    ("throttling/burstLimit", "throttlingBurstLimit", Type.INT),
+    ("throttling/rateLimit", "throttlingRateLimit", Type.DOUBLE),
+    ("caching/ttlInSeconds", "cacheTtlInSeconds", Type.INT),
+    ("caching/enabled", "cachingEnabled", Type.BOOL),
+    ("caching/dataEncrypted", "cacheDataEncrypted", Type.BOOL),
+    ("caching/requireAuthorizationForCacheControl", "requireAuthorizationForCacheControl", Type.BOOL),
+    ("caching/unauthorizedCacheControlHeaderStrategy", "unauthorizedCacheControlHeaderStrategy", Type.TEXT),
+)
+WORDS: Final = {
+    "loggingLevel": ("OFF", "ERROR", "INFO"),
+    "unauthorizedCacheControlHeaderStrategy": (
+        "FAIL_WITH_403",
+        "SUCCEED_WITH_RESPONSE_HEADER",
+        "SUCCEED_WITHOUT_RESPONSE_HEADER",
+    ),
+}
+UNLIMITED: Final = -1
+LARGEST: Final = 2**31 - 1
+
+# To the byte AWS's, whose list lacks some commas.
+PATHS: Final = (
+    "/deploymentId, /description, /cacheClusterEnabled, /cacheClusterSize, /clientCertificateId, /accessLogSettings, "
+    "/accessLogSettings/destinationArn, /accessLogSettings/format, /{resourcePath}/{httpMethod}/metrics/enabled, "
+    "/{resourcePath}/{httpMethod}/logging/dataTrace, /{resourcePath}/{httpMethod}/logging/loglevel, "
+    "/{resourcePath}/{httpMethod}/throttling/burstLimit/{resourcePath}/{httpMethod}/throttling/rateLimit"
+    "/{resourcePath}/{httpMethod}/caching/ttlInSeconds, /{resourcePath}/{httpMethod}/caching/enabled, "
+    "/{resourcePath}/{httpMethod}/caching/dataEncrypted, "
+    "/{resourcePath}/{httpMethod}/caching/requireAuthorizationForCacheControl, "
+    "/{resourcePath}/{httpMethod}/caching/unauthorizedCacheControlHeaderStrategy, /*/*/metrics/enabled, "
+    "/*/*/logging/dataTrace, /*/*/logging/loglevel, /*/*/throttling/burstLimit /*/*/throttling/rateLimit "
+    "/*/*/caching/ttlInSeconds, /*/*/caching/enabled, /*/*/caching/dataEncrypted, "
+    "/*/*/caching/requireAuthorizationForCacheControl, /*/*/caching/unauthorizedCacheControlHeaderStrategy, "
+    "/variables/{variable_name}, /tracingEnabled"
+)
+
+
+def _style(operation: PatchOperation, _: Sequence[str]) -> str:
+    return f"Invalid method setting path: {operation.path.replace('~0', '~')}. Must be one of: [{PATHS}]"
+
+
+def _setting(name: str) -> Callable[[Change], None]:
+    def effect(change: Change) -> None:
+        settings, key = change.draft.get("methodSettings", {}), _method(change)
+        if change.op == "remove":
+            change.draft["methodSettings"] = rules.without_setting(settings, key, name)
+        else:
+            _check_setting(name, change.value)
+            change.draft["methodSettings"] = rules.with_setting(settings, key, name, change.value)
+
+    return effect
+
+
+def _check_setting(name: str, value: Any) -> None:
+    if name in WORDS and value not in WORDS[name]:
+        raise bad_request(f"Invalid value for {name}. Must be one of: [{', '.join(WORDS[name])}]")
+    throttle = name.startswith("throttling")
+    if isinstance(value, bool) or not isinstance(value, int | float) or (throttle and value == UNLIMITED):
+        return
+    if not 0 <= value <= LARGEST:
+        raise bad_request(f"Invalid value for {name}: expected 0 to {LARGEST}{', or -1 for no limit' * throttle}")
+
+
+def _method(change: Change) -> str:
+    """The key of the method that a path names, as it is spelled there."""
+    key = change.names["method"]
+    try:
+        method_of(key)
+    except ValueError:
+        path = "/".join(change.path)
+        raise bad_request(f"Invalid method setting path: /{path}. Must be one of: [{PATHS}]") from None
+    return key
+
+
+def _entry(change: Change) -> None:
+    key = change.names["method"]
+    change.draft["methodSettings"] = rules.without_setting(change.draft.get("methodSettings", {}), key)
+
+
+def _size(change: Change) -> None:
+    change.draft["cacheClusterSize"] = change.value or None
+
+
+def _canary_member(change: Change) -> None:
+    """Changes a canary. A stage without one gets one of its own deployment, to which no call goes."""
+    if not change.draft.get("canarySettings"):
+        if change.op == "remove":
+            raise rules.no_setting("/".join(change.path))
+        change.draft["canarySettings"] = _canary(Canary(), change.draft["deploymentId"])
+    member(change)
+
+
+def _percent(change: Change) -> None:
+    if not 0 <= change.value <= 100:
+        raise bad_request("Invalid percentTraffic: expected 0 to 100")
+    _canary_member(change)
+
+
+def _override(change: Change) -> None:
+    _canary_member(change)
+    if not change.draft["canarySettings"]["stageVariableOverrides"]:
+        del change.draft["canarySettings"]["stageVariableOverrides"]
+
+
+def _not_added(change: Change) -> None:
+    raise bad_request(f"Invalid add operation with path: /{'/'.join(change.path)}")
+
+
+# What a stage takes over from its canary, by the path that it is copied to.
+PROMOTED: Final = {
+    "/deploymentId": "/canarySettings/deploymentId",
+    "/variables": "/canarySettings/stageVariableOverrides",
+}
+
+
+def _promote(change: Change) -> None:
+    """Copies a canary's value to its stage: the deployment as it is, the variables on top of the stage's own."""
+    path = "/" + "/".join(change.path)
+    if PROMOTED.get(path) != change.origin:
+        raise bad_request(
+            f"Invalid copy operation with path: {path} and from {change.origin}. "
+            f"Valid copy:path are [{', '.join(PROMOTED)}] and valid copy:from are [{', '.join(PROMOTED.values())}]"
+        )
+    canary = change.draft.get("canarySettings")
+    if not canary:
+        raise bad_request("Promotion not available. Canary does not exist.")
+    if path == "/deploymentId":
+        change.draft["deploymentId"] = canary["deploymentId"]
+    else:
+        change.draft["variables"] = {**change.draft.get("variables", {}), **canary.get("stageVariableOverrides", {})}
+
+
+# --- access logs --------------------------------------------------------------------------------------------------
+
+
+ACCESS_LOG: Final = ("/accessLogSettings/destinationArn", "/accessLogSettings/format")
+
+
+def _access_log(change: Change) -> None:
+    if not change.value:
+        raise bad_request("Access Log value must not be empty")
+    member(change)
+
+
+def _no_access_log(_: Change) -> None:
+    raise bad_request(f"Invalid accessLogSettings path. Must be one of : [{', '.join(ACCESS_LOG)}]")
+
+
+TABLE: Final = (
+    Row(("replace",), "/deploymentId"),
+    Row(("replace",), "/description"),
+    Row(("replace",), "/cacheClusterEnabled", Type.BOOL),
+    Row(("replace",), "/cacheClusterSize", effect=_size),
+    Row(("replace",), "/clientCertificateId"),
+    Row(("replace",), "/webAclArn"),
+    Row(("replace",), "/documentationVersion"),
+    Row(("replace",), "/tracingEnabled", Type.BOOL),
+    Row(("replace", "remove"), "/variables/{name}"),
+    Row(("remove",), "/accessLogSettings"),
+    *(Row(("add", "replace"), path, effect=_access_log) for path in ACCESS_LOG),
+    Row(("add", "replace"), "/accessLogSettings", effect=_no_access_log),
+    Row(("add", "replace"), "/accessLogSettings/{name}", effect=_no_access_log),
+    Row(("remove",), "/canarySettings"),
+    Row(("replace",), "/canarySettings/percentTraffic", Type.DOUBLE, _percent),
+    Row(("replace",), "/canarySettings/useStageCache", Type.BOOL, _canary_member),
+    Row(("replace",), "/canarySettings/deploymentId", effect=_canary_member),
+    Row(("replace", "remove"), "/canarySettings/stageVariableOverrides/{name}", effect=_override),
+    Row(("add",), "/canarySettings/<rest>", effect=_not_added),
+    Row(("copy",), "/<rest>", effect=_promote),
+    *(
+        Row(("replace", "remove"), f"/{{resourcePath}}/{{httpMethod}}/{path}", type_, _setting(name))
+        for path, name, type_ in SETTINGS
+    ),
+    Row(("remove",), "/{resourcePath}/{httpMethod}", effect=_entry),
+)
+
+
+def _verbatim(operation: PatchOperation) -> PatchOperation:
+    """The operation such that ~1 in its path stays as it is: settings are found again by the key as it was given."""
+    return replace(operation, path=operation.path.replace("~", "~0"))
+
+
+async def update(call: Call) -> Answer:
+    operations, now = [_verbatim(operation) for operation in operations_of(call)], call.context.now()
+
+    async def edit(edit: Edit) -> StoredStage:
+        _, stage = await _stage(call, edit)
+        changed = replace(patched(stage, TABLE, operations, _style), last_updated_date=now)
+        rules.check_variables(changed.variables)
+        await _check_deployments(edit, changed.api_id, changed.deployments - stage.deployments)
+        warn_of_canary(call, changed)
+        edit.put(changed)
+        _warn_of_missing(call, changed, await served_by(edit, changed.api_id, changed.stage_name))
+        return changed
+
+    return Answer(body=shown(await call.write(edit)))
+
+
+def _warn_of_missing(call: Call, stage: StoredStage, served: Deployment | None) -> None:
+    """Say which settings are for methods that the stage's deployment does not have, and so act on no call."""
+    for name in stage.method_settings if served else ():
+        with suppress(ValueError):  # an older release may have stored another spelling
+            if served and (why := missing_method(served, *method_of(name), verbs_of_any=True)):
+                call.warn(f"methodSettings['{name}'] acts on no call: {why}")
+
+
+ALL: Final = "/restapis/{restapi_id}/stages"
+ONE: Final = f"{ALL}/{{stage_name}}"
+
+OPERATIONS: Final = (
+    Operation("CreateStage", "POST", ALL, create, writes=True),
+    Operation("GetStages", "GET", ALL, get_all, writes=False),
+    Operation("GetStage", "GET", ONE, get, writes=False),
+    Operation("UpdateStage", "PATCH", ONE, update, writes=True),
+    Operation("DeleteStage", "DELETE", ONE, delete, writes=True),
+)

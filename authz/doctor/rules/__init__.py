@@ -1,0 +1,1 @@
+"""The traps that the doctor looks for."""

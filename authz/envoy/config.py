@@ -1,0 +1,336 @@
+"""Envoy's side of the bargain: a configuration that asks authz about every request and never lets one past it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal, TypeVar, get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from authz.config.settings import Settings
+from authz.core.credentials import LOOKALIKES
+from authz.core.resources import Api, Resources
+from authz.core.rules import REQUEST_HEADER
+
+T = TypeVar("T")
+V = TypeVar("V")
+Part = Literal["filter", "cluster", "sds-ca", "sds-certificate"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+# What every refusal may need, whatever the file says: gRPC callers, media types, CORS.
+ALWAYS_ALLOWED = frozenset(
+    {"accept", "access-control-request-headers", "access-control-request-method", "content-type", "origin"}
+)
+# What a browser may send, beside the headers that carry keys: AWS's own default list, and what gRPC-Web sends.
+CORS_HEADERS = frozenset(
+    {
+        "authorization",
+        "content-type",
+        "grpc-timeout",
+        "x-amz-date",
+        "x-amz-security-token",
+        "x-grpc-web",
+        "x-user-agent",
+    }
+)
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+HOST_NAME = re.compile(r"(?![0-9.]+\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+THIS_MACHINE = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How Envoy knows authz, and what it shows itself: files (PEM) where Envoy runs.
+
+    `name` is in authz's certificate: a DNS name, an address or a URI. Without a `certificate` Envoy shows none.
+    """
+
+    ca: str
+    name: str
+    certificate: str | None = None
+    key: str | None = None
+    sds: str = "/etc/envoy"  # the directory of the files that `sds-ca` and `sds-certificate` print
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a pair that Envoy could not keep up with."""
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("expected --tls-cert and --tls-key together: a certificate and its key")
+        if self.certificate and self.key and PurePosixPath(self.certificate).parent != PurePosixPath(self.key).parent:
+            raise ValueError("expected --tls-cert and --tls-key in one directory: Envoy watches one")
+
+    @property
+    def san_type(self) -> str:
+        """As Envoy names the kind of `name`."""
+        if "://" in self.name:
+            return "URI"
+        return "IP_ADDRESS" if _is_ip(self.name) else "DNS"
+
+    def sds_file(self, of: str) -> str:
+        """The path of the file that names the `ca` or the `certificate`."""
+        return str(PurePosixPath(self.sds, f"authz-{of}.yaml"))
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyOptions:
+    """Where Envoy listens and whom it calls. An address is `host:port` or `unix:/path`; `authz` has one a worker."""
+
+    listen: str = "127.0.0.1:10000"
+    admin: str | None = "127.0.0.1:9901"
+    stats_listen: str | None = None  # for Prometheus: of the administration interface nothing else is reached there
+    upstream: str = "127.0.0.1:8080"
+    authz: tuple[str, ...] = ("127.0.0.1:50051",)
+    timeout_ms: int = 200
+    tls: Tls | None = None  # to authz
+    cors_origins: tuple[str, ...] = ()
+    only: Part | None = None
+    store: bool = False  # whether authz has APIs besides the file's
+    max_in_flight: int = Settings().max_in_flight
+    retry_after: bool = True  # with what Envoy refuses because of authz; AWS does not send it
+
+    @property
+    def max_requests(self) -> int:
+        """Checks that all workers can work on at once."""
+        return self.max_in_flight * len(self.authz)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A socket as Envoy names it: a host and port, or a path."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Raises ValueError for what is neither `host:port` nor `unix:/path`."""
+        if scheme := SCHEME.match(text):
+            raise ValueError(f"expected host:port, without {scheme[0]} and a path, got {text!r}")
+        if text.startswith("unix:") and text != "unix:":
+            return cls(path=text.removeprefix("unix:"))
+        host, _, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        is_port = port.isascii() and port.isdigit() and int(port) <= 65535
+        if not is_port or not (_is_ip(host) or HOST_NAME.fullmatch(host)):
+            raise ValueError(f"expected host:port or unix:/path, got {text!r}")
+        return cls(host, int(port))
+
+    @classmethod
+    def listening(cls, text: str) -> Address:
+        """Where Envoy listens. Raises ValueError as `parse` does, and for a name, which Envoy does not look up."""
+        address = cls.parse(text)
+        if address.is_name:
+            ip = "127.0.0.1" if address.host == "localhost" else "0.0.0.0"  # noqa: S104
+            raise ValueError(f"expected an IP address, such as {ip}:{address.port}, got {text!r}")
+        return address
+
+    @classmethod
+    def reachable(cls, text: str) -> Address:
+        """What Envoy calls. Raises ValueError as `parse` does, and for port 0."""
+        address = cls.parse(text)
+        if not address.path and not address.port:
+            raise ValueError(f"expected a port other than 0, got {text!r}")
+        return address
+
+    @property
+    def is_name(self) -> bool:
+        """Whether somebody has to resolve it."""
+        return not self.path and not _is_ip(self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The endpoints of one cluster, and how Envoy finds them."""
+
+    endpoints: tuple[Address, ...]
+    type: str
+
+    @classmethod
+    def of(cls, addresses: Iterable[str]) -> Upstream:
+        """Raises ValueError where one cluster cannot hold all of the addresses."""
+        endpoints = tuple(map(Address.reachable, addresses))
+        if not endpoints:
+            raise ValueError("expected at least one address of authz")
+        by_name = any(endpoint.is_name for endpoint in endpoints)
+        if by_name and any(endpoint.path for endpoint in endpoints):
+            raise ValueError("a cluster holds host names or Unix sockets, not both")
+        return cls(endpoints, "STRICT_DNS" if by_name else "STATIC")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A base path of a host, and the API it belongs to; "" is the whole host."""
+
+    base_path: str
+    api: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """The hosts that reach the same APIs. `api` holds wherever no route says otherwise."""
+
+    name: str
+    domains: tuple[str, ...]
+    api: str | None
+    routes: tuple[Route, ...] = ()
+
+
+def render(resources: Resources, options: EnvoyOptions) -> str:
+    """The whole configuration, or the one part that `only` names.
+
+    Raises ValueError for an address that is none, and for statistics without the interface that they come from.
+    """
+    if options.stats_listen and not options.admin:
+        raise ValueError("statistics come from the administration interface, so it needs an address")
+    for origin in options.cors_origins:
+        _check_origin(origin)
+    listen, admin, stats = _listeners(options)
+    # An API of the store has the key sources of one that says nothing.
+    apis = (*resources.apis, Api(id="stored")) if options.store else resources.apis
+    template = f"{options.only or 'envoy'}.yaml.j2"
+    if options.only in ("sds-ca", "sds-certificate") and not options.tls:
+        raise ValueError(f"--only {options.only} prints nothing without --tls")
+    if options.only == "sds-certificate" and not (options.tls and options.tls.certificate):
+        raise ValueError("--only sds-certificate prints nothing without --tls-cert")
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            options=options,
+            tls=options.tls,
+            listen=listen,
+            admin=admin,
+            stats=stats,
+            admin_cluster=Upstream.of([options.admin]) if options.admin and stats else None,
+            authz=_named("--authz", Upstream.of, options.authz),
+            upstream=_named("--upstream", Upstream.of, [options.upstream]),
+            virtual_hosts=virtual_hosts(resources.apis, stored=options.store),
+            allowed_headers=allowed_headers(apis),
+            # What is left of Cookie is written anew: as text, Envoy has already changed bytes that are none.
+            raw_headers="cookie" in allowed_headers(apis),
+            lookalikes=LOOKALIKES,
+            underscores=any("_" in header for header in allowed_headers(apis)),
+            metadata_namespaces=metadata_namespaces(apis),
+            cors_headers=sorted(CORS_HEADERS | set(_key_headers(apis))),
+            # A cookie is only sent along if the server says so, and "*" would say so to every site there is.
+            cors_credentials="cookie" in allowed_headers(apis) and "*" not in options.cors_origins,
+        )
+    )
+
+
+def _listeners(options: EnvoyOptions) -> tuple[Address, Address | None, Address | None]:
+    """Envoy's own addresses: for clients, administration and statistics. Raises ValueError where two are the same."""
+    flags = {"--listen": options.listen, "--admin": options.admin, "--stats-listen": options.stats_listen}
+    found = {flag: _named(flag, Address.listening, text) for flag, text in flags.items() if text}
+    taken: dict[Address, str] = {}
+    for flag, address in found.items():
+        if taken.setdefault(address, flag) != flag and (address.path or address.port):
+            raise ValueError(f"{flag}: expected another address than {taken[address]}, which is {flags[flag]}")
+    if _named("--upstream", Address.parse, options.upstream) in taken:
+        raise ValueError(f"--upstream: expected the address of your API, got Envoy's own, {options.upstream}")
+    return found["--listen"], found.get("--admin"), found.get("--stats-listen")
+
+
+def _named(flag: str, parse: Callable[[T], V], given: T) -> V:
+    """The parsed value; a ValueError names the flag."""
+    try:
+        return parse(given)
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from None
+
+
+def _check_origin(origin: str) -> None:
+    """Raises ValueError for what no browser sends as `Origin`, with what was probably meant."""
+    if origin == "*":
+        return
+    scheme, _, rest = origin.rstrip("/").lower().rpartition("://")
+    scheme = scheme or "https"
+    meant = f"{scheme}://{rest.partition('/')[0].removesuffix(DEFAULT_PORTS.get(scheme, '/'))}"
+    if origin != meant or not ORIGIN.fullmatch(origin):
+        hint = f"; say {meant}" if ORIGIN.fullmatch(meant) else ""
+        raise ValueError(
+            "--cors-origin: expected an origin as browsers send it, scheme://host in lower case, with a port only "
+            f"where it is not the scheme's own, got {origin!r}{hint}"
+        )
+
+
+def allowed_headers(apis: Iterable[Api]) -> list[str]:
+    """The only request headers that authz is shown: what it reads, and nothing of what is none of its business."""
+    apis = tuple(apis)
+    cookie = {"cookie" for api in apis for source in api.key_sources if source.cookie}
+    return sorted(ALWAYS_ALLOWED | cookie | set(_key_headers(apis)) | set(_mapped_headers(apis)))
+
+
+def metadata_namespaces(apis: Iterable[Api]) -> list[str]:
+    """Where filters before ours leave a key that they verified."""
+    return sorted({api.authorizer.namespace for api in apis if api.api_key_source == "AUTHORIZER"})
+
+
+def virtual_hosts(apis: tuple[Api, ...], *, stored: bool = False) -> list[VirtualHost]:
+    """One for each host that an API names, and one for all others, which names an API only if there is just one.
+
+    Beside `stored` APIs, which are reached by their ids, the only one here keeps the names of this machine.
+    """
+    hosts: dict[str, list[Route]] = {}
+    for api in apis:
+        for host in api.hosts:
+            base_path = "/".join(filter(None, host.base_path.split("/")))
+            hosts.setdefault(host.host.lower(), []).append(Route(base_path, api.id))
+    only = apis[0].id if len(apis) == 1 else None
+    if stored and only:
+        for name in THIS_MACHINE:
+            hosts.setdefault(name, [Route("", only)])
+    others = VirtualHost("any other host", ("*",), None if stored else only)
+    return [*(_virtual_host(name, hosts[name]) for name in sorted(hosts)), others]
+
+
+def _virtual_host(host: str, routes: list[Route]) -> VirtualHost:
+    """The longest base path comes first: Envoy takes the first route that matches."""
+    whole = next((route.api for route in routes if not route.base_path), None)
+    below = sorted(
+        (route for route in routes if route.base_path), key=lambda route: (-len(route.base_path), route.base_path)
+    )
+    return VirtualHost(host, (host,), whole, tuple(below))
+
+
+def _key_headers(apis: Iterable[Api]) -> Iterator[str]:
+    return (source.header.lower() for api in apis for source in api.key_sources if source.header)
+
+
+def _mapped_headers(apis: Iterable[Api]) -> Iterator[str]:
+    """The request headers that gateway responses quote."""
+    for response in (r for api in apis for stage in api.stages for r in stage.gateway_responses.values()):
+        for text in (*response.response_parameters.values(), *response.response_templates.values()):
+            yield from (name.lower() for name in REQUEST_HEADER.findall(text))
+            if "context.identity.userAgent" in text:
+                yield "user-agent"
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("authz.envoy"),
+        autoescape=False,  # noqa: S701  (this is YAML; every value goes through `quoted`)
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["directory"] = lambda path: str(PurePosixPath(path).parent)
+    environment.filters["seconds"] = lambda milliseconds: f"{milliseconds / 1000:g}s"
+    return environment

@@ -1,0 +1,185 @@
+"""The Envoy edge: a CheckRequest's bytes -> Request, Verdict -> a CheckResponse's bytes. Protobuf goes no further.
+
+Whatever goes wrong has an answer too: `answers.py` builds each, with an explicit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct, Value
+
+from authz.check import Checker
+from authz.core.request import Request, joined
+from authz.core.verdict import Denied, Reason, Verdict
+from authz.envoy.answers import STANDARD, Style, encode
+from authz.envoy.badcalls import BadCalls, Problem
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.observe.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+SERVICE = "envoy.service.auth.v3.Authorization"
+# Of what is left of a deadline, kept for the way back: this share, and at least so many seconds.
+MARGIN_SHARE, MARGIN_SECONDS = 0.05, 0.002
+
+
+def to_request(message: pb.CheckRequest) -> Request | None:
+    """The HTTP request that Envoy asks about; None where it does not say."""
+    attributes = message.attributes
+    http = attributes.request.http
+    method, path = http.method, http.path
+    if not method or not (path or method == "CONNECT"):  # a tunnel has no path
+        return None
+    extensions = attributes.context_extensions
+    return Request(
+        method,
+        http.host,
+        path,
+        http.headers or _raw_headers(http.header_map),  # not copied: few of them are looked at
+        dict(extensions) if extensions else {},
+        _metadata(attributes.metadata_context) if attributes.HasField("metadata_context") else {},
+        http.id,
+        None if http.headers else _raw_cookie(http.header_map),
+    )
+
+
+def _metadata(context: pb.Metadata) -> dict[str, Any]:
+    """What filters before us left, by namespace."""
+    return {name: _plain_struct(struct) for name, struct in context.filter_metadata.items()}
+
+
+def _plain_struct(struct: Struct) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    """Any value that a filter may write, NaN and infinite numbers included; JSON has no words for those."""
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return _plain_struct(value.struct_value)
+        case "list_value":
+            return [_plain(entry) for entry in value.list_value.values]
+        case "string_value":
+            return value.string_value
+        case "number_value":
+            return value.number_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
+
+
+def _raw_headers(header_map: pb.HeaderMap) -> dict[str, str]:
+    """Envoy's `encode_raw_headers`: repeated entries of bytes."""
+    return joined(
+        (header.key, header.raw_value.decode("utf-8", "replace") if header.raw_value else header.value)
+        for header in header_map.headers
+    )
+
+
+def _raw_cookie(header_map: pb.HeaderMap) -> bytes | None:
+    """What `_raw_headers` may change by reading it as text."""
+    values = [header.raw_value for header in header_map.headers if header.key.lower() == "cookie"]
+    return None if all(map(bytes.isascii, values)) else b",".join(values)
+
+
+class Authorization:
+    """Envoy's authorization service on top of a Checker: bytes in, bytes out, whatever host carries them."""
+
+    def __init__(
+        self,
+        checker: Checker,
+        metrics: Metrics,
+        *,
+        version: Callable[[], str],
+        style: Style = STANDARD,
+        log_sample: float = 0.0,
+        max_in_flight: int = 1_000,
+    ) -> None:
+        self.bad = BadCalls(metrics)
+        self._checker = checker
+        self._metrics = metrics
+        self._version = version
+        self._style = style
+        self._log_sample = log_sample
+        self._max_in_flight = max_in_flight
+        self._logs_all = log.bind().is_enabled_for(logging.DEBUG)
+        self.in_flight = 0
+
+    async def answer(self, message: bytes, seconds_left: float | None) -> bytes:
+        """Answer a serialised CheckRequest with a CheckResponse. Only Envoy giving up leaves it without an answer.
+
+        What cannot be answered in time, or is one too many, is refused before any work is spent on it.
+        """
+        started = time.perf_counter()
+        if seconds_left is not None:
+            seconds_left -= max(MARGIN_SECONDS, MARGIN_SHARE * seconds_left)
+            if seconds_left <= 0:
+                return self._refuse(Reason.DEADLINE, started)
+        if self.in_flight >= self._max_in_flight:
+            return self._refuse(Reason.OVERLOADED, started)
+        self.in_flight += 1
+        try:
+            return await self._check(message, seconds_left, started)
+        finally:
+            self.in_flight -= 1
+
+    def _refuse(self, reason: Reason, started: float) -> bytes:
+        verdict = Denied(reason)
+        self._metrics.observe(verdict, time.perf_counter() - started)
+        return self._encoded(verdict, None)
+
+    async def _check(self, message: bytes, seconds_left: float | None, started: float) -> bytes:
+        verdict: Verdict = Denied(Reason.NOT_HTTP)
+        try:
+            asked = to_request(pb.CheckRequest.FromString(message))
+            if asked is not None:
+                deadline = None if seconds_left is None else time.monotonic() + seconds_left
+                verdict = await self._checker.check(asked, deadline)
+            response = self._encoded(verdict, asked)
+        except asyncio.CancelledError:
+            self._metrics.cancelled()
+            raise
+        except DecodeError:
+            self.bad(Problem.UNDECODABLE)
+            response = self._encoded(verdict, None)
+        except Exception:
+            log.exception("check failed")
+            verdict = Denied(Reason.INTERNAL)
+            response = encode(verdict, None, style=self._style, request_id=str(uuid.uuid4()))
+        self._metrics.observe(verdict, time.perf_counter() - started)
+        return response
+
+    def _encoded(self, verdict: Verdict, request: Request | None) -> bytes:
+        request_id = ""
+        if isinstance(verdict, Denied):
+            request_id = str(uuid.uuid4())
+            if self._logs_all or random.random() < self._log_sample:  # noqa: S311
+                self._log(verdict, request_id)
+        return encode(verdict, request, style=self._style, request_id=request_id, version=self._version())
+
+    def _log(self, denied: Denied, request_id: str) -> None:
+        """One line a refusal: at debug, and a sample at info."""
+        write = log.info if not self._logs_all or random.random() < self._log_sample else log.debug  # noqa: S311
+        subject = denied.subject
+        write(
+            "refused",
+            reason=str(denied.reason),
+            layer=str(denied.layer or ""),
+            api=subject.api,
+            stage=subject.stage,
+            resource=subject.route.resource if subject.route else "",
+            method=subject.route.method if subject.route else "",
+            plan=subject.plan,
+            key_id=subject.key,
+            request_id=request_id,
+        )

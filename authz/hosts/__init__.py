@@ -1,0 +1,1 @@
+"""The servers that carry gRPC: grpcio and pyvoy."""

@@ -1,0 +1,142 @@
+"""The HTTP side of the sidecar: `/metrics`, `/healthz` and `/readyz`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from authz.config.settings import Settings, endpoints_of
+from authz.observe.metrics import CONTENT_TYPE, VERSION, ControlMetrics, Gathered, Metrics
+
+Details = Callable[[], dict[str, Any]]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+SHUTDOWN_SECONDS = 1  # that a slow reader gets for the rest of its answer
+
+
+class HttpServer(uvicorn.Server):
+    """Uvicorn, leaving signals to the one place that owns them."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def about(settings: Settings) -> dict[str, Any]:
+    """What runs here: its version, and the settings that have to fit Envoy's and other sidecars'. None is a secret."""
+    told = {
+        "accountId": settings.account_id,
+        "chargeOnce": settings.charge_once,
+        "drainSeconds": settings.drain_seconds,
+        "failurePolicy": str(settings.failure_policy),
+        "grpcListen": endpoints_of(settings.grpc_listen, settings.workers),
+        "host": settings.host,
+        "maxInFlight": settings.max_in_flight,
+        "redisTimeoutMs": settings.redis_timeout_ms,
+        "replicas": settings.replicas,
+        "responseProfile": settings.response_profile,
+        "store": settings.store,
+        "tls": settings.tls_cert_file is not None,
+        "workers": settings.workers,
+    }
+    return {"version": VERSION, "settings": told}
+
+
+def app(
+    metrics: Metrics | Gathered | ControlMetrics, details: Details, constant: Mapping[str, Any] = NOTHING
+) -> Starlette:
+    """`details()` has at least `ready`, a bool: `/readyz` is 503 while it is false.
+
+    `/healthz` is 200 while we run, unless the details say that we are not `alive`. Both tell what is `constant`, too.
+    """
+
+    async def exposition(_: Request) -> Response:
+        return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+
+    async def healthz(_: Request) -> Response:
+        found = {**details(), **constant}
+        return JSONResponse(found, status_code=200 if found.get("alive", True) else 503)
+
+    async def readyz(_: Request) -> Response:
+        found = {**details(), **constant}
+        return JSONResponse(found, status_code=200 if found["ready"] else 503)
+
+    return Starlette(routes=[Route("/metrics", exposition), Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+def http_server(application: Starlette, listen: str) -> HttpServer:
+    """A server for `host:port` or `unix:/path`; run it with `serve()`, stop it by `should_exit`."""
+    if listen.startswith("unix:"):
+        place: dict[str, Any] = {"uds": listen.removeprefix("unix:")}
+    else:
+        host, port = _host_and_port(listen)
+        place = {"host": host, "port": port}
+    return HttpServer(
+        uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            **place,
+        )
+    )
+
+
+def _host_and_port(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def check_listen(listen: str) -> None:
+    """Raises OSError, in words for the operator, where nobody can listen on `host:port` or `unix:/path`.
+
+    The servers themselves would take over the socket file of a running process, and tell less of what is wrong.
+    """
+    try:
+        if listen.startswith("unix:"):
+            _check_path(Path(listen.removeprefix("unix:")))
+        else:
+            _check_port(*_host_and_port(listen))
+    except OSError as error:
+        raise OSError(f"{listen} cannot be listened on: {error.strerror or error}") from error
+
+
+def _check_port(host: str, port: int) -> None:
+    """One address of the name is enough."""
+    for family, kind, protocol, _, at in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(at)
+            except OSError as error:
+                problem = error
+            else:
+                return
+    raise problem
+
+
+def _check_path(path: Path) -> None:
+    """A socket file that nobody answers at was left by a process that was killed, and is removed."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+            path.unlink()
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.bind(os.fspath(path))
+    path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(os.fspath(path)) == 0

@@ -1,0 +1,1 @@
+"""The only client of Redis: addresses, connections, masters, and our Lua scripts."""

@@ -1,0 +1,219 @@
+"""Redis, and our scripts in it, for the modules that speak to it: one server, or the master of several.
+
+All keys of an account lie in one slot, so a client talks to one server alone. Where there are several, each connecting
+asks them which one that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+import redis.asyncio
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
+
+from authz.redisio.masters import Cluster, Masters, Run, Sentinels, slot_of
+from authz.redisio.pool import Pool
+from authz.redisio.url import in_words, read_url
+
+PACKER: Final = HiredisRespSerializer()
+WAIT_SLACK_SECONDS: Final = 1.0  # a server ends a WAIT a little late
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's text, and the digest under which Redis keeps it."""
+
+    text: str
+    digest: str
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        text = resources.files("authz.redisio.lua").joinpath(name).read_text("utf-8")
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def connect(url: str, connect_seconds: float, connected: Callable[[], None] = lambda: None) -> redis.asyncio.Redis:
+    """A client that never retries by itself: only we know which command may be sent twice (R15, R18).
+
+    It follows the master where several servers share the work (`redisio/url.py`): when it connects, and when a server
+    says that another one is to be asked, and so has done nothing. `connected` is called after each connecting. Raises
+    ValueError for a URL that breaks a rule.
+    """
+    found = read_url(url)
+    if found.kind == "server":
+        return redis.asyncio.Redis.from_pool(Pool.from_url(url, **_manners(connect_seconds, connected)))
+    options = {**parse_url(found.node), **_manners(connect_seconds, connected)}
+    is_tls = options.pop("connection_class", None) is SSLConnection
+    masters = (Cluster if found.kind == "cluster" else Sentinels)(found, options, is_tls, connect_seconds)
+    kind = _SSLConnectionToMaster if is_tls else _ConnectionToMaster
+    masters.pool = Pool(kind, masters=masters, **options)
+    return _Client.from_pool(masters.pool)
+
+
+def master_changes(client: redis.asyncio.Redis) -> int:
+    """How often the client has met another master than before; never where there is one server."""
+    return client.masters.changes if isinstance(client, _Client) else 0
+
+
+async def hang_up(client: redis.asyncio.Redis, *, in_use: bool = True) -> None:
+    """A reply that is still under way must not be read as the next one's; and the name may stand for another server.
+
+    With `in_use` off, only what is idle is closed.
+    """
+    if isinstance(client, _Client):
+        client.masters.known = None
+    with suppress(RedisError, OSError, TimeoutError):
+        await client.connection_pool.disconnect(inuse_connections=in_use)
+
+
+async def evaluate(client: redis.asyncio.Redis, script: Script, keys: Sequence[str], *args: bytes) -> Any:
+    """By digest; the text goes along once after Redis has forgotten it."""
+    return await _evaluated(client.execute_command, script, keys, *args)
+
+
+async def _evaluated(run: Run, script: Script, keys: Sequence[str], *args: bytes) -> Any:
+    try:
+        return await run("EVALSHA", script.digest, len(keys), *keys, *args)
+    except NoScriptError:
+        return await run("EVAL", script.text, len(keys), *keys, *args)
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """A script's reply, and why replicas may not have what it wrote; "" if enough of them have said that they do."""
+
+    reply: Any
+    at_risk: str
+
+
+async def evaluate_and_wait(
+    client: redis.asyncio.Redis, script: Script, keys: Sequence[str], *args: bytes, replicas: int, milliseconds: int
+) -> Waited:
+    """As `evaluate`, and wait for `replicas` on the same connection: they speak for the server that did the work.
+
+    What keeps us from hearing of the replicas is told in `at_risk`; the script's work is done all the same.
+    """
+    for is_last in (False, True):
+        async with client.pipeline(transaction=False) as steps:  # holds one connection
+            run: Run = steps.immediate_execute_command
+            try:
+                reply = await _evaluated(run, script, keys, *args)
+            except (ReadOnlyError, MovedError) as error:
+                if is_last or not isinstance(client, _Client):
+                    raise
+                await client.redirect(error)
+                continue
+            return Waited(reply, await _waited(run, replicas, milliseconds))
+    raise AssertionError("the last sending returns or raises")
+
+
+async def _waited(run: Run, replicas: int, milliseconds: int) -> str:
+    try:
+        async with asyncio.timeout(milliseconds / 1000 + WAIT_SLACK_SECONDS):
+            acknowledged = await run("WAIT", replicas, milliseconds)
+    except (RedisError, OSError, TimeoutError) as error:
+        return f"WAIT is answered {in_words(error)}"
+    return "" if acknowledged >= replicas else f"{acknowledged} of {replicas} replicas have it so far"
+
+
+def replicas_for(url: str, wanted: int | None) -> int:
+    """How many replicas must have a write: `wanted`, or one where a Sentinel or a cluster may promote it."""
+    if wanted is not None:
+        return wanted
+    return 0 if read_url(url).kind == "server" else 1
+
+
+def _manners(connect_seconds: float, connected: Callable[[], None]) -> dict[str, Any]:
+    async def greet(connection: Connection) -> None:
+        # In C: redis-py itself does so in its synchronous half only.
+        connection.pack_command = PACKER.pack  # type: ignore[assignment,method-assign]
+        await connection.on_connect()
+        connected()
+
+    return {
+        "redis_connect_func": greet,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,  # each sending has a time-out of ours around it; redis-py's would swallow cancellations
+        "socket_connect_timeout": connect_seconds,
+        "protocol": 2,
+    }
+
+
+class _ToMaster(Connection):
+    """A connection to whoever is the master when it connects."""
+
+    def __init__(self, *, masters: Masters, **options: Any) -> None:
+        self.masters = masters
+        super().__init__(**options)
+
+    async def connect(self) -> None:
+        """A master that was known from before may have lost its part, so then it is looked for once more."""
+        if self.is_connected:
+            return
+        was_known = self.masters.known is not None
+        try:
+            await self._connect_to_master()
+        except RedisError:
+            if not was_known:
+                raise
+            await self._connect_to_master()
+
+    async def _connect_to_master(self) -> None:
+        try:
+            self.host, self.port = self.masters.known or await self.masters.find()
+            await super().connect()  # type: ignore[no-untyped-call]
+        except BaseException:  # a cancellation too: the server may let everybody wait
+            self.masters.known = None
+            raise
+        self.masters.met((self.host, self.port))
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health)
+        await self.masters.confirm(self)
+
+
+class _ConnectionToMaster(_ToMaster):
+    pass
+
+
+class _SSLConnectionToMaster(_ToMaster, SSLConnection):
+    pass
+
+
+class _Client(redis.asyncio.Redis):
+    """Follows its master. A command that a server has passed on was not executed there, so it is sent once more."""
+
+    @property
+    def masters(self) -> Masters:
+        masters: Masters = self.connection_pool.connection_kwargs["masters"]
+        return masters
+
+    async def execute_command(self, *words: Any, **options: Any) -> Any:
+        if self.masters.slot is None:
+            self.masters.slot = slot_of(words)
+        run: Run = super().execute_command
+        try:
+            return await run(*words, **options)
+        except (ReadOnlyError, MovedError) as error:
+            await self.redirect(error)
+        return await run(*words, **options)
+
+    async def redirect(self, error: Exception) -> None:
+        """The server that was asked is not the master of our keys any more."""
+        await hang_up(self, in_use=False)
+        if isinstance(error, MovedError):
+            self.masters.moved(error)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        self.masters.close()
+        await super().aclose(close_connection_pool)

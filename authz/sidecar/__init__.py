@@ -1,0 +1,1 @@
+"""One process that answers Envoy: its parts, wired, run and drained."""

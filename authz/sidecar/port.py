@@ -1,0 +1,137 @@
+"""Looks at our own gRPC port from outside, as Envoy does: a port that answers nobody is the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Final
+
+import structlog
+
+from authz.config.settings import Settings
+
+LOOK_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 5.0
+SILENT_LOOKS: Final = 2  # in a row without an answer, until we are not ready
+LAST_LOOKS: Final = 10  # until the process gives up; counted, not timed, since a paused process has missed nothing
+
+FRAME: Final = 9  # bytes before a frame's content: its length (3), type, flags, stream (4)
+DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
+END_STREAM, END_HEADERS = 1, 4
+
+log = structlog.get_logger(__name__)
+
+
+class HostEnded(Exception):  # noqa: N818
+    """What serves gRPC has ended by itself, or answers nobody. The process ends too, so that it is started again."""
+
+
+def _frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
+    return len(content).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + content
+
+
+def _header(name: bytes, value: bytes) -> bytes:
+    """Spelt out: neither indexed nor compressed."""
+    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+# One health check, always in the same bytes.
+QUESTION: Final = b"".join(
+    (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        _frame(SETTINGS, 0, 0),
+        _frame(
+            HEADERS,
+            END_HEADERS,
+            1,
+            _header(b":method", b"POST")
+            + _header(b":scheme", b"http")
+            + _header(b":path", b"/grpc.health.v1.Health/Check")
+            + _header(b":authority", b"localhost")
+            + _header(b"content-type", b"application/grpc")
+            + _header(b"te", b"trailers"),
+        ),
+        _frame(DATA, END_STREAM, 1, bytes(5)),
+    )
+)
+
+
+class Port:
+    """Our own port. `problem` is None while it answers; else it says why it seems to be dead."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.problem: str | None = None
+        self._address = settings.grpc_listen
+        self._tls = _any_certificate() if settings.tls_cert_file else None
+        self._refuses_us = settings.tls_client_ca_file is not None
+        self._misses = 0
+
+    async def watch(self) -> None:
+        """Looks once a second. Raises HostEnded when nobody has answered `LAST_LOOKS` times in a row."""
+        if self._address.endswith(":0"):
+            return  # the system has chosen the port
+        while self._misses < LAST_LOOKS:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.look()
+        raise HostEnded(f"the gRPC port {self._address} does not answer: {self.problem}")
+
+    async def look(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._ask()
+        except TimeoutError:
+            self._missed(f"no answer in {ANSWER_SECONDS:g} s")
+        except OSError as error:
+            self._missed(str(error))
+        except EOFError:
+            self._missed("the connection was closed")
+        else:
+            self._misses, self.problem = 0, None
+
+    def _missed(self, problem: str) -> None:
+        self._misses += 1
+        if self._misses == SILENT_LOOKS:
+            log.error("the gRPC port does not answer", grpc=self._address, problem=problem)
+        if self._misses >= SILENT_LOOKS:
+            self.problem = problem
+
+    async def _ask(self) -> None:
+        """Raises OSError, EOFError, or TimeoutError by whoever limits it."""
+        tls = None if self._refuses_us else self._tls
+        if self._address.startswith("unix:"):
+            path = self._address.removeprefix("unix:")
+            reader, writer = await asyncio.open_unix_connection(path, ssl=tls, server_hostname="" if tls else None)
+        else:
+            host, port = reachable(self._address)
+            reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+        try:
+            if not self._refuses_us:  # without a certificate that it accepts, a connection is all there is
+                writer.write(QUESTION)
+                await _answered(reader)
+        finally:
+            writer.transport.abort()
+
+
+def reachable(address: str) -> tuple[str, int]:
+    """Where to connect to: `0.0.0.0` and `::` stand for every address of this machine."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "localhost"}.get(host, host), int(port)  # noqa: S104
+
+
+async def _answered(reader: asyncio.StreamReader) -> None:
+    """Returns at any word about our call; a refusal under load is one, too."""
+    while True:
+        head = await reader.readexactly(FRAME)
+        await reader.readexactly(int.from_bytes(head[:3]))
+        if head[3] in (HEADERS, RST_STREAM, GOAWAY):
+            return
+
+
+def _any_certificate() -> ssl.SSLContext:
+    """It is our own port: who is there is not the question."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    return context

@@ -1,0 +1,1 @@
+"""Keeps resources, usage and secrets in Redis."""

@@ -1,0 +1,1 @@
+"""Moves resources between files and the store."""

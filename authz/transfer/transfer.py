@@ -1,0 +1,526 @@
+"""Brings resources into the store from files, and out of it again; what is there already is left as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO, Final, NamedTuple, Protocol, TypeVar
+
+import msgspec
+import yaml
+from msgspec.structs import replace
+
+from authz.aws.awsfiles import Wanted, written
+from authz.aws.convert import flattened, plain_method, to_resources
+from authz.aws.errors import conflict
+from authz.aws.merged import lost_methods, merged
+from authz.aws.restapis import snapshot
+from authz.config.faults import ConfigError
+from authz.core.resources import ApiKey, UsagePlan
+from authz.core.rules import Problem, problems
+from authz.core.stored import (
+    Item,
+    Items,
+    RestApi,
+    StoredAccount,
+    StoredDeployment,
+    StoredKey,
+    StoredMethod,
+    StoredPlan,
+    StoredStage,
+    id_of,
+    kind_of,
+    plan_keys,
+    stage_plans,
+)
+from authz.store.sealing import Sealer, SealError
+from authz.store.store import Edit, Kept, Store
+from authz.transfer.files import written as written_file
+
+T = TypeVar("T")
+
+CHUNK: Final = 500  # items of one write: large enough to be quick, small enough to keep Redis from its other callers
+# What an item needs is written before it.
+ORDER: Final = ("account", "restapi", "deployment", "stage", "domain", "usageplan", "apikey")
+UNTOLD: Final = frozenset({"created_date", "last_updated_date", "nonce", "sealed", "index", "plans"})
+NESTED: Final = frozenset({"account", "key", "plan"})
+# Members of APIs and stages that a plans.yaml says, or that are nobody's to say.
+SAID: Final = frozenset(
+    {
+        "id",
+        "name",
+        "created_date",
+        "last_updated_date",
+        "root_resource_id",
+        "api_key_source",
+        "key_sources",
+        "authorizer",
+    }
+    | {"forward_api_key", "resources", "gateway_responses", "endpoint_configuration"}
+    | {"api_id", "stage_name", "deployment_id", "method_settings", "variables"}
+)
+NONCE_BYTES: Final = 6
+MAGIC: Final = b"authz backup 1\n"
+LENGTH_BYTES: Final = 8
+
+
+class Change(NamedTuple):
+    """One line of the difference that an import makes: `+`, `~` or `-`, and of what."""
+
+    sign: str
+    what: str
+    members: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.what}" + (f" ({', '.join(self.members)})" if self.members else "")
+
+
+# --- import -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Import:
+    """What is wanted, brought into a store in writes of at most `CHUNK` items; `changes` and `warnings` tell of it."""
+
+    store: Store
+    sealer: Sealer
+    wanted: Wanted
+    now: int
+    who: str
+    changes: list[Change] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.warnings += self.wanted.warnings
+        self._plans_of: dict[str, list[str]] = {}
+        for plan, keys in self.wanted.members.items():
+            for key in keys:
+                self._plans_of.setdefault(key, []).append(plan)
+
+    async def preview(self) -> None:
+        """Find the changes, and make none."""
+        planned = _Planned(self.store)
+        for items in self._chunks():
+            await planned.look_up(kind_of(items[0]), [id_of(item) for item in items])
+            for item in items:
+                await self._bring(planned, item)
+
+    async def run(self) -> None:
+        """Make the changes. A write that fails leaves those before it made: running again goes on from there."""
+        for items in self._chunks():
+            before, warned = len(self.changes), len(self.warnings)
+
+            async def edit(edit: Edit, items: list[Item] = items, before: int = before, warned: int = warned) -> None:
+                del self.changes[before:], self.warnings[warned:]  # of a try that lost its race
+                await edit.many(kind_of(items[0]), [id_of(item) for item in items])
+                target = _Committed(edit)
+                for item in items:
+                    await self._bring(target, item)
+
+            await self.store.write(edit, who=self.who, what=f"Import {kind_of(items[0])} {len(items)}")
+
+    def _chunks(self) -> Iterator[list[Item]]:
+        for kind in ORDER:
+            items = [item for (found, _), item in self.wanted.items.items() if found == kind]
+            yield from (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+
+    async def _bring(self, target: _Target, item: Item) -> None:
+        kind, name = kind_of(item), id_of(item)
+        old = await target.get(kind, name) or (StoredAccount() if kind == "account" else None)
+        new = await self._fitted(target, item, old)
+        if new is None:
+            return
+        members = _differences(old, new)
+        if old is None:
+            self.changes.append(Change("+", f"{kind} {name}"))
+        elif members:
+            self.changes.append(Change("~", f"{kind} {name}", members))
+        if isinstance(new, StoredKey):
+            self._tell_plans(old, new)
+        if new != old:
+            await target.put(new)
+
+    async def _fitted(self, target: _Target, item: Item, old: Item | None) -> Item | None:
+        """The item as it is to be stored, with what only the store knows of the old one; None to leave it out."""
+        if self.wanted.is_partial:
+            if isinstance(item, StoredDeployment) and old is None and await self._is_served(target, item):
+                return None
+            item = await self._merged(target, item, old)
+        match item, old:
+            case StoredPlan(), _:
+                nonce = old.nonce if isinstance(old, StoredPlan) else token_hex(NONCE_BYTES)
+                return replace(item, plan=await self._covering(target, item.plan), nonce=nonce)
+            case StoredKey(), _:
+                return await self._key(target, item, old if isinstance(old, StoredKey) else None)
+        return _dated(item, old, self.now)
+
+    async def _merged(self, target: _Target, item: Item, old: Item | None) -> Item:
+        """The item of a plans.yaml with what only the old one says."""
+        if old is None:
+            return item
+        found = merged(old, item)
+        if isinstance(old, RestApi) and isinstance(found, RestApi) and (lost := lost_methods(old, found)):
+            self.warnings.append(f"restapi {old.id}: taken out, since the file does not have them: {', '.join(lost)}")
+        if isinstance(old, StoredStage) and isinstance(found, StoredStage):
+            brought = self.wanted.items.get(("deployment", f"{found.api_id}/{found.deployment_id}"))
+            if isinstance(brought, StoredDeployment) and await self._serves(target, old, brought):
+                return replace(found, deployment_id=old.deployment_id)
+        return found
+
+    async def _is_served(self, target: _Target, deployment: StoredDeployment) -> bool:
+        """True if each stage that is to serve a deployment serves just the same already, under another id."""
+        stages = [await target.get("stage", stage.id) for stage in self._stages_of(deployment)]
+        return all([isinstance(old, StoredStage) and await self._serves(target, old, deployment) for old in stages])
+
+    def _stages_of(self, deployment: StoredDeployment) -> Iterator[StoredStage]:
+        for item in self.wanted.items.values():
+            if isinstance(item, StoredStage) and item.deployment_id == deployment.id:
+                yield item
+
+    async def _serves(self, target: _Target, stage: StoredStage, deployment: StoredDeployment) -> bool:
+        served = await target.get("deployment", f"{stage.api_id}/{stage.deployment_id}")
+        return isinstance(served, StoredDeployment) and served.snapshot == deployment.snapshot
+
+    async def _covering(self, target: _Target, plan: UsagePlan) -> UsagePlan:
+        """The plan without stages that there are not."""
+        kept = []
+        for stage in plan.api_stages:
+            if await target.get("stage", f"{stage.api_id}/{stage.stage}"):
+                kept.append(stage)
+            else:
+                self.warnings.append(f"usageplan {plan.id}: there is no stage {stage.api_id}:{stage.stage}; left out")
+        return replace(plan, api_stages=tuple(kept), keys=())
+
+    async def _key(self, target: _Target, item: StoredKey, old: StoredKey | None) -> StoredKey | None:
+        name = item.key.id
+        if not item.index and old is None:
+            self.warnings.append(f"apikey {name}: not kept: its value is missing: print with --include-values")
+            return None
+        refs = await self._refs(target, name, old)
+        if old is None:
+            return replace(item, plans=refs, sealed=self._sealed(name))
+        if item.index in ("", old.index):
+            sealed = old.sealed or self._sealed(name)
+            same = replace(old, key=item.key, plans=refs, stage_keys=item.stage_keys or old.stage_keys, sealed=sealed)
+        else:  # another value: the one before is no longer good, nor the one before that
+            same = replace(
+                item, plans=refs, sealed=self._sealed(name), created_date=old.created_date, last_updated_date=0
+            )
+        return same if same == old else replace(same, last_updated_date=self.now)
+
+    def _sealed(self, name: str) -> str | None:
+        value = self.wanted.values.get(name)
+        return self.sealer.seal(value, name) if value is not None and self.sealer.can_seal else None
+
+    async def _refs(self, target: _Target, name: str, old: StoredKey | None) -> tuple[str, ...]:
+        """The plans of a key: those it has and the import says nothing of, and those the import puts it into."""
+        refs, covered = [], dict[tuple[str, str], str]()
+        for ref in old.plans if old else ():
+            plan = await target.get("usageplan", ref.partition(".")[0])
+            if isinstance(plan, StoredPlan) and plan.ref == ref and plan.plan.id not in self.wanted.members:
+                refs.append(plan)
+        for plan_id in self._plans_of.get(name, ()):
+            plan = await target.get("usageplan", plan_id)
+            if isinstance(plan, StoredPlan):
+                refs.append(plan)
+            else:
+                self.warnings.append(f"apikey {name}: there is no usage plan {plan_id}; left out")
+        for plan in refs:
+            for stage in plan.plan.api_stages:
+                other = covered.setdefault((stage.api_id, stage.stage), plan.plan.id)
+                if other != plan.plan.id:
+                    place = f"{stage.api_id}:{stage.stage}"
+                    raise conflict(f"the key {name} would be in two plans for {place}: {other} and {plan.plan.id}")
+        was = old.plans if old else ()
+        found = {plan.ref for plan in refs}
+        # In the order in which it joined them, so that nothing changes where nothing is new.
+        return (*(ref for ref in was if ref in found), *(plan.ref for plan in refs if plan.ref not in was))
+
+    def _tell_plans(self, old: Item | None, new: StoredKey) -> None:
+        was = set(old.plans) if isinstance(old, StoredKey) else set()
+        for sign, refs in (("+", set(new.plans) - was), ("-", was - set(new.plans))):
+            for ref in sorted(refs):
+                self.changes.append(Change(sign, f"usageplankey {ref.partition('.')[0]}/{new.key.id}"))
+
+
+class _Target(Protocol):
+    """Where an import looks up what is there, and puts what is to be: an edit of the store, or none."""
+
+    async def get(self, kind: str, item_id: str, /) -> Item | None: ...
+
+    async def put(self, item: Item, /) -> None: ...
+
+
+class _Planned:
+    """A store with what would have been written to it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._found: dict[tuple[str, str], Item | None] = {}
+
+    async def look_up(self, kind: str, ids: list[str]) -> None:
+        found = await self._store.many(kind, ids)
+        self._found |= {(kind, item_id): item for item_id, item in zip(ids, found, strict=True)}
+
+    async def get(self, kind: str, item_id: str) -> Item | None:
+        if (kind, item_id) not in self._found:
+            await self.look_up(kind, [item_id])
+        return self._found[kind, item_id]
+
+    async def put(self, item: Item) -> None:
+        self._found[kind_of(item), id_of(item)] = item
+
+
+class _Committed:
+    """An edit, with the rules that it has to keep: a value has one key, and a key one plan for a stage."""
+
+    def __init__(self, edit: Edit) -> None:
+        self._edit = edit
+
+    async def get(self, kind: str, item_id: str) -> Item | None:
+        return await self._edit.get(kind, item_id)
+
+    async def put(self, item: Item) -> None:
+        old = await self._edit.get(kind_of(item), id_of(item))
+        if isinstance(item, StoredPlan) and isinstance(old, StoredPlan):  # one that is new has no keys yet
+            await self._keep_apart(item, old)
+        taken = conflict(f"the value of the key {id_of(item)} is already that of another key")
+        self._edit.put(item, taken=taken if isinstance(item, StoredKey) else None)
+
+    async def _keep_apart(self, new: StoredPlan, old: StoredPlan) -> None:
+        """No key of a plan may be in another that covers one of the stages it comes to cover."""
+        was = {(stage.api_id, stage.stage) for stage in old.plan.api_stages}
+        for api_id, stage in ((found.api_id, found.stage) for found in new.plan.api_stages):
+            for other in await self._edit.members(stage_plans(api_id, stage)) if (api_id, stage) not in was else ():
+                plan = await self._edit.get("usageplan", other)
+                if isinstance(plan, StoredPlan) and other != new.plan.id:
+                    text = f"a key would be in two plans for {api_id}:{stage}: {other} and {new.plan.id}"
+                    self._edit.disjoint(plan_keys(new.ref), plan_keys(plan.ref), conflict(text))
+
+
+def _dated(item: Item, old: Item | None, now: int) -> Item:
+    """The item with the old one's date of creation, and with the old one's last date unless it differs."""
+    fields = item.__struct_fields__
+    if old is None or "created_date" not in fields:
+        return item
+    dates = {name: getattr(old, name) for name in ("created_date", "last_updated_date") if name in fields}
+    dated: Item = replace(item, **dates)
+    return replace(dated, last_updated_date=now) if dated != old and "last_updated_date" in fields else dated
+
+
+def _differences(old: Item | None, new: Item) -> tuple[str, ...]:
+    """The members that differ, by the names that users know; a value by its name only."""
+    if old is None or old == new:
+        return ()
+    found = {name: (getattr(old, name), getattr(new, name)) for name in new.__struct_fields__ if name not in UNTOLD}
+    differing = []
+    for name, (was, is_) in found.items():
+        if was == is_:
+            continue
+        parts = is_.__struct_fields__ if name in NESTED else ()
+        differing += [part for part in parts if getattr(was, part) != getattr(is_, part)] or [name]
+    if isinstance(old, StoredKey) and isinstance(new, StoredKey) and (old.index, old.sealed) != (new.index, new.sealed):
+        differing.append("value")
+    return tuple(_camel(name) for name in differing)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+# --- export -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Export:
+    """All resources of a store, and what their other form cannot tell."""
+
+    items: Items
+    sealer: Sealer
+    include_values: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def yaml(self) -> str:
+        """As a configuration file."""
+        resources, refs = to_resources(self.items)
+        keys = tuple(self._keys())
+        told = {key.id for key in keys}
+        members: dict[str, list[str]] = {}
+        for stored in _of(self.items, StoredKey):
+            for ref in stored.plans if stored.key.id in told else ():
+                members.setdefault(ref, []).append(stored.key.id)
+        plans = tuple(replace(plan, keys=tuple(members.get(refs[plan.id], ()))) for plan in resources.usage_plans)
+        whole = flattened(replace(resources, usage_plans=plans, api_keys=keys))
+        self._tell_lost()
+        self.warnings += [f"the file will be refused: {problem}" for problem in problems(whole)]
+        return yaml.safe_dump(msgspec.to_builtins(whole), sort_keys=False, allow_unicode=True, width=120)
+
+    def aws(self) -> dict[str, bytes]:
+        """As the files, by name, that the aws cli's get-commands would print."""
+        secrets: dict[str, dict[str, str]] = {}
+        for key in self._keys():
+            told = {"value": key.value, "valueSha256": key.value_sha256}
+            secrets[key.id] = {name: text for name, text in told.items() if text is not None}
+        for stage in _of(self.items, StoredStage):
+            if self._is_edited(stage):
+                self.warnings.append(f"stage {stage.id}: its API was edited since; the methods are those of now")
+        self.warnings += [f"domain {name}: left out" for kind, name in self.items if kind == "domain"]
+        documents = written(self.items, secrets)
+        return {name: msgspec.json.format(msgspec.json.encode(found)) + b"\n" for name, found in documents.items()}
+
+    def _is_edited(self, stage: StoredStage) -> bool:
+        api = self.items.get(("restapi", stage.api_id))
+        served = self.items.get(("deployment", f"{stage.api_id}/{stage.deployment_id}"))
+        if not (isinstance(api, RestApi) and isinstance(served, StoredDeployment)):
+            return False
+        return served.snapshot != snapshot(api)
+
+    def _keys(self) -> Iterator[ApiKey]:
+        """The keys with what can be told of their values: the value itself, or its digest; the others are named."""
+        for stored in _of(self.items, StoredKey):
+            name = stored.key.id
+            if stored.previous_index:
+                self.warnings.append(f"apikey {name}: the value before the last rotation is left out")
+            value = self._value(stored) if self.include_values else None
+            if value is not None:
+                yield replace(stored.key, value=value)
+            elif not self._is_peppered():
+                yield replace(stored.key, value_sha256=stored.index)
+            else:
+                self.warnings.append(f"apikey {name}: left out: under a pepper only a sealed value can be told")
+
+    def _value(self, stored: StoredKey) -> str | None:
+        try:
+            return self.sealer.open(stored.sealed, stored.key.id) if stored.sealed else None
+        except SealError as fault:
+            self.warnings.append(f"apikey {stored.key.id}: its value: {fault}")
+            return None
+
+    def _is_peppered(self) -> bool:
+        return self.sealer.index(bytes(32)) != bytes(32).hex()
+
+    def _tell_lost(self) -> None:
+        for stage in _of(self.items, StoredStage):
+            self._tell_wordless(f"stage {stage.id}", stage, StoredStage("", "", "", 0, 0))
+        for api in _of(self.items, RestApi):
+            self._tell_wordless(f"restapi {api.id}", api, RestApi("", "", 0, ""))
+            if not any(stage.api_id == api.id for stage in _of(self.items, StoredStage)):
+                continue
+            served = [found.snapshot.resources for found in _of(self.items, StoredDeployment) if found.api_id == api.id]
+            if snapshot(api).resources not in served:
+                self.warnings.append(f"restapi {api.id}: edits that are not deployed are left out")
+
+    def _tell_wordless(self, what: str, item: RestApi | StoredStage, plain: RestApi | StoredStage) -> None:
+        """Name the members of an item that are set and that a file cannot carry."""
+        names = [
+            name for name in item.__struct_fields__ if name not in SAID and getattr(item, name) != getattr(plain, name)
+        ]
+        found = [_camel(name) for name in names]
+        nodes = item.resources.values() if isinstance(item, RestApi) else ()
+        if any(_says_more(node.id, method) for node in nodes for method in node.methods.values()):
+            found.append("integrations and responses of methods")
+        if found:
+            self.warnings.append(f"{what}: left out, for want of words in a file: {', '.join(found)}")
+
+
+def _says_more(resource_id: str, method: StoredMethod) -> bool:
+    """True for a method that has more than a file says of it, and more than an import makes of that."""
+    bare = StoredMethod(api_key_required=method.api_key_required)
+    return method not in (bare, plain_method(resource_id, method.api_key_required))
+
+
+async def everything(store: Store) -> Items:
+    """All resources of a store but credentials. Each is whole, but they are not all of one moment: see `backup`."""
+    items = dict((await store.snapshot()).items)
+    for kind in ("restapi", "apikey"):
+        async for item in _listed(store, kind):
+            items[kind, id_of(item)] = item
+    return dict(sorted(items.items(), key=lambda named: named[0]))  # so that two exports of the same are the same
+
+
+async def _listed(store: Store, kind: str) -> AsyncIterator[Item]:
+    position: str | None = None
+    while True:
+        page = await store.page(kind, kind, CHUNK, position)
+        for item in page.items:
+            yield item
+        position = page.position
+        if position is None:
+            return
+
+
+def _of(items: Mapping[tuple[str, str], Item], kind: type[T]) -> list[T]:
+    return [item for item in items.values() if isinstance(item, kind)]
+
+
+# --- backup -------------------------------------------------------------------------------------------------------
+
+
+async def backup(store: Store, path: Path) -> int:
+    """Write a backup: the resources as of one moment, and then the counters. Returns how many Redis keys it holds.
+
+    A file is there only once it is whole, and is for its owner's eyes; a device or a FIFO is written to.
+    """
+    with written_file(path) as file:
+        return await _dump(store, file)
+
+
+async def _dump(store: Store, file: BinaryIO) -> int:
+    count, summed = 0, hashlib.sha256()
+    file.write(MAGIC)
+    async for kept in store.dump():
+        frame = msgspec.msgpack.encode(kept)
+        summed.update(frame)
+        file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
+        count += 1
+    file.write(bytes(LENGTH_BYTES) + summed.digest())
+    return count
+
+
+async def restore(store: Store, path: Path) -> int:
+    """Put a backup in the place of the account's resources and counters. Raises ConfigError for what is none."""
+    with path.open("rb") as file:
+        if not file.seekable():
+            raise ConfigError([Problem(str(path), "expected a file: a backup is read twice, first to verify it")])
+        for _ in _frames(file, path):  # all of it is read, and its sum checked, before anything changes
+            pass
+        return await store.load(_kept(file, path))
+
+
+async def _kept(file: BinaryIO, path: Path) -> AsyncIterator[Kept]:
+    for frame in _frames(file, path):
+        yield _decoded(frame, path)
+
+
+def _frames(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The frames of a backup, verified once all were read. Raises ConfigError where a byte is not as written."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(len(MAGIC)) != MAGIC:
+        raise ConfigError([Problem(str(path), "not a backup")])
+    summed = hashlib.sha256()
+    while length := int.from_bytes(file.read(LENGTH_BYTES)):
+        if length > size - file.tell():
+            raise _damaged(path)
+        frame = file.read(length)
+        summed.update(frame)
+        _decoded(frame, path)
+        yield frame
+    if file.read(len(summed.digest()) + 1) != summed.digest():
+        raise _damaged(path)
+
+
+def _decoded(frame: bytes, path: Path) -> Kept:
+    try:
+        return msgspec.msgpack.decode(frame, type=Kept)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError([Problem(str(path), "a damaged backup, or a part of one; nothing was restored")])

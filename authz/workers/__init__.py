@@ -1,0 +1,1 @@
+"""Several sidecars on one machine: started, replaced and stopped together."""

@@ -1,0 +1,440 @@
+"""The Envoy edge: what is asked is read, and every answer is one that Envoy cannot mistake."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from itertools import product
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from authz.check import Checker, LimiterUnavailable
+from authz.core.catalog import Catalog
+from authz.core.credentials import UNTRUSTED
+from authz.core.limits import Layer, Limit, Quota, throttle
+from authz.core.request import Request
+from authz.core.resources import Account, FailurePolicy, KeySource, Method, Resources, ThrottleSettings
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
+from authz.envoy.answers import CANNOT_DECIDE, Style
+from authz.envoy.edge import MARGIN_SECONDS, MARGIN_SHARE, Authorization, to_request
+from authz.envoy.pb import ext_authz_pb2 as pb
+from authz.observe.metrics import Metrics
+from tests.support.builders import api, key, plan, resources, value_of
+from tests.support.world import Answer, ask, check_request, read, to_response
+
+ANY_TIME = 1_772_618_400_000_000
+URL = "https://a1.example.org/prod/pets"
+SUCCESS_TOO = Style(headers_on_success=True)
+BUCKET = throttle(1.0, 5)
+assert BUCKET
+THROTTLE = Limit(Layer.PLAN_THROTTLE, "k", BUCKET)
+QUOTA = Limit(Layer.PLAN_QUOTA, "k", Quota(100, 0, 86_400_000_000))
+
+
+def grant(request: Request, changed: Resources | None = None) -> Grant:
+    found = Catalog.compile(changed or resources()).resolve(request, ANY_TIME)
+    assert isinstance(found, Grant)
+    return found
+
+
+def allowed(request: Request, changed: Resources | None = None, style: Style = Style()) -> Answer:  # noqa: B008
+    """The answer to a call for which nobody had to count."""
+    return read(to_response(Allowed(grant(request, changed), None), request, style=style))
+
+
+# --- what is asked ------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_read_from_its_attributes() -> None:
+    extensions = {"api": "a1"}
+    message = check_request("GET", f"{URL}?q=%2F", {"X-A": "1"}, {"ns": {"claim": ["x"]}}, extensions=extensions)
+    assert to_request(message) == Request(
+        method="GET",
+        host="a1.example.org",
+        path="/prod/pets?q=%2F",
+        headers={"x-a": "1"},
+        extensions=extensions,
+        metadata={"ns": {"claim": ["x"]}},
+        id="1",
+    )
+
+
+def test_raw_headers_are_read_and_joined_as_envoy_joins_them() -> None:
+    """The filter's `encode_raw_headers` fills `header_map` and leaves `headers` empty."""
+    message = check_request("GET", URL, {})
+    message.attributes.request.http.header_map.headers.extend(
+        [
+            pb.HeaderValue(key="X-Api-Key", raw_value=b"K1"),
+            pb.HeaderValue(key="x-api-key", value="K2"),
+            pb.HeaderValue(key="x-odd", raw_value=b"a\xffb"),
+            pb.HeaderValue(key="x-empty"),
+        ]
+    )
+    request = to_request(message)
+    assert request
+    assert request.headers == {"x-api-key": "K1,K2", "x-odd": "a\N{REPLACEMENT CHARACTER}b", "x-empty": ""}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_metadata_may_hold_any_number(number: float) -> None:
+    """JSON has no words for these, and a filter before ours may write them all the same."""
+    message = check_request("GET", URL, {}, {"ns": {"odd": number, "in": {"a": [number, None, True]}, "key": "K"}})
+    message.attributes.metadata_context.filter_metadata["ns"].fields["unset"].Clear()
+    request = to_request(message)
+    assert request
+    assert (request.metadata["ns"]["key"], request.metadata["ns"]["unset"]) == ("K", None)
+    assert repr(request.metadata["ns"]["in"]) == f"{{'a': [{number!r}, None, True]}}"
+
+
+@pytest.mark.parametrize("missing", ["method", "path"])
+def test_what_is_no_http_request_is_none(missing: str) -> None:
+    message = check_request("GET", URL, {})
+    message.attributes.request.http.ClearField(cast("Any", missing))
+    assert to_request(message) is None
+    assert to_request(pb.CheckRequest()) is None
+
+
+def test_a_tunnel_has_no_path_and_is_a_request() -> None:
+    message = check_request("CONNECT", URL, {})
+    message.attributes.request.http.ClearField("path")
+    request = to_request(message)
+    assert request
+    assert (request.method, request.path) == ("CONNECT", "")
+
+
+# --- no answer by accident (P6) -----------------------------------------------------------------------------------
+
+WITH_LIMITS = Grant(Subject(), (THROTTLE, QUOTA))
+COUNTED = Tally(ANY_TIME, (0, 1))
+VERDICTS: list[Verdict] = [
+    Allowed(WITH_LIMITS, None),
+    Allowed(WITH_LIMITS, COUNTED),
+    judge(WITH_LIMITS, Tally(ANY_TIME, (0, 1), refused_by=QUOTA, wait_us=None)),
+    *(Denied(reason) for reason in Reason),
+]
+
+
+@pytest.mark.parametrize("verdict", VERDICTS, ids=lambda v: getattr(v, "reason", "allowed"))
+def test_no_answer_is_empty_and_each_has_a_status(verdict: Verdict) -> None:
+    """Envoy reads zero bytes, and status 0 whatever else is set, as ALLOW. `read` asserts it for every test here."""
+    for style, request in product((Style(), SUCCESS_TOO, Style("aws")), (ask(), None)):
+        response = to_response(verdict, request, style=style)
+        may_pass = isinstance(verdict, Allowed) and request is not None
+        assert (read(response).status == 200) == (response.status.code == 0) == may_pass
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_only_what_cannot_be_decided_is_an_error(reason: Reason) -> None:
+    """An Envoy too old for `error_response` refuses by the status beside it."""
+    response = to_response(Denied(reason), ask())
+    assert read(response).is_error == (reason in CANNOT_DECIDE)
+    assert response.status.code == (14 if reason in CANNOT_DECIDE else 7)
+
+
+def test_an_allow_without_a_request_is_an_error() -> None:
+    answer = read(to_response(Allowed(WITH_LIMITS, None), None))
+    assert (answer.status, answer.is_error) == (503, True)
+
+
+# --- to the upstream ----------------------------------------------------------------------------------------------
+
+SIGNED = resources(usage_plans=(plan(name="Gold"),), api_keys=(key(customer_id="c9"),))
+KEYLESS = resources(apis=(api(resources={"/pets": {"GET": Method(api_key_required=False)}}),))
+
+
+def test_the_upstream_learns_who_calls() -> None:
+    assert allowed(ask(), SIGNED).upstream == {
+        "x-api-key-id": "k1",
+        "x-usage-plan-id": "p1",
+        "x-usage-plan-name": "Gold",
+        "x-customer-id": "c9",
+    }
+
+
+def test_a_clients_own_copies_are_removed_where_ours_do_not_replace_them() -> None:
+    answer = allowed(ask())
+    assert {*answer.upstream} | {*answer.removed} >= {*UNTRUSTED}
+    assert not {*answer.upstream} & {*answer.removed}
+
+
+def test_on_a_keyless_method_all_copies_are_removed() -> None:
+    answer = allowed(ask(key=None), KEYLESS)
+    assert (answer.upstream, {*answer.removed}) == ({}, {*UNTRUSTED})
+
+
+@pytest.mark.parametrize("changed", [SIGNED, KEYLESS])
+def test_other_spellings_of_our_names_are_removed_where_a_client_sent_them(changed: Resources) -> None:
+    spelt = {"x.api.key.id": "spoofed", "x_usage-plan_id": "", "x~customer~id": "spoofed"}
+    sent = ask(headers={"x-api-key": value_of("k1"), **spelt})
+    assert {*spelt} <= {*allowed(sent, changed).removed}
+    assert not {*spelt} & {*allowed(ask(), changed).removed}
+
+
+@pytest.mark.parametrize("changed", [SIGNED, KEYLESS])
+def test_the_key_is_not_forwarded(changed: Resources) -> None:
+    """On keyless methods too (R12)."""
+    assert "x-api-key" in allowed(ask(), changed).removed
+
+
+def test_a_name_cannot_break_a_headers_line() -> None:
+    changed = resources(usage_plans=(plan(name="Gold\r\nx: y é"),))
+    assert allowed(ask(), changed).upstream["x-usage-plan-name"] == "Gold??x: y ?"
+
+
+QUERY_AND_COOKIE = resources(apis=(api(key_sources=(KeySource(query="api_key"), KeySource(cookie="key"))),))
+
+
+@pytest.mark.parametrize(
+    ("cookie", "left", "is_removed"),
+    [("a=1; key=K; b=2", "a=1; b=2", False), ("key=K", None, True), ("a=1", None, False)],
+)
+def test_of_the_cookies_only_the_key_is_taken(cookie: str, left: str | None, is_removed: bool) -> None:
+    request = ask(f"/prod/pets?api_key={value_of('k1')}", headers={"cookie": cookie})
+    answer = allowed(request, QUERY_AND_COOKIE)
+    assert (answer.upstream.get("cookie"), "cookie" in answer.removed) == (left, is_removed)
+
+
+def test_the_named_query_parameter_is_removed() -> None:
+    request = ask(f"/prod/pets?api_key={value_of('k1')}", headers={})
+    assert allowed(request, QUERY_AND_COOKIE).upstream[":path"] == "/prod/pets"
+
+
+def test_a_query_without_a_key_is_not_touched() -> None:
+    request = ask("/prod/pets?b=1&a=2", headers={"cookie": f"key={value_of('k1')}"})
+    assert ":path" not in allowed(request, QUERY_AND_COOKIE).upstream
+
+
+def test_headers_to_the_client_of_an_admitted_call_are_a_choice() -> None:
+    verdict = judge(WITH_LIMITS, COUNTED)
+    shown = {
+        style: set(read(to_response(verdict, ask(), style=style)).headers)
+        for style in (Style(), SUCCESS_TOO, Style("aws", headers_on_success=True))
+    }
+    assert [*shown.values()] == [set(), {"ratelimit", "ratelimit-policy"}, set()]
+
+
+# --- dynamic metadata ---------------------------------------------------------------------------------------------
+
+
+def metadata(verdict: Verdict) -> dict[str, Any]:
+    return dict(read(to_response(verdict, ask(), version="7-abc")).metadata)
+
+
+PLACE = {
+    "api": "a1",
+    "stage": "prod",
+    "resource": "/pets",
+    "method": "GET",
+    "plan": "p1",
+    "key_id": "k1",
+    "catalog_version": "7-abc",
+}
+
+
+def test_metadata_tells_what_was_allowed() -> None:
+    found = grant(ask())
+    assert metadata(judge(found, Tally(ANY_TIME, (0,)))) == PLACE | {
+        "decision": "allowed",
+        "reason": "",
+        "layer": "",
+        "degraded": False,
+        "shadow": "",
+        "remaining": {"account_throttle": 5_000.0},
+    }
+
+
+def test_metadata_tells_what_was_refused_and_by_what() -> None:
+    found = Grant(grant(ask()).subject, (THROTTLE, QUOTA))
+    tally = Tally(ANY_TIME, (5 * THROTTLE.rule.m, 1), refused_by=THROTTLE, wait_us=1_500_000)  # type: ignore[union-attr]
+    assert metadata(judge(found, tally)) == PLACE | {
+        "decision": "denied",
+        "reason": "throttled",
+        "layer": "plan_throttle",
+        "degraded": False,
+        "shadow": "",
+        "remaining": {"plan_throttle": 0.0, "plan_quota": 99.0},
+        "retry_after": 2.0,
+    }
+
+
+def test_metadata_tells_what_a_shadow_plan_would_have_refused() -> None:
+    """R14."""
+    assert metadata(judge(WITH_LIMITS, Tally(ANY_TIME, (0, 1), shadowed_by=QUOTA)))["shadow"] == "plan_quota"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "degraded"),
+    [
+        (Allowed(WITH_LIMITS, None), True),
+        (Allowed(WITH_LIMITS, Tally(ANY_TIME, (0, 1), degraded=True)), True),
+        (Denied(Reason.UNAVAILABLE), True),
+        (Denied(Reason.KEY_UNKNOWN), False),
+        (Allowed(WITH_LIMITS, COUNTED), False),
+    ],
+)
+def test_metadata_tells_what_redis_had_no_part_in(verdict: Verdict, degraded: bool) -> None:
+    assert metadata(verdict)["degraded"] is degraded
+
+
+# --- the service --------------------------------------------------------------------------------------------------
+
+Admit = Callable[..., Coroutine[Any, Any, Tally]]
+
+
+class FakeLimiter:
+    """Does as it is told."""
+
+    def __init__(self, admit: Admit) -> None:
+        self._admit = admit
+
+    async def admit(self, *told: Any, **more: Any) -> Tally:
+        return await self._admit(*told, **more)
+
+
+class NoFallback:
+    def admit(self, limits: object, meter: object, now: int) -> Tally:
+        raise AssertionError("no test here falls back")
+
+
+async def admits(limits: Any, meter: Any = None, *, deadline: float | None = None, once: str = "") -> Tally:
+    return Tally(ANY_TIME, (0,) * len(limits))
+
+
+def service(admit: Admit = admits, changed: Resources | None = None, **options: Any) -> tuple[Authorization, Metrics]:
+    catalog, metrics = Catalog.compile(changed or resources()), Metrics()
+    checker = Checker(lambda: catalog, FakeLimiter(admit), NoFallback(), lambda: ANY_TIME)
+    return Authorization(checker, metrics, version=lambda: "7-abc", **options), metrics
+
+
+async def answered(
+    admit: Admit = admits,
+    message: pb.CheckRequest | None = None,
+    seconds: float | None = None,
+    changed: Resources | None = None,
+) -> tuple[Answer, str]:
+    """The answer, and the reason under which it was counted."""
+    asked, metrics = service(admit, changed)
+    question = message or check_request("GET", URL, {"x-api-key": value_of("k1")})
+    answer = read(pb.CheckResponse.FromString(await asked.answer(question.SerializeToString(), seconds)))
+    assert metrics.registry.get_sample_value("authz_check_duration_seconds_count") == 1.0
+    [reason] = [
+        s.labels["reason"] for f in metrics.registry.collect() for s in f.samples if s.name == "authz_checks_total"
+    ]
+    return answer, reason
+
+
+async def test_a_known_caller_is_answered() -> None:
+    answer, reason = await answered()
+    assert (answer.status, answer.upstream["x-api-key-id"], reason) == (200, "k1", "")
+
+
+async def test_a_stranger_is_refused_under_a_request_id_of_its_own() -> None:
+    stranger = check_request("GET", URL, {})
+    answers = [(await answered(message=stranger))[0] for _ in range(2)]
+    assert [answer.status for answer in answers] == [403, 403]
+    assert len({answer.headers["x-amzn-requestid"] for answer in answers}) == 2
+
+
+async def test_an_exception_inside_is_an_error_and_no_allow() -> None:
+    async def fails(*_: object, **__: object) -> Tally:
+        raise RuntimeError("a fault of ours")
+
+    with capture_logs() as lines:
+        answer, reason = await answered(fails)
+    assert (answer.status, answer.is_error, reason) == (503, True, "internal")
+    assert [line["event"] for line in lines] == ["check failed"]
+
+
+async def test_a_tally_that_makes_no_sense_is_an_error_and_no_allow() -> None:
+    """The wording of an answer may fail too."""
+
+    async def nonsense(*_: object, **__: object) -> Tally:
+        return Tally(ANY_TIME, (1, 2, 3, 4))
+
+    with capture_logs():
+        answer, reason = await answered(nonsense)
+    assert (answer.status, answer.is_error, reason) == (503, True, "internal")
+
+
+@pytest.mark.parametrize("message", [pb.CheckRequest(), check_request("", URL, {})])
+async def test_a_request_without_http_attributes_is_an_error(message: pb.CheckRequest) -> None:
+    answer, reason = await answered(message=message)
+    assert (answer.status, answer.is_error, reason) == (503, True, "not_http")
+
+
+@pytest.mark.parametrize("seconds", [MARGIN_SECONDS, 0.0, -1.0])
+async def test_a_deadline_that_has_passed_is_an_error_and_costs_nothing(seconds: float) -> None:
+    async def charges(*_: object, **__: object) -> Tally:
+        raise AssertionError("charged after the deadline")
+
+    answer, reason = await answered(charges, seconds=seconds)
+    assert (answer.status, answer.is_error, reason) == (503, True, "deadline")
+
+
+async def test_the_limiter_is_told_the_callers_deadline() -> None:
+    told: list[float | None] = []
+
+    async def listens(limits: Any, meter: Any = None, *, deadline: float | None = None, once: str = "") -> Tally:
+        told.append(deadline)
+        return await admits(limits)
+
+    """Less a margin for the way back."""
+    before = asyncio.get_running_loop().time()
+    await answered(listens, seconds=5.0)
+    await answered(listens)
+    after = asyncio.get_running_loop().time()
+    assert told[0] is not None
+    left = 5.0 * (1 - MARGIN_SHARE)
+    assert before + left <= told[0] <= after + left
+    assert told[1] is None
+
+
+async def test_a_call_that_envoy_gives_up_is_counted() -> None:
+    asked, given_up = asyncio.Event(), asyncio.Event()
+
+    async def waits(*_: object, **__: object) -> Tally:
+        asked.set()
+        await given_up.wait()
+        raise AssertionError("never reached")
+
+    authorization, metrics = service(waits)
+    question = check_request("GET", URL, {"x-api-key": value_of("k1")})
+    call = asyncio.create_task(authorization.answer(question.SerializeToString(), None))
+    await asked.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert metrics.registry.get_sample_value("authz_checks_cancelled_total") == 1.0
+
+
+async def test_without_redis_deny_answers_with_an_error_to_come_again() -> None:
+    """P5: a 503 with Retry-After, in `error_response`."""
+
+    async def away(*_: object, **__: object) -> Tally:
+        raise LimiterUnavailable("away")
+
+    denied = resources(usage_plans=(plan(failure_policy=FailurePolicy.DENY),))
+    answer, reason = await answered(away, changed=denied)
+    assert (answer.status, answer.is_error, answer.headers["retry-after"]) == (503, True, "1")
+    assert reason == "unavailable"
+
+
+async def test_a_call_without_any_limit_is_answered() -> None:
+    """Nothing to count is no reason for an empty answer."""
+    unlimited = resources(apis=KEYLESS.apis, account=Account(ThrottleSettings()))
+    answer, _ = await answered(message=check_request("GET", URL, {}), changed=unlimited)
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(("sample", "level"), [(0.0, "debug"), (1.0, "info")])
+async def test_a_refusal_is_one_line_without_the_key(sample: float, level: str) -> None:
+    """P8: the key's id alone, and at info only a sample."""
+    authorization, _ = service(changed=resources(usage_plans=()), log_sample=sample)
+    with capture_logs() as lines:
+        question = check_request("GET", URL, {"x-api-key": value_of("k1")})
+        await authorization.answer(question.SerializeToString(), None)
+    [line] = lines
+    assert (line["log_level"], line["reason"], line["key_id"]) == (level, "no_plan", "k1")
+    assert value_of("k1") not in repr(line)

@@ -1,0 +1,145 @@
+"""What is counted, and that its labels are bounded (R25)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from typing import get_args
+
+import pytest
+
+from authz.config.live import Outcome
+from authz.core.limits import Layer, Limit, throttle
+from authz.core.routes import Route
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
+from authz.observe.metrics import ControlMetrics, Metrics
+from authz.store.keys import Result
+
+BUCKET = throttle(1.0, 5)
+assert BUCKET
+LIMIT = Limit(Layer.PLAN_THROTTLE, "{0}:v1:ledger:p1:KEY-ID", BUCKET)
+SUBJECT = Subject("a1", "prod", Route("/pets", "GET"), 1, "KEY-ID", "p1", "Plan", "CUSTOMER")
+GRANT = Grant(SUBJECT, (LIMIT,))
+
+
+def labels(
+    api: str = "a1", stage: str = "prod", plan: str = "p1", decision: str = "denied", reason: str = ""
+) -> object:
+    return {"api": api, "stage": stage, "plan": plan, "decision": decision, "reason": reason}
+
+
+def counted(metrics: Metrics, name: str) -> list[tuple[object, float]]:
+    """The samples of a counter that are not 0."""
+    families = {family.name: family for family in metrics.registry.collect()}
+    return [(s.labels, s.value) for s in families[name].samples if s.name == f"{name}_total" and s.value]
+
+
+def observed(*verdicts: Verdict, max_plans: int = 1_000) -> Metrics:
+    metrics = Metrics(max_plans)
+    for verdict in verdicts:
+        metrics.observe(verdict, 0.0001)
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        (judge(GRANT, Tally(0)), labels(decision="allowed")),
+        (judge(GRANT, Tally(0, refused_by=LIMIT)), labels(reason="plan_throttle")),
+        (Denied(Reason.KEY_UNKNOWN, Subject("a1", "prod")), labels(plan="", reason="key_unknown")),
+        (Denied(Reason.UNKNOWN_API), labels("", "", "", reason="unknown_api")),
+    ],
+)
+def test_a_check_is_counted_by_its_outcome(verdict: Verdict, expected: object) -> None:
+    """A refusal by a limit names the layer, any other its reason."""
+    metrics = observed(verdict, verdict)
+    assert counted(metrics, "authz_checks") == [(expected, 2.0)]
+    assert metrics.registry.get_sample_value("authz_check_duration_seconds_count") == 2.0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "policy"),
+    [
+        (Allowed(GRANT, None), "allow"),
+        (Allowed(GRANT, Tally(0, degraded=True)), "local"),
+        (judge(GRANT, Tally(0, refused_by=LIMIT, degraded=True)), "local"),
+        (Denied(Reason.UNAVAILABLE, SUBJECT), "deny"),
+    ],
+)
+def test_a_check_without_redis_is_counted_by_its_policy(verdict: Verdict, policy: str) -> None:
+    assert counted(observed(verdict), "authz_checks_degraded") == [({"policy": policy}, 1.0)]
+
+
+def test_what_overload_sheds_is_no_policys_doing() -> None:
+    """R20."""
+    assert counted(observed(Denied(Reason.OVERLOADED, SUBJECT)), "authz_checks_degraded") == []
+
+
+def test_a_shadow_refusal_is_counted_beside_the_call_it_let_through() -> None:
+    """R14."""
+    metrics = observed(judge(GRANT, Tally(0, shadowed_by=LIMIT)))
+    assert counted(metrics, "authz_shadow_refusals") == [({"plan": "p1", "layer": "plan_throttle"}, 1.0)]
+    assert counted(metrics, "authz_checks") == [(labels(decision="allowed"), 1.0)]
+
+
+def test_a_plan_beyond_the_bound_is_other() -> None:
+    """R25: and those that came first keep their names."""
+    verdicts = [Denied(Reason.NO_PLAN, Subject(plan=name)) for name in ("p1", "p2", "p3", "p4", "p1")]
+    found = {sample["plan"]: n for sample, n in counted(observed(*verdicts, max_plans=2), "authz_checks")}  # type: ignore[index]
+    assert found == {"p1": 2.0, "p2": 1.0, "other": 2.0}
+
+
+def test_no_label_is_a_key_a_path_or_a_customer() -> None:
+    """P8."""
+    verdicts = (judge(GRANT, Tally(0, refused_by=LIMIT)), Allowed(GRANT, None), Denied(Reason.KEY_DISABLED, SUBJECT))
+    text = observed(*verdicts).exposition().decode()
+    assert not [word for word in ("KEY-ID", "SECRET", "CUSTOMER", "/pets") if word in text]
+
+
+def test_names_carry_their_unit() -> None:
+    """Prometheus's rule: base units, and `_total` on counters."""
+    for family in Metrics().registry.collect():
+        assert family.name.startswith("authz_")
+        assert family.type != "histogram" or family.name.endswith(("_seconds", "_requests"))
+
+
+# --- before anything has happened, and of what nobody counts ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "expected"),
+    [
+        ("authz_checks_degraded", "policy", {"local", "allow", "deny"}),
+        ("authz_catalog_reloads", "result", set(get_args(Outcome))),
+        ("authz_key_lookups", "result", set(get_args(Result))),
+        ("authz_redis_errors", "error", {"ConnectionError", "TimeoutError"}),
+    ],
+)
+def test_what_can_be_counted_is_0_before_it_happens(name: str, label: str, expected: set[str]) -> None:
+    """Else a rate would miss the first, and a panel would have nothing to show."""
+    [family] = [family for family in Metrics().registry.collect() if family.name == name]
+    assert {sample.labels[label]: sample.value for sample in family.samples} == dict.fromkeys(expected, 0.0)
+
+
+@pytest.mark.parametrize("metrics", [Metrics(), ControlMetrics()], ids=["sidecar", "control"])
+def test_the_version_is_told(metrics: Metrics | ControlMetrics) -> None:
+    labels = {"version": importlib.metadata.version("envoy-usage-plans")}
+    assert metrics.registry.get_sample_value("authz_build_info", labels) == 1.0
+
+
+def test_cpu_time_grows_by_what_was_used() -> None:
+    """Of the whole process: it is not added to what was told before."""
+    metrics = Metrics()
+    told = [metrics.registry.get_sample_value("authz_cpu_seconds_total") or 0.0 for _ in range(3)]
+    assert told == sorted(told)
+    assert 0 < told[-1] <= time.process_time()
+
+
+def test_the_control_planes_answers_are_counted_by_operation_and_code() -> None:
+    metrics = ControlMetrics()
+    metrics.observe("GetUsage", 200, 0.02)
+    metrics.observe("GetUsage", 503, 0.3)
+    value = metrics.registry.get_sample_value
+    assert value("authz_control_requests_total", {"operation": "GetUsage", "code": "503"}) == 1.0
+    assert value("authz_control_request_duration_seconds_bucket", {"operation": "GetUsage", "le": "0.025"}) == 1.0
+    assert value("authz_control_request_duration_seconds_count", {"operation": "GetUsage"}) == 2.0

@@ -1,0 +1,208 @@
+"""The keys of the store in memory (R21), with a store that answers when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from authz.check import KeysUnavailable
+from authz.core.catalog import UNLOOKED, Caller
+from authz.core.resources import ApiKey, digest
+from authz.core.stored import StoredKey
+from authz.store.keys import FRESH_SECONDS, UNKNOWN_KEYS, StoreRing
+from authz.store.store import Found, Head, StoreUnavailable
+
+KEY = digest("the value of a key")
+INDEX = KEY.hex()
+
+
+class Shelf:
+    """The store, the ring before it, and a clock. Without `go` answers wait, once they are made."""
+
+    def __init__(self, size: int = 100) -> None:
+        self.keys: dict[str, StoredKey] = {}
+        self.version, self.asked, self.now, self.away, self.broken = 1, 0, 100.0, False, False
+        self.go = asyncio.Event()
+        self.go.set()
+        self.ring = StoreRing(self.look, size=size, away=lambda: self.away, clock=lambda: self.now)
+        self.ring.heard(self.now)
+
+    async def look(self, index: str) -> Found:
+        self.asked += 1
+        if self.broken:
+            raise StoreUnavailable("down")
+        found = Found(Head("e", self.version, str(self.version)), self.keys.get(index))
+        await self.go.wait()
+        return found
+
+    def put(self, name: str = "k1", *, index: str = INDEX, **changes: object) -> None:
+        """A write, of which the ring has not heard."""
+        key = ApiKey(id=name, **{n: v for n, v in changes.items() if n == "enabled"})  # type: ignore[arg-type]
+        rest = {n: v for n, v in changes.items() if n != "enabled"}
+        stored = StoredKey(key=key, index=index, created_date=1, last_updated_date=1, plans=("p.1",), **rest)  # type: ignore[arg-type]
+        self.keys[index] = stored
+        self.version += 1
+
+    def tell(self, *indexes: str) -> None:
+        """The event of the last write arrives."""
+        self.ring.touched(self.version, indexes or (INDEX,))
+
+
+@pytest.fixture
+async def shelf() -> Shelf:
+    return Shelf()
+
+
+def name(found: object) -> object:
+    return found.id if isinstance(found, Caller) else found
+
+
+async def test_a_key_is_looked_up_once(shelf: Shelf) -> None:
+    shelf.put()
+    assert shelf.ring.known(KEY) is UNLOOKED
+    found = await shelf.ring.find(KEY)
+    assert found == Caller("k1", enabled=True, expires_us=None, customer="", plans=("p.1",))
+    assert (shelf.ring.known(KEY), shelf.asked) == (found, 1)
+
+
+async def test_a_digest_without_a_key_is_remembered_until_there_is_one(shelf: Shelf) -> None:
+    assert await shelf.ring.find(KEY) is None
+    assert shelf.ring.known(KEY) is None
+    shelf.put()
+    shelf.tell()
+    assert shelf.ring.known(KEY) is UNLOOKED
+    assert name(await shelf.ring.find(KEY)) == "k1"
+
+
+async def test_guesses_evict_no_real_key(shelf: Shelf) -> None:
+    shelf.put()
+    await shelf.ring.find(KEY)
+    for guess in range(UNKNOWN_KEYS + 1):
+        await shelf.ring.find(digest(str(guess)))
+    assert name(shelf.ring.known(KEY)) == "k1"
+    assert shelf.ring.known(digest("0")) is UNLOOKED
+
+
+async def test_memory_is_bounded() -> None:
+    shelf = Shelf(size=2)
+    for value in ("a", "b", "c"):
+        shelf.put(value, index=digest(value).hex())
+        await shelf.ring.find(digest(value))
+    assert [name(shelf.ring.known(digest(value))) for value in ("a", "b", "c")] == [UNLOOKED, "b", "c"]
+
+
+async def test_a_key_in_use_stays_however_many_come_once() -> None:
+    shelf = Shelf(size=4)
+    for value in ("used", *map(str, range(20))):
+        shelf.put(value, index=digest(value).hex())
+        await shelf.ring.find(digest(value))
+        assert name(shelf.ring.known(digest("used"))) == "used"
+    assert len(shelf.ring._callers) <= 4
+
+
+async def test_a_change_drops_a_key_of_either_generation(shelf: Shelf) -> None:
+    shelf = Shelf(size=2)
+    for value in ("old", "young"):
+        shelf.put(value, index=digest(value).hex())
+        await shelf.ring.find(digest(value))
+    shelf.tell(digest("old").hex(), digest("young").hex())
+    assert [shelf.ring.known(digest(value)) for value in ("old", "young")] == [UNLOOKED, UNLOOKED]
+
+
+async def test_all_who_wait_for_a_key_share_one_look_up(shelf: Shelf) -> None:
+    """And one of them that goes away takes nobody with it (R17)."""
+    shelf.put()
+    shelf.go.clear()
+    waiting = [asyncio.create_task(shelf.ring.find(KEY)) for _ in range(5)]
+    await asyncio.sleep(0)
+    waiting.pop(0).cancel()
+    await asyncio.sleep(0)
+    shelf.go.set()
+    assert [name(found) for found in await asyncio.gather(*waiting)] == ["k1"] * 4
+    assert shelf.asked == 1
+
+
+async def test_an_answer_older_than_a_change_already_told_is_not_kept(shelf: Shelf) -> None:
+    """The look-up was under way when the key was disabled: it is made again."""
+    shelf.put()
+    shelf.go.clear()
+    waiting = asyncio.create_task(shelf.ring.find(KEY))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    shelf.put(enabled=False)
+    shelf.tell()
+    shelf.go.set()
+    found = await waiting
+    assert found is not None
+    assert (found.enabled, shelf.asked) == (False, 2)
+    assert shelf.ring.known(KEY) == found
+
+
+async def test_an_answer_of_a_redis_that_lags_is_not_kept(shelf: Shelf) -> None:
+    """The change was told before the look-up, but who answers does not have it: a replica, a master that was."""
+    shelf.put()
+    shelf.ring.touched(shelf.version + 1, (INDEX,))
+    assert name(await shelf.ring.find(KEY)) == "k1"
+    assert shelf.ring.known(KEY) is UNLOOKED
+    shelf.ring.forget(shelf.version)
+    await shelf.ring.find(KEY)
+    assert name(shelf.ring.known(KEY)) == "k1"
+
+
+async def test_an_answer_from_before_all_was_forgotten_is_not_kept(shelf: Shelf) -> None:
+    """After a restore or a failover versions cannot be compared."""
+    shelf.put()
+    shelf.version = 1_000
+    shelf.go.clear()
+    waiting = asyncio.create_task(shelf.ring.find(KEY))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    shelf.keys.clear()
+    shelf.version = 1
+    shelf.ring.forget()
+    shelf.go.set()
+    assert await waiting is None
+
+
+async def test_forgetting_forgets_known_and_unknown(shelf: Shelf) -> None:
+    shelf.put()
+    await shelf.ring.find(KEY)
+    await shelf.ring.find(digest("another"))
+    shelf.ring.forget()
+    assert [shelf.ring.known(KEY), shelf.ring.known(digest("another"))] == [UNLOOKED, UNLOOKED]
+
+
+async def test_memory_is_not_trusted_long_after_the_stream_was_read(shelf: Shelf) -> None:
+    shelf.put()
+    await shelf.ring.find(KEY)
+    shelf.now += FRESH_SECONDS + 0.01
+    assert shelf.ring.known(KEY) is UNLOOKED
+    shelf.keys.clear()
+    assert await shelf.ring.find(KEY) is None
+
+
+async def test_without_redis_known_keys_go_on_and_of_others_nobody_can_tell(shelf: Shelf) -> None:
+    """R20: whether the failure is news, or Redis is left alone already."""
+    shelf.put()
+    await shelf.ring.find(KEY)
+    await shelf.ring.find(digest("unknown"))
+    shelf.now += FRESH_SECONDS + 0.01
+    shelf.broken = True
+    assert name(await shelf.ring.find(KEY)) == "k1"
+    shelf.away = True
+    asked = shelf.asked
+    assert name(shelf.ring.known(KEY)) == "k1"
+    for stranger in ("unknown", "never seen"):
+        assert shelf.ring.known(digest(stranger)) is UNLOOKED
+        with pytest.raises(KeysUnavailable):
+            await shelf.ring.find(digest(stranger))
+    assert shelf.asked == asked
+
+
+async def test_the_secret_before_the_last_rotation_ends_when_it_was_said_to(shelf: Shelf) -> None:
+    old = digest("the old value")
+    shelf.put(previous_index=old.hex(), previous_expires_at=500)
+    shelf.keys[old.hex()] = shelf.keys[INDEX]
+    ends = [found and found.expires_us for found in (await shelf.ring.find(KEY), await shelf.ring.find(old))]
+    assert ends == [None, 500_000_000]
