@@ -85,7 +85,9 @@ class Side:
 @click.option("--rls", metavar="HOST:PORT", help="A RateLimitService.")
 @click.option("--ext-authz", metavar="HOST:PORT", help="An Authorization service.")
 @click.option("--pid", "pids", multiple=True, type=int, help="A process of it, whose CPU is counted.")
-@click.option("--host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True, help="Our host.")
+@click.option(
+    "--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True, help="Our host."
+)
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="A B, so often.")
 @click.option(
     "--seconds", default=2.0, show_default=True, type=click.FloatRange(0.1, 60), help="Of load in each round."

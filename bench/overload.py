@@ -1,6 +1,6 @@
 """More load than a sidecar can carry: what it still answers in time, what it sheds, and whether it says it is well.
 
-    python -m bench.overload [--host grpcio] [--seconds 5] [--rounds 3] [--through client|envoy]
+    python -m bench.overload [--server grpcio] [--seconds 5] [--rounds 3] [--through client|envoy]
 
 In each round a closed loop finds the peak; then once, twice and three times as much is offered at a constant rate,
 however the answers come. Goodput is what was admitted within the caller's deadline. The server has a core of its own;
@@ -332,7 +332,7 @@ def line(name: str, result: Result, peak: Result) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
+@click.option("--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.5, 60), default=5.0, show_default=True, help="Of each load.")
 @click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True)
 @click.option("--through", type=click.Choice(["client", "envoy"]), default="client", show_default=True)

@@ -132,7 +132,7 @@ def sidecar(
     With `check` the first key's call must be admitted before anything is measured.
     """
     port, http = free_ports(workers), free_ports(1)
-    wanted = () if host == "grpcio" else ("--host", host)
+    wanted = () if host == "grpcio" else ("--server", host)
     many = () if workers == 1 else ("--workers", str(workers))
     listen = ("--grpc-listen", f"{HERE}:{port}", "--http-listen", f"{HERE}:{http}", "--redis-url", redis_url)
     command = (sys.executable, "-m", "authz", "serve", "--config", str(config), *listen)

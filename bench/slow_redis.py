@@ -1,6 +1,6 @@
 """A Redis that answers late: what waits, and that nothing else grows.
 
-    python -m bench.slow_redis [--host grpcio] [--seconds 4]
+    python -m bench.slow_redis [--server grpcio] [--seconds 4]
 
 A proxy adds 0, 5, 20 and 100 ms to each reply, with so many calls in flight as there are clients: 64, over the default
 budget of 50 ms and the policy `deny`, then over a patient one. Prints what was admitted a second, how many calls one
@@ -117,7 +117,7 @@ def servers(host: Host, budget_ms: int, cores: Cores) -> Iterator[tuple[Running,
 
 
 @click.command(help=__doc__)
-@click.option("--host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
+@click.option("--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.5, 60), default=4.0, show_default=True, help="Of each row.")
 def main(host: Host, seconds: float) -> None:
     cores = Cores.here()

@@ -1,6 +1,6 @@
 """A soak: sidecars that are killed, replaced and reloaded, a Redis that dies and comes back, and limits that hold.
 
-    python -m bench.soak [--minutes 10] [--policy deny] [--host grpcio]
+    python -m bench.soak [--minutes 10] [--policy deny] [--server grpcio]
 
 Three sidecars, two of them with two workers, share a Valkey that writes each command to disk before it answers. Clients
 ask all of them about a few keys with small limits. Meanwhile sidecars and workers end, by TERM and by KILL, the file
@@ -508,7 +508,7 @@ def soak(host: Host, policy: str, pause_seconds: float, goes_on: Callable[[int],
 @click.option("--minutes", type=click.FloatRange(0.1, 120), default=10.0, show_default=True)
 @click.option("--pause", type=click.FloatRange(0.1, 60), default=4.0, show_default=True, help="Seconds between events.")
 @click.option("--policy", type=click.Choice(["deny", "local"]), default="deny", show_default=True)
-@click.option("--host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
+@click.option("--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
 def main(minutes: float, pause: float, policy: str, host: Host) -> None:
     end = time.monotonic() + 60 * minutes
     report = soak(host, policy, pause, lambda _number: time.monotonic() < end)

@@ -140,7 +140,7 @@ def _command(path: tuple[str, ...], command: click.Command) -> str:
     context = click.Context(command, info_name=" ".join(path))
     usage = " ".join((context.command_path, *command.collect_usage_pieces(context)))
     text = f"## {' '.join(path)}\n\n{_paragraphs(command.help or '')}\n\n```text\n{usage}\n```\n"
-    found = [option for option in command.params if isinstance(option, click.Option)]
+    found = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
     set_by_setting = [option for option in found if _is_setting(option)]
     if len(set_by_setting) == len(options()):
         found = [option for option in found if option not in set_by_setting]

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
+import structlog
 from click.core import ParameterSource
 
 from authz.check import LimiterUnavailable
@@ -26,7 +27,7 @@ from authz.cli.up import up as run_up
 from authz.config import file as config
 from authz.config.faults import ConfigError
 from authz.config.file import Config
-from authz.config.settings import Loaded, Option, Settings, endpoints_of, load_settings, options
+from authz.config.settings import Loaded, Option, ServerName, Settings, endpoints_of, load_settings, options
 from authz.core.catalog import Catalog
 from authz.core.request import Request, joined
 from authz.core.resources import digest
@@ -75,6 +76,8 @@ def settings_flags(*fields: str) -> Callable[[F], F]:
                 command = click.option(
                     option.flag, option.field, type=kind, metavar=metavar, default=None, help=_help(option), **bare
                 )(command)
+                if old := option.former:
+                    command = click.option(old.flag, old.field, type=kind, hidden=True, **bare)(command)
         return command
 
     return add
@@ -164,6 +167,8 @@ def _to_serve(path: Path, flags: Mapping[str, object | None]) -> tuple[Settings,
         read, file = found.settings, (path, found)
     loaded = load_settings(read, os.environ, flags, str(path))
     log.configure(loaded.settings.log_level, loaded.settings.log_format)
+    for renamed in loaded.warnings:
+        structlog.get_logger(__name__).warning("setting renamed", setting=renamed.address, advice=renamed.rule)
     return loaded.settings, file
 
 
@@ -180,7 +185,7 @@ def check_config(path: Path, show: bool, **flags: object | None) -> None:
     counts = ", ".join(f"{len(found)} {what}{'' if len(found) == 1 else 's'}" for what, found in counted)
     unmeant = warnings(resources)
     click.echo(f"{path}: {counts}; {'no rule is broken' if unmeant else 'nothing wrong'}")
-    for problem in unmeant:
+    for problem in (*unmeant, *loaded.warnings):
         click.echo(f"warning: {problem}", err=True)
     if read.warning:
         click.echo(f"warning: {path}: {read.warning}", err=True)
@@ -425,11 +430,15 @@ def _port(port: Port) -> Callable[[F], F]:
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep data and logs here.")
 @click.option("--redis-url", help="Use this Redis instead of an embedded Valkey.")
 @click.option(
-    "--host", type=click.Choice(["grpcio", "pyvoy"]), help="What serves gRPC.  [default: pyvoy where it can run]"
+    "--server", type=click.Choice(["grpcio", "pyvoy"]), help="What serves gRPC.  [default: pyvoy where it can run]"
 )
+@click.option("--host", "former_server", type=click.Choice(["grpcio", "pyvoy"]), hidden=True)
 @click.option("--envoy-binary", type=click.Path(path_type=Path, dir_okay=False), help="Use this Envoy.")
-def up(path: Path | None, port_base: int | None, **options: Any) -> None:
+def up(path: Path | None, port_base: int | None, former_server: ServerName | None, **options: Any) -> None:
     """Run everything on this machine, to try it: Envoy, the sidecar, Valkey and an echo upstream. Ctrl-C ends it."""
+    if former_server:
+        click.echo("warning: --host: renamed; use --server. The next release refuses the old name", err=True)
+        options["server"] = options["server"] or former_server
     try:
         code = asyncio.run(run_up(UpOptions(config=path, **{**options, **ports_from(options, port_base)})))
     except KeyboardInterrupt:  # before it has begun to listen for one

@@ -19,11 +19,12 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import click
 
 from authz.config.file import TAKES_PUBLISHED, load
+from authz.config.settings import ServerName
 from authz.control.auth import add, new_access_key
 from authz.core.resources import Resources
 from authz.envoy.config import EnvoyOptions, render
@@ -85,7 +86,7 @@ PORTS = (
 @dataclass(frozen=True, slots=True)
 class UpOptions:
     """What `authz up` was asked for. Without a `config` it starts with a copy of the packaged sample, and without a
-    `host` the faster one serves, if it can run here.
+    `server` the faster one serves, if it can run here.
     """
 
     envoy_port: int
@@ -98,7 +99,7 @@ class UpOptions:
     data_dir: Path | None = None
     redis_url: str | None = None
     envoy_binary: Path | None = None
-    host: Host | None = None
+    server: ServerName | None = None
 
 
 def ports_from(given: Mapping[str, int | None], base: int | None) -> dict[str, int]:
@@ -106,7 +107,6 @@ def ports_from(given: Mapping[str, int | None], base: int | None) -> dict[str, i
     return {port.field: given.get(port.field) or (base + at if base else port.default) for at, port in enumerate(PORTS)}
 
 
-Host = Literal["grpcio", "pyvoy"]
 Greeting = Callable[[], Awaitable[str]]
 
 
@@ -297,22 +297,22 @@ def _authz(options: UpOptions, place: Place) -> Program:
     command = (
         *(*PYTHON, "authz", "serve", "--config", str(place.config)),
         *("--grpc-listen", f"{HOST}:{options.grpc_port}", "--http-listen", f"{HOST}:{options.http_port}"),
-        *("--host", _host(options), "--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
+        *("--server", _server(options), "--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
     )
     environ = {**_environ(options, place), "AUTHZ_STORE": "true", "AUTHZ_LOG_FORMAT": "json"}  # read by `_noteworthy`
     return Program("authz", command, lambda: _decides(options), environ)
 
 
-def _host(options: UpOptions) -> Host:
-    return options.host or ("grpcio" if obstacle() else "pyvoy")
+def _server(options: UpOptions) -> ServerName:
+    return options.server or ("grpcio" if obstacle() else "pyvoy")
 
 
 def _served_by(options: UpOptions) -> str:
-    """The host, and why it is not the faster one."""
-    if options.host:
-        return f"{options.host}, as --host says"
+    """The gRPC server, and why it is not the faster one."""
+    if options.server:
+        return f"{options.server}, as --server says"
     found = obstacle()
-    return f"grpcio. The faster host, pyvoy, {found}" if found else "pyvoy, the faster of two hosts"
+    return f"grpcio. The faster server, pyvoy, {found}" if found else "pyvoy, the faster of two servers"
 
 
 def _control(options: UpOptions, place: Place) -> Program:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -27,6 +27,10 @@ FOREIGN: Final = re.compile(
 )
 LISTEN: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
+# Names of settings before they were renamed, by the new one. Accepted for one release, with a warning.
+FORMER: Final = {"server": "host"}
+
+ServerName = Literal["grpcio", "pyvoy"]
 Text = Annotated[str, Meta(min_length=1)]
 Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
@@ -39,9 +43,9 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     grpc_listen: Annotated[
         Text, Meta(description="Address of the gRPC server that Envoy asks: host:port or unix:/path.")
     ] = "127.0.0.1:50051"
-    host: Annotated[
-        Literal["grpcio", "pyvoy"], Meta(description="What serves gRPC: grpcio, or pyvoy (Python inside an Envoy).")
-    ] = "grpcio"
+    server: Annotated[ServerName, Meta(description="What serves gRPC: grpcio, or pyvoy (Python inside an Envoy).")] = (
+        "grpcio"
+    )
     workers: Annotated[
         int,
         Meta(ge=1, le=256, description="Processes, each on an endpoint of its own: the next ports, or path.0, path.1."),
@@ -158,6 +162,12 @@ class Option:
         return PREFIX + self.field.upper()
 
     @property
+    def former(self) -> Option | None:
+        """The setting under its former name, if it has one."""
+        name = FORMER.get(self.field)
+        return replace(self, field=name, name=name) if name else None
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The words that the setting accepts, if it does not take just any."""
         return choices(self.kind)
@@ -178,10 +188,11 @@ def _description(kind: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and for each field where its value comes from."""
+    """Settings, the origin of each field's value, and a warning for each former name that was used."""
 
     settings: Settings
     origins: Mapping[str, str]
+    warnings: tuple[Problem, ...] = ()
 
     def shown(self) -> list[tuple[str, Any, str]]:
         """Name, value and origin of each setting, with secrets masked."""
@@ -216,7 +227,7 @@ def load_settings(
             found.append(Problem(origins["redis_password_file"], str(rule)))
     if found:
         raise ConfigError(found)
-    return Loaded(Settings(**values), origins)
+    return Loaded(Settings(**values), origins, tuple(_former_names(file_settings, environ, flags, name)))
 
 
 def _together(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[Problem]:
@@ -263,15 +274,36 @@ def endpoints_of(grpc_listen: str, workers: int) -> list[str]:
 def _unknown(environ: Mapping[str, str], file_settings: Mapping[str, Any], name: str) -> list[Problem]:
     variables = [option.variable for option in options()]
     names = [option.name for option in options()]
+    former = [option.former for option in options() if option.former]
+    accepted = {*variables, *names, *(old.variable for old in former), *(old.name for old in former)}
     return [
         Problem(f"environment {variable}", not_known("setting", variable, variables))
         for variable in environ
-        if variable.startswith(PREFIX) and variable not in variables and not FOREIGN.fullmatch(variable)
+        if variable.startswith(PREFIX) and variable not in accepted and not FOREIGN.fullmatch(variable)
     ] + [
         Problem(f"{name}: $.settings.{shortened(given)}", not_known("field", given, names))
         for given in file_settings
-        if given not in names
+        if given not in accepted
     ]
+
+
+def _former_names(
+    file_settings: Mapping[str, Any], environ: Mapping[str, str], flags: Mapping[str, object | None], name: str
+) -> Iterator[Problem]:
+    """A warning for each use of a former name."""
+    for option in options():
+        if not (old := option.former):
+            continue
+        if flags.get(old.field) is not None:
+            yield Problem(f"flag {old.flag}", f"renamed; use {option.flag}. The next release refuses the old name")
+        if old.variable in environ:
+            yield Problem(
+                f"environment {old.variable}", f"renamed; use {option.variable}. The next release refuses the old name"
+            )
+        if old.name in file_settings:
+            yield Problem(
+                f"{name}: $.settings.{old.name}", f"renamed; use {option.name}. The next release refuses the old name"
+            )
 
 
 def _given(
@@ -282,12 +314,16 @@ def _given(
     name: str,
 ) -> tuple[Any, str, bool]:
     """The value that counts, its origin, and whether it has a type already (a variable is always text)."""
-    if flags.get(option.field) is not None:
-        return flags[option.field], f"flag {option.flag}", False
-    if option.variable in environ:
-        return environ[option.variable], f"environment {option.variable}", False
-    if option.name in file_settings:
-        return file_settings[option.name], f"{name}: $.settings.{option.name}", True
+    spellings = (option, option.former) if option.former else (option,)
+    for spelling in spellings:
+        if flags.get(spelling.field) is not None:
+            return flags[spelling.field], f"flag {spelling.flag}", False
+    for spelling in spellings:
+        if spelling.variable in environ:
+            return environ[spelling.variable], f"environment {spelling.variable}", False
+    for spelling in spellings:
+        if spelling.name in file_settings:
+            return file_settings[spelling.name], f"{name}: $.settings.{spelling.name}", True
     return option.default, "default", True
 
 

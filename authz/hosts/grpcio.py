@@ -1,4 +1,4 @@
-"""The default host: grpcio's asyncio server, kept alive where grpcio alone would end itself."""
+"""The default server: grpcio's asyncio server, kept alive where grpcio alone would end itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faster host: pyvoy, Python inside an Envoy. Envoy loads `app`, and its lifespan is the sidecar's."""
+"""The faster server: pyvoy, Python inside an Envoy. Envoy loads `app`, and its lifespan is the sidecar's."""
 
 from __future__ import annotations
 

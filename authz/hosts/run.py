@@ -31,10 +31,10 @@ log = structlog.get_logger(__name__)
 def run(settings: Settings, file: tuple[Path, Config] | None, seat: Seat | None = None) -> None:
     """Run a sidecar until TERM or INT; HUP reloads the catalog. Raises ConfigError and OSError if it cannot start.
 
-    With the host pyvoy it does not return: this process becomes an Envoy. Raises SystemExit, with a status for whoever
-    starts it again, if what serves gRPC ends by itself.
+    With pyvoy it does not return: this process becomes an Envoy. Raises SystemExit(1) if the gRPC server ends by
+    itself, so that a supervisor starts the process again.
     """
-    if settings.host == "pyvoy":
+    if settings.server == "pyvoy":
         load_sealer(os.environ, settings.pepper_file)
         check_listen(settings.grpc_listen)
         if not seat:
@@ -48,7 +48,7 @@ def run(settings: Settings, file: tuple[Path, Config] | None, seat: Seat | None 
 
 
 async def serve(settings: Settings, file: tuple[Path, Config] | None, seat: Seat | None = None) -> None:
-    """With the host grpcio. Returns when all that was asked is answered."""
+    """Serve with grpcio. Returns when every call is answered."""
     sealer = load_sealer(os.environ, settings.pepper_file)
     stop, hup = asyncio.Event(), asyncio.Event()
     _on_signals(stop.set, signal.SIGTERM, signal.SIGINT)

@@ -69,12 +69,12 @@ def serve(read: Callable[[], tuple[Settings, File]]) -> None:
     elif settings.workers == 1:
         server.run(settings, file)
     else:
-        if settings.host == "pyvoy":
+        if settings.server == "pyvoy":
             check_host(settings)  # once, and not by each worker
         check_listen(settings.http_listen)
         with TemporaryDirectory(prefix="authz-metrics-") as metrics:
             supervisor = Supervisor(settings, file[0] if file else None, metrics)
-            if SHARES and settings.host == "grpcio":
+            if SHARES and settings.server == "grpcio":
                 supervisor.template = fork_template(settings, file, metrics)
             del file  # nobody else holds it: it may be large, and is the template's from now on
             try:

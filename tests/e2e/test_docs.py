@@ -269,9 +269,9 @@ def test_every_block_is_run(page: str) -> None:
 
 
 def test_make_up_is_authz_up() -> None:
-    command = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/.stamp-up", "up", "ARGS=--host grpcio"]
+    command = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/.stamp-up", "up", "ARGS=--server grpcio"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines()[-1] == ".venv/bin/authz up --host grpcio"
+    assert printed.splitlines()[-1] == ".venv/bin/authz up --server grpcio"
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_the_sidecar_starts_reloads_and_stops(host: Host, workers: str, etc: Pat
         "AUTHZ_REDIS_URL": redis.url,
         "AUTHZ_GRPC_LISTEN": f"unix:{etc}/grpc-{port}",
         "AUTHZ_HTTP_LISTEN": http,
-        "AUTHZ_HOST": host,
+        "AUTHZ_SERVER": host,
         "AUTHZ_WORKERS": workers,
         "AUTHZ_DRAIN_SECONDS": "0",
         "AUTHZ_ACCOUNT_ID": f"systemd-{port}",
@@ -181,7 +181,7 @@ def test_the_sidecar_starts_reloads_and_stops(host: Host, workers: str, etc: Pat
 
 def test_the_control_plane_starts_and_stops(etc: Path, redis: RedisServer) -> None:
     listen, http = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
-    shared = {"AUTHZ_WORKERS": "2", "AUTHZ_HOST": "pyvoy"}  # both units read one file of settings
+    shared = {"AUTHZ_WORKERS": "2", "AUTHZ_SERVER": "pyvoy"}  # both units read one file of settings
     env = {"AUTHZ_REDIS_URL": redis.url, "AUTHZ_ACCOUNT_ID": f"systemd-{listen.rpartition(':')[2]}", **shared}
     with ExitStack() as stack:
         server = started(CONTROL, etc, env, http, "--listen", listen, "--http-listen", http)

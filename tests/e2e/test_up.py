@@ -195,7 +195,7 @@ def test_where_the_faster_host_cannot_run_the_banner_says_why(code: str, why: st
         it.until_ready()
         (line,) = [line for line in it.text.splitlines() if "served by" in line]
         assert it.curl(0).endswith(" 403")
-    assert "served by grpcio. The faster host, pyvoy" in line
+    assert "served by grpcio. The faster server, pyvoy" in line
     assert why in line
     assert helps in line
 
@@ -339,7 +339,7 @@ def test_a_key_may_come_in_a_header_with_an_underscore(tmp_path: Path) -> None:
 
 
 def test_the_host_can_be_chosen(tmp_path: Path) -> None:
-    with up(tmp_path, "--host", "grpcio", *ports()) as it:
+    with up(tmp_path, "--server", "grpcio", *ports()) as it:
         it.until_ready()
         assert "served by grpcio" in it.text
         assert it.curl(3) == '{"message":"Limit Exceeded"} 429'

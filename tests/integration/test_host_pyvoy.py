@@ -424,7 +424,7 @@ def test_a_module_where_the_command_is_typed_is_not_ours(config: Path, redis: Re
     """Pyvoy looks there first."""
     (tmp_path / "ssl.py").write_text("raise RuntimeError")
     listen = ("--grpc-listen", f"{HOST}:{free_port()}", "--http-listen", f"unix:{tmp_path}/http.sock")
-    command = (sys.executable, "-P", "-m", "authz", "serve", "--host", "pyvoy", "--config", str(config), *listen)
+    command = (sys.executable, "-P", "-m", "authz", "serve", "--server", "pyvoy", "--config", str(config), *listen)
     output = tmp_path / "output"
     with output.open("wb") as written:
         served = subprocess.Popen(
@@ -440,7 +440,7 @@ def test_a_module_where_the_command_is_typed_is_not_ours(config: Path, redis: Re
 
 def test_a_port_in_use_is_refused_though_envoy_would_share_it(server: AuthzServer, config: Path) -> None:
     for host in ("grpcio", "pyvoy"):
-        ended = run("serve", "--config", str(config), "--host", host, "--grpc-listen", server.grpc)
+        ended = run("serve", "--config", str(config), "--server", host, "--grpc-listen", server.grpc)
         assert (ended.returncode, ended.stderr) == (2, f"{server.grpc} cannot be listened on: Address already in use\n")
 
 
@@ -542,7 +542,7 @@ def test_certificates_that_cannot_be_used_are_told_in_one_line(broken: str, conf
     certificate, key = ours.pair("server")
     {"certificate": certificate, "key": key, "ca": ours.file}[broken].write_text("no PEM")
     tls = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-client-ca-file", str(ours.file))
-    ended = run("serve", "--config", str(config), "--host", "pyvoy", "--grpc-listen", f"{HOST}:{free_port()}", *tls)
+    ended = run("serve", "--config", str(config), "--server", "pyvoy", "--grpc-listen", f"{HOST}:{free_port()}", *tls)
     assert ended.returncode == 2
     assert "cannot be used as" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

@@ -13,7 +13,7 @@ import sys
 from authz.cli import main as cli
 from authz.hosts import pyvoy_launch
 {fault}
-sys.argv[1:] = ["serve", "--config", {config!r}, "--host", "pyvoy", {flags}]
+sys.argv[1:] = ["serve", "--config", {config!r}, "--server", "pyvoy", {flags}]
 cli.main()
 """
 INSTALLED = "sys.modules['pyvoy'] = type(sys)('pyvoy')"  # whether it is or not
@@ -27,10 +27,10 @@ pyvoy_launch.import_module = lacks
 @pytest.mark.parametrize(
     ("fault", "flags", "says"),
     [
-        ("sys.modules['pyvoy'] = None", "", "host pyvoy: not installed. In a clone, pip install '.[fast]'"),
-        (NEEDS_MORE, "", "host pyvoy: cannot be loaded: libX.so: cannot open; --host grpcio runs everywhere"),
-        (INSTALLED + "; pyvoy_launch._envoy_environ = dict", "", "host pyvoy: needs a Python with a shared library"),
-        ("", '"--reflection", "true"', "reflection: expected false: only the host grpcio serves it"),
+        ("sys.modules['pyvoy'] = None", "", "server pyvoy: not installed. In a clone, pip install '.[fast]'"),
+        (NEEDS_MORE, "", "server pyvoy: cannot be loaded: libX.so: cannot open; --server grpcio runs everywhere"),
+        (INSTALLED + "; pyvoy_launch._envoy_environ = dict", "", "server pyvoy: needs a Python with a shared library"),
+        ("", '"--reflection", "true"', "reflection: expected false: only the server grpcio serves it"),
     ],
     ids=["no pyvoy", "no library", "no libpython", "reflection"],
 )

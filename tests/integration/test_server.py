@@ -86,7 +86,7 @@ def document(**changes: Any) -> dict[str, Any]:
 def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Host:
     """All of this holds for whichever host serves gRPC."""
     host: Host = request.param
-    monkeypatch.setenv("AUTHZ_HOST", host)
+    monkeypatch.setenv("AUTHZ_SERVER", host)
     return host
 
 

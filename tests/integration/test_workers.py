@@ -269,7 +269,7 @@ def test_what_cannot_start_at_all_ends_everything(config: Path, redis: RedisServ
     with socket.socket() as taken:
         taken.bind((HOST, first + 1))
         taken.listen()
-        listen = ("--grpc-listen", f"{HOST}:{first}", "--http-listen", f"{HOST}:{free_port()}", "--host", host)
+        listen = ("--grpc-listen", f"{HOST}:{first}", "--http-listen", f"{HOST}:{free_port()}", "--server", host)
         command = (sys.executable, "-m", "authz", "serve", "--config", str(config), *listen, "--workers", "2")
         ended = subprocess.run(
             [*command, "--redis-url", redis.url], capture_output=True, text=True, timeout=DEADLINE_SECONDS

@@ -215,7 +215,7 @@ def authz_serve(
         grpc, http = f"{HOST}:{free_ports(workers)}", f"{HOST}:{free_port()}"
         several = ("--workers", str(workers)) if workers > 1 else ()
         named = ("--config", str(config)) if config else ()
-        listen = ("--grpc-listen", grpc, "--http-listen", http, *(("--host", host) if host else ()))
+        listen = ("--grpc-listen", grpc, "--http-listen", http, *(("--server", host) if host else ()))
         server = AuthzServer(
             command=(sys.executable, "-m", module, "serve", *named, *listen, *several, *flags),
             log=Path(scratch, "log"),

@@ -145,6 +145,32 @@ def test_variables_of_kubernetes_services_and_of_tests_are_no_settings(variable:
     assert load_settings({}, {variable: "x"}, {}).settings == Settings()
 
 
+@pytest.mark.parametrize(
+    ("file_settings", "environ", "flags", "warning"),
+    [
+        ({"host": "pyvoy"}, {}, {}, "f.yaml: $.settings.host: renamed; use server"),
+        ({}, {"AUTHZ_HOST": "pyvoy"}, {}, "environment AUTHZ_HOST: renamed; use AUTHZ_SERVER"),
+        ({}, {}, {"host": "pyvoy"}, "flag --host: renamed; use --server"),
+    ],
+)
+def test_a_former_name_still_sets_the_setting_and_is_warned_about(
+    file_settings: dict[str, object], environ: dict[str, str], flags: dict[str, object], warning: str
+) -> None:
+    loaded = load_settings(file_settings, environ, flags, "f.yaml")
+    assert loaded.settings.server == "pyvoy"
+    assert [str(found) for found in loaded.warnings] == [f"{warning}. The next release refuses the old name"]
+
+
+def test_the_new_name_wins_over_the_former_one() -> None:
+    loaded = load_settings({}, {"AUTHZ_HOST": "pyvoy", "AUTHZ_SERVER": "grpcio"}, {})
+    assert (loaded.settings.server, loaded.origins["server"]) == ("grpcio", "environment AUTHZ_SERVER")
+
+
+def test_a_bad_value_under_a_former_name_is_refused_by_that_name() -> None:
+    with pytest.raises(ConfigError, match="environment AUTHZ_HOST: expected one of grpcio, pyvoy"):
+        load_settings({}, {"AUTHZ_HOST": "uvicorn"}, {})
+
+
 def test_every_setting_has_a_flag_a_variable_and_a_help_text() -> None:
     assert all(option.help.endswith(".") for option in options())
     timeout = next(option for option in options() if option.field == "redis_timeout_ms")

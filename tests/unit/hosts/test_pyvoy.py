@@ -370,7 +370,7 @@ def test_tls_names_files_and_repeats_none(tmp_path: Path) -> None:
 
 
 def test_reflection_is_not_to_be_had() -> None:
-    with pytest.raises(ConfigError, match="only the host grpcio"):
+    with pytest.raises(ConfigError, match="only the server grpcio"):
         check_host(Settings(reflection=True))
 
 
