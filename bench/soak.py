@@ -8,7 +8,7 @@ changes, Redis is killed and started again with its data, and connections to it 
 looked at: no window of t seconds may hold more than burst + rate · t admitted calls that certainly were decided in it,
 no quota may admit more than its limit, and Redis must have counted what was admitted and at most those besides whose
 answer was lost. Exits with 1 otherwise, or if descriptors leak. With `--policy local` what outages let through is told
-beside the bound of R19, and is no violation.
+beside the bound of an outage, and is no violation.
 """
 
 from __future__ import annotations
@@ -271,11 +271,11 @@ def findings(key: str, answers: Answers, used: int, *, strict: bool, outages: in
     if "throttle" in limits:
         rate, burst = limits["throttle"]["rateLimit"], int(limits["throttle"]["burstLimit"])
         over = excess(answers.admitted, rate, burst)
-        bound = "" if strict else f"; R19 allows as much again in an outage: {max(burst, PROCESSES)} + {rate:g}/s"
+        bound = "" if strict else f"; an outage may add as much again: {max(burst, PROCESSES)} + {rate:g}/s"
         yield Finding(key, f"{over:+.2f} calls over the throttle's ceiling at worst{bound}", strict and over > 0)
     if "quota" in limits:
         limit = int(limits["quota"]["limit"])
-        bound = "" if strict else f"; R19 allows {max(limit, PROCESSES)} more in each of {outages} outages"
+        bound = "" if strict else f"; an outage may add {max(limit, PROCESSES)} in each of {outages} outages"
         yield Finding(key, f"{admitted} of a quota of {limit}{bound}", strict and admitted > limit)
         yield Finding(key, f"{used} counted", strict and used > limit)
     most = admitted + answers.unknown

@@ -1,4 +1,4 @@
-"""Usage as AWS tells it: for each UTC day what was used, and what remained of the quota at its end (R10)."""
+"""Usage as AWS tells it: for each UTC day what was used, and what remained of the quota at its end."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def first_needed(quota: QuotaSettings | None, first: int) -> int:
 
 
 def restarts(start: int, quota: Quota) -> bool:
-    """A period only moves forward; one that lies more than a day ahead was a wrong clock (R4, as in admit.lua)."""
+    """A period only moves forward; one that lies more than a day ahead was a wrong clock, as in admit.lua."""
     return quota.start > start or start > quota.end + DAY_US
 
 

@@ -227,7 +227,7 @@ class Catalog:
         return self._metered(request, stage, route, skip, now, find)
 
     def _locate(self, request: Request) -> tuple[_Api, str, str, int] | Reason:
-        """The API, the name of the stage, the path that is left to be matched (R11), and what it begins after."""
+        """The API, the name of the stage, the path that is left to be matched, and what it begins after."""
         path, host = request.path.partition("?")[0], _hostname(request.host)
         mapping = self._mapping(host, path)
         # Envoy has picked the route, and so perhaps the API, by the path as it was sent.
@@ -299,7 +299,7 @@ class Catalog:
         value = stage.credentials.find(request)
         if not value:
             return Denied(Reason.KEY_MISSING, _subject(stage, route, skip))
-        # A comma is Envoy's joint between two headers: never part of a key, even where a digest would match (R12).
+        # A comma is Envoy's joint between two headers: never part of a key, even where a digest would match.
         if "," in value:
             return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, skip))
         hashed = digest(value)
@@ -564,7 +564,7 @@ def _bucket(settings: ThrottleSettings | None) -> Throttle | None:
 
 
 def stage_bucket(setting: MethodSetting | None) -> Throttle | None:
-    """The bucket of a stage's method setting, where a rate of -1 is no limit (R5)."""
+    """The bucket of a stage's method setting, where a rate of -1 is no limit."""
     if setting is None or setting.throttling_rate_limit == -1:
         return None
     burst = setting.throttling_burst_limit

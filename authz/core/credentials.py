@@ -42,7 +42,7 @@ NO_STRIP: Final = Strip()
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An API's key sources: how the key is found, and how everything that could be one is stripped (R12)."""
+    """An API's key sources: how the key is found, and how everything that could be one is stripped."""
 
     sources: tuple[KeySource, ...]
     metadata_path: tuple[str, ...] | None = None

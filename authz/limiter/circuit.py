@@ -17,7 +17,7 @@ BACK_OFF = wait_exponential(multiplier=FIRST_PROBE_SECONDS, max=LONGEST_PROBE_SE
 
 
 class Circuit:
-    """Open while Redis is left alone. Only the failures that open it cost a caller anything (R18).
+    """Open while Redis is left alone. Only the failures that open it cost a caller anything.
 
     `recover` says whether Redis answers again, and settles what has to be settled before callers go there. `sleep`
     waits between probes. The log names `address`, and why it is left alone.

@@ -1,4 +1,4 @@
-"""The bounded stand-in while Redis is away: this process's share of each limit, in memory (R19)."""
+"""The bounded stand-in while Redis is away: this process's share of each limit, in memory."""
 
 from __future__ import annotations
 

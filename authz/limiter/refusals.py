@@ -1,4 +1,4 @@
-"""Refusals that are remembered for a moment, so that a flood of refused calls costs Redis nothing (R16)."""
+"""Refusals that are remembered for a moment, so that a flood of refused calls costs Redis nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every Prometheus name, and `observe(verdict, seconds)`.
 
 Calls are counted in plain integers, and what has been counted goes into prometheus-client's metrics once a second and
-whenever somebody looks: its locks and look-ups of labels are not paid for by callers (R25).
+whenever somebody looks: its locks and look-ups of labels are not paid for by callers.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class Metrics:
 def keep_in(directory: str, slot: int) -> None:
     """From now on the metrics that this process makes are kept in files of this slot, beside those of other workers.
 
-    By its number and not its pid: a worker that takes the place of a dead one counts on from where that one was (R25).
+    By its number and not its pid: a worker that takes the place of a dead one counts on from where that one was.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]

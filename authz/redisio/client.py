@@ -43,7 +43,7 @@ class Script:
 
 
 def connect(url: str, connect_seconds: float, connected: Callable[[], None] = lambda: None) -> redis.asyncio.Redis:
-    """A client that never retries by itself: only we know which command may be sent twice (R15, R18).
+    """A client that never retries by itself: only we know which command may be sent twice.
 
     It follows the master where several servers share the work (`redisio/url.py`): when it connects, and when a server
     says that another one is to be asked, and so has done nothing. `connected` is called after each connecting. Raises

@@ -67,7 +67,7 @@ if today > day or day > today + 1 then
   if row then day_used = struct.unpack('>dd', row) end
 end
 
--- A later start that a step of the clock explains stays, as a call would leave it (R4).
+-- A later start that a step of the clock explains stays, as a call would leave it.
 if not stored or start > stored or stored > finish + DAY then stored = start end
 used, day_left = limit - remaining, remaining
 
