@@ -211,7 +211,7 @@ def test_no_alert_fires_and_with_redis_stopped_the_right_one_does_and_goes_again
         wait_until(lambda: "AuthzRedisCircuitOpen" in stack.firing(), lambda: (stack.firing(), seen))
         assert stack.firing() <= {"AuthzRedisCircuitOpen", "AuthzEnvoyErrors"}
     log.info("answers without Redis: %s", sorted(seen.items()))
-    # 403: who was known not to exist half a second before still is. After that nobody knows (R20, R21).
+    # 403: who was known not to exist half a second before still is. After that the store cannot tell.
     right = {"good": {200, 503}, "in the file": {200, 503}, "unknown": {403, 503}}
     assert {it: seen[it] for it in seen if it[1] not in right[it[0]]} == {}
     assert seen["unknown", 503] > seen["unknown", 403]

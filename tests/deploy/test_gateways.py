@@ -16,7 +16,7 @@ from tests.support.servers import EchoServer, RedisServer, until
 
 KEYS = (key(value=value_of("k1"), value_sha256=None),)
 HOST = "api.example.com"
-# An API for each way to be found without context extensions (R11), and a plan for each, named like it.
+# An API for each way to be found without context extensions, and a plan for each, named like it.
 FOUND = resources(
     apis=(
         api("mapped", hosts=(Host(host=HOST, stage="prod"),)),

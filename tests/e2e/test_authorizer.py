@@ -25,7 +25,7 @@ def test_a_header_is_no_key_beside_a_token(shared: Stack) -> None:
 
 
 def test_a_header_that_could_be_a_key_is_taken_off(shared: Stack) -> None:
-    """R12: whichever source was used."""
+    """Whichever source was used."""
     answer = ask(shared, {"api_key": value_of("customer")}, "free")
     assert (answer.status, "x-api-key" in answer.upstream) == (200, False)
 

@@ -52,7 +52,7 @@ def checks(sidecar: AuthzServer) -> float:
 
 
 def test_a_sidecar_that_is_stopped_fails_no_request(pair: Stack) -> None:
-    """R27: both have a share; one leaves under traffic, with exit status 0; the other answers from then on."""
+    """Both have a share; one leaves under traffic, with exit status 0; the other answers from then on."""
     leaving, staying = pair.sidecars
     over = threading.Event()
     with ThreadPoolExecutor(CLIENTS) as pool:

@@ -63,7 +63,7 @@ def test_a_spent_quota_is_429_in_other_words(shared: Stack) -> None:
 
 
 def test_a_refusal_tells_its_limits_in_structured_fields(shared: Stack) -> None:
-    """R24: one item a layer, in order, each with what it allows and what is left."""
+    """One item a layer, in order, each with what it allows and what is left."""
     shared.get("/prod/pets", "slow-2")
     headers = shared.get("/prod/pets", "slow-2").headers
     [(plan, left), (account, _)] = items(headers["ratelimit"])
@@ -87,7 +87,6 @@ def test_head_has_the_same_headers_and_no_body(shared: Stack) -> None:
 
 
 def test_head_is_not_implied_by_get(shared: Stack) -> None:
-    """D82."""
     assert shared.request("HEAD", "/prod/pets", "free").status == 403
 
 
@@ -95,7 +94,7 @@ def test_head_is_not_implied_by_get(shared: Stack) -> None:
     ("method", "path"), [("GET", "/prod/none"), ("DELETE", "/prod/pets"), ("GET", "/prod"), ("GET", "/prod/")]
 )
 def test_what_is_no_method_is_403_in_other_words(method: str, path: str, shared: Stack) -> None:
-    """D78, D79: also with a good key."""
+    """Also with a good key."""
     answer = shared.request(method, path, "free")
     assert answer.refusal == NO_SUCH_METHOD
     assert_worded(answer, "MissingAuthenticationTokenException")
@@ -103,7 +102,6 @@ def test_what_is_no_method_is_403_in_other_words(method: str, path: str, shared:
 
 @pytest.mark.parametrize("path", ["/nostage/pets", "/", "/pets"])
 def test_an_unknown_stage_is_403(path: str, shared: Stack) -> None:
-    """D80."""
     assert shared.get(path, "free").refusal == FORBIDDEN
 
 
@@ -112,13 +110,13 @@ def test_an_unknown_host_is_403(shared: Stack) -> None:
 
 
 def test_a_base_path_leads_to_its_api(shared: Stack) -> None:
-    """D89: the upstream gets the path as it came."""
+    """The upstream gets the path as it came."""
     answer = shared.get("/shop/pets", "free", host="shop.test:8443")
     assert (answer.status, answer.path) == (200, "/shop/pets")
 
 
 def test_the_longest_base_path_wins(shared: Stack) -> None:
-    """D90: `shop/v2` leaves the stage to the path, so that `pets` is none there."""
+    """`shop/v2` leaves the stage to the path, so that `pets` is none there."""
     assert shared.get("/shop/v2/prod/pets", "free", host="shop.test").status == 200
     assert shared.get("/shop/v2/pets", "free", host="shop.test").refusal == FORBIDDEN
 
@@ -128,7 +126,7 @@ def test_a_custom_domain_answers_below_its_base_paths_only(shared: Stack) -> Non
 
 
 def test_a_route_names_resource_and_method(shared: Stack) -> None:
-    """R11: nothing is matched, and nothing removed from the path."""
+    """Nothing is matched, and nothing removed from the path."""
     assert shared.request("POST", "/old-pets/whatever", "free", host="routed.test").status == 200
     assert shared.get("/gone", "free", host="routed.test").refusal == NO_SUCH_METHOD
 
@@ -155,7 +153,7 @@ def test_a_browser_may_read_the_refusal(shared: Stack) -> None:
 
 
 def test_a_gateway_response_has_the_owners_status_body_and_headers(shared: Stack) -> None:
-    """D91, with a status that Envoy has no name for."""
+    """With a status that Envoy has no name for."""
     caller = [("x-caller", "somebody")]
     shared.get("/prod/pets", "slow-3", host="worded.test")
     answer = shared.get("/prod/pets", "slow-3", host="worded.test", headers=caller)
@@ -165,7 +163,6 @@ def test_a_gateway_response_has_the_owners_status_body_and_headers(shared: Stack
 
 
 def test_a_gateway_response_has_the_owners_media_type(shared: Stack) -> None:
-    """D92."""
     shared.get("/prod/pets", "once-2", host="worded.test")
     answer = shared.get("/prod/pets", "once-2", host="worded.test")
     assert answer.refusal == (429, "QUOTA_EXCEEDED of once-2")
@@ -173,20 +170,18 @@ def test_a_gateway_response_has_the_owners_media_type(shared: Stack) -> None:
 
 
 def test_a_default_response_stands_in(shared: Stack) -> None:
-    """D93."""
     answer = shared.get("/prod/pets", host="worded.test")
     assert answer.refusal == (418, FORBIDDEN[1])
     assert answer.headers["x"] == "y"
 
 
 def test_one_key_is_one_caller_on_all_its_stages(shared: Stack) -> None:
-    """D64: what was spent on one API is spent on the next."""
+    """A unit spent on one API is spent on the next."""
     assert shared.get("/prod/pets", "once-3").status == 200
     assert shared.get("/prod/pets", "once-3", host="many.test").refusal == EXCEEDED
 
 
 def test_two_keys_of_a_plan_are_two_callers(shared: Stack) -> None:
-    """D65."""
     assert [shared.get("/prod/pets", key).status for key in ("slow-4", "once-4")] == [200, 200]
 
 

@@ -114,7 +114,7 @@ def test_the_key_is_taken_off(path: str, name: str, shared: Stack) -> None:
     ],
 )
 def test_a_key_is_taken_off_where_none_is_asked_for(host: str, headers: list[tuple[str, str]], shared: Stack) -> None:
-    """R12: whatever could be one, also where it is repeated, or odd."""
+    """Everything that could be one, also where it is repeated, or odd."""
     answer = shared.get("/prod/open", host=host, headers=headers)
     assert (answer.status, KEY in answer.body) == (200, False)
 

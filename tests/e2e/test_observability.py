@@ -70,7 +70,6 @@ def test_a_forbidden_request_is_told_with_the_reason_that_the_client_is_not(
 
 
 def test_a_shadow_plan_lets_through_and_tells(shared: Stack) -> None:
-    """R14."""
     _, first = metadata(shared, "shadow")
     answer, second = metadata(shared, "shadow")
     assert (answer.status, first["shadow"], second["shadow"]) == (200, "", "plan_quota")
@@ -124,7 +123,7 @@ def test_a_refusal_is_logged_with_the_keys_id(shared: Stack) -> None:
 
 
 def test_no_key_is_told_to_anybody(shared: Stack) -> None:
-    """P8: keys good and bad in every place, admitted and refused; then every log, metric, answer and access log."""
+    """Keys good and bad in every place, admitted and refused; then every log, metric, answer and access log."""
     for key in (value_of("free"), value_of("slow-1"), value_of("once-1"), value_of("disabled"), WRONG):
         for host, path, name, value in (
             ("a1.test", "/prod/pets", "x-api-key", key),
@@ -144,7 +143,7 @@ def test_no_key_is_told_to_anybody(shared: Stack) -> None:
 
 
 def test_redis_holds_no_key(shared: Stack, redis: RedisServer) -> None:
-    """P8: neither as a name nor in a value."""
+    """Neither as a name nor in a value."""
     for caller in ("free", "both-1", "slow-2"):
         shared.get("/prod/pets", caller)
     with Redis.from_url(redis.url) as asked:
@@ -162,7 +161,7 @@ def test_the_search_for_keys_would_find_one(shared: Stack) -> None:
 
 
 def test_a_call_that_is_no_http_request_is_told_and_refused(shared: Stack) -> None:
-    """P6: no answer is empty, for Envoy takes that for leave."""
+    """No answer is empty: Envoy would read that as allow."""
     with grpc.insecure_channel(shared.sidecar.grpc) as channel:
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Check")
         assert check(b"", timeout=30) != b""

@@ -85,7 +85,7 @@ def redis_is(state: str, stack: Stack) -> bool:
 
 
 def test_redis_dies_and_returns_under_traffic(exposed: Stack, mortal: RedisServer) -> None:
-    """P5: not one known caller is refused, and not one unknown admitted."""
+    """Not one known caller is refused, and not one unknown admitted."""
     with traffic(exposed) as counted:
         more(counted)
         end(mortal, exposed)
@@ -96,7 +96,7 @@ def test_redis_dies_and_returns_under_traffic(exposed: Stack, mortal: RedisServe
 
 
 def test_what_was_spent_without_redis_counts_when_it_returns(exposed: Stack, mortal: RedisServer) -> None:
-    """R19: three a month, whether Redis was there or not."""
+    """Three a month, whether Redis was there or not."""
     assert exposed.get("/prod/pets", "spent").status == 200
     end(mortal, exposed)
     assert exposed.get("/prod/pets", "spent").status == 200
@@ -118,7 +118,7 @@ def test_without_a_sidecar_nobody_gets_in(exposed: Stack) -> None:
     exposed.sidecar.kill()
     answers = [exposed.get(path, name) for path in ("/prod/pets", "/prod/open") for name in ("", "known") * 5]
     assert {answer.status for answer in answers} == {HTTPStatus.SERVICE_UNAVAILABLE}
-    assert {answer.headers.get("retry-after") for answer in answers} == {"1"}  # R20: Envoy's own words
+    assert {answer.headers.get("retry-after") for answer in answers} == {"1"}  # Envoy's own words
     exposed.sidecar.start()
     until(lambda: exposed.get("/prod/pets", "known").status == 200, "it does not recover", exposed.sidecar)
     assert exposed.get("/prod/pets").status == 403

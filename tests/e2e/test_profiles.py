@@ -31,7 +31,7 @@ def talkative(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator
     [("slow-1", '{"message":"Too Many Requests"}'), ("once-1", '{"message":"Limit Exceeded"}')],
 )
 def test_as_aws_answers(key: str, body: str, like_aws: Stack) -> None:
-    """D55: neither the 200 nor the 429 has a header of ours."""
+    """Neither the 200 nor the 429 has a header of ours."""
     first, second = like_aws.get("/prod/pets", key), like_aws.get("/prod/pets", key)
     assert (first.status, second.refusal) == (200, (429, body))
     assert not OURS & {*first.headers, *second.headers}
@@ -44,7 +44,7 @@ def test_an_owners_retry_after_stays_in_the_profile_aws(like_aws: Stack) -> None
 
 
 def test_a_success_tells_what_is_left(talkative: Stack) -> None:
-    """R24: each layer in order; the upstream's own headers stay."""
+    """Each layer in order; the upstream's own headers stay."""
     headers = talkative.get("/prod/pets", "both-1").headers
     limits, policies = items(headers["ratelimit"]), items(headers["ratelimit-policy"])
     names = [name for name, _ in limits]

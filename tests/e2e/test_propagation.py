@@ -40,7 +40,7 @@ def tour(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Tour
 
 
 def ask(sidecar: AuthzServer, api_id: str, value: str) -> str:
-    """What this very sidecar tells Envoy: the oracle's name of it."""
+    """The short name (tests/support/world.py) of the answer that this very sidecar sends to Envoy."""
     with grpc.insecure_channel(sidecar.grpc) as channel:
         stub = ext_authz_pb2_grpc.AuthorizationStub(channel)  # type: ignore[no-untyped-call]
         asked = check_request("GET", f"https://{api_id}.test/prod/pets", {"x-api-key": value})

@@ -143,7 +143,7 @@ def test_a_key_that_leaves_its_plan_is_refused(tour: Tour) -> None:
 
 
 def test_an_edit_reaches_the_stage_with_the_next_deployment(tour: Tour) -> None:
-    """D19, D96: what a stage serves is a snapshot."""
+    """A stage serves a snapshot."""
     api_id = tour.api()
     pets = next(one for one in tour.aws.get_resources(restApiId=api_id)["items"] if one["path"] == "/pets")
     keyless = [{"op": "replace", "path": "/apiKeyRequired", "value": "false"}]

@@ -100,7 +100,7 @@ def healthy(stack: Stack) -> int:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_rolling_restart_fails_no_request(redis: RedisServer, echo: EchoServer, host: Host) -> None:
-    """R27: USR2 under traffic; every request is answered as if nothing had happened, and is charged once."""
+    """USR2 under traffic; every request is answered as if nothing had happened, and is charged once."""
     with pair(redis, echo, PLENTY, "--rate-limit-headers-on-success", "true", host=host) as it:
         before = pids(it)
 
@@ -121,7 +121,7 @@ def used(stack: Stack) -> int:
 
 
 def test_a_killed_worker_costs_no_wrong_answer(redis: RedisServer, echo: EchoServer) -> None:
-    """P1. Only what was in flight at the one that died may fail, with 503; what that had charged stays charged."""
+    """Only what was in flight at the one that died may fail, with 503; what that had charged stays charged."""
     limit = 1_000
     with pair(redis, echo, limit) as it:
 

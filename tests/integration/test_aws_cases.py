@@ -1,6 +1,6 @@
-"""What AWS API Gateway does, case by case: the oracle's data plane (aws.md 5.1) against the real script, by its ids.
+"""What AWS API Gateway does with a call, case by case, against the real script.
 
-Not here: D15 to D19, D70, D71 and D96, which need the management API.
+The cases that need the management API are in test_control_catalog.py.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ UNLIMITED = {"throttle": None}
 
 @dataclass(frozen=True)
 class Calls:
-    """Calls of one kind, one after another, and the oracle's name for each answer: ("GET a1/prod/pets K1", "OK F").
+    """Calls of one kind, one after another, and the name of each answer: ("GET a1/prod/pets K1", "OK F").
 
     `-` is no key; what is not a key's id is sent as the value.
     """
@@ -157,14 +157,14 @@ async def play(world: World, steps: tuple[Step, ...]) -> None:
         await step.play(world)
 
 
-# --- 5.1.1 identity and association -------------------------------------------------------------------------------
+# --- identity and association -------------------------------------------------------------------------------------
 
 STRANGERS = {
-    "D1": get("F", "-"),
-    "D2": get("F", "nonsense"),
-    "D3": get("F", "KD"),
-    "D4": get("F", "KN"),
-    "D5": get("F", place="a1/dev/pets"),
+    "a call without a key is forbidden": get("F", "-"),
+    "an unknown key is forbidden": get("F", "nonsense"),
+    "a disabled key is forbidden": get("F", "KD"),
+    "a key without a plan is forbidden": get("F", "KN"),
+    "a stage that the plan does not cover is forbidden": get("F", place="a1/dev/pets"),
 }
 ON_A1, ON_A2 = ApiStage(api_id="a1", stage="prod"), ApiStage(api_id="a2", stage="prod")
 P = replace(fixture().usage_plans[0], api_stages=(ON_A1,))
@@ -173,34 +173,39 @@ Q = UsagePlan(id="Q", name="Q", api_stages=(ON_A2,), throttle=limited(1.0, 1), k
 
 @table(
     *(row(name, fixture(), calls) for name, calls in STRANGERS.items()),
-    row("D6", planned(api_stages=()), get("F")),
-    row("D7", fixture(), get("OK")),
-    row("D9", fixture(), get("F", value_of("K1").swapcase())),
-    row("D12", fixture(), get("OK", "-", "a1/prod/open")),
-    row("D13", fixture(), get("OK", "nonsense", "a1/prod/open")),
-    row("D24", fixture(usage_plans=(P, Q)), get("OK TMR", place="a2/prod/pets"), get("OK OK OK OK OK TMR")),
+    row("a plan without stages admits no key", planned(api_stages=()), get("F")),
+    row("a key in a plan is admitted", fixture(), get("OK")),
+    row("the case of a key matters", fixture(), get("F", value_of("K1").swapcase())),
+    row("a keyless method admits a call without a key", fixture(), get("OK", "-", "a1/prod/open")),
+    row("a keyless method ignores an unknown key", fixture(), get("OK", "nonsense", "a1/prod/open")),
+    row(
+        "a key in two plans is metered on each stage by its own",
+        fixture(usage_plans=(P, Q)),
+        get("OK TMR", place="a2/prod/pets"),
+        get("OK OK OK OK OK TMR"),
+    ),
 )
 async def test_identity(make_world: MakeWorld, resources: Resources, steps: tuple[Step, ...]) -> None:
     await play(make_world(resources), steps)
 
 
 @pytest.mark.parametrize("raw_headers", [False, True])
-async def test_d8_the_name_of_the_key_header_has_no_case(make_world: MakeWorld, raw_headers: bool) -> None:
+async def test_the_name_of_the_key_header_has_no_case(make_world: MakeWorld, raw_headers: bool) -> None:
     """Envoy lowers names before it asks; where it sends them raw we do not rely on it."""
     headers = {"X-API-KEY": value_of("K1")}
     assert (await make_world().call("GET", PETS, headers=headers, raw_headers=raw_headers)).name == "OK"
 
 
 @pytest.mark.parametrize("name", ["x-api-key", "api_key"])
-async def test_d10_a_query_parameter_is_no_key(make_world: MakeWorld, name: str) -> None:
+async def test_a_query_parameter_is_no_key(make_world: MakeWorld, name: str) -> None:
     assert (await make_world().call("GET", f"{PETS}?{name}={value_of('K1')}")).name == "F"
 
 
-async def test_d11_an_empty_key_header_is_no_key(make_world: MakeWorld) -> None:
+async def test_an_empty_key_header_is_no_key(make_world: MakeWorld) -> None:
     assert (await make_world().call("GET", PETS, headers={"x-api-key": ""})).name == "F"
 
 
-async def test_d14_a_keyless_method_costs_a_key_nothing(make_world: MakeWorld) -> None:
+async def test_a_keyless_method_costs_a_key_nothing(make_world: MakeWorld) -> None:
     world = make_world(planned(quota=quota(5)))
     await world.call("GET", PETS, "K1")
     before = await world.ledger_bytes("P", "K1")
@@ -213,20 +218,20 @@ async def test_d14_a_keyless_method_costs_a_key_nothing(make_world: MakeWorld) -
 AUTHORIZED = fixture(a1={"api_key_source": "AUTHORIZER"})
 
 
-async def test_d20_the_authorizers_key_counts_without_a_header(make_world: MakeWorld) -> None:
+async def test_the_authorizers_key_counts_without_a_header(make_world: MakeWorld) -> None:
     metadata = {JWT: {"jwt_payload": {"api_key": value_of("K1")}}}
     answer = await make_world(AUTHORIZED).call("GET", PETS, metadata=metadata)
     assert (answer.name, answer.upstream["x-api-key-id"]) == ("OK", "K1")
 
 
 @pytest.mark.parametrize("told", [{"jwt_payload": {"api_key": "nonsense"}}, {"jwt_payload": {}}, {}])
-async def test_d21_without_the_authorizers_key_the_header_does_not_help(
+async def test_without_the_authorizers_key_the_header_does_not_help(
     make_world: MakeWorld, told: dict[str, Any]
 ) -> None:
     assert (await make_world(AUTHORIZED).call("GET", PETS, "K1", metadata={JWT: told})).name == "F"
 
 
-async def test_d22_a_caller_without_the_authorizers_word_spends_nothing(make_world: MakeWorld) -> None:
+async def test_a_caller_without_the_authorizers_key_spends_nothing(make_world: MakeWorld) -> None:
     """A caller that an authorizer refused never reaches us, by the order of the filters. One that did pays nothing."""
     world = make_world(AUTHORIZED)
     assert (await world.call("GET", PETS, "K1")).name == "F"
@@ -234,8 +239,8 @@ async def test_d22_a_caller_without_the_authorizers_word_spends_nothing(make_wor
 
 
 @pytest.mark.parametrize("case", STRANGERS)
-async def test_d23_a_refusal_looks_like_awss(make_world: MakeWorld, case: str) -> None:
-    """The headers of D1 to D5, all of them, and 23 bytes of body."""
+async def test_a_refusal_looks_like_aws(make_world: MakeWorld, case: str) -> None:
+    """All of its headers, and 23 bytes of body."""
     method, place, key = STRANGERS[case].call.split()
     api, _, path = place.partition("/")
     headers = {} if key == "-" else {"x-api-key": value_of(key) if key in KEYS else key}
@@ -248,71 +253,88 @@ async def test_d23_a_refusal_looks_like_awss(make_world: MakeWorld, case: str) -
     assert len(answer.body.encode()) == 23
 
 
-# --- 5.1.2 throttle -----------------------------------------------------------------------------------------------
+# --- throttle -----------------------------------------------------------------------------------------------------
 
-FIVE = get("OK OK OK OK OK TMR")  # D25
+FIVE = get("OK OK OK OK OK TMR")
 POST = "POST a1/prod/pets K1"
-PETS_TWICE = one_method("/pets/GET", burst=2)  # D37
-EVERY_METHOD_ONCE = fixture(plan=UNLIMITED, settings={"*/*": setting(1.0, 1)})  # D48
+PETS_TWICE = one_method("/pets/GET", burst=2)
+EVERY_METHOD_ONCE = fixture(plan=UNLIMITED, settings={"*/*": setting(1.0, 1)})
 
 
 @table(
-    row("D25", fixture(), FIVE),
-    row("D26", fixture(), FIVE, At(1), get("OK TMR")),
-    row("D27", fixture(), FIVE, At(10), FIVE),
-    row("D28", fixture(), FIVE, At(0.5), get("TMR")),
-    row("D29", fixture(), FIVE, get("OK OK OK OK OK TMR", "K2")),
-    row("D30", fixture(), get("OK OK OK"), get("OK OK TMR", place="a2/prod/pets")),
-    row("D31", fixture(), get("OK OK OK"), Calls(POST, "OK OK TMR")),
-    row("D32", planned(throttle=limited(0.1, 1)), get("OK"), At(5), get("TMR"), At(5), get("OK")),
-    row("D33", planned(throttle=limited(10.0, 20)), get("OK", times=20), get("TMR")),
-    row("D34", planned(throttle=limited(20.0, 10)), get("OK", times=10), get("TMR")),
-    row("D35", planned(throttle=limited(0.0, 0)), get("TMR"), At(86_400), get("TMR")),
-    row("D37", PETS_TWICE, get("OK OK TMR")),
-    row("D38", PETS_TWICE, get("OK OK TMR"), Calls(POST, "OK")),
-    row("D39", PETS_TWICE, get("OK OK TMR"), get("OK", place="a1/prod/pets/1")),
-    row("D40", PETS_TWICE, get("OK OK TMR"), get("OK OK OK", place="a2/prod/pets")),
-    row("D41", PETS_TWICE, get("OK OK TMR"), get("OK OK TMR", "K2")),
+    row("a bucket admits its burst and no more", fixture(), FIVE),
+    row("a token comes back after a second", fixture(), FIVE, At(1), get("OK TMR")),
+    row("a bucket fills up to its burst", fixture(), FIVE, At(10), FIVE),
+    row("half a token admits nothing", fixture(), FIVE, At(0.5), get("TMR")),
+    row("each key has a bucket of its own", fixture(), FIVE, get("OK OK OK OK OK TMR", "K2")),
+    row("the stages of a plan share its bucket", fixture(), get("OK OK OK"), get("OK OK TMR", place="a2/prod/pets")),
+    row("the methods of a plan share its bucket", fixture(), get("OK OK OK"), Calls(POST, "OK OK TMR")),
+    row("a rate below one a second", planned(throttle=limited(0.1, 1)), get("OK"), At(5), get("TMR"), At(5), get("OK")),
+    row("a burst above the rate", planned(throttle=limited(10.0, 20)), get("OK", times=20), get("TMR")),
+    row("a burst below the rate", planned(throttle=limited(20.0, 10)), get("OK", times=10), get("TMR")),
+    row("a burst of 0 never admits", planned(throttle=limited(0.0, 0)), get("TMR"), At(86_400), get("TMR")),
+    row("a method throttle refuses", PETS_TWICE, get("OK OK TMR")),
+    row("a method throttle is for one verb", PETS_TWICE, get("OK OK TMR"), Calls(POST, "OK")),
+    row("a method throttle is for one resource", PETS_TWICE, get("OK OK TMR"), get("OK", place="a1/prod/pets/1")),
+    row("a method throttle is for one stage", PETS_TWICE, get("OK OK TMR"), get("OK OK OK", place="a2/prod/pets")),
+    row("a method throttle is kept for each key", PETS_TWICE, get("OK OK TMR"), get("OK OK TMR", "K2")),
     row(
-        "D42",
+        "a method throttle comes on top of the plan's",
         planned(throttle=limited(1.0, 3), api_stages=covers(**{"/pets/GET": limited(100.0, 100)})),
         get("OK OK OK TMR"),
     ),
-    row("D43", one_method("//GET"), get("OK TMR", place="a1/prod/")),
-    row("D44", one_method("/pets/{id}/GET"), get("OK", place="a1/prod/pets/1"), get("TMR", place="a1/prod/pets/2")),
+    row("a method throttle of the root", one_method("//GET"), get("OK TMR", place="a1/prod/")),
     row(
-        "D45",
+        "a template has one bucket for all its paths",
+        one_method("/pets/{id}/GET"),
+        get("OK", place="a1/prod/pets/1"),
+        get("TMR", place="a1/prod/pets/2"),
+    ),
+    row(
+        "a greedy template has one bucket",
         one_method("/files/{proxy+}/GET"),
         get("OK", place="a1/prod/files/a"),
         get("TMR", place="a1/prod/files/b/c"),
     ),
-    row("D46", one_method("/any/ANY"), get("OK", place="a1/prod/any"), Calls("POST a1/prod/any K1", "TMR")),
-    # R3: what was spent stays spent, so 45 of the new 50 are there at once.
-    row("D47", fixture(), FIVE, Change(planned(throttle=limited(1.0, 50))), get("OK", times=45), get("TMR")),
-    row("D48", EVERY_METHOD_ONCE, get("OK"), get("TMR", "K2")),
-    row("D49", EVERY_METHOD_ONCE, get("OK TMR", "-", "a1/prod/open")),
-    row("D50", EVERY_METHOD_ONCE, get("OK"), Calls(POST, "OK")),
     row(
-        "D51",
+        "ANY has one bucket for all verbs",
+        one_method("/any/ANY"),
+        get("OK", place="a1/prod/any"),
+        Calls("POST a1/prod/any K1", "TMR"),
+    ),
+    # 5 tokens stay spent, so 45 of the new 50 are there at once.
+    row(
+        "a raised burst keeps what was spent",
+        fixture(),
+        FIVE,
+        Change(planned(throttle=limited(1.0, 50))),
+        get("OK", times=45),
+        get("TMR"),
+    ),
+    row("all keys share a stage's method throttle", EVERY_METHOD_ONCE, get("OK"), get("TMR", "K2")),
+    row("a stage's throttle holds without a key", EVERY_METHOD_ONCE, get("OK TMR", "-", "a1/prod/open")),
+    row("a wildcard gives each method a bucket", EVERY_METHOD_ONCE, get("OK"), Calls(POST, "OK")),
+    row(
+        "a method's own setting wins over the wildcard",
         fixture(plan=UNLIMITED, settings={"*/*": setting(1.0, 1), "pets/GET": setting(1.0, 3)}),
         get("OK OK OK TMR"),
         Calls(POST, "OK TMR"),
     ),
     row(
-        "D52",
+        "the account's bucket is shared by all APIs",
         fixture(plan=UNLIMITED, account=Account(limited(5.0, 5))),
         get("OK OK"),
         get("OK OK", "K2", "a2/prod/pets"),
         get("OK TMR", "-", "a1/prod/open"),
     ),
     row(
-        "D53",
+        "a refusal by the stage costs no quota",
         fixture(plan={**UNLIMITED, "quota": quota(100)}, settings={"*/*": setting(1.0, 1)}),
         get("OK TMR"),
         Used(1),
     ),
     row(
-        "D54",
+        "a stage's setting of -1 is no limit",
         fixture(plan=UNLIMITED, settings={"*/*": setting(1.0, 1), "pets/GET": setting(-1.0, -1)}),
         get("OK", times=20),
     ),
@@ -321,7 +343,7 @@ async def test_throttle(make_world: MakeWorld, resources: Resources, steps: tupl
     await play(make_world(resources), steps)
 
 
-async def test_d36_without_a_throttle_only_the_account_limits(make_world: MakeWorld, clock: Clock) -> None:
+async def test_without_a_throttle_only_the_account_limits(make_world: MakeWorld, clock: Clock) -> None:
     """10,000 calls in the second that the account's 10,000 a second and burst of 5,000 allow; then it has no room."""
     world = make_world(planned(**UNLIMITED))
     request = to_request(check_request("GET", PETS, {"x-api-key": value_of("K1")}))
@@ -334,7 +356,7 @@ async def test_d36_without_a_throttle_only_the_account_limits(make_world: MakeWo
     assert (await world.call("GET", PETS, "K1")).metadata["layer"] == "account_throttle"
 
 
-async def test_d55_a_throttled_client_is_told_no_more_than_by_aws(make_world: MakeWorld) -> None:
+async def test_a_throttled_client_gets_no_header_that_aws_does_not_send(make_world: MakeWorld) -> None:
     answer = (await calls(make_world(planned(throttle=limited(1.0, 1)), style=AWS), 2))[-1]
     assert answer.name == "TMR"
     assert set(answer.headers) == {"content-type", "x-amzn-errortype", "x-amzn-requestid"}
@@ -345,16 +367,16 @@ async def calls(world: World, times: int) -> list[Answer]:
     return [await world.call("GET", PETS, "K1") for _ in range(times)]
 
 
-# --- 5.1.3 quota --------------------------------------------------------------------------------------------------
+# --- quota --------------------------------------------------------------------------------------------------------
 
 TWO_A_DAY = metered(2)
 
 
 @table(
-    row("D56", TWO_A_DAY, get("OK OK LE")),
-    row("D57", metered(2, "MONTH"), get("OK OK LE")),
+    row("a daily quota", TWO_A_DAY, get("OK OK LE")),
+    row("a monthly quota", metered(2, "MONTH"), get("OK OK LE")),
     row(
-        "D58",
+        "a day begins at midnight UTC",
         TWO_A_DAY,
         get("OK OK LE"),
         At("2026-03-04T23:59:59.9Z"),
@@ -363,7 +385,7 @@ TWO_A_DAY = metered(2)
         get("OK OK LE"),
     ),
     row(
-        "D59",
+        "a week begins on Sunday",
         metered(1, "WEEK"),
         get("OK"),
         At("2026-03-07T23:59:59Z"),
@@ -372,7 +394,7 @@ TWO_A_DAY = metered(2)
         get("OK"),
     ),
     row(
-        "D60",
+        "a week with offset 1 begins on Monday",
         metered(1, "WEEK", 1),
         get("OK"),
         At("2026-03-08T12:00:00Z"),
@@ -381,7 +403,7 @@ TWO_A_DAY = metered(2)
         get("OK"),
     ),
     row(
-        "D61",
+        "a month begins on the 1st",
         metered(1, "MONTH"),
         get("OK"),
         At("2026-03-31T23:59:59Z"),
@@ -390,7 +412,7 @@ TWO_A_DAY = metered(2)
         get("OK"),
     ),
     row(
-        "D62",
+        "a month with offset 14 begins on the 15th",
         metered(1, "MONTH", 14),
         get("OK"),
         At("2026-03-14T23:59:59Z"),
@@ -399,7 +421,7 @@ TWO_A_DAY = metered(2)
         get("OK"),
     ),
     row(
-        "D63",
+        "a month with offset 27 begins on the 28th in February too",
         metered(1, "MONTH", 27),
         At("2026-02-27T23:59:59Z"),
         get("OK LE"),
@@ -410,11 +432,11 @@ TWO_A_DAY = metered(2)
         At("2026-03-28T00:00:00Z"),
         get("OK"),
     ),
-    row("D64", metered(3), get("OK OK"), get("OK LE", place="a2/prod/pets")),
-    row("D65", metered(3), get("OK OK OK"), get("OK", "K2")),
-    row("D66", metered(10, throttle=limited(1.0, 2)), get("OK OK TMR TMR TMR"), Used(2)),
+    row("the stages of a plan share its quota", metered(3), get("OK OK"), get("OK LE", place="a2/prod/pets")),
+    row("each key has a quota of its own", metered(3), get("OK OK OK"), get("OK", "K2")),
+    row("a throttled call costs no quota", metered(10, throttle=limited(1.0, 2)), get("OK OK TMR TMR TMR"), Used(2)),
     row(
-        "D67",
+        "a call over quota costs no token",
         metered(1, throttle=limited(1.0, 5)),
         get("OK"),
         At(10),
@@ -422,19 +444,40 @@ TWO_A_DAY = metered(2)
         Change(fixture()),
         FIVE,
     ),
-    row("D68", metered(1, throttle=limited(1.0, 1)), get("OK TMR"), At(1), get("LE")),
-    row("D69", metered(5), get("OK OK OK OK OK LE"), Change(metered(8)), get("OK OK OK LE")),
-    row("D73", metered(2), get("OK", place="a1/prod/open", times=5), Used(0), get("OK OK LE"), Used(2)),
-    row("D74", TWO_A_DAY, get("OK OK"), get("LE", times=20), Used(2)),
-    row("D75-quota", TWO_A_DAY, get("OK OK LE")),
-    row("D75-throttle", planned(throttle=limited(1.0, 2)), get("OK OK TMR"), Used(0)),
-    row("D76", TWO_A_DAY, get("OK OK LE"), Change(planned(**UNLIMITED)), get("OK OK OK")),
+    row(
+        "the throttle is named before the quota", metered(1, throttle=limited(1.0, 1)), get("OK TMR"), At(1), get("LE")
+    ),
+    row(
+        "a raised quota keeps what was used",
+        metered(5),
+        get("OK OK OK OK OK LE"),
+        Change(metered(8)),
+        get("OK OK OK LE"),
+    ),
+    row(
+        "keyless calls cost no quota",
+        metered(2),
+        get("OK", place="a1/prod/open", times=5),
+        Used(0),
+        get("OK OK LE"),
+        Used(2),
+    ),
+    row("refused calls cost no quota", TWO_A_DAY, get("OK OK"), get("LE", times=20), Used(2)),
+    row("a quota without a throttle", TWO_A_DAY, get("OK OK LE")),
+    row("a throttle without a quota", planned(throttle=limited(1.0, 2)), get("OK OK TMR"), Used(0)),
+    row(
+        "a plan whose quota is removed admits again",
+        TWO_A_DAY,
+        get("OK OK LE"),
+        Change(planned(**UNLIMITED)),
+        get("OK OK OK"),
+    ),
 )
 async def test_quota(make_world: MakeWorld, resources: Resources, steps: tuple[Step, ...]) -> None:
     await play(make_world(resources), steps)
 
 
-async def test_d72_an_admitted_call_counts_whatever_the_backend_says(make_world: MakeWorld) -> None:
+async def test_an_admitted_call_counts_even_if_the_upstream_fails(make_world: MakeWorld) -> None:
     """We are asked before the backend and never again: wording the answer a second time is all that can be repeated."""
     world = make_world(TWO_A_DAY)
     request = to_request(check_request("GET", PETS, {"x-api-key": value_of("K1")}))
@@ -446,14 +489,14 @@ async def test_d72_an_admitted_call_counts_whatever_the_backend_says(make_world:
     assert await world.usage("P", "K1") == 1
 
 
-async def test_d77_a_quota_holds_against_parallel_calls(make_world: MakeWorld) -> None:
+async def test_a_quota_holds_against_parallel_calls(make_world: MakeWorld) -> None:
     """Exactly 10 of 100, where AWS is less strict."""
     world = make_world(metered(10))
     answers = await asyncio.gather(*(world.call("GET", PETS, "K1") for _ in range(100)))
     assert sorted(answer.name for answer in answers) == ["LE"] * 90 + ["OK"] * 10
 
 
-# --- 5.1.4 routing, stage identification, gateway responses -------------------------------------------------------
+# --- routing, stage identification, gateway responses -------------------------------------------------------
 
 
 def routes(**templates: Any) -> Resources:
@@ -473,35 +516,54 @@ LITERAL_OR_GREEDY = routes(**{"/part1": "GET", "/part1/hardcoded-value": "GET", 
 
 
 @table(
-    row("D78", fixture(), get("MAT", place="a1/prod/none")),
-    row("D79", fixture(), Calls("DELETE a1/prod/pets K1", "MAT")),
-    row("D80", fixture(), get("F", place="a1/nostage/pets")),
-    row("D81", one_method("/pets/GET"), get("OK", place="a1/prod/pets/"), get("TMR")),
-    row("D82", fixture(), Calls("HEAD a1/prod/pets K1", "MAT")),
-    row("D83", fixture(), Calls("HEAD a1/prod/any K1", "OK")),
-    row("D84", routes(**{"/both": "get ANY"}), get("OK", "-", "a1/prod/both"), Calls("POST a1/prod/both -", "F")),
-    row("D85", routes(**{"/test": "POST", "/{proxy+}": "options"}), Calls("OPTIONS a1/prod/test -", "OK")),
-    row("D86", LITERAL_OR_GREEDY, get("OK", "-", "a1/prod/part1/random"), get("F", "-", "a1/prod/part1")),
+    row("an unknown path has no method", fixture(), get("MAT", place="a1/prod/none")),
+    row("an unknown verb has no method", fixture(), Calls("DELETE a1/prod/pets K1", "MAT")),
+    row("an unknown stage is forbidden", fixture(), get("F", place="a1/nostage/pets")),
+    row("a trailing slash is the same path", one_method("/pets/GET"), get("OK", place="a1/prod/pets/"), get("TMR")),
+    row("HEAD is not GET", fixture(), Calls("HEAD a1/prod/pets K1", "MAT")),
+    row("ANY takes HEAD", fixture(), Calls("HEAD a1/prod/any K1", "OK")),
     row(
-        "D87",
+        "a verb wins over ANY",
+        routes(**{"/both": "get ANY"}),
+        get("OK", "-", "a1/prod/both"),
+        Calls("POST a1/prod/both -", "F"),
+    ),
+    row(
+        "a greedy path takes the verbs that a literal one lacks",
+        routes(**{"/test": "POST", "/{proxy+}": "options"}),
+        Calls("OPTIONS a1/prod/test -", "OK"),
+    ),
+    row(
+        "a greedy path takes what no literal one matches",
+        LITERAL_OR_GREEDY,
+        get("OK", "-", "a1/prod/part1/random"),
+        get("F", "-", "a1/prod/part1"),
+    ),
+    row(
+        "a literal path wins over a variable",
         routes(**{"/pets/{id}": "GET", "/pets/mine": "get"}),
         get("OK", "-", "a1/prod/pets/mine"),
         get("F", "-", "a1/prod/pets/7"),
     ),
-    row("D88", fixture(), get("MAT", place="a1/prod/files"), get("OK", place="a1/prod/files/x")),
+    row(
+        "a greedy path needs a segment",
+        fixture(),
+        get("MAT", place="a1/prod/files"),
+        get("OK", place="a1/prod/files/x"),
+    ),
 )
 async def test_routing(make_world: MakeWorld, resources: Resources, steps: tuple[Step, ...]) -> None:
     await play(make_world(resources), steps)
 
 
-async def test_d89_a_base_path_leads_to_its_stage(make_world: MakeWorld) -> None:
+async def test_a_base_path_leads_to_its_stage(make_world: MakeWorld) -> None:
     world = make_world(fixture(a1={"hosts": (Host("example.org", "shop", "prod"),)}, plan={"quota": quota(9)}))
     answer = await world.call("GET", "https://example.org/shop/pets", "K1")
     assert (answer.name, answer.metadata["api"], answer.metadata["stage"]) == ("OK", "a1", "prod")
     assert await world.usage("P", "K1") == 1
 
 
-async def test_d90_the_longest_base_path_wins(make_world: MakeWorld) -> None:
+async def test_the_longest_base_path_wins(make_world: MakeWorld) -> None:
     hosts = (Host("example.org", "orders", "prod"), Host("example.org", "orders/v2", "dev"))
     world = make_world(fixture(a1={"hosts": hosts}))
     stages = {}
@@ -524,33 +586,33 @@ def says(status: str | None = None, template: str | None = None, **headers: str)
     )
 
 
-async def test_d91_a_gateway_response_sets_status_body_and_header(make_world: MakeWorld) -> None:
+async def test_a_gateway_response_sets_status_body_and_header(make_world: MakeWorld) -> None:
     custom = says("420", '{"m":$context.error.messageString}', **{"Retry-After": "'60'"})
     answer = (await calls(make_world(worded(THROTTLED=custom)), 2))[-1]
     assert (answer.status, answer.body, answer.headers["retry-after"]) == (420, '{"m":"Too Many Requests"}', "60")
 
 
-async def test_d92_a_template_may_name_the_type(make_world: MakeWorld) -> None:
+async def test_a_template_may_name_the_type(make_world: MakeWorld) -> None:
     custom = says(None, '{"t":"$context.error.responseType"}')
     resources = fixture(plan={**UNLIMITED, "quota": quota(1)}, responses={GatewayResponseType.QUOTA_EXCEEDED: custom})
     answer = (await calls(make_world(resources), 2))[-1]
     assert (answer.status, answer.body) == (429, '{"t":"QUOTA_EXCEEDED"}')
 
 
-async def test_d93_a_type_that_is_not_set_takes_the_default(make_world: MakeWorld) -> None:
+async def test_a_type_without_a_response_takes_the_default(make_world: MakeWorld) -> None:
     custom = says("418", '{"d":$context.error.messageString}', X="'teapot'")
     answer = (await calls(make_world(worded(DEFAULT_4XX=custom)), 2))[-1]
     assert (answer.status, answer.body, answer.headers["x"]) == (418, '{"d":"Too Many Requests"}', "teapot")
 
 
-async def test_d94_a_type_that_is_set_takes_nothing_of_the_default(make_world: MakeWorld) -> None:
+async def test_a_type_with_a_response_takes_nothing_of_the_default(make_world: MakeWorld) -> None:
     responses = {"DEFAULT_4XX": says("418", '{"d":1}', X="'default'"), "THROTTLED": says(Y="'own'")}
     answer = (await calls(make_world(worded(**responses)), 2))[-1]
     assert (answer.name, answer.headers["y"]) == ("TMR", "own")
     assert "x" not in answer.headers
 
 
-async def test_d95_a_header_may_echo_the_requests(make_world: MakeWorld) -> None:
+async def test_a_header_may_repeat_one_of_the_request(make_world: MakeWorld) -> None:
     custom = says(**{"Access-Control-Allow-Origin": "method.request.header.Origin"})
     world = make_world(fixture(responses={GatewayResponseType.INVALID_API_KEY: custom}))
     answer = await world.call("GET", PETS, headers={"Origin": "https://shop.example"})
@@ -564,10 +626,12 @@ def own_redis(redis_kind: Kind) -> Iterator[RedisServer]:
         yield server
 
 
-async def test_d97_without_its_store_the_gateway_allows(own_redis: RedisServer, account: str, clock: Clock) -> None:
+async def test_without_redis_the_policy_allow_admits_known_callers(
+    own_redis: RedisServer, account: str, clock: Clock
+) -> None:
     """As AWS does, with the failure policy `allow`: known callers pass, the error is told, strangers stay out.
 
-    But for who was refused a moment before: that is remembered, and asks nobody (R16).
+    But for who was refused a moment before: that is remembered, and Redis is not asked.
     """
     errors: list[Exception] = []
     async with running(own_redis, account, clock, failed=errors.append, remembered=0) as limiter:
@@ -578,7 +642,7 @@ async def test_d97_without_its_store_the_gateway_allows(own_redis: RedisServer, 
     assert len(errors) == 2
 
 
-async def test_d98_two_instances_on_one_store_share_the_limit(
+async def test_two_instances_on_one_redis_share_the_limit(
     shared_redis: RedisServer, account: str, clock: Clock
 ) -> None:
     async with running(shared_redis, account, clock) as one, running(shared_redis, account, clock) as other:

@@ -1,4 +1,4 @@
-"""Callers that wait at the same time: who shares a batch, and that one caller's fate is never another's (R15, R17)."""
+"""Callers that wait at the same time: who shares a batch, and that one caller's failure is never another's."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ async def test_a_key_and_a_rule_that_two_requests_share_are_sent_once() -> None:
 # --- one caller's fate --------------------------------------------------------------------------------------------
 
 
-async def test_r17_a_caller_cancelled_while_it_waits_is_passed_over(asked: Asked, between: Proxy) -> None:
+async def test_a_caller_cancelled_while_it_waits_is_left_out(asked: Asked, between: Proxy) -> None:
     """It is not charged either."""
     first = await held(between, asked)
     calls = [asked.call() for _ in range(3)]
@@ -212,9 +212,7 @@ async def test_r17_a_caller_cancelled_while_it_waits_is_passed_over(asked: Asked
     await asked.is_well()
 
 
-async def test_r17_a_caller_cancelled_while_its_batch_is_under_way_disturbs_nobody(
-    asked: Asked, between: Proxy
-) -> None:
+async def test_a_caller_cancelled_while_its_batch_is_in_flight_disturbs_no_other(asked: Asked, between: Proxy) -> None:
     between.open.clear()
     calls = [asked.call() for _ in range(3)]
     await eventually(lambda: between.batches == 1)
@@ -225,7 +223,7 @@ async def test_r17_a_caller_cancelled_while_its_batch_is_under_way_disturbs_nobo
     await asked.is_well()
 
 
-async def test_r17_callers_cancelled_while_they_are_told_disturb_nobody(asked: Asked, between: Proxy) -> None:
+async def test_callers_cancelled_during_their_result_disturb_no_other(asked: Asked, between: Proxy) -> None:
     """The first has its result already, the others have none yet."""
     calls = [asked.call() for _ in range(3)]
 
@@ -240,7 +238,7 @@ async def test_r17_callers_cancelled_while_they_are_told_disturb_nobody(asked: A
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["under way", "waiting"])
-async def test_r17_a_caller_whose_time_runs_out_fails_alone(asked: Asked, between: Proxy, waits: bool) -> None:
+async def test_a_caller_whose_time_runs_out_fails_alone(asked: Asked, between: Proxy, waits: bool) -> None:
     """The others of its batch, and of its queue, are answered when the answer comes."""
     soon = asyncio.get_running_loop().time() + 0.05
     between.open.clear()
@@ -262,7 +260,7 @@ def _note(ended: list[int], at: int, _call: asyncio.Task[Tally]) -> None:
     ended.append(at)
 
 
-async def test_r17_each_caller_has_its_own_time(asked: Asked, between: Proxy) -> None:
+async def test_each_caller_has_its_own_time(asked: Asked, between: Proxy) -> None:
     """One timer for all: it goes off for the next, whoever came in which order."""
     start = asyncio.get_running_loop().time()
     first = await held(between, asked)
@@ -278,13 +276,13 @@ async def test_r17_each_caller_has_its_own_time(asked: Asked, between: Proxy) ->
     await asked.is_well()
 
 
-async def test_r17_who_comes_too_late_is_not_asked_for(asked: Asked, between: Proxy) -> None:
+async def test_a_caller_that_arrives_too_late_is_not_sent(asked: Asked, between: Proxy) -> None:
     with pytest.raises(LimiterUnavailable):
         await asked.limiter.admit([asked.bucket()], deadline=asyncio.get_running_loop().time())
     assert between.batches == 0
 
 
-async def test_r17_entries_that_cannot_be_built_leave_their_batch(asked: Asked) -> None:
+async def test_entries_that_cannot_be_built_leave_their_batch(asked: Asked) -> None:
     """Before, between and behind good ones; none of theirs is charged."""
     limit = asked.bucket()
     broken: Any = msgspec.structs.replace(limit, rule=None)
@@ -296,7 +294,7 @@ async def test_r17_entries_that_cannot_be_built_leave_their_batch(asked: Asked) 
 
 
 @pytest.mark.parametrize("who", ["observe", "sent"])
-async def test_r17_an_observer_that_fails_fails_nobody(asked: Asked, who: str) -> None:
+async def test_an_observer_that_fails_fails_no_caller(asked: Asked, who: str) -> None:
     def watch(name: str, *_: Any) -> None:
         if name == who:
             raise RuntimeError("no more memory, or whatever")
@@ -333,7 +331,7 @@ def _bulk(raw: bytes) -> bytes:
         pytest.param(b"-ERR what\r\n", id="an error"),
     ],
 )
-async def test_r17_a_reply_that_cannot_be_read_is_told_to_each_and_ends_nothing(
+async def test_a_malformed_reply_fails_its_callers_and_the_loop_goes_on(
     asked: Asked, between: Proxy, answer: bytes
 ) -> None:
     between.answer = answer
@@ -343,7 +341,7 @@ async def test_r17_a_reply_that_cannot_be_read_is_told_to_each_and_ends_nothing(
     await asked.is_well()
 
 
-async def test_r17_one_result_that_cannot_be_read_is_one_callers(asked: Asked, between: Proxy) -> None:
+async def test_a_malformed_result_fails_one_caller(asked: Asked, between: Proxy) -> None:
     between.answer = _reply([0, 0, 0, 0, 1], [0, 0], [0, 0, 0, 0, 2])
     outcomes = await asyncio.gather(*(asked.call() for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Tally, LimiterUnavailable, Tally]
@@ -351,7 +349,7 @@ async def test_r17_one_result_that_cannot_be_read_is_one_callers(asked: Asked, b
     await asked.is_well()
 
 
-async def test_r17_who_is_told_of_a_failure_and_fails_ends_nothing(asked: Asked, between: Proxy) -> None:
+async def test_an_observer_of_failures_that_fails_does_not_end_the_loop(asked: Asked, between: Proxy) -> None:
     def watch(name: str, *_: Any) -> None:
         if name == "failed":
             raise RuntimeError("what now")
@@ -364,7 +362,7 @@ async def test_r17_who_is_told_of_a_failure_and_fails_ends_nothing(asked: Asked,
     await asked.is_well()
 
 
-async def test_r17_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its task fails, which stops the process; and nobody waits for a time-out meanwhile."""
 
     def take(_queue: Any) -> list[Call]:
@@ -381,7 +379,7 @@ async def test_r17_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("size", [1, 3])
-async def test_r15_a_batch_whose_reply_is_cut_is_charged_once(asked: Asked, between: Proxy, size: int) -> None:
+async def test_a_batch_whose_reply_is_cut_is_charged_once(asked: Asked, between: Proxy, size: int) -> None:
     """Sent again under its number it is given the same reply; the next batch goes on from there."""
     between.cuts = 1
     tallies = await asyncio.gather(*(asked.call() for _ in range(size)))
@@ -390,7 +388,7 @@ async def test_r15_a_batch_whose_reply_is_cut_is_charged_once(asked: Asked, betw
     assert (await asked.call()).states == (size + 1,)
 
 
-async def test_r15_a_batch_that_is_late_by_our_clock_is_charged_once_under_a_new_number(asked: Asked) -> None:
+async def test_a_batch_that_is_late_by_our_clock_is_charged_once_under_a_new_number(asked: Asked) -> None:
     """The first sending was past its deadline, and told the time."""
     asked.limiter.clock.learn(asked.limiter.clock.now() - 3_600_000_000)
     before = asked.limiter._sequence
@@ -398,7 +396,7 @@ async def test_r15_a_batch_that_is_late_by_our_clock_is_charged_once_under_a_new
     assert asked.limiter._sequence == before + 2
 
 
-async def test_r15_a_batch_that_is_given_up_is_charged_once_at_most(asked: Asked, between: Proxy) -> None:
+async def test_an_abandoned_batch_is_charged_at_most_once(asked: Asked, between: Proxy) -> None:
     """Both replies are lost: its callers are told, and Redis has it once."""
     between.cuts = 2
     outcomes = await asyncio.gather(asked.call(), asked.call(), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""`chargeOnce`: a request that Envoy sends again is answered as before, and charged once (R15)."""
+"""`chargeOnce`: a request that Envoy sends again is answered as before, and charged once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def _keys(spy: redis.asyncio.Redis, account: str) -> set[str]:
     return {key.decode() for key in found}
 
 
-async def test_r15_the_same_request_is_charged_once_and_answered_the_same(
+async def test_the_same_request_is_charged_once_and_answered_the_same(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     limits, meter = _limits(account, clock), _meter(account)
@@ -81,7 +81,7 @@ async def test_r15_the_same_request_is_charged_once_and_answered_the_same(
     assert (await limiter.admit(limits, meter, once="r2")).states == (2, 2)
 
 
-async def test_r15_through_any_worker(
+async def test_a_retry_through_another_worker_is_charged_once(
     shared_redis: RedisServer, limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     limits, meter = _limits(account, clock), _meter(account)
@@ -91,7 +91,7 @@ async def test_r15_through_any_worker(
         assert (await other.admit(limits, meter, once="r2")).states == (2, 2)
 
 
-async def test_r15_twice_within_one_batch(limiter: RedisLimiter, account: str, clock: Clock) -> None:
+async def test_a_request_twice_in_one_batch_is_charged_once(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     """And with others around it."""
     limits, meter = _limits(account, clock), _meter(account)
     ids = ("r1", "", "r1", "r2", "", "r1")
@@ -99,7 +99,7 @@ async def test_r15_twice_within_one_batch(limiter: RedisLimiter, account: str, c
     assert [tally.states[0] for tally in tallies] == [1, 2, 1, 3, 4, 1]
 
 
-async def test_r15_the_same_id_by_another_key_or_on_another_route_is_another_request(
+async def test_the_same_id_by_another_key_or_on_another_route_is_another_request(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     shared = _limits(account, clock)[1]
@@ -116,7 +116,7 @@ async def test_r15_the_same_id_by_another_key_or_on_another_route_is_another_req
         assert [tally.states for tally in tallies] == [(1, 1), (1, 2), (2, 1), (3,), (4,), (5,)]
 
 
-async def test_r15_a_refusal_is_not_kept_under_a_name(limiter: RedisLimiter, account: str, clock: Clock) -> None:
+async def test_a_refusal_is_not_kept_under_a_name(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     """When there is room again, the same request is admitted, and charged."""
     meter = _meter(account)
     limits = _limits(account, clock, limit=1)
@@ -126,7 +126,7 @@ async def test_r15_a_refusal_is_not_kept_under_a_name(limiter: RedisLimiter, acc
     assert [(await limiter.admit(raised, meter, once="r1")).states[0] for _ in range(2)] == [2, 2]
 
 
-async def test_r15_an_admitted_request_stays_admitted_when_the_limit_is_full(
+async def test_an_admitted_request_stays_admitted_when_the_limit_is_full(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     meter, limits = _meter(account), _limits(account, clock, limit=1)
@@ -134,9 +134,7 @@ async def test_r15_an_admitted_request_stays_admitted_when_the_limit_is_full(
     assert [tally.refused_by is None for tally in asked] == [True, False, True]
 
 
-async def test_r15_what_a_shadow_plan_would_have_refused_is_told_again(
-    limiter: RedisLimiter, account: str, clock: Clock
-) -> None:
+async def test_a_retry_reports_the_same_shadow_refusal(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     meter, limits = _meter(account), _limits(account, clock, limit=1)
     limits[0] = replace(limits[0], shadow=True)
     await limiter.admit(limits, meter)
@@ -145,7 +143,7 @@ async def test_r15_what_a_shadow_plan_would_have_refused_is_told_again(
     assert first == again
 
 
-async def test_r16_a_remembered_refusal_does_not_refuse_what_was_admitted(
+async def test_a_remembered_refusal_does_not_refuse_an_admitted_request(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     """The quota is over, and that is remembered; a request that took a unit comes again, alone or behind others."""
@@ -159,7 +157,7 @@ async def test_r16_a_remembered_refusal_does_not_refuse_what_was_admitted(
     assert [tally.refused_by is None for tally in await asyncio.gather(*calls)] == [False, True, False]
 
 
-async def test_r15_without_a_name_nothing_is_kept(
+async def test_a_request_without_a_name_leaves_no_key(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     limits, meter = _limits(account, clock), _meter(account)
@@ -168,10 +166,10 @@ async def test_r15_without_a_name_nothing_is_kept(
     assert kept == {meter.ledger, limits[1].key, limiter._reply_key()}
 
 
-async def test_r15_a_name_is_kept_for_ten_seconds_and_hides_the_request_id(
+async def test_a_name_is_kept_for_ten_seconds_and_hides_the_request_id(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
-    """Nothing else is written for it: the keys of a script are those that it was given (R9)."""
+    """Nothing else is written for it: a script touches only the keys that it was given."""
     limits, meter = _limits(account, clock), _meter(account)
     await limiter.admit(limits, meter, once="an id")
     key = once_key(account, "an id", limits, meter)
@@ -191,7 +189,7 @@ NOT_OURS = {
 
 
 @pytest.mark.parametrize("raw", NOT_OURS.values(), ids=NOT_OURS)
-async def test_r8_a_value_under_a_name_that_is_not_ours_fails_its_own_request(
+async def test_a_foreign_value_under_a_name_fails_its_own_request(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis, raw: bytes
 ) -> None:
     """It is left alone, charges nothing, and its neighbours are decided."""
@@ -207,14 +205,14 @@ async def test_r8_a_value_under_a_name_that_is_not_ours_fails_its_own_request(
     assert await spy.get(key) == raw
 
 
-async def test_r17_an_id_that_has_no_bytes_fails_alone(limiter: RedisLimiter, account: str, clock: Clock) -> None:
+async def test_an_id_that_cannot_be_encoded_fails_alone(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     limits, meter = _limits(account, clock), _meter(account)
     calls = [limiter.admit(limits, meter, once=once) for once in ("r1", "\udc80", "r2")]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [isinstance(outcome, Tally) for outcome in outcomes] == [True, False, True]
 
 
-async def test_r15_a_batch_of_unknown_fate_and_its_repeat_are_one_charge(
+async def test_a_batch_of_unknown_fate_and_its_repeat_are_charged_once(
     reachable: RedisServer, account: str, clock: Clock
 ) -> None:
     """Both replies are lost, so Envoy asks again, of another worker."""
@@ -236,7 +234,7 @@ STORIES = iter(range(10**9))
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(batches=st.lists(st.lists(st.sampled_from(("", "a", "b", "c")), min_size=1, max_size=5), max_size=5))
-async def test_r15_as_many_are_charged_as_there_are_requests(
+async def test_each_request_is_charged_once(
     limiter: RedisLimiter, account: str, clock: Clock, batches: list[list[str]]
 ) -> None:
     """However they fall into batches: one for each name, and one for each that has none."""

@@ -1,4 +1,4 @@
-"""From AWS's API to an answer: cases D15 to D19, D70, D71 and D96 through boto3, the store, its follower and the check.
+"""From AWS's API to an answer: a change through boto3, the store, its follower and the check.
 
 The clock is pinned for the limiter and the control plane's ledger alike; what is in between is real.
 """
@@ -125,7 +125,7 @@ async def gateway(
         await lookups.aclose()
 
 
-async def test_d15_a_key_is_disabled_and_enabled(gateway: Gateway) -> None:
+async def test_a_key_is_disabled_and_enabled(gateway: Gateway) -> None:
     await gateway.make()
     assert await gateway.call() == "OK"
     await gateway.patch("update_api_key", "replace", "/enabled", "false", apiKey=gateway.key)
@@ -134,14 +134,14 @@ async def test_d15_a_key_is_disabled_and_enabled(gateway: Gateway) -> None:
     assert await gateway.call() == "OK"
 
 
-async def test_d16_a_key_is_deleted(gateway: Gateway) -> None:
+async def test_a_key_is_deleted(gateway: Gateway) -> None:
     await gateway.make()
     assert await gateway.call() == "OK"
     await gateway.do("delete_api_key", apiKey=gateway.key)
     assert await gateway.call() == "F"
 
 
-async def test_d17_a_key_leaves_its_plan_and_joins_again(gateway: Gateway) -> None:
+async def test_a_key_leaves_its_plan_and_joins_again(gateway: Gateway) -> None:
     await gateway.make()
     assert await gateway.call() == "OK"
     await gateway.do("delete_usage_plan_key", usagePlanId=gateway.plan, keyId=gateway.key)
@@ -150,7 +150,7 @@ async def test_d17_a_key_leaves_its_plan_and_joins_again(gateway: Gateway) -> No
     assert await gateway.call() == "OK"
 
 
-async def test_d18_a_stage_leaves_the_plan(gateway: Gateway) -> None:
+async def test_a_stage_leaves_the_plan(gateway: Gateway) -> None:
     await gateway.make()
     stage = f"{gateway.apis['a1']}:prod"
     await gateway.patch("update_usage_plan", "remove", "/apiStages", stage, usagePlanId=gateway.plan)
@@ -159,7 +159,7 @@ async def test_d18_a_stage_leaves_the_plan(gateway: Gateway) -> None:
     assert (await gateway.call("a1"), await gateway.call("a2")) == ("OK", "OK")
 
 
-async def test_d19_a_method_needs_a_key_from_the_next_deployment_on(gateway: Gateway) -> None:
+async def test_a_method_needs_a_key_from_the_next_deployment_on(gateway: Gateway) -> None:
     await gateway.make(key=False)
     await gateway.patch("update_method", "replace", "/apiKeyRequired", "true", **gateway.method("a1"))
     assert await gateway.call(key=False) == "OK"
@@ -168,7 +168,7 @@ async def test_d19_a_method_needs_a_key_from_the_next_deployment_on(gateway: Gat
     assert await gateway.call("a2", key=False) == "OK"
 
 
-async def test_d70_a_quota_falls_below_what_is_used(gateway: Gateway) -> None:
+async def test_a_quota_lowered_below_its_use_leaves_nothing(gateway: Gateway) -> None:
     await gateway.make(quota={"limit": 5, "period": "DAY"})
     assert await gateway.calls(3) == ["OK"] * 3
     await gateway.patch("update_usage_plan", "replace", "/quota/limit", "2", usagePlanId=gateway.plan)
@@ -176,7 +176,7 @@ async def test_d70_a_quota_falls_below_what_is_used(gateway: Gateway) -> None:
     assert await gateway.used() == [[3, 0]]
 
 
-async def test_d71_what_remains_is_set_for_this_period_alone(gateway: Gateway) -> None:
+async def test_the_remaining_units_are_set_for_this_period_only(gateway: Gateway) -> None:
     await gateway.make(quota={"limit": 5, "period": "DAY"})
     assert await gateway.calls(6) == ["OK"] * 5 + ["LE"]
     named = {"usagePlanId": gateway.plan, "keyId": gateway.key}
@@ -186,7 +186,7 @@ async def test_d71_what_remains_is_set_for_this_period_alone(gateway: Gateway) -
     assert await gateway.calls(6) == ["OK"] * 5 + ["LE"]
 
 
-async def test_d96_a_gateway_response_changes_with_the_next_deployment(gateway: Gateway) -> None:
+async def test_a_gateway_response_changes_with_the_next_deployment(gateway: Gateway) -> None:
     await gateway.make()
     named = {"restApiId": gateway.apis["a1"], "responseType": "INVALID_API_KEY"}
     words = {"application/json": '{"say":"who are you"}'}

@@ -1,4 +1,4 @@
-"""API keys, the account and tags through boto3, by the cases C1 to C31 and C73 to C78."""
+"""API keys, the account and tags through boto3."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def imported(aws: Any, *lines: str, **members: Any) -> Any:
     return aws.import_api_keys(format="csv", body="\n".join(lines).encode(), **members)
 
 
-def test_c01_a_key_without_members(aws: Any) -> None:
+def test_a_key_without_members(aws: Any) -> None:
     made = aws.create_api_key()
     assert made["ResponseMetadata"]["HTTPStatusCode"] == 201
     assert re.fullmatch("[a-z0-9]{10}", made["id"])
@@ -56,25 +56,25 @@ def test_c01_a_key_without_members(aws: Any) -> None:
     assert not {"name", "tags", "description", "customerId"} & made.keys()
 
 
-def test_c02_an_empty_name_is_none(aws: Any) -> None:
+def test_an_empty_name_counts_as_none(aws: Any) -> None:
     assert "name" not in aws.create_api_key(name="")
 
 
-def test_c03_a_value_too_short(aws: Any) -> None:
+def test_a_value_too_short(aws: Any) -> None:
     expected = "BadRequestException: API Key value should be at least 20 characters"
     assert refusal(aws.create_api_key, value="x" * 19) == expected
 
 
-def test_c04_the_shortest_and_the_longest_value(aws: Any) -> None:
+def test_the_shortest_and_the_longest_value(aws: Any) -> None:
     assert [len(aws.create_api_key(value="x" * size)["value"]) for size in (20, 128)] == [20, 128]
 
 
-def test_c05_a_value_too_long(aws: Any) -> None:
+def test_a_value_too_long(aws: Any) -> None:
     expected = "BadRequestException: API Key value exceeds maximum size of 128 characters"
     assert refusal(aws.create_api_key, value="x" * 129) == expected
 
 
-def test_c06_an_empty_value_is_generated(aws: Any) -> None:
+def test_an_empty_value_is_generated(aws: Any) -> None:
     assert len(aws.create_api_key(value="")["value"]) == 40
 
 
@@ -93,22 +93,22 @@ def test_a_value_that_no_header_can_carry_is_refused(aws: Any, character: str) -
     assert refusal(aws.create_api_key, value="x" * 12 + character + "x" * 12) == refused
 
 
-def test_c07_a_value_is_unique(aws: Any) -> None:
+def test_a_value_is_unique(aws: Any) -> None:
     aws.create_api_key(value=VALUE)
     assert refusal(aws.create_api_key, value=VALUE) == "ConflictException: API Key already exists"
 
 
-def test_c08_the_longest_name(aws: Any) -> None:
+def test_the_longest_name(aws: Any) -> None:
     assert len(aws.create_api_key(name="n" * 1024)["name"]) == 1024
     expected = "BadRequestException: Invalid API Key name, can be at most 1024 characters."
     assert refusal(aws.create_api_key, name="n" * 1025) == expected
 
 
-def test_c09_a_name_is_not_unique(aws: Any) -> None:
+def test_a_name_is_not_unique(aws: Any) -> None:
     assert aws.create_api_key(name="n")["id"] != aws.create_api_key(name="n")["id"]
 
 
-def test_c10_c11_a_key_is_read_with_its_value_if_asked(aws: Any) -> None:
+def test_a_key_shows_its_value_on_request(aws: Any) -> None:
     made = aws.create_api_key(name="n", value=VALUE, description="d", customerId="c", tags={"a": "b"})
     assert made["tags"] == {"a": "b"}
     plain = aws.get_api_key(apiKey=made["id"])
@@ -119,11 +119,11 @@ def test_c10_c11_a_key_is_read_with_its_value_if_asked(aws: Any) -> None:
     assert aws.get_api_key(apiKey=aws.create_api_key()["id"])["tags"] == {}
 
 
-def test_c12_an_unknown_key(aws: Any) -> None:
+def test_an_unknown_key(aws: Any) -> None:
     assert refusal(aws.get_api_key, apiKey="unknown") == NO_KEY
 
 
-def test_c13_c14_keys_are_listed_newest_first(aws: Any) -> None:
+def test_keys_are_listed_newest_first(aws: Any) -> None:
     made = [aws.create_api_key(name=name) for name in "ab"]
     assert ids(aws.get_api_keys()) == [made[1]["id"], made[0]["id"]]
     assert not any({"value", "tags"} & item.keys() for item in aws.get_api_keys()["items"])
@@ -131,19 +131,19 @@ def test_c13_c14_keys_are_listed_newest_first(aws: Any) -> None:
     assert values == [made[1]["value"], made[0]["value"]]
 
 
-def test_c15_names_are_found_by_their_beginning(aws: Any) -> None:
+def test_names_are_found_by_their_beginning(aws: Any) -> None:
     key = aws.create_api_key(name="MyKey")
     aws.create_api_key(name="Other")
     assert ids(aws.get_api_keys(nameQuery="MyK")) == [key["id"]]
     assert ids(aws.get_api_keys(nameQuery="myk")) == []
 
 
-def test_c16_a_negative_limit_is_the_default(aws: Any) -> None:
+def test_a_negative_limit_is_the_default(aws: Any) -> None:
     aws.create_api_key()
     assert len(aws.get_api_keys(limit=-1)["items"]) == 1
 
 
-def test_c17_pages(aws: Any) -> None:
+def test_pages(aws: Any) -> None:
     made = [aws.create_api_key()["id"] for _ in range(30)]
     first = aws.get_api_keys()
     assert len(first["items"]) == 25
@@ -156,7 +156,7 @@ def test_c17_pages(aws: Any) -> None:
     assert refusal(aws.get_api_keys, position="nonsense").startswith("BadRequestException")
 
 
-def test_c18_keys_of_a_customer(aws: Any) -> None:
+def test_keys_of_a_customer(aws: Any) -> None:
     wanted = [aws.create_api_key(customerId="c1", name=name)["id"] for name in ("a", "b")]
     aws.create_api_key(customerId="c10")
     assert sorted(ids(aws.get_api_keys(customerId="c1"))) == sorted(wanted)
@@ -172,7 +172,7 @@ def test_a_customer_is_taken_away_by_an_empty_value(aws: Any) -> None:
     assert ids(aws.get_api_keys(customerId="c1")) == []
 
 
-def test_c19_c20_enabled_is_true_or_not(aws: Any) -> None:
+def test_enabled_is_true_or_false(aws: Any) -> None:
     made = aws.create_api_key()
     changed = aws.update_api_key(apiKey=made["id"], patchOperations=[replaced("/enabled", "true")])
     assert changed["enabled"] is True
@@ -183,7 +183,7 @@ def test_c19_c20_enabled_is_true_or_not(aws: Any) -> None:
     assert changed["enabled"] is False
 
 
-def test_c21_a_path_that_cannot_be_replaced(aws: Any) -> None:
+def test_a_patch_of_a_path_that_cannot_be_replaced_is_refused(aws: Any) -> None:
     operations = [replaced("/name", "new"), replaced("/id", "x")]
     key = aws.create_api_key(name="old")["id"]
     assert refusal(aws.update_api_key, apiKey=key, patchOperations=operations) == (
@@ -193,14 +193,14 @@ def test_c21_a_path_that_cannot_be_replaced(aws: Any) -> None:
     assert aws.get_api_key(apiKey=key)["name"] == "old"
 
 
-def test_c22_a_description_too_long(aws: Any) -> None:
+def test_a_description_too_long(aws: Any) -> None:
     key, text = aws.create_api_key()["id"], "d" * 125_001
     expected = "BadRequestException: Invalid API Key description specified."
     assert refusal(aws.update_api_key, apiKey=key, patchOperations=[replaced("/description", text)]) == expected
     assert refusal(aws.create_api_key, description=text) == expected
 
 
-def test_c23_an_operation_that_there_is_not(control: Control, aws: Any) -> None:
+def test_an_unknown_patch_operation_is_refused(control: Control, aws: Any) -> None:
     body = {"patchOperations": [{"op": "wrong-op", "path": "/name", "value": "x"}]}
     reply = raw(control, "PATCH", f"/apikeys/{aws.create_api_key()['id']}", body)
     assert (reply.status, reply.code) == (400, "ValidationException")
@@ -210,12 +210,12 @@ def test_c23_an_operation_that_there_is_not(control: Control, aws: Any) -> None:
     }
 
 
-def test_c24_an_unknown_key_is_neither_updated_nor_deleted(aws: Any) -> None:
+def test_an_unknown_key_is_neither_updated_nor_deleted(aws: Any) -> None:
     assert refusal(aws.update_api_key, apiKey="unknown", patchOperations=[]) == NO_KEY
     assert refusal(aws.delete_api_key, apiKey="unknown") == NO_KEY
 
 
-def test_c25_a_deleted_key_leaves_its_plans(aws: Any) -> None:
+def test_a_deleted_key_leaves_its_plans(aws: Any) -> None:
     key, plan = aws.create_api_key(value=VALUE, name="n")["id"], aws.create_usage_plan(name="p")["id"]
     aws.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
     assert aws.delete_api_key(apiKey=key)["ResponseMetadata"]["HTTPStatusCode"] == 202
@@ -225,7 +225,7 @@ def test_c25_a_deleted_key_leaves_its_plans(aws: Any) -> None:
     assert aws.create_api_key(value=VALUE)["value"] == VALUE
 
 
-def test_c26_a_file_of_three_keys(aws: Any) -> None:
+def test_a_file_of_three_keys(aws: Any) -> None:
     rows = [f"name{n},{n:030}" for n in range(3)]
     answer = imported(aws, "Name,Key", *rows)
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 201
@@ -236,7 +236,7 @@ def test_c26_a_file_of_three_keys(aws: Any) -> None:
     ]
 
 
-def test_c27_columns_in_any_order_and_case(aws: Any) -> None:
+def test_columns_in_any_order_and_case(aws: Any) -> None:
     answer = imported(
         aws, "\ufeffkey , colour,NAME, description,Enabled", f' {VALUE} ,red, a , "b, c",tRuE', "", f"{VALUE}2,,x,,no"
     )
@@ -246,7 +246,7 @@ def test_c27_columns_in_any_order_and_case(aws: Any) -> None:
 
 
 @pytest.mark.parametrize("quote_mark", ['"', "'"])
-def test_c28_a_file_names_plans(aws: Any, quote_mark: str) -> None:
+def test_a_file_names_plans(aws: Any, quote_mark: str) -> None:
     plans = [aws.create_usage_plan(name=name)["id"] for name in "pq"]
     listed = f"{quote_mark}{plans[0]}, {plans[1]},unknown{quote_mark}"
     (key,) = imported(aws, "name,key,usageplanIds,enabled", f"a,{VALUE},{listed},true")["ids"]
@@ -254,7 +254,7 @@ def test_c28_a_file_names_plans(aws: Any, quote_mark: str) -> None:
     assert aws.get_api_key(apiKey=key)["enabled"] is True
 
 
-def test_c29_a_known_value_is_overwritten(aws: Any) -> None:
+def test_a_known_value_is_overwritten(aws: Any) -> None:
     old = aws.create_api_key(value=VALUE, name="old", customerId="c")["id"]
     assert imported(aws, "Name,Key", f"new,{VALUE}")["ids"] == [old]
     key = aws.get_api_key(apiKey=old, includeValue=True)
@@ -262,20 +262,20 @@ def test_c29_a_known_value_is_overwritten(aws: Any) -> None:
     assert ids(aws.get_api_keys(nameQuery="old")) == []
 
 
-def test_c29_the_last_row_of_a_value_wins(aws: Any) -> None:
+def test_the_last_row_of_a_value_wins(aws: Any) -> None:
     answer = imported(aws, "Name,Key", f"first,{VALUE}", f"last,{VALUE}")
     assert len(set(answer["ids"])) == 1
     assert [item["name"] for item in aws.get_api_keys()["items"]] == ["last"]
 
 
 @pytest.mark.parametrize("column", ["Name", "Key"])
-def test_c30_a_required_column_is_missing(aws: Any, column: str) -> None:
+def test_a_required_column_is_missing(aws: Any, column: str) -> None:
     header = {"Name": "Key", "Key": "Name"}[column]
     expected = f"BadRequestException: Missing required column '{column.lower()}'"
     assert refusal(aws.import_api_keys, format="csv", body=header.encode()) == expected
 
 
-def test_c31_a_bad_row(aws: Any) -> None:
+def test_a_bad_row(aws: Any) -> None:
     rows = ["Name,Key", "short,x", f"good,{VALUE}"]
     warning = "Skipped invalid record: 1. API Key value should be at least 20 characters"
     answer = imported(aws, *rows)
@@ -337,7 +337,7 @@ def test_a_large_import_is_several_writes(aws: Any) -> None:
     assert len(set(imported(aws, "Name,Key", *rows)["ids"])) == 1200
 
 
-def test_c73_the_account(aws: Any) -> None:
+def test_the_account(aws: Any) -> None:
     account = aws.get_account()
     assert account["throttleSettings"] == {"burstLimit": 5000, "rateLimit": 10000.0}
     assert (account["features"], account["apiKeyVersion"]) == (["UsagePlans"], "4")
@@ -357,14 +357,14 @@ def test_the_account_is_patched(aws: Any) -> None:
     assert refusal(aws.update_account, patchOperations=bad).endswith("Must be one of: [/cloudwatchRoleArn]")
 
 
-def test_c74_usage_plans_cannot_be_disabled(aws: Any) -> None:
+def test_usage_plans_cannot_be_disabled(aws: Any) -> None:
     operations = [{"op": "remove", "path": "/features", "value": "UsagePlans"}]
     expected = "BadRequestException: Usage Plans cannot be disabled once enabled"
     assert refusal(aws.update_account, patchOperations=operations) == expected
 
 
 @pytest.mark.parametrize("family", ["apikeys", "usageplans"])
-def test_c75_tags_by_arn(aws: Any, family: str) -> None:
+def test_tags_by_arn(aws: Any, family: str) -> None:
     made = aws.create_api_key() if family == "apikeys" else aws.create_usage_plan(name="p")
     arn = f"arn:aws:apigateway:eu-central-1::/{family}/{made['id']}"
     assert aws.tag_resource(resourceArn=arn, tags={"a": "1", "b": "2"})["ResponseMetadata"]["HTTPStatusCode"] == 204
@@ -377,14 +377,14 @@ def test_c75_tags_by_arn(aws: Any, family: str) -> None:
     assert refusal(aws.get_tags, resourceArn="arn:nonsense").startswith("BadRequestException")
 
 
-def test_c76_tags_show_in_the_plan_and_not_in_the_list(aws: Any) -> None:
+def test_tags_show_in_the_plan_and_not_in_the_list(aws: Any) -> None:
     plan = aws.create_usage_plan(name="p", tags={"a": "1"})
     assert plan["tags"] == {"a": "1"}
     assert aws.get_usage_plan(usagePlanId=plan["id"])["tags"] == {"a": "1"}
     assert not any("tags" in item for item in aws.get_usage_plans()["items"])
 
 
-def test_c77_c78_the_wire(control: Control, aws: Any) -> None:
+def test_the_wire(control: Control, aws: Any) -> None:
     key = aws.create_api_key()["id"]
     listed = raw(control, "GET", "/apikeys").json()
     assert list(listed) == ["item"]

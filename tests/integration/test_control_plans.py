@@ -1,4 +1,4 @@
-"""Usage plans and their keys through boto3, by the cases C32 to C66."""
+"""Usage plans and their keys through boto3."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def add_key(aws: Any, plan: str, key: str) -> Any:
     return aws.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
 
 
-def test_c32_a_bare_plan(aws: Any) -> None:
+def test_a_bare_plan(aws: Any) -> None:
     plan = aws.create_usage_plan(name="p")
     assert plan["ResponseMetadata"].pop("HTTPStatusCode") == 201
     del plan["ResponseMetadata"]
@@ -68,7 +68,7 @@ def test_c32_a_bare_plan(aws: Any) -> None:
     assert plan == {"id": plan["id"], "name": "p", "apiStages": []}
 
 
-def test_c33_a_plan_with_everything(aws: Any) -> None:
+def test_a_plan_with_everything(aws: Any) -> None:
     plan = aws.create_usage_plan(
         name="p",
         description="d",
@@ -83,26 +83,26 @@ def test_c33_a_plan_with_everything(aws: Any) -> None:
     assert (plan["tags"], plan["description"]) == ({"a": "b"}, "d")
 
 
-def test_c33_a_rate_is_printed_as_a_float(control: Control) -> None:
+def test_a_rate_is_printed_as_a_float(control: Control) -> None:
     reply = raw(control, "POST", "/usageplans", {"name": "p", "throttle": {"rateLimit": 2, "burstLimit": 1}})
     assert b'"rateLimit":2.0' in reply.body
 
 
-def test_c34_a_throttle(aws: Any) -> None:
+def test_a_throttle(aws: Any) -> None:
     assert aws.create_usage_plan(name="p", throttle={"burstLimit": 20, "rateLimit": 10.0})["throttle"] == {
         "burstLimit": 20,
         "rateLimit": 10.0,
     }
 
 
-def test_c35_a_stage_that_does_not_exist(aws: Any) -> None:
+def test_a_stage_that_does_not_exist(aws: Any) -> None:
     stages = [{"apiId": "x", "stage": "y"}]
     expected = "NotFoundException: API Stage not found: x:y"
     assert refusal(aws.create_usage_plan, name="p", apiStages=stages) == expected
     assert refused(aws, new_plan(aws), added("/apiStages", "x:y")) == expected
 
 
-def test_c35_a_stage_without_its_name(aws: Any) -> None:
+def test_a_stage_without_its_name(aws: Any) -> None:
     expected = "BadRequestException: Invalid API Stage {api: %s, stage: %s} specified for usageplan %s"
     assert refusal(aws.create_usage_plan, name="p", apiStages=[{"apiId": "", "stage": "prod"}]) == expected
     assert refusal(aws.create_usage_plan, name="p", apiStages=[{"apiId": "a"}]) == expected
@@ -233,17 +233,17 @@ OFFSET = "BadRequestException: Usage Plan quota offset must be"
         ),
     ],
 )
-def test_c36_c37_c38_quotas_that_are_none(aws: Any, quota: dict[str, Any], expected: str) -> None:
+def test_invalid_quotas_are_refused(aws: Any, quota: dict[str, Any], expected: str) -> None:
     assert refusal(aws.create_usage_plan, name="p", quota=quota) == expected
 
 
 @pytest.mark.parametrize(("period", "offset"), [("WEEK", 6), ("MONTH", 27)])
-def test_c39_the_last_offsets(aws: Any, period: str, offset: int) -> None:
+def test_the_last_offsets(aws: Any, period: str, offset: int) -> None:
     quota = {"limit": 1, "period": period, "offset": offset}
     assert aws.create_usage_plan(name="p", quota=quota)["quota"] == quota
 
 
-def test_c40_a_method_that_is_none(aws: Any) -> None:
+def test_a_throttle_for_a_method_that_does_not_exist_is_refused(aws: Any) -> None:
     stages = [PLACE | {"throttle": {"badkey": {"rateLimit": 1.0, "burstLimit": 1}}}]
     expected = "BadRequestException: Invalid method {resourcePath: badkey,method: } specified"
     assert refusal(aws.create_usage_plan, name="p", apiStages=stages) == expected
@@ -268,7 +268,7 @@ def test_plans_of_a_key_are_paged(aws: Any) -> None:
     assert sorted(plan for page in pages for plan in page) == sorted(plans)
 
 
-def test_c41_a_plan_is_read(aws: Any) -> None:
+def test_a_plan_is_read(aws: Any) -> None:
     plan = new_plan(aws)
     assert aws.get_usage_plan(usagePlanId=plan)["tags"] == {}
     assert refusal(aws.get_usage_plan, usagePlanId="unknown") == NO_PLAN
@@ -276,7 +276,7 @@ def test_c41_a_plan_is_read(aws: Any) -> None:
     assert refusal(aws.delete_usage_plan, usagePlanId="unknown") == NO_PLAN
 
 
-def test_c42_plans_of_a_key(aws: Any) -> None:
+def test_plans_of_a_key(aws: Any) -> None:
     plans, key = [new_plan(aws) for _ in range(3)], aws.create_api_key()["id"]
     for plan in plans[:2]:
         add_key(aws, plan, key)
@@ -285,7 +285,7 @@ def test_c42_plans_of_a_key(aws: Any) -> None:
     assert ids(aws.get_usage_plans(keyId="unknown")) == []
 
 
-def test_c43_throttle_and_quota_come_by_patch(aws: Any) -> None:
+def test_throttle_and_quota_are_added_by_patch(aws: Any) -> None:
     done = patched(
         aws,
         new_plan(aws),
@@ -299,7 +299,7 @@ def test_c43_throttle_and_quota_come_by_patch(aws: Any) -> None:
     assert done["tags"] == {}
 
 
-def test_c44_throttle_and_quota_go_by_patch(aws: Any) -> None:
+def test_throttle_and_quota_are_removed_by_patch(aws: Any) -> None:
     plan = new_plan(aws, throttle={"rateLimit": 1, "burstLimit": 1}, quota={"limit": 1, "period": "DAY"})
     done = patched(aws, plan, removed("/throttle"), removed("/quota"))
     assert not {"throttle", "quota"} & done.keys()
@@ -307,18 +307,18 @@ def test_c44_throttle_and_quota_go_by_patch(aws: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "garbage"], ids=["c45", "c46"])
-def test_c45_c46_a_stage_to_remove_must_be_named(aws: Any, value: str | None) -> None:
+def test_a_stage_to_remove_must_be_named(aws: Any, value: str | None) -> None:
     expected = "BadRequestException: Invalid API Stage specified"
     assert refused(aws, new_plan(aws), removed("/apiStages", value)) == expected
 
 
-def test_c47_a_stage_that_the_plan_does_not_have(aws: Any) -> None:
+def test_a_stage_that_the_plan_does_not_have(aws: Any) -> None:
     plan = new_plan(aws)
     expected = f"NotFoundException: Invalid API Stage {{api: a, stage: fakestage}} specified for usageplan {plan}"
     assert refused(aws, plan, removed("/apiStages", "a:fakestage")) == expected
 
 
-def test_c48_a_path_that_cannot_be_removed(aws: Any) -> None:
+def test_a_path_that_cannot_be_removed(aws: Any) -> None:
     assert refused(aws, new_plan(aws), removed("/apiStages/x:dev")) == (
         "BadRequestException: Invalid patch path  '/apiStages/x:dev' specified for op 'remove'. Must be one of: "
         "[/apiStages, /quota, /throttle, /productCode, "
@@ -327,13 +327,13 @@ def test_c48_a_path_that_cannot_be_removed(aws: Any) -> None:
     )
 
 
-def test_c49_a_stage_comes_and_goes(aws: Any) -> None:
+def test_a_stage_is_added_and_removed(aws: Any) -> None:
     plan = new_plan(aws)
     assert patched(aws, plan, added("/apiStages", "a:prod"))["apiStages"] == [PLACE]
     assert patched(aws, plan, removed("/apiStages", "a:prod"))["apiStages"] == []
 
 
-def test_c50_c51_c52_method_throttles(aws: Any) -> None:
+def test_method_throttles(aws: Any) -> None:
     plan = new_plan(aws, apiStages=[PLACE])
     numbers = [
         replaced(f"{THROTTLE}//pets/GET/{name}", value) for name, value in (("rateLimit", "0.1"), ("burstLimit", "1"))
@@ -349,13 +349,13 @@ def test_c50_c51_c52_method_throttles(aws: Any) -> None:
     assert "throttle" not in patched(aws, plan, removed(THROTTLE, ""))["apiStages"][0]
 
 
-def test_c53_at_most_twenty_method_throttles(aws: Any) -> None:
+def test_at_most_twenty_method_throttles(aws: Any) -> None:
     plan = new_plan(aws, apiStages=[PLACE])
     patched(aws, plan, *(added(f"{THROTTLE}//r{n}/GET/rateLimit", "1") for n in range(20)))
     assert refused(aws, plan, added(f"{THROTTLE}//r20/GET/rateLimit", "1")).startswith("LimitExceededException")
 
 
-def test_c95_a_429_says_when_to_try_again(aws: Any) -> None:
+def test_a_429_says_when_to_try_again(aws: Any) -> None:
     plan = new_plan(aws, apiStages=[PLACE])
     patched(aws, plan, *(added(f"{THROTTLE}//r{n}/GET/rateLimit", "1") for n in range(20)))
     with pytest.raises(aws.exceptions.LimitExceededException) as refusal:
@@ -363,14 +363,14 @@ def test_c95_a_429_says_when_to_try_again(aws: Any) -> None:
     assert refusal.value.response["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "1"
 
 
-def test_c54_a_product_code(aws: Any) -> None:
+def test_a_product_code(aws: Any) -> None:
     plan = new_plan(aws)
     assert patched(aws, plan, added("/productCode", "x"))["productCode"] == "x"
     assert patched(aws, plan, replaced("/productCode", "y"))["productCode"] == "y"
     assert "productCode" not in patched(aws, plan, removed("/productCode"))
 
 
-def test_c55_all_operations_or_none(aws: Any) -> None:
+def test_all_operations_or_none(aws: Any) -> None:
     plan = new_plan(aws)
     refused(aws, plan, replaced("/name", "new"), replaced("/nowhere", "x"))
     refused(aws, plan, replaced("/name", "new"), added("/apiStages", "x:y"))
@@ -378,7 +378,7 @@ def test_c55_all_operations_or_none(aws: Any) -> None:
     assert patched(aws, plan)["name"] == "p"
 
 
-def test_c56_c57_a_plan_without_stages_is_deleted(aws: Any) -> None:
+def test_a_plan_without_stages_is_deleted(aws: Any) -> None:
     plan = new_plan(aws, apiStages=[PLACE])
     key = aws.create_api_key()["id"]
     add_key(aws, plan, key)
@@ -393,14 +393,14 @@ def test_c56_c57_a_plan_without_stages_is_deleted(aws: Any) -> None:
     assert ids(aws.get_usage_plan_keys(usagePlanId=plan)) == []
 
 
-def test_c59_a_key_joins_a_plan(aws: Any) -> None:
+def test_a_key_joins_a_plan(aws: Any) -> None:
     key = aws.create_api_key(name="n")
     joined = add_key(aws, new_plan(aws), key["id"])
     assert joined.pop("ResponseMetadata")["HTTPStatusCode"] == 201
     assert joined == {"id": key["id"], "type": "API_KEY", "value": key["value"], "name": "n"}
 
 
-def test_c60_an_unknown_key_or_plan(aws: Any) -> None:
+def test_an_unknown_key_or_plan(aws: Any) -> None:
     plan, key = new_plan(aws), aws.create_api_key()["id"]
     members = {"keyType": "API_KEY"}
     expected = "NotFoundException: Invalid API Key identifier specified"
@@ -410,7 +410,7 @@ def test_c60_an_unknown_key_or_plan(aws: Any) -> None:
     assert refusal(aws.create_usage_plan_key, **wrong).startswith("BadRequestException")
 
 
-def test_c61_a_key_has_one_plan_of_a_stage(aws: Any) -> None:
+def test_a_key_has_one_plan_of_a_stage(aws: Any) -> None:
     plans = [new_plan(aws, apiStages=[PLACE]) for _ in range(2)]
     key = aws.create_api_key(value="v" * 20)["id"]
     add_key(aws, plans[0], key)
@@ -422,7 +422,7 @@ def test_c61_a_key_has_one_plan_of_a_stage(aws: Any) -> None:
     assert ids(aws.get_usage_plan_keys(usagePlanId=plans[1])) == answer["ids"]
 
 
-def test_c62_a_stage_cannot_join_two_plans_of_a_key(aws: Any) -> None:
+def test_a_stage_cannot_join_two_plans_of_a_key(aws: Any) -> None:
     plans = [new_plan(aws, apiStages=[PLACE]), new_plan(aws)]
     key = aws.create_api_key()["id"]
     for plan in plans:
@@ -431,7 +431,7 @@ def test_c62_a_stage_cannot_join_two_plans_of_a_key(aws: Any) -> None:
     assert patched(aws, plans[1], added("/apiStages", "a:test"))["apiStages"] == [{"apiId": "a", "stage": "test"}]
 
 
-def test_c61_c62_of_two_writers_one_wins(control: Control, aws: Any) -> None:
+def test_of_two_conflicting_writers_one_wins(control: Control, aws: Any) -> None:
     """A key joins the one plan while the stage joins the other: never both."""
     for _ in range(10):
         covers, bare = new_plan(aws, apiStages=[PLACE]), new_plan(aws)
@@ -451,7 +451,7 @@ def test_c61_c62_of_two_writers_one_wins(control: Control, aws: Any) -> None:
         assert sorted(results) in ([200, 409], [201, 409])
 
 
-def test_c63_keys_of_a_plan(aws: Any) -> None:
+def test_keys_of_a_plan(aws: Any) -> None:
     plan = new_plan(aws)
     keys = [aws.create_api_key(name=name) for name in ("Alpha", "Beta")]
     outsider = aws.create_api_key(name="Alpine")
@@ -468,11 +468,11 @@ def test_c63_keys_of_a_plan(aws: Any) -> None:
     assert [item["name"] for page in paginator for item in page["items"]] == ["Beta", "Alpha"]
 
 
-def test_c64_keys_of_an_unknown_plan(aws: Any) -> None:
+def test_keys_of_an_unknown_plan(aws: Any) -> None:
     assert ids(aws.get_usage_plan_keys(usagePlanId="unknown")) == []
 
 
-def test_c65_c66_a_key_leaves_a_plan(aws: Any) -> None:
+def test_a_key_leaves_a_plan(aws: Any) -> None:
     plan, key, other = new_plan(aws), aws.create_api_key()["id"], aws.create_api_key()["id"]
     add_key(aws, plan, key)
     assert aws.get_usage_plan_key(usagePlanId=plan, keyId=key)["id"] == key

@@ -1,4 +1,4 @@
-"""APIs, resources, methods, deployments, stages and their words through boto3: cases C58 and C79 to C92 of aws.md."""
+"""APIs, resources, methods, deployments, stages and gateway responses through boto3."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_an_api_is_refused_in_awss_words(client: Client) -> None:
     assert refused(client.create_rest_api, name="a", apiKeySource="X") == (400, "ValidationException", message)
 
 
-def test_c88_the_source_of_keys_is_patched(client: Client) -> None:
+def test_the_source_of_keys_is_patched(client: Client) -> None:
     named = {"restApiId": client.api}
     changed = client.patch("update_rest_api", ("replace", "/apiKeySource", "AUTHORIZER"), **named)
     assert changed["apiKeySource"] == "AUTHORIZER"
@@ -222,7 +222,7 @@ def test_a_resource_is_refused_in_awss_words(client: Client) -> None:
     assert told("a/b")[2].startswith("Resource's path part only allow a-zA-Z0-9._-: or a valid greedy path variable")
 
 
-def test_c79_a_method_requires_a_key(client: Client) -> None:
+def test_a_method_requires_a_key(client: Client) -> None:
     named = {"restApiId": client.api, "resourceId": client.root, "httpMethod": "GET"}
     made = client.put_method(**named, authorizationType="NONE", apiKeyRequired=True)
     assert made["ResponseMetadata"]["HTTPStatusCode"] == 201
@@ -232,8 +232,8 @@ def test_c79_a_method_requires_a_key(client: Client) -> None:
     assert refused(client.get_method, **named) == (404, "NotFoundException", "Invalid Method identifier specified")
 
 
-def test_c80_a_patched_method_leaves_what_is_deployed(client: Client) -> None:
-    """The key is required from the next deployment on (D19)."""
+def test_a_patched_method_leaves_the_deployment_as_it_is(client: Client) -> None:
+    """The key is required from the next deployment on."""
     named = client.method(client.resource(), key=False)
     first = client.deploy(stageName="prod")
     assert client.patch("update_method", ("replace", "/apiKeyRequired", "true"), **named)["apiKeyRequired"] is True
@@ -423,14 +423,14 @@ def test_the_kinds_of_5xx_are_shown_with_the_default_ones_values(client: Client)
 # --- deployments --------------------------------------------------------------------------------------------------
 
 
-def test_c81_an_api_without_methods_is_not_deployed(client: Client) -> None:
+def test_an_api_without_methods_is_not_deployed(client: Client) -> None:
     expected = (400, "BadRequestException", "The REST API doesn't contain any methods")
     assert refused(client.deploy) == expected
     client.method(client.root, integration=False)
     assert refused(client.deploy)[2] == "No integration defined for method"
 
 
-def test_c82_a_second_deployment_points_the_stage_to_itself(client: Client) -> None:
+def test_a_second_deployment_points_the_stage_to_itself(client: Client) -> None:
     stage = client.stage()
     second = client.deploy(stageName="prod", variables={"a": "1"})
     shown = client.get_stage(**stage)
@@ -440,7 +440,7 @@ def test_c82_a_second_deployment_points_the_stage_to_itself(client: Client) -> N
     assert client.get_stages(restApiId=client.api, deploymentId="none")["item"] == []
 
 
-def test_c83_a_deployment_in_use_stays(client: Client) -> None:
+def test_a_deployment_in_use_stays(client: Client) -> None:
     stage = client.stage()
     first = client.get_stage(**stage)["deploymentId"]
     named = {"restApiId": client.api, "deploymentId": first}
@@ -479,12 +479,12 @@ def test_a_stage_comes_back_as_it_was_made(client: Client) -> None:
     assert refused(client.get_stage, restApiId=client.api, stageName="none")[2] == "Invalid Stage identifier specified"
 
 
-def test_c84_a_method_setting_begins_with_the_defaults(client: Client) -> None:
+def test_a_method_setting_begins_with_the_defaults(client: Client) -> None:
     shown = client.patch("update_stage", ("replace", "/*/*/throttling/burstLimit", "123"), **client.stage())
     assert shown["methodSettings"] == {"*/*": {**DEFAULTS, "throttlingBurstLimit": 123}}
 
 
-def test_c85_a_specific_setting_begins_with_what_the_stage_says(client: Client) -> None:
+def test_a_specific_setting_begins_with_the_stages_values(client: Client) -> None:
     stage = client.stage()
     client.patch("update_stage", ("replace", "/*/*/throttling/burstLimit", "123"), **stage)
     client.patch("update_stage", ("replace", "/*/*/caching/enabled", "true"), **stage)
@@ -499,7 +499,7 @@ def test_c85_a_specific_setting_begins_with_what_the_stage_says(client: Client) 
     assert shown["methodSettings"]["*/*"]["throttlingRateLimit"] == -1
 
 
-def test_c86_a_setting_is_removed_once(client: Client) -> None:
+def test_a_setting_is_removed_once(client: Client) -> None:
     stage = client.stage()
     client.patch("update_stage", ("replace", "/*/*/logging/loglevel", "INFO"), **stage)
     assert client.patch("update_stage", ("remove", "/*/*"), **stage)["methodSettings"] == {}
@@ -507,7 +507,7 @@ def test_c86_a_setting_is_removed_once(client: Client) -> None:
     assert refused(client.patch, "update_stage", ("remove", "/*/*"), **stage) == (400, "BadRequestException", message)
 
 
-def test_c87_an_unknown_path_is_answered_with_all_of_them(client: Client) -> None:
+def test_an_unknown_path_is_answered_with_all_of_them(client: Client) -> None:
     stage = client.stage()
     for path in ("/documentation_version", "/tags/tag1", "/a~1b/GOT/throttling/rateLimit"):
         message = f"Invalid method setting path: {path}. Must be one of: {SETTING_PATHS}"
@@ -596,7 +596,7 @@ def test_other_members_of_a_stage_are_patched(client: Client) -> None:
 
 
 @pytest.mark.parametrize("whole_api", [False, True])
-def test_c58_what_goes_away_is_in_no_plan(client: Client, whole_api: bool) -> None:
+def test_a_deleted_stage_or_api_is_in_no_plan(client: Client, whole_api: bool) -> None:
     stage = client.stage()
     other = Client(client.control)
     other.stage()
@@ -631,7 +631,7 @@ paths:
 """
 
 
-def test_c89_an_imported_operation_requires_a_key(client: Client) -> None:
+def test_an_imported_operation_requires_a_key(client: Client) -> None:
     made = client.import_rest_api(body=json.dumps(pets()).encode())
     assert (made["name"], made["ResponseMetadata"]["HTTPStatusCode"]) == ("imported", 201)
     items = client.get_resources(restApiId=made["id"], embed=["methods"])["items"]
@@ -701,7 +701,7 @@ def test_an_unknown_way_to_take_the_base_path_is_refused(client: Client, value: 
 # --- gateway responses --------------------------------------------------------------------------------------------
 
 
-def test_c90_a_fresh_api_has_all_standard_responses(client: Client) -> None:
+def test_a_fresh_api_has_all_standard_responses(client: Client) -> None:
     items = client.get_gateway_responses(restApiId=client.api)["items"]
     assert len(items) == 21
     assert [one["responseType"] for one in items] == sorted(one["responseType"] for one in items)
@@ -710,7 +710,7 @@ def test_c90_a_fresh_api_has_all_standard_responses(client: Client) -> None:
     assert "statusCode" not in client.get_gateway_response(restApiId=client.api, responseType="DEFAULT_4XX")
 
 
-def test_c91_a_response_is_put_in_place_of_the_standard_one(client: Client) -> None:
+def test_a_response_is_put_in_place_of_the_standard_one(client: Client) -> None:
     named = {"restApiId": client.api, "responseType": "THROTTLED"}
     parameters = {"gatewayresponse.header.Retry-After": "'60'"}
     made = client.put_gateway_response(**named, statusCode="429", responseParameters=parameters)
@@ -726,7 +726,7 @@ def test_c91_a_response_is_put_in_place_of_the_standard_one(client: Client) -> N
     assert client.get_gateway_response(**named)["defaultResponse"] is True
 
 
-def test_c92_a_standard_response_is_not_deleted(client: Client) -> None:
+def test_a_standard_response_is_not_deleted(client: Client) -> None:
     assert refused(client.delete_gateway_response, restApiId=client.api, responseType="THROTTLED") == (
         404,
         "NotFoundException",

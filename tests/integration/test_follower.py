@@ -221,14 +221,14 @@ async def asked_for(sidecar: Sidecar, key: str, do: Callable[[], Awaitable[objec
     return found
 
 
-async def test_r21_a_miss_costs_one_round_trip_and_a_hit_none(sidecar: Sidecar) -> None:
+async def test_a_miss_costs_one_round_trip_and_a_hit_none(sidecar: Sidecar) -> None:
     await sidecar.takes_over(await sidecar.put(stored_key("k2")))
     assert await asked_for(sidecar, "k2", lambda: sidecar.answer("k2")) == 1
     assert await asked_for(sidecar, "k2", lambda: sidecar.answer("k2")) == 0
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_r21_a_storm_of_one_missing_key_costs_one_round_trip(sidecar: Sidecar, known: bool) -> None:
+async def test_a_storm_of_one_missing_key_costs_one_round_trip(sidecar: Sidecar, known: bool) -> None:
     if known:
         await sidecar.takes_over(await sidecar.put(stored_key("k2")))
 
@@ -620,7 +620,7 @@ def own_redis() -> Iterator[RedisServer]:
 
 
 def test_a_sidecar_serves_the_store_without_a_file_and_outlives_redis(own_redis: RedisServer) -> None:
-    """R20: cached keys go on, of others nobody can tell, and then all is as before."""
+    """Cached keys go on, others get 503, and then all is as before."""
     asyncio.run(_write(own_redis.url, world(stored_key("k2"))))
     flags = ("--redis-url", own_redis.url, "--drain-seconds", "0", "--store")
     with authz_serve(None, *flags) as server:
@@ -707,7 +707,7 @@ async def _set_remaining(url: str, quota: QuotaSettings, remaining: int) -> None
 def test_a_sidecar_that_has_never_read_the_store_refuses_all_and_is_not_ready(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    """R20: not even the file's keys are let in, for the store may have more to say of them."""
+    """Not even the file's keys are let in, for the store may have more to say of them."""
     path = tmp_path / "plans.yaml"
     path.write_text(yaml.safe_dump(document()))
     own_redis.kill()

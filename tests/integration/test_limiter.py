@@ -1,4 +1,4 @@
-"""The limits in a real Redis, rule by rule (R2-R10, R14, R17, R19)."""
+"""The limits in a real Redis, in the order of docs/explanation/rules.md."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def _usage(spy: redis.asyncio.Redis, meter: Meter) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("rate", [0.3, 3.0, 7.0, 3000.0, 9999.0, 700_000.0])
-async def test_r2_a_token_comes_back_in_the_microsecond_in_which_it_is_whole(
+async def test_a_token_comes_back_in_the_microsecond_in_which_it_is_whole(
     limiter: RedisLimiter, account: str, clock: Clock, rate: float
 ) -> None:
     """No rounding in anybody's favour: not a microsecond earlier, and not one later, again and again."""
@@ -122,7 +122,7 @@ async def test_r2_a_token_comes_back_in_the_microsecond_in_which_it_is_whole(
         clock.now += 1
 
 
-async def test_r2_a_debt_near_the_largest_exact_integer_loses_no_digit(
+async def test_a_debt_near_the_largest_exact_integer_loses_no_digit(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """16 digits of a debt and of a time in µs, written, read and told."""
@@ -136,14 +136,14 @@ async def test_r2_a_debt_near_the_largest_exact_integer_loses_no_digit(
     assert struct.unpack(">Bdddd", await _raw(spy, limit.key)) == (1, debt + rule.m, clock.now, rule.n, rule.m)
 
 
-async def test_r3_a_burst_raised_from_5_to_50_on_an_empty_bucket_admits_45_at_once(
+async def test_a_burst_raised_from_5_to_50_on_an_empty_bucket_admits_45_at_once(
     limiter: RedisLimiter, account: str
 ) -> None:
     await _empty(limiter, _bucket(account, 1.0, 5))
     assert sum(await _admitted(limiter, [_bucket(account, 1.0, 50)], times=60)) == 45
 
 
-async def test_r3_a_rate_lowered_from_100_to_1_on_an_empty_bucket_of_100_admits_none(
+async def test_a_rate_lowered_from_100_to_1_on_an_empty_bucket_of_100_admits_none(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     await _empty(limiter, _bucket(account, 100.0, 100))
@@ -152,7 +152,7 @@ async def test_r3_a_rate_lowered_from_100_to_1_on_an_empty_bucket_of_100_admits_
     assert sum(await _admitted(limiter, [_bucket(account, 1.0, 100)], times=20)) == 2
 
 
-async def test_r3_a_refusal_writes_the_new_rate_so_that_it_holds_from_then_on(
+async def test_a_refusal_writes_the_new_rate_so_that_it_holds_from_then_on(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     """Else the first admitted call would find its whole wait refilled at the old rate."""
@@ -164,7 +164,7 @@ async def test_r3_a_refusal_writes_the_new_rate_so_that_it_holds_from_then_on(
     assert sum(await _admitted(limiter, [slow], times=20)) == 1
 
 
-async def test_r3_a_lowered_burst_is_waited_for_from_the_new_burst_on(
+async def test_the_wait_after_a_lowered_burst_counts_from_the_new_burst(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     """More than the new burst counts as the new burst, also for the calls behind a refused one."""
@@ -175,7 +175,7 @@ async def test_r3_a_lowered_burst_is_waited_for_from_the_new_burst_on(
     assert await _admitted(limiter, [small]) == [True]
 
 
-async def test_r3_a_quota_keeps_what_was_used_and_never_has_less_than_nothing_left(
+async def test_a_changed_quota_keeps_its_use_and_never_has_a_negative_rest(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     meter = _meter(account)
@@ -187,7 +187,7 @@ async def test_r3_a_quota_keeps_what_was_used_and_never_has_less_than_nothing_le
     assert sum(await _admitted(limiter, [_quota(meter, 9, clock.now)], meter, 5)) == 2
 
 
-async def test_r8_a_limit_removed_and_added_again_gives_nothing_away(
+async def test_a_limit_removed_and_added_again_gives_nothing_away(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     """A slot of the ledger that a request does not name is kept as it is."""
@@ -199,7 +199,7 @@ async def test_r8_a_limit_removed_and_added_again_gives_nothing_away(
         assert await _admitted(limiter, [limit], meter) == [False]
 
 
-async def test_r4_nothing_is_refilled_while_the_clock_steps_back_and_all_is_from_there_on(
+async def test_a_step_back_of_the_clock_refills_nothing_and_refilling_goes_on_from_there(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     """Refused calls take the step too: nobody waits until the clock has caught up."""
@@ -212,7 +212,7 @@ async def test_r4_nothing_is_refilled_while_the_clock_steps_back_and_all_is_from
     assert sum(await _admitted(limiter, [limit], times=3)) == 1
 
 
-async def test_r4_the_clock_is_learnt_from_a_reply(live: RedisLimiter, spy: redis.asyncio.Redis) -> None:
+async def test_the_clock_is_learnt_from_a_reply(live: RedisLimiter, spy: redis.asyncio.Redis) -> None:
     """However wrong it was before."""
     live.clock.learn(0)
     before, _ = await spy.time()
@@ -220,7 +220,7 @@ async def test_r4_the_clock_is_learnt_from_a_reply(live: RedisLimiter, spy: redi
     assert live.clock.now() >= before * SECOND
 
 
-async def test_r4_a_period_that_does_not_contain_now_is_stale_and_takes_nothing(
+async def test_a_period_that_does_not_contain_now_is_stale_and_takes_nothing(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     """Its neighbours in the batch are decided as usual, and it is told the time."""
@@ -234,7 +234,7 @@ async def test_r4_a_period_that_does_not_contain_now_is_stale_and_takes_nothing(
 
 
 @pytest.mark.parametrize(("moment", "stale"), [(-1, True), (0, False), (DAY_US - 1, False), (DAY_US, True)])
-async def test_r4_a_period_holds_its_start_and_not_its_end(
+async def test_a_period_holds_its_start_and_not_its_end(
     limiter: RedisLimiter, account: str, clock: Clock, moment: int, stale: bool
 ) -> None:
     """To the microsecond, so that no moment belongs to two periods."""
@@ -244,7 +244,7 @@ async def test_r4_a_period_holds_its_start_and_not_its_end(
     assert (await limiter.admit([limit], meter)).stale is stale
 
 
-async def test_r4_a_period_restarts_only_when_it_begins_later(
+async def test_a_period_restarts_only_when_it_begins_later(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """A clock that steps back over midnight, and back again, resets no quota."""
@@ -259,7 +259,7 @@ async def test_r4_a_period_restarts_only_when_it_begins_later(
     assert await _admitted(limiter, [_quota(meter, 2, clock.now)], meter) == [True]
 
 
-async def test_r4_an_earlier_start_is_charged_to_the_stored_period_whose_start_stays(
+async def test_an_earlier_start_is_charged_to_the_stored_period_whose_start_stays(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """An old and a new sidecar with different periods do not reset each other's quota."""
@@ -271,7 +271,7 @@ async def test_r4_an_earlier_start_is_charged_to_the_stored_period_whose_start_s
     assert (await _usage(spy, meter))[:2] == (day.rule.start, 3)
 
 
-async def test_r4_a_refused_call_does_not_move_the_period_for_the_calls_behind_it(
+async def test_a_refused_call_does_not_move_the_period_for_the_calls_behind_it(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     """The month is used up; a call under the day, refused by another layer, does not begin the day."""
@@ -282,7 +282,7 @@ async def test_r4_a_refused_call_does_not_move_the_period_for_the_calls_behind_i
     assert (refused.refused_by, behind.refused_by) == (full, month)
 
 
-async def test_r4_a_start_more_than_a_day_past_the_end_was_a_wrong_clock_and_restarts(
+async def test_a_start_more_than_a_day_past_the_end_was_a_wrong_clock_and_restarts(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter, now = _meter(account), clock.now
@@ -295,15 +295,13 @@ async def test_r4_a_start_more_than_a_day_past_the_end_was_a_wrong_clock_and_res
     assert (await _usage(spy, meter))[0] == today.rule.start
 
 
-async def test_r5_a_burst_of_0_refuses_always_and_its_wait_is_infinite(limiter: RedisLimiter, account: str) -> None:
+async def test_a_burst_of_0_refuses_every_call_with_an_infinite_wait(limiter: RedisLimiter, account: str) -> None:
     limit = _bucket(account, 1000.0, 0)
     tally = await limiter.admit([limit])
     assert (tally.refused_by, tally.wait_us) == (limit, None)
 
 
-async def test_r5_a_rate_of_0_admits_its_burst_and_no_more_ever(
-    limiter: RedisLimiter, account: str, clock: Clock
-) -> None:
+async def test_a_rate_of_0_admits_its_burst_once(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     limit = _bucket(account, 0.0, 3)
     await _empty(limiter, limit)
     clock.advance(300 * 86_400)
@@ -312,7 +310,7 @@ async def test_r5_a_rate_of_0_admits_its_burst_and_no_more_ever(
 
 
 @pytest.mark.parametrize("refused_by_other", [False, True])
-async def test_r5_a_counter_that_never_refills_is_kept_400_days_from_the_last_refusal_too(
+async def test_a_counter_that_never_refills_is_kept_400_days_from_the_last_refusal_too(
     live: RedisLimiter, account: str, spy: redis.asyncio.Redis, refused_by_other: bool
 ) -> None:
     """Whichever limit refuses."""
@@ -325,17 +323,17 @@ async def test_r5_a_counter_that_never_refills_is_kept_400_days_from_the_last_re
     assert 399 * DAY_MS < await spy.pttl(limit.key) <= 400 * DAY_MS
 
 
-async def test_r6_a_batch_is_decided_in_order_and_a_refused_request_takes_nothing(
+async def test_a_batch_is_decided_in_order_and_a_refused_request_takes_nothing(
     limiter: RedisLimiter, account: str
 ) -> None:
-    """P2: the refused one in the middle leaves the shared unit to the one behind it."""
+    """The refused one in the middle leaves the shared unit to the one behind it."""
     shared, full = _bucket(account, 0.0, 2, "shared"), _bucket(account, 1.0, 0, "full")
     asked = ([shared], [shared, full], [full, shared], [shared], [shared])
     tallies = await asyncio.gather(*(limiter.admit(limits) for limits in asked))
     assert [tally.refused_by for tally in tallies] == [None, full, full, None, shared]
 
 
-async def test_r7_the_first_layer_without_room_is_named_and_the_longest_wait_told(
+async def test_a_refusal_names_the_first_layer_without_room_and_the_longest_wait(
     limiter: RedisLimiter, account: str
 ) -> None:
     first, second, third = (_bucket(account, rate, 1, str(rate)) for rate in (2.0, 0.5, 1.0))
@@ -344,14 +342,14 @@ async def test_r7_the_first_layer_without_room_is_named_and_the_longest_wait_tol
     assert (tally.refused_by, tally.wait_us) == (first, 2 * SECOND)
 
 
-async def test_r7_one_infinite_wait_makes_the_whole_wait_infinite(limiter: RedisLimiter, account: str) -> None:
+async def test_one_infinite_wait_makes_the_whole_wait_infinite(limiter: RedisLimiter, account: str) -> None:
     finite, never = _bucket(account, 1.0, 1, "finite"), _bucket(account, 0.0, 1, "never")
     await _admitted(limiter, [finite, never])
     tally = await limiter.admit([finite, never])
     assert (tally.refused_by, tally.wait_us) == (finite, None)
 
 
-async def test_r7_a_quota_is_waited_for_until_its_period_ends(
+async def test_the_wait_for_a_quota_lasts_until_its_period_ends(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     meter = _meter(account)
@@ -380,7 +378,7 @@ SPOILERS: list[Any] = [
 
 @pytest.mark.parametrize("spoil", SPOILERS)
 @pytest.mark.parametrize("where", ["bucket", "ledger"])
-async def test_r8_a_value_that_is_not_ours_fails_its_own_requests_and_is_left_alone(
+async def test_a_foreign_value_fails_its_own_requests_and_is_left_alone(
     limiter: RedisLimiter,
     account: str,
     clock: Clock,
@@ -407,7 +405,7 @@ async def test_r8_a_value_that_is_not_ours_fails_its_own_requests_and_is_left_al
 
 
 @pytest.mark.parametrize("row", [None, b"short"])
-async def test_r8_a_history_that_is_not_ours_fails_its_own_requests_too(
+async def test_a_foreign_history_fails_its_own_requests_too(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis, row: bytes | None
 ) -> None:
     """A value of another type, or today's row with bytes that are not ours."""
@@ -450,13 +448,13 @@ async def _spent_everywhere(limiter: RedisLimiter, account: str, clock: Clock) -
     return [*(key for meter in meters for key in (meter.ledger, meter.history)), shared.key, *own]
 
 
-async def test_r9_all_of_it_works_on_a_cluster(cluster: RedisServer, account: str, clock: Clock) -> None:
+async def test_all_scripts_work_on_a_cluster(cluster: RedisServer, account: str, clock: Clock) -> None:
     """A script whose keys lie in two slots would be an error there."""
     async with _running(cluster.url, account, clock=RedisClock(clock)) as limiter:
         await _spent_everywhere(limiter, account, clock)
 
 
-async def test_r9_a_script_touches_no_key_that_it_was_not_given(
+async def test_a_script_touches_no_key_that_it_was_not_given(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """As Redis's own MONITOR shows it: each command of a script names keys of its KEYS."""
@@ -479,7 +477,7 @@ async def _touched_by_scripts(monitor: Any, spy: redis.asyncio.Redis) -> set[str
             touched |= set(args) if name == "MGET" else {args[0]}
 
 
-async def test_r9_a_bucket_expires_when_it_would_be_full(
+async def test_a_bucket_expires_when_it_would_be_full(
     live: RedisLimiter, account: str, spy: redis.asyncio.Redis
 ) -> None:
     """Not earlier, or a caller would get a burst for nothing; not much later, or Redis would fill up."""
@@ -491,7 +489,7 @@ async def test_r9_a_bucket_expires_when_it_would_be_full(
 
 
 @pytest.mark.parametrize(("retention", "kept"), [(400, 400), (1, 31)])
-async def test_r9_a_ledger_is_kept_as_long_as_its_usage_and_outlives_every_quota(
+async def test_a_ledger_is_kept_as_long_as_its_usage_and_outlives_every_quota(
     shared_redis: RedisServer, account: str, spy: redis.asyncio.Redis, retention: int, kept: int
 ) -> None:
     """Else a quota of a month would be forgotten, and given again, after a day without calls."""
@@ -502,7 +500,7 @@ async def test_r9_a_ledger_is_kept_as_long_as_its_usage_and_outlives_every_quota
     assert (kept - 1) * DAY_MS < await spy.pttl(meter.ledger) <= kept * DAY_MS
 
 
-async def test_r9_a_forgotten_script_is_sent_along_with_the_same_batch(
+async def test_a_forgotten_script_is_sent_again_with_the_same_batch(
     limiter: RedisLimiter, account: str, spy: redis.asyncio.Redis
 ) -> None:
     """No call fails, none is charged twice; the digest serves again afterwards."""
@@ -514,7 +512,7 @@ async def test_r9_a_forgotten_script_is_sent_along_with_the_same_batch(
     assert (await limiter.admit([limit])).states == (3,)
 
 
-async def test_r9_a_forgotten_flush_script_counts_once(
+async def test_a_forgotten_flush_script_counts_once(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter, day = _meter(account), clock.now // DAY_US
@@ -524,7 +522,7 @@ async def test_r9_a_forgotten_flush_script_counts_once(
     assert (await _usage(spy, meter))[2:] == (day, 2, -1)
 
 
-async def test_r10_the_first_call_of_a_day_writes_the_finished_days_row(
+async def test_the_first_call_of_a_day_writes_the_finished_days_row(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """Used, and what remained after its last event; the current day stays in the ledger."""
@@ -537,7 +535,7 @@ async def test_r10_the_first_call_of_a_day_writes_the_finished_days_row(
     assert (await _usage(spy, meter))[2:] == (day + 2, 1, 1)
 
 
-async def test_r10_rows_older_than_the_retention_go_away(
+async def test_rows_older_than_the_retention_are_deleted(
     shared_redis: RedisServer, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter, day = _meter(account), clock.now // DAY_US
@@ -548,7 +546,7 @@ async def test_r10_rows_older_than_the_retention_go_away(
     assert sorted(await _history(spy, meter)) == [day + 2, day + 3]
 
 
-async def test_r10_a_refused_call_is_not_counted(
+async def test_a_refused_call_is_not_counted(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter = _meter(account)
@@ -556,7 +554,7 @@ async def test_r10_a_refused_call_is_not_counted(
     assert (await _usage(spy, meter))[2:] == (clock.now // DAY_US, 2, 0)
 
 
-async def test_r10_a_call_that_a_shadow_plan_would_refuse_is_counted(
+async def test_a_call_that_a_shadow_plan_would_refuse_is_counted(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter = _meter(account)
@@ -564,7 +562,7 @@ async def test_r10_a_call_that_a_shadow_plan_would_refuse_is_counted(
     assert (await _usage(spy, meter))[1:] == (1, clock.now // DAY_US, 3, 0)
 
 
-async def test_r10_a_keyless_call_has_no_usage(limiter: RedisLimiter, account: str, spy: redis.asyncio.Redis) -> None:
+async def test_a_keyless_call_has_no_usage(limiter: RedisLimiter, account: str, spy: redis.asyncio.Redis) -> None:
     """All that is written is its bucket, and the worker's reply."""
     limit = _bucket(account, 1.0, 5)
     await _admitted(limiter, [limit])
@@ -574,7 +572,7 @@ async def test_r10_a_keyless_call_has_no_usage(limiter: RedisLimiter, account: s
     }
 
 
-async def test_r10_a_day_only_moves_forward_but_for_a_wrong_clock(
+async def test_a_day_only_moves_forward_but_for_a_wrong_clock(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """Over midnight and back is the same day; from a month ahead, the day is found again with what it had."""
@@ -586,7 +584,7 @@ async def test_r10_a_day_only_moves_forward_but_for_a_wrong_clock(
     assert await _history(spy, meter) == {day + 1: (2, -1), day + 30: (1, -1)}
 
 
-async def test_r14_a_shadow_plan_with_room_is_charged_with_the_rest(
+async def test_a_shadow_plan_with_room_is_charged_with_the_rest(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     meter = _meter(account)
@@ -599,7 +597,7 @@ async def test_r14_a_shadow_plan_with_room_is_charged_with_the_rest(
     assert (tally.states, tally.refused_by, tally.shadowed_by) == ((1, 1, 1), None, None)
 
 
-async def test_r14_a_shadow_plan_without_room_takes_nothing_is_named_and_lets_through(
+async def test_a_shadow_plan_without_room_is_reported_and_admits_without_a_charge(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     """None of its layers is charged, the ones with room neither; stage and account are, as for any call."""
@@ -614,7 +612,7 @@ async def test_r14_a_shadow_plan_without_room_takes_nothing_is_named_and_lets_th
     assert (tally.states, tally.refused_by, tally.shadowed_by) == ((1, 1, 2), None, limits[1])
 
 
-async def test_r14_a_refusal_by_the_stage_charges_nothing_and_waits_for_the_stage_alone(
+async def test_a_refusal_by_the_stage_charges_nothing_and_waits_for_the_stage_alone(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     meter = _meter(account)
@@ -625,7 +623,7 @@ async def test_r14_a_refusal_by_the_stage_charges_nothing_and_waits_for_the_stag
     assert tally.states[0] == 1
 
 
-async def test_r17_a_cancelled_caller_disturbs_nobody(limiter: RedisLimiter, account: str) -> None:
+async def test_a_cancelled_caller_disturbs_no_other(limiter: RedisLimiter, account: str) -> None:
     """Cancelled before its batch is sent, or while it is under way: the others are answered, and so are the next."""
     limit = _bucket(account, 0.0, 100)
     for ticks in range(4):
@@ -640,7 +638,7 @@ async def test_r17_a_cancelled_caller_disturbs_nobody(limiter: RedisLimiter, acc
     assert await _admitted(limiter, [limit]) == [True]
 
 
-async def test_r17_a_caller_whose_time_is_up_fails_alone(limiter: RedisLimiter, account: str) -> None:
+async def test_a_caller_that_runs_out_of_time_fails_alone(limiter: RedisLimiter, account: str) -> None:
     limit = _bucket(account, 0.0, 100)
     expired = asyncio.get_running_loop().time() - 1
     first, late, last = await asyncio.gather(
@@ -659,7 +657,7 @@ async def test_r17_a_caller_whose_time_is_up_fails_alone(limiter: RedisLimiter, 
         pytest.param(Throttle(1.0, 1, 1, 2**70), id="a number that the script could not read"),
     ],
 )
-async def test_r17_an_entry_that_cannot_be_built_fails_alone(
+async def test_an_entry_that_cannot_be_built_fails_alone(
     limiter: RedisLimiter, account: str, rule: Quota | Throttle
 ) -> None:
     good = _bucket(account, 0.0, 100)
@@ -679,7 +677,7 @@ def _spent(meter: Meter, amount: int, now: int, limit: int | None = None, unit: 
     return Spent(meter, quota, now // DAY_US, amount)
 
 
-async def test_r19_a_flush_into_nothing_makes_the_ledger(
+async def test_a_flush_without_a_ledger_makes_one(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter = _meter(account)
@@ -690,7 +688,7 @@ async def test_r19_a_flush_into_nothing_makes_the_ledger(
     assert sum(await _admitted(limiter, [_quota(meter, 10, clock.now, "MONTH")], meter, 10)) == 7
 
 
-async def test_r19_a_flush_of_the_same_day_is_added_and_may_pass_the_limit(
+async def test_a_flush_of_the_same_day_is_added_and_may_pass_the_limit(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """What remains is then 0, not less."""
@@ -704,7 +702,7 @@ async def test_r19_a_flush_of_the_same_day_is_added_and_may_pass_the_limit(
     assert remaining(quota.rule, tally.states[0]) == 0
 
 
-async def test_r19_an_older_ledger_is_rolled_forward_to_the_day_of_the_flush(
+async def test_an_older_ledger_is_rolled_forward_to_the_day_of_the_flush(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """The finished day gets its row, as by a call; a new period starts from nothing."""
@@ -716,7 +714,7 @@ async def test_r19_an_older_ledger_is_rolled_forward_to_the_day_of_the_flush(
     assert (await _usage(spy, meter))[1:] == (2, day + 1, 2, 3)
 
 
-async def test_r19_the_oldest_day_goes_first_so_that_each_gets_its_row(
+async def test_the_oldest_day_is_flushed_first_so_that_each_day_gets_its_row(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter, day = _meter(account), clock.now // DAY_US
@@ -727,7 +725,7 @@ async def test_r19_the_oldest_day_goes_first_so_that_each_gets_its_row(
     assert (await _usage(spy, meter))[1:] == (6, day + 2, 3, 4)
 
 
-async def test_r19_a_newer_ledger_keeps_its_day_and_the_flushs_own_row_gains(
+async def test_a_newer_ledger_keeps_its_day_and_the_flushs_own_row_gains(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """In the same period the used units grow as well, and what remains falls on both days."""
@@ -740,7 +738,7 @@ async def test_r19_a_newer_ledger_keeps_its_day_and_the_flushs_own_row_gains(
     assert (await _usage(spy, meter))[1:] == (7, day + 1, 1, 3)
 
 
-async def test_r19_a_newer_ledger_without_that_row_gets_one(
+async def test_a_newer_ledger_without_that_row_gets_one(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter, day, then = _meter(account), clock.now // DAY_US, clock.now
@@ -751,7 +749,7 @@ async def test_r19_a_newer_ledger_without_that_row_gets_one(
     assert (await _usage(spy, meter))[2:] == (day + 1, 1, -1)
 
 
-async def test_r19_the_used_units_grow_only_in_the_flushs_own_period(
+async def test_the_used_units_grow_only_in_the_flushs_own_period(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """Yesterday's calls are yesterday's usage, and cost today's quota nothing."""
@@ -763,7 +761,7 @@ async def test_r19_the_used_units_grow_only_in_the_flushs_own_period(
     assert (await _usage(spy, meter))[1:] == (1, day + 1, 1, 4)
 
 
-async def test_r19_a_repeated_number_is_not_counted_again(
+async def test_a_repeated_number_is_not_counted_again(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """The highest number applied is kept for a day, per worker."""
@@ -775,9 +773,7 @@ async def test_r19_a_repeated_number_is_not_counted_again(
     assert 0 < await spy.pttl(redis_key(account, "flush", limiter._worker)) <= DAY_MS
 
 
-async def test_r19_a_flush_keeps_what_the_ledger_holds_besides(
-    limiter: RedisLimiter, account: str, clock: Clock
-) -> None:
+async def test_a_flush_keeps_the_ledgers_other_fields(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     """The plan's bucket is as empty as before."""
     meter = _meter(account)
     bucket = _plan_throttle(meter, 1.0, 2)
@@ -787,7 +783,7 @@ async def test_r19_a_flush_keeps_what_the_ledger_holds_besides(
 
 
 @pytest.mark.parametrize("where", ["ledger", "history"])
-async def test_r8_a_flush_into_what_is_not_ours_is_given_up_and_leaves_it_alone(
+async def test_a_flush_into_a_foreign_value_is_given_up_and_leaves_it_alone(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis, where: str
 ) -> None:
     """Kept, it would stand before all others for ever."""
@@ -799,7 +795,7 @@ async def test_r8_a_flush_into_what_is_not_ours_is_given_up_and_leaves_it_alone(
     assert (await _usage(spy, other))[1] == 2
 
 
-async def test_r8_a_field_of_the_history_that_is_no_day_is_passed_over(
+async def test_a_field_of_the_history_that_is_no_day_is_ignored(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     """Its neighbours are decided, and the batch is written whole."""
@@ -810,7 +806,7 @@ async def test_r8_a_field_of_the_history_that_is_no_day_is_passed_over(
     assert await spy.hget(meter.history, "yesterday") == b"x" * 16
 
 
-async def test_r8_a_flush_into_a_row_that_is_not_ours_writes_nothing(
+async def test_a_flush_into_a_foreign_row_writes_nothing(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter = _meter(account)
@@ -819,7 +815,7 @@ async def test_r8_a_flush_into_a_row_that_is_not_ours_writes_nothing(
     assert await spy.exists(meter.ledger) == 0
 
 
-async def test_r19_a_flush_tells_what_is_left_of_the_quota_and_never_less_than_none(
+async def test_a_flush_reports_the_rest_of_the_quota_and_never_a_negative_one(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     meter = _meter(account)
@@ -828,7 +824,7 @@ async def test_r19_a_flush_tells_what_is_left_of_the_quota_and_never_less_than_n
     assert await limiter.flush(_spent(meter, 1, clock.now)) is None
 
 
-async def test_r17_a_cancelled_probe_ends_at_whatever_step_it_was(limiter: RedisLimiter) -> None:
+async def test_a_cancelled_probe_ends_at_any_step(limiter: RedisLimiter) -> None:
     """One that swallowed its cancellation would probe for ever, and hold up the exit of the process."""
 
     async def for_ever() -> None:

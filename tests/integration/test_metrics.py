@@ -87,7 +87,7 @@ def serving(tmp_path: Path, whole: dict[str, Any], redis: RedisServer, workers: 
 
 
 async def test_ten_thousand_keys_make_no_more_series_than_a_hundred(tmp_path: Path, redis: RedisServer) -> None:
-    """R25: after every outcome that there is for a key, and as many guesses as there are keys."""
+    """After every outcome that there is for a key, and as many guesses as there are keys."""
 
     def callers(number: int) -> list[str]:
         known = [value_of(f"k{n}") for n in range(number)]
@@ -192,7 +192,7 @@ def test_a_control_plane_without_its_store_lives_and_is_not_ready(tmp_path: Path
 
 
 def test_metrics_hold_no_secret_and_no_caller(control: tuple[ControlServer, str]) -> None:
-    """P8: they are for whoever reaches the address."""
+    """Any client that reaches the address reads them."""
     server, http = control
     server.get("/apikeys?includeValues=true")
     text = httpx.get(f"{http}/metrics", trust_env=False).text

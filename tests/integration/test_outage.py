@@ -305,7 +305,7 @@ OUTAGES: tuple[Outage, ...] = (
 async def test_an_outage_lets_no_stranger_in_and_answers_the_others_by_policy(
     outage: Outage, server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    """P5, R18, R20. From the first failing call, through the opening of the circuit, to the limits that hold again."""
+    """From the first failing call, through the opening of the circuit, to the limits that hold again."""
     url = between.url if outage in (slow, cut_in_mid_reply) else server.url
     budget = BUDGET_MS if outage in (slow, paused) else PATIENT_MS
     async with running(tmp_path, server, url, redis_timeout_ms=budget) as run:
@@ -332,7 +332,7 @@ async def answers_by_policy(run: Running) -> None:
 
 
 async def test_what_was_given_up_is_not_charged_when_a_paused_redis_wakes(server: RedisServer, tmp_path: Path) -> None:
-    """R15. The batches lie in its socket buffer, but their deadline has passed."""
+    """The batches lie in its socket buffer, but their deadline has passed."""
     async with running(tmp_path, server, redis_timeout_ms=BUDGET_MS) as run:
         assert await run.calls("deny", 1) == [200]
         with paused(server, Proxy(0)):
@@ -356,7 +356,7 @@ async def test_a_restart_that_forgets_the_scripts_costs_no_wrong_answer(server: 
             client.script_flush()
         assert await run.calls("fresh", 2) == [200, 429]
         server.restart(empty=True)
-        assert await run.calls("deny", 1) == [200]  # and with the old connection go remembered refusals (R16)
+        assert await run.calls("deny", 1) == [200]  # and with the old connection go remembered refusals
         answers = [await run.call("fresh") for _ in range(4)]
         assert [answer.status for answer in answers] == [200, 200, 200, 429]
         assert not any(answer.degraded for answer in answers)
@@ -386,7 +386,7 @@ async def starts_degraded(path: Path, server: RedisServer, come_back: Callable[[
 async def test_what_overload_sheds_gets_503_whatever_the_policy(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R20. Redis is well, and nobody may wait for it."""
+    """Redis is well, and nobody may wait for it."""
     async with running(tmp_path, server) as run:
         monkeypatch.setattr("authz.limiter.limiter.MAX_WAITING", 0)
         for key in ("local", "allow", "deny"):
@@ -411,7 +411,7 @@ async def test_a_request_without_a_plan_follows_the_default(
 async def test_three_failures_open_the_circuit_and_then_no_caller_asks_redis(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    """R18. Probes go on beside the callers, and the first that is answered closes it."""
+    """Probes go on beside the callers, and the first that is answered closes it."""
     async with running(tmp_path, server, between.url) as run:
         assert await run.calls("deny", 1) == [200]
         before = between.batches
@@ -436,7 +436,7 @@ async def test_single_failures_do_not_open_the_circuit(server: RedisServer, betw
 
 
 async def test_the_client_never_retries_by_itself(server: RedisServer, between: Proxy) -> None:
-    """R18. A refused command is sent once; one of unknown fate once more, by us."""
+    """A refused command is sent once; one of unknown fate once more, by us."""
     async with limiting(between.url) as limiter:
         await limiter.probe()
         for answer, times in ((OOM, 1), (LOADING, 2)):
@@ -453,7 +453,7 @@ async def test_the_client_never_retries_by_itself(server: RedisServer, between: 
 
 
 async def test_callers_that_still_wait_when_the_circuit_opens_ask_no_more(server: RedisServer, between: Proxy) -> None:
-    """R18. A second batch had gathered behind the one that failed."""
+    """A second batch had gathered behind the one that failed."""
     async with limiting(between.url) as limiter:
         limiter._failed = lambda _error: setattr(limiter, "available", False)
         between.answer = OOM
@@ -486,7 +486,7 @@ async def test_circuit_and_fallback_are_told_by_metrics(server: RedisServer, bet
 async def test_what_was_kept_and_what_came_since_is_counted_before_callers_return(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    """R19. The first flush fails while Redis answers all else, and calls go on without it."""
+    """The first flush fails while Redis answers all else, and calls go on without it."""
     async with running(tmp_path, server, between.url, {"metered": quota(10)}) as run:
         between.answer = LOADING
         assert await run.calls("metered", 3) == [200] * 3
@@ -521,7 +521,7 @@ async def limiting(url: str, budget: float = 10.0, clock: RedisClock | None = No
 
 
 async def test_a_batch_whose_reply_is_cut_is_sent_again_and_charged_once(server: RedisServer, between: Proxy) -> None:
-    """R15. The first sending was decided; the second is given the same reply."""
+    """The first sending was decided; the second is given the same reply."""
     async with limiting(between.url) as limiter:
         await limiter.probe()
         between.cuts = 1
@@ -535,7 +535,7 @@ async def test_a_batch_whose_reply_is_cut_is_sent_again_and_charged_once(server:
 async def test_a_batch_that_is_late_by_a_wrong_clock_goes_once_more_under_a_new_number(
     server: RedisServer, between: Proxy
 ) -> None:
-    """R15. An hour behind, every deadline has passed; the reply tells the time."""
+    """An hour behind, every deadline has passed; the reply tells the time."""
     clock = RedisClock()
     clock.learn(clock.now() - 3_600_000_000)
     async with limiting(between.url, clock=clock) as limiter:
@@ -546,7 +546,7 @@ async def test_a_batch_that_is_late_by_a_wrong_clock_goes_once_more_under_a_new_
 
 
 async def test_a_batch_older_than_the_last_decided_one_is_not_charged(server: RedisServer) -> None:
-    """R15. What a cut connection delivers too late finds a higher number."""
+    """What a cut connection delivers too late finds a higher number."""
     async with limiting(server.url) as limiter, limiting(server.url) as straggler:
         limiter._sequence = 10
         assert (await limiter.admit([bucket(limiter)])).states == (1,)
@@ -560,7 +560,7 @@ async def test_a_batch_older_than_the_last_decided_one_is_not_charged(server: Re
 async def test_a_reply_is_kept_until_its_deadline_and_at_least_five_seconds(
     budget: float, least_ms: int, server: RedisServer
 ) -> None:
-    """R15. By Redis's own clock, from the moment at which the batch was decided."""
+    """By Redis's own clock, from the moment at which the batch was decided."""
     async with limiting(server.url, budget) as limiter:
         tally = await limiter.admit([bucket(limiter)])
         with admin(server) as client:
@@ -596,7 +596,7 @@ async def test_a_deadline_shorter_than_the_budget_is_answered_by_policy(
 
 
 async def test_deadlines_shorter_than_the_budget_do_not_open_the_circuit(server: RedisServer, tmp_path: Path) -> None:
-    """R18. Callers in a hurry say nothing about Redis."""
+    """Callers in a hurry say nothing about Redis."""
     async with running(tmp_path, server) as run:
         run.sidecar.limiter._budget = 600.0
         with paused(server, Proxy(0)):
@@ -611,7 +611,7 @@ async def test_deadlines_shorter_than_the_budget_do_not_open_the_circuit(server:
 async def test_local_admits_its_share_of_what_redis_last_reported(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    """R19. One of four: of ten six were spent, and a burst of nine is two each."""
+    """One of four: of ten six were spent, and a burst of nine is two each."""
     plans = {"metered": quota(10), "bursty": throttled(0.000001, 9)}
     async with running(tmp_path, server, between.url, plans, replicas=4) as run:
         assert await run.calls("metered", 6) == [200] * 6
@@ -632,7 +632,7 @@ async def test_a_quota_that_redis_reported_as_spent_stays_spent(
 async def test_what_was_admitted_locally_counts_once_redis_is_back(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    """R19. Two by Redis, three without it: five of six are used, in quota and usage alike."""
+    """Two by Redis, three without it: five of six are used, in quota and usage alike."""
     async with running(tmp_path, server, between.url, {"metered": quota(6)}) as run:
         assert await run.calls("metered", 2) == [200, 200]
         between.answer = LOADING
@@ -648,7 +648,7 @@ async def test_what_was_admitted_locally_counts_once_redis_is_back(
 async def test_a_flush_whose_reply_is_cut_is_sent_again_and_counted_once(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    """R19. The same amount goes under the same number until its fate is known."""
+    """The same amount goes under the same number until its fate is known."""
     async with running(tmp_path, server, between.url, {"metered": quota(10), "other": quota(10)}) as run:
         between.answer = LOADING
         assert await run.calls("metered", 3) + await run.calls("other", 2) == [200] * 5
@@ -662,7 +662,7 @@ async def test_a_flush_whose_reply_is_cut_is_sent_again_and_counted_once(
 
 
 async def test_what_a_single_failure_admits_is_counted_too(server: RedisServer, between: Proxy, tmp_path: Path) -> None:
-    """R19. The circuit never opens, and nobody comes to close it."""
+    """The circuit never opens, and nobody comes to close it."""
     async with running(tmp_path, server, between.url) as run:
         between.answer = OOM
         assert await run.calls("fresh", 1) == [200]
@@ -682,7 +682,7 @@ async def test_a_stopping_sidecar_settles_what_it_owes(server: RedisServer, betw
 async def test_a_ledger_that_is_not_ours_does_not_keep_the_circuit_open(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    """R17. Its own calls fail by it, and nobody else's."""
+    """Its own calls fail by it, and nobody else's."""
     async with running(tmp_path, server, between.url) as run:
         between.answer = LOADING
         assert await run.calls("fresh", 3) == [200] * 3

@@ -1,4 +1,4 @@
-"""A flood of refused calls costs Redis nothing, and no memory of a refusal outlives what made it true (R16)."""
+"""A flood of refused calls costs Redis nothing, and no memory of a refusal outlives what made it true."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _commands(server: RedisServer) -> int:
 
 
 @pytest.mark.parametrize("at_once", [1, 50, 2000])
-async def test_r16_a_flood_of_refused_calls_costs_redis_nothing(ask: Asking, server: RedisServer, at_once: int) -> None:
+async def test_a_flood_of_refused_calls_costs_redis_nothing(ask: Asking, server: RedisServer, at_once: int) -> None:
     """One by one, some at a time, or all at once: who waited behind the first batch is answered by what it told."""
     limits, meter = (ask.plan(1000.0, 1000), ask.quota()), ask.meter()
     await ask.full(limits, meter)
@@ -141,7 +141,7 @@ async def test_r16_a_flood_of_refused_calls_costs_redis_nothing(ask: Asking, ser
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_r16_who_is_admitted_is_not_refused_by_memory(ask: Asking, waits: bool) -> None:
+async def test_an_admitted_caller_is_not_refused_from_memory(ask: Asking, waits: bool) -> None:
     """Neither another caller nor, once its time has come, the same."""
     limits, meter = (ask.plan(10.0, 1),), ask.meter()
     await ask.full(limits, meter)
@@ -152,7 +152,7 @@ async def test_r16_who_is_admitted_is_not_refused_by_memory(ask: Asking, waits: 
     assert (asked, tally.refused_by is None, tally.wait_us) == ((True, True, 0) if waits else (False, False, 1))
 
 
-async def test_r16_what_is_recalled_is_what_redis_says(ask: Asking) -> None:
+async def test_a_remembered_refusal_is_the_one_that_redis_would_give(ask: Asking) -> None:
     """State by state, at any time; a dry run shows what Redis would say."""
     stage = ask.bucket(Layer.STAGE_METHOD_THROTTLE, 5.0, 9)
     limits, meter = (ask.plan(7.0, 50), ask.quota(3), stage), ask.meter()
@@ -164,7 +164,7 @@ async def test_r16_what_is_recalled_is_what_redis_says(ask: Asking) -> None:
         assert recalled == await ask.limiter.peek(limits, meter)
 
 
-async def test_r16_another_route_is_told_of_the_limits_that_it_shares(ask: Asking) -> None:
+async def test_another_route_is_refused_by_the_limits_that_it_shares(ask: Asking) -> None:
     """The plan's throttle comes first on each; what lies behind is not known."""
     first, second = (
         (ask.plan(0.0, 1), ask.bucket(Layer.STAGE_METHOD_THROTTLE, 1.0, 9, name)) for name in ("GET", "POST")
@@ -175,7 +175,7 @@ async def test_r16_another_route_is_told_of_the_limits_that_it_shares(ask: Askin
 
 
 @pytest.mark.parametrize("layer", [Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE])
-async def test_r16_where_no_key_is_needed_stage_and_account_are_remembered(ask: Asking, layer: Layer) -> None:
+async def test_without_a_key_refusals_by_stage_and_account_are_remembered(ask: Asking, layer: Layer) -> None:
     limits = (ask.bucket(layer, 0.5, 1),)
     await ask.full(limits)
     assert await ask.remembers(limits)
@@ -184,7 +184,9 @@ async def test_r16_where_no_key_is_needed_stage_and_account_are_remembered(ask: 
 
 
 @pytest.mark.parametrize("layer", [Layer.PLAN_METHOD_THROTTLE, Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE])
-async def test_r16_with_a_key_the_plans_throttle_and_quota_alone_are_remembered(ask: Asking, layer: Layer) -> None:
+async def test_with_a_key_only_refusals_by_the_plans_throttle_and_quota_are_remembered(
+    ask: Asking, layer: Layer
+) -> None:
     limits, meter = (ask.quota(1000), ask.bucket(layer, 0.5, 1)), ask.meter()
     await ask.full(limits, meter)
     assert not await ask.remembers(limits, meter)
@@ -193,15 +195,13 @@ async def test_r16_with_a_key_the_plans_throttle_and_quota_alone_are_remembered(
 # --- each way in which it could be false --------------------------------------------------------------------------
 
 
-async def test_r16_a_raised_limit_is_asked_for(ask: Asking) -> None:
+async def test_a_raised_limit_is_sent_to_redis(ask: Asking) -> None:
     meter = ask.meter()
     await ask.full((ask.quota(1),), meter)
     assert (await ask.limiter.admit((ask.quota(2),), meter)).refused_by is None
 
 
-async def test_r16_changed_usage_is_forgotten_at_once_where_it_is_heard_of(
-    ask: Asking, spy: redis.asyncio.Redis
-) -> None:
+async def test_changed_usage_drops_remembered_refusals_at_once(ask: Asking, spy: redis.asyncio.Redis) -> None:
     """UpdateUsage gives the caller all back. Others stay remembered."""
     mine, others = (ask.quota(),), (ask.quota(1, "k2"),)
     await ask.full(mine, ask.meter())
@@ -214,7 +214,7 @@ async def test_r16_changed_usage_is_forgotten_at_once_where_it_is_heard_of(
     assert not await ask.remembers(others, ask.meter("k2"))
 
 
-async def test_r16_an_answer_asked_for_before_a_change_is_not_remembered(behind: Asking, between: Proxy) -> None:
+async def test_a_refusal_requested_before_a_change_is_not_remembered(behind: Asking, between: Proxy) -> None:
     """It was under way when the change was heard of."""
     limits, meter = (behind.quota(),), behind.meter()
     await behind.limiter.admit(limits, meter)
@@ -232,7 +232,7 @@ async def test_r16_an_answer_asked_for_before_a_change_is_not_remembered(behind:
 
 
 @pytest.mark.parametrize("wait", ["a quota of a day", "a burst that never comes back", "a long wait"])
-async def test_r16_a_flush_that_no_reply_shows_is_false_for_a_second_at_most(
+async def test_a_flush_that_no_reply_shows_is_missed_for_at_most_a_second(
     ask: Asking, spy: redis.asyncio.Redis, wait: str
 ) -> None:
     """All is refused from memory, so nobody asks; counted from when the refusal was asked for."""
@@ -251,9 +251,7 @@ async def test_r16_a_flush_that_no_reply_shows_is_false_for_a_second_at_most(
         assert ((await ask.limiter.admit(limits, meter)).refused_by is not None) is refused
 
 
-async def test_r16_a_new_connection_drops_it_for_it_may_lead_to_a_restored_redis(
-    ask: Asking, spy: redis.asyncio.Redis
-) -> None:
+async def test_a_new_connection_drops_remembered_refusals(ask: Asking, spy: redis.asyncio.Redis) -> None:
     """Redis was away between two calls, so that no call failed by it; another caller is the first to find out."""
     mine, others = (ask.quota(),), (ask.quota(9, "k2"),)
     await ask.full(mine, ask.meter())
@@ -263,7 +261,7 @@ async def test_r16_a_new_connection_drops_it_for_it_may_lead_to_a_restored_redis
     assert not await ask.remembers(mine, ask.meter())
 
 
-async def test_r16_a_cut_connection_drops_it(behind: Asking, between: Proxy) -> None:
+async def test_a_cut_connection_drops_remembered_refusals(behind: Asking, between: Proxy) -> None:
     mine, others = (behind.quota(),), (behind.quota(9, "k2"),)
     await behind.full(mine, behind.meter())
     between.cuts = 1
@@ -271,7 +269,7 @@ async def test_r16_a_cut_connection_drops_it(behind: Asking, between: Proxy) -> 
     assert not await behind.remembers(mine, behind.meter())
 
 
-async def test_r16_a_redis_that_cannot_be_reached_drops_it(redis_kind: Kind, clock: Clock) -> None:
+async def test_an_unreachable_redis_drops_remembered_refusals(redis_kind: Kind, clock: Clock) -> None:
     """Before any connection leads to the next one."""
     with redis_server(redis_kind) as doomed:
         async with asking(doomed.url, clock) as ask:
@@ -283,7 +281,7 @@ async def test_r16_a_redis_that_cannot_be_reached_drops_it(redis_kind: Kind, clo
             assert len(ask.limiter._refusals) == 0
 
 
-async def test_r16_a_redis_that_is_left_alone_drops_it(ask: Asking) -> None:
+async def test_an_open_circuit_drops_remembered_refusals(ask: Asking) -> None:
     limits = (ask.quota(),)
     await ask.full(limits, ask.meter())
     ask.limiter.available = False
@@ -292,7 +290,7 @@ async def test_r16_a_redis_that_is_left_alone_drops_it(ask: Asking) -> None:
 
 
 @pytest.mark.parametrize("step", [-HOUR, -5 * SECOND, 5 * SECOND, HOUR])
-async def test_r16_a_clock_step_that_a_reply_shows_drops_it(
+async def test_a_clock_step_that_a_reply_shows_drops_remembered_refusals(
     server: RedisServer, between: Proxy, clock: Clock, step: int
 ) -> None:
     """Whoever's reply it is. The time that the first one told is Redis's own."""
@@ -308,7 +306,7 @@ async def test_r16_a_clock_step_that_a_reply_shows_drops_it(
         assert not await ask.remembers(mine, ask.meter())
 
 
-async def test_r16_replies_that_show_no_step_leave_it(server: RedisServer, clock: Clock) -> None:
+async def test_replies_without_a_clock_step_keep_remembered_refusals(server: RedisServer, clock: Clock) -> None:
     """Under the clocks as they are."""
     async with asking(server.url, clock, RedisClock()) as ask:
         mine, other = (ask.plan(0.0, 1),), (ask.bucket(Layer.ACCOUNT_THROTTLE, 0.0, 1000),)
@@ -319,7 +317,7 @@ async def test_r16_replies_that_show_no_step_leave_it(server: RedisServer, clock
         assert len(ask.limiter._refusals) == 1
 
 
-async def test_r16_a_clock_that_steps_back_drops_it(ask: Asking) -> None:
+async def test_a_clock_that_steps_back_drops_remembered_refusals(ask: Asking) -> None:
     limits = (ask.plan(0.5, 1),)
     await ask.full(limits, ask.meter())
     ask.clock.now -= 1
@@ -327,9 +325,7 @@ async def test_r16_a_clock_that_steps_back_drops_it(ask: Asking) -> None:
 
 
 @pytest.mark.parametrize("layer", [Layer.PLAN_METHOD_THROTTLE, Layer.PLAN_THROTTLE])
-async def test_r16_another_route_or_stage_with_another_throttle_in_front_is_asked_for(
-    ask: Asking, layer: Layer
-) -> None:
+async def test_a_route_or_stage_with_another_throttle_in_front_is_sent_to_redis(ask: Asking, layer: Layer) -> None:
     """A limit in front of the one that refused may refuse first, and say another wait."""
     quota, meter = ask.quota(), ask.meter()
     one, other = ((ask.bucket(layer, 1.0, 5, name), quota) for name in ("a1:prod:GET", "a1:test:GET"))
@@ -337,20 +333,20 @@ async def test_r16_another_route_or_stage_with_another_throttle_in_front_is_aske
     assert not await ask.remembers(other, meter)
 
 
-async def test_r16_no_refusal_behind_a_shadow_limit_is_remembered(ask: Asking) -> None:
-    """R14: what a shadow layer says changes from call to call."""
+async def test_no_refusal_behind_a_shadow_limit_is_remembered(ask: Asking) -> None:
+    """The result of a shadow layer changes from call to call."""
     limits, meter = (ask.quota(shadow=True), ask.bucket(Layer.STAGE_METHOD_THROTTLE, 0.5, 1)), ask.meter()
     await ask.full(limits, meter)
     assert not await ask.remembers(limits, meter)
 
 
-async def test_r16_a_key_in_two_plans_is_refused_by_the_one_that_is_used_up(ask: Asking) -> None:
+async def test_a_key_in_two_plans_is_refused_by_the_exhausted_one(ask: Asking) -> None:
     await ask.full((ask.quota(),), ask.meter())
     second = (ask.quota(plan="p2"),)
     assert (await ask.limiter.admit(second, ask.meter(plan="p2"))).refused_by is None
 
 
-async def test_r6_a_batch_is_decided_in_order_whatever_is_remembered_of_it(ask: Asking) -> None:
+async def test_a_batch_is_decided_in_order_in_spite_of_remembered_refusals(ask: Asking) -> None:
     """Who was refused by a bucket of all took nothing of his own, and who took the last unit was not refused."""
     full, mine = ask.bucket(Layer.ACCOUNT_THROTTLE, 1.0, 0), ask.quota(2)
     asked = ([mine, full], [mine], [mine], [mine, full], [mine])
@@ -360,7 +356,7 @@ async def test_r6_a_batch_is_decided_in_order_whatever_is_remembered_of_it(ask: 
     assert await ask.remembers([mine, full], ask.meter())
 
 
-async def test_r16_a_caller_who_goes_has_his_refusal_remembered_for_the_others(behind: Asking, between: Proxy) -> None:
+async def test_the_refusal_of_a_cancelled_caller_is_remembered_for_the_others(behind: Asking, between: Proxy) -> None:
     limits, meter = (behind.quota(),), behind.meter()
     await behind.limiter.admit(limits, meter)
     between.open.clear()
@@ -376,14 +372,14 @@ async def test_r16_a_caller_who_goes_has_his_refusal_remembered_for_the_others(b
     assert between.batches == before + 1
 
 
-async def test_r16_a_look_is_never_answered_from_memory(ask: Asking, spy: redis.asyncio.Redis) -> None:
+async def test_a_peek_is_never_answered_from_memory(ask: Asking, spy: redis.asyncio.Redis) -> None:
     limits, meter = (ask.quota(),), ask.meter()
     await ask.full(limits, meter)
     await spy.delete(meter.ledger)
     assert (await ask.limiter.peek(limits, meter)).refused_by is None
 
 
-async def test_r16_a_refusal_does_not_outlive_the_period_of_its_quota(ask: Asking) -> None:
+async def test_a_refusal_does_not_outlive_the_period_of_its_quota(ask: Asking) -> None:
     """The last half second of a day: midnight is not slept through."""
     ask.clock.at("2026-03-04T23:59:59.500Z")
     limits, meter = (ask.quota(),), ask.meter()
@@ -395,7 +391,7 @@ async def test_r16_a_refusal_does_not_outlive_the_period_of_its_quota(ask: Askin
     assert (await ask.limiter.admit((ask.quota(),), meter)).refused_by is None
 
 
-async def test_r16_a_quota_restarted_under_another_limit_is_its_own(ask: Asking) -> None:
+async def test_a_quota_restarted_under_another_limit_is_its_own(ask: Asking) -> None:
     limits, meter = (ask.quota(),), ask.meter()
     await ask.full(limits, meter)
     rule = limits[0].rule

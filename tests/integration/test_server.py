@@ -260,7 +260,6 @@ def test_metrics_have_their_names_units_and_labels(config: Path, redis: RedisSer
 
 
 def test_plans_beyond_the_settings_bound_share_a_label(config: Path, redis: RedisServer) -> None:
-    """R25."""
     with serving(config, redis, "--max-plan-labels", "0") as server:
         assert check(server.grpc, value_of("k1")) == [200]
         assert 'plan="other"' in get(f"{server.http}/metrics").text
@@ -293,7 +292,7 @@ def test_health_and_readiness_are_json_with_details(config: Path, redis: RedisSe
 
 
 def test_a_stop_is_announced_before_calls_are_turned_away(config: Path, redis: RedisServer) -> None:
-    """R27. NOT_SERVING and not ready, while new calls are still answered; then exit 0."""
+    """NOT_SERVING and not ready, while new calls are still answered; then exit 0."""
     with serving(config, redis, "--drain-seconds", "5") as server:
         server.send(signal.SIGTERM)
         until(lambda: health(server.grpc) == NOT_SERVING, "it does not drain", server)
@@ -331,7 +330,7 @@ async def call_in_flight(
 
 
 async def test_a_call_in_flight_is_answered_before_the_exit(config: Path, redis: RedisServer) -> None:
-    """R27. Redis answers only after the drain has begun."""
+    """Redis answers only after the drain has begun."""
     async with call_in_flight(config, redis, grace=60) as (server, between, call):
         server.send(signal.SIGTERM)
         await asyncio.to_thread(until, lambda: '"draining"' in server.log_text, "it does not drain", server)
@@ -342,7 +341,7 @@ async def test_a_call_in_flight_is_answered_before_the_exit(config: Path, redis:
 async def test_a_call_that_does_not_end_holds_the_exit_up_for_the_grace_and_no_longer(
     config: Path, redis: RedisServer
 ) -> None:
-    """R27. It would have waited for a minute."""
+    """It would have waited for a minute."""
     async with call_in_flight(config, redis, grace=1) as (server, _, call):
         server.send(signal.SIGTERM)
         with pytest.raises(grpc.RpcError):
@@ -361,7 +360,7 @@ def test_hup_reads_the_file_again(config: Path, redis: RedisServer) -> None:
 
 
 def test_usr2_finds_no_workers_to_replace(config: Path, redis: RedisServer) -> None:
-    """R27. Sent to the wrong process, it must not end it."""
+    """Sent to the wrong process, it must not end it."""
     with serving(config, redis) as server:
         server.send(signal.SIGUSR2)
         until(lambda: "USR2 replaces workers" in server.log_text, "nothing is said", server)
@@ -414,7 +413,7 @@ def test_the_sockets_of_a_running_process_are_left_to_it(config: Path, redis: Re
 
 
 def test_every_log_line_is_json_and_none_holds_a_key_or_a_password(config: Path, redis: RedisServer) -> None:
-    """P8. Through a start without Redis, refusals, a reload and a stop, with everything logged that can be."""
+    """Through a start without Redis, refusals, a reload and a stop, with everything logged that can be."""
     stranger = "a-stranger-s-key-0123456789"
     at = redis.url.removeprefix("redis://")
     flags = ("--redis-url", f"redis://user:hush-hush@{at}", "--log-level", "debug", "--refusal-log-sample", "1")

@@ -1,4 +1,4 @@
-"""Usage as it is counted, told and set: C67-C72, D70 and D71 by boto3, the rest on the ledger itself (R10)."""
+"""Usage as it is counted, shown and set, by boto3 and on the ledger itself."""
 
 from __future__ import annotations
 
@@ -78,37 +78,33 @@ async def _set(ledger: UsageLedger, quota: QuotaSettings, remaining: int) -> int
     return (await ledger.set_remaining("p", "k", quota, remaining, who="ada", what="UpdateUsage p k")).version
 
 
-async def test_r10_the_day_that_the_ledger_carries_is_told_under_its_own_date(
-    ledger: UsageLedger, use: Use, clock: Clock
-) -> None:
+async def test_the_ledgers_day_is_shown_under_its_own_date(ledger: UsageLedger, use: Use, clock: Clock) -> None:
     """Two days after the last call, before any other has closed that day."""
     await use(3, MONTH)
     clock.advance(2 * 86_400)
     assert await _pairs(ledger, MONTH, clock, 3) == [(0, 100), (3, 97), (0, 97), (0, 97)]
 
 
-async def test_r10_without_a_quota_calls_are_counted(ledger: UsageLedger, use: Use, clock: Clock) -> None:
+async def test_without_a_quota_calls_are_counted(ledger: UsageLedger, use: Use, clock: Clock) -> None:
     await use(3, None)
     assert await _pairs(ledger, None, clock, 1) == [(0, -1), (3, -1)]
 
 
-async def test_r10_what_remains_is_set_and_what_was_used_today_stays(
-    ledger: UsageLedger, use: Use, clock: Clock
-) -> None:
+async def test_setting_the_remaining_units_keeps_todays_use(ledger: UsageLedger, use: Use, clock: Clock) -> None:
     await use(4, QUOTA)
     await _set(ledger, QUOTA, 9)
     assert await _pairs(ledger, QUOTA, clock) == [(4, 9)]
     assert await use(20, QUOTA) == 9
 
 
-async def test_r10_what_was_set_holds_for_its_period_only(ledger: UsageLedger, use: Use, clock: Clock) -> None:
+async def test_set_remaining_units_hold_for_their_period_only(ledger: UsageLedger, use: Use, clock: Clock) -> None:
     await _set(ledger, QUOTA, 9)
     clock.advance(86_400)
     assert await _pairs(ledger, QUOTA, clock, 1) == [(0, 9), (0, 5)]
     assert await use(20, QUOTA) == 5
 
 
-async def test_r10_a_day_on_which_it_was_set_and_nobody_called_has_its_row(
+async def test_a_day_without_calls_on_which_the_units_were_set_has_a_row(
     ledger: UsageLedger, use: Use, clock: Clock
 ) -> None:
     """AWS's own example: 5000, 5000, and on the third day the owner cuts it to 10."""
@@ -121,7 +117,7 @@ async def test_r10_a_day_on_which_it_was_set_and_nobody_called_has_its_row(
     assert await _pairs(ledger, quota, clock, 2) == [(1, 4999), (0, 10), (1, 9)]
 
 
-async def test_r10_setting_closes_the_day_before_and_forgets_what_is_past_the_retention(
+async def test_setting_closes_the_day_before_and_drops_days_past_the_retention(
     shared_redis: RedisServer, account: str, use: Use, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     short = UsageLedger(shared_redis.url, account=account, retention_days=3, budget=10.0, clock=clock)
@@ -144,7 +140,7 @@ class _Behind(UsageLedger):
         return 0
 
 
-async def test_r10_setting_names_the_period_by_redis_clock(shared_redis: RedisServer, account: str) -> None:
+async def test_setting_names_the_period_by_redis_clock(shared_redis: RedisServer, account: str) -> None:
     """Our own clock is only a first guess."""
     usage = _Behind(shared_redis.url, account=account, budget=10.0)
     written = await usage.set_remaining("p", "k", QUOTA, 3, who="ada", what="")
@@ -193,7 +189,7 @@ async def test_commits_and_settings_take_turns(ledger: UsageLedger, store: Store
 
 @pytest.mark.parametrize("part", ["ledger", "history"])
 @pytest.mark.parametrize("wrong", ["bytes", "type"])
-async def test_r8_what_is_not_ours_is_left_alone_and_never_taken_for_empty(
+async def test_a_foreign_value_is_left_alone_and_never_taken_for_empty(
     ledger: UsageLedger, store: Store, account: str, clock: Clock, spy: redis.asyncio.Redis, part: str, wrong: str
 ) -> None:
     today, key = clock() // DAY_US, redis_key(account, part, "p", "k")
@@ -287,7 +283,7 @@ def _refused(error: pytest.ExceptionInfo[ClientError]) -> tuple[str, str]:
     return told["Code"], told["Message"]
 
 
-async def test_c67_usage_of_today(control: Control, clock: Clock, use: Use) -> None:
+async def test_usage_of_today(control: Control, clock: Clock, use: Use) -> None:
     tenant = Tenant(control, clock, DAILY)
     await use(3, tenant.quota(), tenant.plan, tenant.keys[0])
     told = tenant.usage(*TODAY)
@@ -296,7 +292,7 @@ async def test_c67_usage_of_today(control: Control, clock: Clock, use: Use) -> N
     assert "position" not in told
 
 
-async def test_c68_usage_of_two_days_of_a_month(control: Control, clock: Clock, use: Use) -> None:
+async def test_usage_of_two_days_of_a_month(control: Control, clock: Clock, use: Use) -> None:
     tenant = Tenant(control, clock, {"limit": 100, "period": "MONTH"})
     await use(3, tenant.quota(), tenant.plan, tenant.keys[0])
     clock.advance(86_400)
@@ -305,14 +301,14 @@ async def test_c68_usage_of_two_days_of_a_month(control: Control, clock: Clock, 
     assert tenant.usage("2026-03-03", "2026-03-31")["items"] == {tenant.keys[0]: [[0, 100], [3, 97], [4, 93]]}
 
 
-async def test_c69_usage_of_one_key(control: Control, clock: Clock, use: Use) -> None:
+async def test_usage_of_one_key(control: Control, clock: Clock, use: Use) -> None:
     tenant = Tenant(control, clock, DAILY, keys=2)
     one, _ = tenant.keys
     await use(3, tenant.quota(), tenant.plan, one)
     assert tenant.usage(*TODAY, keyId=one)["items"] == {one: [[3, 7]]}
 
 
-async def test_c70_usage_in_pages(control: Control, clock: Clock, use: Use) -> None:
+async def test_usage_in_pages(control: Control, clock: Clock, use: Use) -> None:
     tenant = Tenant(control, clock, DAILY, keys=3)
     first = tenant.usage(*TODAY, limit=1)
     assert (list(first["items"]), bool(first["position"])) == ([tenant.keys[-1]], True)
@@ -323,7 +319,7 @@ async def test_c70_usage_in_pages(control: Control, clock: Clock, use: Use) -> N
     assert told == [{key: [[0, 10]]} for key in reversed(tenant.keys)]
 
 
-async def test_c71_what_remains_is_replaced(control: Control, clock: Clock, use: Use) -> None:
+async def test_the_remaining_units_are_replaced(control: Control, clock: Clock, use: Use) -> None:
     tenant = Tenant(control, clock, DAILY)
     await use(3, tenant.quota(), tenant.plan, tenant.keys[0])
     told = tenant.update("replace", "/remaining", "15")
@@ -332,7 +328,7 @@ async def test_c71_what_remains_is_replaced(control: Control, clock: Clock, use:
     assert await use(20, tenant.quota(), tenant.plan, tenant.keys[0]) == 15
 
 
-def test_c72_nothing_can_be_added(control: Control, clock: Clock) -> None:
+def test_remaining_units_cannot_be_added_to(control: Control, clock: Clock) -> None:
     tenant = Tenant(control, clock, DAILY)
     with pytest.raises(ClientError) as refused:
         tenant.update("add", "/extension", "5")
@@ -340,7 +336,7 @@ def test_c72_nothing_can_be_added(control: Control, clock: Clock) -> None:
     assert _refused(refused) == ("BadRequestException", text)
 
 
-async def test_d70_a_limit_below_what_was_used_leaves_nothing(control: Control, clock: Clock, use: Use) -> None:
+async def test_a_limit_below_its_use_leaves_nothing(control: Control, clock: Clock, use: Use) -> None:
     tenant = Tenant(control, clock, {"limit": 5, "period": "DAY"})
     await use(3, tenant.quota(), tenant.plan, tenant.keys[0])
     lower = [{"op": "replace", "path": "/quota/limit", "value": "2"}]
@@ -349,7 +345,7 @@ async def test_d70_a_limit_below_what_was_used_leaves_nothing(control: Control, 
     assert tenant.usage(*TODAY)["items"] == {tenant.keys[0]: [[3, 0]]}
 
 
-async def test_d71_what_is_granted_holds_until_the_period_ends(control: Control, clock: Clock, use: Use) -> None:
+async def test_granted_units_hold_until_the_period_ends(control: Control, clock: Clock, use: Use) -> None:
     tenant = Tenant(control, clock, {"limit": 5, "period": "DAY"})
     quota = tenant.quota()
     assert await use(9, quota, tenant.plan, tenant.keys[0]) == 5
@@ -446,7 +442,7 @@ async def test_usage_of_the_files_plans_is_told_and_set(
     assert await use(20, QUOTA, "p1", "k1") == 7
 
 
-async def test_r9_a_setting_keeps_the_plan_throttle_that_shares_its_ledger(
+async def test_a_setting_keeps_the_plan_throttle_that_shares_its_ledger(
     ledger: UsageLedger, account: str, spy: redis.asyncio.Redis, clock: Clock
 ) -> None:
     """Debt, time and rate are the caller's bucket, and no part of its usage."""

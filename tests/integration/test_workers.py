@@ -130,7 +130,7 @@ def lives(pid: int | None) -> bool:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_workers_share_limits_and_metrics(config: Path, redis: RedisServer, host: Host) -> None:
-    """P1, R25: one quota for both; one `/metrics` that has what both have counted."""
+    """One quota for both; one `/metrics` that has what both have counted."""
     write(config, limited(2))
     with pair(config, redis, host=host) as server:
         assert [check(endpoint, KEY) for endpoint in server.endpoints] == [[200], [200]]
@@ -140,7 +140,7 @@ def test_workers_share_limits_and_metrics(config: Path, redis: RedisServer, host
 
 
 def test_workers_are_told_apart_by_redis(config: Path, redis: RedisServer) -> None:
-    """R15: forked from one process, each has an id of its own; with the same, one would get the other's answers."""
+    """Forked from one process, each has an id of its own; with the same, one would get the other's answers."""
     with pair(config, redis) as server, ThreadPoolExecutor(8) as pool:
         given = [pool.submit(check, server.endpoints[n % 2], *[KEY] * 20) for n in range(8)]
         found = Counter(one for answers in given for one in answers.result())
@@ -148,7 +148,7 @@ def test_workers_are_told_apart_by_redis(config: Path, redis: RedisServer) -> No
 
 
 def test_a_check_that_envoy_repeats_at_another_worker_is_charged_once(config: Path, redis: RedisServer) -> None:
-    """R15, with `chargeOnce`: it has the id of the first try; of three calls of an id each, the third is refused."""
+    """With `chargeOnce` the retry has the id of the first try; of three calls of an id each, the third is refused."""
     write(config, limited(2))
     with pair(config, redis, "--charge-once", "true") as server:
         tries = [(endpoint, name) for name in ("7", "8", "9") for endpoint in server.endpoints]
@@ -165,7 +165,7 @@ def identified(endpoint: str, id: str) -> int:  # noqa: A002
 
 
 def test_what_one_worker_remembers_is_no_other_workers_refusal(config: Path, redis: RedisServer) -> None:
-    """R16: and a raised limit is forgotten by none."""
+    """And every worker learns of a raised limit."""
     write(config, limited(2))
     with pair(config, redis) as server:
         assert check(server.endpoints[0], KEY, KEY, KEY, KEY) == [200, 200, 429, 429]
@@ -182,7 +182,7 @@ def test_workers_listen_on_sockets_side_by_side(config: Path, redis: RedisServer
 
 
 def test_without_redis_each_worker_has_its_part(config: Path, redis: RedisServer) -> None:
-    """R19: the quota is shared by `replicas` times workers: of 8, each of four has 2."""
+    """The quota is shared by `replicas` times workers: of 8, each of four has 2."""
     write(config, limited(8))
     nowhere = f"redis://{HOST}:{free_port()}"
     with pair(config, redis, "--redis-url", nowhere, "--replicas", "2", "--failure-policy", "local") as server:
@@ -202,7 +202,7 @@ def test_log_lines_name_the_slot(config: Path, redis: RedisServer) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_dead_worker_is_started_again(config: Path, redis: RedisServer, host: Host) -> None:
-    """The other goes on, and what both have counted stays counted, in as many files as before (R25)."""
+    """The other goes on, and what both have counted stays counted, in as many files as before."""
 
     def files() -> list[str]:
         return sorted(file.name for file in config.parent.glob("authz-metrics-*/*.db"))
@@ -285,7 +285,7 @@ def test_what_cannot_start_at_all_ends_everything(config: Path, redis: RedisServ
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_term_drains_all_at_the_same_time(config: Path, redis: RedisServer, host: Host) -> None:
-    """R27: NOT_SERVING everywhere while calls are still answered; then the end, with status 0."""
+    """NOT_SERVING everywhere while calls are still answered; then the end, with status 0."""
     with pair(config, redis, "--drain-seconds", "2", host=host) as server:
         server.send(signal.SIGTERM)
         until(lambda: [health(endpoint) for endpoint in server.endpoints] == [NOT_SERVING] * 2, "serving", server)
@@ -296,7 +296,6 @@ def test_term_drains_all_at_the_same_time(config: Path, redis: RedisServer, host
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_hup_reaches_every_worker(config: Path, redis: RedisServer, host: Host) -> None:
-    """R27."""
 
     def reloads() -> float:
         return metrics(server)["authz_catalog_reloads_total"]
@@ -310,7 +309,7 @@ def test_hup_reaches_every_worker(config: Path, redis: RedisServer, host: Host) 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_usr2_replaces_every_worker(config: Path, redis: RedisServer, host: Host) -> None:
-    """R27: by processes with the settings of today, on the same endpoints; nobody counts it as a restart."""
+    """By processes with the settings of today, on the same endpoints; nobody counts it as a restart."""
     with pair(config, redis, host=host) as server:
         before = pids(server)
         write(config, limited(MANY, settings={"rateLimitHeadersOnSuccess": True}))

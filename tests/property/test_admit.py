@@ -34,7 +34,7 @@ NAMES = count()
 
 
 def _throttles() -> list[Throttle]:
-    """Every pair of a rate and a burst that R1 admits."""
+    """Every valid pair of a rate and a burst."""
     found = []
     for rate in RATES:
         for burst in BURSTS:
@@ -287,9 +287,9 @@ class Story:
 
 @given(plan=plans, script=st.lists(steps, min_size=10, max_size=40))
 async def test_the_script_does_what_the_model_says(world: World, plan: Plan, script: list[Batch | Move]) -> None:
-    """Batches, mixed and shadow limits, limits that change, clocks that step, debts of any size: R2-R7, R10, R14.
+    """Batches, mixed and shadow limits, limits that change, clocks that step, debts of any size.
 
-    The model admits whatever every layer has room for (P3), and else names the first without (P4).
+    The model admits a request if every layer has room, and else names the first without.
     """
     world.clock.now = NOON
     story = Story(world, plan)
@@ -298,7 +298,7 @@ async def test_the_script_does_what_the_model_says(world: World, plan: Plan, scr
 
 
 def _assert_ceiling(rule: Throttle, admitted: Sequence[int]) -> None:
-    """In every window, however long: no more than burst + rate · t, in exact fractions (P1)."""
+    """In every window, however long: no more than burst + rate · t, in exact fractions."""
     rate = Fraction(repr(rule.rate)) / SECOND
     for first, start in enumerate(admitted):
         for last in range(first, len(admitted)):
@@ -313,7 +313,7 @@ gaps = st.sampled_from((0, 0, 1, 33, 333_333, 333_334, SECOND, 10 * SECOND)) | s
     waits=st.lists(gaps, min_size=1, max_size=40),
     follow=st.booleans(),
 )
-async def test_p1_no_window_holds_more_than_its_burst_and_what_refilled(
+async def test_no_window_admits_more_than_its_burst_and_the_refill(
     world: World, rules: list[Throttle], waits: list[int], follow: bool
 ) -> None:
     """Whatever the gaps between the calls, and also where each call is sent as early as the refusal before it told."""
@@ -337,7 +337,7 @@ async def test_p1_no_window_holds_more_than_its_burst_and_what_refilled(
     count_of_calls=st.integers(1, 12),
     gap=st.sampled_from((0, 1, 1000, SECOND)),
 )
-async def test_p2_a_refused_request_leaves_every_byte_as_it_was(
+async def test_a_refused_request_leaves_every_byte_as_it_was(
     world: World, own: Throttle, shared: Throttle, limit: int, count_of_calls: int, gap: int
 ) -> None:
     """Limits that stay, a clock that does not step back: all keys, byte for byte."""
@@ -359,7 +359,7 @@ async def test_p2_a_refused_request_leaves_every_byte_as_it_was(
 
 
 @given(rules=st.lists(st.sampled_from(SMALL), min_size=1, max_size=3), skip=st.integers(0, 3 * SECOND))
-async def test_r7_the_wait_is_neither_too_long_nor_too_short(world: World, rules: list[Throttle], skip: int) -> None:
+async def test_the_wait_is_neither_too_long_nor_too_short(world: World, rules: list[Throttle], skip: int) -> None:
     """A request sent then is admitted if nothing else happens; one a microsecond earlier is not."""
     world.clock.now, name = NOON, f"wait{next(NAMES)}"
     limits = [Limit(Layer.STAGE_METHOD_THROTTLE, redis_key(name, "b", str(at)), rule) for at, rule in enumerate(rules)]
@@ -386,7 +386,7 @@ debts = any_rule.flatmap(lambda rule: st.tuples(st.just(rule), st.integers(0, ru
 
 
 @given(owed=debts, new=any_rule, passed=st.sampled_from((0, 0, 1, SECOND)))
-async def test_r3_a_conversion_is_never_below_the_exact_debt_and_at_most_three_units_above(
+async def test_a_conversion_is_never_below_the_exact_debt_and_at_most_three_units_above(
     world: World, owed: tuple[Throttle, int], new: Throttle, passed: int
 ) -> None:
     """Any debt under any limit, read under any other one; the model allows that band and nothing else."""

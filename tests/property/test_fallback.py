@@ -56,7 +56,7 @@ def _lefts(limits: Sequence[Limit], tally: Tally) -> list[int]:
 
 
 @given(layers, st.booleans(), gaps)
-def test_r19_one_process_alone_decides_as_redis_would(
+def test_a_single_process_decides_as_redis_would(
     chosen: Chosen,
     shadow: bool,
     waits: list[int],
@@ -97,7 +97,7 @@ def _admitted(fleet: Sequence[LocalLimiter], limits: Sequence[Limit], script: Se
 
 
 @given(rules, processes, turns)
-def test_r19_together_they_admit_burst_and_rate_or_one_a_process(
+def test_together_the_processes_admit_burst_and_rate_or_one_each(
     rule: Throttle, count: int, script: list[Turn]
 ) -> None:
     """In every window; a burst of 0 stays 0."""
@@ -110,7 +110,7 @@ def test_r19_together_they_admit_burst_and_rate_or_one_a_process(
 
 
 @given(st.integers(1, 9), st.integers(0, 12), processes, turns)
-def test_r19_a_quota_is_shared_out_by_what_redis_last_reported_as_left(
+def test_the_share_of_a_quota_comes_from_the_rest_that_redis_last_reported(
     limit: int, used: int, count: int, script: list[Turn]
 ) -> None:
     """At least one a process, but a reported 0 stays 0."""
@@ -123,7 +123,7 @@ def test_r19_a_quota_is_shared_out_by_what_redis_last_reported_as_left(
 
 
 @given(st.integers(1, 9), st.integers(0, 9), processes, turns)
-def test_r19_a_limit_that_never_refills_is_shared_out_the_same_way(
+def test_the_share_of_a_limit_that_never_refills_comes_from_its_last_reported_rest(
     burst: int, spent: int, count: int, script: list[Turn]
 ) -> None:
     """Rate 0 is a quota without an end."""
@@ -138,7 +138,7 @@ def test_r19_a_limit_that_never_refills_is_shared_out_the_same_way(
 
 
 @given(st.integers(1, 9), processes)
-def test_r19_what_was_reported_of_another_period_says_nothing_about_this_one(limit: int, count: int) -> None:
+def test_a_rest_reported_in_another_period_is_ignored(limit: int, count: int) -> None:
     local, quota = LocalLimiter(count), _quota(limit)
     over = replace(quota, start=quota.start - DAY_US, end=quota.start)
     local.observe([Limit(Layer.PLAN_QUOTA, METER.ledger, over)], [limit])
@@ -146,7 +146,7 @@ def test_r19_what_was_reported_of_another_period_says_nothing_about_this_one(lim
 
 
 @given(layers, st.integers(1, 3), gaps)
-def test_p2_a_refused_request_takes_nothing_from_any_share(
+def test_a_refused_request_takes_nothing_from_any_share(
     chosen: Chosen,
     count: int,
     waits: list[int],
@@ -163,7 +163,7 @@ def test_p2_a_refused_request_takes_nothing_from_any_share(
 
 
 @given(layers, processes, gaps)
-def test_r14_a_shadow_plan_without_room_is_not_charged_and_never_refuses(
+def test_a_shadow_plan_without_room_is_not_charged_and_never_refuses(
     chosen: Chosen,
     count: int,
     waits: list[int],
@@ -181,7 +181,7 @@ def test_r14_a_shadow_plan_without_room_is_not_charged_and_never_refuses(
 
 
 @given(rules, st.integers(1, 9), gaps)
-def test_r19_what_was_spent_is_handed_over_once_oldest_day_first(rule: Throttle, limit: int, waits: list[int]) -> None:
+def test_spent_units_are_handed_over_once_oldest_day_first(rule: Throttle, limit: int, waits: list[int]) -> None:
     """By day; nothing of it is lost and nothing told twice."""
     local, now, admitted = LocalLimiter(), NOON, 0
     for gap in waits:
@@ -203,7 +203,7 @@ def test_r19_what_was_spent_is_handed_over_once_oldest_day_first(rule: Throttle,
 
 
 @given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 9), processes, st.integers(0, 9))
-def test_r19_after_a_flush_what_redis_has_left_is_shared_out_anew(
+def test_after_a_flush_the_share_comes_from_the_new_rest(
     limit: int, used: int, others: int, count: int, asked: int
 ) -> None:
     """Redis tells what it has left once it has counted this process's part, and perhaps what `others` spent."""
@@ -219,7 +219,7 @@ def test_r19_after_a_flush_what_redis_has_left_is_shared_out_anew(
 
 
 @given(st.integers(1, 9), st.integers(1, 9))
-def test_r19_what_could_not_be_counted_stays_in_the_process_part(limit: int, asked: int) -> None:
+def test_what_could_not_be_counted_stays_in_the_process_part(limit: int, asked: int) -> None:
     local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
     before = _asked(local, limits, asked)
     for spent in local.take_spent():
@@ -237,7 +237,7 @@ def _asked(local: LocalLimiter, limits: Sequence[Limit], times: int) -> int:
 
 
 @given(st.integers(1, 9), processes, st.integers(1, 9))
-def test_r19_what_could_not_be_counted_stays_in_the_process_s_part(limit: int, count: int, rounds: int) -> None:
+def test_units_that_could_not_be_flushed_stay_in_the_share_of_the_process(limit: int, count: int, rounds: int) -> None:
     """A ledger in a bad state must not renew the share with every attempt to settle."""
     local, limits = LocalLimiter(count), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
     admitted = 0
@@ -249,8 +249,8 @@ def test_r19_what_could_not_be_counted_stays_in_the_process_s_part(limit: int, c
 
 
 @given(st.integers(1, 5), st.integers(1, 20))
-def test_r14_what_a_shadow_quota_would_have_refused_is_not_charged_to_it(limit: int, calls: int) -> None:
-    """It is counted as usage all the same (R10)."""
+def test_a_call_that_a_shadow_quota_would_refuse_is_not_charged_to_it(limit: int, calls: int) -> None:
+    """It is counted as usage all the same."""
     local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit), shadow=True)]
     for _ in range(calls):
         local.admit(limits, METER, NOON)
@@ -260,7 +260,7 @@ def test_r14_what_a_shadow_quota_would_have_refused_is_not_charged_to_it(limit: 
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from((0, 1, 333_334, SECOND, 20 * SECOND))), max_size=60))
-def test_r19_dropping_full_buckets_gives_nobody_a_token(calls: list[tuple[int, int]]) -> None:
+def test_dropping_full_buckets_gives_no_caller_a_token(calls: list[tuple[int, int]]) -> None:
     """Callers that share a process decide as if each had one to itself, where nothing is ever dropped."""
     together, alone, now = LocalLimiter(), [LocalLimiter() for _ in range(6)], NOON
     rule = cast("Throttle", throttle(1.0, 3))
@@ -278,7 +278,7 @@ def _kept(local: LocalLimiter) -> tuple[int, int]:
     return len(local._buckets), len(local._used)
 
 
-def test_r19_what_is_kept_of_an_outage_goes_when_it_decides_nothing_any_more() -> None:
+def test_the_state_of_an_outage_is_dropped_when_it_decides_nothing() -> None:
     """A thousand callers, then a thousand others: of the first, buckets are full and periods over."""
     local, rule = LocalLimiter(), cast("Throttle", throttle(1.0, 3))
     for day in range(20_000, 20_010):
@@ -290,7 +290,7 @@ def test_r19_what_is_kept_of_an_outage_goes_when_it_decides_nothing_any_more() -
     assert _kept(local) <= (2_000, 4_000)
 
 
-def test_r19_what_was_spent_is_kept_however_many_come_after() -> None:
+def test_spent_units_are_kept_with_any_number_of_later_callers() -> None:
     """A bucket that never refills and a quota whose period goes on: neither is given again."""
     local, never = LocalLimiter(reports=2), cast("Throttle", throttle(0.0, 1))
 
@@ -303,7 +303,7 @@ def test_r19_what_was_spent_is_kept_however_many_come_after() -> None:
 
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 30), max_size=60))
-def test_r19_of_so_many_reports_the_latest_are_kept(limit: int, callers: list[int]) -> None:
+def test_of_so_many_reports_the_latest_are_kept(limit: int, callers: list[int]) -> None:
     """Of who was heard of last Redis's word holds; of who was forgotten the whole quota is shared out."""
     local = LocalLimiter(reports=4)
     for caller in callers:
@@ -313,7 +313,7 @@ def test_r19_of_so_many_reports_the_latest_are_kept(limit: int, callers: list[in
     assert len(local._quotas) <= 4
 
 
-def test_r4_a_step_back_over_a_period_s_end_does_not_give_the_quota_again() -> None:
+def test_a_step_back_over_the_end_of_a_period_gives_no_quota_twice() -> None:
     """An earlier period is charged to the one that has begun."""
     local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(1))]
     rule = limits[0].rule

@@ -56,20 +56,20 @@ def hash_tag(key: str) -> str:
 @given(ids, ids, parts)
 @example("0", "kind", ["a:b"])
 @example("0", "kind", ["a", "b"])
-def test_r9_a_key_can_be_read_back_so_no_two_names_share_one(account: str, kind: str, named: list[str]) -> None:
+def test_a_key_can_be_parsed_so_no_two_names_share_one(account: str, kind: str, named: list[str]) -> None:
     head, version, name, *rest = redis_key(account, kind, *named).split(":")
     assert (head, version, name) == (f"{{{account}}}", "v1", kind)
     assert [unquote(part) for part in rest] == named
 
 
 @given(ids, ids, parts, parts)
-def test_r9_different_parts_spell_different_keys(account: str, kind: str, one: list[str], other: list[str]) -> None:
+def test_different_parts_spell_different_keys(account: str, kind: str, one: list[str], other: list[str]) -> None:
     assert (redis_key(account, kind, *one) == redis_key(account, kind, *other)) == (one == other)
 
 
 @given(ids, ids, parts)
 @example("0", "stage", ["/pets/{id}"])
-def test_r9_the_account_alone_picks_the_slot(account: str, kind: str, named: list[str]) -> None:
+def test_the_account_alone_picks_the_slot(account: str, kind: str, named: list[str]) -> None:
     """A `{id}` in a path is encoded, and could not move it."""
     assert hash_tag(redis_key(account, kind, *named)) == account
 
@@ -77,7 +77,7 @@ def test_r9_the_account_alone_picks_the_slot(account: str, kind: str, named: lis
 @given(
     account=ids, plan=ids, key=ids, api=ids, stage=ids, resource=st.sampled_from(("/", "/pets", "/pets/{id}", "/ä.b~"))
 )
-def test_r9_the_catalog_spells_its_keys_as_the_one_function_does(
+def test_the_catalog_spells_its_keys_as_the_one_function_does(
     account: str, plan: str, key: str, api: str, stage: str, resource: str
 ) -> None:
     """It composes them from ready parts, which must not make another spelling."""
@@ -117,7 +117,7 @@ def test_r9_the_catalog_spells_its_keys_as_the_one_function_does(
 
 
 @given(st.fractions(min_value=0, max_value=50), st.integers(1, 60))
-def test_r1_the_fraction_is_the_closest_one_not_above(x: Fraction, largest: int) -> None:
+def test_the_fraction_is_the_closest_one_not_above(x: Fraction, largest: int) -> None:
     """Against every denominator there is."""
     assert _at_most(x, largest) == max(Fraction(floor(x * d), d) for d in range(1, largest + 1))
 
@@ -125,7 +125,7 @@ def test_r1_the_fraction_is_the_closest_one_not_above(x: Fraction, largest: int)
 @given(rates, bursts)
 @example(700_000.0, 2**31 - 1)
 @example(1e-6, 1)
-def test_r1_a_throttle_is_exact_where_that_fits_and_never_above_its_rate(rate: float, burst: int | None) -> None:
+def test_a_throttle_is_exact_where_that_fits_and_never_above_its_rate(rate: float, burst: int | None) -> None:
     """Integers that a double holds, coprime; as burst · m may come to 2⁵³, no closer fraction would fit."""
     exact = Fraction(repr(rate))
     try:
@@ -160,12 +160,12 @@ def _assert_closest(chosen: Fraction, rate: Fraction, burst: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0, -0.5, 9e-7, 5e-324])
-def test_r1_other_rates_are_refused(rate: float) -> None:
+def test_other_rates_are_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         throttle(rate, 1)
 
 
-def test_r5_a_burst_without_a_rate_is_no_throttle() -> None:
+def test_a_burst_without_a_rate_is_no_throttle() -> None:
     assert throttle(None, 5) is None
 
 

@@ -82,7 +82,7 @@ def test_each_method_is_iterated_once(api: dict[str, dict[HttpMethod, Method]]) 
 
 
 @given(paths, st.sampled_from(get_args(HttpMethod)))
-def test_r5_an_api_without_methods_is_one_route_whatever_the_path(path: str, verb: str) -> None:
+def test_an_api_without_methods_is_one_route_for_every_path(path: str, verb: str) -> None:
     """No caller can invent buckets."""
     route = Routes({}).match(path, verb)
     assert route

@@ -1,7 +1,8 @@
-"""What `admit.lua` does, said again in exact fractions: the oracle that the script is held against.
+"""The model of `admit.lua`: the same decisions, in exact fractions. Hypothesis compares the two.
 
-A debt is a fraction of a token here and an integer of 1/m tokens there; a bucket that changes its rate may be up to
-three of those units above the exact value (R3). That band is allowed in `_in_band`, and nowhere else.
+A debt is a fraction of a token here and an integer of 1/m tokens there. A bucket that changes its rate may be up to
+three of those units above the exact value: see "A changed rate" in docs/explanation/rules.md. `_in_band` allows that
+band, and no other code does.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A caller's bucket, the used units of the period that began at `start`, and the usage of a day (R8)."""
+    """A caller's bucket, the used units of the period that began at `start`, and the usage of a day."""
 
     bucket: Bucket
     start: int = 0
@@ -74,7 +75,7 @@ class Model:
         return {key: kept.packed() for key, kept in (self.buckets | self.ledgers).items()}
 
     def admit(self, limits: Sequence[Limit], meter: Meter | None, now: int, told: Tally) -> Tally:
-        """What the script must answer. `told` is its answer, read for nothing but a debt within R3's band."""
+        """Return the expected answer; `told` is the script's, used only for a debt within the band of `_in_band`."""
         if any(isinstance(rule := limit.rule, Quota) and not rule.start <= now < rule.end for limit in limits):
             return Tally(now=now, stale=True)
         looks = [self._look(limit, meter, now, _before(told, at, limit)) for at, limit in enumerate(limits)]
@@ -95,7 +96,7 @@ class Model:
         )
 
     def remain(self, meter: Meter, quota: Quota, remaining: int, now: int) -> None:
-        """UpdateUsage: the period's used follows from what shall remain; the day has a row from then on (R10)."""
+        """UpdateUsage: the period's used follows from what shall remain; the day has a row from then on."""
         ledger, today = self._ledger(meter, now), now // DAY_US
         history = self.histories.setdefault(meter.history, {})
         if not today <= ledger.day <= today + 1:
@@ -106,7 +107,7 @@ class Model:
         self._prune(history, today)
 
     def _look(self, limit: Limit, meter: Meter | None, now: int, told: int) -> _Look:
-        """A limit brought to `now`, and whether a refusal writes that: a changed limit (R3), a step back (R4)."""
+        """A limit brought to `now`, and whether a refusal writes that: a changed limit, a step back of the clock."""
         if isinstance(limit.rule, Quota):
             return _Look(limit, used=self._used(limit, limit.rule))
         kept = self._bucket(limit, meter, now)
@@ -151,7 +152,7 @@ class Model:
         self.ledgers[meter.ledger] = replace(kept, used=kept.used + 1)
 
     def _count(self, limits: Sequence[Limit], meter: Meter, now: int) -> None:
-        """A row of usage for the day; a later day, or a clock that was wrong, closes the one before (R10)."""
+        """A row of usage for the day; a later day, or a clock that was wrong, closes the one before."""
         ledger, today = self._ledger(meter, now), now // DAY_US
         if not today <= ledger.day <= today + 1:
             ledger = self._turned(ledger, self.histories.setdefault(meter.history, {}), today)
@@ -191,7 +192,7 @@ class _Look:
         return ((self.bucket.debt + charged) * self.bucket.m).numerator
 
     def wait(self, now: int) -> int | None:
-        """Microseconds until there is room, None for never (R5)."""
+        """Microseconds until there is room, None for never."""
         rule = self.limit.rule
         if isinstance(rule, Quota):
             return rule.end - now
@@ -216,7 +217,7 @@ def _before(told: Tally, at: int, limit: Limit) -> int:
 
 
 def _in_band(debt: Fraction, rule: Throttle, told: int) -> Fraction:
-    """R3: never below the exact debt, at most three units above it; more than the burst counts as the burst."""
+    """Never below the exact debt, at most three units above it; more than the burst counts as the burst."""
     exact, most = debt * rule.m, Fraction(rule.burst * rule.m)
     if exact >= most or not debt:
         return debt

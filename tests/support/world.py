@@ -1,6 +1,7 @@
 """A world to call into: a catalog, a real limiter and a pinned clock, asked as Envoy asks, answered as a client sees.
 
-The fixture is that of the oracle (aws.md 5.1.0), and so are the names of answers: OK, F, TMR, LE and MAT.
+Answers have short names: OK, F (Forbidden), TMR (Too Many Requests), LE (Limit Exceeded), MAT (Missing Authentication
+Token).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def fixture(
     a1: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Resources:
-    """The oracle's APIs, keys and plan P, with changes to the plan, the stage a1:prod, the API a1 and the whole."""
+    """APIs, keys and a plan P, with changes to the plan, the stage a1:prod, the API a1 and the whole."""
     prod = Stage(name="prod", method_settings=dict(settings or {}), gateway_responses=dict(responses or {}))
     first = Api(id="a1", resources=METHODS, stages=(prod, Stage(name="dev")))
     second = Api(id="a2", resources=METHODS, stages=(Stage(name="prod"),))
@@ -114,7 +115,7 @@ class Answer:
 
     @property
     def name(self) -> str:
-        """The oracle's name of the answer; its status and body where the oracle has none."""
+        """The short name of the answer; its status and body where it has none."""
         if self.status == 200:
             return "OK"
         known = ANSWERS.get((self.status, self.body, self.headers.get("x-amzn-errortype", "")))

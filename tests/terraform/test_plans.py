@@ -1,4 +1,4 @@
-"""C93: what Terraform's AWS provider sends for plans, keys and settings, in its order; a second plan is empty."""
+"""What Terraform's AWS provider sends for plans, keys and settings, in its order; a second plan is empty."""
 
 from __future__ import annotations
 
@@ -218,18 +218,18 @@ def apply(call: Provider) -> State:
     return state
 
 
-def test_c93_a_second_plan_is_empty(call: Provider) -> None:
+def test_a_second_plan_is_empty(call: Provider) -> None:
     state = apply(call)
     assert plan(call, state) == {}
 
 
-def test_c93_a_change_is_applied_and_then_planned_no_more(call: Provider) -> None:
+def test_a_change_is_applied_and_the_next_plan_is_empty(call: Provider) -> None:
     state = apply(call)
     move_to_beta(call, state)
     assert plan(call, state) == {}
 
 
-def test_c93_every_attribute_of_a_plan_can_be_changed_and_taken_away(call: Provider) -> None:
+def test_every_attribute_of_a_plan_can_be_changed_and_removed(call: Provider) -> None:
     state = apply(call)
     at = f"/usageplans/{state.plan}"
     quota = (replace("/quota/limit", 7), replace("/quota/offset", 1), replace("/quota/period", "WEEK"))
@@ -241,7 +241,7 @@ def test_c93_every_attribute_of_a_plan_can_be_changed_and_taken_away(call: Provi
     assert {"throttle", "quota", "productCode"} & set(bare) == set()
 
 
-def test_c93_a_key_is_changed_in_place(call: Provider) -> None:
+def test_a_key_is_changed_in_place(call: Provider) -> None:
     state = apply(call)
     changes = (replace("/name", "n"), replace("/description", "d"), replace("/enabled", "false"))
     call.patch(f"/apikeys/{state.key}", *changes, replace("/customerId", "c"))
@@ -250,13 +250,13 @@ def test_c93_a_key_is_changed_in_place(call: Provider) -> None:
     assert read["value"] == KEY["value"]
 
 
-def test_c93_destroy_is_clean(call: Provider) -> None:
+def test_destroy_is_clean(call: Provider) -> None:
     destroy(call, apply(call))
     for things in ("/usageplans", "/apikeys", "/restapis"):
         assert call("GET", things)["item"] == []
 
 
-def test_c93_a_deleted_stage_has_left_the_plan(call: Provider) -> None:
+def test_a_deleted_stage_leaves_the_plan(call: Provider) -> None:
     state = apply(call)
     call("DELETE", state.stage_path, expect=202)
     assert call("GET", f"/usageplans/{state.plan}")["apiStages"] == []

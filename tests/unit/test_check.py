@@ -61,7 +61,7 @@ async def test_a_grant_is_admitted_once_with_its_meter_and_deadline() -> None:
     ("request_", "reason"), [(ask(key=None), Reason.KEY_MISSING), (ask("/prod/x"), Reason.UNKNOWN_METHOD)]
 )
 async def test_a_stranger_costs_redis_nothing(request_: Request, reason: Reason) -> None:
-    """And so a stranger stays out, whatever Redis does (P5)."""
+    """And so a stranger stays out, whatever Redis does."""
     limiter = FakeLimiter()
     verdict = await check(limiter, request_, by(FailurePolicy.ALLOW))
     assert isinstance(verdict, Denied)
@@ -82,7 +82,7 @@ def _limits(changed: Resources) -> Sequence[Limit]:
 
 
 async def test_a_stale_tally_is_resolved_again_at_redis_own_time() -> None:
-    """R4: the period has turned, or our clock was off."""
+    """The period has turned, or our clock was off."""
     limiter = FakeLimiter(Tally(TOMORROW, stale=True), Tally(TOMORROW, (1, 0)))
     verdict = await check(limiter)
     assert isinstance(verdict, Allowed)
@@ -99,7 +99,7 @@ async def test_a_key_that_has_expired_by_redis_own_time_is_refused() -> None:
 
 
 async def test_a_second_stale_tally_is_left_to_the_failure_policy() -> None:
-    """R4: it is LimiterUnavailable."""
+    """It is LimiterUnavailable."""
     stale = Tally(TOMORROW, stale=True)
     verdict = await check(FakeLimiter(stale, stale), changed=by(FailurePolicy.DENY, quota=QuotaSettings(5, "DAY")))
     assert isinstance(verdict, Denied)
@@ -136,14 +136,13 @@ async def test_a_redis_that_goes_between_two_tries_is_away() -> None:
 
 @pytest.mark.parametrize("policy", FailurePolicy)
 async def test_what_overload_sheds_is_refused_whatever_the_policy(policy: FailurePolicy) -> None:
-    """R20."""
     verdict = await check(FakeLimiter(Overloaded("full")), changed=by(policy))
     assert isinstance(verdict, Denied)
     assert verdict.reason is Reason.OVERLOADED
 
 
 async def test_an_unknown_key_is_refused_as_unknown_without_redis() -> None:
-    """R20: 403, since the file knows all keys."""
+    """403, since the file knows all keys."""
     verdict = await check(FakeLimiter(AWAY), ask(key="k2"), by(FailurePolicy.DENY))
     assert isinstance(verdict, Denied)
     assert verdict.reason is Reason.KEY_UNKNOWN
@@ -196,7 +195,7 @@ async def test_a_key_that_the_store_does_not_have_is_unknown() -> None:
 
 
 async def test_a_key_of_which_nobody_can_tell_is_no_stranger() -> None:
-    """R20: 503, for we do not know."""
+    """503: the key may be good."""
     verdict = await checker(FakeRing(KeysUnavailable("away"))).check(ask(key="k2"))
     assert isinstance(verdict, Denied)
     assert (verdict.reason, verdict.subject.stage) == (Reason.UNAVAILABLE, "prod")
@@ -211,7 +210,7 @@ async def test_the_files_keys_and_requests_without_one_are_never_looked_up() -> 
 
 
 async def test_without_any_catalog_nobody_is_let_in() -> None:
-    """R20: and all hear 503."""
+    """All calls get 503."""
     verdict = await Checker(lambda: None, FakeLimiter(), LocalLimiter(), lambda: NOW).check(ask())
     assert isinstance(verdict, Denied)
     assert verdict.reason is Reason.UNAVAILABLE

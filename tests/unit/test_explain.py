@@ -43,7 +43,7 @@ async def test_a_request_is_read_aloud() -> None:
 
 
 async def test_each_layer_is_told_with_its_key_and_numbers() -> None:
-    """A rate that cannot be kept exactly is shown as reckoned (R1)."""
+    """A rate that cannot be kept exactly is shown as reckoned."""
     lines = await story(FULL, ask())
     assert lines[6:16] == [
         "layer     plan_throttle: 0.1 a second, burst 1",
@@ -73,7 +73,6 @@ async def test_a_shadow_layer_says_so() -> None:
 
 
 def test_an_answer_tells_what_a_shadow_plan_would_have_refused() -> None:
-    """R14."""
     shadowed = resources(usage_plans=(plan(mode=Mode.SHADOW, throttle=limited(1.0, 1)),))
     grant = Catalog.compile(shadowed).resolve(ask(), NOW)
     assert isinstance(grant, Grant)
@@ -106,7 +105,7 @@ async def test_a_request_for_nothing_of_ours_has_no_names() -> None:
 
 
 async def test_no_key_is_printed() -> None:
-    """P8: not from a header, nor from the path's query string."""
+    """Not from a header, nor from the path's query string."""
     secret = value_of("k1")
     assert secret not in "\n".join(await story(resources(), ask(f"/prod/pets?api_key={secret}")))
 

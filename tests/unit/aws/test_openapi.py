@@ -70,7 +70,7 @@ def method(result: Imported, path: str, verb: str) -> StoredMethod:
 
 @pytest.mark.parametrize("wording", [document, swagger])
 def test_an_operation_that_names_the_key_scheme_requires_a_key(wording: Any) -> None:
-    """C89, in both versions."""
+    """In both versions of OpenAPI."""
     result = read(wording({"/pets/{id}": {"get": NEEDS_KEY, "put": {}}, "/": {"x-amazon-apigateway-any-method": {}}}))
     assert methods(result) == {"/pets/{id}": {"GET": True, "PUT": False}, "/": {"ANY": False}}
     assert result.api.name == "Pets"

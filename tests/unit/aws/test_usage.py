@@ -1,4 +1,4 @@
-"""Rows of usage as pairs a day (R10, aws.md 1.8 and 2.7)."""
+"""Rows of usage as pairs a day."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_a_rate_is_written_as_numbers_are(written: str, rate: float) -> None:
     assert plan.throttle == ThrottleSettings(rate_limit=rate, burst_limit=100)
 
 
-def test_r13_one_thing_has_one_name() -> None:
+def test_a_field_has_one_name_in_file_and_api() -> None:
     """The file says what the API says, and another place's name is no field."""
     text = """
 account: {throttleSettings: {rateLimit: 1, burstLimit: 2}}

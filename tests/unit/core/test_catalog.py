@@ -1,4 +1,4 @@
-"""A compiled catalog: who calls what (R11, R12), and which limits cover the call (R5)."""
+"""A compiled catalog: who calls what, and which limits cover the call."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def bursts(changed: Resources, layer: Layer, *requests: Request) -> list[int | N
     return [limit.rule.burst if limit and isinstance(limit.rule, Throttle) else None for limit in found]
 
 
-# --- which API and stage (R11) ------------------------------------------------------------------------------------
+# --- which API and stage ------------------------------------------------------------------------------------------
 
 
 def open_api(id: str, *hosts: Host, stages: tuple[str, ...] = ("prod", "dev")) -> Api:  # noqa: A002
@@ -139,7 +139,7 @@ EXTENDED = {"api": "a1", "stage": "dev"}
 def test_api_and_stage_are_those_of_the_nearest_source(
     catalog: Catalog, request_: Request, place: tuple[str, str, str]
 ) -> None:
-    """R11: extension, base path, the host's first label, the only API; extension, mapping, the next segment."""
+    """Extension, base path, the host's first label, the only API; extension, mapping, the next segment."""
     subject = granted(catalog, request_).subject
     assert (subject.api, subject.stage, without(request_.path.partition("?")[0], subject.skip)) == place
 
@@ -190,7 +190,7 @@ def test_a_named_resource_skips_route_matching() -> None:
     assert granted(catalog, ask("/prod/pets", extensions={"method": "POST"})).subject.route.method == "POST"  # type: ignore[union-attr]
 
 
-# --- which key (R12) ----------------------------------------------------------------------------------------------
+# --- which key ----------------------------------------------------------------------------------------------------
 
 SOON = datetime(2026, 3, 4, 10, 0, 1, tzinfo=UTC)
 THE_MOMENT = datetime(2026, 3, 4, 10, 0, 0, tzinfo=UTC)
@@ -227,7 +227,7 @@ def test_a_verb_in_lower_case_does_not_slip_past_its_method_to_any() -> None:
 
 
 def test_a_comma_makes_a_key_unknown_whatever_its_digest() -> None:
-    """R12: Envoy joins two headers by one, so a key that holds one cannot be told from two keys."""
+    """Envoy joins two headers by one, so a key that holds one cannot be told from two keys."""
     joined = f"{value_of('k1')},{value_of('k2')}"
     changed = resources(api_keys=(key(value_sha256=digest(joined).hex()),))
     assert refused(changed, ask(headers={"x-api-key": joined})) is Reason.KEY_UNKNOWN
@@ -251,7 +251,6 @@ def test_a_clear_value_serves_as_well_as_its_digest() -> None:
 
 
 def test_no_catalog_holds_a_key_in_clear() -> None:
-    """P8."""
     catalog = Catalog.compile(resources(api_keys=(key(value=value_of("k1"), value_sha256=None),)))
     assert value_of("k1") not in repr(catalog)
 
@@ -283,7 +282,7 @@ def test_a_keyless_method_has_only_the_shared_layers() -> None:
 
 
 def test_state_with_one_owner_lives_in_one_value() -> None:
-    """R8 and R9: plan throttle, quota and usage share the caller's ledger; the rest have values of their own."""
+    """Plan throttle, quota and usage share the caller's ledger; the rest have values of their own."""
     grant = granted(Catalog.compile(FULL, "42"), ask())
     ledger, history = "{42}:v1:ledger:p1:k1", "{42}:v1:history:p1:k1"
     assert [limit.key for limit in grant.limits] == [
@@ -302,7 +301,6 @@ def test_a_quota_is_sent_with_the_period_of_the_moment() -> None:
 
 
 def test_a_shadow_plan_has_shadow_limits_and_shared_ones_that_hold() -> None:
-    """R14."""
     shadowed = plan(mode=Mode.SHADOW, throttle=limited(1.0, 1), quota=QuotaSettings(5, "DAY"))
     found = limits_of(resources(usage_plans=(shadowed,)), ask())
     assert {layer: limit.shadow for layer, limit in found.items()} == {
@@ -363,12 +361,12 @@ def staged(settings: dict[str, MethodSetting]) -> Resources:
 def test_the_most_specific_setting_of_a_stage_wins(
     settings: dict[str, MethodSetting], expected: list[int | None]
 ) -> None:
-    """R5: a rate of -1 is no limit, a burst of -1 the rate rounded up."""
+    """A rate of -1 is no limit, a burst of -1 the rate rounded up."""
     assert bursts(staged(settings), Layer.STAGE_METHOD_THROTTLE, GET, POST, ANY) == expected
 
 
 def test_a_wildcard_gives_each_method_a_bucket_of_its_own() -> None:
-    """R5: only ANY shares one."""
+    """Only ANY shares one."""
     changed = staged({"*/*": setting(1.0, 3)})
     requests = (GET, POST, ANY, ask("/prod/any", method="PUT"))
     keys = [limits_of(changed, request)["stage_method_throttle"].key for request in requests]
@@ -419,7 +417,7 @@ def test_a_verb_with_settings_of_its_own_is_the_same_method_for_plans() -> None:
 
 
 def test_all_paths_of_an_api_without_methods_share_one_bucket() -> None:
-    """R5: no caller can invent buckets."""
+    """No caller can invent buckets."""
     changed = resources(apis=(api(resources={}, stages=(Stage("prod", {"*/*": setting(1.0, 3)}),)),))
     requests = (ask("/prod"), ask("/prod/a/b", method="PUT"), ask("/prod//"))
     assert len({limits_of(changed, request)["stage_method_throttle"].key for request in requests}) == 1

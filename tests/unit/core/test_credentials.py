@@ -1,4 +1,4 @@
-"""Where a key is found, and what is stripped so that it never reaches the upstream (R12)."""
+"""Where a key is found, and what is stripped so that it never reaches the upstream."""
 
 from __future__ import annotations
 

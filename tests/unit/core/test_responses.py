@@ -1,4 +1,4 @@
-"""Refusals in words: AWS's own (aws.md 1.5) byte for byte, the owner's (1.6), and the headers of R24."""
+"""Refusals in words: AWS's own byte for byte, the owner's, and the RateLimit headers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def answer(denied: Denied, request: Request | None = None, profile: Profile = "a
     return render(denied, request or ask(), ID, profile)
 
 
-# --- 1.5 ----------------------------------------------------------------------------------------------------------
+# --- the words of AWS ---------------------------------------------------------------------------------------------
 
 FORBIDDEN = (403, '{"message":"Forbidden"}', "ForbiddenException")
 UNAVAILABLE = (503, '{"message":"Service Unavailable"}', "ServiceUnavailableException")
@@ -93,7 +93,7 @@ def test_the_profile_aws_says_nothing_about_waiting() -> None:
     assert answer(throttled()).headers.keys() == answer(Denied(Reason.KEY_MISSING)).headers.keys()
 
 
-# --- R7, R20, R24 -------------------------------------------------------------------------------------------------
+# --- headers of a refusal ------------------------------------------------------------------------------------------
 
 
 def standard(denied: Denied) -> dict[str, str]:
@@ -110,7 +110,7 @@ def items(header: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize(("wait_us", "seconds"), [(1, "1"), (1_000_000, "1"), (1_000_001, "2"), (None, None)])
 def test_retry_after_is_whole_seconds_rounded_up(wait_us: int | None, seconds: str | None) -> None:
-    """R7: none where waiting does not help."""
+    """None where waiting does not help."""
     assert standard(throttled(wait_us)).get("retry-after") == seconds
 
 
@@ -132,7 +132,6 @@ def test_a_bucket_that_never_fills_has_no_window_and_no_reset(rule: Throttle) ->
 
 
 def test_no_header_speaks_of_a_shadow_layer() -> None:
-    """R14."""
     shadow, account = replace(THROTTLE, shadow=True), limit(Layer.ACCOUNT_THROTTLE, bucket(2.0, 5))
     headers = ratelimit_headers(Grant(Subject(), (shadow, account)), Tally(NOW, (0, 0)))
     assert [list(items(value)) for value in headers.values()] == [["account_throttle"]] * 2
@@ -141,7 +140,6 @@ def test_no_header_speaks_of_a_shadow_layer() -> None:
 
 @pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE])
 def test_what_is_shed_may_come_again_in_a_second(reason: Reason) -> None:
-    """R20."""
     assert standard(Denied(reason)) == {"retry-after": "1"}
 
 
@@ -183,7 +181,7 @@ def test_an_owners_words_do_not_reach_a_grpc_caller() -> None:
     assert (found.status, found.headers["grpc-message"], found.body) == (200, "Too Many Requests", "")
 
 
-# --- 1.6 ----------------------------------------------------------------------------------------------------------
+# --- the words of the owner ---------------------------------------------------------------------------------------
 
 
 def worded(kind: str = "THROTTLED", **fields: Any) -> Denied:
@@ -371,7 +369,7 @@ def test_the_names_that_a_configuration_may_use_are_those_that_have_a_value() ->
 
 
 def test_no_variable_holds_a_key() -> None:
-    """P8: not even AWS's own `$context.identity.apiKey`."""
+    """Not even AWS's own `$context.identity.apiKey`."""
     assert value_of("k1") not in answer(worded(response_templates={"a/b": "$context.identity.apiKey"}), ask()).body
 
 

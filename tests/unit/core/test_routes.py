@@ -74,7 +74,7 @@ def test_a_verb_of_its_own_goes_before_any() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/pets", "/a//b", "*"])
 def test_an_api_without_methods_is_one_that_needs_a_key(path: str) -> None:
-    """R5: no caller can invent buckets."""
+    """No caller can invent buckets."""
     routes = Routes({})
     assert routes.match(path, "GET") is routes.named("/x", "PUT") is ANYTHING
     assert list(routes) == [Route("/", "ANY", api_key_required=True)]

@@ -185,7 +185,7 @@ def test_a_slow_check_is_not_cut_off_before_its_deadline() -> None:
 
 
 def test_a_leaving_worker_is_noticed_while_it_still_answers() -> None:
-    """R27: the health checks that it takes fit into settings.drainSeconds."""
+    """The health checks that it takes fit into settings.drainSeconds."""
     check = cluster(DEFAULTS)["health_checks"][0]
     assert check["interval"] == check["no_traffic_interval"] == "2s"
     assert 2 * check["unhealthy_threshold"] < Settings().drain_seconds
@@ -228,7 +228,7 @@ def test_envoy_sheds_what_is_more_than_all_workers_work_on() -> None:
 
 
 def test_a_worker_that_leaves_is_left_at_once() -> None:
-    """R27: Envoy keeps what it learns of health to itself for up to a second, unless told not to."""
+    """Envoy keeps what it learns of health to itself for up to a second, unless told not to."""
     assert cluster(DEFAULTS)["common_lb_config"] == {"update_merge_window": "0s"}
 
 
@@ -243,7 +243,7 @@ def test_host_names_are_resolved() -> None:
 
 
 def test_authz_is_shown_only_what_it_reads() -> None:
-    """R26, for an API with one key header."""
+    """For an API with one key header."""
     shown = [pattern["exact"] for pattern in ext_authz()["allowed_headers"]["patterns"] if "exact" in pattern]
     common = ["accept", "access-control-request-headers", "access-control-request-method", "content-type", "origin"]
     assert shown == [*common, "x-api-key"]
@@ -262,7 +262,6 @@ def test_authz_is_shown_only_what_it_reads() -> None:
     ids=["key header", "key cookie", "mapping", "multivalue mapping", "template", "context"],
 )
 def test_authz_is_shown_what_the_configuration_reads(of: Api, header: str) -> None:
-    """R26."""
     assert header in allowed_headers([of])
 
 

@@ -104,7 +104,7 @@ def test_a_tunnel_has_no_path_and_is_a_request() -> None:
     assert (request.method, request.path) == ("CONNECT", "")
 
 
-# --- no answer by accident (P6) -----------------------------------------------------------------------------------
+# --- no answer by accident ----------------------------------------------------------------------------------------
 
 WITH_LIMITS = Grant(Subject(), (THROTTLE, QUOTA))
 COUNTED = Tally(ANY_TIME, (0, 1))
@@ -174,7 +174,7 @@ def test_other_spellings_of_our_names_are_removed_where_a_client_sent_them(chang
 
 @pytest.mark.parametrize("changed", [SIGNED, KEYLESS])
 def test_the_key_is_not_forwarded(changed: Resources) -> None:
-    """On keyless methods too (R12)."""
+    """On keyless methods too."""
     assert "x-api-key" in allowed(ask(), changed).removed
 
 
@@ -260,7 +260,6 @@ def test_metadata_tells_what_was_refused_and_by_what() -> None:
 
 
 def test_metadata_tells_what_a_shadow_plan_would_have_refused() -> None:
-    """R14."""
     assert metadata(judge(WITH_LIMITS, Tally(ANY_TIME, (0, 1), shadowed_by=QUOTA)))["shadow"] == "plan_quota"
 
 
@@ -410,7 +409,7 @@ async def test_a_call_that_envoy_gives_up_is_counted() -> None:
 
 
 async def test_without_redis_deny_answers_with_an_error_to_come_again() -> None:
-    """P5: a 503 with Retry-After, in `error_response`."""
+    """A 503 with Retry-After, in `error_response`."""
 
     async def away(*_: object, **__: object) -> Tally:
         raise LimiterUnavailable("away")
@@ -430,7 +429,7 @@ async def test_a_call_without_any_limit_is_answered() -> None:
 
 @pytest.mark.parametrize(("sample", "level"), [(0.0, "debug"), (1.0, "info")])
 async def test_a_refusal_is_one_line_without_the_key(sample: float, level: str) -> None:
-    """P8: the key's id alone, and at info only a sample."""
+    """The key's id alone, and at info only a sample."""
     authorization, _ = service(changed=resources(usage_plans=()), log_sample=sample)
     with capture_logs() as lines:
         question = check_request("GET", URL, {"x-api-key": value_of("k1")})

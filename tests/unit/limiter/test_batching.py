@@ -60,7 +60,7 @@ def test_no_more_are_waited_for_than_go_into_a_batch(batches: list[tuple[int, in
 
 
 @pytest.mark.parametrize("second", [Tally(2), ValueError("too late")])
-async def test_r17_who_has_an_answer_keeps_it(second: Tally | Exception) -> None:
+async def test_a_caller_with_an_answer_keeps_it(second: Tally | Exception) -> None:
     """Setting the result of a future that is done would raise, and once ended the loop that serves everybody."""
     call = Call((), None, "", 0.0, asyncio.get_running_loop().create_future())
     call.settle(Tally(1))

@@ -1,4 +1,4 @@
-"""What is remembered of a refusal, for how long, and that it is what Redis would say (R16)."""
+"""What is remembered of a refusal, for how long, and that it is what Redis would say."""
 
 from __future__ import annotations
 

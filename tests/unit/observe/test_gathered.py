@@ -1,4 +1,4 @@
-"""The metrics of several workers, put together (R25)."""
+"""The metrics of several workers, put together."""
 
 from __future__ import annotations
 

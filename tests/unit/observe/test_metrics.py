@@ -1,4 +1,4 @@
-"""What is counted, and that its labels are bounded (R25)."""
+"""What is counted, and that its labels are bounded."""
 
 from __future__ import annotations
 
@@ -71,26 +71,23 @@ def test_a_check_without_redis_is_counted_by_its_policy(verdict: Verdict, policy
 
 
 def test_what_overload_sheds_is_no_policys_doing() -> None:
-    """R20."""
     assert counted(observed(Denied(Reason.OVERLOADED, SUBJECT)), "authz_checks_degraded") == []
 
 
 def test_a_shadow_refusal_is_counted_beside_the_call_it_let_through() -> None:
-    """R14."""
     metrics = observed(judge(GRANT, Tally(0, shadowed_by=LIMIT)))
     assert counted(metrics, "authz_shadow_refusals") == [({"plan": "p1", "layer": "plan_throttle"}, 1.0)]
     assert counted(metrics, "authz_checks") == [(labels(decision="allowed"), 1.0)]
 
 
 def test_a_plan_beyond_the_bound_is_other() -> None:
-    """R25: and those that came first keep their names."""
+    """And those that came first keep their names."""
     verdicts = [Denied(Reason.NO_PLAN, Subject(plan=name)) for name in ("p1", "p2", "p3", "p4", "p1")]
     found = {sample["plan"]: n for sample, n in counted(observed(*verdicts, max_plans=2), "authz_checks")}  # type: ignore[index]
     assert found == {"p1": 2.0, "p2": 1.0, "other": 2.0}
 
 
 def test_no_label_is_a_key_a_path_or_a_customer() -> None:
-    """P8."""
     verdicts = (judge(GRANT, Tally(0, refused_by=LIMIT)), Allowed(GRANT, None), Denied(Reason.KEY_DISABLED, SUBJECT))
     text = observed(*verdicts).exposition().decode()
     assert not [word for word in ("KEY-ID", "SECRET", "CUSTOMER", "/pets") if word in text]

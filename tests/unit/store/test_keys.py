@@ -1,4 +1,4 @@
-"""The keys of the store in memory (R21), with a store that answers when the test says so."""
+"""The keys of the store in memory, with a store that answers when the test says so."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_a_change_drops_a_key_of_either_generation(shelf: Shelf) -> None:
 
 
 async def test_all_who_wait_for_a_key_share_one_look_up(shelf: Shelf) -> None:
-    """And one of them that goes away takes nobody with it (R17)."""
+    """And one of them that goes away takes nobody with it."""
     shelf.put()
     shelf.go.clear()
     waiting = [asyncio.create_task(shelf.ring.find(KEY)) for _ in range(5)]
@@ -183,7 +183,7 @@ async def test_memory_is_not_trusted_long_after_the_stream_was_read(shelf: Shelf
 
 
 async def test_without_redis_known_keys_go_on_and_of_others_nobody_can_tell(shelf: Shelf) -> None:
-    """R20: whether the failure is news, or Redis is left alone already."""
+    """Whether the failure is news, or Redis is left alone already."""
     shelf.put()
     await shelf.ring.find(KEY)
     await shelf.ring.find(digest("unknown"))
