@@ -1,4 +1,4 @@
-"""Write the tables of docs/reference/ from the code; with --check, list the pages whose tables are out of date.
+"""Write the tables of docs/reference/ and copy plots into docs/img/; with --check, list what is out of date.
 
 Pages are written by hand, except for their blocks. `BLOCKS` has a function for the text between
 `<!-- generated: NAME -->` and `<!-- end -->`. For a new table add a function there and a block to a page.
@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origi
 
 import click
 import msgspec
+import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
@@ -39,6 +40,8 @@ from authz.observe import metrics
 
 DOCS = Path(__file__).resolve().parent
 PAGES = DOCS / "reference"
+PLOTS: Final = ((DOCS.parent / "bench/plots/latency.svg", DOCS / "img/latency.svg"),)
+"""Plots that `make bench` draws, and their copies for the site, which shows nothing from outside docs/."""
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WORDS: Final = {
     bool: "true or false",
@@ -333,98 +336,100 @@ def _rewords(kind: GatewayResponseType, reason: Reason) -> bool:
 
 FIELDS: Final[dict[str, dict[str, str]]] = {
     "Resources": {
-        "account": "What holds for all APIs together.",
-        "apis": "What can be called.",
-        "usagePlans": "The contracts.",
+        "account": "Limits over all APIs together.",
+        "apis": "What callers can call.",
+        "usagePlans": "The contracts that you sell.",
         "apiKeys": "The callers.",
     },
-    "Account": {"throttleSettings": "Over everything: layer 5."},
+    "Account": {"throttleSettings": "A throttle over everything: layer 5."},
     "Api": {
-        "id": "Names the API in plans, metrics and Redis; also the first label of a host that reaches it.",
+        "id": "Names the API in plans, metrics and Redis. A host whose first label is the id reaches the API.",
         "name": "For people.",
-        "apiKeySource": "`HEADER`: from `keySources`. `AUTHORIZER`: from Envoy's dynamic metadata, at `authorizer`.",
-        "keySources": "Where a client may put its key; the first that is present and not empty wins. "
-        "Without any: the header `x-api-key`.",
-        "authorizer": "Where a filter before ours left the key; for `AUTHORIZER` alone.",
-        "forwardApiKey": "Leave the key in the request for the upstream. Otherwise what could be a key is stripped.",
+        "apiKeySource": "`HEADER`: the key comes from `keySources`. `AUTHORIZER`: it comes from Envoy's dynamic "
+        "metadata, at `authorizer`.",
+        "keySources": "Where a client may put its key. The first source that is present and not empty wins.",
+        "authorizer": "Where an earlier filter left the key; only for `AUTHORIZER`.",
+        "forwardApiKey": "`true` leaves the key in the request to the upstream; `false` removes all that could be one.",
         "hosts": "Hosts and base paths that reach this API.",
-        "resources": "Path template (`/pets/{id}`, `/files/{proxy+}`) to method to what it needs. Without any, the "
+        "resources": "Path template (`/pets/{id}`, `/files/{proxy+}`), then method, then its needs. Without any, the "
         "whole stage is one method that requires a key.",
-        "stages": "Its deployed versions.",
+        "stages": "The deployed versions of the API.",
     },
     "KeySource": {
-        "header": "A header's name.",
+        "header": "The name of a header.",
         "scheme": "With `header`: the word before the key, such as `Bearer`.",
-        "query": "A query parameter's name.",
-        "cookie": "A cookie's name.",
+        "query": "The name of a query parameter.",
+        "cookie": "The name of a cookie.",
     },
     "AuthorizerSource": {
-        "namespace": "Of the dynamic metadata.",
-        "path": "Within it.",
+        "namespace": "The namespace of the dynamic metadata.",
+        "path": "The path to the key within it.",
     },
     "Host": {
-        "host": "Without a port. `*.example.org` stands for one label; an exact host wins.",
-        "basePath": "The longest that fits wins. It is removed before routes are matched.",
-        "stage": "The stage that is meant; else the next segment of the path names it.",
+        "host": "A host without a port. `*.example.org` matches one label in place of the star; an exact host wins.",
+        "basePath": "The first part of the path. The longest match wins, and is removed before routes are matched.",
+        "stage": "The stage that is reached. Without one, the next segment of the path names it.",
     },
-    "Method": {"apiKeyRequired": "`false`: everybody may call; layers 4 and 5 alone."},
+    "Method": {"apiKeyRequired": "`false`: every caller may call it, and only layers 4 and 5 apply."},
     "Stage": {
         "name": "The first segment of the path, unless the host or the route names the stage.",
-        "methodSettings": "`*/*`, `pets/GET`, `~1pets~1{id}/GET` to a throttle that all callers share: layer 4. The "
-        "most specific entry counts; a wildcard gives each method a bucket of its own. A verb of a method ANY may have "
+        "methodSettings": "`*/*`, `pets/GET` or `~1pets~1{id}/GET` to a throttle that all callers share: layer 4. The "
+        "most specific entry counts. A wildcard gives each method a bucket of its own. A verb of a method ANY may have "
         "an entry and a bucket of its own (`cats/GET`); the other verbs share that of ANY.",
-        "gatewayResponses": "How refusals are worded, by kind: `THROTTLED`, `QUOTA_EXCEEDED`, `INVALID_API_KEY`, "
-        "`MISSING_AUTHENTICATION_TOKEN`, `DEFAULT_4XX`, `DEFAULT_5XX`.",
-        "variables": "For `stageVariables.…` in mappings.",
-        "deployment": "What the stage serves, where that is not what its API shows now; the control plane's exports "
-        "have it, people leave it out.",
+        "gatewayResponses": "Status, headers and body of refusals, by kind: `THROTTLED`, `QUOTA_EXCEEDED`, "
+        "`INVALID_API_KEY`, `MISSING_AUTHENTICATION_TOKEN`, `DEFAULT_4XX`, `DEFAULT_5XX`.",
+        "variables": "Values for `stageVariables.…` in gateway responses.",
+        "deployment": "What the stage serves, if the API has been edited since. Exports of the control plane have it; "
+        "leave it out of a file of your own.",
     },
     "MethodSetting": {
         "throttlingRateLimit": "Requests a second; -1 is no limit.",
         "throttlingBurstLimit": "Requests at once; -1 is the rate, rounded up.",
     },
     "GatewayResponse": {
-        "statusCode": "One that has a body.",
+        "statusCode": "A status that has a body. Without one, AWS's own.",
         "responseParameters": "`gatewayresponse.header.NAME` to `'a text'`, `method.request.header.NAME`, "
         "`method.request.querystring.NAME`, `context.…` or `stageVariables.…`.",
         "responseTemplates": "Media type to body, with `$context.error.message`, `$context.error.messageString`, "
-        "`$context.error.responseType`, `$context.requestId` and the like; `$context.error.retryAfter` is ours.",
+        "`$context.error.responseType`, `$context.requestId` and others of AWS's variables; "
+        "`$context.error.retryAfter` is an addition to AWS's.",
     },
     "UsagePlan": {
-        "id": "Names the plan in metrics and Redis: whoever changes it starts the counters anew.",
-        "name": "Told to the upstream in `x-usage-plan-name`.",
+        "id": "Names the plan in metrics and Redis. A plan with another id starts with new counters.",
+        "name": "The upstream reads it in `x-usage-plan-name`.",
         "description": "For people.",
-        "apiStages": "The stages that the plan opens.",
-        "throttle": "Of each key for itself, all stages together: layer 1.",
-        "quota": "Of each key for itself: layer 3.",
+        "apiStages": "The stages that the plan covers.",
+        "throttle": "A throttle for each key, over all its stages: layer 1.",
+        "quota": "A quota for each key: layer 3.",
         "keys": "Ids of `apiKeys`. A key has at most one plan for a stage.",
-        "mode": "`shadow`: count and report what would be refused, and let it through.",
-        "failurePolicy": "What happens to its calls while Redis is away; else the setting's.",
+        "mode": "`shadow`: count and report the calls that would be refused, and let them through.",
+        "failurePolicy": "What happens to its calls while Redis is away. Without one, the setting `failurePolicy`.",
         "tags": "For people.",
     },
     "ApiStage": {
-        "apiId": "An API's `id`.",
-        "stage": "A stage's `name`.",
-        "throttle": "`/pets/GET` to a throttle of each key for itself, on top of the plan's: layer 2. At most 20.",
+        "apiId": "The `id` of an API.",
+        "stage": "The `name` of a stage.",
+        "throttle": "`/pets/GET` to a throttle for each key, in addition to the plan's: layer 2. At most 20.",
     },
     "ThrottleSettings": {
         "rateLimit": "Requests a second: 0, or at least 0.000001. Without one there is no throttle.",
-        "burstLimit": "Requests at once. Without one: the rate, rounded up. 0 refuses all.",
+        "burstLimit": "Requests at once. Without one: the rate, rounded up. 0 refuses every call.",
     },
     "QuotaSettings": {
-        "limit": "Requests a period.",
-        "period": "In UTC.",
-        "offset": "The day on which it begins: of a WEEK 0 (Sunday) to 6, of a MONTH 0 (the 1st) to 27, of a DAY 0.",
+        "limit": "Requests in a period.",
+        "period": "The period, in UTC.",
+        "offset": "The day on which it begins: for WEEK 0 (Sunday) to 6, for MONTH 0 (the 1st) to 27, for DAY 0.",
     },
     "ApiKey": {
-        "id": "Names the caller in logs, metadata, `x-api-key-id` and Redis; no secret.",
+        "id": "Names the caller in logs, metadata, `x-api-key-id` and Redis. It is no secret.",
         "name": "For people.",
         "description": "For people.",
-        "value": "The secret: 20 to 128 printable ASCII characters, neither blank nor comma. This or `valueSha256`.",
-        "valueSha256": "SHA-256 of the value, in hex: then the file holds no secret. `authz new-key` prints both.",
-        "enabled": "`false` refuses it: 403.",
-        "expiresAt": "From then on it is refused: 403.",
-        "customerId": "Told to the upstream in `x-customer-id`.",
+        "value": "The secret: 20 to 128 printable ASCII characters, without spaces and commas. Give this or "
+        "`valueSha256`.",
+        "valueSha256": "The SHA-256 of the value, in hex; the file then holds no secret. `authz new-key` prints both.",
+        "enabled": "`false`: every call with the key is refused with 403.",
+        "expiresAt": "From this time on, every call with the key is refused with 403.",
+        "customerId": "The upstream reads it in `x-customer-id`.",
         "tags": "For people.",
     },
 }  # fmt: skip
@@ -439,8 +444,8 @@ def _fields(name: str, told: dict[str, str]) -> str:
     found = msgspec.structs.fields(kind)
     assert [field.encode_name for field in found] == list(told), f"FIELDS[{name!r}] is not what the struct has"
     title = "The whole file" if name == "Resources" else name
-    rows = ((code(field.encode_name), _taken(field), told[field.encode_name]) for field in found)
-    return f"### {title}\n\n{_sentence(kind)}\n\n" + table(("field", "takes", ""), rows)
+    rows = ((code(field.encode_name), takes(field.type), _left_out(field), told[field.encode_name]) for field in found)
+    return f"### {title}\n\n{_sentence(kind)}\n\n" + table(("field", "takes", "default", ""), rows)
 
 
 def _sentence(kind: type[msgspec.Struct]) -> str:
@@ -453,8 +458,18 @@ def _camel(name: str) -> str:
     return first + "".join(map(str.capitalize, rest))
 
 
-def _taken(field: msgspec.structs.FieldInfo) -> str:
-    return takes(field.type) + ("; required" if field.required else "")
+def _left_out(field: msgspec.structs.FieldInfo) -> str:
+    """The value of a field that a file leaves out, as YAML; a struct whose fields all have defaults is one of those."""
+    if field.required:
+        return "required"
+    if isinstance(field.default, bool):
+        return code(str(field.default).lower())
+    default = None if field.default is msgspec.NODEFAULT else msgspec.to_builtins(field.default)
+    if isinstance(field.default, msgspec.Struct) and not default:
+        return "its defaults"
+    if default in (None, "", ()):
+        return "none"
+    return code(default if isinstance(default, str) else yaml.safe_dump(default, default_flow_style=True).strip(" .\n"))
 
 
 # --- pages --------------------------------------------------------------------------------------------------------
@@ -489,7 +504,12 @@ def stale() -> list[str]:
     texts = {path: path.read_text("utf-8") for path in found}
     used = {block[2] for text in texts.values() for block in BLOCK.finditer(text)}
     behind = [str(path.relative_to(DOCS)) for path, text in texts.items() if fresh(text) != text]
-    return behind + sorted(f"no page has the block {name}" for name in BLOCKS.keys() - used)
+    copies = [f"img/{copy.name}" for plot, copy in PLOTS if not _is_copied(plot, copy)]
+    return behind + copies + sorted(f"no page has the block {name}" for name in BLOCKS.keys() - used)
+
+
+def _is_copied(plot: Path, copy: Path) -> bool:
+    return copy.exists() and copy.read_bytes() == plot.read_bytes()
 
 
 def main() -> str | None:
@@ -500,6 +520,8 @@ def main() -> str | None:
         return f"docs/ is stale ({', '.join(found)}): run docs/generate.py" if (found := stale()) else None
     for path in pages():
         path.write_text(fresh(path.read_text("utf-8")), "utf-8")
+    for plot, copy in PLOTS:
+        copy.write_bytes(plot.read_bytes())
     return None
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from authz.cli.main import cli
 from authz.config.settings import Option, options
 from authz.core import resources
 from authz.core.verdict import Reason
@@ -30,6 +32,18 @@ def test_a_page_that_is_stale_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(generate, "DOCS", tmp_path)
     monkeypatch.setattr(generate, "BLOCKS", {name: generate.BLOCKS[name] for name in ("settings", "answers")})
     assert generate.stale() == ["configuration.md", "no page has the block answers"]
+
+
+def test_a_plot_that_differs_from_its_copy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is one without a copy."""
+    plot, copy = tmp_path / "plot.svg", tmp_path / "copy.svg"
+    plot.write_text("<svg/>")
+    monkeypatch.setattr(generate, "PLOTS", ((plot, copy),))
+    assert generate.stale() == ["img/copy.svg"]
+    copy.write_text("<svg>of yesterday</svg>")
+    assert generate.stale() == ["img/copy.svg"]
+    copy.write_text("<svg/>")
+    assert generate.stale() == []
 
 
 def test_a_fresh_page_stays_as_it_is() -> None:
@@ -67,6 +81,32 @@ def test_every_resource_of_the_file_has_a_table(name: str) -> None:
     assert re.findall(r"^\| `(\w+)` \|", section[1], re.MULTILINE) == [
         field.encode_name for field in msgspec.structs.fields(kind)
     ]
+
+
+@pytest.mark.parametrize(
+    ("field", "default"),
+    [
+        ("keySources", "`[{header: x-api-key}]`"),
+        ("throttleSettings", "`{burstLimit: 5000, rateLimit: 10000.0}`"),
+        ("apiKeyRequired", "`true`"),
+        ("mode", "`enforce`"),
+        ("offset", "`0`"),
+        ("quota", "none"),
+        ("limit", "required"),
+    ],
+)
+def test_a_field_that_may_be_left_out_shows_its_default(field: str, default: str) -> None:
+    row = re.search(rf"^\| `{field}` \| [^|]* \| ([^|]*) \|", page("plans-file"), re.MULTILINE)
+    assert row
+    assert row[1] == default
+
+
+def test_the_whole_example_of_a_plans_file_has_no_mistake(tmp_path: Path) -> None:
+    example = re.search(r"^```yaml title=\"plans\.yaml\"\n(.*?)^```$", page("plans-file"), re.MULTILINE | re.DOTALL)
+    assert example
+    (tmp_path / "plans.yaml").write_text(example[1])
+    checked = CliRunner().invoke(cli, ["check-config", str(tmp_path / "plans.yaml")])
+    assert checked.output.endswith("plans.yaml: 1 API, 2 plans, 2 keys; nothing wrong\n")
 
 
 def test_no_resource_of_the_file_is_forgotten() -> None:
