@@ -11,7 +11,7 @@ What a page may hold, and what becomes of it here:
   begins, and the lines that it prints for the aws cli are pasted. Another `make` is only looked at, with `--dry-run`.
 - A Redis is at 127.0.0.1:6379, and without a `make up` the reader's API at 127.0.0.1:8080. Each of these ports, and the
   default ports of our programs, is a free one instead.
-- Any other block is shown and not run. Those in `ALL_RUN` have none.
+- A block of `shell` is a command that is shown and not run; so is any other block. Those in `ALL_RUN` have none.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.support.servers import HOST, echo_server, free_port, redis_server
 ALL_RUN = ("README.md", "docs/tutorial.md")
 RUN = (
     *ALL_RUN,
-    "docs/how-to/put-it-before-your-api.md",
+    "docs/how-to/put-it-in-front-of-your-api.md",
     "docs/how-to/use-tls.md",
     "docs/how-to/manage-with-aws-tools.md",
     "docs/how-to/move-plans-in-and-out.md",
@@ -364,13 +364,14 @@ def test_a_site_that_is_wrong_is_found(pages: dict[str, str], menu: str, found: 
 
 
 COMMENT = re.compile(r"(^|\s)#(\s|$)", re.MULTILINE)
+PROMPT = re.compile(r"^\$ ", re.MULTILINE)
 SHOWN = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
 @pytest.mark.parametrize("page", SHOWN)
 def test_what_a_page_shows_can_be_pasted_into_zsh(page: str) -> None:
     """Typed there, a comment is a command that is not found; and a variable is one word, whatever is in it."""
-    shown = [block for block in blocks((ROOT / page).read_text("utf-8")) if block.kind == "sh"]
+    shown = [block for block in blocks((ROOT / page).read_text("utf-8")) if block.kind in {"sh", "shell"}]
     scripts = {
         block.line: re.sub(r"<<('?)(\w+)\1\n.*?\n\2$", "", block.text, flags=re.DOTALL | re.MULTILINE)
         for block in shown
@@ -382,3 +383,9 @@ def test_what_a_page_shows_can_be_pasted_into_zsh(page: str) -> None:
             for line, text in scripts.items()
         ]
         assert [(line, said) for line, said in found if said] == []
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_no_block_begins_with_a_prompt(page: str) -> None:
+    """A prompt that is copied with its command is a command that is not found."""
+    assert [block.line for block in blocks((ROOT / page).read_text("utf-8")) if PROMPT.search(block.text)] == []

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -187,15 +188,14 @@ def test_what_aws_printed_becomes_the_plans_of_the_page(redis: RedisServer, tmp_
     """`authz import` prints what the page shows, and the page's file is what `authz export` tells."""
     found = page("aws")
     found.write(tmp_path)
-    (shown,) = (block[3] for block in BLOCK.finditer(found.text) if block[1] == "console")
-    command, _, output = shown.partition("\n")
+    command, output = next(pairwise(block[3] for block in BLOCK.finditer(found.text) if block[1] in {"shell", "text"}))
     (tmp_path / "sealing-key").write_text("ab" * 32)
     place = {
         "AUTHZ_REDIS_URL": redis.url,
         "AUTHZ_ACCOUNT_ID": uuid4().hex,
         "AUTHZ_SEALING_KEY_FILE": str(tmp_path / "sealing-key"),
     }
-    assert authz(*shlex.split(command)[2:], cwd=tmp_path, **place) == output
+    assert authz(*shlex.split(command)[1:], cwd=tmp_path, **place) == output
     exported = authz("export", "--include-values", cwd=tmp_path, **place)
     assert parsed(exported) == parsed(found.files["plans.yaml"])
     assert "nothing to do" in authz("import", "aws", cwd=tmp_path, **place)
