@@ -21,8 +21,8 @@ def written(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         target = path.resolve()
-        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
-    except (OSError, RuntimeError) as error:  # links that lead to each other
+        mode = _mode(path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other, before Python 3.13
         raise OSError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode):
         with _opened(path, path, os.O_WRONLY) as file:
@@ -32,6 +32,14 @@ def written(path: Path) -> Iterator[BinaryIO]:
             yield file
     else:
         raise OSError(f"{path} cannot be written: it is a {'directory' if stat.S_ISDIR(mode) else 'socket'}")
+
+
+def _mode(path: Path) -> int:
+    """The kind of file that `path` is or will be. Raises OSError for links that lead to each other."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return stat.S_IFREG
 
 
 @contextmanager

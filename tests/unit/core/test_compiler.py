@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Any
 
 from hypothesis import given
@@ -143,4 +144,7 @@ def test_the_garbage_collector_has_no_plans_or_callers_to_look_through() -> None
     plan = catalog.plans["p1"]["a1", "prod"]
     assert plan.quota is not None
     parts = [*catalog.callers.values(), catalog.callers, plan, plan.quota, plan.method_throttles, plan.throttle]
-    assert not any(map(gc.is_tracked, parts))
+    untracked = [
+        part for part in parts if sys.version_info < (3, 14) or not isinstance(part, dict)
+    ]  # 3.14: all dicts are
+    assert not any(map(gc.is_tracked, untracked))
