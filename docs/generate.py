@@ -24,7 +24,9 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from authz.cli.main import cli
+from authz.config import schema
 from authz.config.faults import bare_kind, choices
+from authz.config.fields import FIELDS, sentence
 from authz.config.settings import Option, options
 from authz.control import app
 from authz.control.call import Operation
@@ -334,106 +336,6 @@ def _rewords(kind: GatewayResponseType, reason: Reason) -> bool:
 
 # --- the file -----------------------------------------------------------------------------------------------------
 
-FIELDS: Final[dict[str, dict[str, str]]] = {
-    "Resources": {
-        "account": "Limits over all APIs together.",
-        "apis": "What callers can call.",
-        "usagePlans": "The contracts that you sell.",
-        "apiKeys": "The callers.",
-    },
-    "Account": {"throttleSettings": "A throttle over everything: layer 5."},
-    "Api": {
-        "id": "Names the API in plans, metrics and Redis. A host whose first label is the id reaches the API.",
-        "name": "For people.",
-        "apiKeySource": "`HEADER`: the key comes from `keySources`. `AUTHORIZER`: it comes from Envoy's dynamic "
-        "metadata, at `authorizer`.",
-        "keySources": "Where a client may put its key. The first source that is present and not empty wins.",
-        "authorizer": "Where an earlier filter left the key; only for `AUTHORIZER`.",
-        "forwardApiKey": "`true` leaves the key in the request to the upstream; `false` removes all that could be one.",
-        "hosts": "Hosts and base paths that reach this API.",
-        "resources": "Path template (`/pets/{id}`, `/files/{proxy+}`), then method, then its needs. Without any, the "
-        "whole stage is one method that requires a key.",
-        "stages": "The deployed versions of the API.",
-    },
-    "KeySource": {
-        "header": "The name of a header.",
-        "scheme": "With `header`: the word before the key, such as `Bearer`.",
-        "query": "The name of a query parameter.",
-        "cookie": "The name of a cookie.",
-    },
-    "AuthorizerSource": {
-        "namespace": "The namespace of the dynamic metadata.",
-        "path": "The path to the key within it.",
-    },
-    "Host": {
-        "host": "A host without a port. `*.example.org` matches one label in place of the star; an exact host wins.",
-        "basePath": "The first part of the path. The longest match wins, and is removed before routes are matched.",
-        "stage": "The stage that is reached. Without one, the next segment of the path names it.",
-    },
-    "Method": {"apiKeyRequired": "`false`: every caller may call it, and only layers 4 and 5 apply."},
-    "Stage": {
-        "name": "The first segment of the path, unless the host or the route names the stage.",
-        "methodSettings": "`*/*`, `pets/GET` or `~1pets~1{id}/GET` to a throttle that all callers share: layer 4. The "
-        "most specific entry counts. A wildcard gives each method a bucket of its own. A verb of a method ANY may have "
-        "an entry and a bucket of its own (`cats/GET`); the other verbs share that of ANY.",
-        "gatewayResponses": "Status, headers and body of refusals, by kind: `THROTTLED`, `QUOTA_EXCEEDED`, "
-        "`INVALID_API_KEY`, `MISSING_AUTHENTICATION_TOKEN`, `DEFAULT_4XX`, `DEFAULT_5XX`.",
-        "variables": "Values for `stageVariables.…` in gateway responses.",
-        "deployment": "What the stage serves, if the API has been edited since. Exports of the control plane have it; "
-        "leave it out of a file of your own.",
-    },
-    "MethodSetting": {
-        "throttlingRateLimit": "Requests a second; -1 is no limit.",
-        "throttlingBurstLimit": "Requests at once; -1 is the rate, rounded up.",
-    },
-    "GatewayResponse": {
-        "statusCode": "A status that has a body. Without one, AWS's own.",
-        "responseParameters": "`gatewayresponse.header.NAME` to `'a text'`, `method.request.header.NAME`, "
-        "`method.request.querystring.NAME`, `context.…` or `stageVariables.…`.",
-        "responseTemplates": "Media type to body, with `$context.error.message`, `$context.error.messageString`, "
-        "`$context.error.responseType`, `$context.requestId` and others of AWS's variables; "
-        "`$context.error.retryAfter` is an addition to AWS's.",
-    },
-    "UsagePlan": {
-        "id": "Names the plan in metrics and Redis. A plan with another id starts with new counters.",
-        "name": "The upstream reads it in `x-usage-plan-name`.",
-        "description": "For people.",
-        "apiStages": "The stages that the plan covers.",
-        "throttle": "A throttle for each key, over all its stages: layer 1.",
-        "quota": "A quota for each key: layer 3.",
-        "keys": "Ids of `apiKeys`. A key has at most one plan for a stage.",
-        "mode": "`shadow`: count and report the calls that would be refused, and let them through.",
-        "failurePolicy": "What happens to its calls while Redis is away. Without one, the setting `failurePolicy`.",
-        "tags": "For people.",
-    },
-    "ApiStage": {
-        "apiId": "The `id` of an API.",
-        "stage": "The `name` of a stage.",
-        "throttle": "`/pets/GET` to a throttle for each key, in addition to the plan's: layer 2. At most 20.",
-    },
-    "ThrottleSettings": {
-        "rateLimit": "Requests a second: 0, or at least 0.000001. Without one there is no throttle.",
-        "burstLimit": "Requests at once. Without one: the rate, rounded up. 0 refuses every call.",
-    },
-    "QuotaSettings": {
-        "limit": "Requests in a period.",
-        "period": "The period, in UTC.",
-        "offset": "The day on which it begins: for WEEK 0 (Sunday) to 6, for MONTH 0 (the 1st) to 27, for DAY 0.",
-    },
-    "ApiKey": {
-        "id": "Names the caller in logs, metadata, `x-api-key-id` and Redis. It is no secret.",
-        "name": "For people.",
-        "description": "For people.",
-        "value": "The secret: 20 to 128 printable ASCII characters, without spaces and commas. Give this or "
-        "`valueSha256`.",
-        "valueSha256": "The SHA-256 of the value, in hex; the file then holds no secret. `authz new-key` prints both.",
-        "enabled": "`false`: every call with the key is refused with 403.",
-        "expiresAt": "From this time on, every call with the key is refused with 403.",
-        "customerId": "The upstream reads it in `x-customer-id`.",
-        "tags": "For people.",
-    },
-}  # fmt: skip
-
 
 def fields() -> str:
     return "\n".join(_fields(name, told) for name, told in FIELDS.items())
@@ -445,17 +347,7 @@ def _fields(name: str, told: dict[str, str]) -> str:
     assert [field.encode_name for field in found] == list(told), f"FIELDS[{name!r}] is not what the struct has"
     title = "The whole file" if name == "Resources" else name
     rows = ((code(field.encode_name), takes(field.type), _left_out(field), told[field.encode_name]) for field in found)
-    return f"### {title}\n\n{_sentence(kind)}\n\n" + table(("field", "takes", "default", ""), rows)
-
-
-def _sentence(kind: type[msgspec.Struct]) -> str:
-    """What the class says of itself; a name of the code is that of the file."""
-    return re.sub(r"`(\w+_\w+)`", lambda found: code(_camel(found[1])), " ".join((kind.__doc__ or "").split()))
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(map(str.capitalize, rest))
+    return f"### {title}\n\n{sentence(kind)}\n\n" + table(("field", "takes", "default", ""), rows)
 
 
 def _left_out(field: msgspec.structs.FieldInfo) -> str:
@@ -488,6 +380,10 @@ BLOCKS: Final[dict[str, Callable[[], str]]] = {
 }
 
 
+# Where the schema of the plans file stands: on the site, and beside the sample for editors.
+SCHEMAS: Final = (PAGES / schema.NAME, DOCS.parent / "authz" / "samples" / schema.NAME)
+
+
 def fresh(page: str) -> str:
     """The page with each of its blocks as the code has it now. Raises KeyError for a name that is none."""
     return BLOCK.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n{found[3]}", page)
@@ -504,6 +400,7 @@ def stale() -> list[str]:
     texts = {path: path.read_text("utf-8") for path in found}
     used = {block[2] for text in texts.values() for block in BLOCK.finditer(text)}
     behind = [str(path.relative_to(DOCS)) for path, text in texts.items() if fresh(text) != text]
+    behind += [str(path) for path in SCHEMAS if not path.exists() or path.read_text("utf-8") != schema.text()]
     copies = [f"img/{copy.name}" for plot, copy in PLOTS if not _is_copied(plot, copy)]
     return behind + copies + sorted(f"no page has the block {name}" for name in BLOCKS.keys() - used)
 
@@ -522,6 +419,8 @@ def main() -> str | None:
         path.write_text(fresh(path.read_text("utf-8")), "utf-8")
     for plot, copy in PLOTS:
         copy.write_bytes(plot.read_bytes())
+    for path in SCHEMAS:
+        path.write_text(schema.text(), "utf-8")
     return None
 
 

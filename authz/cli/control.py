@@ -16,7 +16,7 @@ import uvloop
 
 from authz.aws.convert import from_resources
 from authz.aws.errors import ApiError
-from authz.cli.options import FILE, takes_file
+from authz.cli.options import FILE, takes_file, with_options
 from authz.config import file as configuration
 from authz.config.faults import ConfigError
 from authz.config.live import LiveCatalog
@@ -32,7 +32,6 @@ from authz.store.sealing import Sealer, load_sealer
 from authz.store.store import Store, StoreUnavailable
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 SECONDS = 10.0
 LIST_PAGE = 500
@@ -48,17 +47,6 @@ SECRETS = (
     click.option("--pepper-file", type=FILE, envvar=PEPPER_VARIABLE, show_envvar=True, help="The keys' pepper."),
     click.option("--sealing-key-file", type=FILE, envvar=KEY_VARIABLE, show_envvar=True, help="What seals secrets."),
 )
-
-
-def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """All of these, in the order of --help."""
-
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
 
 
 @click.command()

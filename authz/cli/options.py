@@ -1,7 +1,8 @@
-"""What commands share: how they take files, and how the list of commands is grouped."""
+"""What commands share: the options for files and settings, and the list of commands in groups."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
+from authz.config import file as configuration
 from authz.config.faults import ConfigError
+from authz.config.file import Config
+from authz.config.settings import Loaded, Option, load_settings, options
 from authz.core.rules import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,6 +71,67 @@ def _the_one(argument: Path | None, option: Path | None, required: bool) -> Path
         raise click.UsageError("the file is given twice: as an argument and with --config")
     context.set_parameter_source("path", ParameterSource.COMMANDLINE)
     return argument
+
+
+CONFIG = click.option(
+    "--config",
+    "path",
+    type=FILE,
+    envvar="AUTHZ_CONFIG",
+    show_envvar=True,
+    default="plans.yaml",
+    show_default=True,
+    help="The configuration file.",
+)
+
+
+def config_file(command: F) -> F:
+    """The configuration file, as --config or as an argument."""
+    return takes_file()(CONFIG(command))
+
+
+def settings_flags(*fields: str) -> Callable[[F], F]:
+    """A flag for each of these settings, or for all; what is not given comes from environment, file or default."""
+
+    def add(command: F) -> F:
+        for option in reversed(options()):
+            if not fields or option.field in fields:
+                kind = click.Choice(option.choices) if option.choices else None
+                metavar = None if option.choices else _metavar(option)
+                bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.default is False else {}
+                command = click.option(
+                    option.flag, option.field, type=kind, metavar=metavar, default=None, help=_help(option), **bare
+                )(command)
+                if old := option.former:
+                    command = click.option(old.flag, old.field, type=kind, hidden=True, **bare)(command)
+        return command
+
+    return add
+
+
+def _metavar(option: Option) -> str:
+    return {bool: "BOOLEAN", int: "INTEGER", float: "NUMBER"}.get(type(option.default), "TEXT")
+
+
+def _help(option: Option) -> str:
+    return f"{option.help}  [env: {option.variable}; default: {str(option.default).lower()}]"
+
+
+def load_file(path: Path, flags: Mapping[str, object | None]) -> tuple[Config, Loaded]:
+    """Read the plans file and the settings. Raises ConfigError."""
+    read = configuration.load(path)
+    return read, load_settings(read.settings, os.environ, flags, str(path))
+
+
+def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Add all of these options, in the order of --help."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 class Grouped(click.Group):

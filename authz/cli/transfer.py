@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import click
 
-from authz.cli.control import PLACE, SECRETS, on_store, with_options
-from authz.cli.options import FILE, File, takes_file
+from authz.cli.control import PLACE, SECRETS, on_store
+from authz.cli.options import FILE, File, takes_file, with_options
 from authz.store.sealing import Sealer, load_sealer
 from authz.store.store import Store
 from authz.transfer import transfer

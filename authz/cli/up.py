@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 import click
 
+from authz.config import schema
 from authz.config.file import TAKES_PUBLISHED, load
 from authz.config.settings import ServerName
 from authz.control.auth import add, new_access_key
@@ -270,6 +271,7 @@ def _sample(target: Path) -> Path:
     """A copy, to be edited while authz runs; one that is there from the last time stays."""
     if not target.exists():
         target.write_bytes(files("authz").joinpath("samples", "plans.yaml").read_bytes())
+        target.with_name(schema.NAME).write_text(schema.text(), "utf-8")  # named in the sample, for editors
     return target
 
 

@@ -13,25 +13,25 @@ OWNER_ONLY: Final = 0o600
 
 
 @contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to. When the block ends well, `path` holds it; an error leaves `path` as it was.
+def written(path: Path, mode: int = OWNER_ONLY) -> Iterator[BinaryIO]:
+    """Yield a file to write to. When the block ends well, it stands at `path`; an error leaves `path` as it was.
 
     A symbolic link is followed. A device or a FIFO is written to, and stays what it is. Raises OSError for a directory
     or a socket, with the path and the reason.
     """
     try:
         target = path.resolve()
-        mode = _mode(path)
+        kind = _mode(path)
     except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other, before Python 3.13
         raise OSError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode):
+    if stat.S_ISCHR(kind) or stat.S_ISBLK(kind) or stat.S_ISFIFO(kind):
         with _opened(path, path, os.O_WRONLY) as file:
             yield file
-    elif stat.S_ISREG(mode):
-        with _replaced(path, target) as file:
+    elif stat.S_ISREG(kind):
+        with _replaced(path, target, mode) as file:
             yield file
     else:
-        raise OSError(f"{path} cannot be written: it is a {'directory' if stat.S_ISDIR(mode) else 'socket'}")
+        raise OSError(f"{path} cannot be written: it is a {'directory' if stat.S_ISDIR(kind) else 'socket'}")
 
 
 def _mode(path: Path) -> int:
@@ -43,14 +43,15 @@ def _mode(path: Path) -> int:
 
 
 @contextmanager
-def _replaced(path: Path, target: Path) -> Iterator[BinaryIO]:
-    """Beside the target first, under a name that nobody else uses, and then in its place."""
+def _replaced(path: Path, target: Path, mode: int) -> Iterator[BinaryIO]:
+    """Write a file of a name of its own beside the target, then put it in the target's place."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
     try:
         with _opened(path, partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
             yield file
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         partial.replace(target)
     except BaseException:

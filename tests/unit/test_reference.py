@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from authz.cli.main import cli
+from authz.config.fields import FIELDS
 from authz.config.settings import Option, options
 from authz.core import resources
 from authz.core.verdict import Reason
@@ -73,7 +74,7 @@ def test_the_metrics_are_all_there_and_no_others() -> None:
     assert "| `authz_checks_total` | counter | `api`, `stage`, `plan`, `decision`, `reason` |" in page("metrics")
 
 
-@pytest.mark.parametrize("name", [name for name in generate.FIELDS if name != "Resources"])
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "Resources"])
 def test_every_resource_of_the_file_has_a_table(name: str) -> None:
     kind = getattr(resources, name)
     section = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", page("plans-file"), re.MULTILINE | re.DOTALL)
@@ -116,7 +117,7 @@ def test_no_resource_of_the_file_is_forgotten() -> None:
         for name, kind in vars(resources).items()
         if isinstance(kind, type) and issubclass(kind, resources.Resource) and kind is not resources.Resource
     }
-    assert structs - {"Deployment"} == set(generate.FIELDS)
+    assert structs - {"Deployment"} == set(FIELDS)
 
 
 @pytest.mark.parametrize("command", ["serve", "control", "credentials create", "restore", "doctor"])

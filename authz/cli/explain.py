@@ -1,0 +1,141 @@
+"""`authz explain`: what a request would be answered, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from authz.check import LimiterUnavailable
+from authz.cli.options import FILE, config_file, load_file, settings_flags
+from authz.config.faults import ConfigError
+from authz.core.catalog import Catalog
+from authz.core.request import Request, joined
+from authz.core.rules import Problem
+from authz.envoy import accesslog
+from authz.envoy.accesslog import LogLine
+from authz.explain import explain as tell
+from authz.limiter.limiter import RedisLimiter
+from authz.redisio.url import mask_url
+
+EXPLAIN_SECONDS = 2.0
+
+
+@click.command()
+@click.argument("method", required=False)
+@click.argument("url", required=False)
+@config_file
+@click.option("--log-line", metavar="JSON", help="A line of Envoy's access log instead of METHOD and URL; - reads it.")
+@click.option("--request-id", metavar="ID", help="The x-amzn-requestid of an answer; with --access-log.")
+@click.option(
+    "--access-log", type=FILE, help="Find the line of --request-id in this access log of Envoy's; - reads it."
+)
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; repeatable.")
+@click.option("-e", "--extension", "extensions", multiple=True, metavar="NAME=VALUE", help="A context extension.")
+@click.option("-m", "--metadata", multiple=True, metavar="NAMESPACE=JSON", help="Dynamic metadata, for AUTHORIZER.")
+@click.option("--redis", "ask_redis", is_flag=True, help="Ask Redis what is left, and tell the answer.")
+@settings_flags("redis_url", "account_id", "response_profile")
+def explain(
+    path: Path,
+    method: str | None,
+    url: str | None,
+    log_line: str | None,
+    request_id: str | None,
+    access_log: Path | None,
+    headers: tuple[str, ...],
+    extensions: tuple[str, ...],
+    metadata: tuple[str, ...],
+    ask_redis: bool,
+    **flags: object | None,
+) -> None:
+    """Tell how a request is read, which limits cover it and the answer it would get. Spends nothing.
+
+    The request is METHOD and URL, or a line of the access log that `authz envoy-config` sets up.
+
+    \b
+    authz explain GET https://host/prod/pets/7 -H 'x-api-key: …' --redis
+    authz explain --request-id 5f8e1c2a-… --access-log envoy.log --redis
+    """
+    line = _logged(log_line, request_id, access_log)
+    if line and method is not None:
+        raise click.UsageError("METHOD and URL stand in the log line; name the plans' file with --config")
+    request = _request(method, url, line, headers, extensions, metadata)
+    read, loaded = load_file(path, flags)
+    settings = loaded.settings
+    catalog = Catalog.compile(read.resources, settings.account_id, settings.failure_policy)
+
+    async def run() -> str:
+        now = time.time_ns() // 1000
+        if not ask_redis:
+            return await tell(catalog, request, now, profile=settings.response_profile, line=line)
+        limiter = RedisLimiter(settings.redis_url, account=settings.account_id, budget=EXPLAIN_SECONDS)
+        try:
+            return await tell(catalog, request, now, limiter, settings.response_profile, line=line)
+        except LimiterUnavailable as error:
+            raise LimiterUnavailable(f"{mask_url(settings.redis_url)}: {error}") from None
+        finally:
+            await limiter.aclose()
+
+    click.echo(asyncio.run(run()))
+
+
+def _logged(log_line: str | None, request_id: str | None, access_log: Path | None) -> LogLine | None:
+    """The line that the options name, if they name one. Raises ConfigError where it is none."""
+    if log_line is not None and (request_id is not None or access_log):
+        raise click.UsageError("--log-line is a line already; --request-id and --access-log find one")
+    if (request_id is None) is not (access_log is None):
+        raise click.UsageError("--request-id and --access-log belong together: an id, and where its line is")
+    if log_line is not None:
+        if log_line == "-":
+            return accesslog.read_one(sys.stdin.buffer, "standard input")
+        return accesslog.parse(log_line, "--log-line")
+    if request_id is None or access_log is None:
+        return None
+    if str(access_log) == "-":
+        return accesslog.find(sys.stdin.buffer, "standard input", request_id)
+    if not access_log.exists():
+        raise ConfigError([Problem(str(access_log), "no such file")])
+    with access_log.open("rb") as file:
+        return accesslog.find(file, str(access_log), request_id)
+
+
+def _request(
+    method: str | None,
+    url: str | None,
+    line: LogLine | None,
+    headers: tuple[str, ...],
+    extensions: tuple[str, ...],
+    metadata: tuple[str, ...],
+) -> Request:
+    sent = joined(_pair(header, ":", "-H") for header in headers)
+    named = dict(_pair(extension, "=", "-e") for extension in extensions)
+    left = {name: _json(text) for name, text in (_pair(given, "=", "-m") for given in metadata)}
+    if line:
+        return line.request(sent, named, left)
+    if method is None or url is None:
+        raise click.UsageError(f"Missing argument '{'METHOD' if method is None else 'URL'}'.")
+    parts = urlsplit(url)
+    if not parts.netloc:
+        raise click.BadParameter("expected a whole URL, such as https://host/prod/pets", param_hint="URL")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Request(method.upper(), parts.netloc.rpartition("@")[2], path, sent, named, left)
+
+
+def _pair(text: str, separator: str, option: str) -> tuple[str, str]:
+    name, found, value = text.partition(separator)
+    if not found:
+        raise click.BadParameter(f"expected NAME{separator}VALUE, got {name!r}", param_hint=option)
+    return name.strip(), value.strip()
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"expected JSON after the namespace: {error}", param_hint="-m") from None

@@ -1,0 +1,81 @@
+"""`authz init`, `schema` and `new-key`: a person's first plans file, and one more key in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from authz.cli.main import cli
+from authz.config.faults import ConfigError
+from authz.config.file import load
+from authz.core.resources import digest
+
+
+def authz(*words: str) -> str:
+    """What a command that succeeds prints."""
+    outcome = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.output
+
+
+def test_init_writes_a_file_without_a_fault_and_prints_the_value_of_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    value = re.search(r"value of the key: ([A-Za-z0-9]{40})\n", authz("init", str(path)))
+    assert value
+    assert value[1] not in path.read_text("utf-8")
+    assert load(path).resources.api_keys[0].value_sha256 == digest(value[1]).hex()
+    assert authz("check-config", str(path)) == f"{path}: 1 API, 1 plan, 1 key; nothing wrong\n"
+    assert json.loads((tmp_path / "plans.schema.json").read_text("utf-8")) == json.loads(authz("schema"))
+
+
+def test_init_leaves_a_file_that_exists_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text("apis: []\n", "utf-8")
+    with pytest.raises(ConfigError, match="exists already"):
+        authz("init", str(path))
+    assert path.read_text("utf-8") == "apis: []\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_key_is_in_the_file_and_its_value_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    authz("init", str(path))
+    path.chmod(0o640)
+    printed = authz("new-key", "--into", str(path), "--id", "acme", "--name", "ACME Corp.", "--plan", "basic")
+    shown = dict(re.findall(r"^(\w+): +(\w+)$", printed, re.MULTILINE))
+    assert shown["valueSha256"] == digest(shown["value"]).hex()
+    assert shown["value"] not in path.read_text("utf-8")
+    found = load(path).resources
+    assert [(key.id, key.name) for key in found.api_keys] == [("first", "First caller"), ("acme", "ACME Corp.")]
+    assert found.api_keys[1].value_sha256 == shown["valueSha256"]
+    assert found.usage_plans[0].keys == ("first", "acme")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert authz("check-config", str(path)).endswith("2 keys; nothing wrong\n")
+
+
+def test_a_new_key_without_an_id_gets_one(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_bytes(b"\xef\xbb\xbfapis: []\r\n")
+    printed = authz("new-key", "--into", str(path))
+    (key,) = load(path).resources.api_keys
+    assert f"id:          {key.id}\n" in printed
+    assert path.read_bytes().startswith(b"\xef\xbb\xbfapis: []\r\napiKeys:\r\n")
+
+
+def test_a_file_with_a_mistake_takes_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text("apiz: []\n", "utf-8")
+    with pytest.raises(ConfigError, match="did you mean apis"):
+        authz("new-key", "--into", str(path))
+    assert path.read_text("utf-8") == "apiz: []\n"
+
+
+def test_what_is_for_a_file_needs_one() -> None:
+    outcome = CliRunner().invoke(cli, ["new-key", "--plan", "basic"])
+    assert outcome.exit_code == 2
+    assert "--id, --name and --plan are for --into" in outcome.output
