@@ -57,7 +57,7 @@ async def explain(
 def _then(line: LogLine) -> str:
     """How the request was answered when it was logged."""
     told = line.authz or Told()
-    parts = [str(line.status or ""), told.decision, told.reason, told.layer]
+    parts = [str(line.status or ""), told.decision, *dict.fromkeys((told.reason, told.layer))]
     parts += [f"plan {told.plan}" if told.plan else "", f"key {told.key_id}" if told.key_id else ""]
     return f"then      {', '.join(filter(None, parts)) or 'not told'}{f' at {line.time}' if line.time else ''}"
 
@@ -205,7 +205,7 @@ def _answer(verdict: Verdict | None, request: Request, profile: Profile) -> Iter
         yield "answer    forwarded"
     else:
         answer = render(verdict, request, "(a new one each time)", profile)
-        yield f"reason    {verdict.layer or verdict.reason}"
+        yield f"reason    {verdict.reason}"
         yield f"answer    {answer.status}"
         for name, value in answer.headers.items():
             yield f"            {name}: {value}"

@@ -68,6 +68,7 @@ class _Wording:
 
 _FORBIDDEN = _Wording(403, "Forbidden", "ForbiddenException", 7)
 _INVALID_KEY = _Wording(403, "Forbidden", "ForbiddenException", 7, GatewayResponseType.INVALID_API_KEY)
+_THROTTLED = _Wording(429, "Too Many Requests", "TooManyRequestsException", 8, GatewayResponseType.THROTTLED)
 _UNAVAILABLE = _Wording(503, "Service Unavailable", "ServiceUnavailableException", 14, GatewayResponseType.DEFAULT_5XX)
 _WORDINGS = {
     Reason.UNKNOWN_API: _FORBIDDEN,
@@ -84,10 +85,11 @@ _WORDINGS = {
     Reason.KEY_DISABLED: _INVALID_KEY,
     Reason.KEY_EXPIRED: _INVALID_KEY,
     Reason.NO_PLAN: _INVALID_KEY,
-    Reason.THROTTLED: _Wording(429, "Too Many Requests", "TooManyRequestsException", 8, GatewayResponseType.THROTTLED),
-    Reason.QUOTA_EXCEEDED: _Wording(
-        429, "Limit Exceeded", "LimitExceededException", 8, GatewayResponseType.QUOTA_EXCEEDED
-    ),
+    Reason.PLAN_THROTTLE: _THROTTLED,
+    Reason.PLAN_METHOD_THROTTLE: _THROTTLED,
+    Reason.STAGE_METHOD_THROTTLE: _THROTTLED,
+    Reason.ACCOUNT_THROTTLE: _THROTTLED,
+    Reason.PLAN_QUOTA: _Wording(429, "Limit Exceeded", "LimitExceededException", 8, GatewayResponseType.QUOTA_EXCEEDED),
     Reason.UNAVAILABLE: _UNAVAILABLE,
     Reason.OVERLOADED: _UNAVAILABLE,
     Reason.DEADLINE: _UNAVAILABLE,

@@ -22,7 +22,10 @@ NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Reason(StrEnum):
-    """Why a request was refused. A client sees only the gateway response; logs, metrics and `explain` see this."""
+    """Why a request was refused, in logs, metadata, metrics and `explain`: a limit refuses in the name of its layer.
+
+    The client sees only the gateway response.
+    """
 
     UNKNOWN_API = "unknown_api"
     UNKNOWN_STAGE = "unknown_stage"
@@ -32,8 +35,11 @@ class Reason(StrEnum):
     KEY_DISABLED = "key_disabled"
     KEY_EXPIRED = "key_expired"
     NO_PLAN = "no_plan"
-    THROTTLED = "throttled"
-    QUOTA_EXCEEDED = "quota_exceeded"
+    PLAN_THROTTLE = Layer.PLAN_THROTTLE.value
+    PLAN_METHOD_THROTTLE = Layer.PLAN_METHOD_THROTTLE.value
+    PLAN_QUOTA = Layer.PLAN_QUOTA.value
+    STAGE_METHOD_THROTTLE = Layer.STAGE_METHOD_THROTTLE.value
+    ACCOUNT_THROTTLE = Layer.ACCOUNT_THROTTLE.value
     UNAVAILABLE = "unavailable"
     OVERLOADED = "overloaded"
     DEADLINE = "deadline"
@@ -119,9 +125,7 @@ def judge(grant: Grant, tally: Tally) -> Verdict:
     """The verdict on a counted request."""
     if tally.refused_by is None:
         return Allowed(grant, tally)
-    quota = tally.refused_by.layer is Layer.PLAN_QUOTA
-    reason = Reason.QUOTA_EXCEEDED if quota else Reason.THROTTLED
-    return Denied(reason, grant.subject, grant, tally)
+    return Denied(Reason(tally.refused_by.layer), grant.subject, grant, tally)
 
 
 def standings(grant: Grant, tally: Tally) -> list[tuple[Limit, int, int]]:

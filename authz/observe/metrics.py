@@ -31,7 +31,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from authz.core.resources import FailurePolicy
-from authz.core.verdict import Allowed, Verdict
+from authz.core.verdict import Allowed, Reason, Verdict
 
 __all__ = ["CONTENT_TYPE", "ControlMetrics", "Gathered", "Metrics", "keep_in"]
 
@@ -206,9 +206,8 @@ class Metrics:
             if tally is None:
                 self._degraded("allow")
         else:
-            reason = verdict.layer or verdict.reason  # the layer where a limit refused
-            self._checks(subject.api, subject.stage, plan, "denied", reason)
-            if reason == "unavailable":
+            self._checks(subject.api, subject.stage, plan, "denied", verdict.reason)
+            if verdict.reason is Reason.UNAVAILABLE:
                 self._degraded("deny")
         if tally is not None and (tally.degraded or tally.shadowed_by):
             if tally.shadowed_by:

@@ -52,7 +52,7 @@ def test_a_refused_request_is_told_with_its_layer_and_wait(shared: Stack) -> Non
     metadata(shared, "once-5")
     answer, told = metadata(shared, "once-5")
     found = (told["decision"], told["reason"], told["layer"], told["key_id"])
-    assert found == ("denied", "quota_exceeded", "plan_quota", "once-5")
+    assert found == ("denied", "plan_quota", "plan_quota", "once-5")
     assert told["retry_after"] == int(answer.headers["retry-after"])
     assert told["remaining"]["plan_quota"] == 0
 
@@ -97,7 +97,7 @@ def test_the_line_of_a_refused_callers_id_is_explained(shared: Stack, redis: Red
     words = ["explain", "--config", str(shared.config), "--request-id", request_id, "--access-log", str(log), *asked]
     told = subprocess.run([sys.executable, "-m", "authz", *words], capture_output=True, text=True, check=True).stdout
     lines = told.splitlines()
-    assert lines[0].startswith("then      429, denied, quota_exceeded, plan_quota, plan once, key once-5 at ")
+    assert lines[0].startswith("then      429, denied, plan_quota, plan once, key once-5 at ")
     assert {f"request   GET a1.test{path}", "key       once-5", "reason    plan_quota", "answer    429"} <= set(lines)
     assert value_of("once-5") not in told
 

@@ -469,10 +469,10 @@ def test_a_request_is_explained_and_nothing_is_spent(furnished: tuple[Control, d
 
 def test_a_line_of_the_access_log_is_explained_by_its_keys_id(furnished: tuple[Control, dict[str, str]]) -> None:
     plane, ids = furnished
-    told = {"api": ids["restapi_id"], "stage": "prod", "key_id": ids["api_Key"], "reason": "throttled"}
+    told = {"api": ids["restapi_id"], "stage": "prod", "key_id": ids["api_Key"], "reason": "plan_throttle"}
     line = {"method": "GET", "host": "elsewhere.example", "path": "/prod/pets", "status": 429, "authz": told}
     lines = raw(plane, "POST", "/explain", {"logLine": line}).json()["item"]
-    assert lines[0] == f"then      429, throttled, key {ids['api_Key']}"
+    assert lines[0] == f"then      429, plan_throttle, key {ids['api_Key']}"
     assert f"key       {ids['api_Key']}" in lines
     assert any("quota" in line and ", 9 left after it" in line for line in lines), lines
     gone = raw(plane, "POST", "/explain", {"logLine": line | {"authz": told | {"key_id": "gone"}}}).json()["item"]

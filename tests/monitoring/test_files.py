@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from authz.core.limits import Layer
 from authz.core.verdict import Reason
 from authz.observe.metrics import ControlMetrics, Gathered, Metrics
 from tests.monitoring.dashboard import document, metrics_of, panels
@@ -30,7 +29,7 @@ TESTS = DEPLOY / "prometheus" / "tests" / "alerts.yml"
 RUNBOOKS = DEPLOY.parent / "docs" / "runbooks.md"
 SEVERITIES = {"critical", "warning", "info"}
 # Of a verdict that a limit refused, the metric's reason is the layer.
-REASONS = {str(layer) for layer in Layer} | {str(reason) for reason in Reason} - {"throttled", "quota_exceeded"}
+REASONS = {str(reason) for reason in Reason}
 
 
 # --- promtool -----------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ async def test_a_refusal_of_the_limiter_is_the_verdict() -> None:
     refused_by = next(iter(_limits(METERED)))
     verdict = await check(FakeLimiter(Tally(NOW, (5, 0), refused_by=refused_by)))
     assert isinstance(verdict, Denied)
-    assert verdict.reason is Reason.QUOTA_EXCEEDED
+    assert verdict.reason is Reason.PLAN_QUOTA
 
 
 def _limits(changed: Resources) -> Sequence[Limit]:

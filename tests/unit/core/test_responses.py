@@ -51,7 +51,7 @@ GRANT = Grant(Subject(), (THROTTLE, QUOTA))
 def throttled(wait_us: int | None = 1_500_000, **subject: Any) -> Denied:
     """A call that found the bucket of 5 empty, and 40 of 100 used."""
     tally = Tally(NOW, (5 * THROTTLE.rule.m, 40), refused_by=THROTTLE, wait_us=wait_us)  # type: ignore[union-attr]
-    return Denied(Reason.THROTTLED, Subject(**subject), GRANT, tally)
+    return Denied(Reason.PLAN_THROTTLE, Subject(**subject), GRANT, tally)
 
 
 def answer(denied: Denied, request: Request | None = None, profile: Profile = "aws") -> HttpResponse:
@@ -62,6 +62,12 @@ def answer(denied: Denied, request: Request | None = None, profile: Profile = "a
 
 FORBIDDEN = (403, '{"message":"Forbidden"}', "ForbiddenException")
 UNAVAILABLE = (503, '{"message":"Service Unavailable"}', "ServiceUnavailableException")
+THROTTLES = (
+    Reason.PLAN_THROTTLE,
+    Reason.PLAN_METHOD_THROTTLE,
+    Reason.STAGE_METHOD_THROTTLE,
+    Reason.ACCOUNT_THROTTLE,
+)
 AWS = {
     Reason.UNKNOWN_API: FORBIDDEN,
     Reason.UNKNOWN_STAGE: FORBIDDEN,
@@ -71,8 +77,8 @@ AWS = {
     Reason.KEY_DISABLED: FORBIDDEN,
     Reason.KEY_EXPIRED: FORBIDDEN,
     Reason.NO_PLAN: FORBIDDEN,
-    Reason.THROTTLED: (429, '{"message":"Too Many Requests"}', "TooManyRequestsException"),
-    Reason.QUOTA_EXCEEDED: (429, '{"message":"Limit Exceeded"}', "LimitExceededException"),
+    **dict.fromkeys(THROTTLES, (429, '{"message":"Too Many Requests"}', "TooManyRequestsException")),
+    Reason.PLAN_QUOTA: (429, '{"message":"Limit Exceeded"}', "LimitExceededException"),
     Reason.UNAVAILABLE: UNAVAILABLE,
     Reason.OVERLOADED: UNAVAILABLE,
     Reason.DEADLINE: UNAVAILABLE,
@@ -158,7 +164,7 @@ def test_other_refusals_tell_nothing_of_limits(reason: Reason) -> None:
         (Denied(Reason.KEY_UNKNOWN), "7", "Forbidden"),
         (Denied(Reason.UNKNOWN_METHOD), "7", "Missing Authentication Token"),
         (throttled(), "8", "Too Many Requests"),
-        (Denied(Reason.QUOTA_EXCEEDED), "8", "Limit Exceeded"),
+        (Denied(Reason.PLAN_QUOTA), "8", "Limit Exceeded"),
         (Denied(Reason.UNAVAILABLE), "14", "Service Unavailable"),
     ],
 )
@@ -265,8 +271,8 @@ def test_a_type_that_is_set_ignores_the_default() -> None:
             {Reason.KEY_MISSING, Reason.KEY_UNKNOWN, Reason.KEY_DISABLED, Reason.KEY_EXPIRED, Reason.NO_PLAN},
         ),
         ("MISSING_AUTHENTICATION_TOKEN", {Reason.UNKNOWN_METHOD}),
-        ("THROTTLED", {Reason.THROTTLED}),
-        ("QUOTA_EXCEEDED", {Reason.QUOTA_EXCEEDED}),
+        ("THROTTLED", set(THROTTLES)),
+        ("QUOTA_EXCEEDED", {Reason.PLAN_QUOTA}),
         ("DEFAULT_5XX", {Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE, Reason.NOT_HTTP, Reason.INTERNAL}),
     ],
 )
@@ -365,7 +371,7 @@ def test_an_owners_header_replaces_ours() -> None:
 
 
 def test_the_names_that_a_configuration_may_use_are_those_that_have_a_value() -> None:
-    assert _context(throttled(), _WORDINGS[Reason.THROTTLED], ask(), ID).keys() == CONTEXT_NAMES
+    assert _context(throttled(), _WORDINGS[Reason.PLAN_THROTTLE], ask(), ID).keys() == CONTEXT_NAMES
 
 
 def test_no_variable_holds_a_key() -> None:

@@ -24,7 +24,7 @@ from tests.support.builders import api, key, plan, resources, value_of
 
 ID, OTHER = "5f8e1c2a-0000-4000-8000-000000000001", "5f8e1c2a-0000-4000-8000-000000000002"
 NOW = micros("2026-03-04T10:00:00Z")
-TOLD = {"decision": "denied", "reason": "quota_exceeded", "layer": "plan_quota", "api": "a1", "stage": "prod"}
+TOLD = {"decision": "denied", "reason": "plan_quota", "layer": "plan_quota", "api": "a1", "stage": "prod"}
 TOLD |= {"resource": "/pets", "method": "GET", "plan": "p1", "key_id": "k1"}
 LINE = {"time": "2026-03-03T10:00:00Z", "method": "GET", "host": "a1.example.org", "path": "/prod/pets", "status": 429}
 LINE |= {"flags": "UAEX", "request_id": OTHER, "amzn_request_id": ID}
@@ -62,7 +62,7 @@ def test_a_line_is_read_with_what_authz_said() -> None:
     line = parse(text(), "here")
     assert (line.method, line.host, line.path, line.status) == ("GET", "a1.example.org", "/prod/pets", 429)
     assert line.authz
-    assert (line.authz.reason, line.authz.plan, line.authz.key_id) == ("quota_exceeded", "p1", "k1")
+    assert (line.authz.reason, line.authz.plan, line.authz.key_id) == ("plan_quota", "p1", "k1")
 
 
 def test_what_another_program_writes_before_a_line_is_passed_over() -> None:
@@ -164,7 +164,7 @@ def test_a_line_that_has_the_id_and_is_no_json_is_named() -> None:
 
 async def test_a_key_is_taken_by_its_id() -> None:
     lines = await story(text())
-    assert lines[0] == ("then      429, denied, quota_exceeded, plan_quota, plan p1, key k1 at 2026-03-03T10:00:00Z")
+    assert lines[0] == ("then      429, denied, plan_quota, plan p1, key k1 at 2026-03-03T10:00:00Z")
     assert (
         lines[1]
         == "note      the log line holds no headers, query nor metadata; what the limits are now, and not then, follows"

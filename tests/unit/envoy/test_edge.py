@@ -250,7 +250,7 @@ def test_metadata_tells_what_was_refused_and_by_what() -> None:
     tally = Tally(ANY_TIME, (5 * THROTTLE.rule.m, 1), refused_by=THROTTLE, wait_us=1_500_000)  # type: ignore[union-attr]
     assert metadata(judge(found, tally)) == PLACE | {
         "decision": "denied",
-        "reason": "throttled",
+        "reason": "plan_throttle",
         "layer": "plan_throttle",
         "degraded": False,
         "shadow": "",
