@@ -3,7 +3,7 @@
 What a page may hold, and what becomes of it here:
 
 - A block of `sh` is run: all blocks of a page in one bash, in order, in a directory that looks like a clone. It must
-  succeed.
+  succeed. The pages in `ALL_RUN` run in zsh too.
 - A block of `text` behind it is what it prints, to standard error too; then it may fail. `…` stands for anything on its
   line, and alone on a line for any lines. A command that prints a status and no more may say `# prints: 403`.
 - A block of `yaml title="FILE"` is a file that the reader writes there.
@@ -48,6 +48,7 @@ RUN = (
     "docs/how-to/help-a-caller.md",
 )
 DEFAULT_PORTS = dict(zip(OPTIONS, (10000, 9901, 8080, 8085, 50051, 9190), strict=True))
+SHELLS = {"bash": ("bash",), "zsh": ("zsh", "-f")}
 REDIS_PORT, API_PORT = 6379, DEFAULT_PORTS["--echo-port"]
 PAGE_SECONDS = 500  # of a busy machine
 BETWEEN = "\x1e"
@@ -136,9 +137,10 @@ def elsewhere(text: str, ports: Mapping[int, int]) -> str:
 class Reader:
     """Somebody who has the page open, and two terminals in a clone."""
 
-    def __init__(self, clone: Path, ports: Mapping[int, int]) -> None:
+    def __init__(self, clone: Path, ports: Mapping[int, int], shell: str = "bash") -> None:
         self.clone = clone
         self.ports = ports
+        self.shell = shell
         self.pasted = ""
 
     def take(self, ready: Up) -> str:
@@ -150,8 +152,8 @@ class Reader:
         """What each step prints. Raises AssertionError if one fails that should not."""
         script, output = self.clone / ".script", self.clone / ".output"
         script.write_text(elsewhere("\n".join([self.pasted, *map(as_script, found)]), self.ports))
-        with output.open("wb") as written, self._bash(script, written) as bash:
-            code = ending(bash)
+        with output.open("wb") as written, self._running(script, written) as process:
+            code = ending(process)
         printed = output.read_text(errors="replace").split(BETWEEN)
         at = len(printed) - 1
         assert at == len(found), f"line {found[at].block.line} {code}: {printed[-1]}"
@@ -163,12 +165,12 @@ class Reader:
         return {name: f"{HOST}:{self.ports[DEFAULT_PORTS[option]]}" for name, option in places.items()}
 
     @contextmanager
-    def _bash(self, script: Path, written: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
+    def _running(self, script: Path, written: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
         """With whatever it started; all of it ends when the block does."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "AUTHZ_"))}
         nobody = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-        bash = subprocess.Popen(
-            ["bash", str(script)],
+        process = subprocess.Popen(
+            SHELLS[self.shell] + (str(script),),
             cwd=self.clone,
             env={**kept, **nobody, **self._settings(), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "HOME": str(self.clone)},
             stdin=subprocess.DEVNULL,
@@ -178,17 +180,17 @@ class Reader:
             preexec_fn=die_with_parent(os.getpid()),
         )
         try:
-            yield bash
+            yield process
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(bash.pid, signal.SIGKILL)
-            bash.wait(DEADLINE_SECONDS)
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(DEADLINE_SECONDS)
 
 
-def ending(bash: subprocess.Popen[bytes]) -> str:
+def ending(process: subprocess.Popen[bytes]) -> str:
     """How it ended, or that it did not."""
     try:
-        return f"ended with {bash.wait(PAGE_SECONDS)}"
+        return f"ended with {process.wait(PAGE_SECONDS)}"
     except subprocess.TimeoutExpired:
         return f"has not ended after {PAGE_SECONDS} s"
 
@@ -204,7 +206,7 @@ def as_script(step: Step) -> str:
 
 
 @contextmanager
-def reader_of(text: str, clone: Path) -> Iterator[tuple[Reader, str]]:
+def reader_of(text: str, clone: Path, shell: str = "bash") -> Iterator[tuple[Reader, str]]:
     """A reader of this page, and what its `make up` printed, if it has one."""
     started = next((step for step in steps(text) if step.is_up), None)
     with ExitStack() as world:
@@ -213,7 +215,7 @@ def reader_of(text: str, clone: Path) -> Iterator[tuple[Reader, str]]:
             ports[REDIS_PORT] = port_of(world.enter_context(redis_server()).url)
         if not started:
             ports[API_PORT] = port_of(world.enter_context(echo_server()).address)
-        reader, greeting = Reader(clone, ports), ""
+        reader, greeting = Reader(clone, ports, shell), ""
         if started:
             flags = [word for option, port in DEFAULT_PORTS.items() for word in (option, str(ports[port]))]
             running = world.enter_context(up(clone, *more_of(started, ports), *flags))
@@ -246,8 +248,19 @@ def clone(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("page", RUN)
 def test_a_page_does_what_it_says(page: str, clone: Path) -> None:
+    follow(page, clone, "bash")
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh on PATH")
+@pytest.mark.parametrize("page", ALL_RUN)
+def test_a_page_for_newcomers_does_what_it_says_in_zsh_too(page: str, clone: Path) -> None:
+    follow(page, clone, "zsh")
+
+
+def follow(page: str, clone: Path, shell: str) -> None:
+    """Raises AssertionError where the page does not do what it says."""
     text = (ROOT / page).read_text("utf-8")
-    with reader_of(text, clone) as (reader, greeting):
+    with reader_of(text, clone, shell) as (reader, greeting):
         found = steps(elsewhere(text, reader.ports))
         for step in found:
             if step.is_up:
