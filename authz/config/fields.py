@@ -53,7 +53,7 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "gatewayResponses": "Status, headers and body of refusals, by kind: `THROTTLED`, `QUOTA_EXCEEDED`, "
         "`INVALID_API_KEY`, `MISSING_AUTHENTICATION_TOKEN`, `DEFAULT_4XX`, `DEFAULT_5XX`.",
         "variables": "Values for `stageVariables.…` in gateway responses.",
-        "deployment": "What the stage serves, if the API has been edited since. Exports of the control plane have it; "
+        "deployment": "The deployed version, if the API has been edited since. Exports of the control plane have it; "
         "leave it out of a file of your own.",
     },
     "MethodSetting": {
