@@ -54,9 +54,9 @@ class Rule:
 
 
 def not_understood(rule: Rule, error: Exception) -> Finding:
-    """Of the error only its kind is told: its words may hold what was looked at."""
-    why = "What was looked at has a form that this rule does not know, so that it cannot say anything."
-    fix = "tell us, with the version of what was looked at; the other rules hold"
+    """Report the kind of the error only: its text may quote what was looked at."""
+    why = "The configuration has a form that this rule does not know, so the rule checked nothing."
+    fix = "report it, with the version of the program that was looked at; the other rules hold"
     return Finding("not-understood", "warning", f"rule {rule.id}", type(error).__name__, why, fix)
 
 

@@ -28,12 +28,16 @@ PARTS: Final = (
 HEAD: Final = """\
 # What the doctor looks for
 
-<!-- Printed by `authz doctor --list`; a test says when it is stale. -->
+<!-- Printed by `authz doctor --list`; a test fails when it is out of date. -->
 
-Each trap below is looked for by `authz doctor` where it was given the address that tells;
-[Find mistakes](../how-to/find-mistakes.md) says how. The ids stay the same from version to version. An **error** lets
-requests past the check, or keeps the system from working; a **warning** is wrong in most systems; an **info** is worth
-knowing. `not-understood`, a warning, names a rule that met what it does not know, and so looked at nothing.
+`authz doctor` looks for these mistakes, each in the programs whose addresses you give it.
+[Find mistakes](../how-to/find-mistakes.md) shows how. The ids stay the same from version to version.
+
+- An **error** lets requests past the check, or keeps the system from working.
+- A **warning** is wrong in most systems.
+- An **info** is worth knowing.
+
+The warning `not-understood` names a rule that met an unknown form, and so checked nothing.
 """
 
 

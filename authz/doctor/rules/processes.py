@@ -15,16 +15,16 @@ EXPIRY_DAYS: Final = 14
 SHARED: Final = ("accountId", "chargeOnce", "failurePolicy", "redisTimeoutMs", "replicas", "responseProfile", "store")
 
 
-@rule("error", why="What it would have told was not looked at.", fix="start it, or give its right address")
+@rule("error", why="The doctor did not look at it.", fix="start it, or correct its address")
 def unreachable(facts: Facts) -> Iterator[Seen]:
-    """An address that was given does not answer, or not as what it was given for."""
+    """A given address does not answer, or answers as another kind of server."""
     for address, reason in facts.silent.items():
         yield Seen(address, reason)
 
 
-@rule("error", why="Envoy's checks get no answer from it.", fix="look at its log; a drain ends by itself")
+@rule("error", why="Envoy's checks get no answer from it.", fix="look at its log; if it drains, wait")
 def grpc_not_serving(facts: Facts) -> Iterator[Seen]:
-    """A gRPC address does not say that it serves."""
+    """A gRPC address does not report that it serves."""
     for asked in facts.asked:
         if asked.answer != "SERVING":
             yield Seen(f"gRPC {asked.address}", asked.answer)
@@ -33,7 +33,7 @@ def grpc_not_serving(facts: Facts) -> Iterator[Seen]:
 @rule(
     "error",
     why="It answers every check with 503, or none at all.",
-    fix="its log says why; without a catalog it waits for the file or the store",
+    fix="look at its log; without a catalog it waits for the file or the store",
 )
 def sidecar_not_ready(facts: Facts) -> Iterator[Seen]:
     """A sidecar, or one of its workers, is not ready."""
@@ -43,7 +43,7 @@ def sidecar_not_ready(facts: Facts) -> Iterator[Seen]:
                 yield Seen(f"{sidecar.where}{_slot(worker)}", f"{worker.get('status')}")
 
 
-@rule("error", why="AWS's tools get errors from it.", fix="its log says why; it needs the Redis that holds the store")
+@rule("error", why="AWS's tools get errors from it.", fix="look at its log; it needs the Redis that holds the store")
 def control_not_ready(facts: Facts) -> Iterator[Seen]:
     """A control plane is not ready."""
     for control in facts.controls:
@@ -57,7 +57,7 @@ def control_not_ready(facts: Facts) -> Iterator[Seen]:
     fix="bring Redis back; look at settings.redisUrl and redisTimeoutMs",
 )
 def redis_left_alone(facts: Facts) -> Iterator[Seen]:
-    """A sidecar has given Redis up for the time being."""
+    """A sidecar has stopped calling Redis for now."""
     for sidecar in facts.sidecars:
         for worker in sidecar.workers:
             if worker.get("redis") == "left alone":
@@ -67,8 +67,8 @@ def redis_left_alone(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="The last good one goes on: what was changed since is not in force.",
-    fix="authz check-config says all that is wrong with the file",
+    why="The last good configuration stays in force, and later changes do not.",
+    fix="run authz check-config: it lists every mistake of the file",
 )
 def catalog_refused(facts: Facts) -> Iterator[Seen]:
     """A sidecar has refused a configuration, or part of the store."""
@@ -81,9 +81,9 @@ def catalog_refused(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="The type is stored and not carried out: everybody may call these methods, or everybody with an API key where "
+    why="The type is stored and not carried out: anyone may call these methods, or anyone with an API key if "
     "apiKeyRequired is set.",
-    fix="let Envoy authenticate before ext_authz (jwt_authn, or another filter), and put NONE for the type; or "
+    fix="let Envoy authenticate before ext_authz (jwt_authn, or another filter), and set the type to NONE; or set "
     "apiKeyRequired: true",
 )
 def authorization_not_carried_out(facts: Facts) -> Iterator[Seen]:
@@ -102,7 +102,7 @@ def _unauthorized(worker: Json) -> Sequence[str]:
 @rule(
     "warning",
     why="They may compile the same resources to different limits, or read each other's keys in Redis wrongly.",
-    fix="roll out one version everywhere; the page on upgrading tells the order",
+    fix="run one version everywhere; the page on upgrading has the order",
 )
 def version_skew(facts: Facts) -> Iterator[Seen]:
     """Sidecars and control planes are of different versions."""
@@ -113,11 +113,12 @@ def version_skew(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="Who has another account counts apart; the others make callers meet now this answer, now that.",
+    why="A sidecar with another account counts on its own. With another of these settings its callers get other "
+    "answers.",
     fix="give all sidecars of one account the same settings",
 )
 def settings_skew(facts: Facts) -> Iterator[Seen]:
-    """Sidecars differ in a setting that has to be the same."""
+    """Sidecars differ in a setting that must be the same."""
     for name in SHARED:
         told = {one.where: one.settings[name] for one in facts.sidecars if name in one.settings}
         if len(set(told.values())) > 1:
@@ -126,7 +127,7 @@ def settings_skew(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="One caller meets different limits, depending on who is asked.",
+    why="One caller gets different limits from different sidecars.",
     fix="give them the same file; with a store, wait a second and look again",
 )
 def catalog_skew(facts: Facts) -> Iterator[Seen]:
@@ -143,7 +144,8 @@ def _content(worker: Json) -> str:
 
 @rule(
     "warning",
-    why="Logs and signatures are dated by it; a control plane refuses requests that were signed 5 minutes off.",
+    why="Logs and signatures have this clock's date, and a control plane refuses requests that were signed 5 minutes "
+    "off.",
     fix="let NTP set the clocks",
 )
 def clock_skew(facts: Facts) -> Iterator[Seen]:
@@ -155,11 +157,11 @@ def clock_skew(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="Redis answers and they are not counted there: usage and remaining quotas are told too well.",
-    fix="its log says why counting fails",
+    why="Usage and remaining quotas look better than they are.",
+    fix="look at its log: it says why counting fails",
 )
 def unsettled(facts: Facts) -> Iterator[Seen]:
-    """A sidecar owes Redis calls that it admitted without it, while Redis answers."""
+    """A sidecar has not yet counted calls in Redis that it admitted without it, while Redis answers."""
     for sidecar in facts.sidecars:
         owed = sum(sidecar.metrics.get("authz_fallback_unsettled_requests", ()))
         if owed and all(worker.get("redis") != "left alone" for worker in sidecar.workers):
@@ -168,12 +170,12 @@ def unsettled(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="While Redis is away each takes 1/(replicas x workers) of every limit: with more of them than that, all "
-    "together admit too much.",
-    fix="settings.replicas: as many sidecars as run at once",
+    why="While Redis is away each admits 1/(replicas x workers) of every limit: more sidecars than that admit too "
+    "much together.",
+    fix="set settings.replicas to the number of sidecars that run at once",
 )
 def replicas_too_low(facts: Facts) -> Iterator[Seen]:
-    """More sidecars run than `replicas` says: by the addresses given here, or by the leases of the store."""
+    """More sidecars run than `replicas` says, by the addresses given here or by the sidecars that the store lists."""
     told = min(facts.told("replicas"), default=None)
     workers = max(facts.told("workers"), default=1)
     if told is not None:
@@ -189,8 +191,8 @@ def replicas_too_low(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="Then Envoy refuses to speak to it, and every request gets 503.",
-    fix="put the new certificate in the file's place; it is taken over without a restart",
+    why="After that Envoy makes no connection to it, and every request gets 503.",
+    fix="put the new certificate in the file's place; it takes effect without a restart",
 )
 def certificate_expires(facts: Facts) -> Iterator[Seen]:
     """A certificate of a sidecar has expired, or will within two weeks."""

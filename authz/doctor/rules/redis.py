@@ -28,8 +28,8 @@ def _number(redis: Redis, name: str) -> int:
 
 @rule(
     "error",
-    why="Redis drops counters when memory runs short, so that a spent quota or an empty bucket is full again. "
-    "A volatile policy too, for every counter has an expiry.",
+    why="Redis drops counters when memory runs short: a spent quota or an empty bucket is full again. The volatile "
+    "policies do so too, because every counter has an expiry.",
     fix="CONFIG SET maxmemory-policy noeviction",
 )
 def eviction_policy(facts: Facts) -> Iterator[Seen]:
@@ -42,11 +42,11 @@ def eviction_policy(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="Some of what is gone may have been counters, or resources of the store.",
+    why="The dropped keys may have been counters, or resources of the store.",
     fix="more maxmemory, and CONFIG SET maxmemory-policy noeviction",
 )
 def keys_evicted(facts: Facts) -> Iterator[Seen]:
-    """Redis has dropped keys for want of memory since it started."""
+    """Redis has dropped keys for lack of memory since it started."""
     for redis in _redis(facts):
         if _number(redis, "evicted_keys"):
             yield Seen(redis.where, f"evicted_keys {_number(redis, 'evicted_keys')}")
@@ -54,11 +54,11 @@ def keys_evicted(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="With noeviction, a full Redis refuses to write: no call can be counted, and the failurePolicy decides.",
-    fix="a higher maxmemory; the page on sizing tells how much",
+    why="With noeviction a full Redis refuses writes: no call can be counted, and the failurePolicy decides.",
+    fix="a higher maxmemory; the page on sizing has the arithmetic",
 )
 def memory_near(facts: Facts) -> Iterator[Seen]:
-    """Four fifths of `maxmemory`, or of the machine's memory where none is set, are used."""
+    """Four fifths of `maxmemory` are used, or of the machine's memory if none is set."""
     for redis in _redis(facts):
         bound = _number(redis, "maxmemory") or _number(redis, "total_system_memory")
         used = _number(redis, "used_memory")
@@ -68,11 +68,11 @@ def memory_near(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="A restart forgets what callers have spent, and all that the control plane keeps.",
+    why="After a restart the calls of callers count as unspent, and everything that the control plane stored is gone.",
     fix="CONFIG SET appendonly yes, and appendfsync everysec",
 )
 def no_persistence(facts: Facts) -> Iterator[Seen]:
-    """Neither an append-only file nor snapshots are written."""
+    """Redis writes neither an append-only file nor snapshots."""
     for redis in _redis(facts):
         if redis.info.get("aof_enabled") == 0 and redis.config.get("save") == "":
             yield Seen(redis.where, "appendonly no, and no save")
@@ -80,11 +80,11 @@ def no_persistence(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="A crash takes back what was spent since the last snapshot, minutes as a rule.",
+    why="After a crash the calls since the last snapshot count as unspent: usually some minutes.",
     fix="CONFIG SET appendonly yes, and appendfsync everysec",
 )
 def snapshots_only(facts: Facts) -> Iterator[Seen]:
-    """Snapshots are written, and no append-only file."""
+    """Redis writes snapshots, and no append-only file."""
     for redis in _redis(facts):
         if redis.info.get("aof_enabled") == 0 and redis.config.get("save"):
             yield Seen(redis.where, f"appendonly no, save {redis.config['save']}")
@@ -92,7 +92,8 @@ def snapshots_only(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="When the machine goes down, what the operating system had not written by itself is lost: half a minute.",
+    why="If the machine goes down, the writes of about half a minute are lost: those that the operating system had "
+    "not flushed.",
     fix="CONFIG SET appendfsync everysec",
 )
 def never_synced(facts: Facts) -> Iterator[Seen]:
@@ -104,8 +105,8 @@ def never_synced(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="Redis cannot write to its disk, and refuses commands that change anything.",
-    fix="make room on its disk, or put its rights right; its log says what is wrong",
+    why="Redis cannot write to its disk, and refuses commands that change data.",
+    fix="free space on its disk, or correct its permissions; its log has the reason",
 )
 def persistence_fails(facts: Facts) -> Iterator[Seen]:
     """The last snapshot, or the last write to the append-only file, has failed."""
@@ -117,7 +118,7 @@ def persistence_fails(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="While the disk is behind, Redis answers nobody, and calls are decided without it.",
+    why="While the disk is behind, Redis answers no one, and calls are decided without it.",
     fix="a faster disk, or no-appendfsync-on-rewrite yes",
 )
 def slow_disk(facts: Facts) -> Iterator[Seen]:
@@ -129,11 +130,11 @@ def slow_disk(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="Callers wait for this on every call, and what comes too late is decided without Redis.",
-    fix="a Redis closer by, a faster one, or a higher settings.redisTimeoutMs (and filter timeout)",
+    why="Callers wait for this on every call, and answers that come too late are replaced by the failurePolicy.",
+    fix="a nearer or faster Redis, or a higher settings.redisTimeoutMs (and filter timeout)",
 )
 def slow_answers(facts: Facts) -> Iterator[Seen]:
-    """A PING takes half of the sidecar's `redisTimeoutMs` (50 ms unless --sidecar tells), seen from here."""
+    """A PING from here takes half of the sidecar's `redisTimeoutMs` (50 ms without --sidecar)."""
     for redis in _redis(facts):
         patience = facts.redis_timeout or 0.05
         if redis.answers and median(redis.answers) >= SLOW_SHARE * patience:
@@ -143,8 +144,8 @@ def slow_answers(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="A replica takes no writes, so that no call can be counted; and what it reads is late.",
-    fix="the master's address, or redis+sentinel:// for whoever is the master",
+    why="A replica takes no writes, so no call can be counted, and its data are late.",
+    fix="the master's address, or redis+sentinel:// to follow the master",
 )
 def reads_a_replica(facts: Facts) -> Iterator[Seen]:
     """The address is a replica's."""
@@ -155,7 +156,7 @@ def reads_a_replica(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="A master that is cut off goes on admitting until it notices, and what it counted is lost when it comes back.",
+    why="A master that is cut off admits calls until it notices, and its counts are lost when it comes back.",
     fix="CONFIG SET min-replicas-to-write 1",
 )
 def lone_master_writes(facts: Facts) -> Iterator[Seen]:
@@ -167,12 +168,12 @@ def lone_master_writes(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="It is never freed; only resources of the store last for ever. Another program, or a backup that was put back "
-    "by other means, has made it so.",
+    why="The counter is never freed. Only resources of the store have no expiry. Another program removed it, or a "
+    "backup was restored by other means.",
     fix="authz backup and restore, or PEXPIRE the key by hand",
 )
 def counter_without_expiry(facts: Facts) -> Iterator[Seen]:
-    """A counter of the account has no expiry. Looks at a sample."""
+    """A counter of the account has no expiry. The doctor looks at a sample."""
     for redis in _redis(facts):
         if redis.endless:
             yield Seen(redis.where, f"{len(redis.endless)} of {redis.looked_at} keys, such as {redis.endless[0]}")
@@ -195,7 +196,7 @@ def redis_clock(facts: Facts) -> Iterator[Seen]:
                 yield Seen(redis.where, f"{redis.skew - sidecar.skew:+.1f} s from {sidecar.where}")
 
 
-@rule("error", why="The scripts need commands that it does not have.", fix="Redis 7.0 or later, or any Valkey")
+@rule("error", why="The scripts need commands that it lacks.", fix="Redis 7.0 or later, or any Valkey")
 def redis_too_old(facts: Facts) -> Iterator[Seen]:
     """Redis is older than 7.0."""
     for redis in _redis(facts):
@@ -205,7 +206,7 @@ def redis_too_old(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="While a longer script runs (a snapshot of a large store), everybody else is refused with BUSY.",
+    why="While a longer script runs (a snapshot of a large store), all other clients get BUSY.",
     fix="CONFIG SET busy-reply-threshold 5000",
 )
 def busy_threshold(facts: Facts) -> Iterator[Seen]:
@@ -218,11 +219,11 @@ def busy_threshold(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="It sends away whoever asks for keys of another node, and a client of one server does not follow.",
+    why="It redirects clients that ask for keys of another node, and a client for a single server does not follow.",
     fix="redis+cluster://host:port,host:port",
 )
 def cluster_url(facts: Facts) -> Iterator[Seen]:
-    """The server is a cluster's, and the URL is one server's."""
+    """The server belongs to a cluster, and the URL is for a single server."""
     for redis in _redis(facts):
         if _number(redis, "cluster_enabled") and redis.kind == "server":
             yield Seen(redis.where, "cluster_enabled 1")
@@ -230,11 +231,11 @@ def cluster_url(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="Whoever reaches it reads every key's digest and every counter, and can set them.",
+    why="Any client that reaches it reads every key's digest and every counter, and can set them.",
     fix="requirepass or an ACL user, and the password in redisPasswordFile",
 )
 def without_password(facts: Facts) -> Iterator[Seen]:
-    """Redis asks for no password, and others can reach it: its URL, or what it listens on, is not of this machine."""
+    """Redis needs no password, and other machines can reach it, by its URL or by the addresses that it listens on."""
     for redis in _redis(facts):
         if redis.default_user_is_open if redis.default_user_is_open is not None else not redis.has_login:
             reachable = _reachable(redis)
@@ -257,7 +258,7 @@ def _reachable(redis: Redis) -> str:
     fix="rediss://, or redis+sentinel and redis+cluster with rediss+",
 )
 def redis_in_the_clear(facts: Facts) -> Iterator[Seen]:
-    """Redis is on another machine, and is spoken to without TLS."""
+    """Redis is on another machine, and the connection has no TLS."""
     for redis in _redis(facts):
         if not redis.is_tls and not redis.is_local:
             yield Seen(redis.where, "no TLS")
@@ -265,11 +266,11 @@ def redis_in_the_clear(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="What it would have told (persistence, eviction, limits of scripts) was not looked at.",
+    why="Persistence, eviction and limits of scripts were not checked.",
     fix="a user for the doctor, with +info +config|get +acl|getuser +time +ping +scan +pttl",
 )
 def redis_not_seen(facts: Facts) -> Iterator[Seen]:
-    """The user may not say what the doctor asks, as a sidecar's own may not."""
+    """The user may not run commands that the doctor needs; a sidecar's user may not either."""
     for redis in _redis(facts):
         if redis.refused:
             yield Seen(redis.where, f"refused: {', '.join(redis.refused)}")

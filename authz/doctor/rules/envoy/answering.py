@@ -32,11 +32,11 @@ MAX_INTERVALS: Final = 10  # times the base interval is the longest back-off
 
 @rule(
     "warning",
-    why="When authz cannot be reached, Envoy says 403: a good customer reads that the key is bad, and does not retry.",
+    why="If authz cannot be reached, Envoy answers 403: a good customer takes the key for bad, and does not retry.",
     fix="status_on_error: { code: ServiceUnavailable }",
 )
 def status_on_error(facts: Facts) -> Iterator[Seen]:
-    """`status_on_error` is missing, or no 5xx."""
+    """`status_on_error` is missing, or not a 5xx."""
     for check in facts.checks():
         code = check.config.get("status_on_error", SILENT).get("code", "Forbidden")
         if code not in SERVER_ERRORS:
@@ -45,8 +45,8 @@ def status_on_error(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="Refusals count as answers of the upstream, so that its error rate and its outlier detection see callers' "
-    "429s and 403s.",
+    why="Refusals count as answers of the upstream: its error rate and its outlier detection include callers' 429s "
+    "and 403s.",
     fix="charge_cluster_response_stats: false",
 )
 def refusals_charged_to_upstream(facts: Facts) -> Iterator[Seen]:
@@ -66,9 +66,9 @@ def no_deadline(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="Envoy gives up before authz does: what Redis charges then was charged for nothing, and callers get 503 where "
-    "the failurePolicy would have answered.",
-    fix="settings.redisTimeoutMs below the filter's timeout, with room for the way there and back",
+    why="Envoy gives up before authz does: Redis charges calls for nothing, and callers get 503 in place of the "
+    "failurePolicy's answer.",
+    fix="settings.redisTimeoutMs below the filter's timeout, with room for the round trip",
 )
 def redis_timeout_above_check_timeout(facts: Facts) -> Iterator[Seen]:
     """The sidecar's `redisTimeoutMs` is not below the filter's timeout. Needs --sidecar."""
@@ -79,7 +79,7 @@ def redis_timeout_above_check_timeout(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="A worker that does not take connections uses up the whole check, and no time is left to try another.",
+    why="A worker that accepts no connection uses up the whole check, and no time is left for another.",
     fix="connect_timeout: half of the filter's timeout",
 )
 def connect_timeout_above_check_timeout(facts: Facts) -> Iterator[Seen]:
@@ -97,8 +97,8 @@ def connect_timeout_above_check_timeout(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="Envoy takes max_interval for the timeout of each try: a slow check is cut off after it was charged, while "
-    "authz believes the longer deadline.",
+    why="Envoy uses max_interval as the timeout of each try: a slow check is cut off after it was charged, while "
+    "authz relies on the longer deadline.",
     fix="retry_back_off: { base_interval: 0.002s, max_interval: the filter's timeout }",
 )
 def retry_cuts_the_try(facts: Facts) -> Iterator[Seen]:
@@ -122,7 +122,7 @@ def _base(back_off: Json) -> float:
 
 @rule(
     "warning",
-    why="Envoy waits up to a second before it tries again, longer than the check may take: the second try never comes.",
+    why="Envoy waits up to a second before it retries, longer than the check may take: the retry never happens.",
     fix="retry_back_off: { base_interval: 0.002s, max_interval: the filter's timeout }",
 )
 def retry_burns_the_deadline(facts: Facts) -> Iterator[Seen]:
@@ -138,7 +138,7 @@ def retry_burns_the_deadline(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="A check that a worker which stops or dies has not taken on is lost, and its caller gets 503.",
+    why="A check on its way to a worker that stops or dies is lost, and its caller gets 503.",
     fix="the retry_policy that `authz envoy-config --only filter` prints",
 )
 def no_retry(facts: Facts) -> Iterator[Seen]:
@@ -154,7 +154,7 @@ def no_retry(facts: Facts) -> Iterator[Seen]:
     fix="max_retries: as many as max_requests",
 )
 def few_retries(facts: Facts) -> Iterator[Seen]:
-    """Checks are tried again, and the cluster's circuit breaker has no `max_retries`."""
+    """Checks are retried, and the cluster's circuit breaker has no `max_retries`."""
     for envoy, cluster in facts.clusters():
         retried = any("retry_policy" in check.service for check in envoy.checks_of(cluster))
         if retried and cluster.threshold("max_retries", MAX_RETRIES) <= MAX_RETRIES:

@@ -16,7 +16,7 @@ CODE_PACKAGES: Final = (".golang.",)
 
 @rule(
     "error",
-    why="An answer that is in the cache is served to everybody, without a key and without a limit.",
+    why="A cached answer is served to every client, without a key and without a limit.",
     fix="put the cache after ext_authz in http_filters, or leave it out",
 )
 def cache_before_ext_authz(facts: Facts) -> Iterator[Seen]:
@@ -29,12 +29,12 @@ def cache_before_ext_authz(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="The cache does not know who calls: an answer to one caller is served to every other caller that authz lets "
-    "in. Right only where all callers get the same answers.",
-    fix="`Cache-Control: private` from the upstream where answers differ by caller, or no cache",
+    why="The cache does not know the caller: an answer to one caller is served to every other caller that authz "
+    "admits. Right only if all callers get the same answers.",
+    fix="`Cache-Control: private` from the upstream if answers differ by caller, or no cache",
 )
 def cache_after_ext_authz(facts: Facts) -> Iterator[Seen]:
-    """A response cache stands after ext_authz, and no key is part of what it looks answers up by."""
+    """A response cache stands after ext_authz, and its cache key has no API key in it."""
     for check in facts.checks():
         for one in _after(check):
             if one.type in CACHES:
@@ -44,7 +44,7 @@ def cache_after_ext_authz(facts: Facts) -> Iterator[Seen]:
 @rule(
     "info",
     why="Its code sees every key, and can answer by itself, without a check.",
-    fix="read its code for answers that it gives itself, or put it after ext_authz",
+    fix="read its code for answers of its own, or put it after ext_authz",
 )
 def code_before_ext_authz(facts: Facts) -> Iterator[Seen]:
     """A filter with code of its own (Lua, Wasm, Go, a dynamic module, ext_proc) stands before ext_authz."""
@@ -56,9 +56,9 @@ def code_before_ext_authz(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="Its code can change the path, the method, the route or x-api-key-id after the check: the request that was "
-    "checked may not be the one that is forwarded.",
-    fix="put it before ext_authz, so that authz sees what it made of the request, or read its code",
+    why="Its code can change the path, the method, the route or x-api-key-id after the check: the forwarded request "
+    "may differ from the checked one.",
+    fix="put it before ext_authz, so that authz sees its changes, or read its code",
 )
 def code_after_ext_authz(facts: Facts) -> Iterator[Seen]:
     """A filter with code of its own (Lua, Wasm, Go, a dynamic module, ext_proc) stands after ext_authz."""

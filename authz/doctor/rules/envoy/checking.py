@@ -16,8 +16,9 @@ CLUSTER_FIELDS: Final = ("cluster", "cluster_name", "name")  # where filters of 
 
 @rule(
     "error",
-    why="Without an ext_authz filter that asks by gRPC, every request passes unchecked.",
-    fix="put in what `authz envoy-config --only filter` and `--only cluster` print; with --cluster, name the right one",
+    why="Without an ext_authz filter with a gRPC service, every request passes unchecked.",
+    fix="add the filter and the cluster that `authz envoy-config --only filter` and `--only cluster` print; with "
+    "--cluster, name the right one",
 )
 def nothing_asks(facts: Facts) -> Iterator[Seen]:
     """No HTTP connection manager has an ext_authz filter with a gRPC service."""
@@ -42,11 +43,11 @@ def fail_open(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="Envoy forwarded these without an answer: nobody's key was looked at.",
+    why="Envoy forwarded these without an answer, and no key was checked.",
     fix="failure_mode_allow: false",
 )
 def let_in_unchecked(facts: Facts) -> Iterator[Seen]:
-    """Envoy has let requests in because a check failed."""
+    """Envoy has admitted requests because a check failed."""
     for envoy in facts.envoys:
         for name, count in envoy.counted("failure_mode_allowed"):
             yield Seen(f"{envoy.where}, statistic {name}", f"{count} requests since it started")
@@ -66,7 +67,7 @@ def shadow_mode(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="What is not drawn passes unchecked.",
+    why="The other requests pass unchecked.",
     fix="leave filter_enabled out, or set deny_at_disable",
 )
 def partly_enabled(facts: Facts) -> Iterator[Seen]:
@@ -108,8 +109,8 @@ def _runtime_share(value: str) -> float | None:
 
 @rule(
     "error",
-    why="The filter stands there and is never asked.",
-    fix="take `disabled: true` away from the filter, or from the virtual hosts and routes that are to be checked",
+    why="The filter is there, and Envoy never calls it.",
+    fix="remove `disabled: true` from the filter, or from the virtual hosts and routes that should be checked",
 )
 def nothing_checked(facts: Facts) -> Iterator[Seen]:
     """The filter is disabled on every route."""
@@ -121,9 +122,9 @@ def nothing_checked(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="Requests on it reach the upstream without a key and without a limit. Exact paths, direct responses and "
-    "redirects are not told: a health check may well be free.",
-    fix="take `disabled: true` away, or match the exact path that is to be free",
+    why="Its requests reach the upstream without a key and without a limit. Exact paths, direct responses and "
+    "redirects are not reported, because a health check may well need no key.",
+    fix="remove `disabled: true`, or match the exact path that should need no key",
 )
 def route_not_checked(facts: Facts) -> Iterator[Seen]:
     """The filter is disabled on a route, or on one of its weighted clusters, that forwards more than one path."""
@@ -139,9 +140,9 @@ def route_not_checked(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="A request with `Upgrade: websocket` (or the protocol that is named) passes these filters in place of "
-    "http_filters: it reaches the upstream without a key and without a limit, also where the upstream ignores the "
-    "upgrade and answers as usual.",
+    why="A request with `Upgrade: websocket` (or the named protocol) passes these filters in place of http_filters. "
+    "It reaches the upstream without a key and without a limit, even if the upstream ignores the upgrade and answers "
+    "as usual.",
     fix="leave `filters` out of upgrade_configs, or put the ext_authz filter there too",
 )
 def upgrade_not_checked(facts: Facts) -> Iterator[Seen]:
@@ -155,8 +156,8 @@ def upgrade_not_checked(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="The matcher decides which requests are checked; all others reach the upstream without a key and a limit.",
-    fix="put the ext_authz filter into http_filters itself, or see to it that the matcher leaves out no path with keys",
+    why="The matcher decides which requests are checked. All others reach the upstream without a key and a limit.",
+    fix="put the ext_authz filter into http_filters itself, or make sure that the matcher leaves out no path with keys",
 )
 def asked_by_matcher(facts: Facts) -> Iterator[Seen]:
     """The filter stands inside a matcher (`ExtensionWithMatcher`, with or without `composite`)."""
@@ -167,11 +168,11 @@ def asked_by_matcher(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="On that route another service decides: no key of ours is looked at, and no limit counts.",
+    why="On that route another service decides: our keys and limits do not count.",
     fix="leave check_settings.grpc_service and http_service out of the route",
 )
 def checked_elsewhere(facts: Facts) -> Iterator[Seen]:
-    """A virtual host, a route or a weighted cluster asks another service (`check_settings`)."""
+    """A virtual host, a route or a weighted cluster checks with another service (`check_settings`)."""
     for check in facts.checks():
         ours = check.service.get("envoy_grpc", SILENT).get("cluster_name")
         for at, level in check.manager.levels:
@@ -189,7 +190,8 @@ def checked_elsewhere(facts: Facts) -> Iterator[Seen]:
 @rule(
     "warning",
     why="Callers of this listener reach the same upstream without a key and without a limit.",
-    fix="put the filter here too, or let only those reach it who may; a TCP or UDP proxy cannot check requests",
+    fix="put the filter here too, or let only trusted clients reach the listener; a TCP or UDP proxy cannot check "
+    "requests",
 )
 def way_around(facts: Facts) -> Iterator[Seen]:
     """A listener without the filter forwards to a cluster that another one guards, or to the same hosts, over HTTP, TCP
@@ -232,12 +234,12 @@ def _clusters_in(config: Any) -> Iterator[str]:
 
 @rule(
     "warning",
-    why="Where no route matches, Envoy answers 404 and never asks: unknown paths tell a stranger which ones there "
-    "are. AWS answers 403.",
+    why="Where no route matches, Envoy answers 404 without a check: strangers learn which paths exist. AWS answers "
+    "403.",
     fix='a last route in the virtual host: { match: { prefix: "/" }, route: { cluster: … } }',
 )
 def no_catch_all(facts: Facts) -> Iterator[Seen]:
-    """A checked virtual host has no route that takes every path."""
+    """A checked virtual host has no route that matches every path."""
     for check in _whole(facts):
         for host in check.manager.virtual_hosts:
             routes = host.get("routes", ())
@@ -269,8 +271,8 @@ def _match(route: Json) -> str:
 
 @rule(
     "info",
-    why="Whether they are checked, and whether they take every path, cannot be told.",
-    fix="look at them by hand; the other rules hold all the same",
+    why="The doctor cannot tell whether these routes are checked, and whether they match every path.",
+    fix="check them by hand; the other rules hold all the same",
 )
 def routes_not_seen(facts: Facts) -> Iterator[Seen]:
     """Envoy does not show the routes of a checked listener, because they are scoped or have not arrived, or picks them
@@ -285,11 +287,11 @@ def routes_not_seen(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="What another filter did not mark passes unchecked. Istio does it so for an AuthorizationPolicy.",
-    fix="look at what marks them: it should leave out nothing that needs a key",
+    why="Requests without the mark pass unchecked. Istio does so for an AuthorizationPolicy.",
+    fix="check the filter that sets the mark: it should mark every request that needs a key",
 )
 def asked_by_metadata(facts: Facts) -> Iterator[Seen]:
-    """The filter asks only about requests that another filter has marked (`filter_enabled_metadata`)."""
+    """The filter checks only requests that another filter has marked (`filter_enabled_metadata`)."""
     for check in facts.checks():
         marks = check.config.get("filter_enabled_metadata")
         if marks is not None:

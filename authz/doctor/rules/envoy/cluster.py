@@ -17,7 +17,8 @@ FAR: Final = 4  # times as many requests as all workers take on at once
 
 @rule(
     "warning",
-    why="Each thread of Envoy keeps one connection to each endpoint: of several workers behind one, most are idle.",
+    why="Each thread of Envoy keeps one connection to each endpoint: of several workers behind one endpoint, most "
+    "are idle.",
     fix="one endpoint for each worker, as `authz envoy-config --only cluster --workers N` prints them",
 )
 def one_endpoint_for_many_workers(facts: Facts) -> Iterator[Seen]:
@@ -63,7 +64,7 @@ def cluster_not_http2(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="A worker that is gone costs each of its requests the whole timeout.",
+    why="A dead worker costs each of its requests the whole timeout.",
     fix="the health_checks that `authz envoy-config --only cluster` prints",
 )
 def no_health_check(facts: Facts) -> Iterator[Seen]:
@@ -75,12 +76,12 @@ def no_health_check(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="A worker that is about to stop says NOT_SERVING over gRPC and goes on taking connections: another kind of "
-    "check does not hear it.",
+    why="A worker that is about to stop reports NOT_SERVING over gRPC and still takes connections. Another kind of "
+    "check does not notice.",
     fix="grpc_health_check: { service_name: envoy.service.auth.v3.Authorization }",
 )
 def health_check_not_grpc(facts: Facts) -> Iterator[Seen]:
-    """A health check of the cluster does not ask over gRPC."""
+    """A health check of the cluster does not use gRPC."""
     for _, cluster in facts.clusters():
         for check in _health_checks(cluster):
             if "grpc_health_check" not in check:
@@ -94,8 +95,8 @@ def health_check_not_grpc(facts: Facts) -> Iterator[Seen]:
     fix="settings.drainSeconds above unhealthy_threshold x interval, or a shorter interval",
 )
 def drain_shorter_than_health_check(facts: Facts) -> Iterator[Seen]:
-    """The sidecar's `drainSeconds` is not above the time that health checks take to notice. Needs --sidecar. On Envoy's
-    own machine 0 is not told: in a pod, authz stops after its only Envoy."""
+    """The sidecar's `drainSeconds` is not above the time that health checks take to notice. Needs --sidecar. A value of
+    0 on Envoy's own machine is not reported: in a pod, authz stops after its only Envoy."""
     drain = min(facts.told("drainSeconds"), default=None)
     for _, cluster in facts.clusters():
         if drain == 0 and cluster.is_local:
@@ -108,12 +109,11 @@ def drain_shorter_than_health_check(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="What health checks find soon after a change waits for the end of that second; too late while workers are "
-    "replaced one by one.",
+    why="A change of health waits for the end of that second. That is too late while workers are replaced one by one.",
     fix="common_lb_config: { update_merge_window: 0s }",
 )
 def health_told_late(facts: Facts) -> Iterator[Seen]:
-    """The cluster merges updates, a second unless set."""
+    """The cluster merges updates, over a second unless set."""
     for _, cluster in facts.clusters():
         window = seconds(cluster.config.get("common_lb_config", SILENT).get("update_merge_window"), MERGE_SECONDS)
         if _health_checks(cluster) and window > 0:
@@ -127,7 +127,7 @@ def _health_checks(cluster: Cluster) -> Sequence[Json]:
 
 @rule(
     "info",
-    why="A worker that fails is noticed only by health checks; requests would tell sooner.",
+    why="Only health checks notice a worker that fails; requests would show it sooner.",
     fix="outlier_detection: { consecutive_5xx: 5, interval: 1s, base_ejection_time: 5s, max_ejection_percent: 50 }",
 )
 def no_outlier_detection(facts: Facts) -> Iterator[Seen]:
@@ -143,8 +143,8 @@ def no_outlier_detection(facts: Facts) -> Iterator[Seen]:
     fix="max_requests and max_pending_requests: settings.maxInFlight x workers",
 )
 def breaker_below_workers(facts: Facts) -> Iterator[Seen]:
-    """The circuit breaker allows fewer checks than the workers take on at once; where a name stands for many, than one
-    of them for each port. Needs --sidecar."""
+    """The circuit breaker allows fewer checks than the workers take on at once. If one name stands for many workers, it
+    allows fewer than one worker for each port takes on. Needs --sidecar."""
     for cluster, allowed, most in _breakers(facts):
         # As many pods as there are, and as many Envoys that share them: one Envoy need not be able to fill them all.
         bearable = min(most, facts.max_in_flight * cluster.named) if cluster.named else most
@@ -154,7 +154,7 @@ def breaker_below_workers(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="authz sheds what is too much, at a cost; Envoy would do it for next to nothing.",
+    why="authz sheds the excess at a cost; Envoy would do it for next to nothing.",
     fix="max_requests and max_pending_requests: settings.maxInFlight x workers",
 )
 def breaker_far_above_workers(facts: Facts) -> Iterator[Seen]:
@@ -180,13 +180,13 @@ def _breaker(cluster: Cluster, allowed: int, bearable: int) -> Seen:
 
 @rule(
     "warning",
-    why="Envoy then asks through a gRPC client of its own, outside all clusters: without health checks, outlier "
-    "detection and circuit breakers, and no other rule here can look at it.",
+    why="Envoy then uses a gRPC client of its own, outside all clusters: without health checks, outlier detection "
+    "and circuit breakers. No other rule here can check it.",
     fix="grpc_service: { envoy_grpc: { cluster_name: … } }, and the cluster that `authz envoy-config --only cluster` "
     "prints",
 )
 def google_grpc(facts: Facts) -> Iterator[Seen]:
-    """The filter asks by `google_grpc`."""
+    """The filter uses `google_grpc`."""
     for check in facts.checks():
         service = check.service.get("google_grpc")
         if service is not None:

@@ -28,8 +28,8 @@ SPELLINGS: Final = [name.replace("-", mark) for mark in "_.~" for name in IDENTI
 
 @rule(
     "error",
-    why="authz and the upstream each read `/open/../pets//7` and `%2Fpets` in their own way, so that a path of one "
-    "method passes as another's.",
+    why="authz and the upstream each read `/open/../pets//7` and `%2Fpets` in their own way: a path of one method "
+    "passes for another's.",
     fix=", ".join(NORMALISED.values()),
 )
 def path_not_normalised(facts: Facts) -> Iterator[Seen]:
@@ -42,7 +42,7 @@ def path_not_normalised(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="A preflight request carries no key: it is refused, and no browser may call the API.",
+    why="A preflight request carries no key: it is refused, and no browser can call the API.",
     fix="put envoy.filters.http.cors before ext_authz in http_filters",
 )
 def cors_after_ext_authz(facts: Facts) -> Iterator[Seen]:
@@ -55,7 +55,8 @@ def cors_after_ext_authz(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="All headers travel to authz on every call, cookies and tokens among them: slower, and none of its business.",
+    why="Envoy sends all headers to authz on every call, cookies and tokens among them. That is slower, and authz "
+    "does not need them.",
     fix="the allowed_headers that `authz envoy-config --only filter` prints",
 )
 def headers_not_restricted(facts: Facts) -> Iterator[Seen]:
@@ -67,11 +68,11 @@ def headers_not_restricted(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="authz never sees it: a key in it is no key, or a refusal cannot be worded as configured.",
-    fix="print the allowed_headers anew: authz envoy-config --only filter",
+    why="authz never gets the header: a key in it does not count, or a refusal cannot be worded as configured.",
+    fix="print the allowed_headers again: authz envoy-config --only filter",
 )
 def header_not_shown(facts: Facts) -> Iterator[Seen]:
-    """`allowed_headers` or `disallowed_headers` keeps back a header that authz reads; those of key sources and gateway
+    """`allowed_headers` or `disallowed_headers` withholds a header that authz reads; those of key sources and gateway
     responses need --config."""
     for check in facts.checks():
         for name in allowed_headers(facts.apis):
@@ -127,8 +128,8 @@ def _regex_matches(pattern: str, name: str) -> bool:
 
 @rule(
     "info",
-    why="Envoy sets it on what it let in unchecked. authz takes a client's own off what it admits; on routes that are "
-    "not checked it reaches the upstream.",
+    why="Envoy sets this header on requests that it admits unchecked. authz removes a client's own copy from "
+    "admitted requests. On routes that are not checked the copy reaches the upstream.",
     fix=f"request_headers_to_remove: [{FAILURE_HEADER}] in the route_config",
 )
 def failure_header_kept(facts: Facts) -> Iterator[Seen]:
@@ -140,7 +141,7 @@ def failure_header_kept(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="A client's own x-forwarded-for, x-request-id and x-envoy headers are believed. Right only behind a proxy of "
+    why="Envoy trusts a client's own x-forwarded-for, x-request-id and x-envoy headers. Right only behind a proxy of "
     "yours that replaces them.",
     fix="use_remote_address: true (and xff_num_trusted_hops behind proxies of yours)",
 )
@@ -154,11 +155,11 @@ def remote_address_not_used(facts: Facts) -> Iterator[Seen]:
 @rule(
     "warning",
     why="CGI, WSGI and PHP read `x_api_key_id` and `x.api.key.id` as `x-api-key-id`, which only authz may set: a "
-    "client can pass for another. authz takes such headers off, if it is shown them.",
+    "client can pass for another. authz removes such headers if Envoy sends them to it.",
     fix="the safe_regex of allowed_headers that `authz envoy-config --only filter` prints",
 )
 def lookalikes_not_shown(facts: Facts) -> Iterator[Seen]:
-    """`allowed_headers` or `disallowed_headers` keeps back other spellings of the headers that only authz may set."""
+    """`allowed_headers` or `disallowed_headers` withholds other spellings of the headers that only authz may set."""
     for check in facts.checks():
         passing = [name for name in SPELLINGS if not _is_shown(check.config, name)]
         if passing:
@@ -174,7 +175,7 @@ def _removed(manager: Manager) -> set[str]:
 
 @rule(
     "warning",
-    why="The route is picked anew after the check: the one that was decided on may not be the one that is taken.",
+    why="Envoy picks the route again after the check: it may differ from the one that was checked.",
     fix="leave clear_route_cache out",
 )
 def clear_route_cache(facts: Facts) -> Iterator[Seen]:
@@ -186,7 +187,7 @@ def clear_route_cache(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "info",
-    why="Bodies travel to authz, which never reads them, and what is too long for the buffer is refused with 413.",
+    why="Envoy sends bodies to authz, which never reads them. A body above the buffer's size is refused with 413.",
     fix="leave with_request_body out",
 )
 def body_sent(facts: Facts) -> Iterator[Seen]:
@@ -198,8 +199,8 @@ def body_sent(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="authz refuses messages above 1 MiB, and the body is a part of the message: every request with such a body is "
-    "answered with 503.",
+    why="authz refuses messages above 1 MiB, and the body is a part of the message: every request with such a body "
+    "gets 503.",
     fix="leave with_request_body out",
 )
 def body_too_large(facts: Facts) -> Iterator[Seen]:
@@ -217,8 +218,8 @@ def body_too_large(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="authz names the caller in these headers and takes the key away, and Envoy ignores what its rules forbid: the "
-    "key reaches the upstream, and a client's own x-api-key-id is believed.",
+    why="authz names the caller in these headers and removes the key, and Envoy ignores changes that its rules "
+    "forbid: the key reaches the upstream, and a client's own x-api-key-id is believed.",
     fix="leave decoder_header_mutation_rules out",
 )
 def mutation_refused(facts: Facts) -> Iterator[Seen]:
@@ -255,8 +256,8 @@ def _may_change(rules: Json, name: str) -> bool:
 
 @rule(
     "error",
-    why="The upstream believes these headers: after the check they no longer say who called.",
-    fix="leave these headers out, or give the header another name",
+    why="The upstream trusts these headers, and after the change they no longer name the caller.",
+    fix="leave these headers out, or choose another name for the header",
 )
 def identity_overwritten(facts: Facts) -> Iterator[Seen]:
     """A route, or a filter after ext_authz, changes `x-api-key-id` or another header that only authz may set."""
@@ -294,8 +295,8 @@ def _mutated(config: Json) -> Iterator[str]:
 
 @rule(
     "warning",
-    why="Envoy asks again for the new address, and the key was taken away the first time: the caller is charged once, "
-    "then gets 403.",
+    why="Envoy sends a check for the new address too, and the key was removed the first time: the caller is charged "
+    "once, then gets 403.",
     fix="leave internal_redirect_policy out: the client follows the redirect, with its key",
 )
 def redirect_followed(facts: Facts) -> Iterator[Seen]:

@@ -12,12 +12,12 @@ from authz.doctor.finding import Rule, Seen, rule
 
 @rule(
     "error",
-    why="Whoever reaches it can stop Envoy, read its whole configuration and switch it over.",
+    why="Any client that reaches it can stop Envoy, read its whole configuration and change its state.",
     fix="admin: { address: { socket_address: { address: 127.0.0.1, … } } }; statistics have a listener of their own: "
     "authz envoy-config --stats-listen",
 )
 def admin_open(facts: Facts) -> Iterator[Seen]:
-    """The administration interface listens where other machines can reach it."""
+    """The administration interface listens on an address that other machines can reach."""
     for envoy in facts.envoys:
         at = envoy.admin.get("address", SILENT).get("socket_address")
         if at is not None and not is_loopback(at.get("address", "")):
@@ -26,19 +26,19 @@ def admin_open(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "error",
-    why="Known holes, by which a request may get past the check, or Envoy may be stopped.",
+    why="With a known vulnerability a request may get past the check, or stop Envoy.",
     fix=f"Envoy {MINIMUM} or later",
 )
 def envoy_with_known_cves(facts: Facts) -> Iterator[Seen]:
-    """Envoy's version has a published hole that concerns ext_authz, headers or paths."""
+    """Envoy's version has a published vulnerability that concerns ext_authz, headers or paths."""
     for envoy in facts.envoys:
         for cve in holes(envoy.version):
             yield Seen(envoy.where, f"{envoy.version}: {cve.id}, {cve.what}", f"Envoy {MINIMUM} or later; {cve.source}")
 
 
-@rule("warning", why="Nothing here was tried with it.", fix=f"Envoy {MINIMUM} or later")
+@rule("warning", why="authz was not tested with it.", fix=f"Envoy {MINIMUM} or later")
 def envoy_too_old(facts: Facts) -> Iterator[Seen]:
-    """Envoy is older than the oldest that authz is tested with."""
+    """Envoy is older than the oldest version that authz is tested with."""
     for envoy in facts.envoys:
         if version_of(envoy.version) < version_of(MINIMUM):
             yield Seen(envoy.where, f"{envoy.version}, and {MINIMUM} is the oldest that was tried")

@@ -22,14 +22,14 @@ USUAL: Final = Api(id="any")  # has the key sources of an API that names none
 
 @rule(
     "warning",
-    why="Readers of the log or the traces can call with these keys. authz takes the key off admitted calls only, "
-    "so the keys of refused calls are written down, those with a 429 among them.",
+    why="Readers of the log or the traces can call with these keys. authz removes the key from admitted calls only, "
+    "so the log has the keys of refused calls, those with a 429 among them.",
     fix="leave the header out and log the key's id: %DYNAMIC_METADATA(envoy.filters.http.ext_authz)%; for a key in "
     "the query log %PATH(NQ:PATH)%",
 )
 def key_logged(facts: Facts) -> Iterator[Seen]:
-    """An access log or a trace of a checked listener has the header, the cookie or the query that holds the key. Other
-    places than `x-api-key` need --config."""
+    """An access log or a trace of a checked listener has the header, the cookie or the query that holds the key. Places
+    other than `x-api-key` need --config."""
     headers, query = _key_places(facts)
     for log in (log for envoy in facts.envoys for log in _checked_logs(envoy)):
         found = sorted({name for name in _written(log) if name in headers or (query and name in PATHS)})
@@ -47,8 +47,8 @@ def _key_places(facts: Facts) -> tuple[frozenset[str], bool]:
 
 @rule(
     "warning",
-    why="A tap shows whole requests, keys among them, to everybody who reaches the administration interface or the "
-    "files that it writes.",
+    why="A tap shows whole requests, keys among them, to every client that reaches the administration interface or "
+    "the files that it writes.",
     fix="leave the tap out of listeners that take keys",
 )
 def tapped(facts: Facts) -> Iterator[Seen]:

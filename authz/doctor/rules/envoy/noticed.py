@@ -13,11 +13,11 @@ TELLING_SHARE: Final = 0.01  # of all checks
 
 @rule(
     "warning",
-    why="The others carry its load; with none left, every request gets 503.",
+    why="The others carry its load. If none is left, every request gets 503.",
     fix="look at the worker's log and its /readyz",
 )
 def unhealthy_endpoint(facts: Facts) -> Iterator[Seen]:
-    """Envoy's health checks or its outlier detection have taken an endpoint out."""
+    """Envoy's health checks or its outlier detection have taken out an endpoint."""
     for _, cluster in facts.clusters():
         out = [host for host, healthy in cluster.hosts.items() if not healthy]
         if out:
@@ -26,8 +26,8 @@ def unhealthy_endpoint(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="These callers got an error, whatever their key.",
-    fix="the cluster's statistics upstream_rq_timeout and upstream_cx_connect_fail say which, the sidecar's log why",
+    why="These callers got an error, even with a good key.",
+    fix="look at the cluster's statistics upstream_rq_timeout and upstream_cx_connect_fail, and at the sidecar's log",
 )
 def checks_fail(facts: Facts) -> Iterator[Seen]:
     """More than one in a hundred checks has failed since Envoy started."""

@@ -11,7 +11,7 @@ from authz.doctor.finding import Rule, Seen, rule
 
 @rule(
     "error",
-    why="One of them speaks TLS and the other does not: every check fails.",
+    why="One of them uses TLS and the other does not: every check fails.",
     fix="print the cluster with `authz envoy-config --tls`, or give both or neither a certificate",
 )
 def tls_mismatch(facts: Facts) -> Iterator[Seen]:
@@ -30,11 +30,11 @@ def _on(on: bool) -> str:
 
 @rule(
     "warning",
-    why="Whoever takes the sidecar's place on the network is believed, and learns every key.",
+    why="An attacker who takes the sidecar's place on the network is trusted, and learns every key.",
     fix="validation_context: { trusted_ca: …, match_typed_subject_alt_names: … } in the cluster's transport_socket",
 )
 def tls_not_verified(facts: Facts) -> Iterator[Seen]:
-    """The cluster speaks TLS, and does not check the sidecar's certificate, or not for whom it is."""
+    """The cluster uses TLS, and does not check the sidecar's certificate, or not the name in it."""
     for _, cluster in facts.clusters():
         if cluster.tls is not None:
             missing = _unverified(cluster.tls)
@@ -67,7 +67,7 @@ def _unverified(tls: Json) -> str:
     fix="TLS for the sidecar (tlsCertFile, tlsKeyFile), and a cluster from `authz envoy-config --tls`",
 )
 def checks_in_the_clear(facts: Facts) -> Iterator[Seen]:
-    """The cluster speaks to another machine without TLS."""
+    """The cluster connects to another machine without TLS."""
     for _, cluster in facts.clusters():
         away = [host for host in cluster.hosts if not is_loopback(host_of(host))]
         if away and cluster.tls is None:
