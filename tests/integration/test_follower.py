@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import threading
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -318,7 +321,13 @@ async def test_another_epoch_is_noticed(sidecar: Sidecar) -> None:
 async def test_lost_writes_are_noticed(sidecar: Sidecar) -> None:
     """After a failover the head is an older one, or has another tag."""
     behind_its_back(sidecar)
+    before = len(sidecar.reset)
     sidecar.redis.hset(keys_of(sidecar, "head")[0], "tag", "another")
+
+    async def began_anew() -> bool:
+        return None in sidecar.reset[before:]
+
+    await eventually(began_anew)
     await sidecar.answers("key_unknown")
 
 
@@ -337,6 +346,33 @@ async def test_many_writes_end_in_the_catalog_of_the_last(sidecar: Sidecar) -> N
     verdict = await sidecar.checker.check(ask())
     assert verdict.subject.plan_name == "n49"
     assert sidecar.compiled - compiled <= 50
+
+
+class Seen(Catalog):
+    """A catalog that can be seen to go."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_a_replaced_catalog_is_freed(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that follows a store for months must not keep every catalog that it has served."""
+    made: list[weakref.ref[Seen]] = []
+
+    def compile_(resources: Resources, refs: Mapping[str, str]) -> Catalog:
+        catalog = Seen.compile(resources, refs=refs)
+        seen = Seen(*(getattr(catalog, each.name) for each in fields(Catalog)))
+        made.append(weakref.ref(seen))
+        return seen
+
+    monkeypatch.setattr(sidecar.catalog, "_compile", compile_)
+    for name in ("one", "two", "three"):
+        await sidecar.takes_over(await sidecar.put(named(name)))
+
+    async def all_but_the_last_are_gone() -> bool:
+        gc.collect()
+        return len(made) >= 3 and [one() is None for one in made] == [*[True] * (len(made) - 1), False]
+
+    await eventually(all_but_the_last_are_gone)
 
 
 def named(name: str) -> StoredPlan:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import sys
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -19,7 +21,7 @@ from structlog.typing import EventDict
 from authz import notice
 from authz.config import live
 from authz.config.file import load
-from authz.config.live import LAST_RETRY_SECONDS, LiveCatalog, Outcome, _Patience
+from authz.config.live import LiveCatalog, Outcome, _Patience
 from authz.core.catalog import Catalog
 from authz.core.resources import Resources
 
@@ -258,7 +260,7 @@ def test_each_wait_for_another_try_is_twice_the_last() -> None:
         waits.append(patience.due - 100)
         assert not patience.is_over(None, patience.due - 0.1)
         assert patience.is_over(None, patience.due)
-    assert waits == [1, 2, 4, 8, 16, 32, LAST_RETRY_SECONDS, LAST_RETRY_SECONDS]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 async def test_reloads_that_overlap_share_one_more_reading(path: Path) -> None:
@@ -318,3 +320,22 @@ async def test_the_real_catalog_is_compiled_and_swapped(path: Path) -> None:
     write(path, "two", "apis: [{id: a1}]")
     await live.reload()
     assert live.current.apis.keys() == {"a1"}
+
+
+class Compiled:
+    """Something compiled; it can be seen to go."""
+
+
+async def test_a_replaced_catalog_is_freed(tmp_path: Path) -> None:
+    """A process that reloads for months must not keep every catalog that it has served."""
+    path = tmp_path / "plans.yaml"
+    write(path, "one")
+    live = LiveCatalog(path, load(path), lambda _: Compiled())
+    replaced = []
+    for name in ("two", "three"):
+        replaced.append(weakref.ref(live.current))
+        write(path, name)
+        await live.reload()
+    gc.collect()
+    assert [one() for one in replaced] == [None, None]
+    assert isinstance(live.current, Compiled)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from authz.core.credentials import IDENTITY, Credentials, Strip, lookalikes
+from authz.core.credentials import Credentials, Strip, lookalikes
 from authz.core.request import Request
 from authz.core.resources import AuthorizerSource, KeySource
 from tests.support.builders import api
@@ -145,6 +145,9 @@ def test_where_the_authorizer_leaves_the_key_is_configurable() -> None:
 
 def test_with_an_authorizer_the_clients_own_key_is_stripped_all_the_same() -> None:
     assert credentials(HEADER, api_key_source="AUTHORIZER").strip(request(x_api_key="K")).headers == ("x-api-key",)
+
+
+IDENTITY = ("x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id")
 
 
 @pytest.mark.parametrize("mark", ["_", ".", "~", "!", "--", "-_", "_-."])

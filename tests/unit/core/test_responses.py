@@ -14,7 +14,6 @@ from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
 from authz.core.responses import (
     _WORDINGS,
-    CONTEXT_NAMES,
     HttpResponse,
     Profile,
     Responses,
@@ -370,8 +369,25 @@ def test_an_owners_header_replaces_ours() -> None:
     assert answer(owned, profile="standard").headers["retry-after"] == "60"
 
 
+CONTEXT = {
+    "apiId",
+    "domainName",
+    "error.message",
+    "error.messageString",
+    "error.responseType",
+    "error.retryAfter",
+    "httpMethod",
+    "identity.apiKeyId",
+    "identity.userAgent",
+    "path",
+    "requestId",
+    "resourcePath",
+    "stage",
+}
+
+
 def test_the_names_that_a_configuration_may_use_are_those_that_have_a_value() -> None:
-    assert _context(throttled(), _WORDINGS[Reason.PLAN_THROTTLE], ask(), ID).keys() == CONTEXT_NAMES
+    assert _context(throttled(), _WORDINGS[Reason.PLAN_THROTTLE], ask(), ID).keys() == CONTEXT
 
 
 def test_no_variable_holds_a_key() -> None:

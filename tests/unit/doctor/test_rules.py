@@ -14,8 +14,20 @@ from click.testing import CliRunner
 from authz.cli.main import cli
 from authz.doctor.cves import CVES, MINIMUM, holes
 from authz.doctor.examine import RULES, examine
-from authz.doctor.facts import Check, Cluster, Envoy, Facts, Filter, Manager, Sidecar, is_loopback, seconds, version_of
-from authz.doctor.finding import SEVERITIES, Finding
+from authz.doctor.facts import (
+    Check,
+    Cluster,
+    Envoy,
+    Facts,
+    Filter,
+    Manager,
+    Redis,
+    Sidecar,
+    is_loopback,
+    seconds,
+    version_of,
+)
+from authz.doctor.finding import Finding
 from authz.doctor.report import reference, show
 from authz.doctor.rules.envoy.cluster import (
     breaker_below_workers,
@@ -24,6 +36,7 @@ from authz.doctor.rules.envoy.cluster import (
 )
 from authz.doctor.rules.envoy.headers import header_not_shown
 from authz.doctor.rules.envoy.tls import tls_mismatch, tls_not_verified
+from authz.doctor.rules.redis import eviction_policy, keys_evicted, memory_near
 from tests.support.builders import api
 
 PAGE = Path(__file__).parents[3] / "docs/reference/doctor.md"
@@ -43,7 +56,7 @@ def test_rules_have_names_of_their_own_and_say_all() -> None:
     assert len({rule.id for rule in RULES}) == len(RULES)
     for rule in RULES:
         assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", rule.id)
-        assert rule.severity in SEVERITIES
+        assert rule.severity in ("error", "warning", "info")
         assert rule.when.endswith("."), rule.id
         assert rule.why.endswith("."), rule.id
         assert rule.fix, rule.id
@@ -240,6 +253,60 @@ def test_hosts_that_are_spoken_to_each_in_its_way_are_no_mismatch() -> None:
     for config, told in ((ways, 0), ({"transport_socket": tls(SECRET)}, 1)):
         facts = asking(Cluster("authz", config, TWO), sidecar(50051, tls=False))
         assert len([*tls_mismatch.look(facts)]) == told
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_a_trap"),
+    [
+        ("noeviction", False),
+        ("allkeys-lru", True),
+        ("volatile-lru", True),
+        ("volatile-ttl", True),
+        ("allkeys-random", True),
+    ],
+)
+def test_a_redis_must_refuse_writes_rather_than_drop_counters(policy: str, is_a_trap: bool) -> None:
+    found = [*eviction_policy.look(redis_says(maxmemory_policy=policy, maxmemory=1000))]
+    assert [one.what for one in found] == ([f"maxmemory-policy {policy}, maxmemory 1000 bytes"] if is_a_trap else [])
+
+
+@pytest.mark.parametrize(("evicted", "seen"), [(0, []), (1, ["evicted_keys 1"])])
+def test_dropped_keys_are_reported(evicted: int, seen: list[str]) -> None:
+    assert [one.what for one in keys_evicted.look(redis_says(evicted_keys=evicted))] == seen
+
+
+@pytest.mark.parametrize(
+    ("info", "is_near"),
+    [
+        ({"used_memory": 800, "maxmemory": 1000}, True),
+        ({"used_memory": 799, "maxmemory": 1000}, False),
+        ({"used_memory": 800, "maxmemory": 0, "total_system_memory": 1000}, True),
+        ({"used_memory": 800, "maxmemory": 0, "total_system_memory": 8000}, False),
+    ],
+)
+def test_four_fifths_of_the_memory_are_near_its_end(info: dict[str, int], is_near: bool) -> None:
+    assert bool([*memory_near.look(redis_says(**info))]) is is_near
+
+
+def redis_says(**info: Any) -> Facts:
+    """A Redis whose INFO has these fields."""
+    return Facts(
+        redis=Redis(
+            url="redis://127.0.0.1:6379/0",
+            kind="Redis",
+            hosts=("127.0.0.1",),
+            is_tls=False,
+            has_login=False,
+            info=info,
+            config={},
+            skew=None,
+            answers=(),
+            default_user_is_open=None,
+            endless=(),
+            looked_at=0,
+            workers=None,
+        )
+    )
 
 
 def test_a_rule_that_meets_what_it_does_not_know_hides_no_other() -> None:

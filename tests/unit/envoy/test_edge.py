@@ -12,13 +12,12 @@ from structlog.testing import capture_logs
 
 from authz.check import Checker, LimiterUnavailable
 from authz.core.catalog import Catalog
-from authz.core.credentials import UNTRUSTED
 from authz.core.limits import Layer, Limit, Quota, throttle
 from authz.core.request import Request
 from authz.core.resources import Account, FailurePolicy, KeySource, Method, Resources, ThrottleSettings
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
-from authz.envoy.answers import CANNOT_DECIDE, Style
-from authz.envoy.edge import MARGIN_SECONDS, MARGIN_SHARE, Authorization, to_request
+from authz.envoy.answers import Style
+from authz.envoy.edge import Authorization, to_request
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.observe.metrics import Metrics
 from tests.support.builders import api, key, plan, resources, value_of
@@ -125,12 +124,15 @@ def test_no_answer_is_empty_and_each_has_a_status(verdict: Verdict) -> None:
         assert (read(response).status == 200) == (response.status.code == 0) == may_pass
 
 
+UNDECIDED = {"unavailable", "overloaded", "deadline", "not_http", "internal"}
+
+
 @pytest.mark.parametrize("reason", Reason)
-def test_only_what_cannot_be_decided_is_an_error(reason: Reason) -> None:
+def test_only_a_check_without_a_decision_is_an_error(reason: Reason) -> None:
     """An Envoy too old for `error_response` refuses by the status beside it."""
     response = to_response(Denied(reason), ask())
-    assert read(response).is_error == (reason in CANNOT_DECIDE)
-    assert response.status.code == (14 if reason in CANNOT_DECIDE else 7)
+    assert read(response).is_error == (reason in UNDECIDED)
+    assert response.status.code == (14 if reason in UNDECIDED else 7)
 
 
 def test_an_allow_without_a_request_is_an_error() -> None:
@@ -144,6 +146,16 @@ SIGNED = resources(usage_plans=(plan(name="Gold"),), api_keys=(key(customer_id="
 KEYLESS = resources(apis=(api(resources={"/pets": {"GET": Method(api_key_required=False)}}),))
 
 
+# A client that sets one of these must not reach the upstream with it. Envoy sets the last on unchecked requests.
+SPOOFABLE = {
+    "x-api-key-id",
+    "x-usage-plan-id",
+    "x-usage-plan-name",
+    "x-customer-id",
+    "x-envoy-auth-failure-mode-allowed",
+}
+
+
 def test_the_upstream_learns_who_calls() -> None:
     assert allowed(ask(), SIGNED).upstream == {
         "x-api-key-id": "k1",
@@ -155,13 +167,13 @@ def test_the_upstream_learns_who_calls() -> None:
 
 def test_a_clients_own_copies_are_removed_where_ours_do_not_replace_them() -> None:
     answer = allowed(ask())
-    assert {*answer.upstream} | {*answer.removed} >= {*UNTRUSTED}
+    assert {*answer.upstream} | {*answer.removed} >= SPOOFABLE
     assert not {*answer.upstream} & {*answer.removed}
 
 
 def test_on_a_keyless_method_all_copies_are_removed() -> None:
     answer = allowed(ask(key=None), KEYLESS)
-    assert (answer.upstream, {*answer.removed}) == ({}, {*UNTRUSTED})
+    assert (answer.upstream, {*answer.removed}) == ({}, SPOOFABLE)
 
 
 @pytest.mark.parametrize("changed", [SIGNED, KEYLESS])
@@ -363,7 +375,7 @@ async def test_a_request_without_http_attributes_is_an_error(message: pb.CheckRe
     assert (answer.status, answer.is_error, reason) == (503, True, "not_http")
 
 
-@pytest.mark.parametrize("seconds", [MARGIN_SECONDS, 0.0, -1.0])
+@pytest.mark.parametrize("seconds", [0.002, 0.0, -1.0])
 async def test_a_deadline_that_has_passed_is_an_error_and_costs_nothing(seconds: float) -> None:
     async def charges(*_: object, **__: object) -> Tally:
         raise AssertionError("charged after the deadline")
@@ -373,19 +385,19 @@ async def test_a_deadline_that_has_passed_is_an_error_and_costs_nothing(seconds:
 
 
 async def test_the_limiter_is_told_the_callers_deadline() -> None:
+    """A twentieth of the time left is kept for the way back."""
     told: list[float | None] = []
 
     async def listens(limits: Any, meter: Any = None, *, deadline: float | None = None, once: str = "") -> Tally:
         told.append(deadline)
         return await admits(limits)
 
-    """Less a margin for the way back."""
     before = asyncio.get_running_loop().time()
     await answered(listens, seconds=5.0)
     await answered(listens)
     after = asyncio.get_running_loop().time()
     assert told[0] is not None
-    left = 5.0 * (1 - MARGIN_SHARE)
+    left = 5.0 * 0.95
     assert before + left <= told[0] <= after + left
     assert told[1] is None
 
@@ -406,6 +418,33 @@ async def test_a_call_that_envoy_gives_up_is_counted() -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     assert metrics.registry.get_sample_value("authz_checks_cancelled_total") == 1.0
+
+
+async def test_a_process_works_on_max_in_flight_checks_and_refuses_one_more() -> None:
+    """Two are let in, the third is refused, and an answer makes room for the next one."""
+    entered, full, release = [], asyncio.Event(), asyncio.Event()
+
+    async def waits(limits: Any, *_: object, **__: object) -> Tally:
+        entered.append(limits)
+        if len(entered) == 2:
+            full.set()
+        if len(entered) <= 2:
+            await release.wait()
+        return await admits(limits)
+
+    authorization, _ = service(waits, max_in_flight=2)
+    question = check_request("GET", URL, {"x-api-key": value_of("k1")}).SerializeToString()
+
+    async def status() -> int:
+        return read(pb.CheckResponse.FromString(await authorization.answer(question, None))).status
+
+    calls = [asyncio.create_task(status()) for _ in range(2)]
+    await asyncio.wait([asyncio.create_task(full.wait()), *calls], return_when=asyncio.FIRST_COMPLETED)
+    assert [call.done() for call in calls] == [False, False]
+    assert (authorization.in_flight, await status()) == (2, 503)
+    release.set()
+    assert await asyncio.gather(*calls) == [200, 200]
+    assert (authorization.in_flight, await status()) == (0, 200)
 
 
 async def test_without_redis_deny_answers_with_an_error_to_come_again() -> None:

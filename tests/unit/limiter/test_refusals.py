@@ -9,12 +9,13 @@ from msgspec.structs import replace
 
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, throttle
 from authz.core.verdict import Tally
-from authz.limiter.refusals import LONGEST_US, Refusals
+from authz.limiter.refusals import Refusals
 from tests.conftest import micros
 from tests.support.model import Model
 
 NOW = micros("2026-03-04T10:00:00Z")
 METER = Meter("ledger", "history")
+LONGEST_US = 1_000_000  # no refusal is remembered for longer
 START, END = NOW - 500_000, NOW + 700_000
 
 
