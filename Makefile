@@ -38,6 +38,7 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python deploy/kubernetes/generate.py --check
+	$(BIN)/python -m tests.words
 
 audit: $(VENV)/.stamp-dev  # known vulnerabilities of what is installed; asks PyPI's or OSV's data
 	@$(PIP) pip-audit
