@@ -210,7 +210,8 @@ class Catalog:
 
         `find` is asked for keys that are not the file's. Without it there are no others, and no key is needed.
         """
-        if request.method == "CONNECT":  # a tunnel has no path, and no API has such a method
+        # A tunnel (CONNECT) has no path, and `OPTIONS *` names none of ours.
+        if request.method == "CONNECT" or not request.path.startswith("/"):
             return Denied(Reason.UNKNOWN_METHOD)
         found = self._locate(request)
         if isinstance(found, Reason):
