@@ -229,7 +229,7 @@ def sources() -> list[Source]:
 
 
 def sidecar_metrics() -> str:
-    heads = ("metric", "type", "labels", "whose", "what")
+    heads = ("metric", "type", "labels", "served by", "meaning")
     return table(heads, (row for source in sources() for row in _metrics(source)))
 
 
