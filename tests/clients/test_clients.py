@@ -60,7 +60,7 @@ def tour(command: list[str], directory: Path, stack: Stack) -> list[str]:
 
 
 def copied(name: str, scratch: Path) -> Path:
-    """A client's folder, copied so that what is installed or built stays out of this tree."""
+    """A client's folder, copied so that installed and built files stay out of this tree."""
     return Path(shutil.copytree(HERE / name, scratch / name))
 
 

@@ -1,4 +1,4 @@
-"""The stack of docker-compose.yml, once under each Compose. Only `make test-compose` collects what is here."""
+"""The stack of docker-compose.yml, once under each Compose. Only `make test-compose` collects these tests."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ POLL_SECONDS = 0.2
 
 
 def wait_until(holds: Callable[[], bool], otherwise: Callable[[], object]) -> None:
-    """Polls until something holds; fails with what `otherwise` tells if it never does."""
+    """Poll until a condition holds; fail with the text of `otherwise` if it never does."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, otherwise()
@@ -138,7 +138,7 @@ class Project:
         return f"http://{HOST}:{self.ports[port]}"
 
     def compose(self, *args: str) -> str:
-        """What it prints. Raises AssertionError, with all it said, if it fails."""
+        """Its output. Raises AssertionError with the output if it fails."""
         run = subprocess.run(
             [self.program, *args],
             cwd=self.directory,

@@ -1,4 +1,4 @@
-"""docker-compose.yml as it stands: what it promises, seen from outside, with real traffic and real accidents."""
+"""docker-compose.yml as it stands: its promises, seen from outside, with real traffic and real accidents."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_no_alert_fires_and_with_redis_stopped_the_right_one_does_and_goes_again
         wait_until(lambda: "AuthzRedisCircuitOpen" in stack.firing(), lambda: (stack.firing(), seen))
         assert stack.firing() <= {"AuthzRedisCircuitOpen", "AuthzEnvoyErrors"}
     log.info("answers without Redis: %s", sorted(seen.items()))
-    # 403: who was known not to exist half a second before still is. After that the store cannot tell.
+    # 403: a key that was known not to exist half a second before. After that the store cannot tell, and it is 503.
     right = {"good": {200, 503}, "in the file": {200, 503}, "unknown": {403, 503}}
     assert {it: seen[it] for it in seen if it[1] not in right[it[0]]} == {}
     assert seen["unknown", 503] > seen["unknown", 403]
@@ -223,7 +223,7 @@ def test_no_alert_fires_and_with_redis_stopped_the_right_one_does_and_goes_again
 
 @contextmanager
 def without_redis(stack: Project) -> Iterator[None]:
-    """Stopped, and there again for whoever comes next."""
+    """Stop it, and start it again for the next test."""
     stack.compose("stop", "redis")
     try:
         yield
@@ -356,7 +356,7 @@ def ups(stack: Project) -> dict[str, int]:
 
 
 def kill(stack: Project, service: str) -> int:
-    """`docker kill` would count as told to stop, and nothing would start it again. Returns the process that it was."""
+    """Kill the process itself: after `docker kill` nothing would start it again. Returns the process id."""
     process = int(stack.one(service).state["Pid"])
     os.kill(process, signal.SIGKILL)
     return process

@@ -110,7 +110,7 @@ def program(
     underscores: str,
     more: Mapping[str, Any] | None = None,
 ) -> Patch:
-    """A change of our Envoy configuration into a gateway's: one virtual host, one route, and the filter as told.
+    """A change of our Envoy configuration into a gateway's: one virtual host, one route, and the given filter.
 
     The timeout is checked and then left as it is for tests, where a machine may be slow.
     """

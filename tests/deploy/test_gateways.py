@@ -1,4 +1,4 @@
-"""A real Envoy, programmed as the gateways program theirs: the plans hold, whatever it cannot tell authz."""
+"""A real Envoy, configured as a gateway does it: the plans hold without the settings that the gateway lacks."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def silent(request: pytest.FixtureRequest, redis: RedisServer, echo: EchoServer)
 
 
 def plan_of(answer: Answer) -> str:
-    """The plan that the upstream was told."""
+    """The plan in the upstream's headers."""
     assert answer.status == 200, answer.body
     assert "x-api-key" not in answer.upstream
     return answer.upstream["x-usage-plan-id"]
@@ -103,7 +103,7 @@ def test_a_single_api_is_found_at_any_host(gateway: str, redis: RedisServer, ech
 
 
 @pytest.mark.parametrize("gateway", PASSES_CONTEXT)
-def test_what_the_example_tells_is_what_counts(gateway: str, redis: RedisServer, echo: EchoServer) -> None:
+def test_the_extensions_of_the_example_count(gateway: str, redis: RedisServer, echo: EchoServer) -> None:
     """Neither the host nor the path names an API or a stage here."""
     with behind(gateway, TOLD, redis, echo) as it:
         answer = it.get("/pets", "k1", host=HOST, headers=[("x-usage-plan-id", "the-best")])
@@ -114,7 +114,7 @@ def test_what_the_example_tells_is_what_counts(gateway: str, redis: RedisServer,
 @pytest.mark.parametrize(
     ("gateway", "status"), [("envoy-gateway", 503), ("envoy-gateway before 1.7", 503), ("istio", 503), ("contour", 403)]
 )
-def test_without_authz_nobody_is_let_in(gateway: str, status: int, redis: RedisServer, echo: EchoServer) -> None:
+def test_without_authz_no_request_is_admitted(gateway: str, status: int, redis: RedisServer, echo: EchoServer) -> None:
     with behind(gateway, TOLD, redis, echo) as it:
         it.sidecar.kill()
         until(lambda: it.get("/pets", "k1", host=HOST).status == status, "not refused", it.envoy)

@@ -72,7 +72,7 @@ def with_components(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest,
 
 
 def overlay(at: Path, kustomization: dict[str, Any]) -> tuple[Manifest, ...]:
-    """A kustomization outside the repository; what it names of ours is found from there."""
+    """A kustomization outside the repository, from where the named files of ours are found."""
     ours = {
         field: [
             str(Path("../" * len(at.resolve().parts[1:])) / str(KUBERNETES)[1:] / path) for path in kustomization[field]
@@ -111,7 +111,7 @@ def is_kubernetes_own(manifest: Manifest) -> bool:
 
 
 def schema(manifest: Manifest) -> Any:
-    """Where its kind has none, nobody knows whether it is valid: an error."""
+    """A kind without a schema cannot be validated: an error."""
     name = manifest["apiVersion"].replace("/", "_") + f"_{manifest['kind']}.json"
     return json.loads((SCHEMAS / name).read_text())
 
@@ -127,7 +127,7 @@ def test_a_field_that_no_schema_has_is_found() -> None:
 
 
 @everything
-def test_what_is_named_is_there_or_is_the_users_by_the_page(manifests: tuple[Manifest, ...]) -> None:
+def test_each_named_object_exists_or_is_the_users_by_the_page(manifests: tuple[Manifest, ...]) -> None:
     page = PAGE.read_text()
     assert all(f"| `{secret}` | {', '.join(f'`{key}`' for key in keys)} |" in page for secret, keys in SECRETS.items())
     for one in containers(manifests):
@@ -217,7 +217,7 @@ def test_probes_ask_where_something_listens(manifests: tuple[Manifest, ...]) -> 
 
 
 @everything
-def test_nobody_is_killed_for_starting_while_redis_is_away(manifests: tuple[Manifest, ...]) -> None:
+def test_no_pod_is_killed_for_starting_while_redis_is_away(manifests: tuple[Manifest, ...]) -> None:
     """/readyz waits for the store then."""
     for one in containers(manifests):
         for kind in ("startupProbe", "livenessProbe"):
@@ -225,7 +225,7 @@ def test_nobody_is_killed_for_starting_while_redis_is_away(manifests: tuple[Mani
 
 
 def open_listens(one: Container) -> Iterator[str]:
-    """Where the container serves health, for whoever reaches the pod."""
+    """The addresses on which the container serves its health."""
     if one.args[:1] == ["serve"]:
         yield load_settings({}, without_files(one.env), {}).settings.http_listen
     elif one.args[:1] == ["control"]:
@@ -499,7 +499,7 @@ def test_the_page_leads_to_manifests_that_are_valid(tmp_path: Path) -> None:
 
 
 def test_the_pages_commands_make_the_secrets(tmp_path: Path) -> None:
-    """With kubectl itself, which needs no cluster to say what it would create."""
+    """With kubectl itself, which needs no cluster for a dry run."""
     files = Certificates.make(tmp_path / "made")
     shutil.copy(files.certificate, tmp_path / "tls.crt")
     shutil.copy(files.key, tmp_path / "tls.key")

@@ -15,7 +15,7 @@ from tests.support.servers import EchoServer, Host, RedisServer, echo_server, re
 
 @pytest.fixture(scope="session", params=HOSTS)
 def served_by(request: pytest.FixtureRequest) -> Host:
-    """What serves gRPC: whoever asks for a stack meets both."""
+    """The gRPC server: each test of a stack runs with both."""
     host: Host = request.param
     return host
 

@@ -94,7 +94,7 @@ class ControlServer(Server):
     secret: str = ""
 
     def client(self) -> Any:
-        """boto3's own client, which is told nothing but where to go."""
+        """boto3's own client, configured with nothing but the address."""
         return boto3.client(
             "apigateway",
             endpoint_url=self.url,

@@ -62,7 +62,7 @@ def test_the_script_is_the_module() -> None:
     assert run.stdout.split()[-1] == said("--version").split()[-1]
 
 
-def test_a_mistyped_command_is_told() -> None:
+def test_a_mistyped_command_is_reported() -> None:
     run = authz("serf")
     assert (run.returncode, "No such command 'serf'" in run.stderr) == (2, True)
 
@@ -70,11 +70,11 @@ def test_a_mistyped_command_is_told() -> None:
 # --- check-config -------------------------------------------------------------------------------------------------
 
 
-def test_a_good_file_is_told_to_be_one(config: Path) -> None:
+def test_a_good_file_is_reported_as_good(config: Path) -> None:
     assert "nothing wrong" in said("check-config", "--config", config)
 
 
-def test_all_mistakes_are_told_with_their_addresses(config: Path) -> None:
+def test_all_mistakes_are_reported_with_their_addresses(config: Path) -> None:
     config.write_text("apis: [{id: a b}]\nusagePlans: [{id: x, name: y, quota: {limit: 0, period: DAY}}]\n")
     run = authz("check-config", "--config", config)
     assert (run.returncode, run.stdout) == (2, "")
@@ -84,7 +84,7 @@ def test_all_mistakes_are_told_with_their_addresses(config: Path) -> None:
     ]
 
 
-def test_a_missing_file_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_one_line(tmp_path: Path) -> None:
     run = authz("check-config", "--config", tmp_path / "none.yaml")
     assert (run.returncode, run.stderr) == (2, f"{tmp_path}/none.yaml: no such file\n")
 
@@ -112,7 +112,7 @@ def test_settings_are_shown_with_their_origins_and_without_secrets(config: Path)
     assert "hidden-word" not in told
 
 
-def test_a_misspelt_variable_is_told(config: Path) -> None:
+def test_a_misspelt_variable_is_reported(config: Path) -> None:
     run = authz("check-config", "--config", config, AUTHZ_REDIS_URI="redis://r")
     assert (run.returncode, "did you mean AUTHZ_REDIS_URL?" in run.stderr) == (2, True)
 
@@ -120,14 +120,14 @@ def test_a_misspelt_variable_is_told(config: Path) -> None:
 # --- explain ------------------------------------------------------------------------------------------------------
 
 
-def test_explain_tells_a_refusal(config: Path) -> None:
+def test_explain_shows_a_refusal(config: Path) -> None:
     told = said("explain", "--config", config, "GET", PETS)
     assert re.search(r"^reason +key_missing$", told, re.MULTILINE)
     assert re.search(r"^answer +403$", told, re.MULTILINE)
     assert '{"message":"Forbidden"}' in told
 
 
-def test_explain_tells_who_calls_and_never_the_key(config: Path) -> None:
+def test_explain_shows_the_caller_and_never_the_key(config: Path) -> None:
     value = value_of("k1")
     told = said("explain", "--config", config, "get", f"{PETS}?x={value}", "-H", f"X-API-Key: {value}")
     for line in (r"route +GET /pets, requires a key", r"key +k1", r"plan +p1 \(p1\)", r"answer +forwarded if .*"):
@@ -168,7 +168,7 @@ def explain_live(it: Stack, redis: RedisServer, key_id: str) -> str:
     return said("explain", "--config", it.config, "GET", PETS, "-H", f"x-api-key: {value_of(key_id)}", *asking)
 
 
-def test_explain_tells_what_is_left_and_spends_nothing(shared: Stack, redis: RedisServer) -> None:
+def test_explain_shows_the_units_left_and_spends_none(shared: Stack, redis: RedisServer) -> None:
     """Twice the same story; the one call that was left is still there, and then is not."""
     before = [explain_live(shared, redis, "told") for _ in range(2)]
     assert all(re.search(r"plan_quota: 1 from .*, 0 left after it$", told, re.MULTILINE) for told in before)
@@ -206,12 +206,12 @@ def test_a_part_can_be_printed_alone(part: str, found: str, config: Path) -> Non
     assert "static_resources" not in told
 
 
-def test_an_address_that_is_none_is_told(config: Path) -> None:
+def test_an_invalid_address_is_reported(config: Path) -> None:
     run = authz("envoy-config", "--config", config, "--upstream", "nowhere")
     assert (run.returncode, "--upstream: expected host:port or unix:/path, got 'nowhere'" in run.stderr) == (2, True)
 
 
-def test_a_new_key_opens_what_its_digest_stands_for(redis: RedisServer, echo: EchoServer) -> None:
+def test_a_new_key_is_admitted_by_its_digest(redis: RedisServer, echo: EchoServer) -> None:
     """Each time another one; its holder gets the value, the file the digest."""
     value, digest = (line.split()[1] for line in said("new-key").splitlines())
     assert digest == sha256(value.encode()).hexdigest()

@@ -105,7 +105,7 @@ def outdented(text: str, indent: str) -> str:
 
 
 def steps(text: str) -> list[Step]:
-    """What is run of a page, in order."""
+    """The blocks of a page that are run, in order."""
     found = blocks(text)
     outputs = [after if after and after.kind == "text" else None for after in [*found[1:], None]]
     return [Step(block, output) for block, output in zip(found, outputs, strict=True) if is_run(block)]
@@ -238,7 +238,7 @@ def port_of(address: str) -> int:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What a reader has cloned and `make up` has installed; what is written beside it stays out of the tree."""
+    """A clone in which `make up` has installed everything; files written beside it stay out of the tree."""
     for file in ROOT.iterdir():
         if not file.name.startswith("."):
             (tmp_path / file.name).symlink_to(file)
@@ -322,7 +322,7 @@ def test_a_page_that_is_wrong_is_found(body: str, wrong: str, clone: Path) -> No
 
 
 def told_of(root: Path, at: Path) -> str:
-    """What is wrong with the site of these pages, which is built in `at`; nothing if all is well."""
+    """Build the site of these pages in `at`, and return its mistakes."""
     shutil.copytree(root / "docs", at / "docs")
     shutil.copy(root / "zensical.toml", at)
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--clean"]

@@ -178,11 +178,11 @@ def only_info(sidecar: AuthzServer) -> Iterator[EnvoyServer]:
 
 
 @pytest.mark.parametrize(("level", "status"), [("error", 1), ("warning", 1), ("never", 0)])
-def test_the_exit_status_tells_of_what_is_bad_enough(level: str, status: int, fail_open: EnvoyServer) -> None:
+def test_the_exit_status_depends_on_the_severity(level: str, status: int, fail_open: EnvoyServer) -> None:
     assert doctor("--envoy", fail_open.admin, "--fail-on", level).returncode == status
 
 
-def test_what_is_only_worth_knowing_fails_nothing(only_info: EnvoyServer) -> None:
+def test_a_finding_of_severity_info_fails_nothing(only_info: EnvoyServer) -> None:
     run = doctor("--envoy", only_info.admin)
     assert run.returncode == 0
     assert "refusals-charged-to-upstream" in run.stdout
@@ -197,7 +197,7 @@ def test_the_report_in_a_pipe_has_plain_lines_and_a_summary(fail_open: EnvoyServ
     assert "\x1b" not in text
 
 
-def test_the_report_for_machines_tells_each_finding_in_full(fail_open: EnvoyServer) -> None:
+def test_the_json_report_has_each_finding_in_full(fail_open: EnvoyServer) -> None:
     [first, *_] = json.loads(doctor("--envoy", fail_open.admin, "--json").stdout)["findings"]
     assert list(first) == ["id", "severity", "where", "seen", "why", "fix"]
     assert (first["id"], first["severity"], first["fix"]) == ("fail-open", "error", "failure_mode_allow: false")
@@ -219,7 +219,7 @@ def test_the_report_for_machines_tells_each_finding_in_full(fail_open: EnvoyServ
     ],
     ids=["nothing", "no redis", "bad redis", "login", "no HTTP", "no file", "half of TLS", "no gRPC", "whose", "empty"],
 )
-def test_what_cannot_be_looked_at_is_told(flags: tuple[str, ...], words: str) -> None:
+def test_an_unreachable_program_is_reported(flags: tuple[str, ...], words: str) -> None:
     run = doctor(*flags)
     assert run.returncode == 2
     assert words in " ".join(run.stderr.split())
@@ -250,7 +250,7 @@ def test_who_does_not_answer_is_an_error() -> None:
     assert [(finding.id, finding.severity) for finding in findings] == [("unreachable", "error")] * 5
 
 
-def test_what_is_no_sidecar_is_told(proxy: EnvoyServer) -> None:
+def test_an_address_of_another_program_is_reported(proxy: EnvoyServer) -> None:
     [finding] = examine(seen(sidecars=[proxy.admin]))
     assert finding.id == "unreachable"
     assert "not as a sidecar does" in finding.seen
@@ -287,14 +287,14 @@ def answering(body: bytes, **more: Any) -> Iterator[str]:
     "body",
     [b"", b"<html>", b"[]", b"null", b'"ready"', b'{"configs": [7]}', b'{"configs": [{"@type"', b"\xff"],
 )
-def test_whatever_answers_is_told_to_be_nobody(body: bytes) -> None:
+def test_a_malformed_answer_is_reported(body: bytes) -> None:
     with answering(body) as url:
         facts = seen(envoys=[url], sidecars=[url], controls=[url])
     assert [finding.id for finding in examine(facts)] == ["unreachable"] * 3
 
 
 def test_a_sidecar_of_an_old_version_with_odd_figures_is_looked_at() -> None:
-    """It tells no settings; figures that are none are left out."""
+    """It shows no settings; malformed figures are left out."""
     with answering(b'{"ready": true}') as url:
         assert found(sidecars=[url]) == []
     assert fetch._samples("authz_x many\nauthz_x 1\nauthz_y NaN").keys() == {"authz_x", "authz_y"}
@@ -328,7 +328,7 @@ def test_a_sidecar_that_drains_is_found(environment: dict[str, str]) -> None:
     ]
 
 
-def test_a_grpc_address_where_nobody_listens_is_found() -> None:
+def test_a_grpc_address_without_a_server_is_found() -> None:
     [finding] = examine(seen(grpc=[f"{HOST}:{free_port()}"]))
     assert finding.id == "grpc-not-serving"
     assert finding.seen.startswith("UNAVAILABLE")
@@ -409,7 +409,7 @@ def test_versions_that_differ_are_found(sidecar: AuthzServer, control: str) -> N
     assert finding.id == "version-skew"
 
 
-def test_what_is_owed_to_a_redis_that_answers_is_found(sidecar: AuthzServer) -> None:
+def test_uncounted_calls_are_found_while_redis_answers(sidecar: AuthzServer) -> None:
     """A sidecar counts it within a second, so an answer is changed."""
     facts = seen(sidecars=[sidecar.http])
     [one] = facts.sidecars
@@ -432,7 +432,7 @@ def test_a_certificate_that_expires_is_found(environment: dict[str, str], tmp_pa
     assert (finding.id, finding.seen) == ("certificate-expires", "in 1.0 days")
 
 
-def test_readyz_tells_what_has_to_fit_and_no_secret(sidecar: AuthzServer) -> None:
+def test_readyz_shows_the_settings_to_compare_and_no_secret(sidecar: AuthzServer) -> None:
     told = httpx.get(f"{sidecar.http}/readyz", trust_env=False)
     assert told.json()["settings"]["grpcListen"] == [sidecar.grpc]
     assert told.json()["settings"]["redisTimeoutMs"] == 50

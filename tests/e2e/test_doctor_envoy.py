@@ -231,7 +231,7 @@ def tls(it: Any) -> None:
 
 
 def elsewhere(it: Any) -> None:
-    """A network for documentation: nobody is there."""
+    """A network for documentation, without any host."""
     endpoints(it)[:] = [endpoint("192.0.2.1", 50051), endpoint("192.0.2.2", 50051)]
     del cluster(it)["health_checks"]
 
@@ -241,7 +241,7 @@ AUTHORIZED = (api("a1", api_key_source="AUTHORIZER", authorizer=AuthorizerSource
 
 @dataclass(frozen=True)
 class Trap:
-    """What is found, where, once it is planted; and what else follows from planting it."""
+    """A planted mistake: where it is found, and which other findings follow from it."""
 
     id: str
     where: str
@@ -773,7 +773,7 @@ def asks_another_too(it: Any) -> None:
     it["static_resources"]["clusters"].append(away)
 
 
-def test_what_others_let_in_is_not_told_of_ours(sidecar: AuthzServer) -> None:
+def test_requests_admitted_by_other_filters_are_not_reported(sidecar: AuthzServer) -> None:
     text = config(sidecar, asks_another_too)
     port = yaml.safe_load(text)["static_resources"]["listeners"][-1]["address"]["socket_address"]["port_value"]
     with envoy(text) as server:
@@ -817,7 +817,7 @@ def ask(server: EnvoyServer) -> int:
     return httpx.get(f"{server.url}/prod/pets", trust_env=False).status_code
 
 
-def test_what_was_let_in_and_what_failed_is_found_by_the_statistics(sidecar: AuthzServer) -> None:
+def test_unchecked_and_failed_requests_are_found_in_the_statistics(sidecar: AuthzServer) -> None:
     def broken(it: Any) -> None:
         ext_authz(it)["failure_mode_allow"] = True
         endpoints(it)[:] = [endpoint(HOST, free_port()), endpoint(HOST, free_port())]
@@ -870,7 +870,7 @@ def test_only_the_named_cluster_is_ours(clean: EnvoyServer) -> None:
     assert found(facts) == ["nothing-asks"]
 
 
-def test_what_is_no_envoy_is_told(sidecar: AuthzServer) -> None:
+def test_an_address_without_envoy_is_reported(sidecar: AuthzServer) -> None:
     facts = asyncio.run(look(Targets(envoys=[sidecar.http, f"http://{HOST}:{free_port()}"])))
     assert found(facts) == ["unreachable", "unreachable"]
 

@@ -70,7 +70,7 @@ def lasting_counter(server: RedisServer) -> None:
 
 @dataclass(frozen=True)
 class Trap:
-    """What is found once it is planted, by options or by a deed; and what else follows from planting it."""
+    """A planted mistake, by options or by a deed: its finding, and others that follow from it."""
 
     id: str
     options: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def test_nothing_is_found_in_a_good_one(options: Any, redis_kind: Kind) -> None:
     ],
     ids=["database", "password", "user"],
 )
-def test_a_connection_that_redis_refuses_is_told_with_its_reason(
+def test_a_connection_that_redis_refuses_is_reported_with_the_reason(
     before: str, after: str, reason: str, redis_kind: Kind
 ) -> None:
     """And not as a user who may not say the doctor's commands."""
@@ -143,7 +143,7 @@ def test_a_connection_that_redis_refuses_is_told_with_its_reason(
     assert "wrong" not in f"{finding}"
 
 
-def test_a_redis_without_a_login_that_wants_one_is_told(redis_kind: Kind) -> None:
+def test_a_missing_login_for_redis_is_reported(redis_kind: Kind) -> None:
     with redis_server(redis_kind, *CLEAN, password="secret") as server:
         facts = asyncio.run(look(Targets(redis=f"redis://{HOST}:{port_of(server)}/0", account=ACCOUNT)))
     [finding] = examine(facts)
@@ -174,7 +174,7 @@ def test_a_clock_that_is_off_is_found(redis_kind: Kind) -> None:
     assert (finding.id, finding.seen) == ("redis-clock", "+60.0 s from this machine")
 
 
-def test_a_redis_whose_configuration_may_not_be_read_is_told(redis_kind: Kind) -> None:
+def test_a_redis_that_hides_its_configuration_is_reported(redis_kind: Kind) -> None:
     with redis_server(redis_kind, *CLEAN) as server:
         say(server, "ACL", "SETUSER", "doctor", "on", ">secret", "~*", "+@all", "-config", "-acl")
         url = server.url.replace("redis://", "redis://doctor:secret@")
@@ -183,7 +183,7 @@ def test_a_redis_whose_configuration_may_not_be_read_is_told(redis_kind: Kind) -
     assert "secret" not in str(findings)
 
 
-def test_what_was_not_seen_is_no_trap(redis_kind: Kind) -> None:
+def test_an_unread_setting_is_not_reported_as_a_mistake(redis_kind: Kind) -> None:
     """Snapshots may be written for all we know."""
     with redis_server(redis_kind, "--appendonly", "no", "--save", "60 1") as server:
         say(server, "ACL", "SETUSER", "doctor", "on", ">secret", "~*", "+@all", "-config")

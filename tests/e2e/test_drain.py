@@ -1,4 +1,4 @@
-"""Two sidecars behind one Envoy, and one of them is told to stop."""
+"""Two sidecars behind one Envoy, and one of them gets TERM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENTS = 4
 MOST = 5_000  # requests of a client: the traffic ends, whatever happens
 AFTER = 20  # requests of a client when the sidecar has ended
 PAUSE_SECONDS = 0.005
-DRAIN = "6"  # as `authz serve` does it unless told otherwise; the others of these tests drain nothing
+DRAIN = "6"  # the default of `authz serve`; the other tests here drain nothing
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def pair(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stac
     catalog = resources(usage_plans=(wide,), api_keys=(key(value=value_of("k1"), value_sha256=None),))
     with stack(catalog, redis.url, echo.address, "--drain-seconds", DRAIN, sidecars=2, host=served_by) as it:
         yield it
-        it.sidecars[1].kill()  # nobody waits for its drain
+        it.sidecars[1].kill()  # without a drain
 
 
 def client(stack: Stack, over: threading.Event) -> Counter[int]:

@@ -62,8 +62,8 @@ def test_a_spent_quota_is_429_in_other_words(shared: Stack) -> None:
     assert 0 < int(second.headers["retry-after"]) <= 31 * 86400
 
 
-def test_a_refusal_tells_its_limits_in_structured_fields(shared: Stack) -> None:
-    """One item a layer, in order, each with what it allows and what is left."""
+def test_a_refusal_shows_its_limits_in_structured_fields(shared: Stack) -> None:
+    """One item a layer, in order, each with its limit and the units left."""
     shared.get("/prod/pets", "slow-2")
     headers = shared.get("/prod/pets", "slow-2").headers
     [(plan, left), (account, _)] = items(headers["ratelimit"])
@@ -93,7 +93,7 @@ def test_head_is_not_implied_by_get(shared: Stack) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/prod/none"), ("DELETE", "/prod/pets"), ("GET", "/prod"), ("GET", "/prod/")]
 )
-def test_what_is_no_method_is_403_in_other_words(method: str, path: str, shared: Stack) -> None:
+def test_a_method_that_does_not_exist_is_403_in_other_words(method: str, path: str, shared: Stack) -> None:
     """Also with a good key."""
     answer = shared.request(method, path, "free")
     assert answer.refusal == NO_SUCH_METHOD

@@ -19,7 +19,7 @@ SPOOFED = [
 ]
 
 
-def test_the_upstream_learns_who_calls(shared: Stack) -> None:
+def test_the_upstream_gets_the_caller_in_headers(shared: Stack) -> None:
     seen = shared.get("/prod/pets", "customer").upstream
     assert [seen[name] for name in NAMES] == ["customer", "free", "The plan free", "cust-1001"]
 
@@ -37,7 +37,7 @@ def test_a_clients_own_names_are_replaced(shared: Stack) -> None:
 
 @pytest.mark.parametrize(("path", "key"), [("/prod/pets", "free"), ("/prod/open", ""), ("/prod/open", "customer")])
 def test_a_clients_own_names_never_stand_in_for_missing_ones(path: str, key: str, shared: Stack) -> None:
-    """Neither for a caller without a customer nor where no key is asked for, even if one is sent."""
+    """Neither for a caller without a customer nor on a keyless method, even if a key is sent."""
     seen = shared.get(path, key, headers=SPOOFED).upstream
     assert "spoofed" not in str(seen)
     assert not {"x-customer-id", UNCHECKED} & set(seen)
@@ -113,7 +113,7 @@ def test_the_key_is_taken_off(path: str, name: str, shared: Stack) -> None:
         ("many.test", [("cookie", f"a=1;key = {KEY}")]),
     ],
 )
-def test_a_key_is_taken_off_where_none_is_asked_for(host: str, headers: list[tuple[str, str]], shared: Stack) -> None:
+def test_a_key_is_removed_on_a_keyless_method(host: str, headers: list[tuple[str, str]], shared: Stack) -> None:
     """Everything that could be one, also where it is repeated, or odd."""
     answer = shared.get("/prod/open", host=host, headers=headers)
     assert (answer.status, KEY in answer.body) == (200, False)
@@ -242,6 +242,6 @@ def test_cookies_sent_as_text_are_stripped_alike(text_headers: Stack) -> None:
 @pytest.mark.parametrize("path", ["/prod/pets", "/prod/open"])
 def test_an_api_may_have_the_key_forwarded(path: str, shared: Stack) -> None:
     answer = shared.get(path, "free", host="generous.test", headers=SPOOFED)
-    shared.seen.pop()  # the one answer that may hold a key: the upstream says what it was sent
+    shared.seen.pop()  # the one answer that may hold a key: the upstream repeats its request
     assert (answer.status, answer.upstream["x-api-key"]) == (200, KEY)
     assert "spoofed" not in answer.body

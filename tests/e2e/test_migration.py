@@ -40,7 +40,7 @@ ROW = re.compile(
 FLAGS = ("--redis-timeout-ms", "2000", "--drain-seconds", "0")
 SECONDS = 300  # of a busy machine
 NETWORK = "type.googleapis.com/envoy.extensions.filters.network"
-# Beyond what a bucket holds, calls are admitted as it refills: so many more, on a slow machine, until one is refused.
+# Beyond a bucket's burst, calls are admitted as it refills: some more, on a slow machine, until one is refused.
 PATIENCE = 100
 
 
@@ -185,7 +185,7 @@ def run_shell(script: str, cwd: Path, **environment: str) -> None:
 
 
 def test_what_aws_printed_becomes_the_plans_of_the_page(redis: RedisServer, tmp_path: Path) -> None:
-    """`authz import` prints what the page shows, and the page's file is what `authz export` tells."""
+    """`authz import` prints the page's output, and `authz export` the page's file."""
     found = page("aws")
     found.write(tmp_path)
     command, output = next(pairwise(block[3] for block in BLOCK.finditer(found.text) if block[1] in {"shell", "text"}))

@@ -1,4 +1,4 @@
-"""What is told of a request: dynamic metadata in Envoy's access log, metrics, logs; and that no key is among it."""
+"""The reports on a request: dynamic metadata in Envoy's access log, metrics, logs. None of them has a key."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def metadata(stack: Stack, key: str, **changes: Any) -> tuple[Answer, dict[str, 
     return answer, logged(stack, path)["authz"]
 
 
-def test_an_admitted_request_is_told_in_full(shared: Stack) -> None:
+def test_metadata_of_an_admitted_request_is_complete(shared: Stack) -> None:
     _, told = metadata(shared, "both-2")
     found = {name: told[name] for name in ("decision", "reason", "layer", "api", "stage", "resource", "method")}
     assert found == {
@@ -48,7 +48,7 @@ def test_an_admitted_request_is_told_in_full(shared: Stack) -> None:
     assert told["catalog_version"] == shared.healthz()["catalog"]["version"]
 
 
-def test_a_refused_request_is_told_with_its_layer_and_wait(shared: Stack) -> None:
+def test_metadata_of_a_refused_request_has_its_layer_and_wait(shared: Stack) -> None:
     metadata(shared, "once-5")
     answer, told = metadata(shared, "once-5")
     found = (told["decision"], told["reason"], told["layer"], told["key_id"])
@@ -61,7 +61,7 @@ def test_a_refused_request_is_told_with_its_layer_and_wait(shared: Stack) -> Non
     ("key", "reason"),
     [("", "key_missing"), ("disabled", "key_disabled"), ("planless", "no_plan"), ("stageless", "no_plan")],
 )
-def test_a_forbidden_request_is_told_with_the_reason_that_the_client_is_not(
+def test_metadata_of_a_forbidden_request_has_the_reason_that_the_client_does_not_get(
     key: str, reason: str, shared: Stack
 ) -> None:
     answer, told = metadata(shared, key)
@@ -76,7 +76,7 @@ def test_a_shadow_plan_lets_through_and_tells(shared: Stack) -> None:
     assert 'authz_shadow_refusals_total{layer="plan_quota",plan="shadow"} 1.0' in metrics(shared)
 
 
-def test_the_access_log_tells_why_envoy_answered(shared: Stack) -> None:
+def test_the_access_log_has_the_reason_for_the_answer(shared: Stack) -> None:
     path = f"/prod/pets/{uuid4()}"
     answer = shared.get(path)
     line = logged(shared, path)
@@ -85,7 +85,7 @@ def test_the_access_log_tells_why_envoy_answered(shared: Stack) -> None:
 
 
 def test_the_line_of_a_refused_callers_id_is_explained(shared: Stack, redis: RedisServer, tmp_path: Path) -> None:
-    """From Envoy's own line, which has no key: who called, and what is left of the plan."""
+    """From Envoy's own line, which has no key: the caller, and the units left in the plan."""
     shared.get(f"/prod/pets/{uuid4()}", "once-5")
     path = f"/prod/pets/{uuid4()}"
     answer = shared.get(path, "once-5")
@@ -115,14 +115,14 @@ def test_checks_are_counted_by_outcome(shared: Stack) -> None:
 
 
 def test_a_refusal_is_logged_with_the_keys_id(shared: Stack) -> None:
-    """At debug; its request id is the one that the client was told."""
+    """At debug; its request id is the one in the client's answer."""
     answer = shared.get("/prod/pets", "disabled")
     lines = [json.loads(line) for line in shared.sidecar.log_text.splitlines()]
     [line] = [line for line in lines if line.get("request_id") == answer.headers["x-amzn-requestid"]]
     assert (line["event"], line["key_id"], line["reason"]) == ("refused", "disabled", "key_disabled")
 
 
-def test_no_key_is_told_to_anybody(shared: Stack) -> None:
+def test_no_key_appears_in_any_log_metric_or_answer(shared: Stack) -> None:
     """Keys good and bad in every place, admitted and refused; then every log, metric, answer and access log."""
     for key in (value_of("free"), value_of("slow-1"), value_of("once-1"), value_of("disabled"), WRONG):
         for host, path, name, value in (
@@ -160,7 +160,7 @@ def test_the_search_for_keys_would_find_one(shared: Stack) -> None:
     shared.seen[:] = kept
 
 
-def test_a_call_that_is_no_http_request_is_told_and_refused(shared: Stack) -> None:
+def test_a_check_without_an_http_request_is_reported_and_refused(shared: Stack) -> None:
     """No answer is empty: Envoy would read that as allow."""
     with grpc.insecure_channel(shared.sidecar.grpc) as channel:
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Check")

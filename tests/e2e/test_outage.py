@@ -95,7 +95,7 @@ def test_redis_dies_and_returns_under_traffic(exposed: Stack, mortal: RedisServe
     assert {name: set(answers) for name, answers in counted.items()} == {"known": {200}, "unknown": {403}}
 
 
-def test_what_was_spent_without_redis_counts_when_it_returns(exposed: Stack, mortal: RedisServer) -> None:
+def test_calls_admitted_without_redis_are_counted_when_it_returns(exposed: Stack, mortal: RedisServer) -> None:
     """Three a month, whether Redis was there or not."""
     assert exposed.get("/prod/pets", "spent").status == 200
     end(mortal, exposed)
@@ -104,7 +104,7 @@ def test_what_was_spent_without_redis_counts_when_it_returns(exposed: Stack, mor
     assert [exposed.get("/prod/pets", "spent").status for _ in range(2)] == [200, 429]
 
 
-def test_a_degraded_decision_is_told(exposed: Stack, mortal: RedisServer) -> None:
+def test_a_degraded_decision_is_marked(exposed: Stack, mortal: RedisServer) -> None:
     end(mortal, exposed)
     exposed.get("/prod/pets/degraded", "known")
     bring_back(mortal, exposed)
@@ -113,8 +113,8 @@ def test_a_degraded_decision_is_told(exposed: Stack, mortal: RedisServer) -> Non
     assert (line["status"], line["authz"]["degraded"]) == (200, True)
 
 
-def test_without_a_sidecar_nobody_gets_in(exposed: Stack) -> None:
-    """503, since Envoy cannot tell a good key from a bad one; and all is well when the sidecar is back."""
+def test_without_a_sidecar_no_request_is_admitted(exposed: Stack) -> None:
+    """503, because Envoy cannot tell a good key from a bad one. When the sidecar is back, calls are decided again."""
     exposed.sidecar.kill()
     answers = [exposed.get(path, name) for path in ("/prod/pets", "/prod/open") for name in ("", "known") * 5]
     assert {answer.status for answer in answers} == {HTTPStatus.SERVICE_UNAVAILABLE}
@@ -124,7 +124,7 @@ def test_without_a_sidecar_nobody_gets_in(exposed: Stack) -> None:
     assert exposed.get("/prod/pets").status == 403
 
 
-def test_a_sidecar_that_hangs_lets_nobody_in(exposed: Stack) -> None:
+def test_a_hanging_sidecar_admits_no_request(exposed: Stack) -> None:
     """Envoy's own deadline ends the wait."""
     exposed.sidecar.pause()
     assert exposed.get("/prod/pets", "known").status == HTTPStatus.SERVICE_UNAVAILABLE

@@ -250,7 +250,7 @@ def _sent(stack: Stack, target: str, host: str, *lines: str, method: str) -> tup
         try:
             answer.begin()
             return answer.status, answer.getheader("location", ""), answer.read().decode("latin-1")
-        except (HTTPException, ConnectionError):  # Envoy may hang up on what is no HTTP
+        except (HTTPException, ConnectionError):  # Envoy may hang up on a malformed request
             return 400, "", ""
 
 

@@ -72,7 +72,7 @@ def test_a_path_that_is_no_method_is_refused(target: str, shared: Stack) -> None
 
 
 @pytest.mark.parametrize("target", ["/prod/pets/%00", "/prod/p\xe9ts", "/prod/pets#x", "*", "a1.test:443"])
-def test_what_is_no_path_gets_no_further_than_envoy(target: str, shared: Stack) -> None:
+def test_a_malformed_path_gets_no_further_than_envoy(target: str, shared: Stack) -> None:
     assert ask(shared, target).status in (400, 404)
 
 

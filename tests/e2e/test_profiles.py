@@ -1,4 +1,4 @@
-"""How much an answer tells of limits: the profile `aws`, and headers on success."""
+"""The headers about limits in an answer: the profile `aws`, and headers on success."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_owners_retry_after_stays_in_the_profile_aws(like_aws: Stack) -> None
     assert like_aws.get("/prod/pets", "slow-2", host="worded.test").headers["retry-after"] == "60"
 
 
-def test_a_success_tells_what_is_left(talkative: Stack) -> None:
+def test_a_success_shows_the_units_left(talkative: Stack) -> None:
     """Each layer in order; the upstream's own headers stay."""
     headers = talkative.get("/prod/pets", "both-1").headers
     limits, policies = items(headers["ratelimit"]), items(headers["ratelimit-policy"])
@@ -54,6 +54,6 @@ def test_a_success_tells_what_is_left(talkative: Stack) -> None:
     assert headers["content-type"] == "application/json"
 
 
-def test_a_success_without_a_key_tells_of_the_shared_limits_alone(talkative: Stack) -> None:
+def test_a_success_without_a_key_shows_only_the_shared_limits(talkative: Stack) -> None:
     [(name, _)] = items(talkative.get("/prod/open").headers["ratelimit"])
     assert name == "account_throttle"

@@ -20,7 +20,7 @@ KEYS = tuple(key(name, value=value_of(name), value_sha256=None) for name in ("k1
 
 
 def catalog(limit: int = 2) -> Resources:
-    """One plan with so many calls a month for each of three keys."""
+    """One plan with a monthly quota for each of three keys."""
     quota = QuotaSettings(limit=limit, period="MONTH")
     return resources(usage_plans=(plan(keys=("k1", "k2", "k3"), quota=quota),), api_keys=KEYS)
 
@@ -58,7 +58,7 @@ def problem(stack: Stack) -> str | None:
     return told
 
 
-def test_a_raised_quota_keeps_what_was_spent(live: Stack) -> None:
+def test_a_raised_quota_keeps_its_use(live: Stack) -> None:
     assert [live.get("/prod/pets", "k1").status for _ in range(3)] == [200, 200, 429]
     write(live.config, catalog(limit=3))
     swapped, version = 'authz_catalog_reloads_total{result="swapped"}', "authz_catalog_version"
@@ -73,10 +73,10 @@ def test_a_disabled_key_is_refused_from_then_on(live: Stack) -> None:
     until(lambda: live.get("/prod/pets", "k2").status == 403, "the key still opens", live.sidecar)
 
 
-def test_a_broken_file_changes_nothing_and_is_told(live: Stack) -> None:
+def test_a_broken_file_changes_nothing_and_is_reported(live: Stack) -> None:
     before = live.healthz()["catalog"]["version"]
     live.config.write_text(live.config.read_text().replace("limit: 2", "limit: 0"))
-    until(lambda: problem(live) is not None, "the mistake is not told", live.sidecar)
+    until(lambda: problem(live) is not None, "the mistake is not reported", live.sidecar)
     assert "$.usagePlans[0].quota.limit" in (problem(live) or "")
     assert live.healthz()["catalog"]["version"] == before
     until(lambda: metric(live, 'authz_catalog_reloads_total{result="refused"}') > 0, "it is not counted")
@@ -85,7 +85,7 @@ def test_a_broken_file_changes_nothing_and_is_told(live: Stack) -> None:
 
 def test_a_mended_file_takes_the_blame_away(live: Stack) -> None:
     live.config.write_text("apis: [")
-    until(lambda: problem(live) is not None, "the mistake is not told", live.sidecar)
+    until(lambda: problem(live) is not None, "the mistake is not reported", live.sidecar)
     write(live.config, catalog(limit=1000))
-    until(lambda: problem(live) is None, "the mistake is still told", live.sidecar)
+    until(lambda: problem(live) is None, "the mistake is still reported", live.sidecar)
     assert live.get("/prod/pets", "k1").status == 200

@@ -47,7 +47,7 @@ def service(name: str) -> Mapping[str, Sequence[str]]:
 
 
 def command(name: str) -> list[str]:
-    """The words of ExecStart, of which the first names the program."""
+    """The words of ExecStart; the first is the program."""
     [line] = service(name)["ExecStart"]
     return shlex.split(line)
 
@@ -102,14 +102,14 @@ def test_the_sidecar_never_sees_the_sealing_key() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_there_is_time_to_stop_and_nobody_is_told_twice(name: str) -> None:
-    """A second TERM means: at once. So systemd must tell the supervisor alone."""
+def test_there_is_time_to_stop_and_no_process_gets_a_second_signal(name: str) -> None:
+    """A second TERM means: at once. So systemd must signal only the supervisor."""
     found, settings = service(name), Settings()
     assert found["KillMode"] == ["mixed"]
     assert int(found["TimeoutStopSec"][0]) > settings.drain_seconds + settings.grace_seconds + KILL_SECONDS
 
 
-def test_only_who_takes_hup_for_a_reload_is_sent_it() -> None:
+def test_only_programs_that_reload_on_hup_are_sent_hup() -> None:
     assert service(SIDECAR)["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert service(CONTROL)["ExecReload"] == []
 

@@ -55,7 +55,7 @@ NUMBERS: Final = count(1)
 
 
 class Authority:
-    """A CA, and what it signs: PEM."""
+    """A CA and its certificates, in PEM."""
 
     def __init__(self, name: str) -> None:
         self._name = _named(name)
@@ -208,7 +208,7 @@ def served(
 
 @pytest.fixture(scope="module")
 def ours(redis: RedisServer, served_by: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One that nobody changes."""
+    """A stack that no test changes."""
     with served(redis, tmp_path_factory.mktemp("ours"), served_by) as it:
         yield it
 
@@ -418,7 +418,7 @@ def test_an_expired_one_refuses_all_until_there_is_a_new_one(
 EXPIRY: Final = 'authz_tls_certificate_expiry_timestamp_seconds{of="server"}'
 
 
-# --- what is broken is not taken over -----------------------------------------------------------------------------
+# --- broken files are not taken over ------------------------------------------------------------------------------
 
 
 def garbage(ours: Served) -> tuple[str, bytes | None]:
@@ -470,7 +470,7 @@ def test_the_old_ones_go_on_where_the_new_are_broken(
 
 
 @pytest.mark.parametrize(("broken", "secret"), [(CERTIFICATE, "certificate"), (KEY, "certificate"), (CA, "ca")])
-def test_envoy_goes_on_with_what_it_had_where_the_new_is_broken(
+def test_envoy_keeps_its_files_if_a_new_one_is_broken(
     broken: str, secret: str, ours: Served, echo: EchoServer, tmp_path: Path
 ) -> None:
     with ExitStack() as running:
@@ -490,7 +490,7 @@ def test_envoy_goes_on_with_what_it_had_where_the_new_is_broken(
 
 
 @pytest.mark.parametrize("broken", [CERTIFICATE, KEY, CA])
-def test_what_is_broken_at_the_start_is_told_in_a_line(
+def test_a_file_that_is_broken_at_the_start_is_reported_in_one_line(
     broken: str, redis: RedisServer, served_by: Host, tmp_path: Path
 ) -> None:
     config, place, authority = tmp_path / "plans.yaml", Place(tmp_path / "server"), Authority("first")

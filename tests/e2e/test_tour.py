@@ -1,4 +1,4 @@
-"""The README's tour with boto3: what is changed through AWS's API is what a real Envoy enforces, on three sidecars."""
+"""The README's tour with boto3: a real Envoy with three sidecars enforces each change made through AWS's API."""
 
 from __future__ import annotations
 

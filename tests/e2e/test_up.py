@@ -29,7 +29,7 @@ PROGRAMS = ("valkey-server", "authz.cli.echo", "authz control", "authz serve", "
 
 
 class Up:
-    """An `authz up`: what it printed, and what it started."""
+    """A running `authz up`: its output, and its processes."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
         self.process = process
@@ -137,7 +137,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 def is_running(pid: int) -> bool:
-    """A process that has ended and that nobody has asked about yet runs no more."""
+    """A zombie does not count as running."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except FileNotFoundError:
@@ -274,12 +274,12 @@ def test_ctrl_c_ends_it_quietly_at_any_moment(moment: str, tmp_path: Path) -> No
     assert (code == 0 and it.text.endswith("authz up: stopped\n")) or moment == "", it.text
 
 
-def test_it_says_what_it_waits_for(running: Up) -> None:
+def test_it_names_the_program_it_waits_for(running: Up) -> None:
     said = re.findall(r"^  (\w+) is ready$", running.text, re.MULTILINE)
     assert said == ["valkey", "echo", "control", "authz", "envoy"]
 
 
-def test_the_terminal_tells_what_becomes_of_an_edit(tmp_path: Path) -> None:
+def test_the_terminal_reports_the_outcome_of_an_edit(tmp_path: Path) -> None:
     """A mistake with its place, and that the old limits go on; then that the mended file is in force."""
     with up(tmp_path, "--data-dir", str(tmp_path / "data"), *ports()) as it:
         it.until_ready()
@@ -366,7 +366,7 @@ def test_if_a_part_ends_it_says_which_and_ends_too(tmp_path: Path) -> None:
     assert_gone(children)
 
 
-def test_what_was_spent_stays_spent_in_a_data_directory(tmp_path: Path) -> None:
+def test_spent_units_stay_spent_in_a_data_directory(tmp_path: Path) -> None:
     kept = ("--data-dir", str(tmp_path / "data"))
     with up(tmp_path, *kept, *ports()) as first:
         first.until_ready()

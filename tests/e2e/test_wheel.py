@@ -52,7 +52,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def up(script: Path, directory: Path, *args: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """`authz up` in another directory, and what it prints."""
+    """`authz up` in another directory, and its output."""
     output = directory / "output"
     with output.open("wb") as written:
         process = subprocess.Popen(

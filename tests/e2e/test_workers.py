@@ -23,7 +23,7 @@ from tests.support.servers import EchoServer, Host, RedisServer, until
 CLIENTS = 4
 PLENTY = 1_000_000
 MOST = 20_000  # requests of a client: the traffic ends, whatever happens
-AFTER = 50  # requests of a client when what was to happen has happened
+AFTER = 50  # requests of a client after the event
 PAUSE_SECONDS = 0.005
 HEALTH_SECONDS = 0.2
 DRAIN = ("--drain-seconds", "1")  # longer than two checks of health
@@ -60,7 +60,7 @@ def calls(stack: Stack) -> Iterator[int]:
 
 
 def client(stack: Stack, over: threading.Event) -> Counter[int]:
-    """What was answered until it was over, and to some calls more."""
+    """The answers until the event is over, and some more."""
     statuses: Counter[int] = Counter()
     left = AFTER
     for status in calls(stack):
@@ -115,13 +115,13 @@ def test_a_rolling_restart_fails_no_request(redis: RedisServer, echo: EchoServer
 
 
 def used(stack: Stack) -> int:
-    """How much of the quota was used before the call that tells it."""
+    """The used units of the quota, read from an answer, without the call that reads them."""
     layers = dict(items(stack.get("/prod/pets", "k1").headers["ratelimit"]))
     return PLENTY - int(layers["plan_quota"]["r"]) - 1
 
 
 def test_a_killed_worker_costs_no_wrong_answer(redis: RedisServer, echo: EchoServer) -> None:
-    """Only what was in flight at the one that died may fail, with 503; what that had charged stays charged."""
+    """Only checks in flight at the dead worker may fail, with 503. Their charges stay."""
     limit = 1_000
     with pair(redis, echo, limit) as it:
 

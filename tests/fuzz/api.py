@@ -97,7 +97,7 @@ def command(count: int, first: int) -> None:
         process, resident = psutil.Process(server.pid), list[int]()
         rounds = -(-count // ROUND)
         for number in range(rounds):
-            ids = furnish(caller, f"round{number}.example.org")  # anew: what was there may be changed beyond use
+            ids = furnish(caller, f"round{number}.example.org")  # anew: the earlier objects may be changed beyond use
             _round(caller, ids, first + number)
             resident.append(process.memory_info().rss)
             click.echo(f"{(number + 1) * ROUND} calls, {resident[-1] / 1e6:.0f} MB, slowest {caller.slowest:.2f} s")

@@ -34,7 +34,7 @@ def address(operation: Operation, words: dict[str, str], otherwise: str) -> str:
 
 
 def assert_no_fault(answer: Reply, told: str) -> None:
-    """A success, or an error in AWS's form that tells nothing of our insides.
+    """A success, or an error in AWS's form that shows nothing of our code.
 
     On a machine that is busy enough the store may be away for a moment, which is 503.
     """
@@ -139,7 +139,7 @@ def _members(shape: Any) -> Iterator[tuple[str, st.SearchStrategy[Any]]]:
 
 
 def typed(shape: Any) -> st.SearchStrategy[Any]:
-    """Values that have the type of a shape, at the edges of what is sensible or beyond."""
+    """Values of a shape's type, at the edges of sensible ones or beyond."""
     match shape.type_name:
         case "structure":
             return st.fixed_dictionaries({}, optional={name: typed(each) for name, each in shape.members.items()})

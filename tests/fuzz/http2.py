@@ -44,7 +44,7 @@ def call_headers(path: bytes = CHECK, **changes: bytes | None) -> list[tuple[byt
 
 
 def block(headers: Headers) -> bytes:
-    """Headers as literals, so that no connection depends on what was sent before."""
+    """Headers as literals, so that no connection depends on earlier frames."""
     return Encoder().encode([(name, value, True) for name, value in headers], huffman=False)
 
 
@@ -63,7 +63,7 @@ def framed(message: bytes) -> bytes:
 
 
 class Connection:
-    """One connection; `status` is told by the trailers of a stream, as HTTP/2 has it."""
+    """One connection; `status` comes from the trailers of a stream, as in HTTP/2."""
 
     def __init__(self, address: str, seconds: float) -> None:
         host, _, port = address.rpartition(":")

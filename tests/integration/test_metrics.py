@@ -116,7 +116,7 @@ def test_a_mistake_in_the_file_is_told_until_it_is_mended(tmp_path: Path, redis:
     with serving(tmp_path, document(), redis, workers) as server:
         assert problem() == 0
         config.write_text("nonsense: true\n")
-        until(lambda: problem() == 1, "the mistake is not told", server)
+        until(lambda: problem() == 1, "the mistake is not reported", server)
         config.write_text(yaml.safe_dump(document()))
         until(lambda: problem() == 0, "it is told although it was mended", server)
 

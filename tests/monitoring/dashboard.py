@@ -14,7 +14,7 @@ from tests.monitoring.prometheus import DEPLOY
 FILE: Final = DEPLOY / "grafana" / "dashboards" / "usage-plans.json"
 PICTURE: Final = DEPLOY / "grafana" / "picture.py"
 VARIABLE: Final = re.compile(r"\$\{?(\w+)")
-# A name in PromQL that can only be a metric of ours, of Envoy's, or a recorded one; what is quoted is none.
+# A name in PromQL that can only be a metric of ours, of Envoy's, or a recorded one; a quoted name is none.
 NAME: Final = re.compile(r"(?<![\w:])(?:\w+:)?(?:authz|envoy)_\w+(?::\w+)?")
 QUOTED: Final = re.compile(r'"[^"]*"')
 

@@ -48,7 +48,7 @@ PAUSE_SECONDS: Final = 0.05  # of each caller, between two requests
 LOOK_SECONDS: Final = 0.2
 REDIS_TIMEOUT_MS: Final = "1000"
 DAYS: Final = 30  # of a certificate with which all is well
-NOBODYS: Final = "nobodys"  # a key that nobody has
+NOBODYS: Final = "nobodys"  # a key that does not exist
 
 PLENTY: Final = {"throttle": {"rateLimit": 1000, "burstLimit": 1000}, "quota": {"limit": 1_000_000, "period": "MONTH"}}
 PLANS: Final[Mapping[str, Mapping[str, Any]]] = {

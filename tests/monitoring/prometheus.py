@@ -89,7 +89,7 @@ def faster_config(text: str, targets: Path) -> str:
 
 @dataclass
 class Prometheus(Server):
-    """It scrapes what is told by `aim`, as the project's own configuration says."""
+    """It scrapes the targets of `aim`, as the project's own configuration says."""
 
     url: str = ""
     targets: Path = field(default_factory=Path)
@@ -103,7 +103,7 @@ class Prometheus(Server):
             draft.replace(file)
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """The data of an answer of its API; what it says of an error, as a failure."""
+        """The data of an answer of its API; an error fails the test with its text."""
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
@@ -123,7 +123,7 @@ class Prometheus(Server):
         return float(found[0]["value"][1]) if found else None
 
     def series(self, expression: str, seconds: float, step: float = 1.0) -> list[Any]:
-        """What it was over the last seconds: a `metric` and its `values`, pairs of a time and a text, each."""
+        """Its series over the last seconds: each has a `metric` and its `values`, pairs of a time and a text."""
         now = time.time()
         data = self.ask("query_range", query=expression, start=str(now - seconds), end=str(now), step=str(step))
         found: list[Any] = data["result"]

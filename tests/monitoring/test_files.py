@@ -83,7 +83,7 @@ def test_an_alert_is_tried_firing_and_not(alert: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "rule"), alerts().items())
-def test_an_alert_tells_what_somebody_needs_who_is_woken_by_it(name: str, rule: Any) -> None:
+def test_an_alert_has_the_facts_that_the_person_on_call_needs(name: str, rule: Any) -> None:
     told = rule["annotations"]
     assert rule["for"]
     assert rule["labels"]["severity"] in SEVERITIES
@@ -98,7 +98,7 @@ def test_every_alert_has_an_entry_in_the_runbooks_and_no_other_has() -> None:
 
 
 @pytest.mark.parametrize("name", alerts())
-def test_an_entry_tells_what_to_look_at_and_what_to_do(name: str) -> None:
+def test_an_entry_says_where_to_look_and_what_to_do(name: str) -> None:
     """And the severity and the time that the rule has."""
     [entry] = re.findall(rf"^## {name}\n(.*?)(?=^## |\Z)", RUNBOOKS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     rule = alerts()[name]
@@ -107,7 +107,7 @@ def test_an_entry_tells_what_to_look_at_and_what_to_do(name: str) -> None:
 
 
 def test_the_panels_that_the_runbooks_name_are_there() -> None:
-    """In italics, beside the severities, which have a lower letter first, and what `/healthz` tells."""
+    """In italics, beside the severities, which have a lower letter first, and texts of `/healthz`."""
     titles = {panel["title"] for panel in document()["panels"]}
     named = set(re.findall(r"(?<![*\w])\*([A-Z0-9][^*]+)\*(?!\*)", RUNBOOKS.read_text("utf-8")))
     assert named - titles == {"Means", "Look", "Do", "In the file and in the store, where it is left aside"}
@@ -202,7 +202,7 @@ def test_every_query_asks_the_data_source_that_was_chosen() -> None:
     assert all(panel["description"] for panel in shown)
 
 
-def test_grafana_is_told_where_the_dashboard_and_its_data_are() -> None:
+def test_grafana_finds_the_dashboard_and_its_data() -> None:
     """As docker-compose.yml mounts the two folders."""
     found = {file.parent.name: yaml.safe_load(file.read_text()) for file in DEPLOY.glob("grafana/provisioning/*/*.yml")}
     [source], [provider] = found["datasources"]["datasources"], found["dashboards"]["providers"]

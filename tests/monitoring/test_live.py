@@ -1,4 +1,4 @@
-"""Alerts and dashboard on a real Prometheus, sixty times as fast, while what it watches is broken and mended."""
+"""Alerts and dashboard on a real Prometheus, sixty times as fast, while the watched system breaks and is mended."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def nothing_to_scrape(world: Monitored) -> Iterator[None]:
 
 
 Break = Callable[[Monitored], AbstractContextManager[None]]
-# What is broken together, and what is told of it. An alert may fire beside these, where one fault has many faces.
+# Faults that are made together, and their alerts. Other alerts may fire too, because one fault may show in many places.
 BREAKS: Final[tuple[tuple[tuple[Break, ...], set[str]], ...]] = (
     (
         (bad_file, slow_redis, guessed_keys, plan_used_up, old_certificate),
@@ -152,7 +152,7 @@ def test_nothing_fires_while_all_is_well(world: Monitored) -> None:
 
 
 def test_every_rule_is_healthy(world: Monitored) -> None:
-    """Evaluated without an error; Prometheus tells of those that could not be."""
+    """Evaluated without an error; Prometheus lists the rules that failed."""
     found = [rule for group in world.prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert len(found) == len([*rules()])
     assert [rule for rule in found if rule["health"] != "ok"] == []
@@ -188,7 +188,7 @@ def test_a_panel_has_data(world: Monitored, panel: Panel) -> None:
 
 
 def _has_data(world: Monitored, expression: str, instant: bool) -> bool:
-    """A number at least. What is of now may have to wait, since the sidecar has just been started."""
+    """A number at least. A current value may come late, because the sidecar has just been started."""
     if instant:
         values = [series["value"] for series in world.prometheus.query(expression)]
     else:

@@ -82,7 +82,7 @@ plans = st.builds(
 
 @dataclass(frozen=True)
 class Call:
-    """One request of a batch: of caller a, b or of nobody, under today's limits or yesterday's numbers for them."""
+    """One request of a batch: of caller a, b or without a key, under today's limits or yesterday's numbers for them."""
 
     caller: Literal["a", "b", ""]
     outdated: bool
@@ -104,7 +104,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Move:
-    """The clock moves; by the wait last told besides, if it is `waited`."""
+    """The clock moves; if `waited`, also by the last reported wait."""
 
     by: int
     waited: bool
@@ -144,7 +144,7 @@ class World:
     sizes: list[int]
 
     async def admit(self, batch: Sequence[tuple[Sequence[Limit], Meter | None]]) -> list[Tally]:
-        """What is asked in one tick of the loop is decided in one batch, in order."""
+        """Requests of one tick of the loop are decided in one batch, in order."""
         self.sizes.clear()
         tallies = await asyncio.gather(*(self.limiter.admit(limits, meter) for limits, meter in batch))
         asked = [limits for limits, meter in batch if limits or meter]
@@ -316,7 +316,7 @@ gaps = st.sampled_from((0, 0, 1, 33, 333_333, 333_334, SECOND, 10 * SECOND)) | s
 async def test_no_window_admits_more_than_its_burst_and_the_refill(
     world: World, rules: list[Throttle], waits: list[int], follow: bool
 ) -> None:
-    """Whatever the gaps between the calls, and also where each call is sent as early as the refusal before it told."""
+    """For any gaps between the calls, and also if each call is sent as early as the refusal before it allowed."""
     world.clock.now, name = NOON, f"window{next(NAMES)}"
     limits = [Limit(Layer.STAGE_METHOD_THROTTLE, redis_key(name, "b", str(at)), rule) for at, rule in enumerate(rules)]
     admitted: list[int] = []

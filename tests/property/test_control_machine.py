@@ -1,4 +1,4 @@
-"""Whatever two clients of the API do at once, no rule is broken, and who follows the store knows what is in it."""
+"""Two clients of the API act at once: no rule is broken, and a follower of the store knows its content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FINE = {200, 201, 202, 400, 404, 409}  # done, or refused by a rule
 
 
 class Sent(NamedTuple):
-    """A call of the API. `kind` is what it makes, if that gets an id of its own."""
+    """A call of the API. `kind` is the kind of the resource that it creates, if that has an id."""
 
     verb: str
     path: str
@@ -212,7 +212,7 @@ class Clients(RuleBasedStateMachine):
         await self._assert_the_ring_knows(store)
 
     async def _assert_the_ring_knows(self, store: Store) -> None:
-        """What is in the ring's memory is what the store has; and then all values are in its memory."""
+        """The ring's memory agrees with the store; afterwards all values are in its memory."""
         for number in range(VALUES):
             found = digest(value(number))
             remembered = self.follower.ring.known(found)

@@ -182,7 +182,7 @@ def test_a_shadow_plan_without_room_is_not_charged_and_never_refuses(
 
 @given(rules, st.integers(1, 9), gaps)
 def test_spent_units_are_handed_over_once_oldest_day_first(rule: Throttle, limit: int, waits: list[int]) -> None:
-    """By day; nothing of it is lost and nothing told twice."""
+    """By day; no unit is lost, and none is reported twice."""
     local, now, admitted = LocalLimiter(), NOON, 0
     for gap in waits:
         now += gap * 20_000
@@ -206,7 +206,7 @@ def test_spent_units_are_handed_over_once_oldest_day_first(rule: Throttle, limit
 def test_after_a_flush_the_share_comes_from_the_new_rest(
     limit: int, used: int, others: int, count: int, asked: int
 ) -> None:
-    """Redis tells what it has left once it has counted this process's part, and perhaps what `others` spent."""
+    """Redis reports the units left after it has counted this process's part, and perhaps units that `others` spent."""
     local, limits = LocalLimiter(count), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
     local.observe(limits, [used])
     before = _asked(local, limits, asked)
@@ -232,7 +232,7 @@ def _part(left: int, count: int) -> int:
 
 
 def _asked(local: LocalLimiter, limits: Sequence[Limit], times: int) -> int:
-    """How many of so many calls at one moment are admitted."""
+    """The number of admitted calls among `times` at one moment."""
     return sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(times))
 
 
@@ -303,7 +303,7 @@ def test_spent_units_are_kept_with_any_number_of_later_callers() -> None:
 
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 30), max_size=60))
-def test_of_so_many_reports_the_latest_are_kept(limit: int, callers: list[int]) -> None:
+def test_the_latest_reports_are_kept(limit: int, callers: list[int]) -> None:
     """Of who was heard of last Redis's word holds; of who was forgotten the whole quota is shared out."""
     local = LocalLimiter(reports=4)
     for caller in callers:

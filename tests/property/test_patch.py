@@ -129,7 +129,7 @@ def test_a_plan_is_patched_as_a_dictionary_would_be(operations: list[PatchOperat
 
 
 @given(st.lists(valid, max_size=12))
-def test_what_is_taken_in_is_printed_again_and_taken_in_again(operations: list[PatchOperation]) -> None:
+def test_an_accepted_patch_is_printed_and_accepted_again(operations: list[PatchOperation]) -> None:
     try:
         taken = checked_plan(apply(PLAN_TABLE, plan_document(BARE), operations), BARE)
     except ApiError:

@@ -13,7 +13,7 @@ moves = st.lists(st.tuples(st.sampled_from(("get", "put", "put", "drop", "clear"
 
 
 @given(sizes, moves)
-def test_it_never_holds_more_than_its_size_nor_what_was_not_put_last(size: int, script: list[tuple[str, int]]) -> None:
+def test_it_never_holds_more_than_its_size_nor_an_old_value(size: int, script: list[tuple[str, int]]) -> None:
     recent: Recent[int, int] = Recent(size)
     told: dict[int, int] = {}
     for value, (move, key) in enumerate(script):
@@ -32,7 +32,7 @@ def test_it_never_holds_more_than_its_size_nor_what_was_not_put_last(size: int, 
 
 
 @given(sizes, st.lists(keys, max_size=200))
-def test_what_is_used_among_the_last_half_of_different_keys_is_there(size: int, used: list[int]) -> None:
+def test_a_key_used_among_the_last_half_of_different_keys_is_there(size: int, used: list[int]) -> None:
     """A use is a hit or, where that misses, a put: as a cache is used."""
     recent: Recent[int, int] = Recent(size)
     for turn, key in enumerate(used):

@@ -111,7 +111,7 @@ odd_paths = st.builds(
 def test_no_odd_spelling_of_a_keyed_method_is_a_keyless_one(
     api: dict[str, dict[HttpMethod, Method]], path: str, verb: str
 ) -> None:
-    """An upstream decodes, drops parameters and merges slashes; what it then serves required a key if it should."""
+    """If an upstream decodes, drops parameters and merges slashes into a method with a key, the request needed one."""
     found = Routes(api).match(path, verb)
     read = re.sub("/+", "/", re.sub(";[^/]*", "", unquote(unquote(path)).replace("\\", "/")))
     served = Routes(api).match(quote(read), verb)

@@ -153,7 +153,7 @@ async def _two_clients(url: str, pairs: list[tuple[Act, Act]]) -> None:
 
 
 async def _try(store: Store, act: Act) -> None:
-    """What is refused is refused by a rule: of two clients none loses its race again and again."""
+    """Each refusal comes from a rule: neither of two clients loses its race again and again."""
     outcome: object = (await asyncio.gather(store.write(act, who="ann", what="Act"), return_exceptions=True))[0]
     assert isinstance(outcome, Written) or outcome in (CLASH, TAKEN)
 

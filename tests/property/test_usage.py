@@ -1,4 +1,4 @@
-"""What UpdateUsage writes against the model, over any history; and what GetUsage tells against a diary."""
+"""UpdateUsage against the model, over any history; GetUsage against a diary."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ backward = st.sampled_from((-SECOND, -DAY_US // 2, -DAY_US, -3 * DAY_US, 420 * D
 
 @dataclass(frozen=True)
 class Do:
-    """So many calls, or what remains is set to so many, or the clock moves by so many µs."""
+    """Some calls, or new remaining units, or a step of the clock in µs."""
 
     what: Literal["call", "set", "move"]
     number: int

@@ -32,7 +32,7 @@ class Bucket:
     m: int = 0
 
     def later(self, now: int) -> Bucket:
-        """What is left of the debt at `now`; while a clock steps back nothing is refilled."""
+        """The debt at `now`; a step back of the clock refills nothing."""
         refilled = Fraction(self.n, self.m or 1) * max(0, now - self.at)
         return replace(self, at=now, debt=max(Fraction(0), self.debt - refilled))
 
@@ -209,7 +209,7 @@ def _restarts(stored: int, quota: Quota) -> bool:
 
 
 def _before(told: Tally, at: int, limit: Limit) -> int:
-    """The state that the script says it met: what it told, less the unit that it took."""
+    """The state that the script found: its reported state, less the unit that it took."""
     if told.stale or not isinstance(limit.rule, Throttle):
         return 0
     taken = told.refused_by is None and not (limit.shadow and told.shadowed_by)

@@ -33,7 +33,7 @@ Host = Literal["grpcio", "pyvoy"]
 
 HOST = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 12_000, 32_000
-DEADLINE_SECONDS = 120.0  # for a machine with much else to do; nobody waits so long on an idle one
+DEADLINE_SECONDS = 120.0  # for a busy machine; an idle one needs far less
 POLL_SECONDS = 0.02
 
 
@@ -121,7 +121,7 @@ class Server:
 
 @dataclass
 class RedisServer(Server):
-    """A Valkey or Redis. What it was told is on disk before it is answered, so that only an empty restart forgets."""
+    """A Valkey or Redis. A write is on disk before it is answered, so that only an empty restart forgets it."""
 
     url: str = ""
     data: Path = field(default_factory=Path)
@@ -146,7 +146,7 @@ class AuthzServer(Server):
 
     @property
     def endpoints(self) -> list[str]:
-        """Where each worker is asked."""
+        """The address of each worker."""
         return endpoints_of(self.grpc, self.workers)
 
 
@@ -277,7 +277,7 @@ def _running(server: Server, wait: bool = True) -> Iterator[None]:
 def _each_port() -> Iterator[int]:
     """Ports that no two test processes of one run share, over and over, from a place that no two runs are likely to.
 
-    They lie below those that the system gives to whoever connects, so that nobody's connection takes one between the
+    They lie below the ports that the system gives to outgoing connections, so that no connection takes one between the
     look at it and its use.
     """
     worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
@@ -293,12 +293,12 @@ def free_port() -> int:
     return free_ports(1)
 
 
-def free_ports(many: int) -> int:
-    """The first of so many free ports in a row."""
+def free_ports(count: int) -> int:
+    """The first of `count` free ports in a row."""
     while True:
-        first, *_ = (next(PORTS) for _ in range(many))
+        first, *_ = (next(PORTS) for _ in range(count))
         with ExitStack() as held, suppress(OSError):
-            for port in range(first, first + many):
+            for port in range(first, first + count):
                 held.enter_context(socket.socket()).bind((HOST, port))
             return first
 

@@ -33,7 +33,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Update:
-    """A changed attribute: what is sent for it, and what the next read shows."""
+    """A changed attribute: the request for it, and the value that the next read shows."""
 
     name: str
     sends: Sequence[Send]

@@ -63,7 +63,7 @@ def remove(path: str, value: str = "") -> dict[str, str]:
 
 @dataclass
 class State:
-    """What Terraform remembers of what it made."""
+    """Terraform's state: the objects that it created."""
 
     api: str
     resources: list[str]
@@ -175,7 +175,7 @@ def move_to_beta(call: Provider, state: State) -> None:
 
 
 def destroy(call: Provider, state: State) -> None:
-    """In the opposite order; after each the provider reads until it is told that nothing is there."""
+    """In the opposite order; after each the provider reads until it gets a 404."""
     member = f"/usageplans/{state.plan}/keys/{state.key}"
     call("DELETE", member, expect=202)
     call("GET", member, expect=404)

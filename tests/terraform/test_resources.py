@@ -31,7 +31,7 @@ def test_a_resource_lives_without_drift(control: Control, table: Table) -> None:
 
 
 @pytest.mark.parametrize("source", DATA_SOURCES, ids=lambda source: source.name)
-def test_a_data_source_finds_what_is_there(control: Control, source: DataSource) -> None:
+def test_a_data_source_finds_an_existing_object(control: Control, source: DataSource) -> None:
     replay = Replay(control, BY_RESOURCE)
     replay.apply(source.needs)
     read = replay.send(Send("GET", source.read, status=200))

@@ -156,7 +156,7 @@ SPOOFABLE = {
 }
 
 
-def test_the_upstream_learns_who_calls() -> None:
+def test_the_upstream_gets_the_caller_in_headers() -> None:
     assert allowed(ask(), SIGNED).upstream == {
         "x-api-key-id": "k1",
         "x-usage-plan-id": "p1",
