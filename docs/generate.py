@@ -1,4 +1,4 @@
-"""Write the tables of docs/reference/ and copy plots into docs/img/; with --check, list what is out of date.
+"""Write the tables of docs/reference/ and copy plots into docs/img/; with --check, list the outdated ones.
 
 Pages are written by hand, except for their blocks. `BLOCKS` has a function for the text between
 `<!-- generated: NAME -->` and `<!-- end -->`. For a new table add a function there and a block to a page.
@@ -102,7 +102,7 @@ def _named(kind: Any) -> str:
 
 
 def _bare(kind: Any) -> Any:
-    """The kind without `| None` and without what it is annotated with."""
+    """The kind without `| None` and without its annotations."""
     while (bare := bare_kind(get_args(kind)[0] if get_origin(kind) is Annotated else kind)) is not kind:
         kind = bare
     return kind
@@ -242,7 +242,7 @@ def _metrics(source: Source) -> Iterator[tuple[str, ...]]:
 
 
 def _collectors(registry: CollectorRegistry) -> list[Collector]:
-    # The library has no public way to ask for the labels of a metric that nobody has counted yet.
+    # The library has no public way to ask for the labels of a metric without a count.
     return list(registry._collector_to_names)  # noqa: SLF001
 
 

@@ -1,4 +1,4 @@
-"""Which Envoy has which hole that concerns whoever asks about requests, by what its makers and others published."""
+"""Published Envoy CVEs that affect ext_authz, and the versions that fix them."""
 
 from __future__ import annotations
 

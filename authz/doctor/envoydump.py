@@ -24,7 +24,7 @@ def read(
     """An Envoy from `/config_dump`, `/server_info`, `/clusters?format=json`, `/stats?format=json` and `/runtime`.
 
     `only` names the clusters that are ours; without it, every ext_authz filter that asks by gRPC is. Raises
-    ValueError, KeyError, TypeError or AttributeError for what is no answer of Envoy's.
+    ValueError, KeyError, TypeError or AttributeError for an answer that is not Envoy's.
     """
     parts = {part["@type"].removeprefix(DUMP): part for part in dump["configs"]}
     known = _clusters(parts.get("ClustersConfigDump", SILENT), clusters)

@@ -14,7 +14,7 @@ RULES: Final[tuple[Rule, ...]] = (*PROCESS_RULES, *ENVOY_RULES, *REDIS_RULES)
 
 
 def examine(facts: Facts) -> list[Finding]:
-    """What is wrong, the worst first, and otherwise in the order of the rules; each once."""
+    """The findings, the worst first, and otherwise in the order of the rules; each once."""
     found = dict.fromkeys(finding for rule in RULES for finding in _found(rule, facts))
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 

@@ -1,4 +1,4 @@
-"""What was seen of a running system, as plain values: all that a rule may know."""
+"""A running system as plain values: all that a rule may know."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Cluster:
 
     @property
     def named(self) -> int:
-        """How many addresses stand in it for others to resolve; 0 for one whose hosts are told as they are."""
+        """The number of names that Envoy resolves; 0 if the hosts are given as addresses."""
         found = self.config.get("load_assignment", SILENT).get("endpoints", ())
         by_name = self.config.get("type") in ("STRICT_DNS", "LOGICAL_DNS")
         return sum(len(one.get("lb_endpoints", ())) for one in found) if by_name else 0
@@ -171,7 +171,7 @@ class Manager:
 
     @property
     def picked_by(self) -> frozenset[str]:
-        """The headers by which a client picks the cluster."""
+        """The headers that let a client pick the cluster."""
         actions = [route.get("route", SILENT) for host in self.virtual_hosts for route in host.get("routes", ())]
         parts = (part for action in actions for part in (action, *_parts({"route": action})))
         return frozenset(part["cluster_header"] for part in parts if part.get("cluster_header"))
@@ -246,7 +246,7 @@ class Envoy:
 
     @property
     def asked(self) -> Sequence[Cluster]:
-        """The clusters that are asked, each once."""
+        """The clusters that checks go to, each once."""
         return list({check.cluster.name: check.cluster for check in self.checks if check.cluster}.values())
 
     def checks_of(self, cluster: Cluster) -> Sequence[Check]:
@@ -289,7 +289,7 @@ def seconds(duration: str | None, default: float) -> float:
 
 @dataclass(frozen=True)
 class Process:
-    """A sidecar or a control plane, by its status pages. `skew` is its clock less ours, in seconds, if it was told."""
+    """A sidecar or a control plane, by its status pages. `skew` is its clock less ours, in seconds, if known."""
 
     address: str
     details: Json
@@ -329,7 +329,7 @@ class Control(Process):
 
 @dataclass(frozen=True)
 class Asked:
-    """A gRPC address that was asked for its health: SERVING, NOT_SERVING, or why there was no answer."""
+    """A gRPC address and its health: SERVING, NOT_SERVING, or the reason for no answer."""
 
     address: str
     answer: str
@@ -354,7 +354,7 @@ class Redis:
     default_user_is_open: bool | None
     endless: Sequence[str]
     looked_at: int
-    workers: int | None  # that hold a lease of the store; None where nobody keeps one
+    workers: int | None  # sidecar workers that the store lists; None without a store
     refused: Sequence[str] = ()  # commands that our user may not say, or that are unknown
 
     @property
@@ -414,7 +414,7 @@ class Facts:
         return (one for one in self.checks() if one.manager == check.manager)
 
     def clusters(self) -> Iterator[tuple[Envoy, Cluster]]:
-        """Each cluster that is asked, of each Envoy."""
+        """Each cluster that checks go to, of each Envoy."""
         for envoy in self.envoys:
             for cluster in envoy.asked:
                 yield envoy, cluster

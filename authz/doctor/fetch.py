@@ -48,7 +48,7 @@ PIECE: Final = 1 << 20
 STATS: Final = r"ext_authz|cluster\..*\.upstream_rq_(pending|active)_overflow"
 PINGS: Final = 5
 SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the account's,
-SAMPLED: Final = 1_000  # and that are asked for their expiry
+SAMPLED: Final = 1_000  # and whose expiry is read
 LASTING: Final = ("store", "restoring")  # kinds of keys that have none
 CONFIG: Final = (
     "appendfsync",
@@ -67,7 +67,7 @@ Run = Callable[..., Awaitable[Any]]
 
 
 class UnreachableError(Exception):
-    """An address does not answer, or not as what it was given for; in words for the operator."""
+    """An address does not answer, or answers as another kind of server; in words for the operator."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Targets:
 
 
 async def look(targets: Targets) -> Facts:
-    """Ask all of them. Who does not answer is told in `silent`. Raises ValueError for a Redis URL that breaks a rule,
+    """Query all targets; `silent` lists those that do not answer. Raises ValueError for a Redis URL that breaks a rule,
     and OSError for a file that cannot be read."""
     silent: dict[str, str] = {}
 
@@ -331,8 +331,8 @@ async def _connect(client: redis.asyncio.Redis) -> None:
 
 
 async def _endless(run: Run, account: str) -> tuple[list[str], int]:
-    """Names of counters without an expiry, of so many that were looked at; none where the keys are another node's."""
-    # The first key named tells a cluster's client which node is asked from now on.
+    """Counters without an expiry, and the number of counters examined; none if another node has the keys."""
+    # The first key picks the node for a cluster's client.
     if await run("PTTL", redis_key(account, "account")) is None:
         return [], 0
     prefix = redis_key(account, "")

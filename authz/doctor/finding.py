@@ -54,7 +54,7 @@ class Rule:
 
 
 def not_understood(rule: Rule, error: Exception) -> Finding:
-    """Report the kind of the error only: its text may quote what was looked at."""
+    """Report the kind of the error only: its text may quote the configuration."""
     why = "The configuration has a form that this rule does not know, so the rule checked nothing."
     fix = "report it, with the version of the program that was looked at; the other rules hold"
     return Finding("not-understood", "warning", f"rule {rule.id}", type(error).__name__, why, fix)

@@ -88,7 +88,7 @@ def _lines(findings: Iterable[Finding]) -> Iterator[str]:
 def _table(severity: Severity, findings: Sequence[Finding]) -> Table:
     table = Table(title=Text(severity.upper(), COLOURS[severity]), title_justify="left", box=SIMPLE, expand=True)
     table.add_column("finding, and where", ratio=2, overflow="fold")
-    table.add_column("what is there, why it matters, the fix", ratio=3, overflow="fold")
+    table.add_column("evidence, why it matters, the fix", ratio=3, overflow="fold")
     for finding in findings:
         table.add_row(Text.assemble((finding.id, COLOURS[severity]), f"\n{finding.where}"), _told(finding))
     return table
@@ -119,4 +119,4 @@ def reference() -> str:
 def _part(title: str, rules: Iterable[Rule]) -> Iterator[str]:
     yield f"## {title}\n"
     for rule in rules:
-        yield f"### {rule.id}\n\n**{rule.severity}.** {' '.join(rule.when.split())}\n\n{rule.why}\n\nFix: {rule.fix}\n"
+        yield f"### `{rule.id}`\n\n**{rule.severity}.** {' '.join(rule.when.split())}\n\n{rule.why}\n\nFix: {rule.fix}\n"

@@ -8,7 +8,7 @@ from typing import Final
 from authz.doctor.facts import Facts, Json
 from authz.doctor.finding import Rule, Seen, rule
 
-SKEW_SECONDS: Final = 3.0  # what is told in whole seconds is not known better
+SKEW_SECONDS: Final = 3.0  # reported times are whole seconds
 DAY: Final = 86_400
 EXPIRY_DAYS: Final = 14
 # What has to be the same in all sidecars that share limits.

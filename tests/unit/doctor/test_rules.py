@@ -49,7 +49,7 @@ def test_the_page_is_what_the_doctor_prints() -> None:
 
 
 def test_each_rule_is_on_the_page_once() -> None:
-    assert re.findall("^### (.*)$", reference(), re.MULTILINE) == [rule.id for rule in RULES]
+    assert re.findall("^### `(.*)`$", reference(), re.MULTILINE) == [rule.id for rule in RULES]
 
 
 def test_rules_have_names_of_their_own_and_say_all() -> None:

@@ -1,4 +1,4 @@
-"""What a caller is told when authz is away, and how long Envoy waits for it before that."""
+"""The caller's answer when authz is away, and the time that Envoy waits before that."""
 
 from __future__ import annotations
 

@@ -272,7 +272,7 @@ def _match(route: Json) -> str:
 @rule(
     "info",
     why="The doctor cannot tell whether these routes are checked, and whether they match every path.",
-    fix="check them by hand; the other rules hold all the same",
+    fix="check them by hand; the other rules hold nevertheless",
 )
 def routes_not_seen(facts: Facts) -> Iterator[Seen]:
     """Envoy does not show the routes of a checked listener, because they are scoped or have not arrived, or picks them

@@ -1,4 +1,4 @@
-"""The cluster that is asked: its endpoints, how their health is told, and how many checks it takes."""
+"""The cluster of authz: its endpoints, their health, and the number of checks that it takes."""
 
 from __future__ import annotations
 

@@ -280,7 +280,7 @@ def _changed_later(check: Check) -> Iterator[tuple[str, str]]:
         for one in later:
             said = level.get("typed_per_filter_config", SILENT).get(one.name, SILENT)
             yield from ((f"{at}, filter {one.name}", name) for name in _mutated(said.get("config", said)))
-        # A route removes headers after the check, but other spellings are nobody's identity.
+        # A route removes headers after the check, but other spellings name no caller.
         for removed in level.get("request_headers_to_remove", ()):
             if removed.lower() in IDENTITY:
                 yield at, removed.lower()

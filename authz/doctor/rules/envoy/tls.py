@@ -1,4 +1,4 @@
-"""Whether the cluster that is asked speaks TLS, and knows to whom."""
+"""TLS between Envoy and authz, and the check of the certificate."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tls_not_verified(facts: Facts) -> Iterator[Seen]:
 
 
 def _unverified(tls: Json) -> str:
-    """What is missing; "" if nothing is, or if it may stand in a secret that Envoy is given."""
+    """The missing part; "" if nothing is missing, or if it may stand in a secret that Envoy is given."""
     context = tls.get("common_tls_context", SILENT)
     combined = context.get("combined_validation_context", SILENT)
     inline = context.get("validation_context", combined.get("default_validation_context", SILENT))
