@@ -119,4 +119,5 @@ def reference() -> str:
 def _part(title: str, rules: Iterable[Rule]) -> Iterator[str]:
     yield f"## {title}\n"
     for rule in rules:
-        yield f"### `{rule.id}`\n\n**{rule.severity}.** {' '.join(rule.when.split())}\n\n{rule.why}\n\nFix: {rule.fix}\n"
+        when = " ".join(rule.when.split())
+        yield f"### `{rule.id}`\n\n**{rule.severity}.** {when}\n\n{rule.why}\n\nFix: {rule.fix}\n"
