@@ -1,7 +1,7 @@
 """The usage plans, keys, APIs and stages of a CloudFormation or SAM template.
 
-Values are taken as they stand, or from a parameter's default; what CloudFormation has to work out first stays behind,
-by name. A resource's logical id becomes its id here, so that importing again changes nothing.
+A value is taken as written, or from a parameter's default. A resource with a value that only CloudFormation can resolve
+is left out by name. A resource's logical id becomes its id here, so a second import changes nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from authz.aws.foreign import NOT_CARRIED_OUT, Document, Foreign, Row, mapping
+from authz.aws.decoded import Document, mapping
+from authz.aws.foreign import NOT_CARRIED_OUT, Foreign, Row
 
 SAM_API: Final = "AWS::Serverless::Api"
-MAX_DEPTH: Final = 30  # of resources within one another
+MAX_DEPTH: Final = 30  # of nested resources
 
 
 def is_template(document: Document) -> bool:
+    """True if the document has a resource of AWS's."""
     return any(
         str(mapping(resource).get("Type", "")).startswith("AWS::")
         for resource in mapping(document.get("Resources")).values()
@@ -25,16 +27,16 @@ def is_template(document: Document) -> bool:
 
 
 def read(document: Document) -> Foreign:
-    """What a decoded template brings; short forms such as `!Ref a` are decoded as `{"Ref": "a"}`."""
+    """Read a decoded template, in which short forms such as `!Ref a` are decoded as `{"Ref": "a"}`."""
     return _Template(document).read()
 
 
 class _NotPlainError(ValueError):
-    """A value that only CloudFormation can work out."""
+    """A value that only CloudFormation can resolve."""
 
 
 class _Template:
-    """One template. A resource's logical id becomes its id here, so that importing again changes nothing."""
+    """One template, and the reader of each type of resource."""
 
     def __init__(self, document: Document) -> None:
         self.resources: Document = {
@@ -42,20 +44,22 @@ class _Template:
         }
         parameters = document.get("Parameters")
         self.parameters: Document = parameters if isinstance(parameters, Mapping) else {}
-        self.known = {*self.resources, *_generated(self.resources)}
+        self.known = set(self.resources)
+        for name, _ in self._of_type(SAM_API):
+            self.known |= {f"{name}UsagePlan", "ServerlessUsagePlan"}  # the plans that SAM makes
         self.result = Foreign()
         self.integrations = 0
 
     def read(self) -> Foreign:
         readers: dict[str, Callable[[str, Document], None]] = {
-            "AWS::ApiGateway::RestApi": self._api,
-            "AWS::ApiGateway::Resource": self._resource,
-            "AWS::ApiGateway::Deployment": self._deployment,
-            "AWS::ApiGateway::Stage": self._stage,
-            "AWS::ApiGateway::UsagePlan": self._plan,
-            "AWS::ApiGateway::ApiKey": self._key,
-            "AWS::ApiGateway::UsagePlanKey": self._member,
-            SAM_API: self._serverless,
+            "AWS::ApiGateway::RestApi": self.api,
+            "AWS::ApiGateway::Resource": self.resource,
+            "AWS::ApiGateway::Deployment": self.deployment,
+            "AWS::ApiGateway::Stage": self.stage,
+            "AWS::ApiGateway::UsagePlan": self.plan,
+            "AWS::ApiGateway::ApiKey": self.key,
+            "AWS::ApiGateway::UsagePlanKey": self.member,
+            SAM_API: self.serverless,
         }
         others: Counter[str] = Counter()
         for name, resource in self.resources.items():
@@ -70,14 +74,14 @@ class _Template:
                 self.result.left.append(f"{name}: its condition {resource['Condition']}: it is imported all the same")
             try:
                 read(name, mapping(resource.get("Properties")))
-            except _NotPlainError as unknown:
-                self.result.left.append(f"{name} ({kind}): {unknown}")
+            except _NotPlainError as cause:
+                self.result.left.append(f"{name} ({kind}): {cause}")
         if self.integrations:
             self.result.left.append(f"integrations ({self.integrations}): the way to the upstream is Envoy's")
         self.result.left += [f"{kind} ({count})" for kind, count in sorted(others.items())]
         return self.result
 
-    def _api(self, name: str, of: Document) -> None:
+    def api(self, name: str, of: Document) -> None:
         if "Body" in of or "BodyS3Location" in of:
             self.result.left.append(f"{name}: its OpenAPI document: import it by itself, with --api-id {name}")
         self.result.add("rest-apis", self._api_row(name, self._plain(of.get("Name"), name), of))
@@ -95,7 +99,7 @@ class _Template:
         return row | self._given(of, "Description", "Tags")
 
     def _node(self, api: str, name: str, of: Document | None) -> Row:
-        """A resource of an API, with its methods; without properties the root."""
+        """Return a resource of an API with its methods. Without properties it is the root."""
         root = f"{api}-root"
         methods = {}
         for method, given in self._of_type("AWS::ApiGateway::Method"):
@@ -119,7 +123,7 @@ class _Template:
         return row
 
     def _place(self, of: Document, api: str, member: str = "ResourceId") -> str:
-        """The id of the resource that a property names: another one of the template, or the API's root."""
+        """Return the id of the resource that a property names: another one of the template, or the API's root."""
         given = of.get(member)
         attribute = mapping(given).get("Fn::GetAtt")
         parts = attribute.split(".") if isinstance(attribute, str) else attribute
@@ -137,19 +141,19 @@ class _Template:
         above = "" if parent == f"{api}-root" else self._path(parent, api, depth + 1)
         return f"{above}/{self._plain(of.get('PathPart'), '')}"
 
-    def _resource(self, name: str, of: Document) -> None:
-        """Read with its API; one of an API that is not in the template stays behind."""
+    def resource(self, name: str, of: Document) -> None:
+        """Note a resource whose API is not in the template. The others are read with their API."""
         api = self._reference(of.get("RestApiId"))
         if api not in self.resources:
             self.result.left.append(f"{name}: the API {api} is not in this template")
 
-    def _deployment(self, name: str, of: Document) -> None:
-        """A deployment that makes a stage of its own; the others are their stages' business."""
+    def deployment(self, name: str, of: Document) -> None:
+        """Read the stage that a deployment creates, if it creates one."""
         if "StageName" in of:
             described = mapping(of.get("StageDescription"))
-            self._stage(name, {**described, "RestApiId": of.get("RestApiId"), "StageName": of["StageName"]})
+            self.stage(name, {**described, "RestApiId": of.get("RestApiId"), "StageName": of["StageName"]})
 
-    def _stage(self, name: str, of: Document) -> None:
+    def stage(self, name: str, of: Document) -> None:
         api = self._reference(of.get("RestApiId"))
         if api not in self.resources:
             self.result.left.append(f"{name}: a stage of the API {api}, which is not in this template")
@@ -172,7 +176,7 @@ class _Template:
         }
         self.result.add("stages", row | self._given(of, "Description", "Variables", "Tags"), api)
 
-    def _plan(self, name: str, of: Document) -> None:
+    def plan(self, name: str, of: Document) -> None:
         stages = of.get("ApiStages")
         row: Row = {
             "id": name,
@@ -184,15 +188,15 @@ class _Template:
         self.result.add("usage-plans", row)
 
     def _limits(self, of: Document) -> Row:
-        found: Row = {}
+        rows: Row = {}
         for member, names in (("Throttle", ("RateLimit", "BurstLimit")), ("Quota", ("Limit", "Offset", "Period"))):
             given = mapping(of.get(member))
             limits = {_camel(name): self._plain(given[name], None) for name in names if name in given}
             if limits:
-                found[_camel(member)] = {
+                rows[_camel(member)] = {
                     key: value if key == "period" else _number(value) for key, value in limits.items()
                 }
-        return found
+        return rows
 
     def _covered(self, stage: Any) -> Row:
         of = mapping(stage)
@@ -200,34 +204,31 @@ class _Template:
             path: {_camel(key): _number(self._plain(value, None)) for key, value in mapping(limits).items()}
             for path, limits in mapping(of.get("Throttle")).items()
         }
+        given = of.get("Stage")
+        name = str(mapping(given).get("Ref", "")).removesuffix(".Stage")  # SAM writes !Ref Api.Stage
+        referred = mapping(self.resources.get(name)).get("Properties")
         return {
             "apiId": self._reference(of.get("ApiId")),
-            "stage": self._stage_name(of.get("Stage")),
+            "stage": self._plain(mapping(referred).get("StageName") if referred else given, ""),
             **({"throttle": throttles} if throttles else {}),
         }
 
-    def _stage_name(self, given: Any) -> Any:
-        """A stage's name, or that of the stage which is referred to; `!Ref Api.Stage` is SAM's."""
-        name = str(mapping(given).get("Ref", "")).removesuffix(".Stage")
-        referred = mapping(self.resources.get(name)).get("Properties")
-        return self._plain(mapping(referred).get("StageName") if referred else given, "")
-
-    def _key(self, name: str, of: Document) -> None:
+    def key(self, name: str, of: Document) -> None:
         enabled = self._plain(of.get("Enabled"), True) in (True, "true")
         row: Row = {"id": name, "name": self._plain(of.get("Name"), name), "enabled": enabled, "createdDate": ""}
         self.result.add("api-keys", row | self._given(of, "Description", "CustomerId", "Value", "Tags"))
 
-    def _member(self, _name: str, of: Document) -> None:
+    def member(self, _name: str, of: Document) -> None:
         plan, key = self._reference(of.get("UsagePlanId")), self._reference(of.get("KeyId"))
         self.result.add("usage-plan-keys", {"id": key, "type": "API_KEY"}, plan)
 
-    def _serverless(self, name: str, of: Document) -> None:
-        """SAM makes an API, a stage and, where it is asked to, a plan with one key."""
+    def serverless(self, name: str, of: Document) -> None:
+        """Read an API of SAM's, which makes an API, a stage and, on demand, a plan with one key."""
         auth = mapping(of.get("Auth"))
         if "DefinitionBody" in of or "DefinitionUri" in of:
             self.result.left.append(f"{name}: its OpenAPI document: import it by itself, with --api-id {name}")
         self.result.add("rest-apis", self._api_row(name, self._plain(of.get("Name"), name), of))
-        self._stage(name, {**of, "RestApiId": name})
+        self.stage(name, {**of, "RestApiId": name})
         plan = mapping(auth.get("UsagePlan"))
         if self._plain(plan.get("CreateUsagePlan"), "NONE") == "NONE":
             return
@@ -238,13 +239,13 @@ class _Template:
             if row["id"] == plan_id:
                 row["apiStages"].append(self._covered(covered))
                 return
-        self._plan(plan_id, {**plan, "ApiStages": [covered]})
+        self.plan(plan_id, {**plan, "ApiStages": [covered]})
         self.result.left.append(
             f"{name}: the key that SAM makes for {plan_id}: make one with `aws apigateway create-api-key`"
         )
 
     def _given(self, of: Document, *names: str) -> Row:
-        """Plain properties by AWS's names in the API; what CloudFormation has to work out stays behind."""
+        """Return properties under the names that AWS's API gives them. Raises _NotPlainError."""
         return {_camel(name): _tags(self._whole(of[name])) for name in names if name in of}
 
     def _whole(self, value: Any) -> Any:
@@ -255,7 +256,7 @@ class _Template:
         return self._plain(value, None)
 
     def _plain(self, value: Any, otherwise: Any) -> Any:
-        """A value as it stands, or a parameter's default. Raises _NotPlainError for what has to be worked out."""
+        """Return a value as written, or a parameter's default. Raises _NotPlainError for any other intrinsic."""
         if value is None:
             return otherwise
         if not isinstance(value, Mapping):
@@ -263,10 +264,12 @@ class _Template:
         parameter = mapping(self.parameters.get(str(value.get("Ref", ""))))
         if "Default" in parameter:
             return parameter["Default"]
-        raise _NotPlainError(f"{_shown(value)} has to be resolved by CloudFormation first")
+        name, argument = next(iter(value.items()), ("", ""))
+        written = f"!{str(name).removeprefix('Fn::')} {argument}"[:80]
+        raise _NotPlainError(f"{written} has to be resolved by CloudFormation first")
 
     def _reference(self, value: Any) -> str:
-        """The id that a property names: a resource of the template, or one that is there already."""
+        """Return the id that a property names: of a resource of the template, or of one that exists already."""
         if isinstance(value, Mapping) and str(value.get("Ref", "")) in self.known:
             return str(value["Ref"])
         return str(self._plain(value, ""))
@@ -275,26 +278,14 @@ class _Template:
         return ((name, found) for name, found in self.resources.items() if found.get("Type") == kind)
 
 
-def _generated(resources: Document) -> Iterator[str]:
-    """The logical ids that SAM gives to the plans it makes."""
-    for name, resource in resources.items():
-        if resource.get("Type") == SAM_API:
-            yield from (f"{name}UsagePlan", "ServerlessUsagePlan")
-
-
 def _is_intrinsic(value: Document) -> bool:
     return (len(value) == 1 and next(iter(value)) in ("Ref", "Condition")) or any(
         str(key).startswith("Fn::") for key in value
     )
 
 
-def _shown(value: Document) -> str:
-    name, what = next(iter(value.items()), ("", ""))
-    return f"!{str(name).removeprefix('Fn::')} {what}"[:80]
-
-
 def _tags(value: Any) -> Any:
-    """CloudFormation's tags are a list of keys and values."""
+    """Turn CloudFormation's list of tags into a mapping; return any other value as it is."""
     if isinstance(value, list) and all(isinstance(tag, Mapping) and {"Key", "Value"} <= tag.keys() for tag in value):
         return {str(tag["Key"]): str(tag["Value"]) for tag in value}
     return value
@@ -305,7 +296,7 @@ def _camel(name: str) -> str:
 
 
 def _number(value: Any) -> Any:
-    """A number that a template may also write as text."""
+    """Read a number that a template may write as text; return any other text as it is."""
     if isinstance(value, str):
         try:
             return int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else float(value)

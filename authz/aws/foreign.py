@@ -1,22 +1,22 @@
-"""Files of other tools, known by their telling keys: read as what the aws cli would print, or refused with the way in.
+"""Files of other tools, recognised by their top-level names: read here, or refused with the command that converts them.
 
-CloudFormation, SAM and Terraform describe the same plans, keys and stages as AWS's API does. So their resources become
-the lists that `aws apigateway get-…` prints, and `awsfiles` reads those; what it cannot carry is named.
+CloudFormation, SAM and Terraform describe the same plans, keys and stages as AWS's API. So their resources become the
+lists that `aws apigateway get-…` prints, and `awsfiles` reads those lists. `Foreign.left` names what is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from authz.aws.decoded import Document
+
 Row = dict[str, Any]
-Document = Mapping[str, Any]
 
 OURS: Final = frozenset({"account", "apis", "apiKeys", "settings", "usagePlans"})
 NOT_CARRIED_OUT: Final = frozenset({"AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS"})  # kinds of authorization
 
-# What a file is, told by its top-level names, and how its plans come here.
+# Top-level names that identify a file, and a text that says which tool's file it is and how to import it.
 REFUSED: Final[tuple[tuple[frozenset[str], str], ...]] = (
     (
         frozenset({"service", "provider"}),
@@ -47,27 +47,24 @@ TERRAFORM_SOURCE: Final = "Terraform's own language: run `terraform show -json >
 
 
 class ForeignError(ValueError):
-    """A file that is known and not read; the text says what it is and which way leads here."""
+    """A file of a known tool that we do not read. The text names the tool and says how to import from it."""
 
 
 @dataclass
 class Foreign:
-    """Lists as the aws cli prints them, by the name of the command and what they are of; and what stays behind."""
+    """The lists that the aws cli would print, by document name, and a text for each thing that is left out."""
 
     documents: dict[str, Any] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
     def add(self, kind: str, row: Row, owner: str = "") -> None:
+        """Add a row to a list such as `stages` of the API `owner`."""
         name = f"{kind}-{owner}.json" if owner else f"{kind}.json"
         self.documents.setdefault(name, {"items": []})["items"].append(row)
 
 
 def check_known(document: Document) -> None:
-    """Raise ForeignError for a file of a tool whose plans come here by another way."""
+    """Raise ForeignError for a file that another command has to convert first."""
     for names, sentence in REFUSED:
         if names <= document.keys():
             raise ForeignError(sentence)
-
-
-def mapping(value: Any) -> Document:
-    return value if isinstance(value, Mapping) else {}

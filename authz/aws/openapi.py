@@ -1,36 +1,23 @@
-"""An OpenAPI document, version 2 or 3, read as edits of a RestApi. What it says and we do not take over is noted."""
+"""Imports an OpenAPI document, version 2 or 3, into a RestApi. Warnings name each part that is left out."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import msgspec
 from msgspec.structs import replace
 
+from authz.aws.decoded import Document, mapping
 from authz.aws.errors import ApiError, bad_request
 from authz.aws.models import models
-from authz.aws.oasdocument import (
-    EXTENSION,
-    Document,
-    Notes,
-    Reader,
-    Weight,
-    intrinsic,
-    listing,
-    mapping,
-    quoted,
-    text,
-    too_large,
-    unreadable,
-)
-from authz.aws.oasmethods import Methods, Place, is_integer
+from authz.aws.oasbasepath import MAX_PATH, prefix
+from authz.aws.oasdocument import EXTENSION, DocumentReader, MethodPlace, Notes, Weight, intrinsic, unreadable
+from authz.aws.oasmethods import Methods
 from authz.aws.oasmodels import validator_of, with_models, with_validators
-from authz.aws.restapis import RESPONSE_STATUSES, add_resource, check_api, check_response
-from authz.core.resources import GatewayResponse, HttpMethod
-from authz.core.rules import RESPONSE_HEADER
+from authz.aws.oasroot import described, with_responses
+from authz.aws.restapis import add_resource, check_api
+from authz.core.resources import HttpMethod
 from authz.core.stored import RestApi, StoredMethod
 
 Mode = Literal["merge", "overwrite"]
@@ -60,17 +47,13 @@ ROOT: Final = (
 ITEM: Final = (*VERBS, "trace", "$ref", "summary", "description", "servers", "parameters", "security")
 BASE_PATHS: Final = ("ignore", "prepend", "split")
 AUTHORIZATIONS: Final = ("AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS")
-MAX_PATH: Final = 2_000  # characters of a path with the base path before it, and of a server's URL
-URL_VARIABLE: Final = re.compile(r"\{([^{}]*)\}")
+
 INTRINSICS: Final = "resolve the template's intrinsics first"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """An API after an import, and what of the document was not taken over.
-
-    `grave` is true where a warning is not one that the caller has accepted beforehand.
-    """
+    """An API after an import, and the warnings. `grave` is true if the caller has not accepted all of them."""
 
     api: RestApi
     warnings: tuple[str, ...]
@@ -79,10 +62,10 @@ class Imported:
 
 @dataclass(frozen=True)
 class Options:
-    """How to import: into what is there or in its place, and what becomes of the document's base path.
+    """The query parameters of an import.
 
-    `accept` names types of authorization whose warning does not count for `failonwarnings`; `ignore` is AWS's, and
-    leaves out the documentation.
+    `mode` merges the document into the API or overwrites it. `basepath` is `ignore`, `prepend` or `split`. `accept`
+    names types of authorization whose warning does not count for `failonwarnings`. `ignore` leaves out documentation.
     """
 
     new_id: Callable[[], str]
@@ -92,7 +75,7 @@ class Options:
     ignore: str | None = None
 
     def check(self) -> None:
-        """Raise ApiError where an option is none of AWS's or ours."""
+        """Raise ApiError for an option that neither AWS nor we know."""
         if self.basepath not in BASE_PATHS:
             raise bad_request("Enumeration value of basepath must be ignore, prepend or split")
         for name in self.accept:
@@ -103,17 +86,17 @@ class Options:
 
 
 def imported(api: RestApi, document: Document, options: Options) -> Imported:
-    """The API with what an OpenAPI document says. Raises ApiError, and then nothing of it holds."""
+    """Apply an OpenAPI document to an API. Raises ApiError for a document that cannot be applied."""
     options.check()
     _check_version(document)
     notes = Notes()
-    reader = Reader(document, notes)
+    reader = DocumentReader(document, notes)
     reader.only(document, ROOT, "at the root")
     base = _overwritten(api) if options.mode == "overwrite" else api
-    result = _described(base, reader, options)
+    result = described(base, reader, options.ignore)
     result = with_validators(with_models(result, reader, options.new_id), reader, options.new_id)
     result = _Tree(result, api, reader, options).with_paths()
-    result = _with_responses(result, reader)
+    result = with_responses(result, reader)
     check_api(result)
     return Imported(result, notes.texts(), notes.grave)
 
@@ -133,7 +116,7 @@ def _check_version(document: Document) -> None:
 
 
 def _overwritten(api: RestApi) -> RestApi:
-    """What an overwriting import keeps of an API: who it is, and its root without methods."""
+    """Reset an API for an overwriting import: it keeps its id, and its root without methods."""
     root = replace(api.resources[api.root_resource_id], methods={})
     return replace(
         api,
@@ -150,155 +133,10 @@ def _overwritten(api: RestApi) -> RestApi:
     )
 
 
-# --- the document's root ------------------------------------------------------------------------------------------
-
-
-def _described(api: RestApi, reader: Reader, options: Options) -> RestApi:
-    document = reader.document
-    info = mapping(document.get("info"))
-    source = document.get(f"{EXTENSION}api-key-source") or api.api_key_source
-    if source not in ("HEADER", "AUTHORIZER"):
-        raise unreadable(f"{EXTENSION}api-key-source must be HEADER or AUTHORIZER")
-    if document.get(f"{EXTENSION}documentation") and options.ignore != "documentation":
-        _leave_out(
-            reader, f"'{EXTENSION}documentation' is left out; the query parameter ignore=documentation accepts it"
-        )
-    size = _typed(reader, f"{EXTENSION}minimum-compression-size", is_integer)
-    types = _typed(reader, f"{EXTENSION}binary-media-types", lambda given: isinstance(given, list))
-    policy = _typed(reader, f"{EXTENSION}policy", lambda given: isinstance(given, dict))
-    return replace(
-        _with_endpoint(api, reader),
-        name=text(info.get("title")) or api.name,
-        description=text(info.get("description")) or api.description,
-        version=text(info.get("version")) or api.version,
-        api_key_source=source,
-        binary_media_types=tuple(dict.fromkeys((*api.binary_media_types, *map(str, listing(types))))),
-        minimum_compression_size=api.minimum_compression_size if size is None else size,
-        policy=msgspec.json.encode(policy).decode() if policy else api.policy,
-    )
-
-
-def _leave_out(reader: Reader, cause: str) -> None:
-    reader.notes.add(Weight.LEFT_OUT, cause)
-
-
-def _typed(reader: Reader, name: str, fits: Callable[[Any], bool]) -> Any:
-    """An extension of the root; None where it is absent or of another kind."""
-    given = reader.document.get(name)
-    if given is None or fits(given):
-        return given
-    _leave_out(reader, f"'{name}' is left out: it is of another kind")
-    return None
-
-
-def _with_endpoint(api: RestApi, reader: Reader) -> RestApi:
-    name = f"{EXTENSION}endpoint-configuration"
-    given = mapping(_typed(reader, name, lambda given: isinstance(given, dict)))
-    reader.only(given, ("disableExecuteApiEndpoint", "vpcEndpointIds"), f"of '{name}'")
-    disabled = (text(given.get("disableExecuteApiEndpoint")) or "").lower()
-    endpoints = [one for one in listing(given.get("vpcEndpointIds")) if isinstance(one, str)]
-    if endpoints:
-        api = replace(api, endpoint_configuration={**api.endpoint_configuration, "vpcEndpointIds": endpoints})
-    return replace(api, disable_execute_api_endpoint=disabled == "true") if disabled in ("true", "false") else api
-
-
-def _with_responses(api: RestApi, reader: Reader) -> RestApi:
-    held = dict(api.gateway_responses)
-    name = f"{EXTENSION}gateway-responses"
-    for kind, response in mapping(_typed(reader, name, lambda given: isinstance(given, dict))).items():
-        if kind not in RESPONSE_STATUSES:
-            _leave_out(reader, f"Unknown gateway response type '{kind[:100]}' is ignored")
-        elif (found := reader.mapping(response, "A gateway response", kind)) is not None:
-            held[kind] = _gateway_response(kind, found, reader)
-    return replace(api, gateway_responses=held)
-
-
-def _gateway_response(kind: str, given: Document, reader: Reader) -> GatewayResponse:
-    reader.only(given, ("statusCode", "responseParameters", "responseTemplates"), "of a gateway response", kind)
-    status = text(given.get("statusCode"))
-    if status and not re.fullmatch(r"[1-5]\d\d", status, re.ASCII):
-        raise unreadable(f"the statusCode {quoted(status)} of the gateway response {kind} is no status")
-    parameters = _texts(given.get("responseParameters"), kind, reader)
-    for name in [name for name in parameters if not RESPONSE_HEADER.fullmatch(name)]:
-        del parameters[name]
-        _leave_out(reader, f"{quoted(name)} of the gateway response {kind} is left out: only headers can be set")
-    response = GatewayResponse(status or None, parameters, _texts(given.get("responseTemplates"), kind, reader))
-    try:
-        check_response(response)
-    except ApiError as refused:
-        raise unreadable(f"the gateway response {kind}: {refused.message.partition(': ')[2]}") from None
-    return response
-
-
-def _texts(value: Any, kind: str, reader: Reader) -> dict[str, str]:
-    kept = {}
-    for name, given in mapping(value).items():
-        if (shown := text(given)) is None:
-            _leave_out(reader, f"{quoted(name)} of the gateway response {kind} is left out: it is no text")
-        else:
-            kept[str(name)] = shown
-    return kept
-
-
-# --- the base path ------------------------------------------------------------------------------------------------
-
-
-def _prefix(document: Document, basepath: str) -> str:
-    """What stands before each path: the document's base path, or what is left of it without its first part."""
-    if basepath == "ignore":
-        return ""
-    parts = [part for part in _base_path(document).split("/") if part]
-    return "".join(f"/{part}" for part in (parts if basepath == "prepend" else parts[1:]))
-
-
-def _base_path(document: Document) -> str:
-    """The base path as AWS finds it: the first variable `basePath` of a server, or else the path of the first URL."""
-    if "swagger" in document:
-        return _bounded(document.get("basePath"))
-    servers = [mapping(server) for server in listing(document.get("servers"))]
-    for server in servers:
-        variable = mapping(mapping(server.get("variables")).get("basePath"))
-        if (default := text(variable.get("default"))) is not None:
-            return _bounded(default)
-    return _url_path(servers[0]) if servers else ""
-
-
-def _url_path(server: Document) -> str:
-    """The path of a server's URL. Variables stand for their defaults, which are not looked through again."""
-    variables = mapping(server.get("variables"))
-    room = MAX_PATH
-
-    def default(found: re.Match[str]) -> str:
-        nonlocal room
-        value = _bounded(mapping(variables.get(found[1])).get("default", found[0]))
-        room -= len(value)
-        if room < 0:
-            raise too_large()
-        return value
-
-    url = URL_VARIABLE.sub(default, _bounded(server.get("url")))
-    url = re.split(r"[?#]", url, maxsplit=1)[0]
-    scheme, slashes, rest = url.partition("//")
-    if slashes and (not scheme or scheme.endswith(":")):
-        return rest.partition("/")[2]
-    first, _, below = url.partition("/")
-    return below if "." in first or ":" in first else url  # a host without a scheme
-
-
-def _bounded(value: Any) -> str:
-    found = text(value) or ""
-    if len(found) > MAX_PATH:
-        raise unreadable(f"a server's URL, its variables and a base path have at most {MAX_PATH} characters")
-    return found
-
-
-# --- paths --------------------------------------------------------------------------------------------------------
-
-
 class _Tree:
     """The resources of an API while an import adds to them."""
 
-    def __init__(self, api: RestApi, before: RestApi, reader: Reader, options: Options) -> None:
+    def __init__(self, api: RestApi, before: RestApi, reader: DocumentReader, options: Options) -> None:
         self._api = api
         self._reader = reader
         self._options = options
@@ -311,29 +149,29 @@ class _Tree:
         paths = self._reader.document.get("paths")
         if paths is not None and not isinstance(paths, dict):
             raise unreadable("'paths' is no mapping")
-        prefix = _prefix(self._reader.document, self._options.basepath)
+        base = prefix(self._reader.document, self._options.basepath)
         for path, item in mapping(paths).items():
             if not str(path).startswith("x-"):
-                self._add_path(prefix, str(path), item)
+                self._add_path(base, str(path), item)
         resources = {
             one.id: replace(one, methods={**one.methods, **made}) if (made := self._made.get(one.id)) else one
             for one in self._api.resources.values()
         }
         return replace(self._api, resources=resources)
 
-    def _add_path(self, prefix: str, path: str, given: Any) -> None:
+    def _add_path(self, base: str, path: str, given: Any) -> None:
         if not path.startswith("/"):
             raise unreadable(f"the path {path[:200]} does not begin with /")
         item = self._item(path, given)
         if item is None:
             return
-        whole = (prefix + path).rstrip("/") or "/"
+        whole = (base + path).rstrip("/") or "/"
         at = self._resource(whole, path)
         self._reader.only(item, ITEM, "of a path", path[:200])
         places = []
         for name, operation in self._operations(path, item):
-            place = Place(VERBS[name], whole, at)
-            if self._overrides(place):
+            place = MethodPlace(VERBS[name], whole, at)
+            if place.verb in self._made.get(at, {}):
                 self._reader.notes.add(Weight.OPEN, "Given more than once, and the last is taken", str(place))
             places.append(str(place))
             method = self._methods.read(operation, item.get("parameters"), place)
@@ -344,7 +182,7 @@ class _Tree:
             self._reader.notes.add(Weight.OPEN, "The security of a path is left out; methods have their own", *places)
 
     def _item(self, path: str, given: Any) -> Document | None:
-        """A path item, with what it refers to below its own members."""
+        """Return a path item with the members that it refers to below its own. Note a broken one and return None."""
         what = "A path"
         if intrinsic(given):
             what = f"A path that is {intrinsic(given)} ({INTRINSICS})"
@@ -360,13 +198,10 @@ class _Tree:
                 if found is not None:
                     yield name, found
             elif name == "trace":
-                _leave_out(self._reader, f"Method TRACE of resource '{path[:200]}' is ignored")
-
-    def _overrides(self, place: Place) -> bool:
-        return place.verb in self._made.get(place.resource_id, {})
+                self._reader.notes.add(Weight.LEFT_OUT, f"Method TRACE of resource '{path[:200]}' is ignored")
 
     def _resource(self, whole: str, path: str) -> str:
-        """The id of a path's resource, which is made with all above it where it is not there."""
+        """Return the id of a path's resource; add missing resources. Raises ApiError."""
         if len(whole) > MAX_PATH:
             raise unreadable(f"the path {path[:200]}… has more than {MAX_PATH} characters")
         known, missing = whole, list[str]()
@@ -376,16 +211,13 @@ class _Tree:
             missing.append(part)
         at = self._ids[known]
         for part in reversed(missing):
-            at = self._add_resource(at, part, path)
+            below = f"{known.removesuffix('/')}/{part}"
+            made = self._before.get(below) or self._options.new_id()
+            try:
+                self._api = add_resource(self._api, at, part, made)
+            except ApiError as refused:
+                message = f"Unable to create resource at path '{path[:200]}': {refused.message}"
+                raise ApiError(refused.code, message) from None
+            self._ids[below] = at = made
+            known = below
         return at
-
-    def _add_resource(self, parent_id: str, part: str, path: str) -> str:
-        above = self._api.resources[parent_id].path.removesuffix("/")
-        made = self._before.get(f"{above}/{part}") or self._options.new_id()
-        try:
-            self._api = add_resource(self._api, parent_id, part, made)
-        except ApiError as refused:
-            message = f"Unable to create resource at path '{path[:200]}': {refused.message}"
-            raise ApiError(refused.code, message) from None
-        self._ids[f"{above}/{part}"] = made
-        return made

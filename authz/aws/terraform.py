@@ -1,4 +1,4 @@
-"""The usage plans, keys, APIs and stages in what `terraform show -json` prints of a state or a plan."""
+"""The usage plans, keys, APIs and stages of a Terraform state or plan, as `terraform show -json` prints it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from authz.aws.foreign import NOT_CARRIED_OUT, Document, Foreign, Row, mapping
+from authz.aws.decoded import Document, mapping
+from authz.aws.foreign import NOT_CARRIED_OUT, Foreign, Row
 
-# Read with their API or stage; a stage here serves its API as it is imported, whatever its deployment was.
+# Read with their API or stage. A deployment is not read: a stage serves its API as imported.
 WITH_OTHERS: Final = frozenset(
     f"aws_api_gateway_{name}" for name in ("resource", "method", "method_settings", "deployment")
 )
+# The attributes that hold a resource's ids, if they are not `id`. They are unknown before `terraform apply`.
+IDS: Final = {
+    "aws_api_gateway_usage_plan_key": ("key_id", "usage_plan_id"),
+    "aws_api_gateway_stage": ("rest_api_id",),
+}
 
 
 def is_shown(document: Document) -> bool:
+    """True if `terraform show -json` printed the document."""
     return "format_version" in document and bool({"values", "planned_values"} & document.keys())
 
 
 def read(document: Document) -> Foreign:
-    """What a decoded document brings, by the ids that AWS gave."""
+    """Read a decoded document. Resources keep the ids that AWS gave them."""
     return _Terraform(document).read()
 
 
 class _Terraform:
-    """What `terraform show -json` prints of a state or a plan."""
+    """One document, and the reader of each type of resource."""
 
     def __init__(self, document: Document) -> None:
         root = mapping(mapping(document.get("values") or document.get("planned_values")).get("root_module"))
@@ -33,11 +40,11 @@ class _Terraform:
 
     def read(self) -> Foreign:
         readers: dict[str, Callable[[Document], None]] = {
-            "aws_api_gateway_rest_api": self._api,
-            "aws_api_gateway_stage": self._stage,
-            "aws_api_gateway_usage_plan": self._plan,
-            "aws_api_gateway_api_key": self._key,
-            "aws_api_gateway_usage_plan_key": self._member,
+            "aws_api_gateway_rest_api": self.api,
+            "aws_api_gateway_stage": self.stage,
+            "aws_api_gateway_usage_plan": self.plan,
+            "aws_api_gateway_api_key": self.key,
+            "aws_api_gateway_usage_plan_key": self.member,
         }
         others: Counter[str] = Counter()
         for resource in self.resources:
@@ -47,21 +54,17 @@ class _Terraform:
                 continue
             if resource.get("mode", "managed") != "managed" or read is None:
                 others[kind] += 1
-            elif not self._is_known(kind, of):
+            elif not all(isinstance(of.get(name), str) for name in IDS.get(kind, ("id",))):
                 self.result.left.append(f"{resource.get('address')}: its ids are known only after `terraform apply`")
             else:
                 read(of)
         self.result.left += [f"{kind} ({count})" for kind, count in sorted(others.items())]
         return self.result
 
-    def _is_known(self, kind: str, of: Document) -> bool:
-        ids = {"aws_api_gateway_usage_plan_key": ("key_id", "usage_plan_id"), "aws_api_gateway_stage": ("rest_api_id",)}
-        return all(isinstance(of.get(name), str) for name in ids.get(kind, ("id",)))
-
     def _of_type(self, kind: str) -> Iterator[Document]:
         return (mapping(one.get("values")) for one in self.resources if one.get("type") == kind)
 
-    def _api(self, of: Document) -> None:
+    def api(self, of: Document) -> None:
         api = of["id"]
         members = {"name": "name", "description": "description", "api_key_source": "apiKeySource", "tags": "tags"}
         root = of.get("root_resource_id") or f"{api}-root"
@@ -86,7 +89,7 @@ class _Terraform:
                     self.result.left.append(f"{api}: {verb} {held['path']}: its authorization is not carried out here")
         self.result.documents[f"resources-{api}.json"] = {"items": list(nodes.values())}
 
-    def _stage(self, of: Document) -> None:
+    def stage(self, of: Document) -> None:
         api, stage = of["rest_api_id"], of.get("stage_name")
         if api not in [one.get("id") for one in self._of_type("aws_api_gateway_rest_api")]:
             self.result.left.append(f"stage {stage}: its API {api} is not in this file")
@@ -99,7 +102,10 @@ class _Terraform:
                     "throttling_rate_limit": "throttlingRateLimit",
                     "throttling_burst_limit": "throttlingBurstLimit",
                 }
-                settings[_spelled(str(one.get("method_path")))] = _renamed(given, names)
+                # Terraform writes pets/{id}/GET; the API has ~1 for each slash within the path.
+                path, _, verb = str(one.get("method_path")).rpartition("/")
+                key = f"{path.strip('/').replace('/', '~1') or '~1'}/{verb}"
+                settings[key] = _renamed(given, names)
         row = {"stageName": stage, "createdDate": "", "methodSettings": settings}
         members = {
             "deployment_id": "deploymentId",
@@ -109,7 +115,7 @@ class _Terraform:
         }
         self.result.add("stages", row | _renamed(of, members), api)
 
-    def _plan(self, of: Document) -> None:
+    def plan(self, of: Document) -> None:
         limits: Row = {}
         for block, member, names in (
             ("throttle_settings", "throttle", {"rate_limit": "rateLimit", "burst_limit": "burstLimit"}),
@@ -126,31 +132,25 @@ class _Terraform:
         members = {"name": "name", "description": "description", "product_code": "productCode", "tags": "tags"}
         self.result.add("usage-plans", {"id": of["id"], "apiStages": stages, **limits, **_renamed(of, members)})
 
-    def _key(self, of: Document) -> None:
+    def key(self, of: Document) -> None:
         members = {"name": "name", "description": "description", "value": "value", "tags": "tags"}
         members |= {"customer_id": "customerId", "created_date": "createdDate", "last_updated_date": "lastUpdatedDate"}
         row = {"id": of["id"], "enabled": of.get("enabled") is not False, "createdDate": ""}
         self.result.add("api-keys", row | _renamed(of, members))
 
-    def _member(self, of: Document) -> None:
+    def member(self, of: Document) -> None:
         self.result.add("usage-plan-keys", {"id": of["key_id"], "type": "API_KEY"}, of["usage_plan_id"])
 
 
 def _modules(module: Document) -> Iterator[Document]:
-    """The resources of a module and of those within it."""
+    """Yield the resources of a module and of its child modules."""
     waiting = [module]
     while waiting:
-        found = waiting.pop()
-        yield from (one for one in found.get("resources") or () if isinstance(one, Mapping))
-        waiting += [one for one in found.get("child_modules") or () if isinstance(one, Mapping)]
-
-
-def _spelled(path: str) -> str:
-    """Terraform's `pets/{id}/GET` as the API spells it: the slashes within the path as `~1`."""
-    resource, _, verb = path.rpartition("/")
-    return f"{resource.strip('/').replace('/', '~1') or '~1'}/{verb}"
+        current = waiting.pop()
+        yield from (one for one in current.get("resources") or () if isinstance(one, Mapping))
+        waiting += [one for one in current.get("child_modules") or () if isinstance(one, Mapping)]
 
 
 def _renamed(of: Document, names: Mapping[str, str]) -> Row:
-    """The members that are given, by AWS's names; Terraform writes "" for what is not."""
+    """Return the members that are set, under AWS's names. Terraform writes "" for an unset member."""
     return {to: of[name] for name, to in names.items() if of.get(name) not in (None, "", {})}
