@@ -1,6 +1,6 @@
-"""What `aws apigateway get-…` prints, read into items of the store, and items printed in the same way.
+"""Reads the output of `aws apigateway get-…` into items of the store, and prints items in the same form.
 
-What is ours and not AWS's (key sources, a plan's mode, a key's expiry) stands beside AWS's members, by our names.
+Our own members (key sources, a plan's mode, a key's expiry) stand beside AWS's members, under our names.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from authz.aws.convert import BURST, RATE, stable_id
 from authz.aws.errors import ApiError
+from authz.aws.foreign import Row
 from authz.aws.restapis import authorizations, check_api, snapshot
 from authz.core.methods import HTTP_METHODS, method_of
 from authz.core.resources import (
@@ -51,21 +52,21 @@ from authz.core.stored import (
 )
 
 T = TypeVar("T", bound=Struct)
-Row = dict[str, Any]
 
 DATES: Final = ("createdDate", "lastUpdatedDate")
 PLAN_MEMBERS: Final = frozenset({"id", "name", "description", "apiStages", "throttle", "quota", "productCode", "tags"})
 OURS_IN_PLANS: Final = frozenset({"mode", "failurePolicy"})
 KINDS_OF_RESPONSES: Final = frozenset(kind.value for kind in GatewayResponseType)
+QUOTED_VALUE: Final = re.compile(r"'[^']{4,}'|\"[^\"]{4,}\"")
 
 
 @dataclass
 class Wanted:
-    """What an import is to bring into the store.
+    """The content of an import.
 
-    `values` are keys' clear values by key id. `members` has the keys of those plans whose keys are told, by ids; the
-    items' own `plans` say nothing. A key with an empty `index` came without its value. `warnings` name what cannot be
-    kept. With `is_partial` the items are those of a plans.yaml, which has no words for much of what a store holds.
+    `values` are clear values by key id; a key with an empty `index` came without its value. `members` lists the key ids
+    of each plan whose keys the import names; it replaces the `plans` of the items. `warnings` name each thing that is
+    left out. `is_partial` is true for a plans.yaml, which cannot express all that a store holds.
     """
 
     items: Items = field(default_factory=dict)
@@ -82,12 +83,15 @@ class Wanted:
 
 
 def read(documents: Mapping[str, Any], created: int, index: Callable[[bytes], str]) -> Wanted:
-    """Read decoded JSON documents by their names, of which some must tell whose stages or resources they are."""
+    """Read decoded JSON documents by name, such as `stages-a1.json` for the stages of the API `a1`.
+
+    `created` (Unix seconds) is the date of items without one. `index` turns the SHA-256 of a value into a key's index.
+    """
     return _Reading(created, index).read(documents)
 
 
 class _Reading:
-    """One import: the rows by what they are and, where they do not say it themselves, whose."""
+    """One import: the rows of all documents by kind, with the document's name, which may name their API or plan."""
 
     def __init__(self, created: int, index: Callable[[bytes], str]) -> None:
         self.created = created
@@ -98,13 +102,15 @@ class _Reading:
     def read(self, documents: Mapping[str, Any]) -> Wanted:
         for name, document in documents.items():
             self._sort(name, document)
-        self._each("account", self._account)
+        self._each("account", self.account)
         apis = [row["id"] for _, row in self.rows.get("rest-apis", ())]
-        owned = {kind: self._owned(kind, apis) for kind in ("resources", "stages", "gateway-responses")}
-        self._each("rest-apis", lambda row: self._api(row, *(found.get(row["id"]) for found in owned.values())))
-        self._each("usage-plans", self._plan)
-        self._each("api-keys", self._key)
-        self._members()
+        owned = [self._owned(kind, apis) for kind in ("resources", "stages", "gateway-responses")]
+        self._each("rest-apis", lambda row: self.api(row, *(rows.get(row["id"]) for rows in owned)))
+        self._each("usage-plans", self.plan)
+        self._each("api-keys", self.key)
+        plans = [key[1] for key in self.wanted.items if key[0] == "usageplan"]
+        for plan, rows in self._owned("usage-plan-keys", plans).items():
+            self.wanted.members[plan] = tuple(row["id"] for row in rows)
         return self.wanted
 
     def warn(self, text: str) -> None:
@@ -112,6 +118,7 @@ class _Reading:
             self.wanted.warnings.append(text)
 
     def _sort(self, name: str, document: Any) -> None:
+        """Add a document's rows to those of their kinds."""
         if isinstance(document, dict) and "throttleSettings" in document:
             self.rows.setdefault("account", []).append((name, document))
             return
@@ -129,15 +136,15 @@ class _Reading:
                 self.rows.setdefault(kind, []).append((name, row))
 
     def _owned(self, kind: str, owners: Iterable[str]) -> dict[str, list[Row]]:
-        """The rows of a kind by the API (or plan) that the name of their document tells."""
-        found: dict[str, list[Row]] = {}
+        """Return the rows of a kind by their API or plan, which the document's name gives."""
+        owned: dict[str, list[Row]] = {}
         for name, row in self.rows.get(kind, ()):
             owner = owner_of(name, owners)
             if owner is None:
                 self.warn(f"{name}: not placed: put the id that the {kind} are of into its name: {kind}-ID.json")
             else:
-                found.setdefault(owner, []).append(row)
-        return found
+                owned.setdefault(owner, []).append(row)
+        return owned
 
     def _each(self, kind: str, take: Callable[[Row], None]) -> None:
         for name, row in self.rows.get(kind, ()):
@@ -146,27 +153,26 @@ class _Reading:
             except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError):
                 self.warn(f"{name}: {row.get('id', kind)}: not kept: not of the shape that the aws cli prints")
 
-    # --- what is read from rows
+    # --- rows as items
 
     def _convert(self, row: Row, kind: type[T], what: str, **more: Any) -> T | None:
-        """A row as a struct; members that the struct does not have are left out. None, and a warning, if it cannot."""
-        fields = {found.encode_name for found in msgspec.structs.fields(kind)}
+        """Convert a row to a struct without members that the struct lacks. If it does not fit, warn and return None."""
+        fields = {field.encode_name for field in msgspec.structs.fields(kind)}
         dates = {name: _seconds(row.get(name), self.created) for name in DATES if name in fields}
         given: Row = {name: value for name, value in row.items() if name in fields and value is not None}
         try:
             return msgspec.convert(given | dates | more, kind)
         except msgspec.ValidationError as fault:
-            self.warn(f"{what}: not kept: {_without_values(fault)}")
+            self.warn(f"{what}: not kept: {re.sub(QUOTED_VALUE, '…', str(fault))}")
             return None
 
-    def _account(self, row: Row) -> None:
+    def account(self, row: Row) -> None:
         settings = self._convert(row["throttleSettings"], ThrottleSettings, "account")
-        if settings and self._bucket(settings, "account"):
+        if settings and self._is_throttle(settings, "account"):
             self.wanted.add(StoredAccount(Account(settings), row.get("cloudwatchRoleArn")))
 
-    def _api(
-        self, row: Row, resources: list[Row] | None, stages: list[Row] | None, responses: list[Row] | None
-    ) -> None:
+    def api(self, row: Row, resources: list[Row] | None, stages: list[Row] | None, responses: list[Row] | None) -> None:
+        """Read an API with its resources and gateway responses, and its stages."""
         api_id, what = row["id"], f"restapi {row['id']}"
         if resources is None:
             self.warn(f"{what}: without get-resources it is one method, on every path, that requires a key")
@@ -191,7 +197,7 @@ class _Reading:
             return
         self.wanted.add(api)
         for stage in stages or ():
-            self._stage(api, stage)
+            self.stage(api, stage)
 
     def _node(self, row: Row, what: str) -> StoredResource:
         methods: dict[Any, StoredMethod] = {}
@@ -200,7 +206,7 @@ class _Reading:
             if method and verb in HTTP_METHODS:
                 methods[verb] = method
             if not given:
-                self.warn(f"{what}: the methods are not told: print them with get-resources --embed methods")
+                self.warn(f"{what}: the methods are missing: print them with get-resources --embed methods")
         return StoredResource(row["id"], row["path"], row.get("parentId"), row.get("pathPart"), methods)
 
     def _responses(self, rows: Iterable[Row], what: str) -> Iterator[tuple[str, GatewayResponse]]:
@@ -215,7 +221,7 @@ class _Reading:
                     self.warn(f"{what}: gateway response {kind}: {text}")
                 yield kind, kept
 
-    def _stage(self, api: RestApi, row: Row) -> None:
+    def stage(self, api: RestApi, row: Row) -> None:
         what = f"stage {api.id}/{row['stageName']}"
         deployment = row.get("deploymentId") or stable_id(api.id, "deployment", row["stageName"])
         stage = self._convert(row, StoredStage, what, apiId=api.id, deploymentId=deployment)
@@ -224,21 +230,21 @@ class _Reading:
         settings = {
             name: setting
             for name, setting in stage.method_settings.items()
-            if self._method(name, what) and self._stage_bucket(setting, f"{what}: {name}")
+            if self._is_method(name, what) and self._is_setting(setting, f"{what}: {name}")
         }
         self.wanted.add(
             StoredDeployment(deployment, api.id, stage.created_date, snapshot(api), authorizations=authorizations(api))
         )
         self.wanted.add(replace(stage, method_settings=settings))
 
-    def _plan(self, row: Row) -> None:
+    def plan(self, row: Row) -> None:
         what = f"usageplan {row['id']}"
         stages = [self._covered(stage, what) for stage in row.get("apiStages") or ()]
         given = {name: value for name, value in row.items() if name not in ("apiStages", "keys")}
         plan = self._convert(given, UsagePlan, what)
         if plan is None:
             return
-        if plan.throttle and not self._bucket(plan.throttle, what):
+        if plan.throttle and not self._is_throttle(plan.throttle, what):
             plan = replace(plan, throttle=None)
         plan = replace(plan, api_stages=tuple(stage for stage in stages if stage))
         self.wanted.add(StoredPlan(plan, product_code=row.get("productCode")))
@@ -250,11 +256,11 @@ class _Reading:
         throttle = {
             name: settings
             for name, settings in stage.throttle.items()
-            if self._method(name, what) and self._bucket(settings, f"{what}: {name}")
+            if self._is_method(name, what) and self._is_throttle(settings, f"{what}: {name}")
         }
         return replace(stage, throttle=throttle)
 
-    def _key(self, row: Row) -> None:
+    def key(self, row: Row) -> None:
         what = f"apikey {row['id']}"
         given = {name: value for name, value in row.items() if name != "value"}
         key = self._convert(given, ApiKey, what)
@@ -274,12 +280,7 @@ class _Reading:
         stage_keys = tuple(map(str, row.get("stageKeys") or ()))
         self.wanted.add(StoredKey(replace(key, value_sha256=None), index, created, updated, stage_keys=stage_keys))
 
-    def _members(self) -> None:
-        plans = [key[1] for key in self.wanted.items if key[0] == "usageplan"]
-        for plan, rows in self._owned("usage-plan-keys", plans).items():
-            self.wanted.members[plan] = tuple(row["id"] for row in rows)
-
-    # --- what must hold
+    # --- checks: each warns if it fails
 
     def _is_id(self, text: str, what: str) -> bool:
         try:
@@ -289,7 +290,7 @@ class _Reading:
             return False
         return True
 
-    def _method(self, name: str, what: str) -> bool:
+    def _is_method(self, name: str, what: str) -> bool:
         try:
             method_of(name)
         except ValueError as broken:
@@ -297,23 +298,23 @@ class _Reading:
             return False
         return True
 
-    def _bucket(self, settings: ThrottleSettings, what: str) -> bool:
-        return self._is_throttle(Resources(Account(settings)), what)
+    def _is_throttle(self, settings: ThrottleSettings, what: str) -> bool:
+        return self._holds(Resources(Account(settings)), what)
 
-    def _stage_bucket(self, given: Row, what: str) -> bool:
+    def _is_setting(self, given: Row, what: str) -> bool:
         numbers = {name: given[name] for name in (RATE, BURST) if given.get(name) is not None}
         stage = Stage(name="s", method_settings={"*/*": msgspec.convert(numbers, MethodSetting)})
-        return self._is_throttle(Resources(apis=(Api(id="a", stages=(stage,)),)), what)
+        return self._holds(Resources(apis=(Api(id="a", stages=(stage,)),)), what)
 
-    def _is_throttle(self, resources: Resources, what: str) -> bool:
-        found = problems(resources)
-        for problem in found:
-            self.warn(f"{what}: the throttle is not kept: {problem.rule}")
-        return not found
+    def _holds(self, resources: Resources, what: str) -> bool:
+        faults = problems(resources)
+        for fault in faults:
+            self.warn(f"{what}: the throttle is not kept: {fault.rule}")
+        return not faults
 
 
 def recognised(row: Any) -> str | None:
-    """What a row of a list is, told by its members: the end of the command's name that printed it."""
+    """Return the kind of a row, such as `stages` for `get-stages`, from its members; None if they fit no kind."""
     if not isinstance(row, dict):
         return None
     names = row.keys()
@@ -329,29 +330,30 @@ def recognised(row: Any) -> str | None:
         return "usage-plan-keys"
     if "createdDate" in names:
         return "api-keys" if {"enabled", "stageKeys"} & names else "rest-apis" if "name" in names else None
-    # AWS prints `apiStages` of every plan, an empty list too: an id and a name alone are anything's.
+    # An id and a name alone fit anything; AWS prints the `apiStages` of every plan, also if there are none.
     return "usage-plans" if names <= PLAN_MEMBERS | OURS_IN_PLANS and {"name", "apiStages"} <= names else None
 
 
 def owner_of(name: str, owners: Iterable[str]) -> str | None:
-    """Which of some ids a document's name tells: `stages-ID.json`, `ID/stages.json`; the only one if there is one.
+    """Return the id in `owners` that a document's name contains: `stages-ID.json` or `ID/stages.json`.
 
-    The longest, where one id ends as another is.
+    Returns the longest if several fit, and the only owner if the name contains none. None if there are others.
     """
     known = list(owners)
     path = name.rsplit(".", 1)[0] if name.endswith(".json") else name
-    found = [owner for owner in known if re.search(rf"(^|[^A-Za-z0-9]){re.escape(owner)}(/|$)", path)]
-    return max(found, key=len) if found else known[0] if len(known) == 1 else None
+    named = [owner for owner in known if re.search(rf"(^|[^A-Za-z0-9]){re.escape(owner)}(/|$)", path)]
+    return max(named, key=len) if named else known[0] if len(known) == 1 else None
 
 
 def presentable(response: GatewayResponse) -> tuple[GatewayResponse, list[str]]:
-    """A gateway response without what no client could be sent, and what that was."""
+    """Remove the parts of a gateway response that Envoy could not send. Also return a text for each removed part."""
     lost: list[str] = []
 
     def keeps(piece: GatewayResponse, what: str) -> bool:
-        found = problems(_showing(piece))
-        lost.extend(f"{what} is not kept: {problem.rule}" for problem in found)
-        return not found
+        stage = Stage(name="s", gateway_responses={GatewayResponseType.DEFAULT_4XX: piece})
+        faults = problems(Resources(apis=(Api(id="a", stages=(stage,)),)))
+        lost.extend(f"{what} is not kept: {fault.rule}" for fault in faults)
+        return not faults
 
     status = response.status_code
     if status is not None and not keeps(GatewayResponse(status_code=status), f"the status {status}"):
@@ -364,13 +366,8 @@ def presentable(response: GatewayResponse) -> tuple[GatewayResponse, list[str]]:
     ), lost
 
 
-def _showing(response: GatewayResponse) -> Resources:
-    stage = Stage(name="s", gateway_responses={GatewayResponseType.DEFAULT_4XX: response})
-    return Resources(apis=(Api(id="a", stages=(stage,)),))
-
-
 def _seconds(given: Any, otherwise: int) -> int:
-    """A time as the cli prints it, in Unix seconds: a number, or ISO 8601."""
+    """Return a time of the cli's output in Unix seconds. The cli prints a number or ISO 8601."""
     if isinstance(given, int | float):
         return int(given)
     try:
@@ -379,35 +376,57 @@ def _seconds(given: Any, otherwise: int) -> int:
         return otherwise
 
 
-def _without_values(fault: msgspec.ValidationError) -> str:
-    return re.sub(r"'[^']{4,}'|\"[^\"]{4,}\"", "…", str(fault))
-
-
 # --- written ------------------------------------------------------------------------------------------------------
 
 
 def written(items: Items, keys: Mapping[str, Row]) -> dict[str, Any]:
-    """Documents by their names, as the aws cli prints them. `keys` has each key's value or digest, by key id."""
-    found: dict[str, Any] = {}
+    """Return documents by name, as the aws cli prints them. `keys` has each key's value or digest, by key id."""
+    documents: dict[str, Any] = {}
     apis = [item for item in items.values() if isinstance(item, RestApi)]
     stored_keys = [item for item in items.values() if isinstance(item, StoredKey) and item.key.id in keys]
     plans = [item for item in items.values() if isinstance(item, StoredPlan)]
     for account in (item for item in items.values() if isinstance(item, StoredAccount)):
-        found["get-account.json"] = _account_row(account)
-    found["get-rest-apis.json"] = {"items": [_row(api, "resources", "gatewayResponses") for api in apis]}
+        documents["get-account.json"] = _printed(account)
+    documents["get-rest-apis.json"] = {"items": [_printed(api) for api in apis]}
     for api in apis:
         stages = [item for item in items.values() if isinstance(item, StoredStage) and item.api_id == api.id]
-        found[f"get-resources-{api.id}.json"] = {"items": [_resource_row(node) for node in api.resources.values()]}
-        found[f"get-stages-{api.id}.json"] = {"item": [_row(stage, "apiId") for stage in stages]}
+        documents[f"get-resources-{api.id}.json"] = {"items": [_printed(node) for node in api.resources.values()]}
+        documents[f"get-stages-{api.id}.json"] = {"item": [_printed(stage) for stage in stages]}
         if api.gateway_responses:
             rows = [{"responseType": kind, **_row(given)} for kind, given in api.gateway_responses.items()]
-            found[f"get-gateway-responses-{api.id}.json"] = {"items": rows}
-    found["get-usage-plans.json"] = {"items": [_plan_row(plan) for plan in plans]}
+            documents[f"get-gateway-responses-{api.id}.json"] = {"items": rows}
+    documents["get-usage-plans.json"] = {"items": [_printed(plan) for plan in plans]}
     for plan in plans:
         members = [{"id": key.key.id, "type": "API_KEY"} for key in stored_keys if plan.ref in key.plans]
-        found[f"get-usage-plan-keys-{plan.plan.id}.json"] = {"items": members}
-    found["get-api-keys.json"] = {"items": [{**_key_row(key), **keys[key.key.id]} for key in stored_keys]}
-    return found
+        documents[f"get-usage-plan-keys-{plan.plan.id}.json"] = {"items": members}
+    documents["get-api-keys.json"] = {"items": [{**_printed(key), **keys[key.key.id]} for key in stored_keys]}
+    return documents
+
+
+def _printed(item: StoredAccount | RestApi | StoredResource | StoredStage | StoredPlan | StoredKey) -> Row:
+    """Return an item as a row of the cli's lists."""
+    row: Row
+    match item:
+        case StoredAccount():
+            settings = item.account.throttle_settings
+            row = {"throttleSettings": {"burstLimit": settings.burst_limit, "rateLimit": settings.rate_limit}}
+            return row | ({"cloudwatchRoleArn": item.cloudwatch_role_arn} if item.cloudwatch_role_arn else {})
+        case RestApi():
+            return _row(item, "resources", "gatewayResponses")
+        case StoredResource():
+            methods = {
+                verb: {"httpMethod": verb, "apiKeyRequired": method.api_key_required, **_row(method)}
+                for verb, method in item.methods.items()
+            }
+            return _row(item, "methods") | ({"resourceMethods": methods} if methods else {})
+        case StoredStage():
+            return _row(item, "apiId")
+        case StoredPlan():
+            row = {"apiStages": [], **_row(item.plan)}
+            return row | ({"productCode": item.product_code} if item.product_code else {})
+        case StoredKey():
+            dates = {"createdDate": _time(item.created_date), "lastUpdatedDate": _time(item.last_updated_date)}
+            return {"enabled": item.key.enabled, "stageKeys": list(item.stage_keys), **_row(item.key), **dates}
 
 
 def _row(item: Struct, *without: str) -> Row:
@@ -417,27 +436,3 @@ def _row(item: Struct, *without: str) -> Row:
 
 def _time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-def _account_row(item: StoredAccount) -> Row:
-    settings = item.account.throttle_settings
-    row: Row = {"throttleSettings": {"burstLimit": settings.burst_limit, "rateLimit": settings.rate_limit}}
-    return row | ({"cloudwatchRoleArn": item.cloudwatch_role_arn} if item.cloudwatch_role_arn else {})
-
-
-def _resource_row(node: StoredResource) -> Row:
-    methods = {
-        verb: {"httpMethod": verb, "apiKeyRequired": method.api_key_required, **_row(method)}
-        for verb, method in node.methods.items()
-    }
-    return _row(node, "methods") | ({"resourceMethods": methods} if methods else {})
-
-
-def _plan_row(item: StoredPlan) -> Row:
-    row = {"apiStages": [], **_row(item.plan)}
-    return row | ({"productCode": item.product_code} if item.product_code else {})
-
-
-def _key_row(item: StoredKey) -> Row:
-    dates = {"createdDate": _time(item.created_date), "lastUpdatedDate": _time(item.last_updated_date)}
-    return {"enabled": item.key.enabled, "stageKeys": list(item.stage_keys), **_row(item.key), **dates}

@@ -1,4 +1,4 @@
-"""Between the two forms of resources: the file's, which a catalog is compiled from, and the items of the store."""
+"""Converts resources between their two forms: the file's, from which a catalog is compiled, and the store's items."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
-from authz.aws.restapis import integration_defaults
+from authz.aws.restapis import integration_defaults, served_methods
 from authz.core.methods import method_of
 from authz.core.resources import (
     Account,
     Api,
-    ApiKey,
     Deployment,
     Host,
     HttpMethod,
-    Method,
     MethodSetting,
     Resources,
     Stage,
-    UsagePlan,
     digest_of,
 )
 from authz.core.stored import (
@@ -54,25 +51,28 @@ ID_LENGTH: Final = 10
 
 
 def to_resources(items: Items, fixed: Resources = NOTHING) -> tuple[Resources, dict[str, str]]:
-    """The resources that a catalog is compiled from, without the store's keys; and for each plan's id its `ref`.
+    """Return the resources to compile a catalog from, without the store's keys, and the `ref` of each plan by its id.
 
-    `fixed` are the file's own, which come first, keys and all; where an id is in both, the file wins (`clashes` tells).
-    Every stage of the store has its deployment. What points to nothing (a stage without its deployment, a mapping or a
-    plan's stage without its API) is left out, so that any state of the store compiles. Without RestApi items an API is
-    what its stages tell of it.
+    `fixed` are the file's resources, which come first, with their keys. If an id is in both, the file wins; `clashes`
+    returns such ids. Dangling references (a stage without its deployment, a mapping or a plan's stage without its API)
+    are left out, so that every state of the store compiles. An API without a RestApi item consists of its stages.
     """
     plans = _of(items, StoredPlan)
     refs = {plan.plan.id: plan.ref for plan in plans} | {plan.id: plan.id for plan in fixed.usage_plans}
     named = {plan.id for plan in fixed.usage_plans}
     apis = _with_hosts((*fixed.apis, *_apis(items, {api.id for api in fixed.apis})), _of(items, DomainName))
     reachable = {(api.id, stage.name) for api in apis for stage in api.stages}
-    stored = tuple(_plan(plan.plan, reachable) for plan in plans if plan.plan.id not in named)
+    stored = tuple(
+        replace(plan, api_stages=tuple(one for one in plan.api_stages if (one.api_id, one.stage) in reachable))
+        for plan in (item.plan for item in plans)
+        if plan.id not in named
+    )
     account = next((item.account for item in _of(items, StoredAccount)), fixed.account)
     return Resources(account, apis, (*fixed.usage_plans, *stored), fixed.api_keys), refs
 
 
 def clashes(items: Items, fixed: Resources) -> list[str]:
-    """The ids, each with what it is of, that the store and the file both have."""
+    """Return the ids that the store and the file both have, each with its noun, such as `plan gold`."""
     pairs = [("API", {stage.api_id for stage in _of(items, StoredStage)}, {api.id for api in fixed.apis})]
     pairs += [("plan", {plan.plan.id for plan in _of(items, StoredPlan)}, {plan.id for plan in fixed.usage_plans})]
     pairs += [("key", {key.key.id for key in _of(items, StoredKey)}, {key.id for key in fixed.api_keys})]
@@ -80,9 +80,9 @@ def clashes(items: Items, fixed: Resources) -> list[str]:
 
 
 def unauthorized(items: Items, fixed: Resources = NOTHING) -> tuple[str, ...]:
-    """The methods that stages of the store serve and whose authorization nobody carries out.
+    """Return the methods of the store's stages that have an authorization type, which no sidecar checks.
 
-    Each as `a1:prod GET /pets (AWS_IAM)`, in order.
+    Each reads `a1:prod GET /pets (AWS_IAM)`; they are sorted by stage.
     """
     files = {api.id for api in fixed.apis}
     deployments = {(found.api_id, found.id): found.authorizations for found in _of(items, StoredDeployment)}
@@ -95,11 +95,11 @@ def unauthorized(items: Items, fixed: Resources = NOTHING) -> tuple[str, ...]:
 
 
 def flattened(resources: Resources) -> Resources:
-    """The same as a person would write it: what all stages of an API serve is said once, by the API.
+    """Rewrite resources as a person would: move to the API whatever all its stages serve.
 
-    An API's own fields, which no stage serves, are then lost wherever they differ from what is deployed.
+    An API's own fields, which no stage serves, are lost where they differ from the deployed ones.
     """
-    return replace(resources, apis=tuple(map(_flattened, resources.apis)))
+    return replace(resources, apis=tuple(map(_flattened_api, resources.apis)))
 
 
 def _of(items: Items, kind: type[T]) -> list[T]:
@@ -111,7 +111,14 @@ def _apis(items: Items, taken: set[str]) -> Iterator[Api]:
     stages: dict[str, list[Stage]] = {api.id: [] for api in _of(items, RestApi)}
     for stage in _of(items, StoredStage):
         if snapshot := deployments.get((stage.api_id, stage.deployment_id)):
-            stages.setdefault(stage.api_id, []).append(_stage(stage, snapshot))
+            settings = {
+                name: MethodSetting(given.get(RATE), given.get(BURST))  # the two of AWS's settings that act here
+                for name, given in stage.method_settings.items()
+                if _is_method(name)
+            }
+            stages.setdefault(stage.api_id, []).append(
+                Stage(stage.stage_name, method_settings=settings, variables=stage.variables, deployment=snapshot)
+            )
     drafts = {api.id: api for api in _of(items, RestApi)}
     for api_id, found in stages.items():
         if api_id not in taken:
@@ -120,7 +127,7 @@ def _apis(items: Items, taken: set[str]) -> Iterator[Api]:
 
 
 def _api(draft: RestApi, stages: tuple[Stage, ...]) -> Api:
-    fields: dict[str, Any] = {"resources": _methods(draft)}
+    fields: dict[str, Any] = {"resources": dict(sorted(served_methods(draft).items()))}
     if draft.key_sources is not None:
         fields["key_sources"] = draft.key_sources
     if draft.authorizer is not None:
@@ -136,35 +143,12 @@ def _api(draft: RestApi, stages: tuple[Stage, ...]) -> Api:
     )
 
 
-def _methods(draft: RestApi) -> dict[str, dict[HttpMethod, Method]]:
-    return {
-        resource.path: {verb: Method(method.api_key_required) for verb, method in resource.methods.items()}
-        for resource in sorted(draft.resources.values(), key=lambda resource: resource.path)
-        if resource.methods
-    }
-
-
-def _stage(stage: StoredStage, snapshot: Deployment) -> Stage:
-    settings = {name: _setting(given) for name, given in stage.method_settings.items() if _is_method(name)}
-    return Stage(name=stage.stage_name, method_settings=settings, variables=stage.variables, deployment=snapshot)
-
-
-def _setting(given: Mapping[str, Any]) -> MethodSetting:
-    """Of AWS's settings, the two that we keep."""
-    return MethodSetting(given.get(RATE), given.get(BURST))
-
-
 def _is_method(name: str) -> bool:
     try:
         method_of(name)
     except ValueError:
         return False
     return True
-
-
-def _plan(plan: UsagePlan, reachable: set[tuple[str, str]]) -> UsagePlan:
-    stages = tuple(stage for stage in plan.api_stages if (stage.api_id, stage.stage) in reachable)
-    return plan if stages == plan.api_stages else replace(plan, api_stages=stages)
 
 
 def _with_hosts(apis: tuple[Api, ...], domains: Iterable[DomainName]) -> tuple[Api, ...]:
@@ -178,51 +162,57 @@ def _with_hosts(apis: tuple[Api, ...], domains: Iterable[DomainName]) -> tuple[A
     return tuple(replace(api, hosts=(*api.hosts, *added[api.id])) if api.id in added else api for api in apis)
 
 
-def _flattened(api: Api) -> Api:
+def _flattened_api(api: Api) -> Api:
     deployments = [stage.deployment for stage in api.stages]
     first = deployments[0] if deployments else None
     if first is None:
         return api
     shared = {name: getattr(first, name) for name in Deployment.__struct_fields__ if name != "gateway_responses"}
     if shared["authorizer"] == Api(id="default").authorizer:
-        del shared["authorizer"]  # the default itself counts as not given, an equal one does not
+        del shared["authorizer"]  # the default object itself counts as unset, an equal copy does not
         api = replace(api, authorizer=Api(id="default").authorizer)
     plain = replace(api, **shared, stages=())
-    return replace(plain, stages=tuple(_flattened_stage(plain, stage) for stage in api.stages))
-
-
-def _flattened_stage(api: Api, stage: Stage) -> Stage:
-    served = stage.deployment
-    if served is None or replace(served, gateway_responses={}) != replace(deployment_of(api), gateway_responses={}):
-        return stage
-    return replace(stage, deployment=None, gateway_responses=served.gateway_responses)
+    common = replace(deployment_of(plain), gateway_responses={})
+    stages = tuple(
+        replace(stage, deployment=None, gateway_responses=stage.deployment.gateway_responses)
+        if stage.deployment and replace(stage.deployment, gateway_responses={}) == common
+        else stage
+        for stage in api.stages
+    )
+    return replace(plain, stages=stages)
 
 
 # --- from the file ------------------------------------------------------------------------------------------------
 
 
 def from_resources(resources: Resources, created: int = 0, index: Callable[[bytes], str] = bytes.hex) -> Items:
-    """A file's resources as items of a store, dated `created` (Unix seconds); the same file gives the same ids.
+    """Return a file's resources as items of a store, dated `created` (Unix seconds). The same file gives the same ids.
 
-    `index` turns the SHA-256 of a key's value into what the store finds it by. Values themselves are not kept.
+    `index` turns the SHA-256 of a key's value into the index by which the store finds the key. Values are left out.
     """
     account = resources.account
-    found: list[Item] = [] if account == Account() else [StoredAccount(account)]
+    items: list[Item] = [] if account == Account() else [StoredAccount(account)]
     for api in resources.apis:
-        found += [_rest_api(api, created), *_stages(api, created)]
-    found += _domains(resources.apis, created)
+        items += [_rest_api(api, created), *_stages(api, created)]
+    domains: dict[str, list[BasePathMapping]] = {}
+    for api in resources.apis:
+        for host in api.hosts:
+            domains.setdefault(host.host.lower(), []).append(BasePathMapping(host.base_path, api.id, host.stage))
+    items += [DomainName(name, created, tuple(mappings)) for name, mappings in domains.items()]
     plans = [StoredPlan(replace(plan, keys=())) for plan in resources.usage_plans]
-    found += plans
+    items += plans
     refs: dict[str, list[str]] = {}
     for plan, stored in zip(resources.usage_plans, plans, strict=True):
         for key_id in plan.keys:
             refs.setdefault(key_id, []).append(stored.ref)
-    found += [_key(key, tuple(refs.get(key.id, ())), created, index) for key in resources.api_keys]
-    return {(kind_of(item), id_of(item)): item for item in found}
+    for key in resources.api_keys:
+        bare = replace(key, value=None, value_sha256=None)
+        items.append(StoredKey(bare, index(digest_of(key)), created, created, plans=tuple(refs.get(key.id, ()))))
+    return {(kind_of(item), id_of(item)): item for item in items}
 
 
 def deployment_of(api: Api, stage: Stage | None = None) -> Deployment:
-    """What a stage of the file serves: its own deployment, or else its API's fields and its own responses."""
+    """Return the deployment of a stage of the file: its own, or else its API's fields with the stage's responses."""
     if stage and stage.deployment:
         return stage.deployment
     return Deployment(
@@ -236,7 +226,7 @@ def deployment_of(api: Api, stage: Stage | None = None) -> Deployment:
 
 
 def stable_id(*parts: str) -> str:
-    """An id such as AWS makes, but the same one for the same parts."""
+    """Return an id that looks like AWS's. The same parts always give the same id."""
     number = int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8])
     return "".join("0123456789abcdefghijklmnopqrstuvwxyz"[number // 36**place % 36] for place in range(ID_LENGTH))
 
@@ -244,24 +234,21 @@ def stable_id(*parts: str) -> str:
 def resource_tree(
     api_id: str, methods: Mapping[str, Mapping[HttpMethod, StoredMethod]]
 ) -> tuple[str, dict[str, StoredResource]]:
-    """The id of the root, and all nodes by their ids, those between included."""
-    paths = {"/"}
+    """Return the id of the root, and all nodes by id, including those between the root and a path with methods."""
+    paths = set()
     for path in methods:
         segments = path.strip("/").split("/") if path.strip("/") else []
         paths |= {"/" + "/".join(segments[:depth]) for depth in range(1, len(segments) + 1)}
-    nodes = (_node(api_id, path, dict(methods.get(path, {}))) for path in sorted(paths))
-    return stable_id(api_id, "/"), {node.id: node for node in nodes}
-
-
-def _node(api_id: str, path: str, methods: dict[HttpMethod, StoredMethod]) -> StoredResource:
-    if path == "/":
-        return StoredResource(stable_id(api_id, path), path, methods=methods)
-    parent, _, part = path.rpartition("/")
-    return StoredResource(stable_id(api_id, path), path, stable_id(api_id, parent or "/"), part, methods)
+    nodes = [StoredResource(stable_id(api_id, "/"), "/", methods=dict(methods.get("/", {})))]
+    for path in sorted(paths):
+        parent, _, part = path.rpartition("/")
+        ids = stable_id(api_id, path), path, stable_id(api_id, parent or "/")
+        nodes.append(StoredResource(*ids, part, dict(methods.get(path, {}))))
+    return nodes[0].id, {node.id: node for node in nodes}
 
 
 def plain_method(resource_id: str, key_required: bool) -> StoredMethod:
-    """A method of a file. Its integration is the least that AWS's tools can deploy again."""
+    """Return a method of a file, with the smallest integration that AWS's tools can deploy again."""
     return StoredMethod(
         api_key_required=key_required, method_integration=dict(integration_defaults("MOCK", resource_id))
     )
@@ -290,7 +277,7 @@ def _rest_api(api: Api, created: int) -> RestApi:
 
 
 def _stages(api: Api, created: int) -> Iterator[Item]:
-    """Each stage, and its deployment; stages that serve the same share one."""
+    """Yield each stage and its deployment. Stages that serve the same resources share a deployment."""
     made: list[StoredDeployment] = []
     for stage in api.stages:
         snapshot = deployment_of(api, stage)
@@ -300,35 +287,16 @@ def _stages(api: Api, created: int) -> Iterator[Item]:
             deployment = StoredDeployment(name, api.id, created, snapshot, FROM_FILE)
             made.append(deployment)
             yield deployment
+        settings = {}
+        for method, setting in stage.method_settings.items():
+            numbers = {RATE: setting.throttling_rate_limit, BURST: setting.throttling_burst_limit}
+            settings[method] = {member: number for member, number in numbers.items() if number is not None}
         yield StoredStage(
             api_id=api.id,
             stage_name=stage.name,
             deployment_id=deployment.id,
             created_date=created,
             last_updated_date=created,
-            method_settings={name: _settings(setting) for name, setting in stage.method_settings.items()},
+            method_settings=settings,
             variables=stage.variables,
         )
-
-
-def _settings(setting: MethodSetting) -> dict[str, Any]:
-    numbers = {RATE: setting.throttling_rate_limit, BURST: setting.throttling_burst_limit}
-    return {name: number for name, number in numbers.items() if number is not None}
-
-
-def _domains(apis: Iterable[Api], created: int) -> list[DomainName]:
-    mappings: dict[str, list[BasePathMapping]] = {}
-    for api in apis:
-        for host in api.hosts:
-            mappings.setdefault(host.host.lower(), []).append(BasePathMapping(host.base_path, api.id, host.stage))
-    return [DomainName(name, created, tuple(found)) for name, found in mappings.items()]
-
-
-def _key(key: ApiKey, plans: tuple[str, ...], created: int, index: Callable[[bytes], str]) -> StoredKey:
-    return StoredKey(
-        key=replace(key, value=None, value_sha256=None),
-        index=index(digest_of(key)),
-        created_date=created,
-        last_updated_date=created,
-        plans=plans,
-    )

@@ -1,4 +1,4 @@
-"""What the API refuses, in AWS's words: an error code, and a message for whoever called."""
+"""The exception that refuses a call, with AWS's error codes and their HTTP statuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATUS: Final = {
 
 
 class ApiError(Exception):
-    """A call that is refused. `code` is AWS's name of the error, `retry_after` in seconds."""
+    """A refused call. `code` is AWS's name of the error; `retry_after` is in seconds."""
 
     def __init__(self, code: str, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)

@@ -1,7 +1,8 @@
-"""AWS's file of API keys: comma-separated values, read as strictly as RFC 4180 says, in one pass.
+"""AWS's file of API keys: comma-separated values, read in one pass, as strictly as RFC 4180 says.
 
-A quotation mark too few must never move one customer's key into another's description. So a file whose quotation marks
-do not add up is refused as a whole, with the line, and a record that is no record is left out with a warning.
+A missing quotation mark must never move one customer's key into another customer's description. So a file with
+unmatched quotation marks is refused as a whole, and the message gives the line. Any other broken record is skipped with
+a warning.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from authz.core.rules import shortened
 REQUIRED: Final = ("name", "key")
 PLANS: Final = "usageplanids"
 COLUMNS: Final = (*REQUIRED, "description", "enabled", PLANS)
-MAX_FIELDS: Final = 100  # of a record; AWS's file has five
+MAX_FIELDS: Final = 100  # in a record; AWS's file has five
 MAX_RECORDS: Final = 100_000
 MAX_WARNINGS: Final = 100
-KEY_LIKE: Final = 20  # characters: a line of that length without a blank may be a key's value
+KEY_LIKE: Final = 20  # characters: a word of this length may be the value of a key
 
 BLANKS: Final = " \t"
-# Possessive (`++`, `*+`): each character is looked at once, whatever the file holds.
+# Possessive (`++`, `*+`): each character is examined once, in any file.
 QUOTED: Final = re.compile(r'[ \t]*+"((?:[^"]++|"")*+)"[ \t]*+')
 OPENED: Final = re.compile(r'[ \t]*+"')
 APOSTROPHES: Final = re.compile(r"[ \t]*+'([^'\r\n]*+)'[ \t]*+(?=[,\r\n]|\Z)")
@@ -34,8 +35,8 @@ BREAK: Final = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A record that describes a key. `number` counts records from 1, `warnings` tell what of it is not taken over."""
+class KeyRow:
+    """A record that describes a key. `number` counts from 1; `warnings` say which parts of it are left out."""
 
     number: int
     value: str
@@ -45,7 +46,7 @@ class Row:
 
 
 class Warnings:
-    """The warnings of an import, in the order of its records: the first hundred, and how many more there were."""
+    """The warnings of an import, in the order of its records: the first hundred, and a count of the others."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[int, str]] = []
@@ -57,34 +58,36 @@ class Warnings:
         else:
             self._more += 1
 
-    def add_all(self, found: Iterable[tuple[int, str]]) -> None:
-        for number, text in found:
+    def add_all(self, warnings: Iterable[tuple[int, str]]) -> None:
+        for number, text in warnings:
             self.add(number, text)
-
-    def skip(self, number: int, cause: str) -> None:
-        self.add(number, f"Skipped invalid record: {number}. {cause}")
 
     def texts(self) -> list[str]:
         more = [f"{self._more} more warnings are not shown"] if self._more else []
         return [text for _, text in sorted(self._kept, key=lambda kept: kept[0])] + more
 
 
+def skipped(number: int, cause: str) -> tuple[int, str]:
+    """Word the warning that a record is left out, as AWS does."""
+    return number, f"Skipped invalid record: {number}. {cause}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """A record as it was written: its fields, the line on which it begins, and what is wrong with it."""
+    """A record as written: its fields, the line on which it begins, and the cause if it is broken."""
 
     fields: list[str]
     line: int
     cause: str | None = None
 
 
-def rows(text: str, warnings: Warnings, check: Callable[[str, Mapping[str, Any]], None]) -> list[Row]:
-    """The keys that a file describes. Raises ApiError where the file is none.
+def rows(text: str, warnings: Warnings, check: Callable[[str, Mapping[str, Any]], None]) -> list[KeyRow]:
+    """Read the keys that a file describes. Raises ApiError if the file cannot be read.
 
-    `check` gets a key's value and its document and raises ApiError for a record that is not to be taken.
+    `check` gets a key's value and its document, and raises ApiError to skip the record.
     """
     columns, records = _header(text, warnings)
-    found = []
+    keys = []
     for number, record in enumerate(records, 1):
         if number > MAX_RECORDS:
             raise bad_request(f"A file can hold {MAX_RECORDS:,} records: split it. Nothing was imported")
@@ -92,19 +95,18 @@ def rows(text: str, warnings: Warnings, check: Callable[[str, Mapping[str, Any]]
             row = _row(number, record, columns)
             check(row.value, row.document)
         except ApiError as refused:
-            warnings.skip(number, refused.message)
+            warnings.add(*skipped(number, refused.message))
             continue
-        for warning in row.warnings:
-            warnings.add(number, f"Record {number}: {warning}")
-        found.append(row)
-    return found
+        warnings.add_all((number, f"Record {number}: {warning}") for warning in row.warnings)
+        keys.append(row)
+    return keys
 
 
 # --- the columns --------------------------------------------------------------------------------------------------
 
 
 def _header(text: str, warnings: Warnings) -> tuple[list[str], Iterator[_Record]]:
-    """The names of the columns in lower case, and the records below them."""
+    """Return the names of the columns in lower case, and the records below them. Raises ApiError."""
     at, line, names = 0, 1, list[str]()
     while at < len(text) and not any(names):
         record, at, breaks = _record(text, at, line, None)
@@ -115,11 +117,6 @@ def _header(text: str, warnings: Warnings) -> tuple[list[str], Iterator[_Record]
     for required in REQUIRED:
         if required not in names:
             raise bad_request(f"Missing required column '{required}'")
-    _warn_of_columns(names, warnings)
-    return names, _records(text, at, line, names.index(PLANS) if PLANS in names else None)
-
-
-def _warn_of_columns(names: Sequence[str], warnings: Warnings) -> None:
     for name, count in Counter(filter(None, names)).items():
         if name not in COLUMNS:
             close = difflib.get_close_matches(name[:KEY_LIKE], COLUMNS, n=1)
@@ -127,12 +124,13 @@ def _warn_of_columns(names: Sequence[str], warnings: Warnings) -> None:
             warnings.add(0, f"The column '{shortened(name)}' is not known and is left out{hint}")
         elif count > 1:
             warnings.add(0, f"The column '{name}' is given {count} times: the first is taken")
+    return names, _records(text, at, line, names.index(PLANS) if PLANS in names else None)
 
 
 # --- a record -----------------------------------------------------------------------------------------------------
 
 
-def _row(number: int, record: _Record, columns: Sequence[str]) -> Row:
+def _row(number: int, record: _Record, columns: Sequence[str]) -> KeyRow:
     fields = record.fields
     if record.cause:
         raise bad_request(f"{record.cause} (line {record.line})")
@@ -141,29 +139,28 @@ def _row(number: int, record: _Record, columns: Sequence[str]) -> Row:
     given: dict[str, str] = {}
     for name, field in zip(columns, fields, strict=False):
         given.setdefault(name, field)
-    enabled, warned = _enabled(given.get("enabled", ""))
+    enabled = given.get("enabled", "")
+    warned: tuple[str, ...] = ()
+    if enabled.lower() not in ("", "true", "false"):
+        warned = (f"Expected true or false as enabled, got '{shortened(enabled)}': the key is disabled",)
     plans = (plan.strip(BLANKS) for plan in given.get(PLANS, "").split(","))
-    document = {"name": given.get("name"), "description": given.get("description"), "enabled": enabled}
+    document = {
+        "name": given.get("name"),
+        "description": given.get("description"),
+        "enabled": enabled.lower() in ("", "true"),
+    }
     if any("\0" in field for field in fields):
         raise bad_request("A record cannot contain NUL")
     if len(fields) < len(columns):
         warned = (*warned, f"It has {len(fields)} fields where the header has {len(columns)}: the others are empty")
-    return Row(number, given.get("key", ""), document, tuple(dict.fromkeys(filter(None, plans))), warned)
-
-
-def _enabled(text: str) -> tuple[bool, tuple[str, ...]]:
-    """Whether the key is to work, and a warning where the file says neither true nor false: then it is disabled."""
-    word = text.lower()
-    if word in ("", "true", "false"):
-        return word != "false", ()
-    return False, (f"Expected true or false as enabled, got '{shortened(text)}': the key is disabled",)
+    return KeyRow(number, given.get("key", ""), document, tuple(dict.fromkeys(filter(None, plans))), warned)
 
 
 # --- the characters -----------------------------------------------------------------------------------------------
 
 
 def _records(text: str, at: int, line: int, plans: int | None) -> Iterator[_Record]:
-    """The records from a place on, without those that are blank."""
+    """Yield the records from `at` on, without blank ones."""
     while at < len(text):
         record, at, breaks = _record(text, at, line, plans)
         line += breaks
@@ -172,7 +169,10 @@ def _records(text: str, at: int, line: int, plans: int | None) -> Iterator[_Reco
 
 
 def _record(text: str, at: int, line: int, plans: int | None) -> tuple[_Record, int, int]:
-    """A record, the place behind it and the line breaks in it."""
+    """Read one record. Also return the place after it and the number of its line breaks. Raises ApiError.
+
+    `plans` is the index of the field that lists plans, which may stand between apostrophes.
+    """
     fields: list[str] = []
     cause, breaks = None, 0
     while True:
@@ -200,26 +200,21 @@ def _record(text: str, at: int, line: int, plans: int | None) -> tuple[_Record, 
 
 
 def _check_quoted(text: str, end: int, field: str, line: int) -> int:
-    """Count the line breaks of a quoted field. Raises ApiError where it may be two fields with a mark too few.
+    """Return the number of line breaks in a quoted field. Raises ApiError if a quotation mark seems to be missing.
 
-    RFC 4180 allows a line break there. But a mark too few in each of two records reads as one field that holds all
-    between them, so a line within a field must not look like a record, nor like a key alone, and the line on which
-    such a field begins must not go on with a key.
+    RFC 4180 allows line breaks in a field. But if two records lack a mark each, the text between them reads as one
+    field. So no line within a field may look like a record or a key, and its first line may not go on with a key.
     """
     if end < len(text) and text[end] not in ",\r\n":
         raise _unreadable(line, "a closing quotation mark is followed by text")
     first, *others = BREAK.split(field)
-    if others and any(_is_key_like(cell) for cell in first.split(",")[1:]):
+    cells = [cell.strip(BLANKS) for cell in first.split(",")[1:]]
+    if others and any(len(cell) >= KEY_LIKE and not any(blank in cell for blank in BLANKS) for cell in cells):
         raise _unreadable(line, "a quoted field goes on with what looks like a key: a quotation mark is missing")
     for within in others:
         if "," in within or any(len(word) >= KEY_LIKE for word in within.split()):
             raise _unreadable(line, "a quoted field holds a line that looks like a record: a quotation mark is missing")
     return len(others)
-
-
-def _is_key_like(cell: str) -> bool:
-    word = cell.strip(BLANKS)
-    return len(word) >= KEY_LIKE and not any(blank in word for blank in BLANKS)
 
 
 def _unreadable(line: int, cause: str) -> ApiError:

@@ -1,8 +1,8 @@
-"""What a plans.yaml cannot say of a stored resource is kept when the file is imported over it."""
+"""Imports a plans.yaml over stored resources: members that the file cannot express keep their stored values."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -13,9 +13,7 @@ from authz.core.stored import (
     Item,
     RestApi,
     StoredAccount,
-    StoredMethod,
     StoredPlan,
-    StoredResource,
     StoredStage,
 )
 
@@ -23,7 +21,7 @@ THROTTLES: Final = frozenset({RATE, BURST})
 
 
 def merged(old: Item, new: Item) -> Item:
-    """The new item with those members of the old one that a plans.yaml has no words for."""
+    """Return the new item with those members of the old one that a plans.yaml cannot express."""
     match old, new:
         case StoredAccount(), StoredAccount():
             return replace(old, account=new.account)
@@ -34,24 +32,28 @@ def merged(old: Item, new: Item) -> Item:
         case StoredPlan(), StoredPlan():
             return replace(new, nonce=old.nonce, product_code=old.product_code)
         case DomainName(), DomainName():
-            told = {mapping.rest_api_id for mapping in new.mappings}
-            others = tuple(mapping for mapping in old.mappings if mapping.rest_api_id not in told)
+            replaced = {mapping.rest_api_id for mapping in new.mappings}
+            others = tuple(mapping for mapping in old.mappings if mapping.rest_api_id not in replaced)
             return replace(old, mappings=(*others, *new.mappings) if others else new.mappings)
     return new
 
 
 def _api(old: RestApi, new: RestApi) -> RestApi:
-    """The old API with the new one's methods: a node keeps its id, a method what it has besides its key."""
+    """Give the old API the methods of the new one. A node keeps its id, a method all but its key requirement."""
     known = {node.path: node for node in old.resources.values()}
     ids = {node.id: known[node.path].id if node.path in known else node.id for node in new.resources.values()}
     nodes = {}
     for node in new.resources.values():
-        was = known.get(node.path)
-        methods = {verb: _method(was, verb, method) for verb, method in node.methods.items()}
+        before = known[node.path].methods if node.path in known else {}
+        methods = {}
+        for verb, method in node.methods.items():
+            kept = before.get(verb, method)
+            behind = kept.method_integration or method.method_integration  # an older release imported methods without
+            methods[verb] = replace(kept, api_key_required=method.api_key_required, method_integration=behind)
         parent = ids[node.parent_id] if node.parent_id else None
         nodes[ids[node.id]] = replace(node, id=ids[node.id], parent_id=parent, methods=methods)
     for node in sorted(old.resources.values(), key=lambda node: node.path):
-        if not node.methods and node.parent_id in nodes:  # without methods a file has no words for it
+        if not node.methods and node.parent_id in nodes:  # a file cannot express a node without methods
             nodes.setdefault(node.id, node)
     return replace(
         old,
@@ -64,14 +66,6 @@ def _api(old: RestApi, new: RestApi) -> RestApi:
         root_resource_id=ids[new.root_resource_id],
         resources=nodes,
     )
-
-
-def _method(was: StoredResource | None, verb: Any, new: StoredMethod) -> StoredMethod:
-    old = was.methods.get(verb) if was else None
-    if old is None:
-        return new
-    integration = old.method_integration or new.method_integration  # an older release imported methods without one
-    return replace(old, api_key_required=new.api_key_required, method_integration=integration)
 
 
 def _stage(old: StoredStage, new: StoredStage) -> StoredStage:
@@ -87,7 +81,7 @@ def _stage(old: StoredStage, new: StoredStage) -> StoredStage:
 
 
 def lost_methods(old: RestApi, new: RestApi) -> list[str]:
-    """Methods of the old API that the new one does not have, as `GET /pets`."""
+    """Return the methods of the old API that the new one lacks, such as `GET /pets`."""
     kept = {(node.path, verb) for node in new.resources.values() for verb in node.methods}
     found = ((node.path, verb) for node in old.resources.values() for verb in node.methods)
     return [f"{verb} {path}" for path, verb in sorted(found) if (path, verb) not in kept]

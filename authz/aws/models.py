@@ -1,4 +1,4 @@
-"""Models and request validators of an API: stored and shown as AWS does, and nothing is validated by them."""
+"""Models and request validators of an API: stored and shown as AWS does. They validate no request here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_VALIDATORS: Final = 100
 REFERENCE: Final = re.compile(r"https://apigateway\.amazonaws\.com/restapis/[^/]+/models/([A-Za-z0-9]+)")
 DRAFT: Final = "http://json-schema.org/draft-04/schema#"
 
-# What AWS gives every new API, with its own texts.
+# The models that AWS gives every new API, with AWS's texts.
 STANDARD: Final = {
     "Empty": StoredModel(
         id="empty0",
@@ -46,12 +46,12 @@ STANDARD: Final = {
 
 
 def models(api: RestApi) -> Mapping[str, StoredModel]:
-    """The models of an API, by their names."""
+    """Return the models of an API by name."""
     return STANDARD if api.models is None else api.models
 
 
 def model(api: RestApi, name: str) -> StoredModel:
-    """Raises ApiError."""
+    """Return one model of an API. Raises ApiError."""
     found = models(api).get(name)
     if found is None:
         raise unknown_model(name)
@@ -63,7 +63,7 @@ def unknown_model(name: str) -> ApiError:
 
 
 def add_model(api: RestApi, made: StoredModel) -> RestApi:
-    """The API with one more model. Raises ApiError."""
+    """Add a model. Raises ApiError."""
     if not made.name:
         raise bad_request("Model name must be non-empty")
     if not NAME.fullmatch(made.name):
@@ -74,28 +74,24 @@ def add_model(api: RestApi, made: StoredModel) -> RestApi:
 
 
 def with_model(api: RestApi, changed: StoredModel) -> RestApi:
-    """The API with a model in the place of the one that has its name. Raises ApiError."""
-    _check_schema(changed)
+    """Add a model, or replace the one of its name. Raises ApiError."""
+    if not changed.schema.strip():
+        raise bad_request("Model schema must have at least 1 property or array items defined")
+    if len(changed.schema) > SCHEMA_CHARACTERS:
+        raise bad_request(f"Model schema must not exceed {SCHEMA_CHARACTERS} characters")
+    if "json" in changed.content_type and not isinstance(_decoded(changed.schema), dict):
+        cause = "Invalid model schema specified"
+        raise bad_request(f"Invalid model specified: Validation Result: warnings : [], errors : [{cause}]")
     return with_models(api, {**models(api), changed.name: changed})
 
 
 def with_models(api: RestApi, held: Mapping[str, StoredModel]) -> RestApi:
-    """The API with these models and no other. Raises ApiError."""
+    """Replace all models of an API. Raises ApiError."""
     if len(held) > MOST_MODELS:
         raise limit_exceeded("Maximum number of models for this API has been reached")
     if sum(len(one.schema) for one in held.values()) > SCHEMAS_CHARACTERS:
         raise limit_exceeded(f"The models of an API must not exceed {SCHEMAS_CHARACTERS} characters together")
     return replace(api, models=dict(held))
-
-
-def _check_schema(given: StoredModel) -> None:
-    if not given.schema.strip():
-        raise bad_request("Model schema must have at least 1 property or array items defined")
-    if len(given.schema) > SCHEMA_CHARACTERS:
-        raise bad_request(f"Model schema must not exceed {SCHEMA_CHARACTERS} characters")
-    if "json" in given.content_type and not isinstance(_decoded(given.schema), dict):
-        cause = "Invalid model schema specified"
-        raise bad_request(f"Invalid model specified: Validation Result: warnings : [], errors : [{cause}]")
 
 
 def _decoded(schema: str) -> Any:
@@ -106,36 +102,34 @@ def _decoded(schema: str) -> Any:
 
 
 def without_model(api: RestApi, name: str) -> RestApi:
-    """The API without a model that nothing refers to. Raises ApiError."""
+    """Remove a model. Raises ApiError if a method or another model refers to it."""
     model(api, name)
-    for place in (*_uses_of_model(api, name), *_references(api, name)):
+    for place in _users_of_model(api, name):
         raise conflict(f"Cannot delete model '{name}', is referenced in {place}")
     return replace(api, models={other: one for other, one in models(api).items() if other != name})
 
 
-def _uses_of_model(api: RestApi, name: str) -> Iterator[str]:
+def _users_of_model(api: RestApi, name: str) -> Iterator[str]:
     for place, method in _methods(api):
         if name in method.request_models.values():
             yield f"method request: {place}"
         for status, response in method.method_responses.items():
             if name in (response.get("responseModels") or {}).values():
                 yield f"method response: {place}/{status}"
+    for other in models(api).values():
+        if other.name != name and name in REFERENCE.findall(other.schema):
+            yield f"model: {other.name}"
 
 
 def _methods(api: RestApi) -> Iterator[tuple[str, StoredMethod]]:
-    """Every method with its place, deepest first, as AWS spells it: `//ANY` on the root."""
+    """Yield each method with its place as AWS spells it, such as `//ANY` on the root; the last path comes first."""
     for one in sorted(api.resources.values(), key=lambda one: one.path, reverse=True):
         for verb, method in one.methods.items():
             yield f"{one.path}/{verb}", method
 
 
-def _references(api: RestApi, name: str) -> Iterator[str]:
-    others = (one for one in models(api).values() if one.name != name)
-    return (f"model: {one.name}" for one in others if name in REFERENCE.findall(one.schema))
-
-
 def flattened(api: RestApi, name: str) -> str:
-    """A model's schema, with the models that it refers to among its own definitions."""
+    """Return a model's schema with the models that it refers to, directly or not, among its definitions."""
     definitions: dict[str, Any] = {}
     open_ = REFERENCE.findall(model(api, name).schema)
     while open_:
@@ -157,7 +151,7 @@ def _localised(schema: str) -> str:
 
 
 def check_uses(api: RestApi, method: StoredMethod, before: StoredMethod | None = None) -> None:
-    """Refuse a method that names a validator or a model that is not there; `before` may name them. Raises ApiError."""
+    """Raise ApiError if a method names an unknown validator or model; those that `before` names are not checked."""
     validator = method.request_validator_id
     if validator and validator not in api.request_validators and validator != (before and before.request_validator_id):
         raise bad_request("Invalid Request Validator identifier specified")
@@ -166,6 +160,7 @@ def check_uses(api: RestApi, method: StoredMethod, before: StoredMethod | None =
 
 
 def check_models(api: RestApi, names: Iterable[str]) -> None:
+    """Raise ApiError for the first name that no model has."""
     for name in names:
         if name not in models(api):
             raise bad_request(f"Invalid model identifier specified: {name}")
@@ -175,7 +170,7 @@ def check_models(api: RestApi, names: Iterable[str]) -> None:
 
 
 def validator(api: RestApi, validator_id: str) -> RequestValidator:
-    """Raises ApiError."""
+    """Return one request validator of an API. Raises ApiError."""
     found = api.request_validators.get(validator_id)
     if found is None:
         raise unknown_validator()
@@ -187,7 +182,7 @@ def unknown_validator() -> ApiError:
 
 
 def with_validator(api: RestApi, changed: RequestValidator) -> RestApi:
-    """The API with a validator, new or in the place of the one that has its id. Raises ApiError."""
+    """Add a validator, or replace the one of its id. Raises ApiError."""
     if not changed.name.strip():
         raise bad_request("Request Validator name cannot be blank")
     held = {**api.request_validators, changed.id: changed}
@@ -197,7 +192,7 @@ def with_validator(api: RestApi, changed: RequestValidator) -> RestApi:
 
 
 def without_validator(api: RestApi, validator_id: str) -> RestApi:
-    """The API without a validator that no method names. Raises ApiError."""
+    """Remove a validator. Raises ApiError if a method names it."""
     validator(api, validator_id)
     for place, method in _methods(api):
         if method.request_validator_id == validator_id:

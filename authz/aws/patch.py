@@ -1,4 +1,4 @@
-"""The patch engine: a table of what may be patched, one for each resource, and one function that applies operations."""
+"""AWS's patch operations: each resource has a table of rules, and `apply` applies operations by it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from authz.aws.errors import bad_request
 
 Op = Literal["add", "remove", "move", "test", "replace", "copy"]  # in the order in which AWS lists them
 Document = dict[str, Any]
-Effect = Callable[["Change"], None]
+Effect = Callable[["PatchStep"], None]
 
 NUMBER: Final = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)
 INTEGER: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 class PatchOperation(Struct, frozen=True, rename={"from_": "from"}):
-    """One operation, as a client sends it; the value is always a text."""
+    """One operation as a client sends it. The value is always text."""
 
     op: Op
     path: str
@@ -32,14 +32,14 @@ class PatchOperation(Struct, frozen=True, rename={"from_": "from"}):
     from_: str | None = None
 
 
-class Patch(Struct, frozen=True, rename="camel"):
+class PatchBody(Struct, frozen=True, rename="camel"):
     """The body of every Update operation."""
 
     patch_operations: tuple[PatchOperation, ...] = ()
 
 
 class Type(Enum):
-    """How the text of a value is read."""
+    """How to read the text of a value."""
 
     TEXT = "text"
     INT = "int"
@@ -49,10 +49,10 @@ class Type(Enum):
 
 
 @dataclass(frozen=True)
-class Change:
-    """An operation that found its row: the draft to change, the parts of the path by name, the value as it was read.
+class PatchStep:
+    """One operation with its rule applied: the draft to change, the path's parts by name, and the value as read.
 
-    `origin` is the path that a copy is made from.
+    `origin` is the path that a `copy` operation copies from.
     """
 
     draft: Document
@@ -63,26 +63,26 @@ class Change:
     origin: str | None = None
 
 
-def member(change: Change) -> None:
-    """The usual effect: sets or removes the member that the path points to. What lies above it is made."""
-    *above, last = change.path
-    where = change.draft
+def member(step: PatchStep) -> None:
+    """Set or remove the member at the path; create missing parents. Rules without an `effect` of their own use this."""
+    *above, last = step.path
+    where = step.draft
     for name in above:
         if not isinstance(where.get(name), dict):
             where[name] = {}
         where = where[name]
-    if change.op == "remove":
+    if step.op == "remove":
         where.pop(last, None)
     else:
-        where[last] = change.value
+        where[last] = step.value
 
 
 @dataclass(frozen=True)
-class Row:
-    """Which operations a path takes, how its value reads, and what follows.
+class PatchRule:
+    """A path that can be patched: the operations it takes, the type of its value, and the effect on the draft.
 
-    In a pattern `<name>` or `{name}` stands for one part of the path; `<rest>`, and a resource path with its method
-    after it, for one or more. `hidden` rows are our own: AWS's error lists do not name them.
+    In a pattern `<name>` or `{name}` matches one part of the path. `<rest>` matches one or more parts, and so does a
+    resource path followed by its method. `hidden` rules are our own: AWS's error lists do not name them.
     """
 
     ops: tuple[Op, ...]
@@ -94,82 +94,62 @@ class Row:
     @cached_property
     def regex(self) -> re.Pattern[str]:
         written = re.sub(r"[<{]resourcePath[>}]/[<{]httpMethod[>}]", "<method>", self.pattern)
-        parts = re.split(r"[<{]([^>}]+)[>}]", written)
-        return re.compile("".join(map(_part, parts, range(len(parts)))), re.DOTALL)
-
-
-def _part(text: str, number: int) -> str:
-    """One piece of a pattern: literal text and names take turns."""
-    if number % 2 == 0:
-        return re.escape(text)
-    return f"(?P<{re.sub('[^a-zA-Z]', '_', text)}>{'.+' if text in ('method', 'rest') else '[^/]+'})"
+        literal, *others = re.split(r"[<{]([^>}]+)[>}]", written)
+        expression = re.escape(literal)
+        for name, literal in zip(others[::2], others[1::2], strict=True):
+            group = re.sub("[^a-zA-Z]", "_", name)
+            expression += f"(?P<{group}>{'.+' if name in ('method', 'rest') else '[^/]+'}){re.escape(literal)}"
+        return re.compile(expression, re.DOTALL)
 
 
 Style = Callable[[PatchOperation, Sequence[str]], str]
 
 
 def invalid_path(operation: PatchOperation, allowed: Sequence[str]) -> str:
-    """AWS's text for what a table does not have; two blanks after "path" are AWS's."""
+    """Word the refusal of an operation without a rule, as AWS does; the two blanks after "path" are AWS's."""
     choice = f"Must be one of: [{', '.join(allowed)}]" if allowed else "Please choose supported operations"
     return f"Invalid patch path  '{operation.path}' specified for op '{operation.op}'. {choice}"
 
 
 def apply(
-    table: Sequence[Row], document: Document, operations: Iterable[PatchOperation], style: Style = invalid_path
+    table: Sequence[PatchRule], document: Document, operations: Iterable[PatchOperation], style: Style = invalid_path
 ) -> Document:
-    """The document with all operations applied in order; the given one is left as it is.
+    """Return a copy of the document with all operations applied, in order.
 
-    Raises ApiError for the first operation that cannot be applied.
+    Raises ApiError for the first operation that cannot be applied; `style` words the refusal of an unknown path.
     """
     draft = deepcopy(document)
     for operation in operations:
-        _apply(table, draft, operation, style)
+        rules = [rule for rule in table if operation.op in rule.ops]
+        for rule in rules:
+            if match := rule.regex.fullmatch(operation.path):
+                names = {name: unescape(text) for name, text in match.groupdict().items()}
+                path = tuple(map(unescape, operation.path.split("/")[1:]))
+                rule.effect(PatchStep(draft, operation.op, names, path, _value(rule, operation), operation.from_))
+                break
+        else:
+            raise bad_request(style(operation, [rule.pattern for rule in rules if not rule.hidden]))
     return draft
 
 
-def _apply(table: Sequence[Row], draft: Document, operation: PatchOperation, style: Style) -> None:
-    rows = [row for row in table if operation.op in row.ops]
-    for row in rows:
-        if found := row.regex.fullmatch(operation.path):
-            names = {name: unescape(text) for name, text in found.groupdict().items()}
-            path = tuple(map(unescape, operation.path.split("/")[1:]))
-            row.effect(Change(draft, operation.op, names, path, _value(row, operation), operation.from_))
-            return
-    raise bad_request(style(operation, [row.pattern for row in rows if not row.hidden]))
-
-
 def unescape(part: str) -> str:
-    """A part of a JSON pointer as it is meant."""
+    """Undo the escapes of a JSON pointer: `~1` is a slash, `~0` a tilde."""
     return part.replace("~1", "/").replace("~0", "~")
 
 
-def _value(row: Row, operation: PatchOperation) -> Any:
-    """The value, read as the row says; what is removed needs none."""
+def _value(rule: PatchRule, operation: PatchOperation) -> Any:
+    """Read the value as the type that the rule names. Returns the bare text for `remove`. Raises ApiError."""
     text = operation.value or ""
-    if row.type is Type.TEXT or operation.op == "remove":
+    if rule.type is Type.TEXT or operation.op == "remove":
         return text
-    if row.type is Type.BOOL:
+    if rule.type is Type.BOOL:
         return text.lower() == "true"
     try:
-        return READ[row.type](text.strip())
+        if rule.type is Type.JSON:
+            return msgspec.json.decode(text.strip())  # its errors are ValueErrors
+        pattern, number = (INTEGER, int) if rule.type is Type.INT else (NUMBER, float)
+        if pattern.fullmatch(text.strip()):
+            return number(text.strip())
     except (ValueError, RecursionError):
-        raise bad_request(f"Invalid patch value specified for path '{operation.path}'") from None
-
-
-def _number(text: str) -> float:
-    if not NUMBER.fullmatch(text):
-        raise ValueError(text)
-    return float(text)
-
-
-def _integer(text: str) -> int:
-    if not INTEGER.fullmatch(text):
-        raise ValueError(text)
-    return int(text)
-
-
-READ: Final[dict[Type, Callable[[str], Any]]] = {
-    Type.INT: _integer,
-    Type.DOUBLE: _number,
-    Type.JSON: msgspec.json.decode,  # its errors are ValueErrors
-}
+        pass
+    raise bad_request(f"Invalid patch value specified for path '{operation.path}'")

@@ -1,4 +1,4 @@
-"""The rules of plans and keys: what a document becomes when it is taken in, and what one key may join."""
+"""The rules of plans and keys: documents in AWS's shape to resources and back, and the plans that a key may join."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from authz.aws.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
-from authz.aws.patch import Change, Document, Row, Type
+from authz.aws.patch import Document, PatchRule, PatchStep, Type
 from authz.core.limits import check_throttle
 from authz.core.methods import method_of, no_method
 from authz.core.resources import ApiKey, ApiStage, FailurePolicy, Mode, QuotaSettings, ThrottleSettings, UsagePlan
@@ -25,7 +25,7 @@ MOST_METHOD_THROTTLES: Final = 20  # of one stage in one plan
 MOST_PLANS_OF_A_KEY: Final = 10
 MOST_TAGS: Final = 50
 GREATEST: Final = 2**31 - 1
-PERIODS: Final = {"DAY": 0, "WEEK": 6, "MONTH": 27}  # the greatest offset of each
+PERIODS: Final = {"DAY": 0, "WEEK": 6, "MONTH": 27}  # the largest offset of each
 INVALID_STAGE: Final = "Invalid API Stage specified"
 Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -42,7 +42,7 @@ def no_plan() -> ApiError:
 
 
 def key_document(stored: StoredKey) -> Document:
-    """A key as AWS prints it, without value and tags."""
+    """Return a key as AWS prints it, without value and tags."""
     key = stored.key
     document: Document = {
         "id": key.id,
@@ -59,7 +59,7 @@ def key_document(stored: StoredKey) -> Document:
 
 
 def checked_key(document: Document, key_id: str, tags: Mapping[str, str]) -> ApiKey:
-    """The key that a document describes; its value is no part of it."""
+    """Check a key's document and read it. The document has no value. Raises ApiError."""
     name, description = document.get("name") or "", document.get("description")
     if len(name) > LONGEST_NAME:
         raise bad_request("Invalid API Key name, can be at most 1024 characters.")
@@ -72,23 +72,24 @@ def checked_key(document: Document, key_id: str, tags: Mapping[str, str]) -> Api
         name=name,
         description=description,
         enabled=bool(document.get("enabled")),
-        expires_at=_moment(document.get("expiresAt")),
+        expires_at=_expiry(document.get("expiresAt")),
         customer_id=document.get("customerId"),
         tags=checked_tags(tags),
     )
 
 
 def checked_value(value: str) -> str:
+    """Return the value of a key. Raises ApiError for one that breaks AWS's bounds or that no header can carry."""
     if len(value) < SHORTEST_VALUE:
         raise bad_request("API Key value should be at least 20 characters")
     if len(value) > LONGEST_VALUE:
         raise bad_request("API Key value exceeds maximum size of 128 characters")
-    if problem := value_problem(value):  # the file's rule: what no header could carry is no key
+    if problem := value_problem(value):  # the rule of the plans file
         raise bad_request(f"Invalid API Key value: {problem}")
     return value
 
 
-def _moment(text: str | None) -> datetime | None:
+def _expiry(text: str | None) -> datetime | None:
     if not text:
         return None
     try:
@@ -97,24 +98,20 @@ def _moment(text: str | None) -> datetime | None:
         raise bad_request("Invalid expiresAt: expected a time as RFC 3339 writes it") from None
 
 
-def _customer(change: Change) -> None:
-    """Terraform takes a customer away by an empty value."""
-    change.draft["customerId"] = change.value or None
-
-
-def _stage_key(change: Change) -> None:
-    """`/stages` of a key has had no effect on access since there are plans; it is kept as it is given."""
-    kept = [stage for stage in change.draft["stageKeys"] if stage != change.value]
-    change.draft["stageKeys"] = kept if change.op == "remove" else [*kept, change.value]
+def _stage_key(step: PatchStep) -> None:
+    """Add or remove an entry of `/stages`. It has no effect on access since AWS introduced plans."""
+    kept = [stage for stage in step.draft["stageKeys"] if stage != step.value]
+    step.draft["stageKeys"] = kept if step.op == "remove" else [*kept, step.value]
 
 
 KEY_TABLE: Final = (
-    Row(("replace",), "/description"),
-    Row(("replace",), "/enabled", Type.BOOL),
-    Row(("replace",), "/name"),
-    Row(("replace",), "/customerId", effect=_customer),
-    Row(("add", "remove"), "/stages", effect=_stage_key),
-    Row(("add", "replace", "remove"), "/expiresAt", hidden=True),
+    PatchRule(("replace",), "/description"),
+    PatchRule(("replace",), "/enabled", Type.BOOL),
+    PatchRule(("replace",), "/name"),
+    # Terraform removes a customer by an empty value.
+    PatchRule(("replace",), "/customerId", effect=lambda step: step.draft.update(customerId=step.value or None)),
+    PatchRule(("add", "remove"), "/stages", effect=_stage_key),
+    PatchRule(("add", "replace", "remove"), "/expiresAt", hidden=True),
 )
 
 
@@ -122,13 +119,21 @@ KEY_TABLE: Final = (
 
 
 def plan_document(stored: StoredPlan) -> Document:
-    """A plan as AWS prints it, without tags; our own members only where they are set."""
+    """Return a plan as AWS prints it, without tags. Our own members are there only if they are set."""
     plan = stored.plan
+    stages = [
+        {
+            "apiId": stage.api_id,
+            "stage": stage.stage,
+            "throttle": {name: _throttle_document(value) for name, value in stage.throttle.items()},
+        }
+        for stage in plan.api_stages
+    ]
     document: Document = {
         "id": plan.id,
         "name": plan.name,
         "description": plan.description,
-        "apiStages": [_stage_document(stage) for stage in plan.api_stages],
+        "apiStages": [{name: value for name, value in stage.items() if value != {}} for stage in stages],
         "throttle": _throttle_document(plan.throttle) if plan.throttle else None,
         "quota": plan.quota and {"limit": plan.quota.limit, "offset": plan.quota.offset, "period": plan.quota.period},
         "productCode": stored.product_code,
@@ -138,13 +143,6 @@ def plan_document(stored: StoredPlan) -> Document:
     return {name: value for name, value in document.items() if value is not None}
 
 
-def _stage_document(stage: ApiStage) -> Document:
-    document: Document = {"apiId": stage.api_id, "stage": stage.stage}
-    if stage.throttle:
-        document["throttle"] = {name: _throttle_document(value) for name, value in stage.throttle.items()}
-    return document
-
-
 def _throttle_document(settings: ThrottleSettings) -> Document:
     rate = None if settings.rate_limit is None else float(settings.rate_limit)
     numbers = {"burstLimit": settings.burst_limit, "rateLimit": rate}
@@ -152,7 +150,7 @@ def _throttle_document(settings: ThrottleSettings) -> Document:
 
 
 def checked_plan(document: Document, stored: StoredPlan) -> StoredPlan:
-    """The plan that a document describes; id, nonce and tags are the stored one's."""
+    """Check a plan's document and read it. Id, nonce and tags are those of `stored`. Raises ApiError."""
     name = document.get("name") or ""
     if not name:
         raise bad_request("Usage Plan name must be provided")
@@ -182,11 +180,16 @@ def _api_stages(documents: Iterable[Document]) -> tuple[ApiStage, ...]:
     stages: dict[tuple[str, str], ApiStage] = {}
     for document in documents:
         place = document.get("apiId") or "", document.get("stage") or ""
-        if not all(place):  # the unfilled places are AWS's
+        if not all(place):  # AWS leaves its placeholders unfilled
             raise bad_request("Invalid API Stage {api: %s, stage: %s} specified for usageplan %s")
         if place in stages:
             raise _attached_already(*place)
-        stages[place] = ApiStage(*place, throttle=_method_throttles(document.get("throttle") or {}))
+        given: dict[str, Document | None] = document.get("throttle") or {}
+        methods = ((_method_key(name), checked_throttle(numbers or {})) for name, numbers in given.items())
+        throttle = {name: settings for name, settings in methods if settings}
+        if len(throttle) > MOST_METHOD_THROTTLES:
+            raise limit_exceeded(f"At most {MOST_METHOD_THROTTLES} methods of an API Stage may have throttle settings")
+        stages[place] = ApiStage(*place, throttle=throttle)
     return tuple(stages.values())
 
 
@@ -194,19 +197,11 @@ def _attached_already(api: str, stage: str) -> ApiError:
     return conflict(f"API Stage {api}:{stage} is already associated with this Usage Plan")
 
 
-def _method_throttles(document: Mapping[str, Document | None]) -> dict[str, ThrottleSettings]:
-    read = ((_method_key(name), checked_throttle(value or {})) for name, value in document.items())
-    found = {name: settings for name, settings in read if settings}
-    if len(found) > MOST_METHOD_THROTTLES:
-        raise limit_exceeded(f"At most {MOST_METHOD_THROTTLES} methods of an API Stage may have throttle settings")
-    return found
-
-
 def _method_key(written: str) -> str:
-    """The key of a method as a plan holds it: `/pets/GET`, `//GET` for the root.
+    """Return the key of a method as a plan stores it: `/pets/GET`, or `//GET` for the root.
 
-    Raises ApiError for a key without its first slash, as AWS does: shown with one, it would differ from what a tool
-    wrote, and Terraform would plan a change for ever.
+    Raises ApiError for a key without its first slash, as AWS does. If we added the slash, Terraform would find a
+    difference at every run.
     """
     if not written.startswith("/"):
         path, method = written.rsplit("/", 1) if "/" in written else (written, "")
@@ -215,7 +210,7 @@ def _method_key(written: str) -> str:
 
 
 def _key_of_path(written: str) -> str:
-    """The key of the method that a patch names; its path may lack the first slash."""
+    """Return the key of the method that a patch names; its path may lack the first slash. Raises ApiError."""
     try:
         path, method = method_of(written)
     except ValueError as error:
@@ -224,6 +219,7 @@ def _key_of_path(written: str) -> str:
 
 
 def checked_throttle(document: Document) -> ThrottleSettings | None:
+    """Check a throttle's document and read it; None if it has neither rate nor burst. Raises ApiError."""
     rate, burst = document.get("rateLimit"), document.get("burstLimit")
     if rate is None and burst is None:
         return None
@@ -250,33 +246,33 @@ def _quota(document: Document) -> QuotaSettings:
 
 
 def _place(text: str) -> tuple[str, str]:
-    """The API and stage of `apiId:stage`."""
+    """Split `apiId:stage`. Raises ApiError."""
     api, _, stage = text.partition(":")
     if not api or not stage or ":" in stage:
         raise bad_request(INVALID_STAGE)
     return api, stage
 
 
-def _attached(change: Change, text: str) -> Document:
-    """The stage of that name in the plan."""
+def _attached(step: PatchStep, text: str) -> Document:
+    """Return the plan's stage that `text` names as `apiId:stage`. Raises ApiError."""
     api, stage = _place(text)
-    for document in change.draft["apiStages"]:
+    for document in step.draft["apiStages"]:
         if (document["apiId"], document["stage"]) == (api, stage):
-            found: Document = document
-            return found
-    plan = change.draft["id"]
+            attached: Document = document
+            return attached
+    plan = step.draft["id"]
     raise not_found(f"Invalid API Stage {{api: {api}, stage: {stage}}} specified for usageplan {plan}")
 
 
-def _attach(change: Change) -> None:
-    api, stage = _place(change.value)
-    if any((document["apiId"], document["stage"]) == (api, stage) for document in change.draft["apiStages"]):
+def _api_stage(step: PatchStep) -> None:
+    """Add or remove a stage of the plan."""
+    if step.op == "remove":
+        step.draft["apiStages"].remove(_attached(step, step.value))
+        return
+    api, stage = _place(step.value)
+    if any((document["apiId"], document["stage"]) == (api, stage) for document in step.draft["apiStages"]):
         raise _attached_already(api, stage)
-    change.draft["apiStages"].append({"apiId": api, "stage": stage})
-
-
-def _detach(change: Change) -> None:
-    change.draft["apiStages"].remove(_attached(change, change.value))
+    step.draft["apiStages"].append({"apiId": api, "stage": stage})
 
 
 class Numbers(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -286,72 +282,75 @@ class Numbers(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     burst_limit: int | None = None
 
 
-def _replace_methods(change: Change) -> None:
-    stage = _attached(change, change.names["apidId_stageName"])
-    if change.op == "remove":
+def _methods(step: PatchStep) -> None:
+    """Replace or remove the throttles of all methods of a stage."""
+    stage = _attached(step, step.names["apidId_stageName"])
+    if step.op == "remove":
         stage.pop("throttle", None)
         return
     try:
-        methods = msgspec.convert(change.value, dict[str, Numbers])
+        methods = msgspec.convert(step.value, dict[str, Numbers])
     except (msgspec.ValidationError, OverflowError):
         raise bad_request("Invalid throttle settings specified: expected a map of methods") from None
     stage["throttle"] = {_method_key(name): msgspec.to_builtins(numbers) for name, numbers in methods.items()}
 
 
-def _remove_method(change: Change) -> None:
-    stage = _attached(change, change.names["apidId_stageName"])
-    stage.get("throttle", {}).pop(_key_of_path(change.names["method"]), None)
-
-
-def _method_number(change: Change) -> None:
-    stage = _attached(change, change.names["apidId_stageName"])
-    methods = stage.setdefault("throttle", {})
-    methods.setdefault(_key_of_path(change.names["method"]), {})[change.path[-1]] = change.value
+def _method(step: PatchStep) -> None:
+    """Set a number of one method's throttle, or remove its throttle."""
+    stage = _attached(step, step.names["apidId_stageName"])
+    key = _key_of_path(step.names["method"])
+    if step.op == "remove":
+        stage.get("throttle", {}).pop(key, None)
+    else:
+        stage.setdefault("throttle", {}).setdefault(key, {})[step.path[-1]] = step.value
 
 
 _STAGE = "/apiStages/<apidId:stageName>/throttle"  # "apidId" is AWS's spelling
 _METHOD = f"{_STAGE}/<resourcePath>/<httpMethod>"
 
 PLAN_TABLE: Final = (
-    Row(("replace",), "/name"),
-    Row(("replace",), "/description"),
-    Row(("add",), "/apiStages", effect=_attach),
-    Row(("remove",), "/apiStages", effect=_detach),
-    Row(("remove",), "/quota"),
-    Row(("add", "replace"), "/quota/limit", Type.INT),
-    Row(("add", "replace"), "/quota/offset", Type.INT),
-    Row(("add", "replace"), "/quota/period"),
-    Row(("remove",), "/throttle"),
-    Row(("add", "replace"), "/throttle/rateLimit", Type.DOUBLE),
-    Row(("add", "replace"), "/throttle/burstLimit", Type.INT),
-    Row(("add", "replace", "remove"), "/productCode"),
-    Row(("add", "replace"), f"{_METHOD}/rateLimit", Type.DOUBLE, _method_number),
-    Row(("add", "replace"), f"{_METHOD}/burstLimit", Type.INT, _method_number),
-    Row(("remove",), _METHOD, effect=_remove_method),
-    Row(("replace", "add", "remove"), _STAGE, Type.JSON, _replace_methods),
-    Row(("add", "replace", "remove"), "/mode", hidden=True),
-    Row(("add", "replace", "remove"), "/failurePolicy", hidden=True),
+    PatchRule(("replace",), "/name"),
+    PatchRule(("replace",), "/description"),
+    PatchRule(("add", "remove"), "/apiStages", effect=_api_stage),
+    PatchRule(("remove",), "/quota"),
+    PatchRule(("add", "replace"), "/quota/limit", Type.INT),
+    PatchRule(("add", "replace"), "/quota/offset", Type.INT),
+    PatchRule(("add", "replace"), "/quota/period"),
+    PatchRule(("remove",), "/throttle"),
+    PatchRule(("add", "replace"), "/throttle/rateLimit", Type.DOUBLE),
+    PatchRule(("add", "replace"), "/throttle/burstLimit", Type.INT),
+    PatchRule(("add", "replace", "remove"), "/productCode"),
+    PatchRule(("add", "replace"), f"{_METHOD}/rateLimit", Type.DOUBLE, _method),
+    PatchRule(("add", "replace"), f"{_METHOD}/burstLimit", Type.INT, _method),
+    PatchRule(("remove",), _METHOD, effect=_method),
+    PatchRule(("replace", "add", "remove"), _STAGE, Type.JSON, _methods),
+    PatchRule(("add", "replace", "remove"), "/mode", hidden=True),
+    PatchRule(("add", "replace", "remove"), "/failurePolicy", hidden=True),
 )
 
 
 # Plans and keys
 
 
-def live_plans(key: StoredKey, found: Iterable[object]) -> tuple[StoredPlan, ...]:
-    """Of the plans found under the ids that a key refers to, those it means; others were made later under an old id."""
-    plans = {item.ref: item for item in found if isinstance(item, StoredPlan)}
+def live_plans(key: StoredKey, items: Iterable[object]) -> tuple[StoredPlan, ...]:
+    """Return the plans among `items` that the key refers to, in the key's order.
+
+    A plan that somebody created later under the id of a deleted plan has another `ref`, and is left out.
+    """
+    plans = {item.ref: item for item in items if isinstance(item, StoredPlan)}
     return tuple(plans[ref] for ref in key.plans if ref in plans)
 
 
 def plan_ids(key: StoredKey) -> list[str]:
-    """The ids of the plans that a key refers to, dead ones too."""
+    """Return the ids of the plans that a key refers to, deleted ones too."""
     return [ref.partition(".")[0] for ref in key.plans]
 
 
 def join(key: StoredKey, plan: StoredPlan, others: Iterable[StoredPlan]) -> tuple[str, ...]:
-    """What the key's `plans` become when it joins one, given the live plans it is in.
+    """Return the `plans` of a key after it joins `plan`; `others` are the live plans that it is in.
 
-    Raises ApiError where it is in the plan already, or in another for one of its stages.
+    Raises ApiError if the key is in the plan already, if one of its plans covers a stage of this plan, or if it is in
+    the largest possible number of plans.
     """
     others = tuple(others)
     if plan.ref in (other.ref for other in others):
@@ -370,7 +369,7 @@ def _covered(plan: StoredPlan) -> set[tuple[str, str]]:
 
 
 def twice(plan_id: str, place: tuple[str, str], key_id: str | None = None) -> ApiError:
-    """What forbids a key two plans of one stage."""
+    """Word the refusal of a second plan of the same stage for one key."""
     who = f"API Key {key_id}" if key_id else "an API Key"
     where = ":".join(place)
     return conflict(
@@ -383,7 +382,7 @@ def twice(plan_id: str, place: tuple[str, str], key_id: str | None = None) -> Ap
 
 
 def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags, if they keep AWS's rules."""
+    """Return the tags as a dictionary. Raises ApiError if they break AWS's rules."""
     if len(tags) > MOST_TAGS:
         raise bad_request(f"A resource can have at most {MOST_TAGS} tags")
     for key, value in tags.items():

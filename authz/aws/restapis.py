@@ -1,4 +1,4 @@
-"""What a RestApi is made of, and how each edit changes it: resources, methods, responses, stages, the snapshot."""
+"""The rules of a RestApi: how each edit changes its resources, methods, responses and stages, and what it deploys."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from authz.core.stored import RestApi, StoredMethod, StoredResource, StoredStage
 VERBS: Final = ("GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "HEAD", "ANY")
 PATH_PART: Final = re.compile(r"[a-zA-Z0-9._\-:]+|\{[a-zA-Z0-9._\-:]+\+?\}")
 STAGE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
-# How an address begins that `_check_api` finds a problem at: its API and stage are made up there.
+# The beginning of an address that `_check_api` reports; the API and the stage in it are made up.
 WITHIN: Final = re.compile(r"\$\.apis\[0\]\.(stages\[0\]\.gatewayResponses\['\w+'\]\.)?")
 STATUS_CODE: Final = re.compile(r"[1-5]\d\d", re.ASCII)
 
-# AWS's kinds of gateway responses with their own statuses, in the order in which they are listed.
+# AWS's kinds of gateway responses with their default statuses, in the order of GetGatewayResponses.
 RESPONSE_STATUSES: Final[dict[str, str | None]] = {
     "ACCESS_DENIED": "403",
     "API_CONFIGURATION_ERROR": "500",
@@ -56,7 +56,7 @@ RESPONSE_STATUSES: Final[dict[str, str | None]] = {
 }
 STANDARD_TEMPLATES: Final = {"application/json": '{"message":$context.error.messageString}'}
 
-# A stage's settings for a method, before any of them is set.
+# The settings of a stage for a method until one is set.
 DEFAULT_SETTING: Final[dict[str, Any]] = {
     "cacheDataEncrypted": False,
     "cacheTtlInSeconds": 300,
@@ -71,7 +71,7 @@ DEFAULT_SETTING: Final[dict[str, Any]] = {
 
 NO_METHOD: Final = "Invalid Method identifier specified"
 INTEGRATION_TIMEOUT_MS: Final = 29_000
-MOST_RESOURCES: Final = 2000  # AWS's limit is 300 until one asks for more
+MOST_RESOURCES: Final = 2000  # AWS's default is 300, and it raises it on request
 
 NewId = Callable[[], str]
 
@@ -80,7 +80,7 @@ NewId = Callable[[], str]
 
 
 def resource(api: RestApi, resource_id: str) -> StoredResource:
-    """The resource of an id. Raises ApiError."""
+    """Return the resource with this id. Raises ApiError."""
     found = api.resources.get(resource_id)
     if found is None:
         raise not_found("Invalid Resource identifier specified")
@@ -88,7 +88,7 @@ def resource(api: RestApi, resource_id: str) -> StoredResource:
 
 
 def add_resource(api: RestApi, parent_id: str, part: str, resource_id: str) -> RestApi:
-    """The API with one more resource. Raises ApiError."""
+    """Add a resource below `parent_id`. Raises ApiError."""
     parent = resource(api, parent_id)
     if len(api.resources) >= MOST_RESOURCES:
         raise limit_exceeded("Maximum number of resources for this API has been reached")
@@ -98,7 +98,7 @@ def add_resource(api: RestApi, parent_id: str, part: str, resource_id: str) -> R
 
 
 def move_resource(api: RestApi, resource_id: str, parent_id: str, part: str) -> RestApi:
-    """The API with a resource, and all below it, elsewhere or under another name. Raises ApiError."""
+    """Move or rename a resource with all resources below it. Raises ApiError."""
     moved = resource(api, resource_id)
     if moved.parent_id is None:
         raise bad_request(f"Root resource cannot update its {'pathPart' if part else 'parentId'}.")
@@ -111,7 +111,7 @@ def move_resource(api: RestApi, resource_id: str, parent_id: str, part: str) -> 
 
 
 def remove_resource(api: RestApi, resource_id: str) -> RestApi:
-    """The API without a resource and all below it. Raises ApiError."""
+    """Remove a resource and all resources below it. Raises ApiError."""
     if resource(api, resource_id).parent_id is None:
         raise bad_request("Root resource cannot be deleted.")
     gone = branch(api, resource_id)
@@ -119,7 +119,7 @@ def remove_resource(api: RestApi, resource_id: str) -> RestApi:
 
 
 def branch(api: RestApi, resource_id: str) -> set[str]:
-    """The ids of a resource and of all below it."""
+    """Return the ids of a resource and of all resources below it."""
     below: dict[str | None, list[str]] = {}
     for one in api.resources.values():
         below.setdefault(one.parent_id, []).append(one.id)
@@ -131,7 +131,7 @@ def branch(api: RestApi, resource_id: str) -> set[str]:
 
 
 def ensure_path(api: RestApi, path: str, new_id: NewId) -> tuple[RestApi, str]:
-    """The API with a resource for a path such as `/pets/{id}`, and the id of that. Raises ApiError."""
+    """Add the missing resources of a path such as `/pets/{id}`; also return the id of the last one. Raises ApiError."""
     at = api.root_resource_id
     for part in path.split("/")[1:]:
         found = next((one.id for one in _children(api, at) if one.path_part == part), None)
@@ -148,24 +148,19 @@ def _check_place(api: RestApi, parent: StoredResource, part: str, resource_id: s
             "Resource's path part only allow a-zA-Z0-9._-: or a valid greedy path variable and curly braces at the "
             "beginning and the end."
         )
-    if part in (".", ".."):  # AWS takes them, and no request reaches them, there or here
+    if part in (".", ".."):  # AWS takes them, but no request reaches them there either
         raise bad_request(f"Invalid path part: {part}")
     if (parent.path_part or "").endswith("+}"):
         raise bad_request(f"Cannot create a child of a resource with a greedy path variable: {parent.path_part}")
-    for sibling in _children(api, parent.id):
-        if sibling.id != resource_id:
-            _check_sibling(sibling.path_part or "", part)
+    for sibling in [one.path_part or "" for one in _children(api, parent.id) if one.id != resource_id]:
+        if sibling == part:
+            raise conflict(f"Another resource with the same parent already has this name: {part}")
+        if part.startswith("{") and sibling.startswith("{"):
+            raise bad_request(
+                f"A sibling ({sibling}) of this resource already has a variable path part -- only one is allowed"
+            )
     if part.startswith("{") and _variable(part) in map(_variable, parent.path.split("/")):
         raise bad_request(f"Resource's path already has the path variable {part}")
-
-
-def _check_sibling(sibling: str, part: str) -> None:
-    if sibling == part:
-        raise conflict(f"Another resource with the same parent already has this name: {part}")
-    if part.startswith("{") and sibling.startswith("{"):
-        raise bad_request(
-            f"A sibling ({sibling}) of this resource already has a variable path part -- only one is allowed"
-        )
 
 
 def _variable(segment: str) -> str | None:
@@ -185,7 +180,7 @@ def _with(api: RestApi, changed: StoredResource) -> RestApi:
 
 
 def _with_branch(api: RestApi, top: StoredResource) -> RestApi:
-    """The API with the paths of all below a resource that has moved."""
+    """Update the paths of all resources below `top`, which has moved."""
     for child in list(_children(api, top.id)):
         moved = replace(child, path=_joined(top.path, child.path_part or ""))
         api = _with_branch(_with(api, moved), moved)
@@ -196,45 +191,49 @@ def _with_branch(api: RestApi, top: StoredResource) -> RestApi:
 
 
 def verb_of(name: str) -> HttpMethod:
-    """A verb as a call names it. Raises ApiError."""
+    """Check the verb of a call. Raises ApiError."""
     if name not in VERBS:
         raise bad_request(f"Invalid HttpMethod specified. Valid options are {','.join(VERBS)}")
     return name  # type: ignore[return-value]  # one of VERBS
 
 
 def method(api: RestApi, resource_id: str, verb: str) -> StoredMethod:
-    """The method of a resource. Raises ApiError."""
-    found = resource(api, resource_id).methods.get(verb)  # type: ignore[call-overload]  # any text may be asked for
+    """Return the method of a resource. Raises ApiError."""
+    found = resource(api, resource_id).methods.get(verb)  # type: ignore[call-overload]  # `verb` may be any text
     if not isinstance(found, StoredMethod):
         raise not_found(NO_METHOD)
     return found
 
 
 def with_method(api: RestApi, resource_id: str, verb: str, changed: StoredMethod) -> RestApi:
+    """Add or replace a method. Raises ApiError."""
     at = resource(api, resource_id)
     return _with(api, replace(at, methods={**at.methods, verb_of(verb): changed}))
 
 
 def without_method(api: RestApi, resource_id: str, verb: str) -> RestApi:
+    """Remove a method. Raises ApiError."""
     method(api, resource_id, verb)
     at = resource(api, resource_id)
     return _with(api, replace(at, methods={name: one for name, one in at.methods.items() if name != verb}))
 
 
-def method_response(found: StoredMethod, status: str) -> dict[str, Any]:
-    if status not in found.method_responses:
+def method_response(held: StoredMethod, status: str) -> dict[str, Any]:
+    """Return the method's response for a status. Raises ApiError."""
+    if status not in held.method_responses:
         raise not_found("Invalid Response status code specified")
-    return found.method_responses[status]
+    return held.method_responses[status]
 
 
-def integration(found: StoredMethod) -> dict[str, Any]:
-    if found.method_integration is None:
+def integration(held: StoredMethod) -> dict[str, Any]:
+    """Return the method's integration. Raises ApiError."""
+    if held.method_integration is None:
         raise not_found("Invalid Integration identifier specified")
-    return found.method_integration
+    return held.method_integration
 
 
 def integration_defaults(kind: str, resource_id: str) -> dict[str, Any]:
-    """What AWS fills into an integration of this type that does not say it."""
+    """Return the members that AWS fills into an integration of this type by default."""
     return {
         "type": kind,
         "passthroughBehavior": "WHEN_NO_MATCH",
@@ -245,26 +244,27 @@ def integration_defaults(kind: str, resource_id: str) -> dict[str, Any]:
     }
 
 
-def integration_response(found: StoredMethod, status: str) -> dict[str, Any]:
-    responses: dict[str, dict[str, Any]] = integration(found).get("integrationResponses", {})
+def integration_response(held: StoredMethod, status: str) -> dict[str, Any]:
+    """Return the integration's response for a status. Raises ApiError."""
+    responses: dict[str, dict[str, Any]] = integration(held).get("integrationResponses", {})
     if status not in responses:
         raise not_found("Invalid Response status code specified")
     return responses[status]
 
 
-def with_integration_response(found: StoredMethod, status: str, response: dict[str, Any] | None) -> StoredMethod:
-    """The method with a response of its integration; without it, where `response` is None."""
-    held = integration(found)
-    kept = {code: one for code, one in held.get("integrationResponses", {}).items() if code != status}
-    responses = kept if response is None else {**kept, status: response}
-    return replace(found, method_integration={**held, "integrationResponses": responses})
+def with_integration_response(held: StoredMethod, status: str, response: dict[str, Any] | None) -> StoredMethod:
+    """Set the integration's response for a status, or remove it if `response` is None. Raises ApiError."""
+    behind = integration(held)
+    others = {code: one for code, one in behind.get("integrationResponses", {}).items() if code != status}
+    responses = others if response is None else {**others, status: response}
+    return replace(held, method_integration={**behind, "integrationResponses": responses})
 
 
 # --- gateway responses --------------------------------------------------------------------------------------------
 
 
 def described_response(api: RestApi, kind: str) -> dict[str, Any]:
-    """A gateway response as AWS shows it: the API's own or the standard one, said in full."""
+    """Return a gateway response as AWS shows it: the API's own, or AWS's default with all its members."""
     own = api.gateway_responses.get(kind)
     inherits = (RESPONSE_STATUSES[kind] or "").startswith("5")
     like = own or (api.gateway_responses.get("DEFAULT_5XX") if inherits else None)
@@ -279,18 +279,20 @@ def described_response(api: RestApi, kind: str) -> dict[str, Any]:
 
 
 def with_response(api: RestApi, kind: str, response: GatewayResponse) -> RestApi:
+    """Add or replace a gateway response. Raises ApiError."""
     check_response(response)
     return replace(api, gateway_responses={**api.gateway_responses, kind: response})
 
 
 def without_response(api: RestApi, kind: str) -> RestApi:
+    """Remove a gateway response, so that AWS's default applies again. Raises ApiError."""
     if kind not in api.gateway_responses:
         raise not_found("Gateway response type not defined on api")
     return replace(api, gateway_responses={name: one for name, one in api.gateway_responses.items() if name != kind})
 
 
 def check_response(response: GatewayResponse) -> None:
-    """Refuse what Envoy could not send. Templates may name any variable: one that nobody knows is empty."""
+    """Raise ApiError for a response that Envoy could not send. Templates may use unknown variables, which are empty."""
     harmless = replace(response, response_templates=dict.fromkeys(response.response_templates, ""))
     stage = Stage(name="stage", gateway_responses={GatewayResponseType.DEFAULT_4XX: harmless})
     _check_api(Api(id="api", stages=(stage,)), "Invalid gateway response specified")
@@ -305,7 +307,7 @@ def _check_api(api: Api, saying: str) -> None:
 
 
 def check_api(api: RestApi) -> None:
-    """Refuse an API whose deployment no sidecar could serve, or which AWS would not hold. Raises ApiError."""
+    """Raise ApiError for an API that AWS would refuse, or whose deployment no sidecar could serve."""
     if not api.name:
         raise bad_request("No API name specified")
     if api.description == "":
@@ -324,26 +326,31 @@ def check_api(api: RestApi) -> None:
 
 
 def snapshot(api: RestApi) -> Deployment:
-    """What a deployment of the API serves: immutable, and all that a sidecar has to know of it."""
+    """Return the part of an API that a deployment freezes: all that a sidecar needs of it."""
     standard = Deployment()
     return Deployment(
         api_key_source="AUTHORIZER" if api.api_key_source == "AUTHORIZER" else "HEADER",
         key_sources=standard.key_sources if api.key_sources is None else api.key_sources,
         authorizer=api.authorizer or standard.authorizer,
         forward_api_key=api.forward_api_key,
-        resources={
-            one.path: {verb: Method(held.api_key_required) for verb, held in one.methods.items()}
-            for one in api.resources.values()
-            if one.methods
-        },
+        resources=served_methods(api),
         gateway_responses={
             kind: api.gateway_responses[kind] for kind in GatewayResponseType if kind in api.gateway_responses
         },
     )
 
 
+def served_methods(api: RestApi) -> dict[str, dict[HttpMethod, Method]]:
+    """Return the methods of an API by path and verb."""
+    return {
+        one.path: {verb: Method(held.api_key_required) for verb, held in one.methods.items()}
+        for one in api.resources.values()
+        if one.methods
+    }
+
+
 def deployed(api: RestApi) -> Deployment:
-    """The snapshot of an API that is ready for it. Raises ApiError."""
+    """Return the snapshot for a new deployment. Raises ApiError without methods, or if one has no integration."""
     methods = [held for one in api.resources.values() for held in one.methods.values()]
     if not methods:
         raise bad_request("The REST API doesn't contain any methods")
@@ -353,7 +360,7 @@ def deployed(api: RestApi) -> Deployment:
 
 
 def authorizations(api: RestApi) -> dict[str, str]:
-    """The type of authorization of each method that has one, by the method, such as `GET /pets`."""
+    """Return the authorization type of each method that has one. The keys are methods such as `GET /pets`."""
     return {
         f"{verb} {one.path}": held.authorization_type
         for one in sorted(api.resources.values(), key=lambda one: one.path)
@@ -366,6 +373,7 @@ def authorizations(api: RestApi) -> dict[str, str]:
 
 
 def check_stage(stage: StoredStage) -> None:
+    """Raise ApiError for a stage whose name or variables AWS would refuse."""
     if not STAGE_NAME.fullmatch(stage.stage_name):
         raise bad_request("Stage name only allows a-zA-Z0-9_-")
     check_variables(stage.variables)
@@ -385,7 +393,7 @@ Settings = dict[str, dict[str, Any]]
 
 
 def _spelling(settings: Settings, key: str) -> str | None:
-    """How the entry for the method that `key` names is spelled; None if there is no such entry, or no such method."""
+    """Return the spelling in `settings` of the method that `key` names; None without an entry, or for no method."""
     try:
         wanted = method_of(key)
     except ValueError:
@@ -394,9 +402,9 @@ def _spelling(settings: Settings, key: str) -> str | None:
 
 
 def with_setting(settings: Settings, key: str, name: str, value: Any) -> Settings:
-    """A stage's settings with one changed. A new entry begins as what `*/*` says now, and keeps that.
+    """Change one value of a stage's settings. A new entry begins as a copy of `*/*`, and does not follow it later.
 
-    An entry takes the spelling in which it was last named, for Terraform looks it up by that.
+    The entry takes the spelling of `key`, because Terraform looks it up by the spelling that it wrote last.
     """
     held = _spelling(settings, key)
     before = settings[held] if held else settings.get(_spelling(settings, "*/*") or "", DEFAULT_SETTING)
@@ -405,12 +413,12 @@ def with_setting(settings: Settings, key: str, name: str, value: Any) -> Setting
 
 
 def no_setting(key: str) -> ApiError:
-    """The refusal to remove what is not there; the blank at the end is AWS's."""
+    """Word the refusal to remove a missing entry; the blank at the end is AWS's."""
     return bad_request(f"Cannot remove method setting {key} because there is no method setting for this method ")
 
 
 def without_setting(settings: Settings, key: str, name: str | None = None) -> Settings:
-    """A stage's settings without an entry, or with one value of it back to what `*/*` says. Raises ApiError."""
+    """Remove an entry of a stage's settings, or set its value `name` back to that of `*/*`. Raises ApiError."""
     held = _spelling(settings, key)
     if held is None:
         raise no_setting(key)

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4: what a signature covers, and what it must be."""
+"""AWS Signature Version 4: reads the Authorization header, and checks the signature of a request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What the Authorization header says, and when the request was signed."""
+    """The fields of an Authorization header, and the time of signing."""
 
     access_key: str
     scope: tuple[str, ...]  # day, region, service, aws4_request
@@ -45,14 +45,14 @@ class Signature:
 
 
 def parse(authorization: str, headers: Headers) -> Signature:
-    """The parts of an Authorization header. Raises IncompleteSignatureException; it repeats nothing that was given."""
+    """Read an Authorization header. Raises IncompleteSignatureException, whose message quotes no part of the header."""
     algorithm, _, rest = authorization.strip().partition(" ")
     if algorithm != ALGORITHM:
         raise _incomplete(f"Unsupported AWS algorithm: expected {ALGORITHM}.")
     pairs = (part.strip().partition("=") for part in rest.split(","))
     given = {name: value.strip() for name, _, value in pairs}
     missing = [f"Authorization header requires '{name}' parameter." for name in PARTS if not given.get(name)]
-    moment = _moment(headers)
+    moment = _signed_at(headers)
     if moment is None:
         missing.append("Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.")
     if missing or moment is None:
@@ -68,47 +68,20 @@ def _incomplete(message: str) -> ApiError:
     return ApiError("IncompleteSignatureException", message)
 
 
-def _moment(headers: Headers) -> datetime | None:
-    """AWS takes `X-Amz-Date` first. A moment without a zone is UTC."""
-    for name in ("x-amz-date", "date"):
-        text = _joined(headers, name)
-        if text:
-            return _read_moment(text)
-    return None
-
-
-def _read_moment(text: str) -> datetime | None:
+def _signed_at(headers: Headers) -> datetime | None:
+    """Return the time of signing, from `X-Amz-Date` or else `Date`. A time without a zone is UTC."""
+    text = _joined(headers, "x-amz-date") or _joined(headers, "date")
     try:
         if re.fullmatch(r"\d{8}T\d{6}Z", text, re.ASCII):
             return datetime.strptime(text, STAMP).replace(tzinfo=UTC)
-        found = parsedate_to_datetime(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError, TypeError):
         return None
 
 
 def check_claims(signature: Signature, now: int) -> None:
-    """Raises InvalidSignatureException unless it is for this service, and was made at about `now`."""
-    _check_scope(signature)
-    _check_window(signature.moment, now)
-
-
-def check(signature: Signature, secret: str, verb: str, path: str, query: str, headers: Headers, payload: str) -> None:
-    """Raises InvalidSignatureException unless the holder of `secret` signed just this.
-
-    `payload` is the SHA-256 of the body in hexadecimal, or what `payload_of` finds in the headers.
-    """
-    canonical = canonical_request(verb, path, query, headers, signature.signed_headers, payload)
-    expected = _expected(signature, secret, canonical)
-    if not hmac.compare_digest(expected.encode(), signature.signature.encode("utf-8", "replace")):
-        raise _invalid(MISMATCH)
-
-
-def _invalid(message: str) -> ApiError:
-    return ApiError("InvalidSignatureException", message)
-
-
-def _check_scope(signature: Signature) -> None:
+    """Check the scope and the time of a signature; `now` is in Unix seconds. Raises InvalidSignatureException."""
     day, _, service, terminator = signature.scope
     if service != SERVICE:
         raise _invalid(f"Credential should be scoped to correct service: '{SERVICE}'.")
@@ -118,31 +91,52 @@ def _check_scope(signature: Signature) -> None:
         raise _invalid("Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP.")
     if "host" not in signature.signed_headers:
         raise _invalid("'Host' must be a 'SignedHeader' in the AWS Authorization.")
-
-
-def _check_window(moment: datetime, now: int) -> None:
-    given, clock = moment.strftime(STAMP), datetime.fromtimestamp(now, UTC).strftime(STAMP)
-    age = now - moment.timestamp()
+    given, clock = signature.stamp, datetime.fromtimestamp(now, UTC).strftime(STAMP)
+    age = now - signature.moment.timestamp()
     if age > WINDOW_SECONDS:
         raise _invalid(f"Signature expired: {given} is now more than 15 min. earlier than {clock}")
     if age < -WINDOW_SECONDS:
         raise _invalid(f"Signature not yet current: {given} is still more than 15 min. later than {clock}")
 
 
+def check(signature: Signature, secret: str, verb: str, path: str, query: str, headers: Headers, payload: str) -> None:
+    """Check that the holder of `secret` signed this very request. Raises InvalidSignatureException.
+
+    `payload` is the SHA-256 of the body in hexadecimal, or the result of `payload_of`.
+    """
+    canonical = canonical_request(verb, path, query, headers, signature.signed_headers, payload)
+    hashed = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
+    key = f"AWS4{secret}".encode()
+    for word in signature.scope:
+        key = hmac.digest(key, word.encode(), "sha256")
+    text = "\n".join((ALGORITHM, signature.stamp, "/".join(signature.scope), hashed))
+    expected = hmac.digest(key, text.encode(), "sha256").hex()
+    if not hmac.compare_digest(expected.encode(), signature.signature.encode("utf-8", "replace")):
+        raise _invalid(MISMATCH)
+
+
+def _invalid(message: str) -> ApiError:
+    return ApiError("InvalidSignatureException", message)
+
+
 def payload_of(headers: Headers) -> str | None:
-    """The body's hash as the headers give it, `UNSIGNED-PAYLOAD`, or None: then only the body tells."""
+    """Return the body's hash from the headers, which may be `UNSIGNED-PAYLOAD`; None if the headers have none."""
     return _joined(headers, "x-amz-content-sha256") or None
 
 
 def canonical_request(
     verb: str, path: str, query: str, headers: Headers, signed_headers: Sequence[str], payload: str
 ) -> str:
+    """Return the text whose hash is signed: verb, path, query, headers and body hash in AWS's canonical form."""
     lines = [f"{name}:{_joined(headers, name)}" for name in signed_headers]
-    return "\n".join((verb, _path(path), _query(query), *lines, "", ";".join(signed_headers), payload))
+    pairs = (pair.partition("=") for pair in query.split("&") if pair)
+    encoded = sorted((_encoded(name), _encoded(value)) for name, _, value in pairs)
+    fields = "&".join(f"{name}={value}" for name, value in encoded)
+    return "\n".join((verb, _canonical_path(path), fields, *lines, "", ";".join(signed_headers), payload))
 
 
-def _path(path: str) -> str:
-    """The path as it was sent, encoded once more (only S3 does without), without empty and dot segments."""
+def _canonical_path(path: str) -> str:
+    """Remove empty and dot segments, and encode the path as sent once more, as every service but S3 does."""
     kept: list[str] = []
     for segment in path.split("/"):
         if segment == "..":
@@ -153,27 +147,10 @@ def _path(path: str) -> str:
     return quote("/" + "/".join(kept) + ending, safe="/~", encoding="latin-1")
 
 
-def _query(query: str) -> str:
-    pairs = (pair.partition("=") for pair in query.split("&") if pair)
-    return "&".join(
-        f"{name}={value}" for name, value in sorted((_again(name), _again(value)) for name, _, value in pairs)
-    )
-
-
-def _again(text: str) -> str:
-    """Encoded as the signature wants it, however it was sent."""
+def _encoded(text: str) -> str:
+    """Encode a name or value of the query in the one way that the signature wants."""
     return quote(unquote(text, encoding="latin-1"), safe=UNRESERVED, encoding="latin-1")
 
 
 def _joined(headers: Headers, name: str) -> str:
     return ",".join(" ".join(value.split()) for each, value in headers if each == name)
-
-
-def _expected(signature: Signature, secret: str, canonical: str) -> str:
-    scope = "/".join(signature.scope)
-    hashed = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
-    key = f"AWS4{secret}".encode()
-    for word in signature.scope:
-        key = hmac.digest(key, word.encode(), "sha256")
-    text = "\n".join((ALGORITHM, signature.stamp, scope, hashed))
-    return hmac.digest(key, text.encode(), "sha256").hex()

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from authz.aws.usage import Days, Record, window
+from authz.aws.usage import CallerUse, Days, window
 from authz.core.limits import redis_key
 from authz.core.periods import DAY_US
 from authz.core.resources import DEFAULT_ACCOUNT, QuotaSettings
@@ -43,7 +43,7 @@ class Reading:
     """Records by key id, and the time (µs) of the last one. A key whose bytes in Redis are not ours has none."""
 
     now: int
-    records: dict[str, Record]
+    records: dict[str, CallerUse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class UsageLedger:
 
     async def read(self, plan_id: str, key_ids: Sequence[str], days: Days = NO_DAYS) -> Reading:
         """The records of these keys in a plan, with the rows of these days. Raises StoreUnavailable."""
-        now, records = self._now(), dict[str, Record]()
+        now, records = self._now(), dict[str, CallerUse]()
         size = min(CALLERS, max(1, ROWS // max(1, days.last - days.first + 1)))
         for ids in _chunks(key_ids, size):
             blob = msgspec.msgpack.encode((self._pinned(), days.first, days.last))
@@ -157,8 +157,8 @@ def _chunks(key_ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (key_ids[at : at + size] for at in range(0, len(key_ids), size))
 
 
-def _record(start: int, used: int, rows: list[list[int]]) -> Record:
-    return Record(start, used, {day: (amount, left) for day, amount, left in rows})
+def _record(start: int, used: int, rows: list[list[int]]) -> CallerUse:
+    return CallerUse(start, used, {day: (amount, left) for day, amount, left in rows})
 
 
 def _warn(plan_id: str, key_id: str) -> None:

@@ -12,7 +12,7 @@ import boto3
 from hypothesis import strategies as st
 
 from authz.aws import plans
-from authz.aws.patch import Row
+from authz.aws.patch import PatchRule
 from authz.control.app import MODULES, operations
 from authz.control.call import Operation
 from tests.support.control import Reply
@@ -22,7 +22,7 @@ TABLES = [
     value
     for module in (*MODULES, plans)
     for value in vars(module).values()
-    if isinstance(value, tuple) and value and all(isinstance(each, Row) for each in value)
+    if isinstance(value, tuple) and value and all(isinstance(each, PatchRule) for each in value)
 ]
 VERBS_WITH_BODIES = ("POST", "PUT", "PATCH")
 

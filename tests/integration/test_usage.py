@@ -12,7 +12,7 @@ import redis.asyncio
 from botocore.exceptions import ClientError
 
 from authz.aws.convert import from_resources
-from authz.aws.usage import Days, Row, pairs, window
+from authz.aws.usage import Days, DayUse, pairs, window
 from authz.core.catalog import Catalog
 from authz.core.limits import Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US
@@ -67,7 +67,7 @@ def use(limiter: RedisLimiter, account: str, clock: Clock) -> Use:
     return calls
 
 
-async def _pairs(ledger: UsageLedger, quota: QuotaSettings | None, clock: Clock, before: int = 0) -> list[Row]:
+async def _pairs(ledger: UsageLedger, quota: QuotaSettings | None, clock: Clock, before: int = 0) -> list[DayUse]:
     """Of key k in plan p, from so many days before today."""
     today = clock() // DAY_US
     reading = await ledger.read("p", ["k"], Days(today - 31, today))

@@ -15,7 +15,7 @@ import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.aws.usage import Days, Row, pairs, window
+from authz.aws.usage import Days, DayUse, pairs, window
 from authz.core.limits import Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US, period
 from authz.core.resources import QuotaSettings
@@ -70,7 +70,7 @@ class World:
     def limit(self, quota: QuotaSettings) -> Limit:
         return Limit(Layer.PLAN_QUOTA, self.meter.ledger, window(quota, self.clock()))
 
-    async def stored(self) -> tuple[tuple[float, ...], dict[int, Row]]:
+    async def stored(self) -> tuple[tuple[float, ...], dict[int, DayUse]]:
         """The ledger's period, usage and day; the history."""
         raw: Any = await self.redis.get(self.meter.ledger)
         rows: Any = await self.redis.hgetall(self.meter.history)
@@ -140,7 +140,7 @@ class Diary:
         if left := self.left(day):
             self.used[day], self.remained[day] = self.used.get(day, 0) + 1, left - 1
 
-    def pairs(self, first: int, last: int) -> list[Row]:
+    def pairs(self, first: int, last: int) -> list[DayUse]:
         return [(self.used.get(day, 0), self.left(day)) for day in range(first, last + 1)]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from authz.aws import patch
 from authz.aws.errors import bad_request
-from authz.aws.patch import Change, Document, Patch, Row, Type
+from authz.aws.patch import Document, PatchBody, PatchRule, PatchStep, Type
 from authz.aws.plans import checked_throttle
 from authz.control.call import Answer, Call, Operation
 from authz.core.resources import Account, ThrottleSettings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FEATURE: Final = "UsagePlans"
 
 
-def _feature(change: Change) -> None:
+def _feature(change: PatchStep) -> None:
     if change.value != FEATURE:
         raise bad_request(f"Invalid feature specified. Must be one of [{FEATURE}]")
     if change.op == "remove":
@@ -26,10 +26,10 @@ def _feature(change: Change) -> None:
 
 
 TABLE: Final = (
-    Row(("replace",), "/cloudwatchRoleArn"),
-    Row(("add", "remove"), "/features", effect=_feature),
-    Row(("replace",), "/throttleSettings/rateLimit", Type.DOUBLE, hidden=True),
-    Row(("replace",), "/throttleSettings/burstLimit", Type.INT, hidden=True),
+    PatchRule(("replace",), "/cloudwatchRoleArn"),
+    PatchRule(("add", "remove"), "/features", effect=_feature),
+    PatchRule(("replace",), "/throttleSettings/rateLimit", Type.DOUBLE, hidden=True),
+    PatchRule(("replace",), "/throttleSettings/burstLimit", Type.INT, hidden=True),
 )
 
 
@@ -52,7 +52,7 @@ async def get_account(call: Call) -> Answer:
 
 
 async def update_account(call: Call) -> Answer:
-    operations = call.read(Patch).patch_operations
+    operations = call.read(PatchBody).patch_operations
 
     async def change(edit: Edit) -> StoredAccount:
         found = await edit.get("account", ACCOUNT)

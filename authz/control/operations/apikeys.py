@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from authz.aws import patch
 from authz.aws.errors import ApiError, bad_request, conflict
-from authz.aws.keyfile import Row, Warnings
+from authz.aws.keyfile import KeyRow, Warnings
 from authz.aws.keyfile import rows as key_rows
-from authz.aws.patch import Document, Patch
+from authz.aws.patch import Document, PatchBody
 from authz.aws.plans import KEY_TABLE, checked_key, checked_value, join, key_document, live_plans, no_key, plan_ids
 from authz.background import in_background
 from authz.config.documents import text_of
@@ -156,7 +156,7 @@ async def _found(call: Call, name: str | None, customer: str | None) -> Page[Any
 
 
 async def update_api_key(call: Call) -> Answer:
-    operations = call.read(Patch).patch_operations
+    operations = call.read(PatchBody).patch_operations
 
     async def change(edit: Edit) -> StoredKey:
         stored = await stored_key(edit, call.params["api_Key"])
@@ -205,7 +205,7 @@ async def import_api_keys(call: Call) -> Answer:
     return Answer(201, {"ids": ids, "warnings": warnings.texts()})
 
 
-async def _check_all(call: Call, rows: Sequence[Row], warnings: Warnings) -> None:
+async def _check_all(call: Call, rows: Sequence[KeyRow], warnings: Warnings) -> None:
     """Raise ApiError if there are warnings, or if an import of the rows would give some now."""
     _fail_on(warnings)
     for chunk in _chunks(rows):
@@ -219,7 +219,7 @@ def _fail_on(warnings: Warnings) -> None:
         raise bad_request("Warnings found during import:" + "".join(f"\n\t{text}" for text in texts))
 
 
-def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def _chunks(rows: Sequence[KeyRow]) -> Iterator[Sequence[KeyRow]]:
     return (rows[start : start + ROWS_A_WRITE] for start in range(0, len(rows), ROWS_A_WRITE))
 
 
@@ -231,7 +231,7 @@ def _check_format(given: str | None) -> None:
         raise ApiError("ValidationException", text)
 
 
-def _rows(body: bytes, warnings: Warnings) -> list[Row]:
+def _rows(body: bytes, warnings: Warnings) -> list[KeyRow]:
     try:
         text = text_of(body)
     except UnicodeError:
@@ -247,7 +247,7 @@ def _check_row(value: str, document: Mapping[str, Any]) -> None:
 Refused = list[tuple[int, str]]  # warnings, each with its record's number
 
 
-def _importing(call: Call, rows: Sequence[Row]) -> Callable[[Edit], Awaitable[tuple[list[str], Refused]]]:
+def _importing(call: Call, rows: Sequence[KeyRow]) -> Callable[[Edit], Awaitable[tuple[list[str], Refused]]]:
     async def edit_all(edit: Edit) -> tuple[list[str], Refused]:
         made: dict[str, StoredKey] = {}  # by index: a later record of the same value overwrites an earlier one
         refused: Refused = []
@@ -268,7 +268,9 @@ def _importing(call: Call, rows: Sequence[Row]) -> Callable[[Edit], Awaitable[tu
     return edit_all
 
 
-async def _imported(call: Call, edit: Edit, row: Row, made: Mapping[str, StoredKey]) -> tuple[StoredKey, Sequence[str]]:
+async def _imported(
+    call: Call, edit: Edit, row: KeyRow, made: Mapping[str, StoredKey]
+) -> tuple[StoredKey, Sequence[str]]:
     """The key that a record describes, new or overwritten, and those of its plans that do not exist."""
     index = call.context.sealer.index(digest(row.value))
     old = made.get(index) or await _owner(call, edit, index)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from authz.aws import restapis as rules
 from authz.aws.errors import ApiError, bad_request, not_found
-from authz.aws.patch import Row, invalid_path
+from authz.aws.patch import PatchRule, invalid_path
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import Reader, api_of, given, listed, new_id, operations_of, patched
 from authz.control.operations.stages import Canary, warn_of_canary
@@ -122,7 +122,7 @@ async def get_all(call: Call) -> Answer:
     return listed((_shown(one) for one in page.items if isinstance(one, StoredDeployment)), page.position)
 
 
-TABLE: Final = (Row(("replace",), "/description"),)
+TABLE: Final = (PatchRule(("replace",), "/description"),)
 
 
 async def update(call: Call) -> Answer:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.aws.errors import bad_request, conflict, not_found
-from authz.aws.patch import Change, PatchOperation, Row, apply, member
+from authz.aws.patch import PatchOperation, PatchRule, PatchStep, apply, member
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import (
     Endpoint,
@@ -136,7 +136,7 @@ async def get_all(call: Call) -> Answer:
     return listed((_shown(call, one) for one in page.items if isinstance(one, DomainName)), page.position)
 
 
-def _detail(change: Change) -> None:
+def _detail(change: PatchStep) -> None:
     """Terraform takes a member away by an empty value."""
     name = change.path[0]
     if change.value:
@@ -145,7 +145,7 @@ def _detail(change: Change) -> None:
         change.draft.pop(name, None)
 
 
-def _truststore(change: Change) -> None:
+def _truststore(change: PatchStep) -> None:
     """Mutual TLS ends with its truststore."""
     if change.value:
         member(change)
@@ -153,7 +153,7 @@ def _truststore(change: Change) -> None:
         change.draft.pop("mutualTlsAuthentication", None)
 
 
-def _truststore_version(change: Change) -> None:
+def _truststore_version(change: PatchStep) -> None:
     truststore = change.draft.get("mutualTlsAuthentication", {})
     if change.value:
         member(change)
@@ -161,18 +161,18 @@ def _truststore_version(change: Change) -> None:
         truststore.pop("truststoreVersion", None)
 
 
-def _endpoint(change: Change) -> None:
+def _endpoint(change: PatchStep) -> None:
     if change.value not in ("EDGE", "REGIONAL", "PRIVATE"):
         raise bad_request("Invalid endpoint type specified. Must be one of [PRIVATE, EDGE, REGIONAL]")
     change.draft["endpointConfiguration"] = {**change.draft["endpointConfiguration"], "types": [change.value]}
 
 
 DOMAIN: Final = (
-    *(Row(("replace",), f"/{name}", effect=_detail) for name in DETAILS if name != "mutualTlsAuthentication"),
-    Row(("replace",), "/mutualTlsAuthentication/truststoreUri", effect=_truststore),
-    Row(("replace",), "/mutualTlsAuthentication/truststoreVersion", effect=_truststore_version),
-    Row(("replace",), "/endpointConfiguration/types/{type}", effect=_endpoint),
-    Row(("replace",), "/endpointConfiguration/ipAddressType"),
+    *(PatchRule(("replace",), f"/{name}", effect=_detail) for name in DETAILS if name != "mutualTlsAuthentication"),
+    PatchRule(("replace",), "/mutualTlsAuthentication/truststoreUri", effect=_truststore),
+    PatchRule(("replace",), "/mutualTlsAuthentication/truststoreVersion", effect=_truststore_version),
+    PatchRule(("replace",), "/endpointConfiguration/types/{type}", effect=_endpoint),
+    PatchRule(("replace",), "/endpointConfiguration/ipAddressType"),
 )
 
 
@@ -261,23 +261,23 @@ async def get_mappings(call: Call) -> Answer:
     return listed(map(_shown_mapping, page), position)
 
 
-def _api(change: Change) -> None:
+def _api(change: PatchStep) -> None:
     change.draft["restApiId"] = change.value
 
 
-def _path(change: Change) -> None:
+def _path(change: PatchStep) -> None:
     change.draft["basePath"] = _base_path(change.value)
 
 
-def _stage(change: Change) -> None:
+def _stage(change: PatchStep) -> None:
     change.draft["stage"] = change.value or None
 
 
 MAPPING: Final = (
-    Row(("replace",), "/basePath", effect=_path),
-    Row(("replace",), "/restapiId", effect=_api),  # AWS's spelling here
-    Row(("replace",), "/restApiId", effect=_api),
-    Row(("replace",), "/stage", effect=_stage),
+    PatchRule(("replace",), "/basePath", effect=_path),
+    PatchRule(("replace",), "/restapiId", effect=_api),  # AWS's spelling here
+    PatchRule(("replace",), "/restApiId", effect=_api),
+    PatchRule(("replace",), "/stage", effect=_stage),
 )
 
 

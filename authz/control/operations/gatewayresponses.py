@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from authz.aws import restapis as rules
 from authz.aws.errors import bad_request, not_found
-from authz.aws.patch import Change, Op, PatchOperation, Row, member
+from authz.aws.patch import Op, PatchOperation, PatchRule, PatchStep, member
 from authz.aws.restapis import RESPONSE_STATUSES, STATUS_CODE
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import api_of, bare_style, edit_api, invalid_value, listed, patched
@@ -41,7 +41,7 @@ class PathlessOperation(Struct, frozen=True, rename={"from_": "from"}):
     from_: str | None = None
 
 
-class Patch(Struct, frozen=True, rename="camel"):
+class ResponsePatch(Struct, frozen=True, rename="camel"):
     """The body of UpdateGatewayResponse."""
 
     patch_operations: tuple[PathlessOperation, ...] = ()
@@ -86,11 +86,11 @@ async def delete(call: Call) -> Answer:
 # --- patches ------------------------------------------------------------------------------------------------------
 
 
-def _status_code(change: Change) -> None:
+def _status_code(change: PatchStep) -> None:
     change.draft["statusCode"] = _status(change.value)
 
 
-def _entry(change: Change) -> None:
+def _entry(change: PatchStep) -> None:
     """An entry of the parameters or the templates: it has a value, and a parameter is replaced only where it is."""
     where, name = change.path
     held: dict[str, Any] = change.draft.get(where, {})
@@ -102,14 +102,14 @@ def _entry(change: Change) -> None:
 
 
 TABLE: Final = (
-    Row(("replace",), "/statusCode", effect=_status_code),
-    Row(("add", "replace", "remove"), "/responseParameters/{name}", effect=_entry),
-    Row(("add", "replace", "remove"), "/responseTemplates/{type}", effect=_entry),
+    PatchRule(("replace",), "/statusCode", effect=_status_code),
+    PatchRule(("add", "replace", "remove"), "/responseParameters/{name}", effect=_entry),
+    PatchRule(("add", "replace", "remove"), "/responseTemplates/{type}", effect=_entry),
 )
 
 
 def _operations(call: Call) -> list[PatchOperation]:
-    given = call.read(Patch).patch_operations
+    given = call.read(ResponsePatch).patch_operations
     if any(one.path is None for one in given):
         raise bad_request("Invalid patch path null")
     return [msgspec.convert(msgspec.to_builtins(one), PatchOperation) for one in given]

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from authz.aws import models as rules
 from authz.aws.errors import ApiError, bad_request
-from authz.aws.patch import Row, Type, invalid_path
+from authz.aws.patch import PatchRule, Type, invalid_path
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import api_of, edit_api, given, listed, new_id, operations_of, page_of, patched
 from authz.core.stored import RequestValidator, RestApi, StoredModel
@@ -79,7 +79,7 @@ async def get_models(call: Call) -> Answer:
     return listed(map(_shown, page), position)
 
 
-MODEL: Final = (Row(("replace",), "/description"), Row(("replace",), "/schema"))
+MODEL: Final = (PatchRule(("replace",), "/description"), PatchRule(("replace",), "/schema"))
 
 
 async def update_model(call: Call) -> Answer:
@@ -144,9 +144,9 @@ async def get_validators(call: Call) -> Answer:
 
 
 VALIDATOR: Final = (
-    Row(("replace",), "/name"),
-    Row(("replace",), "/validateRequestParameters", Type.BOOL),
-    Row(("replace",), "/validateRequestBody", Type.BOOL),
+    PatchRule(("replace",), "/name"),
+    PatchRule(("replace",), "/validateRequestParameters", Type.BOOL),
+    PatchRule(("replace",), "/validateRequestBody", Type.BOOL),
 )
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from authz.aws import restapis as rules
 from authz.aws.errors import ApiError, bad_request, conflict, not_found
 from authz.aws.models import check_models, check_uses
-from authz.aws.patch import Change, Row, Type, apply, invalid_path, member
+from authz.aws.patch import PatchRule, PatchStep, Type, apply, invalid_path, member
 from authz.aws.restapis import STATUS_CODE
 from authz.control.call import Answer, Call, Handler, Operation
 from authz.control.operations.models import NOT_VALIDATED
@@ -75,7 +75,7 @@ async def get_resources(call: Call) -> Answer:
     return listed((_shown(one, methods=_embeds(call)) for one in page), position)
 
 
-PLACE: Final = (Row(("replace",), "/parentId"), Row(("replace",), "/pathPart"))
+PLACE: Final = (PatchRule(("replace",), "/parentId"), PatchRule(("replace",), "/pathPart"))
 
 
 async def update_resource(call: Call) -> Answer:
@@ -225,7 +225,7 @@ async def get_method(call: Call) -> Answer:
     return Answer(body=_shown_method(call.params["http_method"], await _method(call)))
 
 
-def _scope(change: Change) -> None:
+def _scope(change: PatchStep) -> None:
     others = [one for one in change.draft.get("authorizationScopes", ()) if one != change.value]
     change.draft["authorizationScopes"] = others if change.op == "remove" else [*others, change.value]
 
@@ -240,7 +240,7 @@ NO_ENTRY: Final = {
 }
 
 
-def _entry(change: Change) -> None:
+def _entry(change: PatchStep) -> None:
     """An entry of parameters, models or templates: replaced or removed where it is. The last one takes all along."""
     where, name = change.path
     held: dict[str, Any] = change.draft.get(where) or {}
@@ -252,14 +252,14 @@ def _entry(change: Change) -> None:
 
 
 METHOD: Final = (
-    Row(("replace",), "/apiKeyRequired", Type.BOOL),
-    Row(("replace",), "/authorizationType"),
-    Row(("replace",), "/authorizerId"),
-    Row(("replace",), "/operationName"),
-    Row(("replace",), "/requestValidatorId"),
-    Row(("add", "remove"), "/authorizationScopes", effect=_scope),
-    Row(("add", "replace", "remove"), "/requestParameters/{name}", Type.BOOL, _entry),
-    Row(("add", "replace", "remove"), "/requestModels/{type}", effect=_entry),
+    PatchRule(("replace",), "/apiKeyRequired", Type.BOOL),
+    PatchRule(("replace",), "/authorizationType"),
+    PatchRule(("replace",), "/authorizerId"),
+    PatchRule(("replace",), "/operationName"),
+    PatchRule(("replace",), "/requestValidatorId"),
+    PatchRule(("add", "remove"), "/authorizationScopes", effect=_scope),
+    PatchRule(("add", "replace", "remove"), "/requestParameters/{name}", Type.BOOL, _entry),
+    PatchRule(("add", "replace", "remove"), "/requestModels/{type}", effect=_entry),
 )
 
 
@@ -351,8 +351,8 @@ async def get_method_response(call: Call) -> Answer:
 
 
 METHOD_RESPONSE: Final = (
-    Row(("add", "replace", "remove"), "/responseParameters/{name}", Type.BOOL, _entry),
-    Row(("add", "replace", "remove"), "/responseModels/{type}", effect=_entry),
+    PatchRule(("add", "replace", "remove"), "/responseParameters/{name}", Type.BOOL, _entry),
+    PatchRule(("add", "replace", "remove"), "/responseModels/{type}", effect=_entry),
 )
 
 
@@ -429,38 +429,38 @@ async def get_integration(call: Call) -> Answer:
     return Answer(body=rules.integration(await _method(call)))
 
 
-def _mode(change: Change) -> None:
+def _mode(change: PatchStep) -> None:
     change.draft["passthroughBehavior"] = _passthrough(change.value)
 
 
-def _mapping(change: Change) -> None:
+def _mapping(change: PatchStep) -> None:
     if change.op != "remove":
         _check_mappings([change.value])
     _entry(change)
 
 
-def _cache_key(change: Change) -> None:
+def _cache_key(change: PatchStep) -> None:
     """A parameter of the cache's key, which the path names."""
     others = [one for one in change.draft.get("cacheKeyParameters", ()) if one != change.path[-1]]
     change.draft["cacheKeyParameters"] = others if change.op == "remove" else [*others, change.path[-1]]
 
 
 INTEGRATION: Final = (
-    Row(("replace",), "/uri"),
-    Row(("replace",), "/httpMethod"),
-    Row(("replace",), "/credentials"),
-    Row(("replace",), "/connectionType"),
-    Row(("replace",), "/connectionId"),
-    Row(("replace",), "/contentHandling"),
-    Row(("replace",), "/passthroughBehavior", effect=_mode),
-    Row(("replace",), "/cacheNamespace"),
-    Row(("replace",), "/timeoutInMillis", Type.INT),
-    Row(("replace",), "/tlsConfig/insecureSkipVerification", Type.BOOL),
-    Row(("replace",), "/responseTransferMode"),
-    Row(("replace",), "/integrationTarget"),
-    Row(("add", "remove"), "/cacheKeyParameters/{name}", effect=_cache_key),
-    Row(("add", "replace", "remove"), "/requestParameters/{name}", effect=_mapping),
-    Row(("add", "replace", "remove"), "/requestTemplates/{type}", effect=_entry),
+    PatchRule(("replace",), "/uri"),
+    PatchRule(("replace",), "/httpMethod"),
+    PatchRule(("replace",), "/credentials"),
+    PatchRule(("replace",), "/connectionType"),
+    PatchRule(("replace",), "/connectionId"),
+    PatchRule(("replace",), "/contentHandling"),
+    PatchRule(("replace",), "/passthroughBehavior", effect=_mode),
+    PatchRule(("replace",), "/cacheNamespace"),
+    PatchRule(("replace",), "/timeoutInMillis", Type.INT),
+    PatchRule(("replace",), "/tlsConfig/insecureSkipVerification", Type.BOOL),
+    PatchRule(("replace",), "/responseTransferMode"),
+    PatchRule(("replace",), "/integrationTarget"),
+    PatchRule(("add", "remove"), "/cacheKeyParameters/{name}", effect=_cache_key),
+    PatchRule(("add", "replace", "remove"), "/requestParameters/{name}", effect=_mapping),
+    PatchRule(("add", "replace", "remove"), "/requestTemplates/{type}", effect=_entry),
 )
 
 
@@ -500,10 +500,10 @@ async def get_integration_response(call: Call) -> Answer:
 
 
 INTEGRATION_RESPONSE: Final = (
-    Row(("replace",), "/selectionPattern"),
-    Row(("replace",), "/contentHandling"),
-    Row(("add", "replace", "remove"), "/responseParameters/{name}", effect=_entry),
-    Row(("add", "replace", "remove"), "/responseTemplates/{type}", effect=_entry),
+    PatchRule(("replace",), "/selectionPattern"),
+    PatchRule(("replace",), "/contentHandling"),
+    PatchRule(("add", "replace", "remove"), "/responseParameters/{name}", effect=_entry),
+    PatchRule(("add", "replace", "remove"), "/responseTemplates/{type}", effect=_entry),
 )
 
 

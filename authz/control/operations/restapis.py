@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.oasdocument import unreadable
 from authz.aws.openapi import INTRINSICS, Imported, Mode, Options, imported
-from authz.aws.patch import Change, Patch, PatchOperation, Row, Style, Type, apply
+from authz.aws.patch import PatchBody, PatchOperation, PatchRule, PatchStep, Style, Type, apply
 from authz.aws.restapis import check_api
 from authz.background import in_background
 from authz.config.documents import DocumentError, RefusedError, TagError, read_document
@@ -93,7 +93,7 @@ async def edit_api(call: Call, change: Callable[[RestApi], RestApi]) -> RestApi:
     return await call.write(edit)
 
 
-def patched(found: S, table: Sequence[Row], operations: Iterable[PatchOperation], style: Style) -> S:
+def patched(found: S, table: Sequence[PatchRule], operations: Iterable[PatchOperation], style: Style) -> S:
     """A struct with operations applied to it as to its JSON. Raises ApiError."""
     changed = apply(table, msgspec.to_builtins(found), operations, style)
     try:
@@ -103,7 +103,7 @@ def patched(found: S, table: Sequence[Row], operations: Iterable[PatchOperation]
 
 
 def operations_of(call: Call) -> tuple[PatchOperation, ...]:
-    return call.read(Patch).patch_operations or ()
+    return call.read(PatchBody).patch_operations or ()
 
 
 def bare_style(operation: PatchOperation, _: Sequence[str]) -> str:
@@ -111,7 +111,7 @@ def bare_style(operation: PatchOperation, _: Sequence[str]) -> str:
     return f"Invalid patch path {operation.path}"
 
 
-def ops_style(table: Sequence[Row]) -> Style:
+def ops_style(table: Sequence[PatchRule]) -> Style:
     """The text of those that tell a wrong operation from a wrong path."""
 
     def style(operation: PatchOperation, _: Sequence[str]) -> str:
@@ -336,22 +336,22 @@ async def delete(call: Call) -> Answer:
 # --- patches ------------------------------------------------------------------------------------------------------
 
 
-def _source(change: Change) -> None:
+def _source(change: PatchStep) -> None:
     if change.value not in KEY_SOURCES:
         raise bad_request(f"Invalid API key source specified. Must be one of [{', '.join(KEY_SOURCES)}]")
     change.draft["apiKeySource"] = change.value
 
 
-def _text(change: Change) -> None:
+def _text(change: PatchStep) -> None:
     """Terraform takes a text away by an empty value."""
     change.draft[change.path[0]] = change.value or None
 
 
-def _held_endpoint(change: Change) -> dict[str, Any]:
+def _held_endpoint(change: PatchStep) -> dict[str, Any]:
     return change.draft.get("endpointConfiguration") or Endpoint().shown()
 
 
-def _endpoint(change: Change) -> None:
+def _endpoint(change: PatchStep) -> None:
     if change.op != "replace":
         raise bad_request("Invalid patch operation specified. Must be 'add'|'remove'|'replace'")  # so AWS says
     if change.value not in ENDPOINTS:
@@ -360,26 +360,26 @@ def _endpoint(change: Change) -> None:
     change.draft["endpointConfiguration"] = {**_held_endpoint(change), "types": [change.value], **alone}
 
 
-def _address_type(change: Change) -> None:
+def _address_type(change: PatchStep) -> None:
     if change.value not in ADDRESS_TYPES:
         raise bad_request(f"ipAddressType must be either {' or '.join(ADDRESS_TYPES)}.")
     changed = {**_held_endpoint(change), "ipAddressType": change.value}
     change.draft["endpointConfiguration"] = checked_endpoint(changed)
 
 
-def _access_mode(change: Change) -> None:
+def _access_mode(change: PatchStep) -> None:
     if change.value not in ACCESS_MODES:
         raise bad_request(f"Invalid endpoint access mode specified. Must be one of [{', '.join(ACCESS_MODES)}]")
     change.draft["endpointAccessMode"] = change.value
 
 
-def _vpc_endpoints(change: Change) -> None:
+def _vpc_endpoints(change: PatchStep) -> None:
     endpoint = change.draft.setdefault("endpointConfiguration", Endpoint().shown())
     others = [one for one in endpoint.get("vpcEndpointIds", ()) if one != change.value]
     endpoint["vpcEndpointIds"] = others if change.op == "remove" else [*others, change.value]
 
 
-def _size(change: Change) -> None:
+def _size(change: PatchStep) -> None:
     """Terraform switches compression off by an empty value."""
     if change.value == "":
         change.draft.pop("minimumCompressionSize", None)
@@ -389,7 +389,7 @@ def _size(change: Change) -> None:
         raise bad_request("Invalid minimum compression size, must be between 0 and 10485760")
 
 
-def _media_type(change: Change) -> None:
+def _media_type(change: PatchStep) -> None:
     named = change.path[-1]
     others = [one for one in change.draft.get("binaryMediaTypes", ()) if one != named]
     kept = {"remove": [], "add": [named], "replace": [change.value]}
@@ -397,22 +397,22 @@ def _media_type(change: Change) -> None:
 
 
 TABLE: Final = (
-    Row(("replace",), "/name"),
-    Row(("replace", "remove"), "/description", effect=_text),
-    Row(("replace",), "/version"),
-    Row(("replace",), "/apiKeySource", effect=_source),
-    Row(("replace",), "/securityPolicy", effect=_text),
-    Row(("replace",), "/endpointAccessMode", effect=_access_mode),
-    Row(("replace",), "/disableExecuteApiEndpoint", Type.BOOL),
-    Row(("replace",), "/policy"),
-    Row(("replace",), "/minimumCompressionSize", effect=_size),
-    Row(("add", "remove", "replace"), "/endpointConfiguration/types/{type}", effect=_endpoint),
-    Row(("replace",), "/endpointConfiguration/ipAddressType", effect=_address_type),
-    Row(("add", "remove"), "/endpointConfiguration/vpcEndpointIds", effect=_vpc_endpoints),
-    Row(("add", "remove", "replace"), "/binaryMediaTypes/{type}", effect=_media_type),
-    Row(("replace", "remove"), "/keySources", Type.JSON, hidden=True),
-    Row(("replace", "remove"), "/authorizer", Type.JSON, hidden=True),
-    Row(("replace",), "/forwardApiKey", Type.BOOL, hidden=True),
+    PatchRule(("replace",), "/name"),
+    PatchRule(("replace", "remove"), "/description", effect=_text),
+    PatchRule(("replace",), "/version"),
+    PatchRule(("replace",), "/apiKeySource", effect=_source),
+    PatchRule(("replace",), "/securityPolicy", effect=_text),
+    PatchRule(("replace",), "/endpointAccessMode", effect=_access_mode),
+    PatchRule(("replace",), "/disableExecuteApiEndpoint", Type.BOOL),
+    PatchRule(("replace",), "/policy"),
+    PatchRule(("replace",), "/minimumCompressionSize", effect=_size),
+    PatchRule(("add", "remove", "replace"), "/endpointConfiguration/types/{type}", effect=_endpoint),
+    PatchRule(("replace",), "/endpointConfiguration/ipAddressType", effect=_address_type),
+    PatchRule(("add", "remove"), "/endpointConfiguration/vpcEndpointIds", effect=_vpc_endpoints),
+    PatchRule(("add", "remove", "replace"), "/binaryMediaTypes/{type}", effect=_media_type),
+    PatchRule(("replace", "remove"), "/keySources", Type.JSON, hidden=True),
+    PatchRule(("replace", "remove"), "/authorizer", Type.JSON, hidden=True),
+    PatchRule(("replace",), "/forwardApiKey", Type.BOOL, hidden=True),
 )
 
 

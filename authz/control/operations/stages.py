@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from authz.aws import restapis as rules
 from authz.aws.errors import bad_request, conflict, not_found
-from authz.aws.patch import Change, PatchOperation, Row, Type, member
+from authz.aws.patch import PatchOperation, PatchRule, PatchStep, Type, member
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import (
     Reader,
@@ -222,8 +222,8 @@ def _style(operation: PatchOperation, _: Sequence[str]) -> str:
     return f"Invalid method setting path: {operation.path.replace('~0', '~')}. Must be one of: [{PATHS}]"
 
 
-def _setting(name: str) -> Callable[[Change], None]:
-    def effect(change: Change) -> None:
+def _setting(name: str) -> Callable[[PatchStep], None]:
+    def effect(change: PatchStep) -> None:
         settings, key = change.draft.get("methodSettings", {}), _method(change)
         if change.op == "remove":
             change.draft["methodSettings"] = rules.without_setting(settings, key, name)
@@ -244,7 +244,7 @@ def _check_setting(name: str, value: Any) -> None:
         raise bad_request(f"Invalid value for {name}: expected 0 to {LARGEST}{', or -1 for no limit' * throttle}")
 
 
-def _method(change: Change) -> str:
+def _method(change: PatchStep) -> str:
     """The key of the method that a path names, as it is spelled there."""
     key = change.names["method"]
     try:
@@ -255,16 +255,16 @@ def _method(change: Change) -> str:
     return key
 
 
-def _entry(change: Change) -> None:
+def _entry(change: PatchStep) -> None:
     key = change.names["method"]
     change.draft["methodSettings"] = rules.without_setting(change.draft.get("methodSettings", {}), key)
 
 
-def _size(change: Change) -> None:
+def _size(change: PatchStep) -> None:
     change.draft["cacheClusterSize"] = change.value or None
 
 
-def _canary_member(change: Change) -> None:
+def _canary_member(change: PatchStep) -> None:
     """Changes a canary. A stage without one gets one of its own deployment, to which no call goes."""
     if not change.draft.get("canarySettings"):
         if change.op == "remove":
@@ -273,19 +273,19 @@ def _canary_member(change: Change) -> None:
     member(change)
 
 
-def _percent(change: Change) -> None:
+def _percent(change: PatchStep) -> None:
     if not 0 <= change.value <= 100:
         raise bad_request("Invalid percentTraffic: expected 0 to 100")
     _canary_member(change)
 
 
-def _override(change: Change) -> None:
+def _override(change: PatchStep) -> None:
     _canary_member(change)
     if not change.draft["canarySettings"]["stageVariableOverrides"]:
         del change.draft["canarySettings"]["stageVariableOverrides"]
 
 
-def _not_added(change: Change) -> None:
+def _not_added(change: PatchStep) -> None:
     raise bad_request(f"Invalid add operation with path: /{'/'.join(change.path)}")
 
 
@@ -296,7 +296,7 @@ PROMOTED: Final = {
 }
 
 
-def _promote(change: Change) -> None:
+def _promote(change: PatchStep) -> None:
     """Copies a canary's value to its stage: the deployment as it is, the variables on top of the stage's own."""
     path = "/" + "/".join(change.path)
     if PROMOTED.get(path) != change.origin:
@@ -319,42 +319,42 @@ def _promote(change: Change) -> None:
 ACCESS_LOG: Final = ("/accessLogSettings/destinationArn", "/accessLogSettings/format")
 
 
-def _access_log(change: Change) -> None:
+def _access_log(change: PatchStep) -> None:
     if not change.value:
         raise bad_request("Access Log value must not be empty")
     member(change)
 
 
-def _no_access_log(_: Change) -> None:
+def _no_access_log(_: PatchStep) -> None:
     raise bad_request(f"Invalid accessLogSettings path. Must be one of : [{', '.join(ACCESS_LOG)}]")
 
 
 TABLE: Final = (
-    Row(("replace",), "/deploymentId"),
-    Row(("replace",), "/description"),
-    Row(("replace",), "/cacheClusterEnabled", Type.BOOL),
-    Row(("replace",), "/cacheClusterSize", effect=_size),
-    Row(("replace",), "/clientCertificateId"),
-    Row(("replace",), "/webAclArn"),
-    Row(("replace",), "/documentationVersion"),
-    Row(("replace",), "/tracingEnabled", Type.BOOL),
-    Row(("replace", "remove"), "/variables/{name}"),
-    Row(("remove",), "/accessLogSettings"),
-    *(Row(("add", "replace"), path, effect=_access_log) for path in ACCESS_LOG),
-    Row(("add", "replace"), "/accessLogSettings", effect=_no_access_log),
-    Row(("add", "replace"), "/accessLogSettings/{name}", effect=_no_access_log),
-    Row(("remove",), "/canarySettings"),
-    Row(("replace",), "/canarySettings/percentTraffic", Type.DOUBLE, _percent),
-    Row(("replace",), "/canarySettings/useStageCache", Type.BOOL, _canary_member),
-    Row(("replace",), "/canarySettings/deploymentId", effect=_canary_member),
-    Row(("replace", "remove"), "/canarySettings/stageVariableOverrides/{name}", effect=_override),
-    Row(("add",), "/canarySettings/<rest>", effect=_not_added),
-    Row(("copy",), "/<rest>", effect=_promote),
+    PatchRule(("replace",), "/deploymentId"),
+    PatchRule(("replace",), "/description"),
+    PatchRule(("replace",), "/cacheClusterEnabled", Type.BOOL),
+    PatchRule(("replace",), "/cacheClusterSize", effect=_size),
+    PatchRule(("replace",), "/clientCertificateId"),
+    PatchRule(("replace",), "/webAclArn"),
+    PatchRule(("replace",), "/documentationVersion"),
+    PatchRule(("replace",), "/tracingEnabled", Type.BOOL),
+    PatchRule(("replace", "remove"), "/variables/{name}"),
+    PatchRule(("remove",), "/accessLogSettings"),
+    *(PatchRule(("add", "replace"), path, effect=_access_log) for path in ACCESS_LOG),
+    PatchRule(("add", "replace"), "/accessLogSettings", effect=_no_access_log),
+    PatchRule(("add", "replace"), "/accessLogSettings/{name}", effect=_no_access_log),
+    PatchRule(("remove",), "/canarySettings"),
+    PatchRule(("replace",), "/canarySettings/percentTraffic", Type.DOUBLE, _percent),
+    PatchRule(("replace",), "/canarySettings/useStageCache", Type.BOOL, _canary_member),
+    PatchRule(("replace",), "/canarySettings/deploymentId", effect=_canary_member),
+    PatchRule(("replace", "remove"), "/canarySettings/stageVariableOverrides/{name}", effect=_override),
+    PatchRule(("add",), "/canarySettings/<rest>", effect=_not_added),
+    PatchRule(("copy",), "/<rest>", effect=_promote),
     *(
-        Row(("replace", "remove"), f"/{{resourcePath}}/{{httpMethod}}/{path}", type_, _setting(name))
+        PatchRule(("replace", "remove"), f"/{{resourcePath}}/{{httpMethod}}/{path}", type_, _setting(name))
         for path, name, type_ in SETTINGS
     ),
-    Row(("remove",), "/{resourcePath}/{httpMethod}", effect=_entry),
+    PatchRule(("remove",), "/{resourcePath}/{httpMethod}", effect=_entry),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from authz.aws import patch
 from authz.aws.errors import bad_request
-from authz.aws.patch import Document, Patch, Row, Type
+from authz.aws.patch import Document, PatchBody, PatchRule, Type
 from authz.aws.plans import no_key
 from authz.aws.usage import Days, days, first_needed, iso_day, pairs
 from authz.control.call import Answer, Call, Operation
@@ -19,7 +19,7 @@ from authz.core.stored import StoredKey, StoredPlan, plan_keys
 
 LONGEST_RANGE: Final = 400  # days
 MOST: Final = 2**31 - 1  # AWS's numbers of requests have no more
-USAGE_TABLE: Final = (Row(("replace",), "/remaining", Type.INT),)
+USAGE_TABLE: Final = (PatchRule(("replace",), "/remaining", Type.INT),)
 
 
 async def get_usage(call: Call) -> Answer:
@@ -63,7 +63,7 @@ async def update_usage(call: Call) -> Answer:
     key = await stored_key(store, call.params["keyId"])
     if plan.ref not in key.plans:
         raise no_key()
-    quota, remaining = _asked_remaining(plan, call.read(Patch))
+    quota, remaining = _asked_remaining(plan, call.read(PatchBody))
     return Answer(body=await _set(call, plan, key, quota, remaining))
 
 
@@ -73,7 +73,7 @@ def _style(operation: patch.PatchOperation, allowed: Sequence[str]) -> str:
     return f"Invalid patch path  '{operation.path}' specified for op '{operation.op}'. {choices}"
 
 
-def _asked_remaining(plan: StoredPlan, asked: Patch) -> tuple[QuotaSettings, int]:
+def _asked_remaining(plan: StoredPlan, asked: PatchBody) -> tuple[QuotaSettings, int]:
     """Raises BadRequestException for anything but a number of requests that a quota can be set to."""
     remaining = patch.apply(USAGE_TABLE, {}, asked.patch_operations, _style).get("remaining")
     if remaining is None:

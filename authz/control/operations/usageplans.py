@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from authz.aws import patch
 from authz.aws.errors import bad_request, not_found
-from authz.aws.patch import Document, Patch
+from authz.aws.patch import Document, PatchBody
 from authz.aws.plans import (
     PLAN_TABLE,
     Numbers,
@@ -135,7 +135,7 @@ async def get_usage_plans(call: Call) -> Answer:
 
 
 async def update_usage_plan(call: Call) -> Answer:
-    operations = call.read(Patch).patch_operations
+    operations = call.read(PatchBody).patch_operations
 
     async def change(edit: Edit) -> StoredPlan:
         stored = await stored_plan(edit, call.params["usageplanId"])

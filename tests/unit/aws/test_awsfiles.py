@@ -144,7 +144,7 @@ def test_a_documents_name_tells_whose_it_is(name: str, owners: list[str], owner:
         ({"resources": {}}, "restapi a1b2c3: without get-resources it is one method"),
         (
             {"resources": {"items": [ROOT, {**PETS, "resourceMethods": {"GET": {}}}]}},
-            "restapi a1b2c3: the methods are not told: print them with get-resources --embed methods",
+            "restapi a1b2c3: the methods are missing: print them with get-resources --embed methods",
         ),
         ({"keys": {"items": [{**KEY, "value": "short"}]}}, "apikey k1: not kept: its value: expected 20 to 128"),
         (

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from authz.aws import keyfile
 from authz.aws.errors import ApiError
-from authz.aws.keyfile import Row, Warnings, rows
+from authz.aws.keyfile import KeyRow, Warnings, rows
 from authz.aws.plans import checked_value
 
 KEYS = [f"key-{letter * 26}" for letter in "abcdef"]
 HEADER = "Name,Key,Description,Enabled,UsagePlanIds"
 
 
-def read(*lines: str, header: str = HEADER, end: str = "\n") -> tuple[list[Row], list[str]]:
+def read(*lines: str, header: str = HEADER, end: str = "\n") -> tuple[list[KeyRow], list[str]]:
     warnings = Warnings()
     return rows(end.join((header, *lines)), warnings, lambda _value, _document: None), warnings.texts()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from authz.aws.errors import ApiError
-from authz.aws.patch import Document, Op, PatchOperation, Row, Type, apply
+from authz.aws.patch import Document, Op, PatchOperation, PatchRule, Type, apply
 from authz.aws.plans import KEY_TABLE, PLAN_TABLE, checked_plan, checked_tags, checked_value, join, plan_document
 from authz.core.resources import ApiKey, UsagePlan
 from authz.core.stored import StoredKey, StoredPlan
@@ -106,7 +106,7 @@ def test_an_operation_that_nothing_supports_lists_nothing(op: Op) -> None:
 
 
 def test_hidden_rows_work_and_are_not_listed() -> None:
-    table = (Row(("replace",), "/a"), Row(("replace",), "/b", Type.BOOL, hidden=True))
+    table = (PatchRule(("replace",), "/a"), PatchRule(("replace",), "/b", Type.BOOL, hidden=True))
     assert apply(table, {}, [operation("replace", "/b", "TRUE")]) == {"b": True}
     with pytest.raises(ApiError, match=r"Must be one of: \[/a\]$"):
         apply(table, {}, [operation("replace", "/c", "x")])
@@ -114,7 +114,9 @@ def test_hidden_rows_work_and_are_not_listed() -> None:
 
 def test_the_style_words_the_refusal() -> None:
     with pytest.raises(ApiError, match="no /x among /a"):
-        apply((Row(("add",), "/a"),), {}, [operation("add", "/x")], lambda op, rows: f"no {op.path} among {rows[0]}")
+        apply(
+            (PatchRule(("add",), "/a"),), {}, [operation("add", "/x")], lambda op, rows: f"no {op.path} among {rows[0]}"
+        )
 
 
 def test_nothing_of_a_refused_patch_lands() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from authz.aws.errors import ApiError
-from authz.aws.usage import Days, Record, Row, days, iso_day, left, pairs
+from authz.aws.usage import CallerUse, Days, DayUse, days, iso_day, left, pairs
 from authz.core.resources import QuotaSettings
 from tests.conftest import micros
 
@@ -21,11 +21,11 @@ def _day(text: str) -> int:
     return days(text, text, 1).first
 
 
-def _record(rows: dict[str, Row], used: int = 0, start: int = MARCH) -> Record:
-    return Record(start, used, {_day(text): row for text, row in rows.items()})
+def _record(rows: dict[str, DayUse], used: int = 0, start: int = MARCH) -> CallerUse:
+    return CallerUse(start, used, {_day(text): row for text, row in rows.items()})
 
 
-def _pairs(record: Record, quota: QuotaSettings | None, first: str, last: str) -> list[Row]:
+def _pairs(record: CallerUse, quota: QuotaSettings | None, first: str, last: str) -> list[DayUse]:
     return pairs(record, quota, days(first, last, 400), NOW)
 
 
@@ -47,7 +47,7 @@ def _pairs(record: Record, quota: QuotaSettings | None, first: str, last: str) -
     ],
 )  # fmt: skip
 def test_a_day_says_what_was_used_and_what_remained(
-    rows: dict[str, Row], quota: QuotaSettings | None, first: str, expected: list[Row]
+    rows: dict[str, DayUse], quota: QuotaSettings | None, first: str, expected: list[DayUse]
 ) -> None:
     """On 4 March, with 5 of the period used."""
     assert _pairs(_record(rows, used=5), quota, first, "2026-03-04") == expected
@@ -70,7 +70,7 @@ def test_days_that_have_not_begun_have_no_pair() -> None:
     ids=["used", "of an older period", "the limit was lowered", "more was granted", "no quota"],
 )
 def test_what_remains_now(used: int, start: int, quota: QuotaSettings | None, expected: int) -> None:
-    assert left(Record(start, used), quota, NOW) == expected
+    assert left(CallerUse(start, used), quota, NOW) == expected
 
 
 def test_a_range_of_dates_holds_both_ends() -> None:
