@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Final
 
@@ -71,7 +70,7 @@ def _json(text: str) -> Any:
         raise RefusedError("it is nested too deeply") from None
     except (msgspec.DecodeError, ValueError):
         return None
-    if _depth_exceeds(found, MAX_DEPTH):
+    if nests_deeper(found, MAX_DEPTH):
         raise RefusedError("it is nested too deeply")
     return found
 
@@ -84,18 +83,15 @@ def _check_keys(pairs: list[tuple[str, Any]]) -> None:
         names.add(name)
 
 
-def _depth_exceeds(value: Any, depth: int) -> bool:
+def nests_deeper(value: Any, depth: int) -> bool:
+    """True if more than `depth` lists and mappings stand within one another."""
     level = [value]
-    for _ in range(depth):
-        level = [child for parent in level for child in _children(parent)]
-        if not level:
+    for _ in range(depth + 1):
+        parents = [part for part in level if isinstance(part, dict | list)]
+        if not parents:
             return False
+        level = [part for one in parents for part in (one.values() if isinstance(one, dict) else one)]
     return True
-
-
-def _children(value: Any) -> list[Any]:
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return [part for part in parts if isinstance(part, dict | list)]
 
 
 # --- YAML ---------------------------------------------------------------------------------------------------------

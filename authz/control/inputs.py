@@ -15,10 +15,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from authz.aws.errors import ApiError, bad_request
+from authz.config.documents import nests_deeper
 
 T = TypeVar("T")
 
-MAX_DEPTH: Final = 64  # of what is stored as given; far below Python's own limit, also when read again inside an item
+MAX_DEPTH: Final = 64  # lists and mappings within one another: Python can also read them inside a stored item
 MAX_OPERATIONS: Final = 100
 MAX_INTEGER: Final = 2**31 - 1
 QUOTED: Final = 200  # characters of a refused value that an answer repeats
@@ -49,7 +50,7 @@ def document(body: bytes) -> dict[str, Any]:
         found = msgspec.json.decode(body) if body.strip() else {}
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise _serialization() from None
-    if not isinstance(found, dict) or _depth_exceeds(found, MAX_DEPTH):
+    if not isinstance(found, dict) or nests_deeper(found, MAX_DEPTH):
         raise _serialization()
     return found
 
@@ -57,24 +58,6 @@ def document(body: bytes) -> dict[str, Any]:
 def _serialization(path: str = "", expected: str = "") -> ApiError:
     where = f"; expected {expected} at '{path}'" if path else ""
     return ApiError("SerializationException", f"The request body cannot be read{where}")
-
-
-def _depth_exceeds(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth):
-        level = [child for parent in level for child in _children(parent)]
-        if not level:
-            return False
-    return True
-
-
-def _children(value: Any) -> list[Any]:
-    match value:
-        case dict():
-            return list(value.values())
-        case list():
-            return value
-    return []
 
 
 def _without_nulls(value: Any, kind: Any) -> Any:

@@ -132,6 +132,13 @@ def test_a_document_that_expands_or_nests_is_refused(name: str, text: str) -> No
         read(text)
 
 
+@pytest.mark.parametrize("opening", ["{a: ", '{"a":'], ids=["YAML", "JSON"])
+def test_a_hundred_mappings_within_one_another_are_the_most(opening: str) -> None:
+    assert read(opening * 100 + "1" + "}" * 100)
+    with pytest.raises(RefusedError, match="nested too deeply"):
+        read(opening * 101 + "1" + "}" * 101)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
 from authz.aws.errors import ApiError
-from authz.control.inputs import MAX_DEPTH, read
+from authz.control.inputs import MAX_DEPTH, document, read
 
 
 class Colour(StrEnum):
@@ -134,6 +134,14 @@ def test_several_broken_constraints_are_told_at_once() -> None:
 )
 def test_what_cannot_be_read_is_a_serialization_exception(body: Any) -> None:
     assert refusal(body).code == "SerializationException"
+
+
+def test_64_lists_and_objects_within_one_another_are_the_most() -> None:
+    lists = b"[" * 63 + b"1" + b"]" * 63
+    assert document(b'{"rest": ' + lists + b"}")
+    with pytest.raises(ApiError) as refused:
+        document(b'{"rest": [' + lists + b"]}")
+    assert refused.value.code == "SerializationException"
 
 
 def test_too_many_patch_operations_are_refused() -> None:
