@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -75,6 +76,39 @@ def member(step: PatchStep) -> None:
         where.pop(last, None)
     else:
         where[last] = step.value
+
+
+def member_or_removed(step: PatchStep) -> None:
+    """Set the member at the path, or remove it if the value is empty: Terraform unsets a text by an empty value."""
+    if step.value:
+        member(step)
+        return
+    *above, last = step.path
+    where = step.draft
+    for name in above:
+        where = where.get(name, {})
+    where.pop(last, None)
+
+
+def entry_of(name: str, entry: Callable[[PatchStep], str] = attrgetter("value")) -> Effect:
+    """Make an effect that adds an entry to the list `name` or removes it; `entry` reads it from the step."""
+
+    def effect(step: PatchStep) -> None:
+        others = [one for one in step.draft.get(name, ()) if one != entry(step)]
+        step.draft[name] = others if step.op == "remove" else [*others, entry(step)]
+
+    return effect
+
+
+def one_of(choices: Sequence[str], refusal: str) -> Effect:
+    """Make an effect that sets the member at the path to one of `choices`. For any other value it raises ApiError."""
+
+    def effect(step: PatchStep) -> None:
+        if step.value not in choices:
+            raise bad_request(f"{refusal}. Must be one of [{', '.join(choices)}]")
+        member(step)
+
+    return effect
 
 
 @dataclass(frozen=True)

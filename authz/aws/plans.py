@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from authz.aws.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
-from authz.aws.patch import Document, PatchRule, PatchStep, Type
+from authz.aws.patch import Document, PatchRule, PatchStep, Type, entry_of, member_or_removed
 from authz.core.limits import check_throttle
 from authz.core.methods import method_of, no_method
 from authz.core.resources import ApiKey, ApiStage, FailurePolicy, Mode, QuotaSettings, ThrottleSettings, UsagePlan
@@ -98,19 +98,12 @@ def _expiry(text: str | None) -> datetime | None:
         raise bad_request("Invalid expiresAt: expected a time as RFC 3339 writes it") from None
 
 
-def _stage_key(step: PatchStep) -> None:
-    """Add or remove an entry of `/stages`. It has no effect on access since AWS introduced plans."""
-    kept = [stage for stage in step.draft["stageKeys"] if stage != step.value]
-    step.draft["stageKeys"] = kept if step.op == "remove" else [*kept, step.value]
-
-
 KEY_TABLE: Final = (
     PatchRule(("replace",), "/description"),
     PatchRule(("replace",), "/enabled", Type.BOOL),
     PatchRule(("replace",), "/name"),
-    # Terraform removes a customer by an empty value.
-    PatchRule(("replace",), "/customerId", effect=lambda step: step.draft.update(customerId=step.value or None)),
-    PatchRule(("add", "remove"), "/stages", effect=_stage_key),
+    PatchRule(("replace",), "/customerId", effect=member_or_removed),
+    PatchRule(("add", "remove"), "/stages", effect=entry_of("stageKeys")),  # without effect since there are plans
     PatchRule(("add", "replace", "remove"), "/expiresAt", hidden=True),
 )
 

@@ -83,8 +83,12 @@ def resource(api: RestApi, resource_id: str) -> StoredResource:
     """Return the resource with this id. Raises ApiError."""
     found = api.resources.get(resource_id)
     if found is None:
-        raise not_found("Invalid Resource identifier specified")
+        raise unknown_resource()
     return found
+
+
+def unknown_resource() -> ApiError:
+    return not_found("Invalid Resource identifier specified")
 
 
 def add_resource(api: RestApi, parent_id: str, part: str, resource_id: str) -> RestApi:

@@ -1,6 +1,6 @@
-"""AWS's things that this control plane never holds: their lists are empty, and one of them is never found.
+"""Reading resources of AWS's that this control plane does not have: their lists are empty, and every id is unknown.
 
-Inventory tools and deploy scripts list them and go on. Creating one answers 501 (see `unsupported.py`).
+Inventory tools and deploy scripts list them, so the calls must succeed. Creating one answers 501: see `unsupported.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IN_API: Final = "/restapis/{restapi_id}"
 CERTIFICATES: Final = "/clientcertificates"
 ASSOCIATIONS: Final = "/domainnameaccessassociations"
 
-# The lists, with the paths that name one of them and what AWS says of an unknown one.
+# The lists, and the paths of single resources with AWS's refusal of an unknown id.
 LISTS: Final = (
     ("GetAuthorizers", f"{IN_API}/authorizers"),
     ("GetDocumentationParts", f"{IN_API}/documentation/parts"),
@@ -49,7 +49,7 @@ ONES: Final = (
 VERBS: Final = {"Get": "GET", "Update": "PATCH", "Delete": "DELETE"}
 
 
-async def _empty(call: Call) -> Answer:
+async def _empty_list(call: Call) -> Answer:
     if "restapi_id" in call.params:
         await api_of(call, call.context.store)
     return listed(())
@@ -63,7 +63,7 @@ def _unknown(message: str) -> Callable[[Call], Awaitable[Answer]]:
 
 
 async def _flush(call: Call) -> Answer:
-    """There is no cache: what AWS would empty is empty."""
+    """Accept to flush a stage's cache: there is no cache here."""
     api = await api_of(call, call.context.store)
     if await call.context.store.get("stage", stage_id(api.id, call.params["stage_name"])) is None:
         raise not_found("Invalid stage identifier specified")
@@ -71,7 +71,7 @@ async def _flush(call: Call) -> Answer:
 
 
 OPERATIONS: Final = (
-    *(Operation(name, "GET", path, _empty, writes=False) for name, path in LISTS),
+    *(Operation(name, "GET", path, _empty_list, writes=False) for name, path in LISTS),
     *(
         Operation(f"{prefix}{noun}", verb, path, _unknown(message), writes=prefix != "Get")
         for noun, path, message in ONES

@@ -1,4 +1,4 @@
-"""The account: its throttle, which is writable here, and what AWS says of it besides."""
+"""The operations on the account: its throttle, which is writable here, and AWS's other members."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 FEATURE: Final = "UsagePlans"
 
 
-def _feature(change: PatchStep) -> None:
-    if change.value != FEATURE:
+def _feature(step: PatchStep) -> None:
+    """Accept the one feature, which is always on. Raises ApiError for any other, and for its removal."""
+    if step.value != FEATURE:
         raise bad_request(f"Invalid feature specified. Must be one of [{FEATURE}]")
-    if change.op == "remove":
+    if step.op == "remove":
         raise bad_request("Usage Plans cannot be disabled once enabled")
 
 
@@ -41,11 +42,6 @@ def _document(stored: StoredAccount) -> Document:
     return role | {"throttleSettings": settings, "features": [FEATURE], "apiKeyVersion": "4"}
 
 
-def _checked(document: Document) -> StoredAccount:
-    throttle = checked_throttle(document["throttleSettings"]) or ThrottleSettings()
-    return StoredAccount(Account(throttle), document.get("cloudwatchRoleArn") or None)
-
-
 async def get_account(call: Call) -> Answer:
     stored = await call.context.store.get("account", ACCOUNT)
     return Answer(body=_document(stored if isinstance(stored, StoredAccount) else StoredAccount()))
@@ -57,7 +53,9 @@ async def update_account(call: Call) -> Answer:
     async def change(edit: Edit) -> StoredAccount:
         found = await edit.get("account", ACCOUNT)
         stored = found if isinstance(found, StoredAccount) else StoredAccount()
-        changed = _checked(patch.apply(TABLE, _document(stored), operations))
+        document = patch.apply(TABLE, _document(stored), operations)
+        throttle = checked_throttle(document["throttleSettings"]) or ThrottleSettings()
+        changed = StoredAccount(Account(throttle), document.get("cloudwatchRoleArn") or None)
         if changed != stored:
             edit.put(changed)
         return changed

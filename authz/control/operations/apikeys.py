@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import string
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,13 +10,14 @@ from msgspec import Struct
 
 from authz.aws import patch
 from authz.aws.errors import ApiError, bad_request, conflict
-from authz.aws.keyfile import KeyRow, Warnings
+from authz.aws.keyfile import KeyRow, Warnings, skipped
 from authz.aws.keyfile import rows as key_rows
 from authz.aws.patch import Document, PatchBody
 from authz.aws.plans import KEY_TABLE, checked_key, checked_value, join, key_document, live_plans, no_key, plan_ids
 from authz.background import in_background
 from authz.config.documents import text_of
 from authz.control.call import Answer, Call, Operation
+from authz.control.operations.ids import new_value, unused_id
 from authz.core.resources import digest
 from authz.core.rules import shortened
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
@@ -28,15 +27,12 @@ from authz.store.store import Edit
 if TYPE_CHECKING:
     from authz.store.store import Page
 
-ID_LETTERS: Final = string.ascii_lowercase + string.digits
-VALUE_LETTERS: Final = string.ascii_letters + string.digits
 KEY_ID_LENGTH: Final = 10
-VALUE_LENGTH: Final = 40
-ROWS_A_WRITE: Final = 500  # of an import: one write is one script, during which Redis does nothing else
+ROWS_A_WRITE: Final = 500  # of an import: a write is one script, and Redis serves no other command while it runs
 
 
 class StageKey(Struct, frozen=True, rename="camel"):
-    """A stage of the time before usage plans; kept, without effect."""
+    """A stage of a key, from the time before usage plans: stored, and without effect."""
 
     rest_api_id: str = ""
     stage_name: str = ""
@@ -56,19 +52,8 @@ class CreateApiKey(Struct, frozen=True, rename="camel"):
     expires_at: str | None = None
 
 
-def random_word(letters: str, length: int) -> str:
-    return "".join(secrets.choice(letters) for _ in range(length))
-
-
-async def unused_id(edit: Edit, kind: str, length: int) -> str:
-    """An id that no item of the kind has."""
-    while await edit.get(kind, drawn := random_word(ID_LETTERS, length)):
-        pass
-    return drawn
-
-
 async def stored_key(source: Edit | Any, key_id: str) -> StoredKey:
-    """The key from a store or an edit."""
+    """Return a key from a store or an edit. Raises ApiError."""
     found = await source.get("apikey", key_id)
     if not isinstance(found, StoredKey):
         raise no_key()
@@ -76,30 +61,30 @@ async def stored_key(source: Edit | Any, key_id: str) -> StoredKey:
 
 
 def key_value(call: Call, stored: StoredKey) -> str | None:
-    """The value in clear, where it is kept and the caller may see it."""
+    """Return the clear value of a key; None if it is not stored or the caller may not see it."""
     if stored.sealed is None or not call.context.sealer.can_seal or call.principal.read_only:
         return None
     try:
         return call.context.sealer.open(stored.sealed, stored.key.id)
-    except SealError:  # the sealing key of its time is not given any more
+    except SealError:  # sealed under a sealing key that is no longer configured
         return None
 
 
 def shown(call: Call, stored: StoredKey, *, value: bool) -> Document:
-    """A key as a list shows it, with its value if that is asked for and known."""
-    found = key_value(call, stored) if value else None
-    return key_document(stored) | ({} if found is None else {"value": found})
+    """Return a key as a list shows it, with its clear value if `value` is true and the value is known."""
+    clear = key_value(call, stored) if value else None
+    return key_document(stored) | ({} if clear is None else {"value": clear})
 
 
-def page_of(page: Page[Any], show: Callable[[Any], Document]) -> Answer:
-    """A page as AWS prints it; the last one has no position."""
+def page_answer(page: Page[Any], show: Callable[[Any], Document]) -> Answer:
+    """Answer with a page of the store as AWS prints it; the last page has no position."""
     body: Document = {"item": [show(item) for item in page.items]}
     return Answer(body=body if page.position is None else body | {"position": page.position})
 
 
 async def create_api_key(call: Call) -> Answer:
     body = call.read(CreateApiKey)
-    value = checked_value(body.value) if body.value else random_word(VALUE_LETTERS, VALUE_LENGTH)
+    value = checked_value(body.value) if body.value else new_value()
     document = {
         "name": body.name,
         "description": body.description,
@@ -122,6 +107,7 @@ async def create_api_key(call: Call) -> Answer:
 
 
 def new_key(call: Call, document: Document, key_id: str, value: str, tags: Mapping[str, str]) -> StoredKey:
+    """Make a key from its checked document and value. Raises ApiError."""
     sealer, now = call.context.sealer, call.context.now()
     return StoredKey(
         key=checked_key(document, key_id, tags),
@@ -139,20 +125,16 @@ async def get_api_key(call: Call) -> Answer:
 
 async def get_api_keys(call: Call) -> Answer:
     values = call.flag("includeValues")
-    page = await _found(call, call.one("name"), call.one("customerId"))
-    return page_of(page, lambda stored: shown(call, stored, value=values))
-
-
-async def _found(call: Call, name: str | None, customer: str | None) -> Page[Any]:
-    """The page that the filters leave; with both, a page may be shorter than it was asked for."""
-    store, (limit, position) = call.context.store, call.paging()
-    if customer is None:
-        word = None if name is None else by_name(name)
-        found = store.page("apikey", "apikey", limit, position) if word is None else store.search(word, limit, position)
-        return await found
-    page = await store.search(by_customer(customer), limit, position)
-    page.items[:] = [item for item in page.items if item.key.name.startswith(name or "")]
-    return page
+    store, paging = call.context.store, call.paging()
+    name, customer = call.one("name"), call.one("customerId")
+    if customer is not None:  # with both filters, a page may be shorter than its limit
+        page = await store.search(by_customer(customer), *paging)
+        page.items[:] = [item for item in page.items if item.key.name.startswith(name or "")]
+    elif name is not None:
+        page = await store.search(by_name(name), *paging)
+    else:
+        page = await store.page("apikey", "apikey", *paging)
+    return page_answer(page, lambda stored: shown(call, stored, value=values))
 
 
 async def update_api_key(call: Call) -> Answer:
@@ -189,7 +171,7 @@ async def delete_api_key(call: Call) -> Answer:
 
 
 async def import_api_keys(call: Call) -> Answer:
-    """Import a file of keys. With `failonwarnings` nothing is written where a warning can be known beforehand."""
+    """Import a file of keys. With `failonwarnings`, a warning that is known beforehand stops the whole import."""
     _check_format(call.one("format"))
     warnings = Warnings()
     rows = await in_background(_rows, call.body, warnings)
@@ -206,7 +188,7 @@ async def import_api_keys(call: Call) -> Answer:
 
 
 async def _check_all(call: Call, rows: Sequence[KeyRow], warnings: Warnings) -> None:
-    """Raise ApiError if there are warnings, or if an import of the rows would give some now."""
+    """Raise ApiError if there are warnings, or if importing the rows now would cause some. Writes nothing."""
     _fail_on(warnings)
     for chunk in _chunks(rows):
         _, refused = await _importing(call, chunk)(Edit(call.context.store))
@@ -236,27 +218,29 @@ def _rows(body: bytes, warnings: Warnings) -> list[KeyRow]:
         text = text_of(body)
     except UnicodeError:
         raise bad_request("The file cannot be read: expected UTF-8 or UTF-16 text. Nothing was imported") from None
-    return key_rows(text, warnings, _check_row)
 
+    def check(value: str, document: Mapping[str, Any]) -> None:
+        checked_value(value)
+        checked_key(dict(document), "", {})
 
-def _check_row(value: str, document: Mapping[str, Any]) -> None:
-    checked_value(value)
-    checked_key(dict(document), "", {})
+    return key_rows(text, warnings, check)
 
 
 Refused = list[tuple[int, str]]  # warnings, each with its record's number
 
 
 def _importing(call: Call, rows: Sequence[KeyRow]) -> Callable[[Edit], Awaitable[tuple[list[str], Refused]]]:
+    """Make an edit that imports rows. It returns the ids of the keys and the warnings."""
+
     async def edit_all(edit: Edit) -> tuple[list[str], Refused]:
-        made: dict[str, StoredKey] = {}  # by index: a later record of the same value overwrites an earlier one
+        made: dict[str, StoredKey] = {}  # by index: a later record with the same value overwrites an earlier one
         refused: Refused = []
         ids: list[str] = []
         for row in rows:
             try:
                 key, unknown = await _imported(call, edit, row, made)
             except ApiError as error:
-                refused.append((row.number, f"Skipped invalid record: {row.number}. {error.message}"))
+                refused.append(skipped(row.number, error.message))
                 continue
             made[key.index] = key
             ids.append(key.key.id)
@@ -271,7 +255,7 @@ def _importing(call: Call, rows: Sequence[KeyRow]) -> Callable[[Edit], Awaitable
 async def _imported(
     call: Call, edit: Edit, row: KeyRow, made: Mapping[str, StoredKey]
 ) -> tuple[StoredKey, Sequence[str]]:
-    """The key that a record describes, new or overwritten, and those of its plans that do not exist."""
+    """Return the key that a record describes, new or overwritten, and its unknown plans. Raises ApiError."""
     index = call.context.sealer.index(digest(row.value))
     old = made.get(index) or await _owner(call, edit, index)
     if old is None:
@@ -292,6 +276,7 @@ async def _imported(
 
 
 async def _owner(call: Call, edit: Edit, index: str) -> StoredKey | None:
+    """Return the key that has this value's index; None if there is none. Raises ApiError for one of the file's keys."""
     owner = await call.context.store.owner(f"key/{index}")
     if owner is None:
         return None
@@ -303,7 +288,7 @@ async def _owner(call: Call, edit: Edit, index: str) -> StoredKey | None:
 
 
 async def _joined(edit: Edit, key: StoredKey, plan: StoredPlan, call: Call) -> StoredKey:
-    """The key, in one plan more."""
+    """Return the key after it joins a plan. Raises ApiError."""
     others = live_plans(key, await edit.many("usageplan", plan_ids(key)))
     if plan.ref in (other.ref for other in others):
         return key
@@ -312,7 +297,7 @@ async def _joined(edit: Edit, key: StoredKey, plan: StoredPlan, call: Call) -> S
 
 
 def refuse_fixed_plan(call: Call, plan_id: str) -> None:
-    """A plan of the configuration file has the keys that the file gives it."""
+    """Raise ApiError for a plan of the configuration file, whose keys only the file can change."""
     if ("usageplan", plan_id) in call.context.fixed():
         raise conflict(f"Usage Plan {plan_id} is the configuration file's, which is read-only here")
 

@@ -1,4 +1,4 @@
-"""The operations on deployments: what an API was when somebody deployed it, and never anything else."""
+"""The operations on deployments, which are immutable snapshots of an API."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from authz.aws import restapis as rules
 from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.patch import PatchRule, invalid_path
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.restapis import Reader, api_of, given, listed, new_id, operations_of, patched
+from authz.control.operations.ids import new_id
+from authz.control.operations.restapis import Reader, api_of, given, listed, operations_of, patched
 from authz.control.operations.stages import Canary, warn_of_canary
 from authz.core.stored import StoredDeployment, StoredStage, children, stage_id
 from authz.store.store import Edit
 
 
 class NewDeployment(Struct, frozen=True, rename="camel"):
-    """The body of CreateDeployment; all but `description` is about the stage."""
+    """The body of CreateDeployment. All members but `description` concern the stage."""
 
     stage_name: str | None = None
     stage_description: str | None = None
@@ -65,10 +66,8 @@ async def create(call: Call) -> Answer:
         edit.put(deployment)
         if body.stage_name:  # Terraform's provider sends "" where no stage is meant
             held = await edit.get("stage", stage_id(api.id, body.stage_name))
-            if isinstance(held, StoredStage):
-                stage = _redeployed(held, body, made, now)
-            else:
-                stage = _first(StoredStage(api.id, body.stage_name, made, now, now), body)
+            new = StoredStage(api.id, body.stage_name, made, now, now)
+            stage = _deployed_stage(held if isinstance(held, StoredStage) else None, new, body)
             warn_of_canary(call, stage)
             edit.put(stage)
         return deployment
@@ -80,26 +79,21 @@ def _no_canary(reason: str) -> ApiError:
     return bad_request(f"Invalid deployment content specified.{reason}")  # AWS puts no blank after the stop
 
 
-def _first(stage: StoredStage, body: NewDeployment) -> StoredStage:
-    """A stage that the deployment makes. A canary needs a stage that serves something already."""
-    if body.canary_settings:
-        raise _no_canary(f"Stage {stage.stage_name} must already be created before making a canary release deployment")
-    return _with_members(stage, body)
+def _deployed_stage(held: StoredStage | None, new: StoredStage, body: NewDeployment) -> StoredStage:
+    """Return the stage after a deployment: `new`, or `held` with its deployment. Raises ApiError.
 
-
-def _redeployed(stage: StoredStage, body: NewDeployment, deployment_id: str, now: int) -> StoredStage:
-    """The stage with the new deployment. A canary stands beside the deployment that the stage goes on to serve."""
+    A canary is added to a stage that goes on serving its own deployment, so it needs one that exists.
+    """
     canary = body.canary_settings
-    if canary:
-        changed = replace(stage, canary_settings={**canary.shown(), "deploymentId": deployment_id})
-    else:
-        changed = replace(stage, deployment_id=deployment_id)
-    return _with_members(replace(changed, last_updated_date=now), body)
-
-
-def _with_members(stage: StoredStage, body: NewDeployment) -> StoredStage:
-    """The stage with the other members that the body gives it."""
-    members = {
+    if held is None and canary:
+        raise _no_canary(f"Stage {new.stage_name} must already be created before making a canary release deployment")
+    stage = new
+    if held and canary:
+        settings = {**canary.shown(), "deploymentId": new.deployment_id}
+        stage = replace(held, canary_settings=settings, last_updated_date=new.last_updated_date)
+    elif held:
+        stage = replace(held, deployment_id=new.deployment_id, last_updated_date=new.last_updated_date)
+    members: dict[str, Any] = {
         "description": body.stage_description or None,
         "variables": body.variables or None,
         "cache_cluster_enabled": body.cache_cluster_enabled,

@@ -1,8 +1,8 @@
-"""The operations on domain names and their base path mappings, by which the data plane finds an API."""
+"""The operations on domain names and their base path mappings, by which a sidecar finds the API of a request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.aws.errors import bad_request, conflict, not_found
-from authz.aws.patch import PatchOperation, PatchRule, PatchStep, apply, member
+from authz.aws.patch import PatchRule, PatchStep, apply, member, member_or_removed
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import (
     Endpoint,
@@ -27,10 +27,10 @@ from authz.core.stored import BasePathMapping, DomainName, RestApi, StoredStage,
 from authz.store.store import Edit
 
 NO_BASE_PATH: Final = "(none)"  # how AWS writes the empty base path
-NO_TARGET: Final = "no-domain-target.invalid"  # resolves nowhere (RFC 2606), and a reader sees what is not set
+NO_TARGET: Final = "no-domain-target.invalid"  # never resolves (RFC 2606), and names the setting that is missing
 ZONE_ID: Final = "Z2FDTNDATAQYW2"  # the hosted zone that AWS documents for all its distributions
 
-# What of CreateDomainName is kept. The private key and what goes with it is not: nobody here would use it.
+# The members of CreateDomainName that are stored. Private keys and certificates are not: nothing here uses them.
 DETAILS: Final = (
     *("certificateName", "certificateArn", "regionalCertificateName", "regionalCertificateArn", "securityPolicy"),
     *("endpointAccessMode", "mutualTlsAuthentication", "ownershipVerificationCertificateArn", "policy", "routingMode"),
@@ -38,7 +38,7 @@ DETAILS: Final = (
 
 
 class Truststore(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Where the certificates of clients come from: stored, and nothing follows from it here."""
+    """The source of the clients' certificates: stored, and without effect here."""
 
     truststore_uri: str | None = None
     truststore_version: str | None = None
@@ -86,7 +86,7 @@ def _shown(call: Call, domain: DomainName) -> dict[str, Any]:
 
 
 def _targets(call: Call, domain: DomainName) -> dict[str, Any]:
-    """The host that a DNS record for the domain should name, in the members that tools make such records from."""
+    """Return the target of the domain's DNS record, in the members from which tools make such records."""
     target = call.context.domain_target or NO_TARGET
     if "EDGE" not in domain.details["endpointConfiguration"]["types"]:
         return {"regionalDomainName": target, "regionalHostedZoneId": ZONE_ID}
@@ -136,41 +136,28 @@ async def get_all(call: Call) -> Answer:
     return listed((_shown(call, one) for one in page.items if isinstance(one, DomainName)), page.position)
 
 
-def _detail(change: PatchStep) -> None:
-    """Terraform takes a member away by an empty value."""
-    name = change.path[0]
-    if change.value:
-        change.draft[name] = change.value
+def _truststore(step: PatchStep) -> None:
+    """Set the truststore; an empty value ends mutual TLS."""
+    if step.value:
+        member(step)
     else:
-        change.draft.pop(name, None)
+        step.draft.pop("mutualTlsAuthentication", None)
 
 
-def _truststore(change: PatchStep) -> None:
-    """Mutual TLS ends with its truststore."""
-    if change.value:
-        member(change)
-    else:
-        change.draft.pop("mutualTlsAuthentication", None)
-
-
-def _truststore_version(change: PatchStep) -> None:
-    truststore = change.draft.get("mutualTlsAuthentication", {})
-    if change.value:
-        member(change)
-    else:
-        truststore.pop("truststoreVersion", None)
-
-
-def _endpoint(change: PatchStep) -> None:
-    if change.value not in ("EDGE", "REGIONAL", "PRIVATE"):
+def _endpoint(step: PatchStep) -> None:
+    if step.value not in ("EDGE", "REGIONAL", "PRIVATE"):
         raise bad_request("Invalid endpoint type specified. Must be one of [PRIVATE, EDGE, REGIONAL]")
-    change.draft["endpointConfiguration"] = {**change.draft["endpointConfiguration"], "types": [change.value]}
+    step.draft["endpointConfiguration"] = {**step.draft["endpointConfiguration"], "types": [step.value]}
 
 
 DOMAIN: Final = (
-    *(PatchRule(("replace",), f"/{name}", effect=_detail) for name in DETAILS if name != "mutualTlsAuthentication"),
+    *(
+        PatchRule(("replace",), f"/{name}", effect=member_or_removed)
+        for name in DETAILS
+        if name != "mutualTlsAuthentication"
+    ),
     PatchRule(("replace",), "/mutualTlsAuthentication/truststoreUri", effect=_truststore),
-    PatchRule(("replace",), "/mutualTlsAuthentication/truststoreVersion", effect=_truststore_version),
+    PatchRule(("replace",), "/mutualTlsAuthentication/truststoreVersion", effect=member_or_removed),
     PatchRule(("replace",), "/endpointConfiguration/types/{type}", effect=_endpoint),
     PatchRule(("replace",), "/endpointConfiguration/ipAddressType"),
 )
@@ -187,12 +174,11 @@ async def _edit_domain(call: Call, change: Callable[[DomainName], DomainName]) -
 
 async def update(call: Call) -> Answer:
     operations = operations_of(call)
-    changed = await _edit_domain(call, lambda domain: replace(domain, details=_patched_details(domain, operations)))
-    return Answer(body=_shown(call, changed))
 
+    def change(domain: DomainName) -> DomainName:
+        return replace(domain, details=apply(DOMAIN, domain.details, operations, bare_style))
 
-def _patched_details(domain: DomainName, operations: Iterable[PatchOperation]) -> dict[str, Any]:
-    return apply(DOMAIN, domain.details, operations, bare_style)
+    return Answer(body=_shown(call, await _edit_domain(call, change)))
 
 
 async def delete(call: Call) -> Answer:
@@ -226,7 +212,7 @@ def _mapping(domain: DomainName, base_path: str) -> BasePathMapping:
 
 
 async def _checked(edit: Edit, domain: DomainName, made: BasePathMapping) -> BasePathMapping:
-    """A mapping that can stand beside the domain's others. Raises ApiError."""
+    """Return a mapping that fits the domain's others. Raises ApiError."""
     if made.base_path and not BASE_PATH.fullmatch(made.base_path):
         raise bad_request("Base path contains invalid characters")
     if any(one.base_path == made.base_path for one in domain.mappings):
@@ -261,23 +247,15 @@ async def get_mappings(call: Call) -> Answer:
     return listed(map(_shown_mapping, page), position)
 
 
-def _api(change: PatchStep) -> None:
-    change.draft["restApiId"] = change.value
-
-
-def _path(change: PatchStep) -> None:
-    change.draft["basePath"] = _base_path(change.value)
-
-
-def _stage(change: PatchStep) -> None:
-    change.draft["stage"] = change.value or None
+def _api(step: PatchStep) -> None:
+    step.draft["restApiId"] = step.value
 
 
 MAPPING: Final = (
-    PatchRule(("replace",), "/basePath", effect=_path),
+    PatchRule(("replace",), "/basePath", effect=lambda step: step.draft.update(basePath=_base_path(step.value))),
     PatchRule(("replace",), "/restapiId", effect=_api),  # AWS's spelling here
     PatchRule(("replace",), "/restApiId", effect=_api),
-    PatchRule(("replace",), "/stage", effect=_stage),
+    PatchRule(("replace",), "/stage", effect=member_or_removed),
 )
 
 

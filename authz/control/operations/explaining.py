@@ -1,4 +1,4 @@
-"""`POST /explain`: the command of the same name, on what the store and the file hold now."""
+"""`POST /explain`: the command `authz explain`, on the resources that the store and the file hold now."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from authz.store.store import Found, Store
 
 
 class Explainer:
-    """Tells how a request is read, which limits cover it, what is left of them, and the answer. Spends nothing."""
+    """Explains a request: how it is read, the limits that cover it, what remains of them, and the answer.
+
+    It consumes no unit of a limit.
+    """
 
     def __init__(
         self, store: Store, sealer: Sealer, limiter: RedisLimiter, account_id: str, fixed: Callable[[], Items]
@@ -34,7 +37,7 @@ class Explainer:
     async def __call__(self, request: Request, line: LogLine | None = None) -> str:
         snapshot = await self._store.snapshot()
         catalog = await asyncio.to_thread(self._compile, {**snapshot.items, **self._fixed()})
-        ring = StoreRing(self._look, self._sealer.index, size=1)  # it hears of no change, so it asks each time
+        ring = StoreRing(self._find, self._sealer.index, size=1)  # it follows no changes, so each call has its own
         key_id = line.authz.key_id if line and line.authz else ""
         key = await self._store.get("apikey", key_id) if key_id else None
         caller = caller_of(key.key, key.plans) if isinstance(key, StoredKey) else None
@@ -44,8 +47,8 @@ class Explainer:
         resources, refs = to_resources(items)
         return Catalog.compile(resources, self._account_id, refs=refs)
 
-    async def _look(self, index: str) -> Found:
-        """The store's key, else the file's, which is under the same index."""
+    async def _find(self, index: str) -> Found:
+        """Return the store's key with this index, or else the file's."""
         found = await self._store.find(index)
         owner = None if found.key else await self._store.owner(f"key/{index}")
         key = await self._store.get("apikey", owner.partition("/")[2]) if owner else None
@@ -55,7 +58,7 @@ class Explainer:
 def request_of(
     method: str, url: str, headers: dict[str, str], extensions: dict[str, str], metadata: dict[str, object]
 ) -> Request:
-    """Raises BadRequestException where the URL is not a whole one."""
+    """Make the request that Envoy would send for a URL. Raises BadRequestException unless the URL has a host."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What AWS does not have: waiting for the sidecars, a second secret for a key, the busiest keys, explanations."""
+"""Operations of our own: the version that the sidecars serve, rotation of a key, the busiest keys, explanations."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from authz.aws.errors import bad_request, conflict, not_found
 from authz.aws.plans import checked_value, key_document
 from authz.config.faults import ConfigError
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.apikeys import VALUE_LENGTH, VALUE_LETTERS, random_word, stored_key
+from authz.control.operations.apikeys import stored_key
 from authz.control.operations.explaining import request_of
+from authz.control.operations.ids import new_value
 from authz.core.request import Request, joined
 from authz.core.resources import digest
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.envoy.accesslog import LogLine, checked
-from authz.store.store import Edit, Lease
+from authz.store.store import Edit
 
 POLL_SECONDS: Final = 0.02
 WAIT_SECONDS: Final = 5.0
@@ -29,7 +30,10 @@ MAX_TOP: Final = 500
 
 
 async def get_catalog_version(call: Call) -> Answer:
-    """With `wait`, answers once every live sidecar serves that version; after `timeout` seconds 409 names the rest."""
+    """Answer with the store's version and those that the sidecars serve.
+
+    With `wait`, answer when every live sidecar serves that version; after `timeout` seconds, 409 names the others.
+    """
     store = call.context.store
     wait, timeout = _number(call, "wait", 0), min(_number(call, "timeout", WAIT_SECONDS), MAX_WAIT_SECONDS)
     head = await store.head()
@@ -37,18 +41,16 @@ async def get_catalog_version(call: Call) -> Answer:
         raise bad_request(f"Invalid wait: the version is {head.version}")
     clock = asyncio.get_running_loop().time
     deadline = clock() + timeout
-    while laggards := [lease for lease in await store.leases() if _lags(lease, head.epoch, wait)]:
+    while late := [
+        lease for lease in await store.leases() if wait > 0 and (lease.epoch != head.epoch or lease.version < wait)
+    ]:
         if clock() >= deadline:
-            told = ", ".join(f"{lease.worker} at {lease.version}" for lease in laggards)
-            raise conflict(f"Not every sidecar serves version {wait:.0f}: {told}")
+            others = ", ".join(f"{lease.worker} at {lease.version}" for lease in late)
+            raise conflict(f"Not every sidecar serves version {wait:.0f}: {others}")
         await asyncio.sleep(POLL_SECONDS)
     leases = await store.leases()
     sidecars = [{"id": lease.worker, "version": lease.version} for lease in leases]
     return Answer(body={"version": head.version, "epoch": head.epoch, "sidecars": sidecars})
-
-
-def _lags(lease: Lease, epoch: str, version: float) -> bool:
-    return version > 0 and (lease.epoch != epoch or lease.version < version)
 
 
 def _number(call: Call, name: str, default: float) -> float:
@@ -63,7 +65,7 @@ def _number(call: Call, name: str, default: float) -> float:
 
 
 class RotateApiKey(Struct, frozen=True, rename="camel"):
-    """The body of `POST /apikeys/{id}/rotate`: how long the secret of today stays good beside the new one."""
+    """The body of `POST /apikeys/{id}/rotate`. The old value stays valid beside the new one for `overlap_seconds`."""
 
     value: str | None = None
     overlap_seconds: Annotated[int, Meta(ge=0, le=MAX_OVERLAP_SECONDS)] = 0
@@ -71,7 +73,7 @@ class RotateApiKey(Struct, frozen=True, rename="camel"):
 
 async def rotate_api_key(call: Call) -> Answer:
     body = call.read(RotateApiKey)
-    value = checked_value(body.value) if body.value else random_word(VALUE_LETTERS, VALUE_LENGTH)
+    value = checked_value(body.value) if body.value else new_value()
 
     async def rotate(edit: Edit) -> StoredKey:
         stored = await stored_key(edit, call.params["api_Key"])
@@ -85,7 +87,7 @@ async def rotate_api_key(call: Call) -> Answer:
 
 
 def _rotated(call: Call, stored: StoredKey, value: str, overlap: int) -> StoredKey:
-    """Without an overlap the secret of today ends at once; one from an earlier rotation ends in any case."""
+    """Give a key a new value. The old one ends after `overlap` seconds, the one before it at once. Raises ApiError."""
     sealer, now = call.context.sealer, call.context.now()
     index = sealer.index(digest(value))
     if index in (stored.index, stored.previous_index):
@@ -102,7 +104,7 @@ def _rotated(call: Call, stored: StoredKey, value: str, overlap: int) -> StoredK
 
 
 async def get_top_usage(call: Call) -> Answer:
-    """The keys of a plan with most use today."""
+    """Answer with the keys of a plan that have the most calls today."""
     plan_id = call.one("usagePlanId")
     if plan_id is None:
         raise bad_request("Missing query parameter usagePlanId")
@@ -117,7 +119,7 @@ async def get_top_usage(call: Call) -> Answer:
 
 
 class Explain(Struct, frozen=True, rename="camel"):
-    """The body of `POST /explain`: a request as Envoy would describe it, or a line of Envoy's access log."""
+    """The body of `POST /explain`: a request as Envoy would send it, or a line of Envoy's access log."""
 
     url: str | None = None
     method: str | None = None  # GET, unless set
@@ -129,12 +131,12 @@ class Explain(Struct, frozen=True, rename="camel"):
 
 async def explain(call: Call) -> Answer:
     body = call.read(Explain)
-    request, line = _asked(body)
+    request, line = _described_request(body)
     return Answer(body={"item": (await call.context.explain(request, line)).splitlines()})
 
 
-def _asked(body: Explain) -> tuple[Request, LogLine | None]:
-    """Raises BadRequestException."""
+def _described_request(body: Explain) -> tuple[Request, LogLine | None]:
+    """Return the request that the body describes, and its log line if it has one. Raises BadRequestException."""
     if body.log_line is None:
         if body.url is None:
             raise bad_request("Missing url: expected a whole one, or a line of Envoy's access log as logLine")

@@ -1,4 +1,4 @@
-"""The operations on gateway responses: how an API words its refusals, from its next deployment on."""
+"""The operations on gateway responses, the texts of an API's refusals. They apply from its next deployment on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NewResponse(Struct, frozen=True, rename="camel"):
 
 
 class PathlessOperation(Struct, frozen=True, rename={"from_": "from"}):
-    """A patch operation whose path may be missing, which AWS reports here as the path `null`."""
+    """A patch operation whose path may be missing. AWS reports a missing path as `null` here."""
 
     op: Op
     path: str | None = None
@@ -86,37 +86,29 @@ async def delete(call: Call) -> Answer:
 # --- patches ------------------------------------------------------------------------------------------------------
 
 
-def _status_code(change: PatchStep) -> None:
-    change.draft["statusCode"] = _status(change.value)
-
-
-def _entry(change: PatchStep) -> None:
-    """An entry of the parameters or the templates: it has a value, and a parameter is replaced only where it is."""
-    where, name = change.path
-    held: dict[str, Any] = change.draft.get(where, {})
-    if change.op != "remove" and not change.value:
+def _entry(step: PatchStep) -> None:
+    """Change an entry of the parameters or the templates. Raises ApiError for an empty value or an unknown entry."""
+    where, name = step.path
+    held: dict[str, Any] = step.draft.get(where, {})
+    if step.op != "remove" and not step.value:
         raise bad_request(f"Invalid null or empty value in {where}")
-    if change.op != "add" and name not in held and (change.op == "remove" or where == "responseParameters"):
+    if step.op != "add" and name not in held and (step.op == "remove" or where == "responseParameters"):
         raise not_found("Invalid parameter name specified")
-    member(change)
+    member(step)
 
 
 TABLE: Final = (
-    PatchRule(("replace",), "/statusCode", effect=_status_code),
+    PatchRule(("replace",), "/statusCode", effect=lambda step: step.draft.update(statusCode=_status(step.value))),
     PatchRule(("add", "replace", "remove"), "/responseParameters/{name}", effect=_entry),
     PatchRule(("add", "replace", "remove"), "/responseTemplates/{type}", effect=_entry),
 )
 
 
-def _operations(call: Call) -> list[PatchOperation]:
-    given = call.read(ResponsePatch).patch_operations
+async def update(call: Call) -> Answer:
+    kind, given = _kind(call), call.read(ResponsePatch).patch_operations
     if any(one.path is None for one in given):
         raise bad_request("Invalid patch path null")
-    return [msgspec.convert(msgspec.to_builtins(one), PatchOperation) for one in given]
-
-
-async def update(call: Call) -> Answer:
-    kind, operations = _kind(call), _operations(call)
+    operations = msgspec.convert(msgspec.to_builtins(given), tuple[PatchOperation, ...])
 
     def change(api: RestApi) -> RestApi:
         before = api.gateway_responses.get(kind, GatewayResponse())

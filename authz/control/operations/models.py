@@ -1,39 +1,29 @@
-"""The operations on an API's models and request validators, which are stored and validate nothing here."""
+"""The operations on an API's models and request validators. They are stored, and validate no request here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec import Struct
 
 from authz.aws import models as rules
-from authz.aws.errors import ApiError, bad_request
+from authz.aws.errors import bad_request
 from authz.aws.patch import PatchRule, Type, invalid_path
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.restapis import api_of, edit_api, given, listed, new_id, operations_of, page_of, patched
+from authz.control.operations.ids import new_id
+from authz.control.operations.restapis import (
+    api_of,
+    edit_api,
+    given,
+    listed,
+    operations_of,
+    page_of,
+    patched,
+    unknown_api_as,
+)
 from authz.core.stored import RequestValidator, RestApi, StoredModel
 
 NOT_VALIDATED: Final = "is stored and not carried out: requests are not validated here"
-
-
-async def _known(call: Call, unknown: ApiError) -> RestApi:
-    """The API that a call names; of an unknown one AWS says here that its part is unknown."""
-    try:
-        return await api_of(call, call.context.store)
-    except ApiError as refused:
-        raise _part_instead(refused, unknown) from None
-
-
-async def _edit(call: Call, change: Callable[[RestApi], RestApi], unknown: ApiError) -> RestApi:
-    try:
-        return await edit_api(call, change)
-    except ApiError as refused:
-        raise _part_instead(refused, unknown) from None
-
-
-def _part_instead(refused: ApiError, unknown: ApiError) -> ApiError:
-    return unknown if refused.message.startswith("Invalid API identifier specified") else refused
 
 
 # --- models -------------------------------------------------------------------------------------------------------
@@ -68,9 +58,10 @@ async def create_model(call: Call) -> Answer:
 
 async def get_model(call: Call) -> Answer:
     name = call.params["model_name"]
-    api = await _known(call, rules.unknown_model(name))
-    found = rules.model(api, name)
-    return Answer(body=_shown(found, rules.flattened(api, name) if call.flag("flatten") else None))
+    with unknown_api_as(rules.unknown_model(name)):
+        api = await api_of(call, call.context.store)
+    held = rules.model(api, name)
+    return Answer(body=_shown(held, rules.flattened(api, name) if call.flag("flatten") else None))
 
 
 async def get_models(call: Call) -> Answer:
@@ -89,12 +80,15 @@ async def update_model(call: Call) -> Answer:
         return rules.with_model(api, patched(rules.model(api, name), MODEL, operations, invalid_path))
 
     call.warn(f"model {name} {NOT_VALIDATED}")
-    return Answer(body=_shown(rules.model(await _edit(call, change, rules.unknown_model(name)), name)))
+    with unknown_api_as(rules.unknown_model(name)):
+        api = await edit_api(call, change)
+    return Answer(body=_shown(rules.model(api, name)))
 
 
 async def delete_model(call: Call) -> Answer:
     name = call.params["model_name"]
-    await _edit(call, lambda api: rules.without_model(api, name), rules.unknown_model(name))
+    with unknown_api_as(rules.unknown_model(name)):
+        await edit_api(call, lambda api: rules.without_model(api, name))
     return Answer(202)
 
 
@@ -127,13 +121,14 @@ async def create_validator(call: Call) -> Answer:
     body = call.read(NewValidator)
     made = RequestValidator(new_id(6), body.name, body.validate_request_body, body.validate_request_parameters)
     _warn_of_validator(call, made)
-    unknown = bad_request("Invalid REST API identifier specified")
-    await _edit(call, lambda api: rules.with_validator(api, made), unknown)
+    with unknown_api_as(bad_request("Invalid REST API identifier specified")):
+        await edit_api(call, lambda api: rules.with_validator(api, made))
     return Answer(201, _described(made))
 
 
 async def get_validator(call: Call) -> Answer:
-    api = await _known(call, rules.unknown_validator())
+    with unknown_api_as(rules.unknown_validator()):
+        api = await api_of(call, call.context.store)
     return Answer(body=_described(rules.validator(api, call.params["requestvalidator_id"])))
 
 
@@ -158,12 +153,15 @@ async def update_validator(call: Call) -> Answer:
         _warn_of_validator(call, changed)
         return rules.with_validator(api, changed)
 
-    return Answer(body=_described(rules.validator(await _edit(call, change, rules.unknown_validator()), wanted)))
+    with unknown_api_as(rules.unknown_validator()):
+        api = await edit_api(call, change)
+    return Answer(body=_described(rules.validator(api, wanted)))
 
 
 async def delete_validator(call: Call) -> Answer:
     wanted = call.params["requestvalidator_id"]
-    await _edit(call, lambda api: rules.without_validator(api, wanted), rules.unknown_validator())
+    with unknown_api_as(rules.unknown_validator()):
+        await edit_api(call, lambda api: rules.without_validator(api, wanted))
     return Answer(202)
 
 

@@ -1,4 +1,4 @@
-"""The operations on an API's resources and methods, with their integrations and responses, which are never executed."""
+"""The operations on an API's resources and methods. Their integrations and responses are stored, and without effect."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from msgspec.structs import replace
 from authz.aws import restapis as rules
 from authz.aws.errors import ApiError, bad_request, conflict, not_found
 from authz.aws.models import check_models, check_uses
-from authz.aws.patch import PatchRule, PatchStep, Type, apply, invalid_path, member
+from authz.aws.patch import PatchRule, PatchStep, Type, apply, entry_of, invalid_path, member
 from authz.aws.restapis import STATUS_CODE
 from authz.control.call import Answer, Call, Handler, Operation
+from authz.control.operations.ids import new_id
 from authz.control.operations.models import NOT_VALIDATED
 from authz.control.operations.restapis import (
     api_of,
@@ -23,11 +24,11 @@ from authz.control.operations.restapis import (
     given,
     invalid_value,
     listed,
-    new_id,
     operations_of,
     ops_style,
     page_of,
     patched,
+    unknown_api_as,
 )
 from authz.core.stored import RestApi, StoredMethod, StoredResource
 
@@ -130,31 +131,24 @@ def _shown_method(verb: str, held: StoredMethod) -> dict[str, Any]:
 
 
 def _checked(api: RestApi, held: StoredMethod, before: StoredMethod | None = None) -> StoredMethod:
-    """The method as AWS keeps it; what is as in `before`, an imported one perhaps, is not judged. Raises ApiError."""
+    """Return a method as AWS stores it. Members that are as in `before` are not checked. Raises ApiError."""
     held = replace(held, authorization_type=held.authorization_type.upper())
     if held.authorization_type not in AUTHORIZATIONS:
         raise bad_request(f"Invalid authorization type specified. Valid options are {','.join(AUTHORIZATIONS)}")
     if held.authorization_type not in BY_AUTHORIZER:
         held = replace(held, authorizer_id=None)
-    elif before is None or _authorization(held) != _authorization(before):
-        raise bad_request(  # no authorizer can be made here, so no id is that of one
+    elif before is None or (
+        (held.authorization_type, held.authorizer_id) != (before.authorization_type, before.authorizer_id)
+    ):
+        raise bad_request(  # there are no authorizers here, so no id is valid
             "Invalid authorizer ID specified. Setting the authorization type to CUSTOM or COGNITO_USER_POOLS requires "
             "a valid authorizer."
         )
-    _check_parameters(held)
-    check_uses(api, held, before)
-    return held
-
-
-def _authorization(held: StoredMethod) -> tuple[str, str | None]:
-    return held.authorization_type, held.authorizer_id
-
-
-def _check_parameters(held: StoredMethod) -> None:
-    """A name stands in one place only; `method.request.header.a` and `method.request.querystring.a` share theirs."""
-    names = [name.split(".", 3)[-1] for name in held.request_parameters]
+    names = [name.split(".", 3)[-1] for name in held.request_parameters]  # as a in method.request.header.a
     if len(set(names)) < len(names):
         raise bad_request("Parameter names must be unique across querystring, header and path")
+    check_uses(api, held, before)
+    return held
 
 
 def _warn_of_method(call: Call, held: StoredMethod) -> None:
@@ -166,39 +160,25 @@ def _warn_of_method(call: Call, held: StoredMethod) -> None:
 
 
 def _named(call: Call) -> tuple[str, str]:
-    """The resource and the verb that a call names."""
+    """Return the resource's id and the verb from a call's path."""
     return call.params["resource_id"], call.params["http_method"]
 
 
-async def _api(call: Call) -> RestApi:
-    """The API that a call names; of an unknown one AWS says here that it is the resource."""
-    try:
-        return await api_of(call, call.context.store)
-    except ApiError as refused:
-        raise _resource_instead(refused) from None
-
-
-def _resource_instead(refused: ApiError) -> ApiError:
-    unknown = refused.message.startswith("Invalid API identifier specified")
-    return not_found("Invalid Resource identifier specified") if unknown else refused
-
-
 async def _method(call: Call) -> StoredMethod:
-    named = _named(call)
-    return rules.method(await _api(call), *named)
+    with unknown_api_as(rules.unknown_resource()):
+        api = await api_of(call, call.context.store)
+    return rules.method(api, *_named(call))
 
 
 async def _edit_method(call: Call, change: Callable[[StoredMethod], StoredMethod]) -> StoredMethod:
-    """Commit a change of the method that a call names; what it is now."""
+    """Commit a change of the method in the call's path. Return the changed method. Raises ApiError."""
     return await _edit_method_in_api(call, lambda _, held: change(held))
 
 
 async def _edit_method_in_api(call: Call, change: Callable[[RestApi, StoredMethod], StoredMethod]) -> StoredMethod:
     named = _named(call)
-    try:
+    with unknown_api_as(rules.unknown_resource()):
         api = await edit_api(call, lambda api: rules.with_method(api, *named, change(api, rules.method(api, *named))))
-    except ApiError as refused:
-        raise _resource_instead(refused) from None
     return rules.method(api, *named)
 
 
@@ -214,10 +194,8 @@ async def put_method(call: Call) -> Answer:
         _warn_of_method(call, changed)
         return rules.with_method(api, *named, changed)
 
-    try:
+    with unknown_api_as(rules.unknown_resource()):
         api = await edit_api(call, change)
-    except ApiError as refused:
-        raise _resource_instead(refused) from None
     return Answer(201, _shown_method(named[1], rules.method(api, *named)))
 
 
@@ -225,12 +203,7 @@ async def get_method(call: Call) -> Answer:
     return Answer(body=_shown_method(call.params["http_method"], await _method(call)))
 
 
-def _scope(change: PatchStep) -> None:
-    others = [one for one in change.draft.get("authorizationScopes", ()) if one != change.value]
-    change.draft["authorizationScopes"] = others if change.op == "remove" else [*others, change.value]
-
-
-# What AWS says of an entry that is not there, by the member that would hold it.
+# AWS's refusal of an unknown entry, by the member that would hold it.
 NO_ENTRY: Final = {
     **dict.fromkeys(("requestParameters", "responseParameters"), "Invalid parameter name specified"),
     **dict.fromkeys(
@@ -240,15 +213,15 @@ NO_ENTRY: Final = {
 }
 
 
-def _entry(change: PatchStep) -> None:
-    """An entry of parameters, models or templates: replaced or removed where it is. The last one takes all along."""
-    where, name = change.path
-    held: dict[str, Any] = change.draft.get(where) or {}
-    if change.op != "add" and name not in held:
+def _entry(step: PatchStep) -> None:
+    """Change an entry of parameters, models or templates, and remove the member when it is empty. Raises ApiError."""
+    where, name = step.path
+    held: dict[str, Any] = step.draft.get(where) or {}
+    if step.op != "add" and name not in held:
         raise not_found(NO_ENTRY[where])
-    member(replaced(change, value=change.value or None) if where.endswith("Templates") else change)
-    if not change.draft[where]:
-        del change.draft[where]
+    member(replaced(step, value=step.value or None) if where.endswith("Templates") else step)
+    if not step.draft[where]:
+        del step.draft[where]
 
 
 METHOD: Final = (
@@ -257,7 +230,7 @@ METHOD: Final = (
     PatchRule(("replace",), "/authorizerId"),
     PatchRule(("replace",), "/operationName"),
     PatchRule(("replace",), "/requestValidatorId"),
-    PatchRule(("add", "remove"), "/authorizationScopes", effect=_scope),
+    PatchRule(("add", "remove"), "/authorizationScopes", effect=entry_of("authorizationScopes")),
     PatchRule(("add", "replace", "remove"), "/requestParameters/{name}", Type.BOOL, _entry),
     PatchRule(("add", "replace", "remove"), "/requestModels/{type}", effect=_entry),
 )
@@ -277,14 +250,12 @@ async def update_method(call: Call) -> Answer:
 
 async def delete_method(call: Call) -> Answer:
     named = _named(call)
-    try:
+    with unknown_api_as(rules.unknown_resource()):
         await edit_api(call, lambda api: rules.without_method(api, *named))
-    except ApiError as refused:
-        raise _resource_instead(refused) from None
     return Answer(204)
 
 
-# --- what is stored as it was given -------------------------------------------------------------------------------
+# --- responses and integrations, which are stored as given --------------------------------------------------------
 
 
 class NewMethodResponse(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -402,14 +373,14 @@ PASSTHROUGH: Final = ("WHEN_NO_MATCH", "WHEN_NO_TEMPLATES", "NEVER")
 
 
 def _passthrough(given: str) -> str:
-    """In capitals, as AWS keeps it. Raises ApiError."""
+    """Return a passthrough behavior in capitals, as AWS stores it. Raises ApiError."""
     if given.upper() not in PASSTHROUGH:
         raise bad_request(f"Invalid passthrough behavior specified. Must be one of: [{', '.join(PASSTHROUGH)}]")
     return given.upper()
 
 
 def _templates(given: Mapping[str, str | None]) -> dict[str, str | None]:
-    """An empty template is shown as null."""
+    """Replace empty templates by null, as AWS shows them."""
     return {name: text or None for name, text in given.items()}
 
 
@@ -429,20 +400,15 @@ async def get_integration(call: Call) -> Answer:
     return Answer(body=rules.integration(await _method(call)))
 
 
-def _mode(change: PatchStep) -> None:
-    change.draft["passthroughBehavior"] = _passthrough(change.value)
+def _passthrough_behavior(step: PatchStep) -> None:
+    step.draft["passthroughBehavior"] = _passthrough(step.value)
 
 
-def _mapping(change: PatchStep) -> None:
-    if change.op != "remove":
-        _check_mappings([change.value])
-    _entry(change)
-
-
-def _cache_key(change: PatchStep) -> None:
-    """A parameter of the cache's key, which the path names."""
-    others = [one for one in change.draft.get("cacheKeyParameters", ()) if one != change.path[-1]]
-    change.draft["cacheKeyParameters"] = others if change.op == "remove" else [*others, change.path[-1]]
+def _mapping(step: PatchStep) -> None:
+    """Change an entry of the request parameters, whose value is a mapping expression. Raises ApiError."""
+    if step.op != "remove":
+        _check_mappings([step.value])
+    _entry(step)
 
 
 INTEGRATION: Final = (
@@ -452,13 +418,17 @@ INTEGRATION: Final = (
     PatchRule(("replace",), "/connectionType"),
     PatchRule(("replace",), "/connectionId"),
     PatchRule(("replace",), "/contentHandling"),
-    PatchRule(("replace",), "/passthroughBehavior", effect=_mode),
+    PatchRule(("replace",), "/passthroughBehavior", effect=_passthrough_behavior),
     PatchRule(("replace",), "/cacheNamespace"),
     PatchRule(("replace",), "/timeoutInMillis", Type.INT),
     PatchRule(("replace",), "/tlsConfig/insecureSkipVerification", Type.BOOL),
     PatchRule(("replace",), "/responseTransferMode"),
     PatchRule(("replace",), "/integrationTarget"),
-    PatchRule(("add", "remove"), "/cacheKeyParameters/{name}", effect=_cache_key),
+    PatchRule(
+        ("add", "remove"),
+        "/cacheKeyParameters/{name}",
+        effect=entry_of("cacheKeyParameters", lambda step: step.path[-1]),
+    ),
     PatchRule(("add", "replace", "remove"), "/requestParameters/{name}", effect=_mapping),
     PatchRule(("add", "replace", "remove"), "/requestTemplates/{type}", effect=_entry),
 )
@@ -528,7 +498,7 @@ async def delete_integration_response(call: Call) -> Answer:
     try:
         await _edit_method(call, change)
     except ApiError as refused:
-        if refused.message == rules.NO_METHOD:  # here AWS says so of a method that is not there
+        if refused.message == rules.NO_METHOD:  # AWS refuses an unknown method with this text here
             raise not_found("Invalid Integration identifier specified") from None
         raise
     return Answer(204)
@@ -543,7 +513,7 @@ BEHIND_RESPONSE: Final = f"{BEHIND}/responses/{{status_code}}"
 
 
 def _four(what: str, path: str, *handlers: Handler) -> tuple[Operation, ...]:
-    """The operations that each part of a method has."""
+    """Return the four operations of a method or of one of its parts."""
     verbs = (("Put", "PUT", True), ("Get", "GET", False), ("Update", "PATCH", True), ("Delete", "DELETE", True))
     return tuple(
         Operation(f"{word}{what}", verb, path, handler, writes)

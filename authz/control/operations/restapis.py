@@ -1,12 +1,11 @@
-"""The operations on APIs: create, read, patch, delete, and import from OpenAPI; and what all parts of an API share."""
+"""The operations on APIs: create, read, patch, delete and import from OpenAPI; and helpers for the parts of an API."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import secrets
-import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
@@ -17,11 +16,22 @@ from msgspec.structs import replace
 from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.oasdocument import unreadable
 from authz.aws.openapi import INTRINSICS, Imported, Mode, Options, imported
-from authz.aws.patch import PatchBody, PatchOperation, PatchRule, PatchStep, Style, Type, apply
+from authz.aws.patch import (
+    PatchBody,
+    PatchOperation,
+    PatchRule,
+    PatchStep,
+    Style,
+    Type,
+    apply,
+    member_or_removed,
+    one_of,
+)
 from authz.aws.restapis import check_api
 from authz.background import in_background
 from authz.config.documents import DocumentError, RefusedError, TagError, read_document
 from authz.control.call import Answer, Call, Operation
+from authz.control.operations.ids import new_id
 from authz.core.resources import AuthorizerSource, Deployment, KeySource
 from authz.core.stored import (
     DomainName,
@@ -42,15 +52,18 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
 
-ALPHABET: Final = string.ascii_lowercase + string.digits
+
 ENDPOINTS: Final = ("PRIVATE", "EDGE", "REGIONAL")
 ENDPOINTS_OF_A_PATCH: Final = ("REGIONAL", "EDGE", "PRIVATE")  # AWS lists them in another order there
 KEY_SOURCES: Final = ("AUTHORIZER", "HEADER")
 ADDRESS_TYPES: Final = ("ipv4", "dualstack")
 ACCESS_MODES: Final = ("BASIC", "STRICT")
+BAD_KEY_SOURCE: Final = "Invalid API key source specified"
+BAD_ACCESS_MODE: Final = "Invalid endpoint access mode specified"
+UNKNOWN_API: Final = "Invalid API identifier specified"
 
 
-# --- what the parts of an API share -------------------------------------------------------------------------------
+# --- for the parts of an API --------------------------------------------------------------------------------------
 
 
 class Reader(Protocol):
@@ -59,22 +72,28 @@ class Reader(Protocol):
     async def get(self, kind: str, item_id: str, /) -> Item | None: ...
 
 
-def new_id(length: int = 10) -> str:
-    """An id as AWS makes them."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
-
-
 async def api_of(call: Call, source: Reader, api_id: str | None = None) -> RestApi:
-    """The API that a call names, or the given one. Raises ApiError."""
+    """Return the API with this id, or the one in the call's path. Raises ApiError."""
     wanted = call.params["restapi_id"] if api_id is None else api_id
     found = await source.get("restapi", wanted)
     if not isinstance(found, RestApi):
-        raise not_found(f"Invalid API identifier specified {call.context.account_id}:{wanted}")
+        raise not_found(f"{UNKNOWN_API} {call.context.account_id}:{wanted}")
     return found
 
 
+@contextmanager
+def unknown_api_as(error: ApiError) -> Iterator[None]:
+    """Raise `error` in place of the refusal of an unknown API, as AWS does in some operations."""
+    try:
+        yield
+    except ApiError as refused:
+        if refused.message.startswith(UNKNOWN_API):
+            raise error from None
+        raise
+
+
 async def served_by(source: Reader, api_id: str, stage_name: str) -> Deployment | None:
-    """What a stage serves; None without the stage or its deployment."""
+    """Return the deployment that a stage serves; None without the stage or its deployment."""
     stage = await source.get("stage", stage_id(api_id, stage_name))
     if not isinstance(stage, StoredStage):
         return None
@@ -83,7 +102,7 @@ async def served_by(source: Reader, api_id: str, stage_name: str) -> Deployment 
 
 
 async def edit_api(call: Call, change: Callable[[RestApi], RestApi]) -> RestApi:
-    """Commit a change of the API that a call names; what the API is now."""
+    """Commit a change of the API in the call's path. Return the changed API. Raises ApiError."""
 
     async def edit(edit: Edit) -> RestApi:
         changed = change(await api_of(call, edit))
@@ -93,11 +112,11 @@ async def edit_api(call: Call, change: Callable[[RestApi], RestApi]) -> RestApi:
     return await call.write(edit)
 
 
-def patched(found: S, table: Sequence[PatchRule], operations: Iterable[PatchOperation], style: Style) -> S:
-    """A struct with operations applied to it as to its JSON. Raises ApiError."""
-    changed = apply(table, msgspec.to_builtins(found), operations, style)
+def patched(struct: S, table: Sequence[PatchRule], operations: Iterable[PatchOperation], style: Style) -> S:
+    """Apply operations to the JSON form of a struct. Raises ApiError."""
+    changed = apply(table, msgspec.to_builtins(struct), operations, style)
     try:
-        return msgspec.convert(changed, type(found))
+        return msgspec.convert(changed, type(struct))
     except msgspec.ValidationError as fault:
         raise bad_request(f"Invalid patch value specified: {fault}") from None
 
@@ -107,12 +126,12 @@ def operations_of(call: Call) -> tuple[PatchOperation, ...]:
 
 
 def bare_style(operation: PatchOperation, _: Sequence[str]) -> str:
-    """The text of those of AWS's resources that say no more than that."""
+    """Word the refusal of a path without a list of valid paths, as some of AWS's resources do."""
     return f"Invalid patch path {operation.path}"
 
 
 def ops_style(table: Sequence[PatchRule]) -> Style:
-    """The text of those that tell a wrong operation from a wrong path."""
+    """Make a style that distinguishes a wrong operation from a wrong path, as some of AWS's resources do."""
 
     def style(operation: PatchOperation, _: Sequence[str]) -> str:
         ops = sorted({op for row in table if row.regex.fullmatch(operation.path) for op in row.ops})
@@ -124,42 +143,40 @@ def ops_style(table: Sequence[PatchRule]) -> Style:
 
 
 def invalid_value(value: str, at: str, constraint: str) -> ApiError:
-    """The framework's refusal of what stands in a path."""
+    """Word the refusal of a value in the path, as AWS's framework does."""
     shown = f"Value '{value[:200]}' at '{at}' failed to satisfy constraint: Member must satisfy {constraint}"
     return ApiError("ValidationException", f"1 validation error detected: {shown}")
 
 
 def page_of(items: Iterable[T], key: Callable[[T], str], call: Call) -> tuple[list[T], str | None]:
-    """A page of what is held in one item. A position is the key it ends with, so inserts do not shift the next."""
+    """Return the page that a call names, and the position of the next one. Raises ApiError.
+
+    A position is the key of the last item before it, so that inserts do not shift the next page.
+    """
     limit, position = call.paging()
-    after = _decoded(position) if position else None
-    left = sorted((item for item in items if after is None or key(item) > after), key=key)
+    after = ""
+    if position:
+        with suppress(binascii.Error, ValueError):
+            after = base64.b64decode(position.encode(), altchars=b"-_", validate=True).decode()
+        if not after:
+            raise bad_request("Invalid position parameter specified")
+    left = sorted((item for item in items if not after or key(item) > after), key=key)
     more = base64.urlsafe_b64encode(key(left[limit - 1]).encode()).decode() if len(left) > limit else None
     return left[:limit], more
 
 
-def _decoded(position: str) -> str:
-    try:
-        found = base64.b64decode(position.encode(), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        found = ""
-    if not found:
-        raise bad_request("Invalid position parameter specified")
-    return found
-
-
 def listed(items: Iterable[dict[str, Any]], position: str | None = None) -> Answer:
-    """A list as AWS sends it."""
+    """Answer with a list as AWS sends it."""
     return Answer(body={"item": list(items), **({"position": position} if position else {})})
 
 
 def given(**members: Any) -> dict[str, Any]:
-    """The members that are set."""
+    """Return the members that are set: not None, not empty text and not an empty mapping."""
     return {name: value for name, value in members.items() if value is not None and value != "" and value != {}}
 
 
 async def detach(edit: Edit, api_id: str, stages: Sequence[str]) -> None:
-    """Take stages that go away out of all plans: one made later under the same name is another stage."""
+    """Remove stages that are to be deleted from all plans. A later stage of the same name is another stage."""
     lists = [await edit.members(stage_plans(api_id, stage)) for stage in stages]
     plans = sorted({plan for members in lists for plan in members})
     for held in await edit.many("usageplan", plans):
@@ -169,7 +186,7 @@ async def detach(edit: Edit, api_id: str, stages: Sequence[str]) -> None:
 
 
 async def check_unmapped(edit: Edit, api_id: str, stage: str | None = None) -> None:
-    """Refuse to delete what a base path leads to. Raises ApiError."""
+    """Raise ApiError if a base path leads to the API or, if `stage` is given, to that stage."""
     for domain in await edit.many("domain", await edit.members("domain")):
         mappings = domain.mappings if isinstance(domain, DomainName) else ()
         if any(one.rest_api_id == api_id and stage in (None, one.stage) for one in mappings):
@@ -180,14 +197,14 @@ async def check_unmapped(edit: Edit, api_id: str, stage: str | None = None) -> N
 
 
 class Endpoint(Struct, frozen=True, rename="camel"):
-    """The kind of endpoint: stored, and nothing follows from it here."""
+    """The kind of endpoint: stored, and without effect here."""
 
     types: tuple[Literal["PRIVATE", "EDGE", "REGIONAL"], ...] = ("EDGE",)
     ip_address_type: Literal["ipv4", "dualstack"] | None = None
     vpc_endpoint_ids: tuple[str, ...] | None = None
 
     def shown(self) -> dict[str, Any]:
-        """The endpoint as AWS shows it. Raises ApiError for one that AWS does not make."""
+        """Return the endpoint as AWS shows it. Raises ApiError for one that AWS would refuse."""
         if not self.types:
             raise bad_request("REGIONAL Configuration and EDGE Configuration cannot be both DISABLED.")
         if len(self.types) > 1:
@@ -203,6 +220,7 @@ class Endpoint(Struct, frozen=True, rename="camel"):
 
 
 def checked_endpoint(shown: dict[str, Any]) -> dict[str, Any]:
+    """Return the endpoint. Raises ApiError for a private one with another type of address than AWS takes."""
     if "PRIVATE" in shown["types"] and shown["ipAddressType"] != "dualstack":
         raise bad_request("Only dualstack ipAddressType is supported for Private APIs.")
     return shown
@@ -230,7 +248,7 @@ class NewApi(Struct, frozen=True, rename="camel"):
 
 
 def shown(api: RestApi) -> dict[str, Any]:
-    """An API as AWS shows it where it is made and in lists: tags only if there are any."""
+    """Return an API as AWS shows it after its creation and in lists: with tags only if there are any."""
     return {
         "id": api.id,
         "name": api.name,
@@ -257,7 +275,7 @@ def shown(api: RestApi) -> dict[str, Any]:
 
 
 def shown_alone(api: RestApi) -> dict[str, Any]:
-    """An API as AWS shows it by itself: with its tags, also if there are none."""
+    """Return an API as AWS shows it by itself: always with `tags`."""
     return {**shown(api), "tags": api.tags}
 
 
@@ -336,76 +354,62 @@ async def delete(call: Call) -> Answer:
 # --- patches ------------------------------------------------------------------------------------------------------
 
 
-def _source(change: PatchStep) -> None:
-    if change.value not in KEY_SOURCES:
-        raise bad_request(f"Invalid API key source specified. Must be one of [{', '.join(KEY_SOURCES)}]")
-    change.draft["apiKeySource"] = change.value
+def _held_endpoint(step: PatchStep) -> dict[str, Any]:
+    return step.draft.get("endpointConfiguration") or Endpoint().shown()
 
 
-def _text(change: PatchStep) -> None:
-    """Terraform takes a text away by an empty value."""
-    change.draft[change.path[0]] = change.value or None
-
-
-def _held_endpoint(change: PatchStep) -> dict[str, Any]:
-    return change.draft.get("endpointConfiguration") or Endpoint().shown()
-
-
-def _endpoint(change: PatchStep) -> None:
-    if change.op != "replace":
-        raise bad_request("Invalid patch operation specified. Must be 'add'|'remove'|'replace'")  # so AWS says
-    if change.value not in ENDPOINTS:
+def _endpoint(step: PatchStep) -> None:
+    if step.op != "replace":
+        raise bad_request("Invalid patch operation specified. Must be 'add'|'remove'|'replace'")  # AWS's own text
+    if step.value not in ENDPOINTS:
         raise bad_request(f"Invalid EndpointTypes specified. Valid options are {','.join(ENDPOINTS_OF_A_PATCH)}")
-    alone = {"ipAddressType": "dualstack"} if change.value == "PRIVATE" else {}
-    change.draft["endpointConfiguration"] = {**_held_endpoint(change), "types": [change.value], **alone}
+    alone = {"ipAddressType": "dualstack"} if step.value == "PRIVATE" else {}
+    step.draft["endpointConfiguration"] = {**_held_endpoint(step), "types": [step.value], **alone}
 
 
-def _address_type(change: PatchStep) -> None:
-    if change.value not in ADDRESS_TYPES:
+def _address_type(step: PatchStep) -> None:
+    if step.value not in ADDRESS_TYPES:
         raise bad_request(f"ipAddressType must be either {' or '.join(ADDRESS_TYPES)}.")
-    changed = {**_held_endpoint(change), "ipAddressType": change.value}
-    change.draft["endpointConfiguration"] = checked_endpoint(changed)
+    changed = {**_held_endpoint(step), "ipAddressType": step.value}
+    step.draft["endpointConfiguration"] = checked_endpoint(changed)
 
 
-def _access_mode(change: PatchStep) -> None:
-    if change.value not in ACCESS_MODES:
-        raise bad_request(f"Invalid endpoint access mode specified. Must be one of [{', '.join(ACCESS_MODES)}]")
-    change.draft["endpointAccessMode"] = change.value
+def _vpc_endpoints(step: PatchStep) -> None:
+    endpoint = step.draft.setdefault("endpointConfiguration", Endpoint().shown())
+    others = [one for one in endpoint.get("vpcEndpointIds", ()) if one != step.value]
+    endpoint["vpcEndpointIds"] = others if step.op == "remove" else [*others, step.value]
 
 
-def _vpc_endpoints(change: PatchStep) -> None:
-    endpoint = change.draft.setdefault("endpointConfiguration", Endpoint().shown())
-    others = [one for one in endpoint.get("vpcEndpointIds", ()) if one != change.value]
-    endpoint["vpcEndpointIds"] = others if change.op == "remove" else [*others, change.value]
-
-
-def _size(change: PatchStep) -> None:
-    """Terraform switches compression off by an empty value."""
-    if change.value == "":
-        change.draft.pop("minimumCompressionSize", None)
-    elif change.value.isascii() and change.value.isdigit() and len(change.value) < 10:
-        change.draft["minimumCompressionSize"] = int(change.value)
+def _compression_size(step: PatchStep) -> None:
+    """Set the size. An empty value removes it, by which Terraform switches compression off."""
+    if step.value == "":
+        step.draft.pop("minimumCompressionSize", None)
+    elif step.value.isascii() and step.value.isdigit() and len(step.value) < 10:
+        step.draft["minimumCompressionSize"] = int(step.value)
     else:
         raise bad_request("Invalid minimum compression size, must be between 0 and 10485760")
 
 
-def _media_type(change: PatchStep) -> None:
-    named = change.path[-1]
-    others = [one for one in change.draft.get("binaryMediaTypes", ()) if one != named]
-    kept = {"remove": [], "add": [named], "replace": [change.value]}
-    change.draft["binaryMediaTypes"] = [*others, *kept[change.op]]
+def _media_type(step: PatchStep) -> None:
+    """Add, remove or replace the media type in the path."""
+    named = step.path[-1]
+    others = [one for one in step.draft.get("binaryMediaTypes", ()) if one != named]
+    kept = {"remove": [], "add": [named], "replace": [step.value]}
+    step.draft["binaryMediaTypes"] = [*others, *kept[step.op]]
 
 
 TABLE: Final = (
     PatchRule(("replace",), "/name"),
-    PatchRule(("replace", "remove"), "/description", effect=_text),
+    PatchRule(("replace", "remove"), "/description", effect=member_or_removed),
     PatchRule(("replace",), "/version"),
-    PatchRule(("replace",), "/apiKeySource", effect=_source),
-    PatchRule(("replace",), "/securityPolicy", effect=_text),
-    PatchRule(("replace",), "/endpointAccessMode", effect=_access_mode),
+    PatchRule(("replace",), "/apiKeySource", effect=one_of(KEY_SOURCES, BAD_KEY_SOURCE)),
+    PatchRule(("replace",), "/securityPolicy", effect=member_or_removed),
+    PatchRule(
+        ("replace",), "/endpointAccessMode", effect=one_of(ACCESS_MODES, "Invalid endpoint access mode specified")
+    ),
     PatchRule(("replace",), "/disableExecuteApiEndpoint", Type.BOOL),
     PatchRule(("replace",), "/policy"),
-    PatchRule(("replace",), "/minimumCompressionSize", effect=_size),
+    PatchRule(("replace",), "/minimumCompressionSize", effect=_compression_size),
     PatchRule(("add", "remove", "replace"), "/endpointConfiguration/types/{type}", effect=_endpoint),
     PatchRule(("replace",), "/endpointConfiguration/ipAddressType", effect=_address_type),
     PatchRule(("add", "remove"), "/endpointConfiguration/vpcEndpointIds", effect=_vpc_endpoints),
@@ -431,8 +435,11 @@ async def update(call: Call) -> Answer:
 
 
 async def import_api(call: Call) -> Answer:
+    wanted: Any = call.one("endpointConfigurationTypes") or "EDGE"
     document = await in_background(_document, call.body)
-    empty = replace(_empty(call, ""), models={}, endpoint_configuration=_endpoints(call))
+    if wanted not in ENDPOINTS:
+        raise invalid_value(wanted, "endpointConfigurationTypes", f"enum value set: [{', '.join(ENDPOINTS)}]")
+    empty = replace(_empty(call, ""), models={}, endpoint_configuration=Endpoint(types=(wanted,)).shown())
     result = _judged(await in_background(imported, empty, document, _options(call, "merge")), call)
 
     async def edit(edit: Edit) -> None:
@@ -470,7 +477,7 @@ def _options(call: Call, mode: Mode) -> Options:
 
 
 def _judged(result: Imported, call: Call) -> Imported:
-    """The import with its warnings in the answer, the log and the audit. Raises ApiError where they are to fail it."""
+    """Warn of all that an import leaves out. Raises ApiError if `failonwarnings` is set and a warning counts."""
     if result.grave and call.flag("failonwarnings"):
         raise bad_request("Warnings found during import:\n\t" + "\n\t".join(result.warnings))
     for warning in result.warnings:
@@ -480,15 +487,8 @@ def _judged(result: Imported, call: Call) -> Imported:
     return result
 
 
-def _endpoints(call: Call) -> dict[str, Any]:
-    wanted: Any = call.one("endpointConfigurationTypes") or "EDGE"
-    if wanted not in ENDPOINTS:
-        raise invalid_value(wanted, "endpointConfigurationTypes", f"enum value set: [{', '.join(ENDPOINTS)}]")
-    return Endpoint(types=(wanted,)).shown()
-
-
 def _document(body: bytes) -> dict[str, Any]:
-    """The JSON or YAML in a body, as JSON knows it. Raises ApiError."""
+    """Decode a body of JSON or YAML. Raises ApiError."""
     try:
         return read_document(body)
     except RefusedError as refused:

@@ -1,4 +1,4 @@
-"""The operations on stages, and the patches of their method settings, which AWS spells in a way of their own."""
+"""The operations on stages. The patches of their method settings have a spelling of their own at AWS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from authz.aws import restapis as rules
 from authz.aws.errors import bad_request, conflict, not_found
-from authz.aws.patch import PatchOperation, PatchRule, PatchStep, Type, member
+from authz.aws.patch import PatchOperation, PatchRule, PatchStep, Type, member, member_or_removed
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import (
     Reader,
@@ -34,7 +34,7 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
 class Canary(Struct, frozen=True, rename="camel"):
-    """The settings of a canary: stored, and never acted upon."""
+    """The settings of a canary: stored, and without effect here."""
 
     percent_traffic: Percent = 0.0
     deployment_id: str | None = None
@@ -65,7 +65,7 @@ class NewStage(Struct, frozen=True, rename="camel"):
 
 
 def shown(stage: StoredStage) -> dict[str, Any]:
-    """A stage as AWS shows it."""
+    """Return a stage as AWS shows it."""
     return {
         "stageName": stage.stage_name,
         "deploymentId": stage.deployment_id,
@@ -104,7 +104,7 @@ async def _check_deployments(edit: Edit, api_id: str, deployments: Iterable[str]
 
 
 def warn_of_canary(call: Call, stage: StoredStage) -> None:
-    """Say aloud that the calls of a canary go where all calls of the stage go."""
+    """Warn that a canary gets no calls: all calls of the stage go to its own deployment."""
     percent = (stage.canary_settings or {}).get("percentTraffic")
     if percent:
         call.warn(f"percentTraffic {percent} is stored and not carried out: all calls go to {stage.deployment_id}")
@@ -128,7 +128,7 @@ async def create(call: Call) -> Answer:
 
 
 def _canary(given: Canary | None, deployment_id: str) -> dict[str, Any] | None:
-    """A stage's canary as it is kept: whole, and with the stage's own deployment where none is given."""
+    """Return a canary with all its members, by default with the stage's own deployment."""
     return {"deploymentId": deployment_id, **given.shown()} if given else None
 
 
@@ -156,7 +156,7 @@ async def get(call: Call) -> Answer:
 
 
 async def get_all(call: Call) -> Answer:
-    """All of them: AWS does not page stages."""
+    """Answer with all stages: AWS does not page them."""
     api, store = await api_of(call, call.context.store), call.context.store
     found = await store.many("stage", await store.members(children("stage", api.id)))
     stages = [stage for stage in found if isinstance(stage, StoredStage)]
@@ -201,7 +201,7 @@ WORDS: Final = {
 UNLIMITED: Final = -1
 LARGEST: Final = 2**31 - 1
 
-# To the byte AWS's, whose list lacks some commas.
+# AWS's own text, with its missing commas.
 PATHS: Final = (
     "/deploymentId, /description, /cacheClusterEnabled, /cacheClusterSize, /clientCertificateId, /accessLogSettings, "
     "/accessLogSettings/destinationArn, /accessLogSettings/format, /{resourcePath}/{httpMethod}/metrics/enabled, "
@@ -223,13 +223,20 @@ def _style(operation: PatchOperation, _: Sequence[str]) -> str:
 
 
 def _setting(name: str) -> Callable[[PatchStep], None]:
-    def effect(change: PatchStep) -> None:
-        settings, key = change.draft.get("methodSettings", {}), _method(change)
-        if change.op == "remove":
-            change.draft["methodSettings"] = rules.without_setting(settings, key, name)
+    """Make an effect that changes one setting of the method in the path, whose spelling it keeps."""
+
+    def effect(step: PatchStep) -> None:
+        settings, key = step.draft.get("methodSettings", {}), step.names["method"]
+        try:
+            method_of(key)
+        except ValueError:
+            path = "/".join(step.path)
+            raise bad_request(f"Invalid method setting path: /{path}. Must be one of: [{PATHS}]") from None
+        if step.op == "remove":
+            step.draft["methodSettings"] = rules.without_setting(settings, key, name)
         else:
-            _check_setting(name, change.value)
-            change.draft["methodSettings"] = rules.with_setting(settings, key, name, change.value)
+            _check_setting(name, step.value)
+            step.draft["methodSettings"] = rules.with_setting(settings, key, name, step.value)
 
     return effect
 
@@ -244,73 +251,59 @@ def _check_setting(name: str, value: Any) -> None:
         raise bad_request(f"Invalid value for {name}: expected 0 to {LARGEST}{', or -1 for no limit' * throttle}")
 
 
-def _method(change: PatchStep) -> str:
-    """The key of the method that a path names, as it is spelled there."""
-    key = change.names["method"]
-    try:
-        method_of(key)
-    except ValueError:
-        path = "/".join(change.path)
-        raise bad_request(f"Invalid method setting path: /{path}. Must be one of: [{PATHS}]") from None
-    return key
+def _entry(step: PatchStep) -> None:
+    """Remove all settings of the method in the path."""
+    key = step.names["method"]
+    step.draft["methodSettings"] = rules.without_setting(step.draft.get("methodSettings", {}), key)
 
 
-def _entry(change: PatchStep) -> None:
-    key = change.names["method"]
-    change.draft["methodSettings"] = rules.without_setting(change.draft.get("methodSettings", {}), key)
+def _canary_member(step: PatchStep) -> None:
+    """Change a member of the canary. A stage without a canary gets one of its own deployment, with no traffic."""
+    if not step.draft.get("canarySettings"):
+        if step.op == "remove":
+            raise rules.no_setting("/".join(step.path))
+        step.draft["canarySettings"] = _canary(Canary(), step.draft["deploymentId"])
+    member(step)
 
 
-def _size(change: PatchStep) -> None:
-    change.draft["cacheClusterSize"] = change.value or None
-
-
-def _canary_member(change: PatchStep) -> None:
-    """Changes a canary. A stage without one gets one of its own deployment, to which no call goes."""
-    if not change.draft.get("canarySettings"):
-        if change.op == "remove":
-            raise rules.no_setting("/".join(change.path))
-        change.draft["canarySettings"] = _canary(Canary(), change.draft["deploymentId"])
-    member(change)
-
-
-def _percent(change: PatchStep) -> None:
-    if not 0 <= change.value <= 100:
+def _percent(step: PatchStep) -> None:
+    if not 0 <= step.value <= 100:
         raise bad_request("Invalid percentTraffic: expected 0 to 100")
-    _canary_member(change)
+    _canary_member(step)
 
 
-def _override(change: PatchStep) -> None:
-    _canary_member(change)
-    if not change.draft["canarySettings"]["stageVariableOverrides"]:
-        del change.draft["canarySettings"]["stageVariableOverrides"]
+def _override(step: PatchStep) -> None:
+    _canary_member(step)
+    if not step.draft["canarySettings"]["stageVariableOverrides"]:
+        del step.draft["canarySettings"]["stageVariableOverrides"]
 
 
-def _not_added(change: PatchStep) -> None:
-    raise bad_request(f"Invalid add operation with path: /{'/'.join(change.path)}")
+def _not_added(step: PatchStep) -> None:
+    raise bad_request(f"Invalid add operation with path: /{'/'.join(step.path)}")
 
 
-# What a stage takes over from its canary, by the path that it is copied to.
+# The paths that a stage may copy from its canary, by the path that they are copied to.
 PROMOTED: Final = {
     "/deploymentId": "/canarySettings/deploymentId",
     "/variables": "/canarySettings/stageVariableOverrides",
 }
 
 
-def _promote(change: PatchStep) -> None:
-    """Copies a canary's value to its stage: the deployment as it is, the variables on top of the stage's own."""
-    path = "/" + "/".join(change.path)
-    if PROMOTED.get(path) != change.origin:
+def _promote(step: PatchStep) -> None:
+    """Copy a value of the canary to its stage. Variables are added to the stage's own."""
+    path = "/" + "/".join(step.path)
+    if PROMOTED.get(path) != step.origin:
         raise bad_request(
-            f"Invalid copy operation with path: {path} and from {change.origin}. "
+            f"Invalid copy operation with path: {path} and from {step.origin}. "
             f"Valid copy:path are [{', '.join(PROMOTED)}] and valid copy:from are [{', '.join(PROMOTED.values())}]"
         )
-    canary = change.draft.get("canarySettings")
+    canary = step.draft.get("canarySettings")
     if not canary:
         raise bad_request("Promotion not available. Canary does not exist.")
     if path == "/deploymentId":
-        change.draft["deploymentId"] = canary["deploymentId"]
+        step.draft["deploymentId"] = canary["deploymentId"]
     else:
-        change.draft["variables"] = {**change.draft.get("variables", {}), **canary.get("stageVariableOverrides", {})}
+        step.draft["variables"] = {**step.draft.get("variables", {}), **canary.get("stageVariableOverrides", {})}
 
 
 # --- access logs --------------------------------------------------------------------------------------------------
@@ -319,10 +312,10 @@ def _promote(change: PatchStep) -> None:
 ACCESS_LOG: Final = ("/accessLogSettings/destinationArn", "/accessLogSettings/format")
 
 
-def _access_log(change: PatchStep) -> None:
-    if not change.value:
+def _access_log(step: PatchStep) -> None:
+    if not step.value:
         raise bad_request("Access Log value must not be empty")
-    member(change)
+    member(step)
 
 
 def _no_access_log(_: PatchStep) -> None:
@@ -333,7 +326,7 @@ TABLE: Final = (
     PatchRule(("replace",), "/deploymentId"),
     PatchRule(("replace",), "/description"),
     PatchRule(("replace",), "/cacheClusterEnabled", Type.BOOL),
-    PatchRule(("replace",), "/cacheClusterSize", effect=_size),
+    PatchRule(("replace",), "/cacheClusterSize", effect=member_or_removed),
     PatchRule(("replace",), "/clientCertificateId"),
     PatchRule(("replace",), "/webAclArn"),
     PatchRule(("replace",), "/documentationVersion"),
@@ -358,13 +351,10 @@ TABLE: Final = (
 )
 
 
-def _verbatim(operation: PatchOperation) -> PatchOperation:
-    """The operation such that ~1 in its path stays as it is: settings are found again by the key as it was given."""
-    return replace(operation, path=operation.path.replace("~", "~0"))
-
-
 async def update(call: Call) -> Answer:
-    operations, now = [_verbatim(operation) for operation in operations_of(call)], call.context.now()
+    now = call.context.now()
+    # Method settings keep the spelling of their path, so `~1` in it must survive the patch.
+    operations = [replace(one, path=one.path.replace("~", "~0")) for one in operations_of(call)]
 
     async def edit(edit: Edit) -> StoredStage:
         _, stage = await _stage(call, edit)
@@ -380,9 +370,9 @@ async def update(call: Call) -> Answer:
 
 
 def _warn_of_missing(call: Call, stage: StoredStage, served: Deployment | None) -> None:
-    """Say which settings are for methods that the stage's deployment does not have, and so act on no call."""
+    """Warn of settings for methods that the stage's deployment lacks: they apply to no call."""
     for name in stage.method_settings if served else ():
-        with suppress(ValueError):  # an older release may have stored another spelling
+        with suppress(ValueError):  # an older release may have stored a key that names no method
             if served and (why := missing_method(served, *method_of(name), verbs_of_any=True)):
                 call.warn(f"methodSettings['{name}'] acts on no call: {why}")
 

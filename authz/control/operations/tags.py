@@ -1,4 +1,4 @@
-"""Tags of any resource that can have them, by its ARN."""
+"""The operations on the tags of keys, plans, APIs, stages and domain names, by ARN."""
 
 from __future__ import annotations
 
@@ -30,18 +30,15 @@ class TagResource(Struct, frozen=True):
     tags: dict[str, str]
 
 
-def _named(arn: str) -> tuple[str, str]:
-    """The kind and id of what an ARN names."""
-    found = ARN.fullmatch(arn)
-    if found is None or (found["stage"] and found["family"] != "restapis"):
-        raise bad_request("Invalid ARN specified in the request")
-    if found["stage"]:
-        return "stage", stage_id(found["id"], found["stage"])
-    return KIND[found["family"]], found["id"].lower() if found["family"] == "domainnames" else found["id"]
-
-
 async def _tagged(source: Edit | Any, call: Call) -> Item:
-    item: Item | None = await source.get(*_named(call.params["resource_arn"]))
+    """Return the item that the ARN in the path names. Raises ApiError."""
+    arn = ARN.fullmatch(call.params["resource_arn"])
+    if arn is None or (arn["stage"] and arn["family"] != "restapis"):
+        raise bad_request("Invalid ARN specified in the request")
+    kind, item_id = KIND[arn["family"]], arn["id"].lower() if arn["family"] == "domainnames" else arn["id"]
+    if arn["stage"]:
+        kind, item_id = "stage", stage_id(arn["id"], arn["stage"])
+    item: Item | None = await source.get(kind, item_id)
     if item is None:
         raise not_found("Invalid resource identifier specified")
     return item
@@ -58,7 +55,7 @@ def _tags(item: Item) -> dict[str, str]:
     return {}
 
 
-def _with(item: Item, tags: dict[str, str]) -> Item:
+def _with_tags(item: Item, tags: dict[str, str]) -> Item:
     match item:
         case StoredKey():
             return replace(item, key=replace(item.key, tags=tags))
@@ -86,7 +83,7 @@ async def untag_resource(call: Call) -> Answer:
 async def _change(call: Call, change: Callable[[dict[str, str]], dict[str, str]]) -> Answer:
     async def edit_tags(edit: Edit) -> None:
         item = await _tagged(edit, call)
-        edit.put(_with(item, change(_tags(item))))
+        edit.put(_with_tags(item, change(_tags(item))))
 
     await call.write(edit_tags)
     return Answer(204)

@@ -1,4 +1,4 @@
-"""AWS's operations that this control plane does not have: each answers 501 and names itself."""
+"""AWS's operations that this control plane does not support: each answers 501 with its name."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ async def _refuse(call: Call) -> Answer:
     raise ApiError("NotImplementedException", f"{call.operation} is not implemented")
 
 
-# Not one of them writes: a read-only caller is told the same.
+# None of them writes, so a read-only caller gets the same answer.
 UNSUPPORTED: Final = tuple(Operation(name, verb, path, _refuse, writes=False) for name, verb, path in NAMES)

@@ -24,9 +24,9 @@ from authz.aws.plans import (
     twice,
 )
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.apikeys import key_value, page_of, refuse_fixed_plan, stored_key, unused_id
-from authz.control.operations.restapis import listed, served_by
-from authz.control.operations.restapis import page_of as page_of_items
+from authz.control.operations.apikeys import key_value, page_answer, refuse_fixed_plan, stored_key
+from authz.control.operations.ids import unused_id
+from authz.control.operations.restapis import listed, page_of, served_by
 from authz.core.methods import method_of, no_method
 from authz.core.resources import ApiStage, UsagePlan
 from authz.core.rules import is_keyless, missing_method
@@ -48,7 +48,7 @@ class StageInput(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class QuotaInput(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A quota; whether it is complete is the plan's rule."""
+    """A quota; `checked_plan` refuses an incomplete one."""
 
     limit: int | None = None
     offset: int | None = None
@@ -56,7 +56,7 @@ class QuotaInput(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class CreateUsagePlan(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The body of CreateUsagePlan; the last two are ours."""
+    """The body of CreateUsagePlan. The last two members are ours."""
 
     name: str | None = None
     description: str | None = None
@@ -76,7 +76,7 @@ class CreateUsagePlanKey(Struct, frozen=True, rename="camel"):
 
 
 async def stored_plan(source: Edit | Any, plan_id: str) -> StoredPlan:
-    """The plan from a store or an edit."""
+    """Return a plan from a store or an edit. Raises ApiError."""
     found = await source.get("usageplan", plan_id)
     if not isinstance(found, StoredPlan):
         raise no_plan()
@@ -107,7 +107,10 @@ async def _require_stage(edit: Edit, stage: ApiStage) -> None:
 
 
 async def _require_methods(call: Call, edit: Edit, stage: ApiStage, known: Collection[str] = ()) -> None:
-    """Demand that each method with a throttle, but for those known already, is one that the stage serves."""
+    """Raise ApiError if the stage lacks a method with a throttle; methods in `known` are not checked.
+
+    Warns of a method that requires no key.
+    """
     served = await served_by(edit, stage.api_id, stage.stage)
     for name in stage.throttle if served else ():
         path, verb = method_of(name)
@@ -125,12 +128,12 @@ async def get_usage_plan(call: Call) -> Answer:
 async def get_usage_plans(call: Call) -> Answer:
     store, key_id = call.context.store, call.one("keyId")
     if key_id is None:
-        return page_of(await store.page("usageplan", "usageplan", *call.paging()), plan_document)
+        return page_answer(await store.page("usageplan", "usageplan", *call.paging()), plan_document)
     key = await store.get("apikey", key_id)
     if not isinstance(key, StoredKey):
         return Answer(body={"item": []})
     plans = live_plans(key, await store.many("usageplan", plan_ids(key)))
-    page, position = page_of_items(plans, lambda plan: plan.plan.id, call)
+    page, position = page_of(plans, lambda plan: plan.plan.id, call)
     return listed(map(plan_document, page), position)
 
 
@@ -156,7 +159,7 @@ async def update_usage_plan(call: Call) -> Answer:
 
 
 async def _cover(edit: Edit, plan: StoredPlan, stage: ApiStage) -> None:
-    """Demands that the stage exists and that no key of the plan is in another plan of it."""
+    """Raise ApiError unless the stage exists. Also require, at the commit, that no key is in two plans of the stage."""
     await _require_stage(edit, stage)
     for other_id in await edit.members(stage_plans(stage.api_id, stage.stage)):
         other = await edit.get("usageplan", other_id)
@@ -231,7 +234,7 @@ async def get_usage_plan_keys(call: Call) -> Answer:
         page = await store.page("apikey", keys, limit, position)
     else:
         page = await store.search(by_name(name), limit, position, within=keys)
-    return page_of(page, lambda key: _plan_key(call, key))
+    return page_answer(page, lambda key: _plan_key(call, key))
 
 
 async def delete_usage_plan_key(call: Call) -> Answer:
