@@ -1,7 +1,7 @@
 """Files of other tools, recognised by their top-level names: read here, or refused with the command that converts them.
 
 CloudFormation, SAM and Terraform describe the same plans, keys and stages as AWS's API. So their resources become the
-lists that `aws apigateway get-…` prints, and `awsfiles` reads those lists. `Foreign.left` names what is left out.
+lists that `aws apigateway get-…` prints, and `awsfiles` reads those lists. `Foreign.left` names each omission.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rules of a RestApi: how each edit changes its resources, methods, responses and stages, and what it deploys."""
+"""The rules of a RestApi: how each edit changes its resources, methods, responses and stages, and its snapshot."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def days(start: str | None, end: str | None, longest: int) -> Days:
     if wanted.first > wanted.last:
         raise bad_request("Invalid date range specified: startDate is after endDate")
     if wanted.last - wanted.first >= longest:
-        raise bad_request(f"Invalid date range specified: at most {longest} days can be asked for at once")
+        raise bad_request(f"Invalid date range specified: at most {longest} days at once")
     return wanted
 
 
@@ -101,8 +101,8 @@ def left(record: CallerUse, quota: QuotaSettings | None, now: int) -> int:
 def pairs(record: CallerUse, quota: QuotaSettings | None, asked: Days, now: int) -> list[DayUse]:
     """Return `(used, remaining)` for each day in `asked` that has begun, oldest first.
 
-    `remaining` of a past day is what Redis recorded on it. A day without a record keeps the previous day's value, and
-    the first day of a period starts at the limit.
+    `remaining` of a past day is the number in its row. A day without a row keeps the previous day's number, and the
+    first day of a period starts at the limit.
     """
     today = now // DAY_US
     untouched = quota.limit if quota else NO_QUOTA
