@@ -27,7 +27,7 @@ def is_template(document: Document) -> bool:
 
 
 def read(document: Document) -> Foreign:
-    """Read a decoded template, in which short forms such as `!Ref a` are decoded as `{"Ref": "a"}`."""
+    """Read a decoded template, with short forms such as `!Ref a` decoded as `{"Ref": "a"}`."""
     return _Template(document).read()
 
 
@@ -71,7 +71,7 @@ class _Template:
                 others[kind] += 1
                 continue
             if "Condition" in resource:
-                self.result.left.append(f"{name}: its condition {resource['Condition']}: it is imported all the same")
+                self.result.left.append(f"{name}: its condition {resource['Condition']}: it is imported without it")
             try:
                 read(name, mapping(resource.get("Properties")))
             except _NotPlainError as cause:

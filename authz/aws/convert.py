@@ -1,4 +1,4 @@
-"""Converts resources between their two forms: the file's, from which a catalog is compiled, and the store's items."""
+"""Converts resources between their two forms: the file's, which a catalog is compiled from, and the store's items."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _flattened_api(api: Api) -> Api:
 def from_resources(resources: Resources, created: int = 0, index: Callable[[bytes], str] = bytes.hex) -> Items:
     """Return a file's resources as items of a store, dated `created` (Unix seconds). The same file gives the same ids.
 
-    `index` turns the SHA-256 of a key's value into the index by which the store finds the key. Values are left out.
+    `index` turns the SHA-256 of a key's value into the key's index in the store. Values are left out.
     """
     account = resources.account
     items: list[Item] = [] if account == Account() else [StoredAccount(account)]

@@ -41,7 +41,7 @@ class Security:
                 self.scopes = tuple(scope for scope in listing(scopes) if isinstance(scope, str))
 
     def override(self, operation: Document) -> None:
-        """Apply `x-amazon-apigateway-auth`, by which AWS sets AWS_IAM for one method."""
+        """Apply `x-amazon-apigateway-auth`, AWS's extension that sets AWS_IAM for one method."""
         given = operation.get(f"{EXTENSION}auth")
         if given is None:
             return

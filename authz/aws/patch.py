@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from authz.aws.errors import bad_request
 
-Op = Literal["add", "remove", "move", "test", "replace", "copy"]  # in the order in which AWS lists them
+Op = Literal["add", "remove", "move", "test", "replace", "copy"]  # in AWS's order
 Document = dict[str, Any]
 Effect = Callable[["PatchStep"], None]
 

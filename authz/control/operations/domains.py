@@ -1,4 +1,4 @@
-"""The operations on domain names and their base path mappings, by which a sidecar finds the API of a request."""
+"""The operations on domain names and their base path mappings, which lead a sidecar from a host to an API."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _shown(call: Call, domain: DomainName) -> dict[str, Any]:
 
 
 def _targets(call: Call, domain: DomainName) -> dict[str, Any]:
-    """Return the target of the domain's DNS record, in the members from which tools make such records."""
+    """Return the target of the domain's DNS record, in the members that tools read for such a record."""
     target = call.context.domain_target or NO_TARGET
     if "EDGE" not in domain.details["endpointConfiguration"]["types"]:
         return {"regionalDomainName": target, "regionalHostedZoneId": ZONE_ID}

@@ -381,7 +381,7 @@ def _vpc_endpoints(step: PatchStep) -> None:
 
 
 def _compression_size(step: PatchStep) -> None:
-    """Set the size. An empty value removes it, by which Terraform switches compression off."""
+    """Set the size. An empty value removes it: Terraform switches compression off this way."""
     if step.value == "":
         step.draft.pop("minimumCompressionSize", None)
     elif step.value.isascii() and step.value.isdigit() and len(step.value) < 10:
