@@ -65,7 +65,7 @@ class ThrottleSettings(Resource, frozen=True):
 
 
 class QuotaSettings(Resource, frozen=True):
-    """So many requests a period; `offset` is the day on which a WEEK (0 = Sunday) or MONTH (0 = the 1st) begins."""
+    """Requests in a period; `offset` is the day on which a WEEK (0 = Sunday) or MONTH (0 = the 1st) begins."""
 
     limit: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     period: Literal["DAY", "WEEK", "MONTH"]

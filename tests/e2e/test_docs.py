@@ -238,7 +238,7 @@ def port_of(address: str) -> int:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone in which `make up` has installed everything; files written beside it stay out of the tree."""
+    """A clone where `make up` has installed everything; files written beside it stay out of the tree."""
     for file in ROOT.iterdir():
         if not file.name.startswith("."):
             (tmp_path / file.name).symlink_to(file)

@@ -55,7 +55,7 @@ def test_a_fresh_page_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
-def test_a_setting_is_told_by_all_its_names(option: Option) -> None:
+def test_the_page_shows_a_setting_by_all_its_names(option: Option) -> None:
     assert f"\n| `{option.name}`<br>`{option.variable}`<br>`{option.flag}` | " in page("configuration")
 
 
