@@ -21,7 +21,7 @@ test-compose: $(VENV)/.stamp-dev  # docker-compose.yml, run: as root, or with a 
 	tests/compose/run $(ARGS)
 
 bench: $(VENV)/.stamp-bench  # with h2load and wrk on PATH; ARGS=--quick takes a few minutes
-	$(BIN)/python -m bench.run $(ARGS)
+	$(BIN)/python -m bench $(ARGS)
 
 docs: $(VENV)/.stamp-dev  # into dist/site, with a sitemap if SITE_URL=https://… says where it will be; fails on a broken link, and on a page that no menu names
 	$(if $(SITE_URL),sed 's|^site_name|site_url = "$(SITE_URL)"\n&|',cat) zensical.toml > .site.toml

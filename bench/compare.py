@@ -41,9 +41,8 @@ from typing import Any
 
 import click
 
-from bench.exact import CALLS, EDGE, TIGHT, WIDE, Exactness, Questions, exactness
-from bench.h2 import Connection, framed
-from bench.inputs import (
+from bench.load.h2 import Connection, framed
+from bench.load.inputs import (
     CHECK,
     SHOULD_RATE_LIMIT,
     admits_any,
@@ -54,12 +53,13 @@ from bench.inputs import (
     within_limit,
     written,
 )
-from bench.load import Draw, Judge, Outcome, closed
-from bench.machine import Cores, cpu_seconds
-from bench.report import markdown
-from bench.rows import Row, Table, figures, table
-from bench.servers import Host, redis, sidecar
-from bench.stats import Sample, ratio
+from bench.load.loops import Draw, Judge, Outcome, closed
+from bench.measure.exact import CALLS, EDGE, TIGHT, WIDE, Exactness, Questions, exactness
+from bench.measure.machine import Cores, cpu_seconds
+from bench.measure.report import markdown
+from bench.measure.rows import Row, Table, figures, table
+from bench.measure.servers import Host, redis, sidecar
+from bench.measure.stats import Sample, ratio
 
 DOMAIN = "bench"
 KEYS = 10_000

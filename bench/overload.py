@@ -40,11 +40,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from authz.config.settings import Settings
 from authz.envoy.edge import SERVICE
-from bench.h2 import RST_STREAM, Connection, frame
-from bench.inputs import CHECK, PATH, admits, document, of_keys, value_of, written
-from bench.load import Draw
-from bench.machine import Cores, cpu_seconds, memory
-from bench.servers import Host, Running, front, redis, sidecar
+from bench.load.h2 import RST_STREAM, Connection, frame
+from bench.load.inputs import CHECK, PATH, admits, document, of_keys, value_of, written
+from bench.load.loops import Draw
+from bench.measure.machine import Cores, cpu_seconds, memory
+from bench.measure.servers import Host, Running, front, redis, sidecar
 
 KEYS = 10_000
 DEADLINE_SECONDS = 0.2  # as in `authz envoy-config`

@@ -33,7 +33,7 @@ from authz.sidecar import memory
 from authz.sidecar.follower import StoreCatalog
 from authz.store.keys import StoreRing
 from authz.store.store import Edit, Store
-from bench.servers import redis
+from bench.measure.servers import redis
 
 SIZES = "100/10/1,10000/10000/1000,100000/1000/10,100000/10000/1000"
 DEADLINE_SECONDS = 120.0

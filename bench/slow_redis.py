@@ -21,11 +21,11 @@ from typing import Any
 import click
 from redis import Redis
 
-from bench.h2 import Connection
-from bench.inputs import CHECK, admits, document, of_keys, written
-from bench.load import closed
-from bench.machine import Cores, descriptors, memory
-from bench.servers import HERE, Host, Running, redis, sidecar
+from bench.load.h2 import Connection
+from bench.load.inputs import CHECK, admits, document, of_keys, written
+from bench.load.loops import closed
+from bench.measure.machine import Cores, descriptors, memory
+from bench.measure.servers import HERE, Host, Running, redis, sidecar
 
 KEYS = 10_000
 IN_FLIGHT = 64

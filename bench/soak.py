@@ -37,8 +37,8 @@ from redis import Redis
 
 from authz.core.limits import redis_key
 from authz.envoy.pb import ext_authz_pb2 as pb
-from bench.h2 import Connection, framed
-from bench.inputs import CHECK, check_request, value_of
+from bench.load.h2 import Connection, framed
+from bench.load.inputs import CHECK, check_request, value_of
 from tests.support.proxy import Proxy, proxy
 from tests.support.servers import AuthzServer, Host, RedisServer, authz_serve, redis_server
 

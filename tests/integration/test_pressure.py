@@ -28,7 +28,7 @@ from authz.envoy.edge import SERVICE, Authorization
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.envoy.pb import ext_authz_pb2_grpc
 from authz.observe.metrics import Metrics
-from bench.h2 import DATA, FRAME, HEADERS, PREFACE, RST_STREAM, SETTINGS, Connection, frame, framed, header_blocks
+from bench.load.h2 import DATA, FRAME, HEADERS, PREFACE, RST_STREAM, SETTINGS, Connection, frame, framed, header_blocks
 from tests.support.builders import value_of
 from tests.support.hosts import HOSTS
 from tests.support.proxy import proxy

@@ -24,8 +24,8 @@ from authz.cli.up import die_with_parent, envoy_binary, valkey_binary
 from authz.config.file import load
 from authz.envoy.config import EnvoyOptions, Part, render
 from authz.hosts.pyvoy_launch import obstacle
-from bench.h2 import Connection, framed
-from bench.inputs import CHECK, admits, check_request, value_of
+from bench.load.h2 import Connection, framed
+from bench.load.inputs import CHECK, admits, check_request, value_of
 
 Host = Literal["grpcio", "pyvoy"]
 Noop = Literal["", "parse", "bare"]
@@ -55,7 +55,7 @@ class Running:
         return self.addresses[0]
 
 
-class NotStarted(Exception):  # noqa: N818  (named for what has happened)
+class NotStarted(Exception):  # noqa: N818  (named for the event)
     """A server did not become ready; says what it logged."""
 
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
-from bench.h2 import Connection
-from bench.inputs import always
-from bench.load import Judge, Outcome, closed
+from bench.load.h2 import Connection
+from bench.load.inputs import always
+from bench.load.loops import Judge, Outcome, closed
 
 CALLS = 2_000
 CONNECTIONS = 40

@@ -16,7 +16,7 @@ from authz.core import resources
 from authz.core.verdict import Reason
 from docs import generate
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def page(name: str) -> str:

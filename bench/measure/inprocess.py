@@ -24,7 +24,7 @@ from authz.envoy.edge import Authorization
 from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import LocalLimiter
 from authz.observe.metrics import Metrics
-from bench.inputs import PATH, check_request, document, value_of
+from bench.load.inputs import PATH, check_request, document, value_of
 
 NOW = 1_800_000_000_000_000  # µs
 BUDGET_SECONDS = 5.0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from redis import Redis
 
-from bench.load import Outcome
-from bench.machine import Cores, cpu_seconds, thread_seconds
-from bench.servers import Host, Running
-from bench.stats import Sample, Spread, ratio
+from bench.load.loops import Outcome
+from bench.measure.machine import Cores, cpu_seconds, thread_seconds
+from bench.measure.servers import Host, Running
+from bench.measure.stats import Sample, Spread, ratio
 
 WARM_SHARE = 0.15  # of a round's time, before anything is counted
 

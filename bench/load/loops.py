@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-from bench.h2 import SILENCE_SECONDS, Connection, framed
-from bench.stats import percentile
+from bench.load.h2 import SILENCE_SECONDS, Connection, framed
+from bench.measure.stats import percentile
 
 Draw = Callable[[], bytes]  # the next call's body, framed
 Judge = Callable[[bytes], bool]  # whether an answer lets the request through

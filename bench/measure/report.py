@@ -10,8 +10,8 @@ from pathlib import Path
 import pygal  # type: ignore[import-untyped]
 from pygal.style import LightStyle  # type: ignore[import-untyped]
 
-from bench.rows import Goal, Plot, Section, Table
-from bench.stats import short
+from bench.measure.rows import Goal, Plot, Section, Table
+from bench.measure.stats import short
 
 PLOTS = "plots"
 

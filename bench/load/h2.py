@@ -27,7 +27,7 @@ SILENCE_SECONDS = 10.0
 PATH, AUTHORITY, CONTENT_TYPE, POST, HTTP = 4, 1, 31, 0x83, 0x86
 
 
-class Lost(ConnectionError):  # noqa: N818  (named for what has happened)
+class Lost(ConnectionError):  # noqa: N818  (named for the event)
     """The server has hung up, or said that it will."""
 
 

@@ -22,7 +22,7 @@ from authz.core.resources import (
 )
 from authz.core.stored import StoredKey, StoredPlan
 from authz.store.store import Edit, Store
-from bench.inputs import HIGH, value_of
+from bench.load.inputs import HIGH, value_of
 
 KEYS: Final = 1_000_000
 QUICK_KEYS: Final = 20_000

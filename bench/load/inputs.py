@@ -9,8 +9,8 @@ from typing import Any
 
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.envoy.pb import ext_authz_pb2 as pb
-from bench.h2 import framed
-from bench.load import Draw
+from bench.load.h2 import framed
+from bench.load.loops import Draw
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 SHOULD_RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"

@@ -1,4 +1,4 @@
-"""One bare Redis round trip by our own client, one at a time: `python -m bench.roundtrip URL SECONDS` prints ms."""
+"""Time bare Redis round trips, one after the other: `python -m bench.load.roundtrip URL SECONDS` prints ms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import perf_counter
 import uvloop
 
 from authz.redisio.client import connect
-from bench.stats import percentile
+from bench.measure.stats import percentile
 
 
 async def measure(url: str, seconds: float) -> dict[str, float]:

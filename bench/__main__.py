@@ -1,4 +1,4 @@
-"""Everything that is measured, one section after the other: `python -m bench.run [--quick] [--only SECTION …]`.
+"""Measure section after section: `python -m bench [--quick] [--only SECTION …]`.
 
 Starts all servers itself, on loopback, and writes RESULTS.md and plots beside this file.
 """
@@ -16,13 +16,13 @@ import click
 import structlog
 
 from authz.hosts.pyvoy_launch import obstacle
-from bench.load import missing_tools
-from bench.machine import Cores, description
-from bench.million import KEYS, QUICK_KEYS
-from bench.report import markdown, targets, write
-from bench.rows import Bench, Section
+from bench.load.loops import missing_tools
+from bench.measure.machine import Cores, description
+from bench.measure.million import KEYS, QUICK_KEYS
+from bench.measure.report import markdown, targets, write
+from bench.measure.rows import Bench, Section
+from bench.measure.servers import hosts
 from bench.sections import SECTIONS
-from bench.servers import hosts
 
 ROUNDS = 5
 SECONDS, QUICK_SECONDS = 1.2, 0.4

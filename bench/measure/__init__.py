@@ -1,0 +1,1 @@
+"""Servers, cores, rows, figures, tables and plots."""
