@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ from hypothesis import HealthCheck, settings
 from authz.limiter.limiter import RedisClock, RedisLimiter
 from tests.support.servers import Kind, RedisServer, kinds, redis_server
 
-# No test depends on how fast the machine is, and Hypothesis takes it for slow at a fifth of a second.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+# No test depends on the speed of the machine; Hypothesis calls a machine slow at a fifth of a second.
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# In CI each run draws the same examples, so that a change cannot fail by chance; at night there are more of them.
+settings.register_profile("ci", settings.get_profile("random"), derandomize=True, print_blob=True)
+settings.register_profile("nightly", settings.get_profile("random"), max_examples=1_000, print_blob=True)
+settings.load_profile(os.environ.get("AUTHZ_TEST_EXAMPLES", "random"))
 
 
 @dataclass
