@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,8 @@ import click
 
 from authz.cli.control import PLACE, SECRETS, on_store
 from authz.cli.options import FILE, File, takes_file, with_options
+from authz.cli.progress import KINDS, Step, progress, quiet_option, summarize
+from authz.core.stored import Items
 from authz.store.sealing import Sealer, load_sealer
 from authz.store.store import Store
 from authz.transfer import transfer
@@ -45,12 +48,14 @@ def _warn(warnings: list[str]) -> None:
 @click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
 @click.option("--api-id", metavar="ID", help="The id of an OpenAPI document's API; made of its title unless given.")
 @click.option("--stage", metavar="NAME", help="Deploy an OpenAPI document's API to this stage.")
+@quiet_option
 @with_options(*PLACE, *SECRETS)
 def import_(
     path: Path,
     dry_run: bool,
     api_id: str | None,
     stage: str | None,
+    quiet: bool,
     redis_url: str | None,
     account_id: str | None,
     pepper_file: Path | None,
@@ -70,8 +75,9 @@ def import_(
     wanted = Reading(now, sealer, api_id, stage).wanted(path)
 
     async def act(store: Store) -> Import:
-        made = Import(store, sealer, wanted, now, "authz import")
-        await (made.preview() if dry_run else made.run())
+        with progress("Importing", len(wanted.items), quiet) as step:
+            made = Import(store, sealer, wanted, now, "authz import", step)
+            await (made.preview() if dry_run else made.run())
         return made
 
     made = _run(act, redis_url, account_id)
@@ -80,17 +86,20 @@ def import_(
     _warn(made.warnings)
     done = "would change" if dry_run else "changed"
     click.echo(f"{path}: {len(made.changes)} {done}" if made.changes else f"{path}: nothing to do")
+    summarize(_held(wanted.items), quiet)
 
 
 @click.command("export")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--format", "form", type=click.Choice(["yaml", "aws"]), default="yaml", show_default=True)
 @click.option("--include-values", is_flag=True, help="Tell the keys' values, where the sealing key opens them.")
+@quiet_option
 @with_options(*PLACE, *SECRETS)
 def export(
     path: Path | None,
     form: str,
     include_values: bool,
+    quiet: bool,
     redis_url: str | None,
     account_id: str | None,
     pepper_file: Path | None,
@@ -104,42 +113,96 @@ def export(
     if form == "aws" and path is None:
         raise click.UsageError("--format aws writes several files: name a directory")
     sealer = _sealer(pepper_file, sealing_key_file)
-    found = Export(_run(everything, redis_url, account_id), sealer, include_values)
+
+    async def read(store: Store) -> Items:
+        with progress("Reading", None, quiet) as step:
+            return await everything(store, step)
+
+    found = Export(_run(read, redis_url, account_id), sealer, include_values)
+    size = 0
     if form == "aws" and path is not None:
         path.mkdir(parents=True, exist_ok=True)
-        for name, text in found.aws().items():
-            _write(path / name, text)
+        for name, body in found.aws().items():
+            size += _write(path / name, body)
     elif path is None:
-        click.echo(found.yaml(), nl=False)
+        text = found.yaml()
+        size = len(text.encode())
+        click.echo(text, nl=False)
     else:
-        _write(path, found.yaml().encode())
+        size = _write(path, found.yaml().encode())
     _warn(found.warnings)
+    summarize(_held(found.items), quiet, size)
 
 
 @click.command("backup")
 @click.argument("path", type=FILE)
+@quiet_option
 @with_options(*PLACE)
-def backup(path: Path, redis_url: str | None, account_id: str | None) -> None:
+def backup(path: Path, quiet: bool, redis_url: str | None, account_id: str | None) -> None:
     """Write one file with the account's resources, all of one moment, and its counters. Keep it as you keep Redis."""
-    count = _run(lambda store: transfer.backup(store, path), redis_url, account_id)
-    click.echo(f"{path}: {count} Redis keys")
+
+    async def act(store: Store) -> Copied:
+        with progress("Reading", None, quiet) as step:
+            return await _copied(store, step, lambda seen: transfer.backup(store, path, seen))
+
+    copied = _run(act, redis_url, account_id)
+    click.echo(f"{path}: {copied.redis_keys} Redis keys")
+    summarize(copied.counts, quiet, copied.size)
 
 
 @click.command("restore")
 @click.argument("path", type=File(exists=True))
+@quiet_option
 @with_options(*PLACE)
 @click.confirmation_option(
     "--yes", help="Do not ask.", prompt="This replaces all resources and counters of the account. Go on?"
 )
-def restore(path: Path, redis_url: str | None, account_id: str | None) -> None:
+def restore(path: Path, quiet: bool, redis_url: str | None, account_id: str | None) -> None:
     """Put a backup in the place of the account's resources and counters. Sidecars notice, and load all anew."""
-    count = _run(lambda store: transfer.restore(store, path), redis_url, account_id)
-    click.echo(f"{path}: {count} Redis keys restored")
+
+    size = path.stat().st_size
+
+    async def act(store: Store) -> Copied:
+        with progress("Restoring", size, quiet) as step:
+            return await _copied(store, step, lambda seen: transfer.restore(store, path, seen))
+
+    copied = _run(act, redis_url, account_id)
+    click.echo(f"{path}: {copied.redis_keys} Redis keys restored")
+    summarize(copied.counts, quiet, copied.size)
 
 
-def _write(path: Path, text: bytes) -> None:
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The counts of a backup or a restore, for its last line."""
+
+    redis_keys: int
+    counts: dict[str, int]
+    size: int
+
+
+async def _copied(store: Store, step: Step, copy: Callable[[transfer.Seen], Awaitable[int]]) -> Copied:
+    """Copy a whole store, with a step for each byte, and count what it has."""
+    counters = size = 0
+
+    def seen(name: str, length: int) -> None:
+        nonlocal counters, size
+        counters += not name.startswith("store:")
+        size += length
+        step(length)
+
+    redis_keys = await copy(seen)
+    held = {word: len(await store.members(kind)) for kind, word in KINDS.items()}
+    return Copied(redis_keys, {**held, "counter": counters}, size)
+
+
+def _held(items: Items) -> dict[str, int]:
+    return {word: sum(kind == found for found, _ in items) for kind, word in KINDS.items()}
+
+
+def _write(path: Path, body: bytes) -> int:
+    """Write a file for its owner's eyes. Returns how many bytes it has."""
     with written(path) as file:
-        file.write(text)
+        return file.write(body)
 
 
 COMMANDS = (import_, export, backup, restore)

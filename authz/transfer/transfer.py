@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -91,6 +91,8 @@ class Import:
     wanted: Wanted
     now: int
     who: str
+    step: Callable[[int], None] = lambda _: None
+    """Hears after each write how many items it had."""
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -108,6 +110,7 @@ class Import:
             await planned.look_up(kind_of(items[0]), [id_of(item) for item in items])
             for item in items:
                 await self._bring(planned, item)
+            self.step(len(items))
 
     async def run(self) -> None:
         """Make the changes. A write that fails leaves those before it made: running again goes on from there."""
@@ -122,6 +125,7 @@ class Import:
                     await self._bring(target, item)
 
             await self.store.write(edit, who=self.who, what=f"Import {kind_of(items[0])} {len(items)}")
+            self.step(len(items))
 
     def _chunks(self) -> Iterator[list[Item]]:
         for kind in ORDER:
@@ -434,12 +438,16 @@ def _says_more(resource_id: str, method: StoredMethod) -> bool:
     return method not in (bare, plain_method(resource_id, method.api_key_required))
 
 
-async def everything(store: Store) -> Items:
-    """All resources of a store but credentials. Each is whole, but they are not all of one moment: see `backup`."""
+async def everything(store: Store, step: Callable[[int], None] = lambda _: None) -> Items:
+    """All resources of a store but credentials. Each is whole, but they are not all of one moment: see `backup`.
+
+    `step` hears of each item that was listed.
+    """
     items = dict((await store.snapshot()).items)
     for kind in ("restapi", "apikey"):
         async for item in _listed(store, kind):
             items[kind, id_of(item)] = item
+            step(1)
     return dict(sorted(items.items(), key=lambda named: named[0]))  # so that two exports of the same are the same
 
 
@@ -461,16 +469,24 @@ def _of(items: Mapping[tuple[str, str], Item], kind: type[T]) -> list[T]:
 # --- backup -------------------------------------------------------------------------------------------------------
 
 
-async def backup(store: Store, path: Path) -> int:
+Seen = Callable[[str, int], None]
+"""Hears of each Redis key of a backup: its name within the account, and its length in bytes."""
+
+
+def _unseen(_name: str, _length: int) -> None:
+    """The default: nothing hears of the keys."""
+
+
+async def backup(store: Store, path: Path, seen: Seen = _unseen) -> int:
     """Write a backup: the resources as of one moment, and then the counters. Returns how many Redis keys it holds.
 
     A file is there only once it is whole, and is for its owner's eyes; a device or a FIFO is written to.
     """
     with written_file(path) as file:
-        return await _dump(store, file)
+        return await _dump(store, file, seen)
 
 
-async def _dump(store: Store, file: BinaryIO) -> int:
+async def _dump(store: Store, file: BinaryIO, seen: Seen) -> int:
     count, summed = 0, hashlib.sha256()
     file.write(MAGIC)
     async for kept in store.dump():
@@ -478,23 +494,26 @@ async def _dump(store: Store, file: BinaryIO) -> int:
         summed.update(frame)
         file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
         count += 1
+        seen(kept.name, len(frame))
     file.write(bytes(LENGTH_BYTES) + summed.digest())
     return count
 
 
-async def restore(store: Store, path: Path) -> int:
+async def restore(store: Store, path: Path, seen: Seen = _unseen) -> int:
     """Put a backup in the place of the account's resources and counters. Raises ConfigError for what is none."""
     with path.open("rb") as file:
         if not file.seekable():
             raise ConfigError([Problem(str(path), "expected a file: a backup is read twice, first to verify it")])
         for _ in _frames(file, path):  # all of it is read, and its sum checked, before anything changes
             pass
-        return await store.load(_kept(file, path))
+        return await store.load(_kept(file, path, seen))
 
 
-async def _kept(file: BinaryIO, path: Path) -> AsyncIterator[Kept]:
+async def _kept(file: BinaryIO, path: Path, seen: Seen) -> AsyncIterator[Kept]:
     for frame in _frames(file, path):
-        yield _decoded(frame, path)
+        kept = _decoded(frame, path)
+        seen(kept.name, len(frame))
+        yield kept
 
 
 def _frames(file: BinaryIO, path: Path) -> Iterator[bytes]:
