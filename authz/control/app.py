@@ -33,6 +33,7 @@ from authz.control.operations import (
     apikeys,
     deployments,
     domains,
+    exports,
     extensions,
     gatewayresponses,
     models,
@@ -74,6 +75,7 @@ MODULES: Final = (
     gatewayresponses,
     models,
     domains,
+    exports,
     absent,
     extensions,
 )
@@ -192,7 +194,15 @@ class ControlPlane:
             if route is None:
                 raise ApiError("NotFoundException", "Not Found")
             _permit(route[0], principal, fields)
-            call = Call(self._context, route[0].name, route[1], fields, await body.read(), principal)
+            call = Call(
+                self._context,
+                route[0].name,
+                route[1],
+                fields,
+                await body.read(),
+                principal,
+                request.headers.get("accept", ""),
+            )
         return await _run(route[0], call)
 
 

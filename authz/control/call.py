@@ -75,6 +75,7 @@ class Answer:
 class Call:
     """One call of an operation. `params` are the decoded parts of the path; `versions` are those it has written.
 
+    `accept` is the header with the media types that the caller takes.
     `warnings` say what the call accepts and does not act upon.
     """
 
@@ -84,6 +85,7 @@ class Call:
     query: Fields
     body: bytes
     principal: Principal
+    accept: str = ""
     versions: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).parents[2] / "authz" / "samples" / "plans.yaml"
-# In an order in which each finds what it needs.
+# Each command needs the results of those before it.
 COMMANDS = (
     (("import", str(FILE)), "1 API, 5 plans, 5 keys", "Importing"),
     (("export", "exported.yaml"), "1 API, 5 plans, 5 keys, ", "Reading"),

@@ -14,7 +14,6 @@ NAMES: Final = (
     ("CreateDomainNameAccessAssociation", "POST", "/domainnameaccessassociations"),
     ("CreateVpcLink", "POST", "/vpclinks"),
     ("GenerateClientCertificate", "POST", "/clientcertificates"),
-    ("GetExport", "GET", "/restapis/{restapi_id}/stages/{stage_name}/exports/{export_type}"),
     ("GetModelTemplate", "GET", "/restapis/{restapi_id}/models/{model_name}/default_template"),
     ("GetSdk", "GET", "/restapis/{restapi_id}/stages/{stage_name}/sdks/{sdk_type}"),
     ("ImportDocumentationParts", "PUT", "/restapis/{restapi_id}/documentation/parts"),
