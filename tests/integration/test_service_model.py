@@ -169,6 +169,7 @@ def show_everything(client: Any) -> None:
     ]
     for path, value in patches:
         client.update_stage(**at, stageName="prod", patchOperations=[{"op": "replace", "path": path, "value": value}])
+    client.get_export(**at, stageName="prod", exportType="oas30")
     client.get_stages(**at)
     client.import_rest_api(body=json.dumps({"swagger": "2.0", "paths": {"/a": {"trace": {}}}, "info": {"title": "a"}}))
     plan = client.create_usage_plan(
