@@ -1,6 +1,6 @@
 # Sourced. Makes a Debian in a directory, as root, from its mirror.
 
-# debian_root SUITE PACKAGES DIR CACHE: minbase and these packages (comma-separated). CACHE keeps what was downloaded.
+# debian_root SUITE PACKAGES DIR CACHE: minbase and these packages (comma-separated). CACHE keeps the downloads.
 debian_root() {
   mkdir -p "$4/debs/$1"
   debootstrap --variant=minbase --include="$2" --cache-dir="$4/debs/$1" "$1" "$3" >"$4/debootstrap.log" 2>&1 || {

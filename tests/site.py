@@ -27,7 +27,7 @@ HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 
 @dataclass
 class Html(HTMLParser):
-    """A built page: what can be jumped to, what is linked to, and what a browser fetches for it."""
+    """A built page: its anchors, its links, and the files that a browser fetches for it."""
 
     ids: set[str] = field(default_factory=set)
     links: list[str] = field(default_factory=list)
@@ -53,9 +53,9 @@ def html(file: Path) -> Html:
 
 
 def mistakes(site: Path, root: Path = ROOT) -> list[str]:
-    """What is wrong with a built site and the Markdown of its repository, a line each.
+    """The mistakes of a built site and of the Markdown of its repository, a line each.
 
-    A menu that is wrong is so on every page, and is told alone.
+    A mistake in the menu is on every page, and is the only one reported.
     """
     return [*menu_mistakes(root)] or [*site_mistakes(site), *markdown_mistakes(root)]
 

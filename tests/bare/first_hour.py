@@ -44,7 +44,7 @@ def read(terminal: int, until: str | None) -> str:
             continue
         try:
             more = os.read(terminal, 4096)
-        except OSError:  # what Linux says when nobody has the other side open any more
+        except OSError:  # Linux's error when the other side is closed
             more = b""
         if not more:
             assert until is None, f"it ended before {until!r}"

@@ -29,7 +29,7 @@ version() { tag "$1" | sed 's/.*:v\{0,1\}//'; }
 
 have() { docker image inspect "$1" >/dev/null 2>&1; }
 
-fetch() { # wheels for the images' Python, of which this machine's may be another version
+fetch() { # wheels for the images' Python; this machine's may be another version
   "$python" -m pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version 3.13 \
     --implementation cp --platform "manylinux_2_31_$machine" --platform "manylinux_2_28_$machine" \
     --platform "manylinux_2_17_$machine" --platform "manylinux2014_$machine" "$@"

@@ -93,7 +93,7 @@ def contour() -> Patch:
 
 
 def known(given: Manifest, *fields: str) -> Manifest:
-    """The same, if it has these fields and no others."""
+    """Return the manifest; fails if it has other fields than these, or lacks one."""
     assert given.keys() == set(fields), given.keys() ^ set(fields)
     return given
 

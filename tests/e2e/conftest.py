@@ -42,7 +42,7 @@ def shared(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[St
 
 @pytest.fixture(scope="module")
 def text_headers(redis: RedisServer, echo: EchoServer, served_by: Host) -> Iterator[Stack]:
-    """The same with an Envoy that sends headers as text; as bytes it sends them where a key may be in a cookie."""
+    """A stack whose Envoy sends headers as text; as bytes it sends them where a key may be in a cookie."""
 
     def patch(envoy_config: Any) -> None:
         assert ext_authz(envoy_config).pop("encode_raw_headers")

@@ -257,7 +257,7 @@ def test_an_address_of_another_program_is_reported(proxy: EnvoyServer) -> None:
 
 
 class Odd(BaseHTTPRequestHandler):
-    """Answers each path with the same, in pieces of so many bytes, each after a pause."""
+    """Answers each path with one body, in pieces, each after a pause."""
 
     body, pause, piece = b"", 0.0, 1 << 20
 

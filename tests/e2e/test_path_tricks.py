@@ -86,12 +86,12 @@ def servlet(path: str) -> str:
 
 
 def backslash(path: str) -> str:
-    """The same for an upstream that takes a backslash for a slash."""
+    """The path as an upstream reads it that takes a backslash for a slash."""
     return normpath("/" + unquote(path).replace("\\", "/").lstrip("/"))
 
 
 def twice(path: str) -> str:
-    """The same for an upstream that decodes after its proxy did."""
+    """The path as an upstream reads it that decodes after its proxy did."""
     return servlet(unquote(path))
 
 

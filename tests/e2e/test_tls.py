@@ -350,7 +350,7 @@ class Traffic:
                 self.statuses[client.get(f"{self.it.url}/prod/pets").status_code] += 1
 
     def goes_on(self) -> None:
-        """Until all who were asked before have been asked over new connections too."""
+        """Wait for 50 more answers, enough to reach every endpoint over new connections too."""
         enough = self.statuses.total() + 50
         until(lambda: self.statuses.total() > enough, "no traffic", self.it)
 
@@ -383,7 +383,7 @@ def test_everything_is_rotated_under_traffic_and_no_request_fails(
             traffic.goes_on()
 
         rotate(first, first)
-        # Whoever is to be believed must be known before anybody shows what it has signed.
+        # A CA must be trusted before any side shows a certificate that it signed.
         ours.place.put(first.pair(), first, second)
         until(lambda: ours.lets_in(second.pair(), first) == {True}, "the new CA is not known", ours.sidecar)
         client.put(first.pair(), first, second)
@@ -400,7 +400,7 @@ def test_everything_is_rotated_under_traffic_and_no_request_fails(
 def test_an_expired_one_refuses_all_until_there_is_a_new_one(
     redis: RedisServer, echo: EchoServer, served_by: Host, tmp_path: Path
 ) -> None:
-    """It is served, for whoever asks is the one to judge; and the log and a metric say so."""
+    """It is served, because the client judges it; the log and a metric report it."""
     with served(redis, tmp_path, served_by) as ours, ExitStack() as running:
         client, expired = Place(tmp_path / "envoy"), ours.authority.pair(age=2 * DAY)
         client.put(ours.authority.pair(), ours.authority)
@@ -447,7 +447,7 @@ def missing(ours: Served) -> tuple[str, bytes | None]:
 def test_the_old_ones_go_on_where_the_new_are_broken(
     mistake: Any, workers: int, redis: RedisServer, served_by: Host, tmp_path: Path
 ) -> None:
-    """Told once, and again at HUP, which reads what has not changed too. Written in place, as a careless hand does."""
+    """Logged once, and again at HUP, which reads unchanged files too. Written in place, as a careless person does."""
     with served(redis, tmp_path, served_by, workers=workers) as ours:
         caller, before = ours.authority.pair(), (ours.place.path / CERTIFICATE).read_bytes()
         name, content = mistake(ours)
@@ -483,7 +483,7 @@ def test_envoy_keeps_its_files_if_a_new_one_is_broken(
         assert [status(it) for _ in range(20)] == [200] * 20
         assert shown_by(it)[0] == {pair.serial}
         new = ours.authority.pair()
-        # Another bundle: what is just as it was before the mistake is no change to Envoy, and the mistake stays.
+        # Another bundle: Envoy sees no change in a file that equals the one before the mistake, and the mistake stays.
         place.put(new, ours.authority, Authority("other"))
         until(lambda: shown_by(it)[0] == {new.serial}, "Envoy shows the old one", it)
         assert [status(it) for _ in range(20)] == [200] * 20

@@ -323,7 +323,7 @@ apiKeys: [{id: k1, value: a-key-with-an-underscore}]
 
 
 def test_a_key_may_come_in_a_header_with_an_underscore(tmp_path: Path) -> None:
-    """And a client's own x_api_key_id, which a CGI program would take for ours, stays away all the same."""
+    """And a client's own x_api_key_id, which a CGI program would take for ours, is removed nevertheless."""
     config = tmp_path / "plans.yaml"
     config.write_text(UNDERSCORE)
     # A module of this name, where the command is typed, is not the one that the programs mean.

@@ -138,7 +138,7 @@ class Traffic:
 
     @contextmanager
     def of(self, *callers: tuple[str, str, int]) -> Iterator[None]:
-        """In one thread, each caller in its turns; a key that is none of a plan's is one that nobody has."""
+        """In one thread, each caller in its turns; a key of no plan does not exist."""
         over = threading.Event()
         thread = threading.Thread(target=self._call, args=(callers, over), daemon=True)
         thread.start()

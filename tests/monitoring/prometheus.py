@@ -28,7 +28,7 @@ FASTER: Final = 60
 SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION: Final = r"(\d+)(ms|s|m|h|d)"
 # A range, an offset, and an age in seconds: each is a time that passes here sixty times as fast. How long it is until
-# something (`... - time() < 7 * 86400`) stays: nobody waits for that to pass, and a certificate has the dates it has.
+# something (`... - time() < 7 * 86400`) stays: no test waits for it to pass, and the dates of a certificate are fixed.
 WINDOW: Final = re.compile(rf"(?<=\[){DURATION}(?=\])|(?<=\boffset ){DURATION}\b")
 AGE: Final = re.compile(r"(time\(\) - .*> )(\d+)$")
 
@@ -61,13 +61,13 @@ def faster(duration: str) -> str:
 
 
 def faster_expression(expression: str) -> str:
-    """The same of what has happened in a sixtieth of the time."""
+    """The expression for events in a sixtieth of the time."""
     windows = WINDOW.sub(lambda found: faster(found[0]), expression)
     return AGE.sub(lambda found: f"{found[1]}{int(found[2]) / FASTER:g}", windows)
 
 
 def faster_rules(text: str) -> str:
-    """A file of rules in which every `for`, window and age is divided by 60, and no time to come is."""
+    """A file of rules: every `for`, window and age is divided by 60, and times in the future are not."""
     parsed = yaml.safe_load(text)
     for rule in (rule for group in parsed["groups"] for rule in group["rules"]):
         rule["expr"] = faster_expression(rule["expr"])

@@ -222,7 +222,7 @@ class Story:
         return [*(self._own(plan, meter, call.caller, now) if meter else ()), *self._shared(plan)], meter
 
     def _outdated(self) -> Plan:
-        """The numbers of the plan before: a sidecar that has not heard of the change. Which limits there are stays."""
+        """The numbers of the plan before: a sidecar that has not read the change. The set of limits stays."""
         old = self.before or self.plan
         return replace(
             self.plan,
@@ -261,7 +261,7 @@ class Story:
                 await self.owe(ledger, share)
 
     async def ask(self, batch: list[tuple[list[Limit], Meter | None]]) -> None:
-        """Redis and the model answer the same, and hold the same bytes afterwards."""
+        """Redis and the model give equal answers, and hold equal bytes afterwards."""
         tallies = await self.world.admit(batch)
         for (limits, meter), tally in zip(batch, tallies, strict=True):
             assert tally == self.model.admit(limits, meter, self.world.clock(), tally)

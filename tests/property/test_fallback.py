@@ -250,7 +250,7 @@ def test_units_that_could_not_be_flushed_stay_in_the_share_of_the_process(limit:
 
 @given(st.integers(1, 5), st.integers(1, 20))
 def test_a_call_that_a_shadow_quota_would_refuse_is_not_charged_to_it(limit: int, calls: int) -> None:
-    """It is counted as usage all the same."""
+    """It is still counted as usage."""
     local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit), shadow=True)]
     for _ in range(calls):
         local.admit(limits, METER, NOON)
@@ -304,7 +304,7 @@ def test_spent_units_are_kept_with_any_number_of_later_callers() -> None:
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 30), max_size=60))
 def test_the_latest_reports_are_kept(limit: int, callers: list[int]) -> None:
-    """Of who was heard of last Redis's word holds; of who was forgotten the whole quota is shared out."""
+    """For recent callers the last report of Redis counts; for forgotten ones the whole quota is shared out."""
     local = LocalLimiter(reports=4)
     for caller in callers:
         local.observe([Limit(Layer.PLAN_QUOTA, f"l{caller}", _quota(limit))], [limit])

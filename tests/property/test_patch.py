@@ -59,7 +59,7 @@ class RefusedError(Exception):
 
 
 def modelled(document: Document, operations: list[PatchOperation]) -> dict[tuple[str, ...], Any]:
-    """The same, said with a flat dictionary: a member's whole path is its key."""
+    """The model of a patch on a flat dictionary: a member's whole path is its key."""
     flat: dict[tuple[str, ...], Any] = {("name",): "plan"}
     for one in operations:
         _model(flat, one)

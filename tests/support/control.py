@@ -57,7 +57,7 @@ class Control:
         return asyncio.run_coroutine_threadsafe(work(self.context), self.loop).result(DEADLINE_SECONDS)
 
     def as_reader(self) -> Control:
-        """The same, called by the one who may only read."""
+        """The control plane, called with the read-only credential."""
         return replace(self, admin=self.reader)
 
 

@@ -106,7 +106,7 @@ class Calls(GrpcApp):
 
 
 class Faulty(Sidecar):
-    """Fails when it starts, when it has started, when it stops, or in a task that nobody waits for."""
+    """Fails when it starts, when it has started, when it stops, or in a task that is not awaited."""
 
     async def run(self, host: Host, stop: asyncio.Event, hup: asyncio.Event) -> None:
         match os.environ.get(FAULT):

@@ -18,8 +18,8 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Proxy:
     """Hands on one command and its reply at a time. What a test says holds for scripts, or for the one of that digest.
 
-    So many of the next replies are cut half way (`cuts`), after Redis has done what it was asked; an `answer` is given
-    instead of asking Redis; a `delay` in seconds comes before each reply; a reply waits until `open` is set.
+    The next `cuts` replies are cut half way, after Redis has run the command; an `answer` is given
+    in place of Redis's; a `delay` in seconds comes before each reply; a reply waits until `open` is set.
 
     `elsewhere` names commands that another port answers: as if their connection had stayed with an old master.
     """

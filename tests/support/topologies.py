@@ -200,7 +200,7 @@ class Certificates:
 
     @classmethod
     def make(cls, place: Path, days: int = 1) -> Certificates:
-        """For so many days, into this directory."""
+        """Certificates that last `days`, written into this directory."""
         place.mkdir()
         authority, end = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST)), x509.DNSName("localhost")])

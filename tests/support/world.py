@@ -1,6 +1,6 @@
-"""A world to call into: a catalog, a real limiter and a pinned clock, asked as Envoy asks, answered as a client sees.
+"""A world to call into: a catalog, a real limiter and a pinned clock.
 
-Answers have short names: OK, F (Forbidden), TMR (Too Many Requests), LE (Limit Exceeded), MAT (Missing Authentication
+Calls come as Envoy sends them, and answers as a client sees them. They have short names: OK, F (Forbidden), TMR (Too Many Requests), LE (Limit Exceeded), MAT (Missing Authentication
 Token).
 """
 
@@ -103,7 +103,7 @@ def fixture(
 
 @dataclass(frozen=True)
 class Answer:
-    """What Envoy is told, read as HTTP: 200 and the upstream's view of the request, or what the client gets."""
+    """The answer to Envoy, read as HTTP: 200 and the upstream's view of the request, or the client's response."""
 
     status: int
     headers: Mapping[str, str]
@@ -156,7 +156,7 @@ class World:
         self.checker = Checker(lambda: self.catalog, limiter, LocalLimiter(), limiter.clock.now)
 
     def change(self, resources: Resources) -> None:
-        """Take over other resources; what was spent stays spent."""
+        """Take over other resources; spent units stay spent."""
         assert problems(resources) == []
         self.catalog = Catalog.compile(resources, self._account, self._failure_policy)
 

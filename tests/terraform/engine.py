@@ -1,7 +1,7 @@
 """Replays a table of what the provider sends for one resource, and compares what its read function would compare.
 
-A table says what is sent, in the provider's order, and which members of the answer must be what the configuration
-says. Ids stand in braces: `{api}` is what an earlier call kept under that name.
+A table has the requests in the provider's order, and the members of each answer that must equal the configuration.
+Ids stand in braces: `{api}` is the id that an earlier call kept under that name.
 """
 
 from __future__ import annotations

@@ -1017,7 +1017,7 @@ BY_RESOURCE: Final = {table.resource: table for table in TABLES}  # of two forms
 
 @dataclass(frozen=True)
 class DataSource:
-    """What a data source reads, and the member by which it finds its item."""
+    """The request of a data source, and the member that finds its item."""
 
     name: str
     needs: Sequence[str]
