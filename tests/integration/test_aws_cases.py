@@ -57,7 +57,7 @@ UNLIMITED = {"throttle": None}
 class Calls:
     """Calls of one kind, one after another, and the name of each answer: ("GET a1/prod/pets K1", "OK F").
 
-    `-` is no key; what is not a key's id is sent as the value.
+    `-` is no key; any word that is not a key's id is sent as the value.
     """
 
     call: str
@@ -363,7 +363,7 @@ async def test_a_throttled_client_gets_no_header_that_aws_does_not_send(make_wor
 
 
 async def calls(world: World, times: int) -> list[Answer]:
-    """The answers to so many calls of K1, one after another."""
+    """The answers to `times` calls of K1, one after another."""
     return [await world.call("GET", PETS, "K1") for _ in range(times)]
 
 
@@ -478,7 +478,7 @@ async def test_quota(make_world: MakeWorld, resources: Resources, steps: tuple[S
 
 
 async def test_an_admitted_call_counts_even_if_the_upstream_fails(make_world: MakeWorld) -> None:
-    """We are asked before the backend and never again: wording the answer a second time is all that can be repeated."""
+    """The check comes before the upstream, so its failure changes nothing. Encoding the answer twice charges once."""
     world = make_world(TWO_A_DAY)
     request = to_request(check_request("GET", PETS, {"x-api-key": value_of("K1")}))
     assert request
@@ -629,9 +629,9 @@ def own_redis(redis_kind: Kind) -> Iterator[RedisServer]:
 async def test_without_redis_the_policy_allow_admits_known_callers(
     own_redis: RedisServer, account: str, clock: Clock
 ) -> None:
-    """As AWS does, with the failure policy `allow`: known callers pass, the error is told, strangers stay out.
+    """As AWS does, with the failure policy `allow`: known callers pass, the error is reported, strangers stay out.
 
-    But for who was refused a moment before: that is remembered, and Redis is not asked.
+    Remembered refusals would still refuse, so this limiter remembers none.
     """
     errors: list[Exception] = []
     async with running(own_redis, account, clock, failed=errors.append, remembered=0) as limiter:

@@ -33,7 +33,7 @@ def server(redis_kind: Kind) -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def between(server: RedisServer) -> AsyncIterator[Proxy]:
-    """A proxy in front of Redis, by which a test holds a batch under way."""
+    """A proxy in front of Redis, with which a test holds a batch in flight."""
     async with proxy(server) as between:
         yield between
 
@@ -49,7 +49,7 @@ class Asked:
     watch: Callable[..., None] = lambda *_: None
 
     def bucket(self, burst: int = 1000) -> Limit:
-        """So many units, ever: its state counts what was charged."""
+        """A bucket that never refills: its state counts the charges."""
         rule = throttle(0.0, burst)
         assert rule is not None
         return Limit(Layer.ACCOUNT_THROTTLE, redis_key(self.limiter._account, "bucket"), rule)
@@ -142,7 +142,7 @@ async def test_a_batch_is_bounded(asked: Asked, between: Proxy) -> None:
 
 
 async def test_the_queue_is_bounded(asked: Asked, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who finds it full is told so; those in it are answered."""
+    """A caller that finds it full gets Overloaded; those in it are answered."""
     monkeypatch.setattr("authz.limiter.limiter.MAX_WAITING", 2)
     first = await held(between, asked)
     others = [asked.call() for _ in range(3)]
@@ -261,7 +261,7 @@ def _note(ended: list[int], at: int, _call: asyncio.Task[Tally]) -> None:
 
 
 async def test_each_caller_has_its_own_time(asked: Asked, between: Proxy) -> None:
-    """One timer for all: it goes off for the next, whoever came in which order."""
+    """One timer for all: it goes off for the next deadline, in any order of arrival."""
     start = asyncio.get_running_loop().time()
     first = await held(between, asked)
     calls = [asked.call(deadline=start + after) for after in (0.3, 0.1, 0.2)]
@@ -363,7 +363,7 @@ async def test_an_observer_of_failures_that_fails_does_not_end_the_loop(asked: A
 
 
 async def test_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its task fails, which stops the process; and nobody waits for a time-out meanwhile."""
+    """Its task fails, which stops the process; and no caller waits for a timeout meanwhile."""
 
     def take(_queue: Any) -> list[Call]:
         raise RuntimeError("a mistake of ours")
@@ -389,7 +389,7 @@ async def test_a_batch_whose_reply_is_cut_is_charged_once(asked: Asked, between:
 
 
 async def test_a_batch_that_is_late_by_our_clock_is_charged_once_under_a_new_number(asked: Asked) -> None:
-    """The first sending was past its deadline, and told the time."""
+    """The first sending was past its deadline, and its reply has the time."""
     asked.limiter.clock.learn(asked.limiter.clock.now() - 3_600_000_000)
     before = asked.limiter._sequence
     assert (await asked.call()).states == (1,)
@@ -397,7 +397,7 @@ async def test_a_batch_that_is_late_by_our_clock_is_charged_once_under_a_new_num
 
 
 async def test_an_abandoned_batch_is_charged_at_most_once(asked: Asked, between: Proxy) -> None:
-    """Both replies are lost: its callers are told, and Redis has it once."""
+    """Both replies are lost: its callers get an error, and Redis has charged it once."""
     between.cuts = 2
     outcomes = await asyncio.gather(asked.call(), asked.call(), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LimiterUnavailable] * 2

@@ -71,7 +71,7 @@ async def _keys(spy: redis.asyncio.Redis, account: str) -> set[str]:
     return {key.decode() for key in found}
 
 
-async def test_the_same_request_is_charged_once_and_answered_the_same(
+async def test_a_repeated_request_is_charged_once_and_answered_alike(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     limits, meter = _limits(account, clock), _meter(account)

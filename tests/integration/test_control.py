@@ -1,4 +1,4 @@
-"""The control plane's frame: who may call, what is refused how, and that nothing a client sends makes a 500."""
+"""The control plane's frame: who may call, how calls are refused, and that no input of a client makes a 500."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def refused(reply: Reply, status: int, code: str) -> str:
     return message
 
 
-# What is served
+# The served API
 
 
 def test_every_operation_of_aws_is_served_or_says_that_it_is_not() -> None:
@@ -145,7 +145,7 @@ def test_a_session_token_belongs_to_no_key_of_ours(plane: Control) -> None:
 
 
 @pytest.mark.parametrize("authorization", ["Basic YTpi", "AWS4-HMAC-SHA256 nonsense", "AWS4-HMAC-SHA256", "x"])
-def test_what_is_no_signature_is_incomplete(plane: Control, authorization: str) -> None:
+def test_a_malformed_signature_is_incomplete(plane: Control, authorization: str) -> None:
     reply = raw(plane, "GET", "/account", headers={"Authorization": authorization}, sign=False)
     refused(reply, 403, "IncompleteSignatureException")
 
@@ -370,7 +370,7 @@ def furnished(shared_redis: RedisServer) -> Iterator[tuple[Control, dict[str, st
 
 
 @pytest.mark.parametrize("number", range(len(BODIES)))
-def test_no_operation_answers_rubbish_about_what_is_there_with_a_fault_of_its_own(
+def test_no_operation_answers_rubbish_about_existing_objects_with_a_fault_of_its_own(
     furnished: tuple[Control, dict[str, str]], number: int
 ) -> None:
     plane, ids = furnished
@@ -379,7 +379,7 @@ def test_no_operation_answers_rubbish_about_what_is_there_with_a_fault_of_its_ow
     assert plane.run(lambda context: context.store.check()) == []
 
 
-def test_a_slow_client_harms_nobody(plane: Control) -> None:
+def test_a_slow_client_harms_no_other(plane: Control) -> None:
     slow = [socket.create_connection(("127.0.0.1", plane.port)) for _ in range(50)]
     try:
         for number, connection in enumerate(slow):
@@ -560,7 +560,7 @@ def test_the_audit_begins_after_a_version(shared_redis: RedisServer, account: st
         (("--tls-cert", "missing.pem", "--tls-key", "missing.pem"), "missing.pem cannot be served"),
     ],
 )
-def test_the_command_is_told_what_it_cannot_do(
+def test_the_command_refuses_settings_that_cannot_work(
     words: tuple[str, ...], expected: str, shared_redis: RedisServer, account: str
 ) -> None:
     status, told = command(shared_redis, account, "control", *words)
@@ -600,7 +600,7 @@ def test_the_command_follows_its_file(shared_redis: RedisServer, account: str, t
         process.wait(timeout=30)
 
 
-def test_the_command_serves_until_it_is_told_to_stop(shared_redis: RedisServer, account: str) -> None:
+def test_the_command_serves_until_a_signal_stops_it(shared_redis: RedisServer, account: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

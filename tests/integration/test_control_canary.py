@@ -78,7 +78,7 @@ def test_a_canary_leaves_the_stage_its_deployment(client: Client, percent: float
     assert stage_of(read) == stage("dev", first, variables={"testVar": "default"}, canarySettings=shown)
 
 
-def test_an_empty_canary_is_a_canary_to_which_no_call_goes(client: Client) -> None:
+def test_an_empty_canary_is_a_canary_without_calls(client: Client) -> None:
     first = client.deploy(stageName="dev")
     second = client.deploy(stageName="dev", canarySettings={})
     assert stage_of(client.get_stage(restApiId=client.api, stageName="dev")) == stage(

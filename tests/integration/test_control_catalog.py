@@ -1,6 +1,6 @@
 """From AWS's API to an answer: a change through boto3, the store, its follower and the check.
 
-The clock is pinned for the limiter and the control plane's ledger alike; what is in between is real.
+The clock is pinned for the limiter and the control plane's ledger alike; everything in between is real.
 """
 
 from __future__ import annotations

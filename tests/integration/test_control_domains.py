@@ -25,7 +25,7 @@ def client(control: Control) -> Client:
 
 @pytest.fixture
 def targeted(shared_redis: RedisServer, account: str) -> Iterator[Client]:
-    """A control plane that knows to which host DNS records should point."""
+    """A control plane that knows the host for DNS records."""
     with running(shared_redis.url, account, domain_target=TARGET) as control:
         yield Client(control)
 

@@ -285,7 +285,7 @@ def test_a_bad_row(aws: Any) -> None:
 
 
 def test_an_unknown_plan_has_a_warning(aws: Any) -> None:
-    """Its key would be refused for ever, and nobody would know why."""
+    """Its key would be refused for ever, without a reason."""
     rows = ["Name,Key,UsagePlanIds", f"a,{VALUE},nowhere", f"b,{VALUE}b,"]
     warning = "Record 1: There is no usage plan 'nowhere'"
     assert refusal(lambda: imported(aws, *rows, failOnWarnings=True)).endswith(f"\n\t{warning}")
@@ -464,7 +464,7 @@ def test_no_value_reaches_the_store(control: Control, aws: Any) -> None:
     assert "stands-out" not in control.run(everything)
 
 
-def test_the_audit_names_what_is_made(control: Control, aws: Any) -> None:
+def test_the_audit_names_created_objects(control: Control, aws: Any) -> None:
     key, plan = aws.create_api_key()["id"], aws.create_usage_plan(name="p")["id"]
     brought = imported(aws, "name,key", f"a,{VALUE}")["ids"][0]
     told = [line.what for line in control.run(lambda context: context.store.audit(3))]

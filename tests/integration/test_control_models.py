@@ -188,7 +188,7 @@ def test_a_validator_that_a_method_names_stays(client: Client) -> None:
     client.delete_request_validator(restApiId=client.api, requestValidatorId=made)
 
 
-# --- what is never here -------------------------------------------------------------------------------------------
+# --- absent resources ----------------------------------------------------------------------------------------------
 
 
 def test_lists_of_things_that_are_never_here_are_empty(client: Client) -> None:
@@ -276,7 +276,7 @@ def test_an_imported_document_brings_its_models_and_validators(client: Client) -
     assert (method["requestModels"], method["requestValidatorId"]) == ({JSON_TYPE: "Pets"}, validators[0]["id"])
 
 
-def test_a_merge_keeps_what_is_there_and_an_overwrite_does_not(client: Client) -> None:
+def test_a_merge_keeps_existing_models_and_an_overwrite_does_not(client: Client) -> None:
     model(client, "Own")
     kept = validator(client, "all")
     client.put_rest_api(restApiId=client.api, mode="merge", body=json.dumps(DOCUMENT))

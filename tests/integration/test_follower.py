@@ -1,4 +1,4 @@
-"""The data plane follows the store: what is written there holds here, whatever becomes of the stream between them."""
+"""The data plane follows the store: a write there holds here, even if the stream between them fails."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ async def sidecar(shared_redis: RedisServer, account: str) -> AsyncIterator[Side
         yield sidecar
 
 
-# --- what is written holds ----------------------------------------------------------------------------------------
+# --- writes take effect -------------------------------------------------------------------------------------------
 
 
 async def test_an_empty_store_is_a_catalog_too(shared_redis: RedisServer, account: str) -> None:
@@ -261,7 +261,7 @@ async def test_a_stage_follows_its_deployment(sidecar: Sidecar) -> None:
 
 
 async def deploy(sidecar: Sidecar, name: str, *methods: str) -> None:
-    """Let a1:prod serve a deployment in which these methods have an authorization."""
+    """Let a1:prod serve a deployment whose named methods have an authorization."""
     made = StoredDeployment(name, "a1", 2, SNAPSHOT, authorizations=dict.fromkeys(methods, "AWS_IAM"))
     await sidecar.takes_over(
         await sidecar.put(made, StoredStage("a1", "prod", name, created_date=1, last_updated_date=2))
@@ -284,7 +284,7 @@ async def test_methods_without_their_authorization_are_logged_once_a_change(side
     assert list(sidecar.catalog.unauthorized) == []
 
 
-async def test_of_many_methods_without_their_authorization_a_few_are_told(sidecar: Sidecar) -> None:
+async def test_of_many_methods_without_their_authorization_a_few_are_listed(sidecar: Sidecar) -> None:
     await deploy(sidecar, "d2", *(f"GET /r{n}" for n in range(10_000)))
     told = list(sidecar.catalog.unauthorized)
     assert (len(told), told[-1]) == (11, "and 9990 more")
@@ -379,7 +379,7 @@ def named(name: str) -> StoredPlan:
     return replace(stored_plan(), plan=replace(stored_plan().plan, name=name))
 
 
-async def test_what_cannot_be_compiled_delays_nothing_that_comes_after_it(
+async def test_a_change_that_cannot_be_compiled_delays_no_later_change(
     sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "REFUSED_SECONDS", 10 * DEADLINE_SECONDS)
@@ -404,7 +404,7 @@ async def test_an_event_that_cannot_be_read_is_one_that_was_missed(sidecar: Side
 
 
 async def test_a_backlog_is_not_yet_all_that_there_is(sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is not trusted before the last change was told, however many there are."""
+    """Memory is not trusted before the last change was applied, with any number of them."""
     told, heard, changes = [0], [], Store.changes
 
     async def spy(store: Store, after: int, block_ms: int) -> list[Event]:
@@ -426,7 +426,7 @@ async def test_a_backlog_is_not_yet_all_that_there_is(sidecar: Sidecar, monkeypa
     assert set(heard) == {0}
 
 
-async def test_set_counters_are_told_and_all_of_them_if_events_may_be_missing(sidecar: Sidecar) -> None:
+async def test_set_counters_are_reported_and_all_of_them_if_events_may_be_missing(sidecar: Sidecar) -> None:
     sidecar.reset.clear()
 
     async def touch(edit: Edit) -> None:
@@ -467,7 +467,7 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 async def test_half_open_connections_hide_neither_a_key_nor_a_catalog(shared_redis: RedisServer, account: str) -> None:
-    """A sidecar's own patience with its store bounds what was under way when they froze."""
+    """A sidecar's own timeout bounds the calls to the store that were in flight when the connections froze."""
     relay = Relay(urlsplit(shared_redis.url).path)
     listener = await asyncio.start_server(relay.accept, HOST, 0)
     url = f"redis://{HOST}:{listener.sockets[0].getsockname()[1]}/0"
@@ -520,7 +520,7 @@ ROUNDS = 9
 
 
 @pytest.mark.parametrize("goes_its_own_way", [True, False])
-def test_a_stream_that_stays_with_an_old_master_is_asked_ever_more_rarely(
+def test_a_stream_that_stays_with_an_old_master_is_read_ever_more_rarely(
     account: str, monkeypatch: pytest.MonkeyPatch, goes_its_own_way: bool
 ) -> None:
     """A name that stands for two servers, such as a virtual IP: the store is not read again without a pause."""
@@ -531,7 +531,7 @@ def test_a_stream_that_stays_with_an_old_master_is_asked_ever_more_rarely(
         between, rests = asyncio.run(_follow_for_rounds(account, old, new))
     assert rests.seconds == [min(0.1 * 2**number, 2.0) for number in range(ROUNDS)]
     assert between.commands["XREAD"] == ROUNDS
-    assert between.commands["EVALSHA"] <= 6 * (ROUNDS + 1)  # the head, the snapshot, and what is told of them
+    assert between.commands["EVALSHA"] <= 6 * (ROUNDS + 1)  # the head, the snapshot, and the scripts of the reports
     assert sum("XREAD" in carried for carried in between.carried) == ROUNDS, "each on a connection of its own"
     told = Counter(line["event"] for line in lines)
     assert told["store read anew"] == 2  # with a reason each: at the start, and then
@@ -634,7 +634,7 @@ async def test_the_files_resources_are_served_beside_the_stores(
         await eventually(gone)
 
 
-async def test_where_both_have_an_id_the_file_wins_and_it_is_told(
+async def test_where_both_have_an_id_the_file_wins_with_a_report(
     shared_redis: RedisServer, account: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "plans.yaml"
@@ -672,7 +672,7 @@ def test_a_sidecar_serves_the_store_without_a_file_and_outlives_redis(own_redis:
 
 
 class HangsUp:
-    """In the place of a Redis that is away: hangs up on whoever connects, and counts them."""
+    """In the place of a Redis that is away: closes each connection at once, and counts them."""
 
     def __init__(self, port: int) -> None:
         self.met = 0
@@ -715,7 +715,7 @@ def _what_is_said(log: str) -> Iterator[tuple[str, str | None]]:
         yield told["event"], told.get("reason")
 
 
-def test_what_was_set_is_not_refused_by_what_redis_said_before(own_redis: RedisServer) -> None:
+def test_set_units_are_not_refused_by_an_earlier_report_of_redis(own_redis: RedisServer) -> None:
     """UpdateUsage, and then Redis goes away: the stand-in shares out no remainder of before."""
     quota = QuotaSettings(2, "MONTH")
     plan = replace(stored_plan(), plan=replace(stored_plan().plan, quota=quota, failure_policy=FailurePolicy.LOCAL))
@@ -728,7 +728,7 @@ def test_what_was_set_is_not_refused_by_what_redis_said_before(own_redis: RedisS
 
 
 async def _set_remaining(url: str, quota: QuotaSettings, remaining: int) -> None:
-    """And wait until it is told."""
+    """Set the remaining units, and wait until the change is live."""
     ledger, store = UsageLedger(url), Store(url)
     version = (await ledger.set_remaining("p1", "k1", quota, remaining, who="test", what="set")).version
 

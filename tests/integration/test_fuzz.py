@@ -80,7 +80,7 @@ def test_an_odd_path_is_no_fault(control: Control, path: str) -> None:
         assert_no_fault(raw(control, verb, path, b""), f"{verb} {path}")
 
 
-def test_a_verb_of_nobody_is_no_fault(control: Control) -> None:
+def test_an_unknown_verb_is_no_fault(control: Control) -> None:
     for verb in ("BREW", "TRACE", "PROPFIND", "OPTIONS"):
         assert_no_fault(raw(control, verb, "/apikeys", b""), verb)
 

@@ -1,4 +1,4 @@
-"""The gRPC port under calls that no Envoy makes: each is answered at once, counted, and harms nobody else."""
+"""The gRPC port under calls that no Envoy makes: each is answered at once, counted, and harms no other call."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_a_body_that_is_not_one_message_is_answered(content: bytes, server: Auth
 
 @pytest.mark.parametrize(("path", "status"), [(CHECK, OK), (HEALTH, INTERNAL)], ids=short)
 def test_bytes_that_are_no_protobuf_are_counted_and_no_fault(path: bytes, status: int, server: AuthzServer) -> None:
-    """A check is answered all the same: with a 503."""
+    """A check is still answered, with 503."""
     before = bad_calls(server, "undecodable")
     with connected(server.grpc) as connection:
         connection.send(start(1, call_headers(path)), body(1, framed(b"\xff\xff"), "END_STREAM"))
@@ -243,7 +243,7 @@ def test_a_message_above_the_bound_is_refused_counted_and_logged(server: AuthzSe
 
 
 def test_a_server_that_ends_by_itself_ends_the_process(config: Path, redis: RedisServer) -> None:
-    """grpcio alone ends itself at a path that is not UTF-8; whoever started the process sees a failure."""
+    """grpcio alone ends itself at a path that is not UTF-8; the process ends with a failure."""
     flags = ("--redis-url", redis.url, "--drain-seconds", "0")
     with authz_serve(config, *flags, host="grpcio", module="tests.support.faulty_grpcio") as server:
         called(server.grpc, call_headers(NOT_UTF_8))
@@ -283,7 +283,7 @@ async def somebody(answer: bytes | None) -> AsyncIterator[Port]:
         yield Port(Settings(grpc_listen=f"{HOST}:{port}"))
 
 
-async def test_a_port_that_nobody_listens_at_is_found_dead() -> None:
+async def test_a_port_without_a_listener_is_found_dead() -> None:
     port = Port(Settings(grpc_listen=f"{HOST}:{free_port()}"))
     for _ in range(SILENT_LOOKS):
         assert port.problem is None
@@ -311,7 +311,7 @@ async def test_a_port_that_refuses_our_call_under_load_is_alive() -> None:
             assert port.problem is None
 
 
-async def test_an_answer_makes_good_what_was_missed() -> None:
+async def test_an_answer_makes_up_for_missed_ones() -> None:
     async with somebody(b"\0\0\0\1\4\0\0\0\1") as port:
         for _ in range(SILENT_LOOKS):
             port._missed("nothing")

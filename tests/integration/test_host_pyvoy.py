@@ -136,7 +136,7 @@ def test_a_message_beyond_the_limit_is_refused(channel: grpc.Channel) -> None:
 
 
 def test_of_a_message_that_is_much_too_large_not_all_is_awaited(channel: grpc.Channel, server: AuthzServer) -> None:
-    """More than the process takes in: it is told while it still sends."""
+    """More than the process takes in: the refusal comes while the client still sends."""
     assert refusal(channel, ECHO, b"m" * (64 << 20))[0] is Code.RESOURCE_EXHAUSTED
     assert call(channel, ECHO) == b"hello"
 
@@ -206,7 +206,7 @@ def test_another_method_than_post_is_refused(server: AuthzServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/a%ff", "/%", "/%00"])
-def test_a_path_that_is_no_text_harms_nobody_else(path: str, server: AuthzServer, channel: grpc.Channel) -> None:
+def test_a_path_that_is_no_text_harms_no_other_call(path: str, server: AuthzServer, channel: grpc.Channel) -> None:
     """Pyvoy never shows it to us, nor answers; Envoy ends it when it has been idle for long."""
     curl(server.grpc, path, USUAL, "--max-time", "1")
     assert call(channel, ECHO) == b"hello"
@@ -231,7 +231,7 @@ def test_http_1_is_not_spoken(server: AuthzServer) -> None:
         ("/t/SayNothing", b"", Code.INTERNAL),
     ],
 )
-def test_no_fault_is_ever_told_as_success(
+def test_no_fault_is_ever_reported_as_success(
     path: str, message: bytes, code: grpc.StatusCode, channel: grpc.Channel
 ) -> None:
     """Status 0 without a message would come of the first five, and the last is consent to Envoy; and we live on."""
@@ -294,7 +294,7 @@ def test_a_call_that_stood_in_line_has_less_time_left(server: AuthzServer, tmp_p
 # --- health -------------------------------------------------------------------------------------------------------
 
 
-def test_a_watcher_is_told_now_and_when_it_changes(config: Path, redis: RedisServer) -> None:
+def test_a_watcher_gets_the_health_now_and_at_each_change(config: Path, redis: RedisServer) -> None:
     response = health_pb2.HealthCheckResponse
     with serving(config, redis, "--drain-seconds", "5") as server, grpc.insecure_channel(server.grpc) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -537,7 +537,7 @@ def test_it_offers_http_2_alone(config: Path, redis: RedisServer, tmp_path: Path
 
 
 @pytest.mark.parametrize("broken", ["certificate", "key", "ca"])
-def test_certificates_that_cannot_be_used_are_told_in_one_line(broken: str, config: Path, tmp_path: Path) -> None:
+def test_unusable_certificates_are_reported_in_one_line(broken: str, config: Path, tmp_path: Path) -> None:
     ours = Authority(tmp_path, "ours")
     certificate, key = ours.pair("server")
     {"certificate": certificate, "key": key, "ca": ours.file}[broken].write_text("no PEM")

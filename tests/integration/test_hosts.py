@@ -1,4 +1,4 @@
-"""Which host can run here, and what is said where one cannot."""
+"""Which gRPC server can run here, and the message if one cannot."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ YEARS_AWAY = 2**52
 
 @pytest.fixture
 async def spy(shared_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    """A second connection, to look at what was written."""
+    """A second connection, to read the stored values."""
     client = redis.asyncio.Redis.from_url(shared_redis.url)
     yield client
     await client.aclose()
@@ -109,7 +109,7 @@ async def _usage(spy: redis.asyncio.Redis, meter: Meter) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("rate", [0.3, 3.0, 7.0, 3000.0, 9999.0, 700_000.0])
-async def test_a_token_comes_back_in_the_microsecond_in_which_it_is_whole(
+async def test_a_token_comes_back_in_the_very_microsecond_that_completes_it(
     limiter: RedisLimiter, account: str, clock: Clock, rate: float
 ) -> None:
     """No rounding in anybody's favour: not a microsecond earlier, and not one later, again and again."""
@@ -125,7 +125,7 @@ async def test_a_token_comes_back_in_the_microsecond_in_which_it_is_whole(
 async def test_a_debt_near_the_largest_exact_integer_loses_no_digit(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
-    """16 digits of a debt and of a time in µs, written, read and told."""
+    """16 digits of a debt and of a time in µs, written, read and reported."""
     limit = _bucket(account, 1e-6, 3100)
     rule = limit.rule
     assert isinstance(rule, Throttle)
@@ -202,7 +202,7 @@ async def test_a_limit_removed_and_added_again_gives_nothing_away(
 async def test_a_step_back_of_the_clock_refills_nothing_and_refilling_goes_on_from_there(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
-    """Refused calls take the step too: nobody waits until the clock has caught up."""
+    """Refused calls take the step too: no caller waits until the clock has caught up."""
     limit = _bucket(account, 1.0, 2)
     await _empty(limiter, limit)
     clock.advance(-3600)
@@ -223,7 +223,7 @@ async def test_the_clock_is_learnt_from_a_reply(live: RedisLimiter, spy: redis.a
 async def test_a_period_that_does_not_contain_now_is_stale_and_takes_nothing(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
-    """Its neighbours in the batch are decided as usual, and it is told the time."""
+    """Its neighbours in the batch are decided as usual, and its reply has the time."""
     meter, bucket = _meter(account), _bucket(account, 0.0, 2)
     yesterday, today = (_quota(meter, 5, clock.now - ago) for ago in (DAY_US, 0))
     before, stale, after = await asyncio.gather(

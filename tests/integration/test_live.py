@@ -38,7 +38,7 @@ def write(path: Path, name: str, extra: str = "") -> None:
 
 
 class Watched:
-    """A live catalog of plan names, with what it told along the way."""
+    """A live catalog of plan names, with its outcomes along the way."""
 
     def __init__(self, path: Path) -> None:
         self.outcomes: Counter[Outcome] = Counter()
@@ -137,8 +137,8 @@ async def test_a_linked_file_is_followed_into_its_own_directory(path: Path, tmp_
         await watched.serves("two")
 
 
-async def test_a_watcher_that_fails_again_and_again_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And meanwhile the file is looked at all the same; a minute is longer than any test."""
+async def test_a_watcher_that_fails_again_and_again_is_logged_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And meanwhile the file is still read; a minute is longer than any test."""
     tries, works = [], live._changes
 
     async def fails(ground: live._Ground) -> AsyncIterator[object]:
@@ -269,7 +269,7 @@ async def test_reloads_that_overlap_share_one_more_reading(path: Path) -> None:
     assert watched.outcomes.total() <= 2
 
 
-async def test_a_reload_answers_for_what_was_written_before_it(path: Path) -> None:
+async def test_a_reload_covers_every_earlier_write(path: Path) -> None:
     """A caller that comes while an older state is being read waits for the newer one."""
     watched = Watched(path)
     first = asyncio.create_task(watched.live.reload())

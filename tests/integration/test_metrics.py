@@ -108,7 +108,7 @@ async def test_ten_thousand_keys_make_no_more_series_than_a_hundred(tmp_path: Pa
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_mistake_in_the_file_is_told_until_it_is_mended(tmp_path: Path, redis: RedisServer, workers: int) -> None:
+def test_a_mistake_in_the_file_is_reported_until_it_is_mended(tmp_path: Path, redis: RedisServer, workers: int) -> None:
     def problem() -> float:
         return exposed(server.http)["authz_catalog_problem[]"]
 
@@ -121,8 +121,8 @@ def test_a_mistake_in_the_file_is_told_until_it_is_mended(tmp_path: Path, redis:
         until(lambda: problem() == 0, "it is told although it was mended", server)
 
 
-def test_a_file_that_does_not_change_is_looked_at_all_the_same(tmp_path: Path, redis: RedisServer) -> None:
-    """Else nobody could tell a quiet file from a watcher that has stopped."""
+def test_a_file_that_does_not_change_is_still_read(tmp_path: Path, redis: RedisServer) -> None:
+    """Otherwise a quiet file would look like a watcher that has stopped."""
     name = "authz_catalog_checked_timestamp_seconds[]"
     with serving(tmp_path, document(), redis) as server:
         first = exposed(server.http)[name]
@@ -154,7 +154,7 @@ def requests(http: str) -> dict[tuple[str, str], float]:
 
 
 def test_answers_are_counted_whatever_they_are(control: tuple[ControlServer, str]) -> None:
-    """Of an unknown path the name is empty: who asks for what is not there must not make series."""
+    """An unknown path has an empty name: calls of unknown paths must not make series."""
     server, http = control
     assert server.get("/usageplans").status_code == 200
     assert server.get("/usageplans/nothing").status_code == 404
@@ -200,7 +200,7 @@ def test_metrics_hold_no_secret_and_no_caller(control: tuple[ControlServer, str]
 
 
 def test_an_address_that_is_taken_stops_the_control_plane(control: tuple[ControlServer, str], tmp_path: Path) -> None:
-    """It is told, and nothing runs half."""
+    """It reports the address, and nothing runs half."""
     _, http = control
     address, listen = http.removeprefix("http://"), f"{HOST}:{free_port()}"
     run = authz("control", "--no-auth", "--listen", listen, "--http-listen", address)

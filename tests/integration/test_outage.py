@@ -99,7 +99,7 @@ def asks(key: str | None, path: str = "/prod/pets") -> pb.CheckRequest:
 
 @dataclass
 class Running:
-    """A sidecar of this process, asked by gRPC, and the Redis where it counts."""
+    """A sidecar of this process, called over gRPC, and the Redis that counts for it."""
 
     sidecar: Sidecar
     stub: ext_authz_pb2_grpc.AuthorizationStub
@@ -263,7 +263,7 @@ def wrong_password(server: RedisServer, _: Proxy) -> Iterator[None]:
 
 @contextmanager
 def loading(server: RedisServer, _: Proxy) -> Iterator[None]:
-    """It restarts with data that takes a minute to load, then is told to hurry up."""
+    """It restarts with data that takes a minute to load, then loads at full speed."""
     with admin(server) as client:
         client.mset({f"filler:{number}": "x" * 2048 for number in range(6000)})
         client.bgrewriteaof()
@@ -331,7 +331,7 @@ async def answers_by_policy(run: Running) -> None:
     assert deny.headers["retry-after"] == "1"
 
 
-async def test_what_was_given_up_is_not_charged_when_a_paused_redis_wakes(server: RedisServer, tmp_path: Path) -> None:
+async def test_abandoned_calls_are_not_charged_when_a_paused_redis_wakes(server: RedisServer, tmp_path: Path) -> None:
     """The batches lie in its socket buffer, but their deadline has passed."""
     async with running(tmp_path, server, redis_timeout_ms=BUDGET_MS) as run:
         assert await run.calls("deny", 1) == [200]
@@ -342,7 +342,7 @@ async def test_what_was_given_up_is_not_charged_when_a_paused_redis_wakes(server
 
 
 async def test_a_crowd_that_waits_for_a_paused_redis_is_answered(server: RedisServer, tmp_path: Path) -> None:
-    """Nobody is left behind when the circuit opens, and nobody waits for his own turn to fail."""
+    """Every caller is answered when the circuit opens, and none waits for its own call to fail."""
     async with running(tmp_path, server, redis_timeout_ms=BUDGET_MS, max_in_flight=300) as run:
         with paused(server, Proxy(0)):
             answers = await asyncio.gather(*(run.call("deny") for _ in range(300)))
@@ -386,7 +386,7 @@ async def starts_degraded(path: Path, server: RedisServer, come_back: Callable[[
 async def test_what_overload_sheds_gets_503_whatever_the_policy(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis is well, and nobody may wait for it."""
+    """Redis is well, and no caller may wait for it."""
     async with running(tmp_path, server) as run:
         monkeypatch.setattr("authz.limiter.limiter.MAX_WAITING", 0)
         for key in ("local", "allow", "deny"):
@@ -468,7 +468,7 @@ async def test_callers_that_still_wait_when_the_circuit_opens_ask_no_more(server
         assert between.batches == 1
 
 
-async def test_circuit_and_fallback_are_told_by_metrics(server: RedisServer, between: Proxy, tmp_path: Path) -> None:
+async def test_metrics_show_circuit_and_fallback(server: RedisServer, between: Proxy, tmp_path: Path) -> None:
     async with running(tmp_path, server, between.url) as run:
         between.answer = LOADING
         for _ in range(3):
@@ -483,7 +483,7 @@ async def test_circuit_and_fallback_are_told_by_metrics(server: RedisServer, bet
         assert run.metric("authz_fallback_unsettled_requests") == 0
 
 
-async def test_what_was_kept_and_what_came_since_is_counted_before_callers_return(
+async def test_kept_and_later_calls_are_counted_before_callers_return(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
     """The first flush fails while Redis answers all else, and calls go on without it."""
@@ -503,7 +503,7 @@ async def test_what_was_kept_and_what_came_since_is_counted_before_callers_retur
 
 
 def bucket(limiter: RedisLimiter) -> Limit:
-    """Five units, ever: what is charged can be counted."""
+    """Five units, never refilled, so that charges can be counted."""
     rule = throttle(0.0, 5)
     assert rule is not None
     return Limit(Layer.ACCOUNT_THROTTLE, redis_key(limiter._account, "bucket"), rule)
@@ -629,7 +629,7 @@ async def test_a_quota_that_redis_reported_as_spent_stays_spent(
         assert await run.calls("fresh", 2) == [429, 429]
 
 
-async def test_what_was_admitted_locally_counts_once_redis_is_back(
+async def test_locally_admitted_calls_count_once_redis_is_back(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
     """Two by Redis, three without it: five of six are used, in quota and usage alike."""
@@ -662,7 +662,7 @@ async def test_a_flush_whose_reply_is_cut_is_sent_again_and_counted_once(
 
 
 async def test_what_a_single_failure_admits_is_counted_too(server: RedisServer, between: Proxy, tmp_path: Path) -> None:
-    """The circuit never opens, and nobody comes to close it."""
+    """The circuit never opens, and so never closes."""
     async with running(tmp_path, server, between.url) as run:
         between.answer = OOM
         assert await run.calls("fresh", 1) == [200]
@@ -682,7 +682,7 @@ async def test_a_stopping_sidecar_settles_what_it_owes(server: RedisServer, betw
 async def test_a_ledger_that_is_not_ours_does_not_keep_the_circuit_open(
     server: RedisServer, between: Proxy, tmp_path: Path
 ) -> None:
-    """Its own calls fail by it, and nobody else's."""
+    """Its own calls fail by it, and no others."""
     async with running(tmp_path, server, between.url) as run:
         between.answer = LOADING
         assert await run.calls("fresh", 3) == [200] * 3

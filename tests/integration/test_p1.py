@@ -54,7 +54,7 @@ def _start(url: str, account: str, kind: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("kind", ["quota", "never refilled", "hardly refilled"])
 def test_four_processes_admit_exactly_the_ceiling(shared_redis: RedisServer, account: str, kind: str) -> None:
-    """Each asks 500 times at once, of the same key; nobody gets a unit too many, and none is kept back."""
+    """Each asks 500 times at once, of the same key; no process gets a unit too many, and no unit is kept back."""
     racers = [_start(shared_redis.url, account, kind) for _ in range(PROCESSES)]
     for racer in racers:
         assert racer.stdout

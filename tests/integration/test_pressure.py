@@ -1,4 +1,4 @@
-"""Under pressure: what comes in excess is bounded and shed in words, and whoever is admitted is counted rightly."""
+"""Under pressure: the excess is bounded and refused with an answer, and admitted calls are counted rightly."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def serving(config: Path, url: str, host: Host, *flags: str) -> Iterator[AuthzSe
 
 @asynccontextmanager
 async def serving_behind(config: Path, url: str, host: Host, *flags: str) -> AsyncIterator[AuthzServer]:
-    """The same, where the Redis is a proxy of this event loop, which has to go on meanwhile."""
+    """A sidecar whose Redis is a proxy of this event loop, which has to go on meanwhile."""
     own = ("--redis-url", url, "--account-id", uuid4().hex, "--drain-seconds", "0")
     with authz_serve(config, *own, *flags, host=host, wait=False) as server:
         await asyncio.to_thread(server.wait_until_ready)
@@ -113,7 +113,7 @@ def asks(key: str) -> pb.CheckRequest:
 
 
 def read(response: pb.CheckResponse) -> tuple[int, str, str]:
-    """The status that a client gets, how Envoy is told, and Retry-After."""
+    """The status that a client gets, the field of the answer to Envoy, and Retry-After."""
     kind = response.WhichOneof("http_response") or "nothing"
     if kind == "ok_response":
         return 200, kind, ""
@@ -124,7 +124,7 @@ def read(response: pb.CheckResponse) -> tuple[int, str, str]:
 
 
 def statuses(answers: Counter[tuple[int, str, str]]) -> dict[int, int]:
-    """How many got which; what a refused one is told of waiting differs."""
+    """How many got which status; the reported waits differ."""
     found: Counter[int] = Counter()
     for (status, _, _), count in answers.items():
         found[status] += count
@@ -160,7 +160,7 @@ class Client:
 
 @asynccontextmanager
 async def client(server: AuthzServer, channels: int = 1) -> AsyncIterator[Client]:
-    """Checks go over so many connections in turn; health has one of its own, as with Envoy."""
+    """Checks go over `channels` connections in turn; health has one of its own, as with Envoy."""
     opened = [
         grpc.aio.insecure_channel(server.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
         for _ in range(channels + 1)
@@ -212,7 +212,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_what_is_too_much_is_shed_in_words_whatever_the_failure_policy(
+async def test_the_excess_is_refused_with_an_answer_under_any_failure_policy(
     config: Path, redis: RedisServer, host: Host
 ) -> None:
     """While ten calls wait for Redis the next ones hear 503 at once; health is well, and the ten are answered."""
@@ -243,7 +243,7 @@ async def test_what_is_too_much_is_shed_in_words_whatever_the_failure_policy(
     ("seconds_left", "is_late"), [(-1.0, True), (0.0, True), (0.001, True), (0.1, False), (None, False)]
 )
 async def test_a_late_call_is_refused_before_any_work_is_spent_on_it(seconds_left: float | None, is_late: bool) -> None:
-    """With nothing left but the way back, nobody is asked and nothing charged."""
+    """With only the time for the way back left, the checker is not called and nothing is charged."""
     asked: list[float | None] = []
 
     class Asked:
@@ -291,7 +291,7 @@ async def test_a_crowd_is_answered_or_refused_and_health_does_not_flap(
 
 
 @pytest.mark.parametrize("milliseconds", [5, 20, 100])
-async def test_a_slow_redis_decides_all_the_same(config: Path, redis: RedisServer, milliseconds: int) -> None:
+async def test_a_slow_redis_still_decides(config: Path, redis: RedisServer, milliseconds: int) -> None:
     """Two hundred wait at once; exactly the limit is admitted, on one connection, and nothing is left behind."""
     flags = (*PATIENT, "--max-in-flight", "500")
     async with (
@@ -305,14 +305,14 @@ async def test_a_slow_redis_decides_all_the_same(config: Path, redis: RedisServe
         between.commands.clear()
         answers = await envoy.calls("deny", 2 * LIMIT)
         assert statuses(answers) == {200: LIMIT, 429: LIMIT}
-        assert between.commands.total() < LIMIT  # they shared batches, and nobody connected anew
+        assert between.commands.total() < LIMIT  # they shared batches, and no connection was opened
         assert descriptors(server) == held
 
 
 async def test_a_redis_slower_than_the_budget_is_left_alone_and_policy_answers(
     config: Path, redis: RedisServer
 ) -> None:
-    """Once the circuit is open nobody waits for Redis any more, and the stand-in admits this process's share."""
+    """Once the circuit is open no caller waits for Redis any more, and the stand-in admits this process's share."""
     flags = ("--redis-timeout-ms", "50", "--replicas", "2")
     async with (
         proxy(redis) as between,
@@ -348,8 +348,8 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.usefixtures("many_files")
-async def test_ten_thousand_idle_connections_keep_nobody_out(config: Path, redis: RedisServer, host: Host) -> None:
-    """They cost memory, of which there is a bound for each, and they are let go when they end."""
+async def test_ten_thousand_idle_connections_keep_no_client_out(config: Path, redis: RedisServer, host: Host) -> None:
+    """Each costs bounded memory, which is freed when the connection ends."""
     with serving(config, redis.url, host, *PATIENT) as server:
         async with client(server) as envoy:
             assert (await envoy.call("deny"))[0] == 200
@@ -366,7 +366,7 @@ async def test_ten_thousand_idle_connections_keep_nobody_out(config: Path, redis
 
 
 def _idle(address: str) -> socket.socket:
-    """A connection of HTTP/2 on which nothing is asked."""
+    """An HTTP/2 connection without requests."""
     host, _, port = address.rpartition(":")
     opened = socket.create_connection((host, int(port)), DEADLINE_SECONDS)
     opened.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
@@ -377,7 +377,7 @@ def _idle(address: str) -> socket.socket:
 async def test_a_thousand_calls_on_one_connection_are_all_answered(
     config: Path, redis: RedisServer, host: Host
 ) -> None:
-    """A client that keeps to the limit of streams waits with what is more."""
+    """A client that keeps to the limit of streams holds back the excess."""
     with serving(config, redis.url, host, *PATIENT, "--max-in-flight", "2000") as server:
         async with client(server) as envoy:
             answers = await envoy.calls("deny", STREAMS)
@@ -436,7 +436,7 @@ async def test_an_oversized_message_is_refused_and_its_connection_goes_on(
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_bodies_that_never_end_keep_nobody_out(config: Path, redis: RedisServer, host: Host) -> None:
+async def test_bodies_that_never_end_keep_no_client_out(config: Path, redis: RedisServer, host: Host) -> None:
     """A thousand calls announce a message and send a part of it; they are gone when their connections are."""
     with serving(config, redis.url, host, *PATIENT) as server:
         async with client(server) as envoy:
@@ -455,7 +455,7 @@ async def test_bodies_that_never_end_keep_nobody_out(config: Path, redis: RedisS
 
 
 def _unfinished(address: str, calls: int, timeout: str = "30S") -> socket.socket:
-    """A connection with so many calls, each of a message that announces more than it sends."""
+    """A connection with unfinished `calls`: each announces more than it sends."""
     opened = _idle(address)
     first, later = header_blocks(CHECK, address, timeout)
     part = framed(asks("deny").SerializeToString())[:-1]

@@ -30,7 +30,7 @@ HOUR = 3600 * SECOND
 
 @pytest.fixture(scope="module")
 def server(redis_kind: Kind) -> Iterator[RedisServer]:
-    """One that a proxy can stand in front of, and whose commands nobody else counts."""
+    """One that a proxy can stand in front of, and that no other test uses."""
     with redis_server(redis_kind) as server:
         yield server
 
@@ -49,7 +49,7 @@ async def between(server: RedisServer) -> AsyncIterator[Proxy]:
 
 
 class Asking:
-    """A limiter under a pinned clock that tells whether it asked Redis."""
+    """A limiter under a pinned clock, and whether it called Redis."""
 
     def __init__(self, limiter: RedisLimiter, account: str, clock: Clock) -> None:
         self.limiter, self.account, self.clock = limiter, account, clock
@@ -76,7 +76,7 @@ class Asking:
         raise AssertionError("never refused")
 
     async def asks(self, limits: Sequence[Limit], meter: Meter | None = None) -> tuple[bool, Tally]:
-        """Whether Redis was asked, and what was told."""
+        """Whether Redis was called, and the tally."""
         sequence = self.limiter._sequence
         tally = await self.limiter.admit(limits, meter)
         return self.limiter._sequence > sequence, tally
@@ -98,7 +98,7 @@ async def asking(url: str, clock: Clock, redis_clock: RedisClock | None = None) 
     account = uuid4().hex
     limiter = RedisLimiter(url, account=account, budget=10.0, clock=redis_clock or RedisClock(clock))
     running = asyncio.create_task(limiter.run())
-    assert await limiter.probe()  # what is told over a connection that was made for it is not remembered
+    assert await limiter.probe()  # a refusal over a new connection is not remembered
     yield Asking(limiter, account, clock)
     running.cancel()
     with suppress(asyncio.CancelledError):
@@ -128,7 +128,7 @@ def _commands(server: RedisServer) -> int:
 
 @pytest.mark.parametrize("at_once", [1, 50, 2000])
 async def test_a_flood_of_refused_calls_costs_redis_nothing(ask: Asking, server: RedisServer, at_once: int) -> None:
-    """One by one, some at a time, or all at once: who waited behind the first batch is answered by what it told."""
+    """One by one, some at a time, or all at once: callers behind the first batch are answered by its result."""
     limits, meter = (ask.plan(1000.0, 1000), ask.quota()), ask.meter()
     await ask.full(limits, meter)
     ask.clock.advance(2)
@@ -142,7 +142,7 @@ async def test_a_flood_of_refused_calls_costs_redis_nothing(ask: Asking, server:
 
 @pytest.mark.parametrize("waits", [False, True])
 async def test_an_admitted_caller_is_not_refused_from_memory(ask: Asking, waits: bool) -> None:
-    """Neither another caller nor, once its time has come, the same."""
+    """Neither another caller nor, once its time has come, this one."""
     limits, meter = (ask.plan(10.0, 1),), ask.meter()
     await ask.full(limits, meter)
     other = (ask.quota(5, "k2"),)
@@ -192,7 +192,7 @@ async def test_with_a_key_only_refusals_by_the_plans_throttle_and_quota_are_reme
     assert not await ask.remembers(limits, meter)
 
 
-# --- each way in which it could be false --------------------------------------------------------------------------
+# --- each way for it to become false ------------------------------------------------------------------------------
 
 
 async def test_a_raised_limit_is_sent_to_redis(ask: Asking) -> None:
@@ -215,7 +215,7 @@ async def test_changed_usage_drops_remembered_refusals_at_once(ask: Asking, spy:
 
 
 async def test_a_refusal_requested_before_a_change_is_not_remembered(behind: Asking, between: Proxy) -> None:
-    """It was under way when the change was heard of."""
+    """It was in flight when the change arrived."""
     limits, meter = (behind.quota(),), behind.meter()
     await behind.limiter.admit(limits, meter)
     between.open.clear()
@@ -235,7 +235,7 @@ async def test_a_refusal_requested_before_a_change_is_not_remembered(behind: Ask
 async def test_a_flush_that_no_reply_shows_is_missed_for_at_most_a_second(
     ask: Asking, spy: redis.asyncio.Redis, wait: str
 ) -> None:
-    """All is refused from memory, so nobody asks; counted from when the refusal was asked for."""
+    """All calls are refused from memory; the second counts from the sending of the refused call."""
     rules = {
         "a quota of a day": ask.quota(),
         "a burst that never comes back": ask.plan(0.0, 1),
@@ -293,7 +293,7 @@ async def test_an_open_circuit_drops_remembered_refusals(ask: Asking) -> None:
 async def test_a_clock_step_that_a_reply_shows_drops_remembered_refusals(
     server: RedisServer, between: Proxy, clock: Clock, step: int
 ) -> None:
-    """Whoever's reply it is. The time that the first one told is Redis's own."""
+    """For a reply to any caller. The first one has Redis's own time."""
     async with asking(between.url, clock, RedisClock()) as ask:
         clock.now = (await ask.limiter.peek((), ask.meter())).now
         mine, others = (ask.plan(0.0, 1),), (ask.plan(0.0, 1),)

@@ -36,7 +36,7 @@ def users() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def redis(redis_kind: Kind) -> Iterator[RedisServer]:
-    """One that has these users, and forgets what it is told to."""
+    """A server with these users, on which tests may delete everything."""
     with redis_server(redis_kind) as server:
         with redis_py.Redis.from_url(server.url) as admin:
             for name, rules in users().items():
@@ -46,7 +46,7 @@ def redis(redis_kind: Kind) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[RedisServer]:
-    """For what is the same on any kind."""
+    """For tests that need one kind of server only."""
     with redis_server() as server:
         yield server
 

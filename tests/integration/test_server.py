@@ -163,7 +163,7 @@ def test_it_starts_without_redis_and_says_so(config: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--grpc-listen", "--http-listen"])
-def test_an_address_in_use_is_told_in_one_line(option: str, config: Path) -> None:
+def test_an_address_in_use_is_reported_in_one_line(option: str, config: Path) -> None:
     with socket.create_server((HOST, 0)) as taken:
         address = f"{HOST}:{taken.getsockname()[1]}"
         others = {"--grpc-listen": f"{HOST}:{free_port()}", "--http-listen": f"{HOST}:{free_port()}"} | {
@@ -174,14 +174,14 @@ def test_an_address_in_use_is_told_in_one_line(option: str, config: Path) -> Non
     assert ended.stderr == f"{address} cannot be listened on: Address already in use\n"
 
 
-def test_an_address_of_another_machine_is_told_in_one_line(config: Path) -> None:
+def test_an_address_of_another_machine_is_reported_in_one_line(config: Path) -> None:
     grpc = ("--grpc-listen", f"{HOST}:{free_port()}")  # the default may be somebody's on this machine
     ended = run("serve", "--config", str(config), *grpc, "--http-listen", "192.0.2.1:9190")
     assert ended.returncode == 2
     assert ended.stderr == "192.0.2.1:9190 cannot be listened on: Cannot assign requested address\n"
 
 
-def test_a_socket_in_a_missing_directory_is_told_in_one_line(config: Path, tmp_path: Path) -> None:
+def test_a_socket_in_a_missing_directory_is_reported_in_one_line(config: Path, tmp_path: Path) -> None:
     ended = run("serve", "--config", str(config), "--grpc-listen", f"unix:{tmp_path}/no/s")
     assert ended.returncode == 2
     assert ended.stderr == f"unix:{tmp_path}/no/s cannot be listened on: No such file or directory\n"
@@ -206,7 +206,7 @@ def test_a_missing_file_ends_the_start_in_one_line(tmp_path: Path) -> None:
 # --- gRPC beside the checks ---------------------------------------------------------------------------------------
 
 
-def test_health_is_told_for_the_whole_and_for_the_service(config: Path, redis: RedisServer) -> None:
+def test_health_is_served_for_the_whole_and_for_the_service(config: Path, redis: RedisServer) -> None:
     with serving(config, redis) as server:
         assert (health(server.grpc), health(server.grpc, SERVICE)) == (SERVING, SERVING)
         with pytest.raises(grpc.RpcError) as unknown:
@@ -223,7 +223,7 @@ def reflected(address: str) -> set[str]:
 
 
 @pytest.mark.parametrize("host", ["grpcio"], indirect=True)
-def test_reflection_is_served_only_when_asked_for(config: Path, redis: RedisServer) -> None:
+def test_reflection_is_served_only_by_its_setting(config: Path, redis: RedisServer) -> None:
     with serving(config, redis, "--reflection", "true") as server:
         assert {SERVICE, "grpc.health.v1.Health"} <= reflected(server.grpc)
     with serving(config, redis) as server, pytest.raises(grpc.RpcError) as refused:
@@ -314,7 +314,7 @@ def test_an_interrupt_stops_it_as_well(config: Path, redis: RedisServer) -> None
 async def call_in_flight(
     config: Path, redis: RedisServer, grace: int
 ) -> AsyncIterator[tuple[AuthzServer, Proxy, Awaitable[pb.CheckResponse]]]:
-    """A call for which Redis has been asked, and has not answered; it may take a minute. There is no drain."""
+    """A call that waits for Redis, for up to a minute. There is no drain."""
     async with proxy(redis) as between:
         own = ("--redis-url", between.url, "--redis-timeout-ms", "60000")
         stopping = ("--drain-seconds", "0", "--grace-seconds", str(grace))

@@ -1,4 +1,4 @@
-"""A short soak, and the arithmetic by which it judges: what it finds is found, and what is right is left alone."""
+"""A short soak, and the arithmetic of its verdict: violations are found, and correct runs have none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_bucket_that_gives_one_too_many_is_found() -> None:
     assert excess([*right, Span(2 * SECOND, 2 * SECOND + 1)], 20, 10) > 0.99
 
 
-def test_a_call_on_its_way_for_long_accuses_nobody() -> None:
+def test_a_call_that_took_long_is_no_violation() -> None:
     """It may have been decided at any time meanwhile."""
     assert excess([Span(0, 1)] * 10 + [Span(0, 5 * SECOND)], 1, 10) <= 0
 
@@ -49,11 +49,11 @@ def test_a_call_on_its_way_for_long_accuses_nobody() -> None:
         (QUOTA - 1, 5, 1, QUOTA, 0),
         (QUOTA + 1, 5, 0, QUOTA, 2),  # one too many, and not counted
         (QUOTA + 1, 5, 0, QUOTA + 1, 2),  # one too many, and counted past the limit
-        (QUOTA - 2, 5, 1, QUOTA, 1),  # one was counted that nobody asked for
+        (QUOTA - 2, 5, 1, QUOTA, 1),  # one was counted without a call
         (QUOTA, 5, 3, QUOTA - 1, 1),  # one was not counted
     ],
 )
-def test_a_quota_is_judged_by_what_was_admitted_and_counted(
+def test_a_quota_is_judged_by_admitted_and_counted_calls(
     admitted: int, refused: int, unavailable: int, used: int, violations: int
 ) -> None:
     answers = Answers([Span(0, 1)] * admitted)
@@ -70,7 +70,7 @@ def test_memory_and_descriptors_are_judged_by_their_course() -> None:
 
 
 def test_limits_hold_while_everything_is_restarted() -> None:
-    """Ten events, each of its kind at least once: nobody gets more than a limit, and what is admitted is counted."""
+    """Ten events, each of its kind at least once: no caller gets more than a limit, and admitted calls are counted."""
     report = soak("grpcio", "deny", PAUSE_SECONDS, lambda number: number < EVENTS)
     assert report.violations == []
     assert report.happened.total() == EVENTS

@@ -264,7 +264,7 @@ async def test_a_look_up_tells_the_state_it_is_of(store: Store) -> None:
 
 
 async def test_lists_that_meet_are_refused_in_the_commit(make_store: MakeStore) -> None:
-    """Two plans get the same stage while a key joins both: whoever comes second is refused."""
+    """Two plans get the same stage while a key joins both: the second writer is refused."""
     store, other = make_store(), make_store()
     await _put(store, _plan("p1"), _plan("p2", "a/prod"), _key("k1", "p1.n"))
 
@@ -456,7 +456,7 @@ async def test_every_write_is_an_audit_line(store: Store, clock: Clock) -> None:
     assert await store.audit(after=2) == []
 
 
-async def test_an_audit_line_names_what_was_made_but_nothing_twice_nor_without_end(store: Store) -> None:
+async def test_an_audit_line_names_created_objects_once_and_not_without_end(store: Store) -> None:
     async def edit(draft: Edit) -> None:
         for number in range(30):
             draft.put(_plan(f"p{number}"))
@@ -584,7 +584,7 @@ def _lose_connection(store: Store, fault: int, after: bool) -> None:
     store._redis.execute_command = execute  # type: ignore[method-assign]
 
 
-async def test_what_is_inconsistent_is_named(store: Store, account: str, spy: redis.asyncio.Redis) -> None:
+async def test_inconsistent_items_are_named(store: Store, account: str, spy: redis.asyncio.Redis) -> None:
     await _put(store, _plan("p1", "a/prod"), _key("k1", "p1.n", name="n"))
     run: Callable[..., Awaitable[Any]] = spy.execute_command
     await run("ZADD", store.list_key(plan_keys("p1.n")), 9, "ghost")
@@ -606,7 +606,7 @@ async def _of(kept: list[Kept]) -> AsyncIterator[Kept]:
 async def test_a_restored_store_is_the_one_that_was_kept(
     make_store: MakeStore, limiter: RedisLimiter, spy: redis.asyncio.Redis, account: str
 ) -> None:
-    """With its counters, and under a new epoch: what was cached from the later one is not what it holds."""
+    """With its counters, and under a new epoch: keys cached from the later state are outdated."""
     store, counter = make_store(), f"{{{account}}}:v1:ledger:p1:k1"
     await spy.set(counter, b"\x00\xff", px=100_000)
     await _put(store, _plan("p1", "a/prod"), _key("k1", "p1.n", name="n"), _key("k2", "p1.n"))

@@ -1,4 +1,4 @@
-"""A Sentinel, a cluster, TLS: the master is found and followed, and a failover gives away what was not replicated."""
+"""A Sentinel, a cluster, TLS: the master is found and followed, and a failover loses only unreplicated units."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def steady(redis_kind: Kind) -> Iterator[Fleet]:
 
 @dataclass
 class Traffic:
-    """Callers of one key: how many were admitted, refused, and told that Redis cannot be asked."""
+    """Callers of one key: how many were admitted, refused, and left without Redis."""
 
     limiter: RedisLimiter
     account: str
@@ -108,7 +108,7 @@ class Traffic:
         await asyncio.gather(*(keep_calling() for _ in range(CALLERS)))
 
     def used(self, server: RedisServer) -> int:
-        """As far as this server knows: a replica on a busy machine may not have heard of any call yet."""
+        """As far as this server knows: a replica on a busy machine may not have any call yet."""
         raw = say(server, "GET", self.ledger)
         return int(struct.unpack(">Bddddddddd", raw)[USED]) if raw else 0
 
@@ -128,7 +128,7 @@ async def _traffic(url: str, account: str) -> AsyncIterator[Traffic]:
 
 @pytest.mark.parametrize("make", [sentinels, cluster])
 async def test_a_failover_is_followed_and_nothing_replicated_is_given_away(make: Make, redis_kind: Kind) -> None:
-    """The replica has all when the master dies: the ceiling holds to the unit, and nobody was restarted."""
+    """The replica has all when the master dies: the ceiling holds to the unit, and no process was restarted."""
     with make(redis_kind) as fleet:
         async with _traffic(fleet.url, fleet.account) as traffic:
             await traffic.until(lambda: traffic.admitted >= BEFORE)
@@ -200,7 +200,7 @@ def _beside(fleet: Fleet) -> None:
 
 
 async def test_a_master_that_lives_on_is_left_when_the_sentinel_names_another(redis_kind: Kind) -> None:
-    """Nobody closes a connection and nobody refuses a command: only those that ask again can know."""
+    """No connection is closed and no command refused: only a new query to the Sentinels shows the change."""
     with sentinels(redis_kind) as fleet:
         async with _traffic(fleet.url, fleet.account) as traffic:
             await traffic.until(lambda: traffic.admitted >= BEFORE)
@@ -225,7 +225,7 @@ async def test_a_planned_failover_of_a_cluster_is_followed_and_gives_nothing_awa
 
 @pytest.mark.parametrize("make", [sentinels, cluster])
 async def test_a_write_says_when_no_replica_has_it(make: Make, redis_kind: Kind) -> None:
-    """It is made all the same; the next one that a replica has says nothing."""
+    """The write is made. The next one, which a replica has, has no warning."""
     with make(redis_kind) as fleet:
         store = Store(fleet.url, account=fleet.account, budget=BUDGET)
         assert (await _written(store, "before")).at_risk == ""
@@ -296,7 +296,7 @@ def _version(server: RedisServer, account: str) -> int:
 
 @pytest.mark.parametrize("make", [sentinels, cluster])
 async def test_the_store_follows_a_failover(make: Make, redis_kind: Kind) -> None:
-    """Its versions go on, its change stream too, and what was written is whole."""
+    """Its versions go on, its change stream too, and its writes are whole."""
     with make(redis_kind) as fleet:
         store = Store(fleet.url, account=fleet.account, budget=BUDGET)
         assert await _put(store, "before") == 1
@@ -379,7 +379,7 @@ async def test_each_slot_of_a_cluster_is_found_from_any_node(steady: Fleet, numb
 
 
 async def _store_works(url: str, account: str) -> None:
-    """The first command of a restore is a SCAN, which names no key; so that it is asked of the right node too."""
+    """The first command of a restore is a SCAN, which names no key; it must reach the right node too."""
     store = Store(url, account=account)
     assert await _put(store, "one") == 1
     assert (await store.find("one-digest")).key is not None
@@ -405,7 +405,7 @@ async def _each(kept: list[Kept]) -> AsyncIterator[Kept]:
 
 
 async def test_a_slot_that_moves_is_followed_and_charged_once(steady: Fleet) -> None:
-    """Key by key, a slot is of no use while it moves: nobody is admitted, and nothing is counted twice."""
+    """Key by key, a slot is of no use while it moves: no call is admitted, and nothing is counted twice."""
     account = account_of(0)
     async with _traffic(steady.url, account) as traffic:
         await traffic.until(lambda: traffic.admitted >= BEFORE)
@@ -430,8 +430,8 @@ def _moving(source: RedisServer, heir: RedisServer, slot: int) -> Iterator[None]
         say(node, "CLUSTER", "SETSLOT", slot, "NODE", node_id(heir))
 
 
-async def test_a_node_that_is_silent_is_not_asked_first_again(steady: Fleet) -> None:
-    """Its time ends with the caller's; the next caller asks somebody else, and has the answer in less than its time."""
+async def test_a_silent_node_is_not_tried_first_again(steady: Fleet) -> None:
+    """Its time ends with the caller's; the next caller tries another node, and has the answer in less than its time."""
     silent, other = steady.others
     url = f"redis+cluster://:{PASSWORD}@{HOST}:{port_of(silent)},{HOST}:{port_of(other)}"
     client, key = connect(url, 20.0), redis_key(account_of(0), "x")
@@ -454,14 +454,14 @@ async def test_a_node_that_is_silent_is_not_asked_first_again(steady: Fleet) -> 
         (f"redis+cluster://{HOST}:1", "MasterUnknown: nobody names the master"),
     ],
 )
-async def test_nobody_answers(url: str, error: str, account: str) -> None:
+async def test_no_server_answers(url: str, error: str, account: str) -> None:
     async with _traffic(url, account) as traffic:
         with pytest.raises(LimiterUnavailable, match=error):
             await traffic.limiter.peek([], Meter(traffic.ledger, redis_key(account, "history")))
 
 
 async def test_a_sentinel_may_not_know_the_name_or_be_behind(redis_kind: Kind) -> None:
-    """Whom it names is asked whether that is true."""
+    """The server that it names is checked for its role."""
     with sentinels(redis_kind) as fleet:
         client = connect(fleet.url.replace("/main", "/other"), 1.0)
         with pytest.raises(redis.exceptions.ConnectionError, match="knows no master of that name"):
@@ -504,7 +504,7 @@ async def test_tls_works_with_the_right_authority(tls: tuple[int, Certificates],
 @pytest.mark.parametrize("right", [True, False])
 @pytest.mark.parametrize("_", [kind for kind in kinds() if kind == "redis"])
 async def test_tls_works_between_the_nodes_of_a_cluster(_: Kind, account: str, tmp_path: Path, right: bool) -> None:
-    """Those that are asked for the master, and the master itself."""
+    """The servers that name the master, and the master itself."""
     files = Certificates.make(tmp_path / "right")
     trusted = files if right else replace(files, ca=Certificates.make(tmp_path / "wrong").ca)
     with tls_cluster(files) as port:

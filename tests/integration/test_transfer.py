@@ -1,4 +1,4 @@
-"""Resources between files and a store: what is told goes in and comes out, and doing it again changes nothing."""
+"""Resources between files and a store: what a file can hold goes in and comes out, and repeating it changes nothing."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_a_second_import_has_nothing_to_do(store: Store, sealer: Sealer) -
 
 
 def replaced_dates(given: Wanted, sealer: Sealer) -> Wanted:
-    """The same, as it is read a minute later."""
+    """The given resources, read a minute later."""
     return wanted(rich(), NOW + 60, sealer) if not given.values else read(printed(), NOW + 60, sealer.index)
 
 
@@ -156,7 +156,7 @@ async def test_the_store_keeps_what_the_import_does_not_speak_of(store: Store) -
     one, two = await stored_key(store), await store.get("usageplan", "p2")
     assert isinstance(two, StoredPlan)
     assert one.plans == (two.ref,)
-    assert (await stored_key(store, "k2")).plans  # of which the import does not speak
+    assert (await stored_key(store, "k2")).plans  # the import does not name it
 
 
 async def test_a_plan_made_again_under_its_id_is_another(store: Store) -> None:
@@ -238,9 +238,7 @@ async def test_more_keys_than_one_write_holds(store: Store) -> None:
     assert len(yaml.safe_load(exported.yaml())["apiKeys"]) == len(keys)
 
 
-async def test_what_is_exported_for_the_cli_can_be_imported(
-    store: Store, shared_redis: RedisServer, account: str
-) -> None:
+async def test_an_export_for_the_cli_can_be_imported(store: Store, shared_redis: RedisServer, account: str) -> None:
     await brought(store, rich())
     exported = Export(await everything(store), PLAIN)
     documents = {name: json.loads(text) for name, text in exported.aws().items()}
@@ -340,7 +338,7 @@ async def test_a_restore_beside_busy_writers_is_done(store: Store, shared_redis:
     assert await store.check() == []
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"a\.json: not valid JSON"):
@@ -377,7 +375,7 @@ def test_the_commands(shared_redis: RedisServer, account: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["export", "import"])
-def test_what_a_newer_release_wrote_is_told_in_a_line(
+def test_a_store_of_a_newer_release_is_reported_in_one_line(
     name: str, shared_redis: RedisServer, account: str, tmp_path: Path
 ) -> None:
     commands = {str(command.name): command for command in COMMANDS}

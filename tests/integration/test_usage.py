@@ -56,7 +56,7 @@ Use = Callable[..., Any]
 
 @pytest.fixture
 def use(limiter: RedisLimiter, account: str, clock: Clock) -> Use:
-    """Calls of a key in a plan: how many of so many are let in."""
+    """Call with a key in a plan, `count` times; returns the number of admitted calls."""
 
     async def calls(count: int, quota: QuotaSettings | None, plan: str = "p", key: str = "k") -> int:
         meter = Meter(redis_key(account, "ledger", plan, key), redis_key(account, "history", plan, key))
@@ -68,7 +68,7 @@ def use(limiter: RedisLimiter, account: str, clock: Clock) -> Use:
 
 
 async def _pairs(ledger: UsageLedger, quota: QuotaSettings | None, clock: Clock, before: int = 0) -> list[DayUse]:
-    """Of key k in plan p, from so many days before today."""
+    """The rows of key k in plan p, from `before` days ago until today."""
     today = clock() // DAY_US
     reading = await ledger.read("p", ["k"], Days(today - 31, today))
     return pairs(reading.records["k"], quota, Days(today - before, today), reading.now)
@@ -208,7 +208,7 @@ async def test_a_foreign_value_is_left_alone_and_never_taken_for_empty(
 
 
 async def test_a_long_range_of_many_keys_is_read_in_parts(ledger: UsageLedger, use: Use, clock: Clock) -> None:
-    """No script runs for long; each key's record is whole all the same."""
+    """No script runs for long; each key's record is whole nevertheless."""
     today = clock() // DAY_US
     for key in ("k0", "k149"):
         await use(2, MONTH, key=key)
@@ -229,7 +229,7 @@ async def test_the_keys_that_used_most_today(ledger: UsageLedger, use: Use, cloc
     assert await ledger.top("p", keys, 9) == [(last, 4), ("k5", 3), ("k0", 2)]
 
 
-async def test_redis_that_cannot_be_asked_is_told() -> None:
+async def test_an_unreachable_redis_is_reported() -> None:
     usage = UsageLedger(f"redis://127.0.0.1:{free_port()}/0")
     for asked in (usage.read("p", ["k"]), usage.set_remaining("p", "k", QUOTA, 1, who="", what="")):
         with pytest.raises(StoreUnavailable):
@@ -394,7 +394,7 @@ def test_nothing_remains_to_be_set_without_a_quota(control: Control, clock: Cloc
         ("?startDate=2026-03-04&endDate=2026-03-04&keyId=nobody", 404),
     ],
 )
-def test_what_cannot_be_told_is_refused(control: Control, clock: Clock, query: str, status: int) -> None:
+def test_an_unanswerable_query_is_refused(control: Control, clock: Clock, query: str, status: int) -> None:
     tenant = Tenant(control, clock, DAILY)
     assert raw(control, "GET", f"/usageplans/{tenant.plan}/usage{query}").status == status
 
@@ -425,7 +425,7 @@ async def test_the_wire_is_aws_own(control: Control, clock: Clock, use: Use) -> 
     }
 
 
-async def test_usage_of_the_files_plans_is_told_and_set(
+async def test_usage_of_the_files_plans_is_shown_and_set(
     shared_redis: RedisServer, account: str, clock: Clock, use: Use
 ) -> None:
     """They are read-only, and their counters are not."""

@@ -43,14 +43,14 @@ MANY = 100
 
 
 def limited(limit: int, **changes: Any) -> dict[str, Any]:
-    """The document with a quota of so many calls a month."""
+    """The document with a monthly quota of `limit`."""
     whole = document(**changes)
     whole["usagePlans"][0]["quota"]["limit"] = limit
     return whole
 
 
 def write(path: Path, whole: dict[str, Any]) -> str:
-    """In one step, as an editor does; the digest of what is written."""
+    """In one step, as an editor does; returns the digest of the file."""
     draft = path.with_suffix(".draft")
     draft.write_text(yaml.safe_dump(whole))
     digest = parse(draft.read_text(), "plans.yaml").content
@@ -95,7 +95,7 @@ def contents(server: AuthzServer) -> list[str]:
 
 
 def metrics(server: AuthzServer) -> Counter[str]:
-    """Each name's values, added up over all labels; 0 for what is not there."""
+    """Each name's values, added up over all labels; 0 for a missing name."""
     text = httpx.get(f"{server.http}/metrics", trust_env=False).text
     found: Counter[str] = Counter()
     for family in text_string_to_metric_families(text):
@@ -139,8 +139,8 @@ def test_workers_share_limits_and_metrics(config: Path, redis: RedisServer, host
         assert metrics(server)["authz_workers"] == 2
 
 
-def test_workers_are_told_apart_by_redis(config: Path, redis: RedisServer) -> None:
-    """Forked from one process, each has an id of its own; with the same, one would get the other's answers."""
+def test_redis_distinguishes_the_workers(config: Path, redis: RedisServer) -> None:
+    """Forked from one process, each has an id of its own. With one id a worker would get the other's answers."""
     with pair(config, redis) as server, ThreadPoolExecutor(8) as pool:
         given = [pool.submit(check, server.endpoints[n % 2], *[KEY] * 20) for n in range(8)]
         found = Counter(one for answers in given for one in answers.result())
@@ -250,7 +250,7 @@ def test_a_worker_that_starts_later_has_the_last_good_file(config: Path, redis: 
         assert check(server.endpoints[0], KEY) == [200]
 
 
-def test_a_template_that_was_killed_is_missed_by_nobody(config: Path, redis: RedisServer) -> None:
+def test_a_killed_template_disturbs_no_worker(config: Path, redis: RedisServer) -> None:
     with pair(config, redis) as server:
         [template] = children(server.pid) - set(pids(server))
         os.kill(template, signal.SIGKILL)
@@ -263,8 +263,8 @@ def children(pid: int) -> set[int]:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_what_cannot_start_at_all_ends_everything(config: Path, redis: RedisServer, host: Host) -> None:
-    """With the message of the worker and its status; and it leaves nobody behind."""
+def test_a_worker_that_cannot_start_ends_everything(config: Path, redis: RedisServer, host: Host) -> None:
+    """With the message of the worker and its status; and no process is left."""
     first = free_ports(2)
     with socket.socket() as taken:
         taken.bind((HOST, first + 1))
@@ -309,7 +309,7 @@ def test_hup_reaches_every_worker(config: Path, redis: RedisServer, host: Host) 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_usr2_replaces_every_worker(config: Path, redis: RedisServer, host: Host) -> None:
-    """By processes with the settings of today, on the same endpoints; nobody counts it as a restart."""
+    """By processes with the settings of today, on the same endpoints; and it counts as no restart."""
     with pair(config, redis, host=host) as server:
         before = pids(server)
         write(config, limited(MANY, settings={"rateLimitHeadersOnSuccess": True}))
@@ -358,7 +358,7 @@ def test_usr2_stops_at_the_first_that_does_not_become_ready(config: Path, redis:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_workers_do_not_outlive_their_supervisor(config: Path, redis: RedisServer, host: Host) -> None:
-    """However it ends: whoever starts it again finds the endpoints free."""
+    """However it ends, the endpoints are free for a new start."""
     with pair(config, redis, host=host) as server:
         family = children(server.pid)
         assert len(family) >= 2

@@ -1,7 +1,7 @@
 """A world to call into: a catalog, a real limiter and a pinned clock.
 
-Calls come as Envoy sends them, and answers as a client sees them. They have short names: OK, F (Forbidden), TMR (Too Many Requests), LE (Limit Exceeded), MAT (Missing Authentication
-Token).
+Calls come as Envoy sends them, and answers as a client sees them. Answers have short names: OK, F (Forbidden), TMR
+(Too Many Requests), LE (Limit Exceeded), MAT (Missing Authentication Token).
 """
 
 from __future__ import annotations
