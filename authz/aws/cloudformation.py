@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from authz.aws.decoded import Document, mapping
-from authz.aws.foreign import NOT_CARRIED_OUT, Foreign, Row
+from authz.aws.foreign import Foreign, Row
+from authz.aws.restapis import AUTHORIZATIONS
 
 SAM_API: Final = "AWS::Serverless::Api"
 MAX_DEPTH: Final = 30  # of nested resources
@@ -110,7 +111,7 @@ class _Template:
             required = self._plain(properties.get("ApiKeyRequired"), False) in (True, "true")
             kind = self._plain(properties.get("AuthorizationType"), "NONE")
             methods[verb] = {"httpMethod": verb, "apiKeyRequired": required, "authorizationType": kind}
-            if kind in NOT_CARRIED_OUT:
+            if kind in AUTHORIZATIONS:
                 self.result.left.append(f"{method}: its authorization {kind} is not carried out here")
             self.integrations += "Integration" in properties
         row: Row = {
@@ -249,7 +250,10 @@ class _Template:
         return {_camel(name): _tags(self._whole(of[name])) for name in names if name in of}
 
     def _whole(self, value: Any) -> Any:
-        if isinstance(value, Mapping) and not _is_intrinsic(value):
+        """Resolve a value with all its parts. Raises _NotPlainError."""
+        names = [str(name) for name in value] if isinstance(value, Mapping) else []
+        is_intrinsic = names in (["Ref"], ["Condition"]) or any(name.startswith("Fn::") for name in names)
+        if isinstance(value, Mapping) and not is_intrinsic:
             return {key: self._whole(part) for key, part in value.items()}
         if isinstance(value, list):
             return [self._whole(part) for part in value]
@@ -276,12 +280,6 @@ class _Template:
 
     def _of_type(self, kind: str) -> Iterator[tuple[str, Document]]:
         return ((name, found) for name, found in self.resources.items() if found.get("Type") == kind)
-
-
-def _is_intrinsic(value: Document) -> bool:
-    return (len(value) == 1 and next(iter(value)) in ("Ref", "Condition")) or any(
-        str(key).startswith("Fn::") for key in value
-    )
 
 
 def _tags(value: Any) -> Any:

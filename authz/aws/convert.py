@@ -8,8 +8,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
-from authz.aws.restapis import integration_defaults, served_methods
-from authz.core.methods import method_of
+from authz.aws.restapis import integration_defaults, named_method, served_methods
 from authz.core.resources import (
     Account,
     Api,
@@ -114,41 +113,29 @@ def _apis(items: Items, taken: set[str]) -> Iterator[Api]:
             settings = {
                 name: MethodSetting(given.get(RATE), given.get(BURST))  # the two of AWS's settings that act here
                 for name, given in stage.method_settings.items()
-                if _is_method(name)
+                if named_method(name)
             }
             stages.setdefault(stage.api_id, []).append(
                 Stage(stage.stage_name, method_settings=settings, variables=stage.variables, deployment=snapshot)
             )
     drafts = {api.id: api for api in _of(items, RestApi)}
-    for api_id, found in stages.items():
-        if api_id not in taken:
-            draft = drafts.get(api_id)
-            yield _api(draft, tuple(found)) if draft else Api(id=api_id, stages=tuple(found))
+    for api_id in (api_id for api_id in stages if api_id not in taken):
+        api = Api(id=api_id, stages=tuple(stages[api_id]))
+        yield _with_draft(api, drafts[api_id]) if api_id in drafts else api
 
 
-def _api(draft: RestApi, stages: tuple[Stage, ...]) -> Api:
-    fields: dict[str, Any] = {"resources": dict(sorted(served_methods(draft).items()))}
-    if draft.key_sources is not None:
-        fields["key_sources"] = draft.key_sources
-    if draft.authorizer is not None:
-        fields["authorizer"] = draft.authorizer
+def _with_draft(api: Api, draft: RestApi) -> Api:
+    """Apply the fields of a stored API, which no deployment has frozen yet."""
     source: Any = draft.api_key_source
-    return Api(
-        id=draft.id,
+    return replace(
+        api,
         name="" if draft.name == draft.id else draft.name,
         api_key_source=source,
         forward_api_key=draft.forward_api_key,
-        stages=stages,
-        **fields,
+        resources=dict(sorted(served_methods(draft).items())),
+        key_sources=api.key_sources if draft.key_sources is None else draft.key_sources,
+        authorizer=draft.authorizer or api.authorizer,
     )
-
-
-def _is_method(name: str) -> bool:
-    try:
-        method_of(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _with_hosts(apis: tuple[Api, ...], domains: Iterable[DomainName]) -> tuple[Api, ...]:

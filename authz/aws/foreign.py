@@ -14,7 +14,6 @@ from authz.aws.decoded import Document
 Row = dict[str, Any]
 
 OURS: Final = frozenset({"account", "apis", "apiKeys", "settings", "usagePlans"})
-NOT_CARRIED_OUT: Final = frozenset({"AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS"})  # kinds of authorization
 
 # Top-level names that identify a file, and a text that says which tool's file it is and how to import it.
 REFUSED: Final[tuple[tuple[frozenset[str], str], ...]] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 from authz.aws.decoded import Document, listing, mapping, text
 from authz.aws.errors import ApiError
 from authz.aws.oasdocument import EXTENSION, DocumentReader, Weight, is_integer, quoted, unreadable
-from authz.aws.restapis import RESPONSE_STATUSES, check_response
+from authz.aws.restapis import RESPONSE_STATUSES, STATUS_CODE, check_response
 from authz.core.resources import GatewayResponse
 from authz.core.rules import RESPONSE_HEADER
 from authz.core.stored import RestApi
@@ -84,7 +83,7 @@ def with_responses(api: RestApi, reader: DocumentReader) -> RestApi:
 def _gateway_response(kind: str, given: Document, reader: DocumentReader) -> GatewayResponse:
     reader.only(given, ("statusCode", "responseParameters", "responseTemplates"), "of a gateway response", kind)
     status = text(given.get("statusCode"))
-    if status and not re.fullmatch(r"[1-5]\d\d", status, re.ASCII):
+    if status and not STATUS_CODE.fullmatch(status):
         raise unreadable(f"the statusCode {quoted(status)} of the gateway response {kind} is no status")
     parameters = _texts(given.get("responseParameters"), kind, reader)
     for name in [name for name in parameters if not RESPONSE_HEADER.fullmatch(name)]:

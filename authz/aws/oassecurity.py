@@ -8,6 +8,7 @@ from typing import Any
 
 from authz.aws.decoded import Document, listing, mapping, text
 from authz.aws.oasdocument import EXTENSION, DocumentReader, MethodPlace, Weight, quoted
+from authz.aws.restapis import who_passes
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,10 @@ class Security:
             reader.notes.add(Weight.LEFT_OUT, optional, str(place))
         if self.authorization != "NONE":
             by = f"{quoted(self.scheme)}, " if self.scheme else ""
-            passes = "a valid API key passes" if self.key_required else "every caller passes"
             reader.notes.add(
                 Weight.AUTHORIZATION,
                 f"Authorization of type {self.authorization} is stored and not carried out",
-                f"{place} ({by}{passes})",
+                f"{place} ({by}{who_passes(self.key_required)})",
                 accepted=self.authorization in accepted,
             )
 

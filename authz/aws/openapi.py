@@ -16,7 +16,7 @@ from authz.aws.oasdocument import EXTENSION, DocumentReader, MethodPlace, Notes,
 from authz.aws.oasmethods import Methods
 from authz.aws.oasmodels import validator_of, with_models, with_validators
 from authz.aws.oasroot import described, with_responses
-from authz.aws.restapis import add_resource, check_api
+from authz.aws.restapis import AUTHORIZATIONS, add_resource, check_api
 from authz.core.resources import HttpMethod
 from authz.core.stored import RestApi, StoredMethod
 
@@ -46,7 +46,6 @@ ROOT: Final = (
 )
 ITEM: Final = (*VERBS, "trace", "$ref", "summary", "description", "servers", "parameters", "security")
 BASE_PATHS: Final = ("ignore", "prepend", "split")
-AUTHORIZATIONS: Final = ("AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS")
 
 INTRINSICS: Final = "resolve the template's intrinsics first"
 

@@ -69,6 +69,8 @@ DEFAULT_SETTING: Final[dict[str, Any]] = {
     "unauthorizedCacheControlHeaderStrategy": "SUCCEED_WITH_RESPONSE_HEADER",
 }
 
+AUTHORIZATIONS: Final = ("AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS")  # stored, and checked by no sidecar
+
 NO_METHOD: Final = "Invalid Method identifier specified"
 INTEGRATION_TIMEOUT_MS: Final = 29_000
 MOST_RESOURCES: Final = 2000  # AWS's default is 300, and it raises it on request
@@ -207,6 +209,11 @@ def method(api: RestApi, resource_id: str, verb: str) -> StoredMethod:
     if not isinstance(found, StoredMethod):
         raise not_found(NO_METHOD)
     return found
+
+
+def who_passes(key_required: bool) -> str:
+    """Say which callers reach a method whose authorization is not carried out."""
+    return "a valid API key passes" if key_required else "every caller passes"
 
 
 def with_method(api: RestApi, resource_id: str, verb: str, changed: StoredMethod) -> RestApi:
@@ -396,13 +403,21 @@ def check_variables(variables: Mapping[str, str]) -> None:
 Settings = dict[str, dict[str, Any]]
 
 
-def _spelling(settings: Settings, key: str) -> str | None:
-    """Return the spelling in `settings` of the method that `key` names; None without an entry, or for no method."""
+def named_method(key: str) -> tuple[str, str] | None:
+    """Return the path and the verb that a key of settings names; None if it names no method.
+
+    An older release may have stored such a key.
+    """
     try:
-        wanted = method_of(key)
+        return method_of(key)
     except ValueError:
         return None
-    return next((held for held in settings if method_of(held) == wanted), None)
+
+
+def _spelling(settings: Settings, key: str) -> str | None:
+    """Return the spelling in `settings` of the method that `key` names; None without an entry, or for no method."""
+    wanted = named_method(key)
+    return next((held for held in settings if wanted and named_method(held) == wanted), None)
 
 
 def with_setting(settings: Settings, key: str, name: str, value: Any) -> Settings:

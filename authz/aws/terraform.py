@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from authz.aws.decoded import Document, mapping
-from authz.aws.foreign import NOT_CARRIED_OUT, Foreign, Row
+from authz.aws.foreign import Foreign, Row
+from authz.aws.restapis import AUTHORIZATIONS
 
 # Read with their API or stage. A deployment is not read: a stage serves its API as imported.
 WITH_OTHERS: Final = frozenset(
@@ -35,7 +36,12 @@ class _Terraform:
 
     def __init__(self, document: Document) -> None:
         root = mapping(mapping(document.get("values") or document.get("planned_values")).get("root_module"))
-        self.resources = list(_modules(root))
+        self.resources: list[Document] = []
+        modules = [root]
+        while modules:
+            module = modules.pop()
+            self.resources += [one for one in module.get("resources") or () if isinstance(one, Mapping)]
+            modules += [one for one in module.get("child_modules") or () if isinstance(one, Mapping)]
         self.result = Foreign()
 
     def read(self) -> Foreign:
@@ -85,7 +91,7 @@ class _Terraform:
                     "apiKeyRequired": bool(method.get("api_key_required")),
                     "authorizationType": method.get("authorization") or "NONE",
                 }
-                if method.get("authorization") in NOT_CARRIED_OUT:
+                if method.get("authorization") in AUTHORIZATIONS:
                     self.result.left.append(f"{api}: {verb} {held['path']}: its authorization is not carried out here")
         self.result.documents[f"resources-{api}.json"] = {"items": list(nodes.values())}
 
@@ -140,15 +146,6 @@ class _Terraform:
 
     def member(self, of: Document) -> None:
         self.result.add("usage-plan-keys", {"id": of["key_id"], "type": "API_KEY"}, of["usage_plan_id"])
-
-
-def _modules(module: Document) -> Iterator[Document]:
-    """Yield the resources of a module and of its child modules."""
-    waiting = [module]
-    while waiting:
-        current = waiting.pop()
-        yield from (one for one in current.get("resources") or () if isinstance(one, Mapping))
-        waiting += [one for one in current.get("child_modules") or () if isinstance(one, Mapping)]
 
 
 def _renamed(of: Document, names: Mapping[str, str]) -> Row:

@@ -13,6 +13,7 @@ from authz.aws.errors import bad_request, conflict, not_found
 from authz.aws.patch import PatchRule, PatchStep, apply, member, member_or_removed
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import (
+    ENDPOINTS,
     Endpoint,
     Reader,
     bare_style,
@@ -145,8 +146,8 @@ def _truststore(step: PatchStep) -> None:
 
 
 def _endpoint(step: PatchStep) -> None:
-    if step.value not in ("EDGE", "REGIONAL", "PRIVATE"):
-        raise bad_request("Invalid endpoint type specified. Must be one of [PRIVATE, EDGE, REGIONAL]")
+    if step.value not in ENDPOINTS:
+        raise bad_request(f"Invalid endpoint type specified. Must be one of [{', '.join(ENDPOINTS)}]")
     step.draft["endpointConfiguration"] = {**step.draft["endpointConfiguration"], "types": [step.value]}
 
 

@@ -32,7 +32,7 @@ from authz.control.operations.restapis import (
 )
 from authz.core.stored import RestApi, StoredMethod, StoredResource
 
-AUTHORIZATIONS: Final = ("NONE", "AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS")
+AUTHORIZATIONS: Final = ("NONE", *rules.AUTHORIZATIONS)
 BY_AUTHORIZER: Final = ("CUSTOM", "COGNITO_USER_POOLS")
 ContentHandling = Literal["CONVERT_TO_BINARY", "CONVERT_TO_TEXT"]
 
@@ -155,8 +155,8 @@ def _warn_of_method(call: Call, held: StoredMethod) -> None:
     if held.request_validator_id:
         call.warn(f"requestValidatorId {NOT_VALIDATED}")
     if held.authorization_type != "NONE":
-        key = "a valid API key passes" if held.api_key_required else "every caller passes"
-        call.warn(f"authorizationType {held.authorization_type} is stored and not carried out: {key}")
+        passes = rules.who_passes(held.api_key_required)
+        call.warn(f"authorizationType {held.authorization_type} is stored and not carried out: {passes}")
 
 
 def _named(call: Call) -> tuple[str, str]:

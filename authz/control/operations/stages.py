@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
@@ -24,7 +23,6 @@ from authz.control.operations.restapis import (
     patched,
     served_by,
 )
-from authz.core.methods import method_of
 from authz.core.resources import Deployment
 from authz.core.rules import missing_method
 from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
@@ -227,11 +225,8 @@ def _setting(name: str) -> Callable[[PatchStep], None]:
 
     def effect(step: PatchStep) -> None:
         settings, key = step.draft.get("methodSettings", {}), step.names["method"]
-        try:
-            method_of(key)
-        except ValueError:
-            path = "/".join(step.path)
-            raise bad_request(f"Invalid method setting path: /{path}. Must be one of: [{PATHS}]") from None
+        if not rules.named_method(key):
+            raise bad_request(f"Invalid method setting path: /{'/'.join(step.path)}. Must be one of: [{PATHS}]")
         if step.op == "remove":
             step.draft["methodSettings"] = rules.without_setting(settings, key, name)
         else:
@@ -372,9 +367,9 @@ async def update(call: Call) -> Answer:
 def _warn_of_missing(call: Call, stage: StoredStage, served: Deployment | None) -> None:
     """Warn of settings for methods that the stage's deployment lacks: they apply to no call."""
     for name in stage.method_settings if served else ():
-        with suppress(ValueError):  # an older release may have stored a key that names no method
-            if served and (why := missing_method(served, *method_of(name), verbs_of_any=True)):
-                call.warn(f"methodSettings['{name}'] acts on no call: {why}")
+        method = rules.named_method(name)
+        if served and method and (why := missing_method(served, *method, verbs_of_any=True)):
+            call.warn(f"methodSettings['{name}'] acts on no call: {why}")
 
 
 ALL: Final = "/restapis/{restapi_id}/stages"
