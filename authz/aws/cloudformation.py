@@ -247,7 +247,13 @@ class _Template:
 
     def _given(self, of: Document, *names: str) -> Row:
         """Return properties under the names that AWS's API gives them. Raises _NotPlainError."""
-        return {_camel(name): _tags(self._whole(of[name])) for name in names if name in of}
+        row: Row = {}
+        for name in (name for name in names if name in of):
+            value = self._whole(of[name])
+            if isinstance(value, list) and all({"Key", "Value"} <= mapping(one).keys() for one in value):
+                value = {str(tag["Key"]): str(tag["Value"]) for tag in value}  # tags are a list in a template
+            row[_camel(name)] = value
+        return row
 
     def _whole(self, value: Any) -> Any:
         """Resolve a value with all its parts. Raises _NotPlainError."""
@@ -280,13 +286,6 @@ class _Template:
 
     def _of_type(self, kind: str) -> Iterator[tuple[str, Document]]:
         return ((name, found) for name, found in self.resources.items() if found.get("Type") == kind)
-
-
-def _tags(value: Any) -> Any:
-    """Turn CloudFormation's list of tags into a mapping; return any other value as it is."""
-    if isinstance(value, list) and all(isinstance(tag, Mapping) and {"Key", "Value"} <= tag.keys() for tag in value):
-        return {str(tag["Key"]): str(tag["Value"]) for tag in value}
-    return value
 
 
 def _camel(name: str) -> str:

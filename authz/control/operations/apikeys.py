@@ -18,6 +18,7 @@ from authz.background import in_background
 from authz.config.documents import text_of
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import new_value, unused_id
+from authz.control.operations.restapis import invalid_value
 from authz.core.resources import digest
 from authz.core.rules import shortened
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
@@ -172,7 +173,12 @@ async def delete_api_key(call: Call) -> Answer:
 
 async def import_api_keys(call: Call) -> Answer:
     """Import a file of keys. With `failonwarnings`, a warning that is known beforehand stops the whole import."""
-    _check_format(call.one("format"))
+    given = call.one("format")
+    if given is None:
+        null = "Value null at 'format' failed to satisfy constraint: Member must not be null"
+        raise ApiError("ValidationException", f"1 validation error detected: {null}")
+    if given != "csv":
+        raise invalid_value(given, "format", "enum value set: [csv]")
     warnings = Warnings()
     rows = await in_background(_rows, call.body, warnings)
     if call.flag("failonwarnings"):
@@ -203,14 +209,6 @@ def _fail_on(warnings: Warnings) -> None:
 
 def _chunks(rows: Sequence[KeyRow]) -> Iterator[Sequence[KeyRow]]:
     return (rows[start : start + ROWS_A_WRITE] for start in range(0, len(rows), ROWS_A_WRITE))
-
-
-def _check_format(given: str | None) -> None:
-    if given != "csv":
-        value = "null" if given is None else f"'{given[:100]}'"
-        rule = "Member must not be null" if given is None else "Member must satisfy enum value set: [csv]"
-        text = f"1 validation error detected: Value {value} at 'format' failed to satisfy constraint: {rule}"
-        raise ApiError("ValidationException", text)
 
 
 def _rows(body: bytes, warnings: Warnings) -> list[KeyRow]:

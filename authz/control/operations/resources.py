@@ -400,10 +400,6 @@ async def get_integration(call: Call) -> Answer:
     return Answer(body=rules.integration(await _method(call)))
 
 
-def _passthrough_behavior(step: PatchStep) -> None:
-    step.draft["passthroughBehavior"] = _passthrough(step.value)
-
-
 def _mapping(step: PatchStep) -> None:
     """Change an entry of the request parameters, whose value is a mapping expression. Raises ApiError."""
     if step.op != "remove":
@@ -418,7 +414,11 @@ INTEGRATION: Final = (
     PatchRule(("replace",), "/connectionType"),
     PatchRule(("replace",), "/connectionId"),
     PatchRule(("replace",), "/contentHandling"),
-    PatchRule(("replace",), "/passthroughBehavior", effect=_passthrough_behavior),
+    PatchRule(
+        ("replace",),
+        "/passthroughBehavior",
+        effect=lambda step: step.draft.update(passthroughBehavior=_passthrough(step.value)),
+    ),
     PatchRule(("replace",), "/cacheNamespace"),
     PatchRule(("replace",), "/timeoutInMillis", Type.INT),
     PatchRule(("replace",), "/tlsConfig/insecureSkipVerification", Type.BOOL),
