@@ -20,6 +20,10 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).parents[1]
 FETCHED = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
 NOT_FETCHED = {"canonical", "prev", "next"}  # what a <link> may be besides
+NOT_RENDERED = {
+    '<pre class="mermaid">': "a browser fetches Mermaid from another host: draw an SVG in docs/img",
+    **{f"[!{kind}]": "an admonition as plain text" for kind in ("NOTE", "TIP", "IMPORTANT", "WARNING", "CAUTION")},
+}
 MARKDOWN_LINK = re.compile(r"(?<!`)\[[^\]\n]*\]\(<?([^)>\s]+)>?(?: \"[^\"]*\")?\)")
 CODE = re.compile(r"^( *)```.*?^\1```$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
@@ -88,6 +92,7 @@ def site_mistakes(site: Path) -> Iterator[str]:
         for link in page.fetched:
             if urlsplit(link).netloc:
                 yield f"{name}: fetches {link} from another host"
+        yield from (f"{name}: {wrong}" for sign, wrong in NOT_RENDERED.items() if sign in file.read_text("utf-8"))
         for link in (*page.links, *page.fetched):
             if wrong := _broken(link, file, site):
                 yield f"{name}: {link}: {wrong}"

@@ -345,6 +345,10 @@ nav = ["index.md", {"A" = ["a.md"]}]
 [project.theme]
 font = false
 """
+ADMONITIONS = """
+[project.plugins.gh-admonitions]
+enabled = true
+"""
 
 
 @pytest.mark.parametrize(
@@ -361,6 +365,9 @@ font = false
         ({"a.md": '## One\n\n<a href="#two">b</a>\n'}, MENU, "does not exist"),
         ({"a.md": '## One\n\n<a href="/a/#two">b</a>\n'}, MENU, "/a/#two: no such heading"),
         ({"a.md": "## One\n\n![it](https://example.org/it.svg)\n"}, MENU, "from another host"),
+        ({"a.md": "## One\n\n> [!WARNING]\n> Mind the gap.\n"}, MENU, "an admonition as plain text"),
+        ({"a.md": "## One\n\n> [!WARNING]\n> Mind the gap.\n"}, MENU + ADMONITIONS, ""),
+        ({"a.md": "## One\n\n```mermaid\nflowchart LR\n```\n"}, MENU, "fetches Mermaid from another host"),
         ({"../README.md": "[a](docs/b.md)"}, MENU, "README.md: docs/b.md: no such file"),
         ({"../README.md": "[a](docs/a.md#two)"}, MENU, "README.md: docs/a.md#two: no such heading"),
         ({"../README.md": "[a](docs/a.md#one) `[b](c)`"}, MENU, ""),
