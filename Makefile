@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up test test-bare test-compose bench docs lint format audit
+.PHONY: up test test-bare test-compose bench docs lint format audit coverage dist lock
 
 up: $(VENV)/.stamp-up
 	$(BIN)/authz up $(ARGS)
@@ -39,10 +39,28 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python deploy/kubernetes/generate.py --check
 	$(BIN)/python -m tests.words
+	@if command -v luacheck >/dev/null; then luacheck --quiet --no-color authz/redisio/lua; \
+	else echo "The Lua scripts are not checked: luacheck is missing (Debian: lua-check)"; fi
 
 audit: $(VENV)/.stamp-dev  # known vulnerabilities of what is installed; asks PyPI's or OSV's data
 	@$(PIP) pip-audit
 	$(BIN)/pip-audit --skip-editable $(ARGS)
+
+coverage: $(VENV)/.stamp-dev  # lines of authz/ that no test of these reaches in its own process
+	@$(PIP) pytest-cov
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov authz --cov-report term-missing:skip-covered \
+		$(or $(ARGS),tests/unit tests/property tests/integration)
+
+dist: $(VENV)/.stamp-up  # sdist and wheel into dist/packages; with TAG=v… only if that is the version
+	$(if $(TAG),test "$(TAG)" = "v$$($(BIN)/python -c 'from importlib.metadata import version as v; print(v("envoy-usage-plans"))')")
+	@$(PIP) build
+	rm -rf dist/packages
+	$(BIN)/python -m build --outdir dist/packages
+
+lock: $(VENV)/.stamp-dev  # the newest versions into requirements/constraints.txt, for every Python and platform
+	@$(PIP) uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements/constraints.txt pyproject.toml
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format

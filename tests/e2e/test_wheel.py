@@ -77,6 +77,7 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
         "redisio/lua/admit.lua",
         "redisio/lua/flush.lua",
         "envoy/templates/envoy.yaml.j2",
+        "py.typed",
         "samples/first.yaml",
         "samples/plans.schema.json",
         "samples/plans.yaml",
