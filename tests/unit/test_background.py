@@ -42,7 +42,7 @@ class _Watched(dict):  # type: ignore[type-arg]
     """A dict that can be seen to go."""
 
 
-async def test_what_is_let_go_of_is_freed() -> None:
+async def test_released_catalogs_are_freed() -> None:
     keys = tuple(key(id=f"k{n}") for n in range(3 * PIECE))
     values: list[object] = [resources(api_keys=keys), Catalog.compile(Resources())]
     callers = _Watched(Catalog.compile(resources()).callers)
@@ -64,7 +64,7 @@ async def test_who_still_holds_it_keeps_it_whole() -> None:
     assert callers
 
 
-def test_what_is_settled_is_set_aside() -> None:
+def test_settled_objects_are_set_aside() -> None:
     thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
     try:
         settle()

@@ -194,7 +194,7 @@ async def test_a_key_that_the_store_does_not_have_is_unknown() -> None:
     assert verdict.reason is Reason.KEY_UNKNOWN
 
 
-async def test_a_key_of_which_nobody_can_tell_is_no_stranger() -> None:
+async def test_a_key_that_cannot_be_looked_up_is_no_stranger() -> None:
     """503: the key may be good."""
     verdict = await checker(FakeRing(KeysUnavailable("away"))).check(ask(key="k2"))
     assert isinstance(verdict, Denied)
@@ -209,7 +209,7 @@ async def test_the_files_keys_and_requests_without_one_are_never_looked_up() -> 
     assert ring.looked == 0
 
 
-async def test_without_any_catalog_nobody_is_let_in() -> None:
+async def test_without_any_catalog_no_call_is_let_in() -> None:
     """All calls get 503."""
     verdict = await Checker(lambda: None, FakeLimiter(), LocalLimiter(), lambda: NOW).check(ask())
     assert isinstance(verdict, Denied)

@@ -42,7 +42,7 @@ async def test_a_request_is_read_aloud() -> None:
     ]
 
 
-async def test_each_layer_is_told_with_its_key_and_numbers() -> None:
+async def test_each_layer_is_shown_with_its_key_and_numbers() -> None:
     """A rate that cannot be kept exactly is shown as reckoned."""
     lines = await story(FULL, ask())
     assert lines[6:16] == [
@@ -117,7 +117,7 @@ async def notes(changed: Resources, request: Request) -> list[str]:
 TWO = resources(apis=(api(), api("a2", stages=(Stage("v1"),))))
 
 
-async def test_a_host_that_no_api_names_is_told() -> None:
+async def test_a_host_that_no_api_names_is_reported() -> None:
     lone = Request("GET", "other.example.org", "/orders/7")
     assert await notes(resources(), lone) == [
         "other.example.org is in no `hosts`; the only API, a1, was taken",

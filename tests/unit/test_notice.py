@@ -36,7 +36,7 @@ def test_it_is_said_once_and_when_the_reason_changes(time: Time) -> None:
     assert notice.reason == "b"
 
 
-def test_it_is_said_again_once_a_minute_with_what_was_left_out(time: Time) -> None:
+def test_it_is_said_again_once_a_minute_with_the_number_left_out(time: Time) -> None:
     notice = Notice("away", clock=time)
     with capture_logs() as lines:
         for second in range(121):

@@ -109,7 +109,7 @@ def test_a_method_is_stored_as_given() -> None:
         ("text", None),
     ],
 )
-def test_a_row_is_told_by_its_members(row: Any, kind: str | None) -> None:
+def test_a_row_is_recognised_by_its_members(row: Any, kind: str | None) -> None:
     assert recognised(row) == kind
 
 
@@ -166,7 +166,7 @@ def test_a_documents_name_tells_whose_it_is(name: str, owners: list[str], owner:
         ),
     ],
 )
-def test_what_is_not_kept_is_named(changes: dict[str, Any], warning: str) -> None:
+def test_dropped_fields_are_named(changes: dict[str, Any], warning: str) -> None:
     found = wanted(**changes)
     assert any(text.startswith(warning) for text in found.warnings), found.warnings
 

@@ -96,7 +96,7 @@ def test_plans_may_stand_in_single_quotes() -> None:
         (f"a,{KEYS[0]}", "Record 1: It has 2 fields where the header has 5: the others are empty"),
     ],
 )
-def test_what_is_left_out_of_a_record_has_a_warning(line: str, warning: str) -> None:
+def test_a_dropped_part_of_a_record_has_a_warning(line: str, warning: str) -> None:
     found, warnings = read(line, f"next,{KEYS[2]},d,true,p")
     assert warnings == [warning]
     assert [row.value for row in found][-1] == KEYS[2]

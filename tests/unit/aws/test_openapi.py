@@ -149,7 +149,7 @@ def test_integrations_parameters_and_responses_are_kept() -> None:
 @pytest.mark.parametrize(
     ("basepath", "path"), [("ignore", "/pets"), ("prepend", "/v1/shop/pets"), ("split", "/shop/pets")]
 )
-def test_the_base_path_goes_where_it_is_told(basepath: str, path: str) -> None:
+def test_the_base_path_goes_where_the_parameter_says(basepath: str, path: str) -> None:
     servers = [{"url": "https://example.org/{base}", "variables": {"base": {"default": "v1/shop"}}}]
     paths: dict[str, Any] = {"/pets": {"get": {}}}
     for given in (document(paths, servers=servers), swagger(paths, basePath="/v1/shop")):
@@ -216,7 +216,7 @@ def test_overwriting_keeps_nothing_but_who_the_api_is() -> None:
         ),
     ],
 )
-def test_what_is_no_api_is_refused(given: dict[str, Any], message: str) -> None:
+def test_a_document_that_is_no_api_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ApiError) as refused:
         read(given)
     assert (refused.value.status, refused.value.message) == (400, message)
@@ -345,7 +345,7 @@ def test_one_warning_names_all_methods_of_a_cause() -> None:
     assert warning.endswith(" more")
 
 
-def test_what_cannot_be_read_beside_a_key_leaves_the_key() -> None:
+def test_an_unreadable_scheme_beside_a_key_leaves_the_key() -> None:
     oauth = {"type": "oauth2", "flows": {}}
     components = {"securitySchemes": {"api_key": KEY, "oauth": oauth}}
     paths: dict[str, Any] = {
@@ -369,7 +369,7 @@ def test_null_security_is_the_documents() -> None:
     assert not result.warnings
 
 
-def test_authorization_by_awss_identities_is_stored_and_told() -> None:
+def test_authorization_by_awss_identities_is_stored_with_a_warning() -> None:
     auth = {"x-amazon-apigateway-auth": {"type": "aws_iam"}}
     result = read(document({"/a": {"get": auth, "put": {"x-amazon-apigateway-auth": {"type": "NONE"}}}}))
     assert method(result, "/a", "GET").authorization_type == "AWS_IAM"
@@ -484,7 +484,7 @@ def test_a_reference_that_cannot_be_followed_has_a_warning(reference: Any, cause
         ),
     ],
 )
-def test_what_is_left_out_has_a_warning(item: Any, warning: str) -> None:
+def test_each_dropped_part_has_a_warning(item: Any, warning: str) -> None:
     result = read(document({"/a": item, "/b": {"get": NEEDS_KEY}}))
     assert warning in result.warnings
     assert result.grave

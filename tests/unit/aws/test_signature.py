@@ -111,7 +111,7 @@ def test_an_unsigned_payload_may_be_anything() -> None:
         {"secret": "another secret"},
     ],
 )
-def test_a_change_to_what_was_signed_is_noticed(changed: dict[str, str]) -> None:
+def test_a_change_to_a_signed_part_is_noticed(changed: dict[str, str]) -> None:
     error = refusal(sign("GET", "/apikeys"), **changed)
     assert error.code == "InvalidSignatureException"
     assert error.message.startswith("The request signature we calculated does not match")
@@ -152,7 +152,7 @@ def test_the_host_must_be_signed() -> None:
         ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e, Signature=x", "requires 'SignedHeaders' parameter"),
     ],
 )
-def test_an_incomplete_header_is_told_what_it_lacks(authorization: str, message: str) -> None:
+def test_the_answer_names_the_missing_part_of_a_header(authorization: str, message: str) -> None:
     with pytest.raises(ApiError, match=message) as raised:
         signature.parse(authorization, [("x-amz-date", "20260304T100000Z")])
     assert raised.value.code == "IncompleteSignatureException"

@@ -46,7 +46,7 @@ def _pairs(record: CallerUse, quota: QuotaSettings | None, first: str, last: str
         pytest.param({"2026-03-04": (5, 99)}, MONTH, "2026-03-04", [(5, 95)], id="today says what remains now"),
     ],
 )  # fmt: skip
-def test_a_day_says_what_was_used_and_what_remained(
+def test_a_day_has_used_and_remaining_units(
     rows: dict[str, DayUse], quota: QuotaSettings | None, first: str, expected: list[DayUse]
 ) -> None:
     """On 4 March, with 5 of the period used."""
@@ -98,7 +98,7 @@ def test_a_range_of_dates_holds_both_ends() -> None:
         ("9999-12-31", "9999-12-31"),
     ],
 )
-def test_what_is_no_range_of_dates_is_refused(start: Any, end: Any) -> None:
+def test_a_bad_range_of_dates_is_refused(start: Any, end: Any) -> None:
     with pytest.raises(ApiError) as refused:
         days(start, end, 400)
     assert refused.value.code == "BadRequestException"

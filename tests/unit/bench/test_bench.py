@@ -132,7 +132,7 @@ def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])
-def test_a_document_has_just_so_many_layers(layers: int) -> None:
+def test_a_document_has_the_given_number_of_layers(layers: int) -> None:
     """Without any limit of the account there, AWS's own would be the fifth."""
     catalog = compiled(inputs.document(keys=3, plans=2, layers=layers))
     (grant,) = grants(catalog, [2], 1_800_000_000_000_000)
@@ -226,6 +226,6 @@ def test_one_rival_at_a_time(arguments: list[str]) -> None:
     assert "expected one of --rls and --ext-authz" in answer.output
 
 
-def test_every_section_can_be_asked_for_alone() -> None:
+def test_every_section_can_run_alone() -> None:
     answer = CliRunner().invoke(run, ["--help"])
     assert all(name in answer.output.replace("\n", "").replace(" ", "") for name in SECTIONS)

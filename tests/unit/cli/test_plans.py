@@ -75,7 +75,7 @@ def test_a_file_with_a_mistake_takes_no_key(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == "apiz: []\n"
 
 
-def test_what_is_for_a_file_needs_one() -> None:
+def test_options_for_a_file_need_one() -> None:
     outcome = CliRunner().invoke(cli, ["new-key", "--plan", "basic"])
     assert outcome.exit_code == 2
     assert "--id, --name and --plan are for --into" in outcome.output

@@ -75,13 +75,13 @@ def test_merges_and_aliases_are_written_out() -> None:
         '{"a": "\\ud800"}',
     ],
 )
-def test_what_is_no_mapping_is_told_apart(text: str) -> None:
+def test_a_document_without_a_mapping_has_a_message_of_its_own(text: str) -> None:
     with pytest.raises(DocumentError) as refused:
         read(text)
     assert not isinstance(refused.value, RefusedError)
 
 
-def test_bytes_that_are_no_text_are_told_apart() -> None:
+def test_bytes_that_are_no_text_have_a_message_of_their_own() -> None:
     for body in (b"\xff", b'{"a": "\xff"}', b"\xff\xfe\xff"):
         with pytest.raises(DocumentError):
             read_document(body)

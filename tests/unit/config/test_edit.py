@@ -138,7 +138,7 @@ def test_a_key_that_cannot_be_added_is_refused_with_the_reason(text: str, says: 
         "usagePlans: [&p {id: q, name: Q, keys: [a]}, {<<: *p, id: p, name: P}]",
     ],
 )
-def test_a_layout_in_which_the_key_would_change_more_is_refused(text: str) -> None:
+def test_a_layout_where_the_key_would_change_more_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="add it by hand"):
         with_key(f"{text}\napiKeys: [{{id: a, {OLD}}}]\n", KEY, "p", "plans.yaml")
 

@@ -297,11 +297,11 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(("text", "line"), SHAPES.values(), ids=SHAPES)
-def test_a_mistake_is_told_with_its_address(text: str, line: str) -> None:
+def test_a_mistake_is_reported_with_its_address(text: str, line: str) -> None:
     assert refusal(text) == [line]
 
 
-def test_all_mistakes_of_a_file_are_told_at_once() -> None:
+def test_all_mistakes_of_a_file_are_reported_at_once() -> None:
     text = """
 settings: {logLevel: loud, foo: 1}
 apis: [{id: a b, stages: [{name: 1}, {}]}, {}]
@@ -324,7 +324,7 @@ apiKeys: [{id: k1, enabled: maybe}, 7]
     ]
 
 
-def test_what_cannot_be_read_is_told_by_its_path(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"apis: \xe9")
     for name, rule in {"absent": "no such file", "latin": "expected UTF-8 text; byte 6 is none"}.items():
         with pytest.raises(ConfigError, match=re.escape(f"{tmp_path / name}: {rule}")):

@@ -72,7 +72,7 @@ def test_text_from_the_environment_becomes_what_the_setting_is() -> None:
         ),
     ],
 )
-def test_a_bad_setting_is_told_with_its_origin(
+def test_a_bad_setting_is_reported_with_its_origin(
     file_settings: dict[str, object], environ: dict[str, str], flags: dict[str, object], line: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -246,7 +246,7 @@ def test_the_password_of_redis_may_be_in_a_file_and_is_not_shown(tmp_path: Path)
         ("redis://:old@h", b"new", "expected no password in redisUrl beside redisPasswordFile"),
     ],
 )
-def test_a_bad_password_file_is_told_with_where_it_was_given(
+def test_a_bad_password_file_is_reported_with_its_origin(
     url: str, content: bytes | None, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -96,12 +96,12 @@ def test_a_body_becomes_a_struct_and_what_it_does_not_know_is_passed_over() -> N
         ),
     ],
 )
-def test_a_broken_constraint_is_told_as_aws_does(body: Any, message: str) -> None:
+def test_a_broken_constraint_is_worded_as_aws_does(body: Any, message: str) -> None:
     error = refusal(body)
     assert (error.code, error.message) == ("ValidationException", f"1 validation error detected: {message}")
 
 
-def test_several_broken_constraints_are_told_at_once() -> None:
+def test_several_broken_constraints_are_reported_at_once() -> None:
     error = refusal({"colour": "green", "burst": 10})
     assert error.message.startswith("3 validation errors detected: Value null at 'updateThingInput.name'")
     assert error.message.count("; Value") == 2
@@ -132,7 +132,7 @@ def test_several_broken_constraints_are_told_at_once() -> None:
         {"name": "a", "tags": []},
     ],
 )
-def test_what_cannot_be_read_is_a_serialization_exception(body: Any) -> None:
+def test_an_unreadable_body_is_a_serialization_exception(body: Any) -> None:
     assert refusal(body).code == "SerializationException"
 
 

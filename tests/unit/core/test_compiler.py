@@ -93,7 +93,7 @@ def _answers(catalog: Catalog) -> list[object]:
 
 
 @given(st.lists(st.tuples(worlds, st.booleans()), min_size=2, max_size=5))
-def test_what_was_compiled_before_makes_no_difference(changes: list[tuple[Resources, bool]]) -> None:
+def test_an_earlier_compilation_makes_no_difference(changes: list[tuple[Resources, bool]]) -> None:
     """Whatever changed: an account's rate, an API's stages and methods, a plan's numbers, its keys, its reference."""
     compiler = Compiler()
     for resources, anew in changes:

@@ -143,7 +143,7 @@ def test_where_the_authorizer_leaves_the_key_is_configurable() -> None:
     assert found.find(request(metadata={"my.filter": {"caller": "K"}})) == "K"
 
 
-def test_with_an_authorizer_the_clients_own_key_is_stripped_all_the_same() -> None:
+def test_with_an_authorizer_the_clients_own_key_is_stripped_too() -> None:
     assert credentials(HEADER, api_key_source="AUTHORIZER").strip(request(x_api_key="K")).headers == ("x-api-key",)
 
 

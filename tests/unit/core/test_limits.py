@@ -76,7 +76,7 @@ def test_a_burst_without_a_rate_is_no_throttle() -> None:
 @pytest.mark.parametrize(
     ("rate", "burst", "seconds"), [(1.0, 5, 5), (3.0, 10, 4), (0.1, 1, 10), (0.0, 5, None), (5.0, 0, None)]
 )
-def test_the_window_is_the_time_in_which_a_bucket_fills(rate: float, burst: int, seconds: int | None) -> None:
+def test_the_window_is_the_time_that_a_bucket_takes_to_fill(rate: float, burst: int, seconds: int | None) -> None:
     assert bucket(rate, burst).window_seconds == seconds
 
 

@@ -144,7 +144,7 @@ def test_no_header_speaks_of_a_shadow_layer() -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.DEADLINE])
-def test_what_is_shed_may_come_again_in_a_second(reason: Reason) -> None:
+def test_a_shed_call_may_come_again_in_a_second(reason: Reason) -> None:
     assert standard(Denied(reason)) == {"retry-after": "1"}
 
 
@@ -176,7 +176,7 @@ def test_a_grpc_caller_reads_a_status_of_its_own(content_type: str, denied: Deni
 
 
 @pytest.mark.parametrize("content_type", ["application/grpc-web", "application/grpcfoo", "text/plain"])
-def test_what_is_http_to_envoy_is_answered_as_http(content_type: str) -> None:
+def test_a_call_that_envoy_treats_as_http_is_answered_as_http(content_type: str) -> None:
     assert "grpc-status" not in answer(throttled(), ask(headers={"content-type": content_type})).headers
 
 

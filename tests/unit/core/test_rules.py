@@ -466,7 +466,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("refused", "address", "rule"), REFUSED.values(), ids=REFUSED)
-def test_a_broken_rule_is_told_with_its_address(refused: Resources, address: str, rule: str) -> None:
+def test_a_broken_rule_is_reported_with_its_address(refused: Resources, address: str, rule: str) -> None:
     assert problems(refused) == [(address, rule)]
 
 
@@ -520,7 +520,7 @@ def test_no_problem_repeats_a_value_in_the_place_of_an_id() -> None:
     assert value not in str(problems(broken))
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     both = resources(usage_plans=(plan(keys=("k8", "k9"), quota=QuotaSettings(limit=1, period="DAY", offset=3)),))
     assert [problem.address for problem in problems(both)] == [
         "$.usagePlans[0].quota.offset",

@@ -37,6 +37,6 @@ def test_a_refusal_by_no_limit_has_no_layer() -> None:
     assert Denied(Reason.KEY_MISSING).layer is None
 
 
-def test_standings_tell_what_is_left_of_each_limit() -> None:
+def test_standings_show_the_rest_of_each_limit() -> None:
     tally = Tally(now=0, states=(1_000_000, 0, 2, 5_000_000, 1))
     assert [left for _, _, left in standings(GRANT, tally)] == [4, 5, 1, 0, 4]

@@ -81,7 +81,7 @@ def test_a_field_that_is_missing_is_named(name: str, value: str | None) -> None:
     "line",
     ['[2026-03-03T10:00:00Z] "GET /prod/pets HTTP/1.1" 200', "", "{", "[1]", "7", "{" * 50_000, b'{"path": "\xff"}'],
 )
-def test_what_is_no_object_of_json_is_refused(line: str | bytes) -> None:
+def test_a_line_that_is_no_json_object_is_refused(line: str | bytes) -> None:
     assert "expected a JSON object" in refusal(line)
 
 

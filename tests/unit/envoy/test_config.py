@@ -118,7 +118,7 @@ def assert_valid(config: str, directory: Path) -> None:
     [("envoy.yaml", render(SAMPLE, DEFAULTS)), ("ext_authz.yaml", separate_parts())],
     ids=["whole", "parts"],
 )
-def test_the_reviewed_files_are_what_is_printed(file: str, expected: str) -> None:
+def test_the_reviewed_files_equal_the_printed_ones(file: str, expected: str) -> None:
     assert (ROOT / "envoy" / file).read_text() == expected
 
 
@@ -219,7 +219,7 @@ def test_all_workers_of_the_settings_are_endpoints(listen: str, expected: list[o
     assert found["circuit_breakers"]["thresholds"][0]["max_requests"] == 3 * 20
 
 
-def test_envoy_sheds_what_is_more_than_all_workers_work_on() -> None:
+def test_envoy_sheds_calls_beyond_the_bound_of_all_workers() -> None:
     """A retry is one of them."""
     options = EnvoyOptions(authz=("127.0.0.1:50051", "127.0.0.1:50052"), max_in_flight=500)
     [bounds] = cluster(options)["circuit_breakers"]["thresholds"]
@@ -329,7 +329,7 @@ def test_browsers_of_the_given_origins_may_send_a_key_and_read_a_refusal() -> No
     assert {"retry-after", "grpc-status", "grpc-message"} <= {*policy["expose_headers"].split(",")}
 
 
-def test_no_cors_policy_unless_asked_for() -> None:
+def test_no_cors_policy_without_origins() -> None:
     assert all(
         CORS not in host.get("typed_per_filter_config", {}) for host in manager()["route_config"]["virtual_hosts"]
     )
@@ -377,7 +377,7 @@ def test_without_an_administration_interface_there_are_no_statistics() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "localhost", ":80", "host:", "host:http", "host:65536"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_a_bad_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected host:port or unix:/path"):
         Address.parse(text)
 

@@ -88,7 +88,7 @@ def test_metadata_may_hold_any_number(number: float) -> None:
 
 
 @pytest.mark.parametrize("missing", ["method", "path"])
-def test_what_is_no_http_request_is_none(missing: str) -> None:
+def test_a_check_without_an_http_request_is_none(missing: str) -> None:
     message = check_request("GET", URL, {})
     message.attributes.request.http.ClearField(cast("Any", missing))
     assert to_request(message) is None
@@ -245,7 +245,7 @@ PLACE = {
 }
 
 
-def test_metadata_tells_what_was_allowed() -> None:
+def test_metadata_describes_an_allowed_call() -> None:
     found = grant(ask())
     assert metadata(judge(found, Tally(ANY_TIME, (0,)))) == PLACE | {
         "decision": "allowed",
@@ -257,7 +257,7 @@ def test_metadata_tells_what_was_allowed() -> None:
     }
 
 
-def test_metadata_tells_what_was_refused_and_by_what() -> None:
+def test_metadata_describes_a_refused_call_and_the_layer() -> None:
     found = Grant(grant(ask()).subject, (THROTTLE, QUOTA))
     tally = Tally(ANY_TIME, (5 * THROTTLE.rule.m, 1), refused_by=THROTTLE, wait_us=1_500_000)  # type: ignore[union-attr]
     assert metadata(judge(found, tally)) == PLACE | {
@@ -384,7 +384,7 @@ async def test_a_deadline_that_has_passed_is_an_error_and_costs_nothing(seconds:
     assert (answer.status, answer.is_error, reason) == (503, True, "deadline")
 
 
-async def test_the_limiter_is_told_the_callers_deadline() -> None:
+async def test_the_limiter_gets_the_callers_deadline() -> None:
     """A twentieth of the time left is kept for the way back."""
     told: list[float | None] = []
 

@@ -165,7 +165,7 @@ def test_a_timeout_is_a_number_of_seconds(text: bytes, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"S", b"5", b"5s", b"-5S", b"5 S", b"5.5S", b"123456789S", b"5S\n", "٣S".encode()]
 )
-def test_what_is_no_timeout_is_refused(text: bytes) -> None:
+def test_a_bad_timeout_is_refused(text: bytes) -> None:
     with pytest.raises(Refused) as refused:
         seconds_of(text)
     assert refused.value.code == 13
@@ -226,7 +226,7 @@ async def test_a_caller_that_leaves_before_its_message_is_whole_is_not_met() -> 
     assert (met, caller.sent) == ([], [])
 
 
-async def test_a_caller_that_leaves_while_it_is_answered_harms_nobody() -> None:
+async def test_a_caller_that_leaves_during_its_answer_harms_no_other() -> None:
     caller = Caller(framed(b"a"))
 
     async def leave(message: bytes, seconds_left: float | None) -> bytes:
@@ -290,7 +290,9 @@ async def test_calls_that_are_given_up_are_unavailable() -> None:
     ("service", "serving", "code", "status"),
     [("", True, 0, 1), ("", False, 0, 2), ("a.Service", True, 0, 1), ("another", True, 5, None)],
 )
-async def test_health_is_told_for_what_is_served(service: str, serving: bool, code: int, status: int | None) -> None:
+async def test_health_is_served_for_each_served_name(
+    service: str, serving: bool, code: int, status: int | None
+) -> None:
     health = Health(["a.Service"])
     health.set_serving(serving)
     question = health_pb2.HealthCheckRequest(service=service).SerializeToString()
@@ -302,7 +304,7 @@ async def test_health_is_told_for_what_is_served(service: str, serving: bool, co
         assert health_pb2.HealthCheckResponse.FromString(unframed(body)).status == status
 
 
-async def test_what_is_no_question_about_health_is_refused() -> None:
+async def test_a_malformed_health_request_is_refused() -> None:
     caller = Caller(framed(b"\xff"), path=CHECK)
     await GrpcApp({}, Health([]), no_problem)(caller.scope, caller.receive, caller.send)
     assert caller.status == 13
@@ -391,7 +393,7 @@ def handover(**changes: Any) -> Handover:
     return Handover(**{**whole, **changes})
 
 
-def test_what_is_handed_over_arrives_once() -> None:
+def test_a_handover_arrives_once() -> None:
     given = handover()
     environ = {HANDOVER: str(_kept(given))}
     assert os.get_inheritable(int(environ[HANDOVER]))

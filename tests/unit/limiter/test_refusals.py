@@ -58,7 +58,7 @@ def _refused(limits: tuple[Limit, ...], model: Model, meter: Meter | None, now: 
 
 @settings(deadline=None)
 @given(limits=_limits(), has_key=st.booleans(), passed=st.integers(0, LONGEST_US + 1), behind=st.integers(0, 1000))
-def test_what_is_recalled_is_what_redis_would_say(
+def test_a_recalled_refusal_equals_redis_own(
     limits: tuple[Limit, ...], has_key: bool, passed: int, behind: int
 ) -> None:
     """The refusal, its wait and all states, at any time at which it is recalled at all; asked `behind` µs before."""
@@ -124,7 +124,7 @@ def test_only_some_kinds_are_remembered(
         pytest.param(replace(_tally(QUOTA, PLAN, QUOTA), now=END), id="nothing left to wait for"),
     ],
 )
-def test_what_is_no_refusal_by_redis_that_lasts_is_not_remembered(tally: Tally) -> None:
+def test_only_a_lasting_refusal_by_redis_is_remembered(tally: Tally) -> None:
     assert not _is_remembered((PLAN, QUOTA), tally)
 
 
@@ -191,7 +191,7 @@ def test_as_many_callers_are_remembered_as_were_said_and_the_oldest_go() -> None
     assert [tally is not None for tally in recalled] == [False, True, True]
 
 
-def test_a_memory_of_nobody_remembers_nobody() -> None:
+def test_a_memory_of_size_0_remembers_no_caller() -> None:
     refusals = Refusals(0)
     refusals.remember((QUOTA,), METER, _tally(QUOTA, QUOTA), 0)
     assert len(refusals) == 0

@@ -115,7 +115,7 @@ def test_the_supervisor_tells_of_its_workers(directory: str) -> None:
     assert value(whole, "authz_worker_restarts_total") == 1
 
 
-def test_what_is_exposed_has_each_series_once(directory: str) -> None:
+def test_the_exposition_has_each_series_once(directory: str) -> None:
     for slot in (0, 1):
         worker(directory, slot, "p1")
     series = [line.rpartition(" ")[0] for line in gathered(directory).exposition().decode().splitlines()]

@@ -119,12 +119,12 @@ def test_what_can_be_counted_is_0_before_it_happens(name: str, label: str, expec
 
 
 @pytest.mark.parametrize("metrics", [Metrics(), ControlMetrics()], ids=["sidecar", "control"])
-def test_the_version_is_told(metrics: Metrics | ControlMetrics) -> None:
+def test_the_version_is_a_metric(metrics: Metrics | ControlMetrics) -> None:
     labels = {"version": importlib.metadata.version("envoy-usage-plans")}
     assert metrics.registry.get_sample_value("authz_build_info", labels) == 1.0
 
 
-def test_cpu_time_grows_by_what_was_used() -> None:
+def test_cpu_time_grows_by_the_time_used() -> None:
     """Of the whole process: it is not added to what was told before."""
     metrics = Metrics()
     told = [metrics.registry.get_sample_value("authz_cpu_seconds_total") or 0.0 for _ in range(3)]

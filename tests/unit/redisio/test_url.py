@@ -75,7 +75,7 @@ PIECES = st.sampled_from(
         ),
     ],
 )
-def test_a_url_names_one_server_or_whoever_knows_the_master(url: str, read: RedisUrl) -> None:
+def test_a_url_names_one_server_or_the_sentinels_that_know_the_master(url: str, read: RedisUrl) -> None:
     assert read_url(url) == read
 
 
@@ -108,7 +108,7 @@ def test_any_text_is_refused_by_a_rule_or_makes_a_client(url: str) -> None:
     ),
     st.sampled_from(["h/main?sentinel_password={secret}", "", "h:1/0"]),
 )
-def test_a_password_is_neither_shown_nor_told(scheme: str, pieces: str, more: str, shape: str, end: str) -> None:
+def test_a_password_is_in_no_message(scheme: str, pieces: str, more: str, shape: str, end: str) -> None:
     """As far as it is taken for one: what the client would send as a password is in no masked URL, and in no rule."""
     url = f"{scheme}://" + (shape + end).format(pieces=pieces, more=more, secret=SECRET)
     rule = _rule(url)

@@ -68,7 +68,7 @@ def test_a_chain_ends_with_the_first_of_it(tmp_path: Path) -> None:
         ("ca.pem", None, "cannot be read: No such file or directory"),
     ],
 )
-def test_what_cannot_be_served_is_named(broken: str, content: bytes | None, says: str, tmp_path: Path) -> None:
+def test_an_unusable_certificate_is_named(broken: str, content: bytes | None, says: str, tmp_path: Path) -> None:
     made, file = Made.make(tmp_path / "made"), tmp_path / "made" / broken
     if content is None:
         file.unlink()
@@ -86,7 +86,7 @@ def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
         Material.read(Files(made.certificate, other.key))
 
 
-def test_who_reads_for_himself_is_told_of_good_ones_alone(tmp_path: Path) -> None:
+def test_a_host_that_reads_the_files_itself_is_notified_of_good_ones_only(tmp_path: Path) -> None:
     """Of the same ones too: he may have read while they were half written."""
     made, told = Made.make(tmp_path / "made"), list[Material]()
     certificates = Certificates(files_of(made))
@@ -171,7 +171,7 @@ VERSION_3, P256_OID = bytes.fromhex("a003020102"), bytes.fromhex("06082a8648ce3d
     ids=["version", "curve"],
 )
 @pytest.mark.parametrize("name", ["tls.crt", "ca.crt"])
-def test_what_nobody_knows_is_as_broken_as_anything(name: str, good: bytes, bad: bytes, tmp_path: Path) -> None:
+def test_an_unknown_key_type_is_a_broken_certificate(name: str, good: bytes, bad: bytes, tmp_path: Path) -> None:
     """The old ones go on. Of a CA the curve is nobody's business before it signs something."""
     pair = put(tmp_path, P256)
     files = Files(pair.certificate, pair.key, tmp_path / "ca.crt")

@@ -123,7 +123,7 @@ async def test_all_who_wait_for_a_key_share_one_look_up(shelf: Shelf) -> None:
     assert shelf.asked == 1
 
 
-async def test_an_answer_older_than_a_change_already_told_is_not_kept(shelf: Shelf) -> None:
+async def test_an_answer_older_than_a_known_change_is_not_kept(shelf: Shelf) -> None:
     """The look-up was under way when the key was disabled: it is made again."""
     shelf.put()
     shelf.go.clear()
@@ -182,7 +182,7 @@ async def test_memory_is_not_trusted_long_after_the_stream_was_read(shelf: Shelf
     assert await shelf.ring.find(KEY) is None
 
 
-async def test_without_redis_known_keys_go_on_and_of_others_nobody_can_tell(shelf: Shelf) -> None:
+async def test_without_redis_known_keys_go_on_and_others_are_undecided(shelf: Shelf) -> None:
     """Whether the failure is news, or Redis is left alone already."""
     shelf.put()
     await shelf.ring.find(KEY)

@@ -96,7 +96,7 @@ def test_secrets_come_from_files_before_the_environment(tmp_path: Path) -> None:
         ({"AUTHZ_SEALING_KEY": "QUJD"}, "keys of 32 bytes"),
     ],
 )
-def test_what_is_no_secret_is_refused_without_being_repeated(environ: dict[str, str], message: str) -> None:
+def test_a_bad_secret_is_refused_without_being_repeated(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
         load_sealer(environ)
     assert not any(value in str(raised.value) for value in environ.values())

@@ -82,7 +82,7 @@ def test_what_the_shell_has_opened_is_written_to(tmp_path: Path) -> None:
         assert pipe.read() == b"new"
 
 
-def test_what_cannot_be_written_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_named_with_the_reason(tmp_path: Path) -> None:
     at = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.fspath(at))

@@ -128,7 +128,7 @@ def test_an_openapi_document_without_a_stage_says_that_it_is_not_served() -> Non
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in SAMPLES.iterdir()))
-def test_reading_a_file_again_brings_the_same(name: str) -> None:
+def test_reading_a_file_again_changes_nothing(name: str) -> None:
     assert brought(name) == brought(name)
 
 
