@@ -1,4 +1,4 @@
-"""An API as a stage serves it, written as an OpenAPI document of version 2 or 3. The reverse of `openapi.py`."""
+"""Exports an API as a stage serves it, as an OpenAPI document of version 2 or 3. The reverse of `openapi.py`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADER: Final = "method.response.header."
 PLACE_OF: Final = {ours: theirs for theirs, ours in PLACES.items()}
 MEMBER_OF: Final = {verb: member for member, verb in VERBS.items()}
 KEY: Final = "api_key"
-# A type of authorization: the name of its security scheme, and what AWS calls it there.
+# A type of authorization: the name of its security scheme, and AWS's word for it there.
 SCHEMES: Final = {
     "AWS_IAM": ("sigv4", "awsSigv4"),
     "CUSTOM": ("authorizer", "custom"),
@@ -37,7 +37,7 @@ SCHEMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The document, and what it can't say of the API."""
+    """The document, and a warning for each fact about the API that it cannot express."""
 
     document: dict[str, Any]
     warnings: tuple[str, ...]
@@ -47,8 +47,8 @@ class Exported:
 class Exporter:
     """Writes the document of one stage.
 
-    `served` says which methods there are and who may call them. Parameters, responses, models and integrations are
-    those that `api` has now: a deployment does not keep them.
+    `served` has the methods and their key requirements. Parameters, responses, models and integrations are those that
+    `api` has now, because a deployment does not store them.
     """
 
     api: RestApi
@@ -58,8 +58,15 @@ class Exporter:
     extensions: Extensions = "apigateway"
 
     def exported(self) -> Exported:
-        """The document. An import of it, with all extensions, makes this API again."""
-        paths = {path: self._item(path, verbs) for path, verbs in sorted(self.served.resources.items())}
+        """Return the document. An import of it, with all extensions, makes this API again."""
+        paths = {
+            path: {
+                member: self._operation(path, verb, verbs[verb].api_key_required)
+                for verb, member in MEMBER_OF.items()
+                if verb in verbs
+            }
+            for path, verbs in sorted(self.served.resources.items())
+        }
         return Exported(
             {
                 **self._head(),
@@ -107,13 +114,6 @@ class Exporter:
 
     # --- methods --------------------------------------------------------------------------------------------------
 
-    def _item(self, path: str, verbs: Mapping[HttpMethod, Any]) -> dict[str, Any]:
-        return {
-            MEMBER_OF[verb]: self._operation(path, self._stored(path, verb), verbs[verb].api_key_required)
-            for verb in MEMBER_OF
-            if verb in verbs
-        }
-
     def _stored(self, path: str, verb: HttpMethod) -> StoredMethod | None:
         found = self._resource(path)
         return found.methods.get(verb) if found else None
@@ -121,18 +121,25 @@ class Exporter:
     def _resource(self, path: str) -> StoredResource | None:
         return next((one for one in self.api.resources.values() if one.path == path), None)
 
-    def _operation(self, path: str, held: StoredMethod | None, key_required: bool) -> dict[str, Any]:
-        held = held or StoredMethod()
-        parameters = [*self._parameters(held), *(self._body_parameters(held) if self._is_swagger else ())]
-        security = self._security(held, key_required)
-        consumes = list(held.request_models) if self._is_swagger else []
-        produces = self._produced(held) if self._is_swagger else []
+    def _operation(self, path: str, verb: HttpMethod, key_required: bool) -> dict[str, Any]:
+        held = self._stored(path, verb) or StoredMethod()
+        members: dict[str, Any] = {"operationId": held.operation_name}
+        parameters = list(self._parameters(held))
+        if self._is_swagger:  # it has one model of a body for all media types
+            produced = (kind for one in held.method_responses.values() for kind in one.get("responseModels", {}))
+            members |= {"consumes": list(held.request_models), "produces": list(dict.fromkeys(produced))}
+            parameters += [
+                {"in": "body", "name": name, "required": True, "schema": self._reference(name)}
+                for name in list(held.request_models.values())[:1]
+            ]
+        members["parameters"] = parameters
+        if held.request_models and not self._is_swagger:
+            members["requestBody"] = {"content": self._content(held.request_models), "required": True}
+        scheme = SCHEMES.get(held.authorization_type)
+        security = {scheme[0]: list(held.authorization_scopes)} if scheme else {}
+        security |= {KEY: []} if key_required else {}  # one requirement: a caller needs all of its schemes
         return {
-            **({"operationId": held.operation_name} if held.operation_name else {}),
-            **({"consumes": consumes} if consumes else {}),
-            **({"produces": produces} if produces else {}),
-            **({"parameters": parameters} if parameters else {}),
-            **self._request_body(held),
+            **{name: value for name, value in members.items() if value},
             "responses": {status: self._response(status, one) for status, one in sorted(held.method_responses.items())},
             **({"security": [security]} if security else {}),
             **self._method_extensions(path, held),
@@ -149,16 +156,6 @@ class Exporter:
                     **kind,
                 }
 
-    def _body_parameters(self, held: StoredMethod) -> Iterator[dict[str, Any]]:
-        """Swagger's way to name the model of a body: one for all media types."""
-        for name in list(held.request_models.values())[:1]:
-            yield {"in": "body", "name": name, "required": True, "schema": self._reference(name)}
-
-    def _request_body(self, held: StoredMethod) -> dict[str, Any]:
-        if self._is_swagger or not held.request_models:
-            return {}
-        return {"requestBody": {"content": self._content(held.request_models), "required": True}}
-
     def _response(self, status: str, one: Mapping[str, Any]) -> dict[str, Any]:
         named: Mapping[str, str] = one.get("responseModels", {})
         names = [name.removeprefix(HEADER) for name in one.get("responseParameters", {})]
@@ -173,11 +170,6 @@ class Exporter:
             **model,
         }
 
-    def _produced(self, held: StoredMethod) -> list[str]:
-        return list(
-            dict.fromkeys(kind for one in held.method_responses.values() for kind in one.get("responseModels", {}))
-        )
-
     def _content(self, named: Mapping[str, str]) -> dict[str, Any]:
         return {kind: {"schema": self._reference(name)} for kind, name in named.items()}
 
@@ -187,14 +179,6 @@ class Exporter:
     @property
     def _models_at(self) -> str:
         return "#/definitions/" if self._is_swagger else "#/components/schemas/"
-
-    def _security(self, held: StoredMethod, key_required: bool) -> dict[str, list[str]]:
-        """The requirement that names each scheme at once: a caller needs all of them."""
-        scheme = SCHEMES.get(held.authorization_type)
-        return {
-            **({scheme[0]: list(held.authorization_scopes)} if scheme else {}),
-            **({KEY: []} if key_required else {}),
-        }
 
     # --- extensions -----------------------------------------------------------------------------------------------
 
@@ -254,7 +238,7 @@ class Exporter:
         return {"components": found} if found else {}
 
     def _schema(self, model: StoredModel) -> dict[str, Any]:
-        """A model's schema, with references to other models as the document has them; any value where it isn't JSON."""
+        """Return a model's schema with references within the document; {} for one that is no JSON object."""
         try:
             text = REFERENCE.sub(rf"{self._models_at}\1", model.schema)
             found = msgspec.json.decode(text)
@@ -264,7 +248,7 @@ class Exporter:
         return {**found, **described} if isinstance(found, dict) else {}
 
     def _schemes(self, text: str) -> dict[str, Any]:
-        """The security schemes that a method names."""
+        """Return the security schemes that a method names."""
         key = {"type": "apiKey", "name": "x-api-key", "in": "header"}
         found: dict[str, Any] = {KEY: key} if f'"{KEY}":[' in text else {}
         for name, kind in SCHEMES.values():
@@ -281,7 +265,7 @@ class Exporter:
 
 
 def _integration(held: Mapping[str, Any], resource_id: str) -> dict[str, Any]:
-    """The extension of a method's integration, without what an import fills in by itself."""
+    """Return the extension of a method's integration, without the members that an import fills in."""
     kind = str(held.get("type", "MOCK"))
     filled = integration_defaults(kind, resource_id)
     shown = {name: held[name] for name in INTEGRATION if name in held and held[name] != filled.get(name)}

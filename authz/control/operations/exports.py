@@ -50,7 +50,7 @@ def _form(call: Call) -> ExportType:
 
 
 def _extensions(call: Call) -> Extensions:
-    """The extensions that the document gets: none unless some are named."""
+    """Return the wanted extensions, by default none. Raises ApiError."""
     given = call.one("extensions") or ""
     if given not in get_args(Extensions):
         raise bad_request(f"Invalid extensions specified. Must be one of: [{', '.join(get_args(Extensions)[1:])}]")
