@@ -29,7 +29,7 @@ class KeysUnavailable(Exception):  # noqa: N818
     """Nobody can say whether the key exists: it is not in memory, and the store cannot be asked."""
 
 
-class KeyRing(Protocol):
+class KeyCache(Protocol):
     """Knows the keys that are not the file's, by the SHA-256 of their values."""
 
     def known(self, digest: bytes) -> Caller | Unlooked | None:
@@ -52,7 +52,7 @@ class NoKeys:
 NO_KEYS: Final = NoKeys()
 
 
-async def resolved(catalog: Callable[[], Catalog | None], ring: KeyRing, request: Request, now: int) -> Grant | Denied:
+async def resolved(catalog: Callable[[], Catalog | None], ring: KeyCache, request: Request, now: int) -> Grant | Denied:
     """Who is calling what. A key that had to be looked up meets the catalog that is current then.
 
     Without any catalog nobody can tell, and nobody is let in.
@@ -100,7 +100,7 @@ class Checker:
         limiter: Limiter,
         fallback: Fallback,
         now: Callable[[], int],
-        ring: KeyRing = NO_KEYS,
+        ring: KeyCache = NO_KEYS,
         charge_once: bool = False,
     ) -> None:
         self._catalog = catalog

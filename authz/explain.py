@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from authz.check import NO_KEYS, KeyRing, LimiterUnavailable, resolved
+from authz.check import NO_KEYS, KeyCache, LimiterUnavailable, resolved
 from authz.core.catalog import Caller, Catalog
 from authz.core.limits import Limit, Quota, remaining
 from authz.core.request import Request
@@ -26,7 +26,7 @@ async def explain(
     now: int,
     limiter: RedisLimiter | None = None,
     profile: Profile = "standard",
-    ring: KeyRing = NO_KEYS,
+    ring: KeyCache = NO_KEYS,
     line: LogLine | None = None,
     caller: Caller | None = None,
 ) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import click
 import uvloop
 
-from authz.check import NO_KEYS, Checker, KeyRing
+from authz.check import NO_KEYS, Checker, KeyCache
 from authz.core.catalog import Caller, Catalog
 from authz.core.resources import (
     Account,
@@ -26,6 +26,7 @@ from authz.core.resources import (
     ApiStage,
     Method,
     MethodSetting,
+    Period,
     QuotaSettings,
     Resources,
     Stage,
@@ -55,7 +56,7 @@ def world(keys: int, plans: int = PLANS, routes: int = ROUTES, layers: int = LAY
     """One API, its keys spread evenly over the plans; as many layers of limits that nobody reaches."""
     setting = MethodSetting(throttling_rate_limit=1e5, throttling_burst_limit=100_000)
     plan_throttle = {"throttle": LIMIT} if layers >= 2 else {}
-    quota = {"quota": QuotaSettings(limit=10**9, period="MONTH")} if layers >= 3 else {}
+    quota = {"quota": QuotaSettings(limit=10**9, period=Period.MONTH)} if layers >= 3 else {}
     stage = Stage(name="prod", method_settings={"*/*": setting} if layers >= 4 else {})
     covered = ApiStage(api_id="a1", stage="prod", throttle={"*/*": LIMIT} if layers >= 5 else {})
     return Resources(
@@ -90,7 +91,7 @@ def questions(keys: int, routes: int = ROUTES) -> list[bytes]:
     return [question(value(drawn.randrange(keys)), drawn.randrange(routes)) for _ in range(DRAWN)]
 
 
-def cost(catalog: Catalog, asked: list[bytes], calls: int, ring: KeyRing = NO_KEYS) -> float:
+def cost(catalog: Catalog, asked: list[bytes], calls: int, ring: KeyCache = NO_KEYS) -> float:
     """µs of CPU a call, the least of some rounds; a first one asks everything once, to warm up."""
     checker = Checker(lambda: catalog, Says(), None, lambda: time.time_ns() // 1000, ring)  # type: ignore[arg-type]
     service = Authorization(checker, Metrics(), version=lambda: "1-abc")

@@ -18,7 +18,7 @@ from authz.envoy.badcalls import Problem
 from authz.envoy.edge import SERVICE
 from authz.hosts.asgi_grpc import LARGEST, NO_MESSAGE, UNIMPLEMENTED, UNKNOWN_METHOD, Bad, Health, Refused
 from authz.sidecar.certificates import Certificates, Material
-from authz.sidecar.port import HostEnded
+from authz.sidecar.port import ServerEnded
 
 Answer = Callable[[bytes, float | None], Awaitable[bytes]]
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -40,7 +40,7 @@ GRPC_LOG: Final = logging.getLogger("grpc._cython.cygrpc")
 log = structlog.get_logger(__name__)
 
 
-class GrpcioHost:
+class GrpcioServer:
     """Serves `answer` (a serialised CheckRequest and the seconds left in, a serialised CheckResponse out)."""
 
     def __init__(self, settings: Settings, answer: Answer, bad: Bad, certificates: Certificates | None = None) -> None:
@@ -71,13 +71,13 @@ class GrpcioHost:
         await self._server.start()
 
     async def until_ended(self) -> None:
-        """Returns when the server has stopped as told. Raises HostEnded if it ended by a fault of its own."""
+        """Returns when the server has stopped as told. Raises ServerEnded if it ended by a fault of its own."""
         try:
             # With a timeout only: without one, to cancel this wait would cancel the stop itself.
             while await self._server.wait_for_termination(LOOK_SECONDS):
                 pass
         except Exception as error:
-            raise HostEnded(f"the gRPC server has ended: {error!r}") from error
+            raise ServerEnded(f"the gRPC server has ended: {error!r}") from error
 
     async def set_serving(self, serving: bool) -> None:
         self._health.set_serving(serving)

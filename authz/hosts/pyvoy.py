@@ -22,7 +22,8 @@ from authz.envoy.edge import SERVICE
 from authz.hosts.asgi_grpc import Event, GrpcApp, Health, Receive, Send
 from authz.hosts.pyvoy_launch import HANDOVER, NO_WORKERS, SIGNALS, Handover, reread_files, take_over
 from authz.observe import log as logs
-from authz.sidecar.port import HostEnded
+from authz.sidecar.parts import Parts
+from authz.sidecar.port import ServerEnded
 from authz.sidecar.seat import Seat
 from authz.sidecar.sidecar import Sidecar
 from authz.store.sealing import load_sealer
@@ -39,7 +40,7 @@ MISSED_BEATS: Final = 30  # in a row, until the loop is taken to be dead; a larg
 REFUSED, FAILED, TERMINATED = 2, 1, 128 + signal.SIGTERM  # exit statuses
 
 
-class PyvoyHost:
+class PyvoyServer:
     """Serves the calls of one Envoy, in the event loop that pyvoy made for it."""
 
     def __init__(self, settings: Settings, calls: GrpcApp, health: Health, admin: Path) -> None:
@@ -117,20 +118,21 @@ class Process:
         self._handover = handover
         self._stop, self._hup = asyncio.Event(), asyncio.Event()
         sealer = load_sealer(os.environ, settings.pepper_file)
-        self._sidecar = Sidecar(settings, handover.file, sealer, Seat.of(os.environ))
+        parts = Parts.build(settings, handover.file, sealer, Seat.of(os.environ))
+        self._sidecar = Sidecar(parts)
         health = Health([SERVICE])
-        self.calls = GrpcApp({CHECK: self._sidecar.service.answer}, health, self._sidecar.service.bad)
-        self.host = PyvoyHost(settings, self.calls, health, handover.admin)
-        if self._sidecar.certificates:
-            reread_files(handover.directory)  # Envoy may have read before we did, and something else
-            self._sidecar.certificates.on_good(partial(reread_files, handover.directory))
+        self.calls = GrpcApp({CHECK: parts.service.answer}, health, parts.service.bad)
+        self.server = PyvoyServer(settings, self.calls, health, handover.admin)
+        if parts.certificates:
+            reread_files(handover.directory)  # Envoy may have read other files before we did
+            parts.certificates.on_good(partial(reread_files, handover.directory))
 
     async def run(self) -> NoReturn:
         """Until the sidecar has stopped, or cannot go on; and the process with it."""
         status = FAILED
         self._loops = [asyncio.create_task(loop) for loop in (self.calls.sweep(), self.calls.pace())]
         try:
-            await self._sidecar.run(self.host, self._stop, self._hup)
+            await self._sidecar.run(self.server, self._stop, self._hup)
             status = 0
         except BaseExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
             status = told(group.exceptions[0])
@@ -162,7 +164,7 @@ def told(error: BaseException) -> int:
     if isinstance(error, ConfigError | LimiterUnavailable | OSError):
         sys.stderr.write(f"{error}\n")
         return REFUSED
-    if isinstance(error, HostEnded):
+    if isinstance(error, ServerEnded):
         log.error("ended", error=str(error))
         return FAILED
     log.error("failed", exc_info=error)
@@ -246,7 +248,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         end(told(error), handover)
     process.guard()
     running = asyncio.create_task(process.run())
-    await process.host.started.wait()
+    await process.server.started.wait()
     _calls = process.calls
     await send({"type": "lifespan.startup.complete"})
     await receive()  # somebody else than we ends Envoy

@@ -15,10 +15,11 @@ import uvloop
 
 from authz.config.file import Config
 from authz.config.settings import Settings
-from authz.hosts.grpcio import GrpcioHost
+from authz.hosts.grpcio import GrpcioServer
 from authz.hosts.pyvoy_launch import NO_WORKERS, replace_by_envoy
 from authz.observe.status import check_listen
-from authz.sidecar.port import HostEnded
+from authz.sidecar.parts import Parts
+from authz.sidecar.port import ServerEnded
 from authz.sidecar.seat import Seat
 from authz.sidecar.sidecar import Sidecar
 from authz.store.sealing import load_sealer
@@ -42,7 +43,7 @@ def run(settings: Settings, file: tuple[Path, Config] | None, seat: Seat | None 
         replace_by_envoy(settings, file)
     try:
         uvloop.run(serve(settings, file, seat))
-    except HostEnded as ended:
+    except ServerEnded as ended:
         log.error("ended", error=str(ended))
         sys.exit(FAILED)
 
@@ -56,9 +57,9 @@ async def serve(settings: Settings, file: tuple[Path, Config] | None, seat: Seat
     _on_signals(lambda: log.warning(NO_WORKERS), signal.SIGUSR2)
     try:
         check_listen(settings.grpc_listen)
-        sidecar = Sidecar(settings, file, sealer, seat)
-        service = sidecar.service
-        await sidecar.run(GrpcioHost(settings, service.answer, service.bad, sidecar.certificates), stop, hup)
+        parts = Parts.build(settings, file, sealer, seat)
+        service = parts.service
+        await Sidecar(parts).run(GrpcioServer(settings, service.answer, service.bad, parts.certificates), stop, hup)
     except ExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
         raise group.exceptions[0] from None
 

@@ -1,4 +1,4 @@
-"""Leaves Redis alone after a few failures, and finds out in the background when it is back."""
+"""Stops calls to Redis after a few failures, and probes in the background until it answers again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from authz.redisio.url import in_words
 
 FAILURES = 3
 FIRST_PROBE_SECONDS = 0.05
-LONGEST_PROBE_SECONDS = 1.0
-BACK_OFF = wait_exponential(multiplier=FIRST_PROBE_SECONDS, max=LONGEST_PROBE_SECONDS) + wait_random(0, 0.05)
+MAX_PROBE_SECONDS = 1.0
+BACK_OFF = wait_exponential(multiplier=FIRST_PROBE_SECONDS, max=MAX_PROBE_SECONDS) + wait_random(0, 0.05)
 
 
 class Circuit:
-    """Open while Redis is left alone. Only the failures that open it cost a caller anything.
+    """Open while no call goes to Redis. Callers wait only for the failures that open it.
 
-    `recover` says whether Redis answers again, and settles what has to be settled before callers go there. `sleep`
-    waits between probes. The log names `address`, and why it is left alone.
+    `recover` probes Redis and pays what is owed there; it returns True when callers may go there again. `switch` gets
+    False when the circuit opens and True when it closes. `sleep` waits between probes. The log names `address`.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Circuit:
 
     @property
     def problem(self) -> str | None:
-        """Why Redis is left alone; None while it is not."""
+        """Why the circuit is open; None while it is closed."""
         return self._notice.reason
 
     def succeeded(self) -> None:
         self._failures = 0
 
     def failed(self, error: Exception) -> None:
-        """Count a failure; enough of them in a row open the circuit. While it is open, say why it stays so."""
+        """Count a failure, and open the circuit after `FAILURES` in a row. While it is open, log the newest reason."""
         self._failures += 1
         self._last = in_words(error)
         if self.is_open:
@@ -60,7 +60,7 @@ class Circuit:
             self.open()
 
     def open(self) -> None:
-        """Leave Redis alone, for the reason of the last failure."""
+        """Stop calls to Redis. The log names the last failure."""
         self._notice.says(self._last)
         self._switch(False)
         self._opened.set()
@@ -69,16 +69,13 @@ class Circuit:
         """Probe while the circuit is open, until cancelled."""
         while True:
             await self._opened.wait()
-            await self._sleep(FIRST_PROBE_SECONDS)  # it is left alone first, however soon it might answer
+            await self._sleep(FIRST_PROBE_SECONDS)
             await AsyncRetrying(
                 sleep=self._sleep,
                 wait=BACK_OFF,
                 retry=retry_if_result(lambda recovered: not recovered) | retry_if_exception_type(),
             )(self._recover)
-            self._close()
-
-    def _close(self) -> None:
-        self._failures = 0
-        self._opened.clear()
-        self._switch(True)
-        self._notice.ended("redis circuit closed")
+            self._failures = 0
+            self._opened.clear()
+            self._switch(True)
+            self._notice.ended("redis circuit closed")

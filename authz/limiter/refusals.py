@@ -1,4 +1,4 @@
-"""Refusals that are remembered for a moment, so that a flood of refused calls costs Redis nothing."""
+"""Refusals that are remembered for at most a second, so that a flood of refused calls costs Redis nothing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from authz.core.limits import Layer, Limit, Meter, Quota
+from authz.core.limits import Layer, Limit, Meter, Quota, refilled, room_us
 from authz.core.verdict import Tally
 
-LONGEST_US = 1_000_000
+MAX_US = 1_000_000
 CALLERS = 10_000
 REMEMBERED = frozenset({Layer.PLAN_THROTTLE, Layer.PLAN_QUOTA})
 REMEMBERED_WITHOUT_KEY = frozenset({Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE})
@@ -17,7 +17,7 @@ REMEMBERED_WITHOUT_KEY = frozenset({Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_T
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """What Redis said of these limits, `decisive` being those up to the refusing one. Holds in [since, until), µs."""
+    """Redis's tally of these limits. `decisive` are the limits up to the refusing one. Holds in [since, until), µs."""
 
     limits: tuple[Limit, ...]
     decisive: tuple[Limit, ...]
@@ -27,14 +27,14 @@ class _Refusal:
 
 
 class Refusals:
-    """The last refusal of each of so many callers.
+    """The last refusal of each of at most `callers` callers.
 
-    A caller is a ledger or, where no key is needed, the first bucket on the way. Times are in µs: `ticks` of a clock
-    that does not step, `now` of Redis's.
+    A caller is a ledger or, for a method without a key, the call's first bucket. Times are in µs: `ticks` of a clock
+    that does not step, `now` of Redis's clock.
     """
 
     def __init__(self, callers: int = CALLERS) -> None:
-        self.age = 0  # grows when something is forgotten: what was asked before that is not to be remembered
+        self.age = 0  # grows with each `forget`: a refusal that was asked for before is not remembered
         self._callers = callers
         self._kept: OrderedDict[str, _Refusal] = OrderedDict()
 
@@ -42,7 +42,7 @@ class Refusals:
         return len(self._kept)
 
     def recall(self, limits: Sequence[Limit], meter: Meter | None, ticks: int, now: int) -> Tally | None:
-        """What Redis would still say of these limits, or None if only Redis can tell."""
+        """The refusal that Redis would still give for these limits; None if Redis has to decide."""
         caller = meter.ledger if meter else limits[0].key
         kept = self._kept.get(caller)
         if kept is None:
@@ -51,13 +51,13 @@ class Refusals:
             del self._kept[caller]
             return None
         if tuple(limits[: len(kept.decisive)]) != kept.decisive:
-            if kept.decisive[-1] not in limits:  # not another route, but another limit
+            if kept.decisive[-1] not in limits:  # the refusing limit itself has changed, not just the route
                 del self._kept[caller]
             return None
         return _later(kept, now, whole=tuple(limits) == kept.limits)
 
     def remember(self, limits: Sequence[Limit], meter: Meter | None, tally: Tally, sent: int) -> None:
-        """Keep a refusal that was asked for at `sent`, in ticks, if its kind may be kept."""
+        """Keep a refusal that Redis was asked for at `sent`, in ticks, if its layer is one that is remembered."""
         by = tally.refused_by
         if by is None or tally.stale or tally.degraded or not self._callers:
             return
@@ -65,7 +65,10 @@ class Refusals:
         decisive = tuple(limits[: at + 1])
         if by.layer not in (REMEMBERED if meter else REMEMBERED_WITHOUT_KEY) or any(limit.shadow for limit in decisive):
             return
-        holds = min(_own_wait(by, tally.states[at], tally.now), _periods_left(limits, tally.now))
+        wait = room_us(by.rule, tally.states[at], tally.now)
+        quotas = [limit.rule for limit in limits if isinstance(limit.rule, Quota)]
+        # A quota's next period starts with another state.
+        holds = min(MAX_US, *(quota.end - tally.now for quota in quotas), MAX_US if wait is None else wait)
         if holds <= 0:
             return
         caller = meter.ledger if meter else limits[0].key
@@ -75,7 +78,7 @@ class Refusals:
             self._kept.popitem(last=False)
 
     def forget(self, ledgers: Iterable[str] | None = None) -> None:
-        """Nothing is known of these callers any more; None for all."""
+        """Forget the refusals of these callers, or of all."""
         self.age += 1
         if ledgers is None:
             self._kept.clear()
@@ -84,32 +87,13 @@ class Refusals:
                 self._kept.pop(ledger, None)
 
 
-def _own_wait(limit: Limit, state: int, now: int) -> int:
-    """Microseconds for which this limit alone would go on refusing, and no more than are remembered."""
-    rule = limit.rule
-    if isinstance(rule, Quota):
-        return min(LONGEST_US, rule.end - now)
-    if not rule.n or not rule.burst:
-        return LONGEST_US
-    return min(LONGEST_US, -(-(state - (rule.burst - 1) * rule.m) // rule.n))
-
-
-def _periods_left(limits: Sequence[Limit], now: int) -> int:
-    """Microseconds until one of these has another period, and so another state; no more than are remembered."""
-    return min((limit.rule.end - now for limit in limits if isinstance(limit.rule, Quota)), default=LONGEST_US)
-
-
 def _later(kept: _Refusal, now: int, *, whole: bool) -> Tally:
-    """The same refusal at `now`: less to wait for, and what has been refilled since."""
+    """The refusal as Redis would word it at `now`: with a shorter wait and refilled buckets."""
     tally, limits = kept.tally, kept.limits if whole else kept.decisive
     passed = max(0, now - tally.now)
     return Tally(
         now=now,
-        states=tuple(_state_later(limit, state, passed) for limit, state in zip(limits, tally.states, strict=False)),
+        states=tuple(refilled(limit.rule, state, passed) for limit, state in zip(limits, tally.states, strict=False)),
         refused_by=tally.refused_by,
         wait_us=None if tally.wait_us is None else max(1, tally.wait_us - passed),
     )
-
-
-def _state_later(limit: Limit, state: int, passed: int) -> int:
-    return state if isinstance(limit.rule, Quota) else max(0, state - limit.rule.n * passed)

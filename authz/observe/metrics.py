@@ -142,7 +142,7 @@ class Metrics:
         self._degraded = self._counted(
             "authz_checks_degraded", "Checks decided without Redis, by failure policy.", "policy", known=POLICIES
         )
-        self.unsettled = self._gauge(
+        self.owed = self._gauge(
             "authz_fallback_unsettled_requests", "Calls admitted without Redis and not counted there yet.", "livesum"
         )
         self.recalled = self._counter("authz_checks_recalled", "Refusals that were remembered, and cost Redis nothing.")

@@ -1,20 +1,19 @@
-"""What the garbage collector looks at: not what lives as long as the process does."""
+"""Keeps the garbage collector away from objects that live as long as the process."""
 
 from __future__ import annotations
 
 import gc
 from typing import Final
 
-# New containers between two looks at the young ones, and how many of those to one at the older generations. A call
-# makes some tens of them, and nearly all are gone when it is answered; what is left in cycles is little.
+# New containers between two collections of the youngest generation, and how many of those to one of the older ones. A
+# call makes some tens of containers, and nearly all are gone when it is answered; few are left in cycles.
 THRESHOLDS: Final = (5_000, 20, 20)
 
 
-def settle() -> None:
-    """To be called once, when modules are imported and the first catalog is compiled, before a process forks.
+def freeze() -> None:
+    """Exempt all objects that exist now from collection. Call it once, after the first catalog and before a fork.
 
-    All of that is set aside for good, so that a full collection finds little to look through. What comes later is no
-    burden either: catalogs and keys are made of structs that the collector does not track.
+    A full collection then has little to search. Later catalogs and keys are structs that are not tracked at all.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Looks at our own gRPC port from outside, as Envoy does: a port that answers nobody is the end of the process."""
+"""Probes our own gRPC port from outside, as Envoy does: a process whose port does not answer ends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Final
 import structlog
 
 from authz.config.settings import Settings
+from authz.core.address import Address
 
 LOOK_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 5.0
-SILENT_LOOKS: Final = 2  # in a row without an answer, until we are not ready
-LAST_LOOKS: Final = 10  # until the process gives up; counted, not timed, since a paused process has missed nothing
+SILENT_LOOKS: Final = 2  # in a row without an answer, until we report not ready
+MAX_LOOKS: Final = 10  # until the process ends; counted, not timed, since a paused process has missed nothing
 
 FRAME: Final = 9  # bytes before a frame's content: its length (3), type, flags, stream (4)
 DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
@@ -22,8 +23,8 @@ END_STREAM, END_HEADERS = 1, 4
 log = structlog.get_logger(__name__)
 
 
-class HostEnded(Exception):  # noqa: N818
-    """What serves gRPC has ended by itself, or answers nobody. The process ends too, so that it is started again."""
+class ServerEnded(Exception):  # noqa: N818
+    """The gRPC server has ended by itself or does not answer. The process ends too, so that it is started again."""
 
 
 def _frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
@@ -31,7 +32,7 @@ def _frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
 
 
 def _header(name: bytes, value: bytes) -> bytes:
-    """Spelt out: neither indexed nor compressed."""
+    """A header field that is neither indexed nor compressed."""
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
@@ -56,24 +57,24 @@ QUESTION: Final = b"".join(
 )
 
 
-class Port:
-    """Our own port. `problem` is None while it answers; else it says why it seems to be dead."""
+class PortProbe:
+    """Probes one port. `problem` says why the port seems to be dead; None while it answers."""
 
     def __init__(self, settings: Settings) -> None:
         self.problem: str | None = None
-        self._address = settings.grpc_listen
+        self._address = Address.parse(settings.grpc_listen)
         self._tls = _any_certificate() if settings.tls_cert_file else None
         self._refuses_us = settings.tls_client_ca_file is not None
         self._misses = 0
 
     async def watch(self) -> None:
-        """Looks once a second. Raises HostEnded when nobody has answered `LAST_LOOKS` times in a row."""
-        if self._address.endswith(":0"):
-            return  # the system has chosen the port
-        while self._misses < LAST_LOOKS:
+        """Probe once a second. Raises ServerEnded after `MAX_LOOKS` probes in a row without an answer."""
+        if self._address.is_any_port:
+            return  # we do not know it
+        while self._misses < MAX_LOOKS:
             await asyncio.sleep(LOOK_SECONDS)
             await self.look()
-        raise HostEnded(f"the gRPC port {self._address} does not answer: {self.problem}")
+        raise ServerEnded(f"the gRPC port {self._address} does not answer: {self.problem}")
 
     async def look(self) -> None:
         try:
@@ -91,36 +92,28 @@ class Port:
     def _missed(self, problem: str) -> None:
         self._misses += 1
         if self._misses == SILENT_LOOKS:
-            log.error("the gRPC port does not answer", grpc=self._address, problem=problem)
+            log.error("the gRPC port does not answer", grpc=str(self._address), problem=problem)
         if self._misses >= SILENT_LOOKS:
             self.problem = problem
 
     async def _ask(self) -> None:
-        """Raises OSError, EOFError, or TimeoutError by whoever limits it."""
+        """Send a health check and wait for any answer. Raises OSError or EOFError."""
         tls = None if self._refuses_us else self._tls
-        if self._address.startswith("unix:"):
-            path = self._address.removeprefix("unix:")
-            reader, writer = await asyncio.open_unix_connection(path, ssl=tls, server_hostname="" if tls else None)
+        at = self._address.target
+        if at.path:
+            reader, writer = await asyncio.open_unix_connection(at.path, ssl=tls, server_hostname="" if tls else None)
         else:
-            host, port = reachable(self._address)
-            reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+            reader, writer = await asyncio.open_connection(at.host, at.port, ssl=tls)
         try:
-            if not self._refuses_us:  # without a certificate that it accepts, a connection is all there is
+            if not self._refuses_us:  # we have no client certificate; then a connection has to do
                 writer.write(QUESTION)
                 await _answered(reader)
         finally:
             writer.transport.abort()
 
 
-def reachable(address: str) -> tuple[str, int]:
-    """Where to connect to: `0.0.0.0` and `::` stand for every address of this machine."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "localhost"}.get(host, host), int(port)  # noqa: S104
-
-
 async def _answered(reader: asyncio.StreamReader) -> None:
-    """Returns at any word about our call; a refusal under load is one, too."""
+    """Return at any frame about our call, such as a refusal under load."""
     while True:
         head = await reader.readexactly(FRAME)
         await reader.readexactly(int.from_bytes(head[:3]))
@@ -129,7 +122,7 @@ async def _answered(reader: asyncio.StreamReader) -> None:
 
 
 def _any_certificate() -> ssl.SSLContext:
-    """It is our own port: who is there is not the question."""
+    """Accepts every certificate: the port is our own, and we only ask whether it answers."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -31,7 +31,7 @@ from authz.config.file import Config, Stamp
 from authz.config.settings import Settings
 from authz.core.catalog import Catalog
 from authz.hosts import run as server
-from authz.sidecar.memory import settle
+from authz.sidecar.memory import freeze
 from authz.sidecar.seat import VARIABLE, Seat, Ticket
 
 File = tuple[Path, Config] | None
@@ -78,7 +78,7 @@ def become_template(settings: Settings, file: File, metrics: str, commands: sock
     catalog = None
     if file and not settings.store:  # with a store, what is compiled is what both have
         catalog = Catalog.compile(file[1].resources, settings.account_id, settings.failure_policy)
-    settle()  # a collection writes to what it looks at, and what is written to is shared no more
+    freeze()  # a collection writes to what it looks at, and what is written to is shared no more
     commands.send(msgspec.json.encode(file[1].stamp if file else None))
     while True:
         command, descriptors, _, _ = socket.recv_fds(commands, COMMAND_BYTES, 1)

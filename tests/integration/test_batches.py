@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +16,9 @@ import pytest
 from authz.check import LimiterUnavailable, Overloaded
 from authz.core.limits import Layer, Limit, Meter, redis_key, throttle
 from authz.core.verdict import Tally
-from authz.limiter.batching import MAX_BATCH, Batch, Call, Encoder
-from authz.limiter.limiter import RedisLimiter
+from authz.limiter.batching import MAX_BATCH, Waiter
+from authz.limiter.encoding import Batch, Encoder
+from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.support.proxy import Proxy, proxy
 from tests.support.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
 
@@ -76,22 +77,21 @@ async def asking(url: str) -> AsyncIterator[Asked]:
     sizes: list[int] = []
     errors: list[Exception] = []
 
-    def sent(size: int, _seconds: float) -> None:
-        sizes.append(size)
-        found.watch("sent")
+    class Recorder(Unobserved):
+        """Records sizes and errors, and then does whatever the test wants."""
 
-    def failed(error: Exception) -> None:
-        errors.append(error)
-        found.watch("failed")
+        def on_tally(self, limits: Sequence[Limit], states: Sequence[int]) -> None:
+            found.watch("on_tally", limits, states)
 
-    limiter = RedisLimiter(
-        url,
-        account=uuid4().hex,
-        budget=PATIENT,
-        observe=lambda limits, states: found.watch("observe", limits, states),
-        sent=sent,
-        failed=failed,
-    )
+        def on_batch(self, size: int, seconds: float) -> None:
+            sizes.append(size)
+            found.watch("on_batch")
+
+        def on_failure(self, error: Exception) -> None:
+            errors.append(error)
+            found.watch("on_failure")
+
+    limiter = RedisLimiter(url, account=uuid4().hex, budget=PATIENT, observer=Recorder())
     found = Asked(limiter, asyncio.create_task(limiter.run()), sizes, errors)
     assert await limiter.probe()
     yield found
@@ -179,7 +179,7 @@ async def test_a_crowd_that_does_not_come_is_not_waited_for_long(asked: Asked) -
 def _said(*asked: tuple[list[Limit], Meter | None]) -> Batch:
     """A batch in the script's words."""
     loop = asyncio.get_running_loop()
-    return Encoder("a").batch([Call(limits, meter, "", 0.0, loop.create_future()) for limits, meter in asked])
+    return Encoder("a").batch([Waiter(limits, meter, "", 0.0, loop.create_future()) for limits, meter in asked])
 
 
 async def test_a_key_and_a_rule_that_two_requests_share_are_sent_once() -> None:
@@ -293,7 +293,7 @@ async def test_entries_that_cannot_be_built_leave_their_batch(asked: Asked) -> N
     await asked.is_well()
 
 
-@pytest.mark.parametrize("who", ["observe", "sent"])
+@pytest.mark.parametrize("who", ["on_tally", "on_batch"])
 async def test_an_observer_that_fails_fails_no_caller(asked: Asked, who: str) -> None:
     def watch(name: str, *_: Any) -> None:
         if name == who:
@@ -351,7 +351,7 @@ async def test_a_malformed_result_fails_one_caller(asked: Asked, between: Proxy)
 
 async def test_an_observer_of_failures_that_fails_does_not_end_the_loop(asked: Asked, between: Proxy) -> None:
     def watch(name: str, *_: Any) -> None:
-        if name == "failed":
+        if name == "on_failure":
             raise RuntimeError("what now")
 
     asked.watch, between.answer = watch, b"-ERR what\r\n"
@@ -365,7 +365,7 @@ async def test_an_observer_of_failures_that_fails_does_not_end_the_loop(asked: A
 async def test_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its task fails, which stops the process; and no caller waits for a timeout meanwhile."""
 
-    def take(_queue: Any) -> list[Call]:
+    def take(_queue: Any) -> list[Waiter]:
         raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr("authz.limiter.batching.Queue.take", take)
@@ -391,9 +391,9 @@ async def test_a_batch_whose_reply_is_cut_is_charged_once(asked: Asked, between:
 async def test_a_batch_that_is_late_by_our_clock_is_charged_once_under_a_new_number(asked: Asked) -> None:
     """The first sending was past its deadline, and its reply has the time."""
     asked.limiter.clock.learn(asked.limiter.clock.now() - 3_600_000_000)
-    before = asked.limiter._sequence
+    before = asked.limiter._sender._sequence
     assert (await asked.call()).states == (1,)
-    assert asked.limiter._sequence == before + 2
+    assert asked.limiter._sender._sequence == before + 2
 
 
 async def test_an_abandoned_batch_is_charged_at_most_once(asked: Asked, between: Proxy) -> None:

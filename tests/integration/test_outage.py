@@ -24,8 +24,11 @@ from authz.config.settings import Settings
 from authz.core.limits import Layer, Limit, redis_key, throttle
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.envoy.pb import ext_authz_pb2_grpc
-from authz.hosts.grpcio import GrpcioHost
-from authz.limiter.limiter import ADMIT, FLUSH, RedisClock, RedisLimiter
+from authz.hosts.grpcio import GrpcioServer
+from authz.limiter.clock import RedisClock
+from authz.limiter.limiter import RedisLimiter, Unobserved
+from authz.limiter.sender import ADMIT, FLUSH
+from authz.sidecar.parts import Parts
 from authz.sidecar.sidecar import Sidecar
 from tests.support.builders import value_of
 from tests.support.proxy import Proxy, proxy
@@ -112,7 +115,7 @@ class Running:
         return [(await self.call(key)).status for _ in range(times)]
 
     def metric(self, name: str, **labels: str) -> float:
-        return self.sidecar.metrics.registry.get_sample_value(name, labels) or 0.0
+        return self.sidecar.parts.metrics.registry.get_sample_value(name, labels) or 0.0
 
     async def is_left_alone(self) -> None:
         await eventually(lambda: self.metric("authz_redis_circuit_open") == 1)
@@ -121,11 +124,11 @@ class Running:
         await eventually(lambda: self.metric("authz_redis_circuit_open") == 0)
 
     async def is_settled(self) -> None:
-        await eventually(lambda: not (self.sidecar.fallback.unsettled or self.sidecar._unsettled))
+        await eventually(lambda: not self.sidecar.parts.debts.owed)
 
     def counted(self, key: str) -> tuple[int, int]:
         """What Redis has in the key's ledger: used in the quota's period, and today."""
-        account = self.sidecar.settings.account_id
+        account = self.sidecar.parts.settings.account_id
         with admin(self.redis) as client:
             raw: Any = client.get(redis_key(account, "ledger", key, key))
         fields = struct.unpack(LEDGER, raw) if raw else (0,) * 10
@@ -164,9 +167,11 @@ async def running(
         **changes,
     }
     chosen, stop = Settings(**settings), asyncio.Event()
-    sidecar = Sidecar(chosen, (file, load(file)))
+    sidecar = Sidecar(Parts.build(chosen, (file, load(file))))
     serving = asyncio.create_task(
-        sidecar.run(GrpcioHost(chosen, sidecar.service.answer, sidecar.service.bad), stop, asyncio.Event())
+        sidecar.run(
+            GrpcioServer(chosen, sidecar.parts.service.answer, sidecar.parts.service.bad), stop, asyncio.Event()
+        )
     )
     await eventually(lambda: serving.done() or sidecar.serving)
     try:
@@ -454,8 +459,12 @@ async def test_the_client_never_retries_by_itself(server: RedisServer, between: 
 
 async def test_callers_that_still_wait_when_the_circuit_opens_ask_no_more(server: RedisServer, between: Proxy) -> None:
     """A second batch had gathered behind the one that failed."""
-    async with limiting(between.url) as limiter:
-        limiter._failed = lambda _error: setattr(limiter, "available", False)
+
+    class Opens(Unobserved):
+        def on_failure(self, error: Exception) -> None:
+            limiter.available = False
+
+    async with limiting(between.url, observer=Opens()) as limiter:
         between.answer = OOM
         between.open.clear()
         first = asyncio.create_task(limiter.admit([bucket(limiter)]))
@@ -492,7 +501,7 @@ async def test_kept_and_later_calls_are_counted_before_callers_return(
         assert await run.calls("metered", 3) == [200] * 3
         await run.is_left_alone()
         between.digest = FLUSH.digest
-        await eventually(lambda: len(run.sidecar._unsettled) > 0)
+        await eventually(lambda: len(run.sidecar.parts.debts._unpaid) > 0)
         assert await run.calls("metered", 2) == [200] * 2
         between.answer = b""
         await run.is_asked_again()
@@ -510,8 +519,8 @@ def bucket(limiter: RedisLimiter) -> Limit:
 
 
 @asynccontextmanager
-async def limiting(url: str, budget: float = 10.0, clock: RedisClock | None = None) -> AsyncIterator[RedisLimiter]:
-    limiter = RedisLimiter(url, account=uuid4().hex, budget=budget, clock=clock)
+async def limiting(url: str, budget: float = 10.0, **options: Any) -> AsyncIterator[RedisLimiter]:
+    limiter = RedisLimiter(url, account=uuid4().hex, budget=budget, **options)
     sending = asyncio.create_task(limiter.run())
     yield limiter
     sending.cancel()
@@ -540,17 +549,17 @@ async def test_a_batch_that_is_late_by_a_wrong_clock_goes_once_more_under_a_new_
     clock.learn(clock.now() - 3_600_000_000)
     async with limiting(between.url, clock=clock) as limiter:
         assert (await limiter.admit([bucket(limiter)])).states == (1,)
-        assert limiter._sequence == 2
+        assert limiter._sender._sequence == 2
         assert (await limiter.admit([bucket(limiter)])).states == (2,)
-        assert limiter._sequence == 3
+        assert limiter._sender._sequence == 3
 
 
 async def test_a_batch_older_than_the_last_decided_one_is_not_charged(server: RedisServer) -> None:
     """What a cut connection delivers too late finds a higher number."""
     async with limiting(server.url) as limiter, limiting(server.url) as straggler:
-        limiter._sequence = 10
+        limiter._sender._sequence = 10
         assert (await limiter.admit([bucket(limiter)])).states == (1,)
-        straggler._worker, straggler._account = limiter._worker, limiter._account
+        straggler._sender._worker, straggler._sender._account = limiter._sender._worker, limiter._account
         with pytest.raises(LimiterUnavailable, match="old"):
             await straggler.admit([bucket(limiter)])
         assert (await limiter.admit([bucket(limiter)])).states == (2,)
@@ -564,7 +573,7 @@ async def test_a_reply_is_kept_until_its_deadline_and_at_least_five_seconds(
     async with limiting(server.url, budget) as limiter:
         tally = await limiter.admit([bucket(limiter)])
         with admin(server) as client:
-            expires_ms: Any = client.pexpiretime(limiter._reply_key())
+            expires_ms: Any = client.pexpiretime(limiter._sender._reply_key())
         assert expires_ms - tally.now // 1000 >= least_ms - 100
 
 
@@ -588,21 +597,21 @@ async def test_a_deadline_shorter_than_the_budget_is_answered_by_policy(
 ) -> None:
     """Redis is paused, and may take ten minutes by its own budget."""
     async with running(tmp_path, server) as run:
-        run.sidecar.limiter._budget = 600.0
+        run.sidecar.parts.limiter._budget = 600.0
         with paused(server, Proxy(0)):
             async with asyncio.timeout(DEADLINE_SECONDS):
-                answer = await run.sidecar.service.answer(asks(key).SerializeToString(), 0.5)
+                answer = await run.sidecar.parts.service.answer(asks(key).SerializeToString(), 0.5)
                 assert Answer.read(pb.CheckResponse.FromString(answer)).status == status
 
 
 async def test_deadlines_shorter_than_the_budget_do_not_open_the_circuit(server: RedisServer, tmp_path: Path) -> None:
     """Callers in a hurry say nothing about Redis."""
     async with running(tmp_path, server) as run:
-        run.sidecar.limiter._budget = 600.0
+        run.sidecar.parts.limiter._budget = 600.0
         with paused(server, Proxy(0)):
             for _ in range(4):
-                await run.sidecar.service.answer(asks("local").SerializeToString(), 0.2)
-        assert not run.sidecar.circuit.is_open
+                await run.sidecar.parts.service.answer(asks("local").SerializeToString(), 0.2)
+        assert not run.sidecar.parts.circuit.is_open
 
 
 # --- this process's share, and what it owes -----------------------------------------------------------------------
@@ -689,7 +698,7 @@ async def test_a_ledger_that_is_not_ours_does_not_keep_the_circuit_open(
         assert await run.calls("local", 1) == [200]
         await run.is_left_alone()
         with admin(server) as client:
-            client.rpush(redis_key(run.sidecar.settings.account_id, "ledger", "fresh", "fresh"), "not ours")
+            client.rpush(redis_key(run.sidecar.parts.settings.account_id, "ledger", "fresh", "fresh"), "not ours")
         between.answer = b""
         await run.is_asked_again()
         await run.is_settled()

@@ -18,6 +18,7 @@ from authz.config.file import Config
 from authz.config.settings import Settings
 from authz.redisio.client import connect
 from authz.redisio.url import mask_url
+from authz.sidecar.parts import Parts
 from authz.sidecar.sidecar import Sidecar
 from authz.store.store import Store
 from tests.integration.test_outage import document
@@ -67,10 +68,10 @@ async def test_a_sidecar_that_starts_says_why_redis_is_left_alone(
 ) -> None:
     told = url.format(at=f"{HOST}:{port_of(server)}", password=PASSWORD, free=free_port())
     with capture_logs() as lines:
-        sidecar = Sidecar(Settings(redis_url=told, redis_timeout_ms=2000), file)
+        sidecar = Sidecar(Parts.build(Settings(redis_url=told, redis_timeout_ms=2000), file))
         await sidecar.connect()
         details = sidecar.details()
-        await sidecar.limiter.aclose()
+        await sidecar.parts.limiter.aclose()
     (opened,) = [line for line in lines if line["event"] == "redis circuit opened"]
     assert (opened["redis"], opened["reason"]) == (mask_url(told), details["redisProblem"])
     assert _matches(words, opened["reason"]), opened["reason"]
@@ -102,21 +103,21 @@ async def test_a_sidecar_that_runs_says_why_redis_is_left_alone_and_that_it_is_b
     with ExitStack() as stack:
         server = stack.enter_context(redis_server(password=PASSWORD))
         lines = stack.enter_context(capture_logs())
-        sidecar = Sidecar(Settings(redis_url=server.url, redis_timeout_ms=2000), file)
+        sidecar = Sidecar(Parts.build(Settings(redis_url=server.url, redis_timeout_ms=2000), file))
         await sidecar.connect()
         assert sidecar.details()["redisProblem"] is None
         with redis.Redis.from_url(server.url, single_connection_client=True) as operator:
             run: Callable[..., Any] = operator.execute_command
             run(*change)
             run("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        probing = asyncio.create_task(sidecar.circuit.run())
+        probing = asyncio.create_task(sidecar.parts.circuit.run())
         for _ in range(3):
-            await sidecar.limiter.probe()
+            await sidecar.parts.limiter.probe()
         await _until(lambda: words in (sidecar.details()["redisProblem"] or ""))
         server.restart(empty=True)
         await _until(lambda: sidecar.details()["redisProblem"] is None)
         probing.cancel()
-        await sidecar.limiter.aclose()
+        await sidecar.parts.limiter.aclose()
     events = [line["event"] for line in lines]
     assert {"redis circuit opened", "redis circuit closed"} <= set(events)
     assert PASSWORD not in repr(lines)

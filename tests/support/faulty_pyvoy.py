@@ -18,7 +18,7 @@ from authz.cli import main as cli
 from authz.hosts import pyvoy as host_pyvoy
 from authz.hosts import pyvoy_launch
 from authz.hosts.asgi_grpc import Bad, GrpcApp, Health, Unary
-from authz.sidecar.sidecar import Host, Sidecar
+from authz.sidecar.sidecar import GrpcServer, Sidecar
 
 FAULT = "AUTHZ_TEST_FAULT"
 app = host_pyvoy.app
@@ -108,21 +108,21 @@ class Calls(GrpcApp):
 class Faulty(Sidecar):
     """Fails when it starts, when it has started, when it stops, or in a task that is not awaited."""
 
-    async def run(self, host: Host, stop: asyncio.Event, hup: asyncio.Event) -> None:
+    async def run(self, server: GrpcServer, stop: asyncio.Event, hup: asyncio.Event) -> None:
         match os.environ.get(FAULT):
             case "at the start":
                 raise RuntimeError("no way to start")
             case "at the start, in words":
                 raise OSError("the cellar is full of water")
             case "later":
-                await asyncio.gather(super().run(host, stop, hup), self._when_ready(RuntimeError("no way to go on")))
+                await asyncio.gather(super().run(server, stop, hup), self._when_ready(RuntimeError("no way to go on")))
             case "the loop":
-                await asyncio.gather(super().run(host, stop, hup), self._when_ready(SystemExit(0)))
+                await asyncio.gather(super().run(server, stop, hup), self._when_ready(SystemExit(0)))
             case "at the end":
-                await super().run(host, stop, hup)
+                await super().run(server, stop, hup)
                 await asyncio.Event().wait()
             case _:
-                await super().run(host, stop, hup)
+                await super().run(server, stop, hup)
 
     async def _when_ready(self, fault: BaseException) -> None:
         while not self.serving:  # noqa: ASYNC110  (nobody tells)

@@ -178,7 +178,7 @@ class World:
         return read(to_response(verdict, request, style=self.style, request_id=REQUEST_ID, version="1-test"))
 
     async def ledger_bytes(self, plan: str, key: str) -> bytes | None:
-        return await self.limiter._redis.get(redis_key(self._account, "ledger", plan, key))  # type: ignore[return-value]
+        return await self.limiter._sender._redis.get(redis_key(self._account, "ledger", plan, key))  # type: ignore[return-value]
 
     async def ledger(self, plan: str, key: str) -> Ledger | None:
         raw = await self.ledger_bytes(plan, key)

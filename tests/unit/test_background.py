@@ -12,7 +12,7 @@ import pytest
 from authz.background import PIECE, TURN_SECONDS, in_background, let_go
 from authz.core.catalog import Catalog
 from authz.core.resources import Resources
-from authz.sidecar.memory import THRESHOLDS, settle
+from authz.sidecar.memory import THRESHOLDS, freeze
 from tests.support.builders import key, resources
 
 
@@ -67,7 +67,7 @@ async def test_who_still_holds_it_keeps_it_whole() -> None:
 def test_settled_objects_are_set_aside() -> None:
     thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()
     try:
-        settle()
+        freeze()
         assert gc.get_threshold() == THRESHOLDS
         assert gc.get_freeze_count() > frozen
     finally:

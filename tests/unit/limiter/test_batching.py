@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.core.verdict import Tally
-from authz.limiter.batching import MAX_BATCH, Call, Pace
+from authz.limiter.batching import MAX_BATCH, Pace, Waiter
 
 
 def _after(*batches: tuple[int, int]) -> Pace:
@@ -62,7 +62,7 @@ def test_no_more_are_waited_for_than_go_into_a_batch(batches: list[tuple[int, in
 @pytest.mark.parametrize("second", [Tally(2), ValueError("too late")])
 async def test_a_caller_with_an_answer_keeps_it(second: Tally | Exception) -> None:
     """Setting the result of a future that is done would raise, and once ended the loop that serves everybody."""
-    call = Call((), None, "", 0.0, asyncio.get_running_loop().create_future())
-    call.settle(Tally(1))
-    call.settle(second)
-    assert await call.answer == Tally(1)
+    call = Waiter((), None, "", 0.0, asyncio.get_running_loop().create_future())
+    call.finish(Tally(1))
+    call.finish(second)
+    assert await call.tally == Tally(1)

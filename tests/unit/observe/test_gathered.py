@@ -81,7 +81,7 @@ def test_a_gauge_is_that_of_the_workers_that_live(
         metrics = worker(directory, slot)
         of = {
             "authz_redis_circuit_open": metrics.circuit_open,
-            "authz_fallback_unsettled_requests": metrics.unsettled,
+            "authz_fallback_unsettled_requests": metrics.owed,
             "authz_catalog_version": metrics.catalog_version,
             "authz_catalog_loaded_timestamp_seconds": metrics.catalog_loaded,
         }

@@ -1,0 +1,164 @@
+"""Batches on their way to Redis and back: each is charged at most once, whatever happens to the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import msgspec
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+from authz.check import LimiterUnavailable
+from authz.core.limits import redis_key
+from authz.limiter.clock import RedisClock
+from authz.limiter.encoding import Batch, Encoder
+from authz.limiter.local import Spent
+from authz.redisio.client import Script, connect, evaluate, hang_up, master_changes
+from authz.redisio.url import in_words
+
+log = structlog.get_logger(__name__)
+
+FIRST_SENDING = 0.75  # of the time that is left; the rest is for sending a batch of unknown fate again
+PROBE_SECONDS = 1.0
+
+Results = list[list[int]]
+_Reply = tuple[str, int, Results]  # status, now, results: the header of admit.lua
+REPLY = msgspec.msgpack.Decoder(_Reply)
+PACK = msgspec.msgpack.Encoder().encode
+_reply_key = lru_cache(16)(redis_key)  # the same for each batch
+
+ADMIT = Script.load("admit.lua")
+FLUSH = Script.load("flush.lua")
+
+
+class Sender:
+    """Sends one batch at a time.
+
+    `budget` is the longest wait of a caller, in seconds. `forget` is called when earlier replies may no longer hold:
+    after a reconnect, behind which another server may answer, and when Redis's clock has stepped.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        account: str,
+        budget: float,
+        retention_days: int,
+        clock: RedisClock,
+        forget: Callable[[], None],
+    ) -> None:
+        self._redis = connect(url, max(PROBE_SECONDS, budget), forget)
+        self._account = account
+        self._budget = budget
+        self._retention_days = retention_days
+        self._clock = clock
+        self._forget = forget
+        self._worker = os.urandom(8).hex()
+        self._sequence = 0
+        self._flushed = 0
+        self._sending = asyncio.Lock()
+
+    @property
+    def master_changes(self) -> int:
+        """How often another server has taken over from the master."""
+        return master_changes(self._redis)
+
+    async def decide(self, batch: Batch, expires: float) -> tuple[int, Results]:
+        """Run the script, and return Redis's time and a result for each call. Raises what redis-py does.
+
+        A batch that Redis took for late, since our estimate of its clock was wrong, is sent once more under a new
+        number. Raises LimiterUnavailable if that is refused too.
+        """
+        async with self._sending:
+            for _ in range(2):
+                self._sequence += 1
+                sent = self._clock.ticks()
+                status, now, results = await self._send_until_known(batch, expires)
+                if self._clock.learn(now, sent):
+                    self._forget()
+                if status == "ok":
+                    return now, results
+        raise LimiterUnavailable(f"the batch was answered {status}")
+
+    async def probe(self) -> None:
+        """Run an empty batch twice. Raises whatever a broken Redis causes.
+
+        The first may have to connect, for which no caller waits. The second must keep to a caller's budget.
+        """
+        empty = Encoder(self._account).batch([])
+        await self.decide(empty, time.monotonic() + max(PROBE_SECONDS, self._budget))
+        await self.decide(empty, time.monotonic() + self._budget)
+
+    async def peek(self, batch: Batch, expires: float) -> tuple[int, Results]:
+        """What `decide` would return now, without spending anything. Raises LimiterUnavailable."""
+        try:
+            async with asyncio.timeout_at(expires):
+                _, now, results = await self._ask(batch, self._blob(batch, 0, dry=True))
+        except (RedisError, OSError, TimeoutError) as error:
+            raise LimiterUnavailable(f"Redis cannot be asked: {in_words(error)}") from error
+        return now, results
+
+    async def flush(self, spent: Spent) -> int | None:
+        """Count in Redis what was admitted without it; after an error, send it again and it is counted once.
+
+        Returns the units that Redis has left of the quota, if it says. Raises LimiterUnavailable.
+        """
+        quota = (spent.quota.limit, spent.quota.start, spent.quota.end) if spent.quota else (-1, 0, 0)
+        blob = (self._flushed + 1, spent.amount, spent.day, *quota, self._retention_days)
+        keys = [redis_key(self._account, "flush", self._worker), spent.meter.ledger, spent.meter.history]
+        try:
+            async with self._sending, asyncio.timeout(self._budget):
+                reply = await evaluate(self._redis, FLUSH, keys, msgspec.msgpack.encode(blob))
+        except Exception as error:  # of any kind: the debt is kept and flushed again later
+            await self.hang_up()
+            raise LimiterUnavailable(in_words(error)) from error
+        status, left = msgspec.msgpack.decode(reply, type=tuple[str, int])
+        if status == "bad state":
+            log.error("bad state in Redis; the value is left alone", keys=keys[1:], lost=spent.amount)
+        self._flushed += 1
+        return None if left < 0 else left
+
+    async def hang_up(self) -> None:
+        """Close the connection. The next server may hold an older state, so earlier replies are forgotten."""
+        self._forget()
+        await hang_up(self._redis)
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+    async def _send_until_known(self, batch: Batch, expires: float) -> _Reply:
+        """Send a batch. If its fate is unknown, send it once more under the same number: it is charged at most once."""
+        blob, now = self._blob(batch, expires), time.monotonic()
+        try:
+            async with asyncio.timeout_at(now + (expires - now) * FIRST_SENDING):
+                return await self._ask(batch, blob)
+        except ResponseError:
+            raise
+        except (RedisError, OSError, TimeoutError):
+            await self.hang_up()
+        try:
+            async with asyncio.timeout_at(expires):
+                return await self._ask(batch, blob)
+        except (RedisError, OSError, TimeoutError):
+            await self.hang_up()
+            raise
+
+    def _reply_key(self) -> str:
+        return _reply_key(self._account, "reply", self._worker)
+
+    def _blob(self, batch: Batch, expires: float, *, dry: bool = False) -> bytes:
+        """The script's argument. Its deadline is in Redis's time."""
+        left = expires - time.monotonic() if expires else 0
+        deadline = self._clock.now() + int(left * 1_000_000) if expires else 0
+        pinned = self._clock.pinned() if self._clock.pinned else 0
+        numbers = (self._sequence, deadline, pinned, int(dry), batch.callers, batch.buckets, self._retention_days)
+        return PACK((*numbers, batch.rules, batch.requests, batch.onces))
+
+    async def _ask(self, batch: Batch, blob: bytes) -> _Reply:
+        reply: _Reply = REPLY.decode(await evaluate(self._redis, ADMIT, [self._reply_key(), *batch.keys], blob))
+        return reply
