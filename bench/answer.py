@@ -27,6 +27,7 @@ from authz.core.resources import (
     ApiStage,
     Method,
     MethodSetting,
+    Period,
     QuotaSettings,
     Resources,
     Stage,
@@ -65,7 +66,7 @@ def resources() -> Resources:
                 id=f"p{i}",
                 name=f"Plan {i}",
                 throttle=limit,
-                quota=QuotaSettings(limit=10**9, period="MONTH"),
+                quota=QuotaSettings(limit=10**9, period=Period.MONTH),
                 api_stages=(covered,),
                 keys=tuple(f"k{j}" for j in range(i, KEYS, PLANS)),
             )

@@ -27,7 +27,7 @@ import uvloop
 from authz.config.file import load_in_child
 from authz.config.live import LiveCatalog
 from authz.core.catalog import Compiler
-from authz.core.resources import ApiStage, Deployment, Method, QuotaSettings, ThrottleSettings, UsagePlan
+from authz.core.resources import ApiStage, Deployment, Method, Period, QuotaSettings, ThrottleSettings, UsagePlan
 from authz.core.stored import Item, StoredDeployment, StoredPlan, StoredStage
 from authz.sidecar import memory
 from authz.sidecar.follower import StoreCatalog
@@ -163,7 +163,7 @@ def _plan(number: int, name: str) -> StoredPlan:
         name=name,
         api_stages=(ApiStage("a1", "prod", {"/r0/{id}/GET": limit}),),
         throttle=limit,
-        quota=QuotaSettings(5000, "MONTH"),
+        quota=QuotaSettings(5000, Period.MONTH),
     )
     return StoredPlan(plan, "once")
 

@@ -26,6 +26,7 @@ from authz.core.resources import (
     Api,
     ApiKey,
     ApiStage,
+    Period,
     QuotaSettings,
     Resources,
     Stage,
@@ -53,7 +54,7 @@ def value_of(number: int) -> str:
 
 
 def plan(number: int) -> StoredPlan:
-    throttle, quota = ThrottleSettings(rate_limit=50, burst_limit=100), QuotaSettings(limit=5000, period="MONTH")
+    throttle, quota = ThrottleSettings(rate_limit=50, burst_limit=100), QuotaSettings(limit=5000, period=Period.MONTH)
     return StoredPlan(
         UsagePlan(id=f"plan{number}", name=f"Plan {number}", throttle=throttle, quota=quota, api_stages=(STAGE,)),
         nonce=f"{number:016x}",

@@ -14,7 +14,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from authz.limiter.limiter import RedisClock, RedisLimiter
+from authz.limiter.clock import RedisClock
+from authz.limiter.limiter import RedisLimiter
 from tests.support.servers import Kind, RedisServer, kinds, redis_server
 
 # No test depends on the speed of the machine; Hypothesis calls a machine slow at a fifth of a second.

@@ -10,13 +10,12 @@ import msgspec
 from msgspec.structs import replace
 
 from authz.aws.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
+from authz.core.bounds import MAX_MODELS, MAX_VALIDATORS
 from authz.core.stored import RequestValidator, RestApi, StoredMethod, StoredModel
 
 NAME: Final = re.compile(r"[A-Za-z0-9]+", re.ASCII)
-MOST_MODELS: Final = 500
 SCHEMA_CHARACTERS: Final = 400_000  # of one model, as at AWS
 SCHEMAS_CHARACTERS: Final = 4_000_000  # of all models together: an API is one item of the store
-MOST_VALIDATORS: Final = 100
 REFERENCE: Final = re.compile(r"https://apigateway\.amazonaws\.com/restapis/[^/]+/models/([A-Za-z0-9]+)")
 DRAFT: Final = "http://json-schema.org/draft-04/schema#"
 
@@ -87,7 +86,7 @@ def with_model(api: RestApi, changed: StoredModel) -> RestApi:
 
 def with_models(api: RestApi, held: Mapping[str, StoredModel]) -> RestApi:
     """Replace all models of an API. Raises ApiError."""
-    if len(held) > MOST_MODELS:
+    if len(held) > MAX_MODELS:
         raise limit_exceeded("Maximum number of models for this API has been reached")
     if sum(len(one.schema) for one in held.values()) > SCHEMAS_CHARACTERS:
         raise limit_exceeded(f"The models of an API must not exceed {SCHEMAS_CHARACTERS} characters together")
@@ -186,7 +185,7 @@ def with_validator(api: RestApi, changed: RequestValidator) -> RestApi:
     if not changed.name.strip():
         raise bad_request("Request Validator name cannot be blank")
     held = {**api.request_validators, changed.id: changed}
-    if len(held) > MOST_VALIDATORS:
+    if len(held) > MAX_VALIDATORS:
         raise limit_exceeded("Maximum number of request validators for this API has been reached")
     return replace(api, request_validators=held)
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from authz.aws.decoded import Document
 from authz.aws.errors import ApiError, bad_request
 from authz.aws.patch import unescape
+from authz.core.bounds import MAX_INT
 
 EXTENSION: Final = "x-amazon-apigateway-"
 MAX_REFERENCES: Final = 10  # references to references; a longer chain counts as a circle
@@ -21,7 +22,6 @@ MAX_BYTES: Final = 10_000_000  # of all methods as stored
 MAX_WARNINGS: Final = 100
 MAX_WARNING: Final = 2_000  # characters
 QUOTED: Final = 100  # characters of a name that a warning repeats
-LARGEST_NUMBER: Final = 2**31 - 1
 MISSING: Final = object()
 
 
@@ -161,7 +161,7 @@ def unknown(found: Document, known: Iterable[str]) -> Iterator[str]:
 
 def is_integer(value: Any) -> bool:
     """True for a whole number within 32 bits."""
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INT
 
 
 def quoted(value: Any) -> str:

@@ -11,21 +11,32 @@ from msgspec import Meta
 
 from authz.aws.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
 from authz.aws.patch import Document, PatchRule, PatchStep, Type, entry_of, member_or_removed
+from authz.core.bounds import (
+    MAX_DESCRIPTION,
+    MAX_INT,
+    MAX_KEY_VALUE,
+    MAX_METHOD_THROTTLES,
+    MAX_NAME,
+    MAX_PLANS_OF_A_KEY,
+    MAX_TAGS,
+    MIN_KEY_VALUE,
+)
 from authz.core.limits import check_throttle
 from authz.core.methods import method_of, no_method
-from authz.core.resources import ApiKey, ApiStage, FailurePolicy, Mode, QuotaSettings, ThrottleSettings, UsagePlan
+from authz.core.periods import max_offset
+from authz.core.resources import (
+    ApiKey,
+    ApiStage,
+    FailurePolicy,
+    Mode,
+    Period,
+    QuotaSettings,
+    ThrottleSettings,
+    UsagePlan,
+)
 from authz.core.rules import value_problem
 from authz.core.stored import StoredKey, StoredPlan
 
-LONGEST_NAME: Final = 1024
-LONGEST_DESCRIPTION: Final = 125_000
-SHORTEST_VALUE: Final = 20
-LONGEST_VALUE: Final = 128
-MOST_METHOD_THROTTLES: Final = 20  # of one stage in one plan
-MOST_PLANS_OF_A_KEY: Final = 10
-MOST_TAGS: Final = 50
-GREATEST: Final = 2**31 - 1
-PERIODS: Final = {"DAY": 0, "WEEK": 6, "MONTH": 27}  # the largest offset of each
 INVALID_STAGE: Final = "Invalid API Stage specified"
 Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -61,9 +72,9 @@ def key_document(stored: StoredKey) -> Document:
 def checked_key(document: Document, key_id: str, tags: Mapping[str, str]) -> ApiKey:
     """Check a key's document and read it. The document has no value. Raises ApiError."""
     name, description = document.get("name") or "", document.get("description")
-    if len(name) > LONGEST_NAME:
+    if len(name) > MAX_NAME:
         raise bad_request("Invalid API Key name, can be at most 1024 characters.")
-    if len(description or "") > LONGEST_DESCRIPTION:
+    if len(description or "") > MAX_DESCRIPTION:
         raise bad_request("Invalid API Key description specified.")
     if document.get("customerId") == "":
         raise bad_request("Customer Id cannot be an empty string")
@@ -80,9 +91,9 @@ def checked_key(document: Document, key_id: str, tags: Mapping[str, str]) -> Api
 
 def checked_value(value: str) -> str:
     """Return the value of a key. Raises ApiError for one that breaks AWS's bounds or that no header can carry."""
-    if len(value) < SHORTEST_VALUE:
+    if len(value) < MIN_KEY_VALUE:
         raise bad_request("API Key value should be at least 20 characters")
-    if len(value) > LONGEST_VALUE:
+    if len(value) > MAX_KEY_VALUE:
         raise bad_request("API Key value exceeds maximum size of 128 characters")
     if problem := value_problem(value):  # the rule of the plans file
         raise bad_request(f"Invalid API Key value: {problem}")
@@ -180,8 +191,8 @@ def _api_stages(documents: Iterable[Document]) -> tuple[ApiStage, ...]:
         given: dict[str, Document | None] = document.get("throttle") or {}
         methods = ((_method_key(name), checked_throttle(numbers or {})) for name, numbers in given.items())
         throttle = {name: settings for name, settings in methods if settings}
-        if len(throttle) > MOST_METHOD_THROTTLES:
-            raise limit_exceeded(f"At most {MOST_METHOD_THROTTLES} methods of an API Stage may have throttle settings")
+        if len(throttle) > MAX_METHOD_THROTTLES:
+            raise limit_exceeded(f"At most {MAX_METHOD_THROTTLES} methods of an API Stage may have throttle settings")
         stages[place] = ApiStage(*place, throttle=throttle)
     return tuple(stages.values())
 
@@ -217,8 +228,8 @@ def checked_throttle(document: Document) -> ThrottleSettings | None:
     if rate is None and burst is None:
         return None
     try:
-        if burst is not None and not 0 <= burst <= GREATEST:
-            raise ValueError(f"expected a burst from 0 to {GREATEST}")
+        if burst is not None and not 0 <= burst <= MAX_INT:
+            raise ValueError(f"expected a burst from 0 to {MAX_INT}")
         check_throttle(rate, burst)
     except ValueError as error:
         raise bad_request(f"Invalid throttle settings specified: {error}") from None
@@ -226,12 +237,13 @@ def checked_throttle(document: Document) -> ThrottleSettings | None:
 
 
 def _quota(document: Document) -> QuotaSettings:
-    limit, offset, period = document.get("limit"), document.get("offset") or 0, document.get("period")
-    if limit is None or not 1 <= limit <= GREATEST:
+    limit, offset, given = document.get("limit"), document.get("offset") or 0, document.get("period")
+    if limit is None or not 1 <= limit <= MAX_INT:
         raise bad_request("Usage Plan quota limit must be a non-negative numeric")
-    if period not in PERIODS:
+    if given not in tuple(Period):
         raise bad_request("Invalid Usage Plan quota period specified. Must be one of [DAY, WEEK, MONTH]")
-    last = PERIODS[period]
+    period = Period(given)
+    last = max_offset(period)
     if not 0 <= offset <= last:
         allowed = f"between 0 and {last} inclusive" if last else "zero"
         raise bad_request(f"Usage Plan quota offset must be {allowed} in the {period} period")
@@ -352,8 +364,8 @@ def join(key: StoredKey, plan: StoredPlan, others: Iterable[StoredPlan]) -> tupl
     for other in others:
         if shared := sorted(mine & _covered(other)):
             raise twice(plan.plan.id, shared[0], key.key.id)
-    if len(others) >= MOST_PLANS_OF_A_KEY:
-        raise limit_exceeded(f"An API Key can be in at most {MOST_PLANS_OF_A_KEY} Usage Plans")
+    if len(others) >= MAX_PLANS_OF_A_KEY:
+        raise limit_exceeded(f"An API Key can be in at most {MAX_PLANS_OF_A_KEY} Usage Plans")
     return (*(other.ref for other in others), plan.ref)
 
 
@@ -376,8 +388,8 @@ def twice(plan_id: str, place: tuple[str, str], key_id: str | None = None) -> Ap
 
 def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Return the tags as a dictionary. Raises ApiError if they break AWS's rules."""
-    if len(tags) > MOST_TAGS:
-        raise bad_request(f"A resource can have at most {MOST_TAGS} tags")
+    if len(tags) > MAX_TAGS:
+        raise bad_request(f"A resource can have at most {MAX_TAGS} tags")
     for key, value in tags.items():
         if not 1 <= len(key) <= 128 or key.lower().startswith("aws:"):
             raise bad_request("Invalid tag key: expected 1 to 128 characters that do not begin with aws:")

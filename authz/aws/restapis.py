@@ -9,6 +9,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from authz.aws.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
+from authz.core.bounds import MAX_RESOURCES
 from authz.core.methods import method_of
 from authz.core.resources import (
     Api,
@@ -73,7 +74,6 @@ AUTHORIZATIONS: Final = ("AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS")  # stored, a
 
 NO_METHOD: Final = "Invalid Method identifier specified"
 INTEGRATION_TIMEOUT_MS: Final = 29_000
-MOST_RESOURCES: Final = 2000  # AWS's default is 300, and it raises it on request
 
 NewId = Callable[[], str]
 
@@ -96,7 +96,7 @@ def unknown_resource() -> ApiError:
 def add_resource(api: RestApi, parent_id: str, part: str, resource_id: str) -> RestApi:
     """Add a resource below `parent_id`. Raises ApiError."""
     parent = resource(api, parent_id)
-    if len(api.resources) >= MOST_RESOURCES:
+    if len(api.resources) >= MAX_RESOURCES:
         raise limit_exceeded("Maximum number of resources for this API has been reached")
     _check_place(api, parent, part, resource_id)
     added = StoredResource(resource_id, _joined(parent.path, part), parent_id, part)

@@ -11,7 +11,7 @@ from datetime import date
 
 from authz.aws.errors import bad_request
 from authz.core.limits import Quota
-from authz.core.periods import DAY_US, EPOCH, period
+from authz.core.periods import DAY_US, EPOCH, interval
 from authz.core.resources import QuotaSettings
 
 NO_QUOTA = -1  # the remaining quota of a plan without one
@@ -72,13 +72,13 @@ def iso_day(day: int) -> str:
 
 def window(quota: QuotaSettings, now: int) -> Quota:
     """Return the quota over the period that contains `now` (µs)."""
-    current = period(quota, now)
+    current = interval(quota, now)
     return Quota(quota.limit, current.start, current.end)
 
 
 def first_needed(quota: QuotaSettings | None, first: int) -> int:
     """Return the earliest day whose row affects the remaining quota of `first`: the beginning of its period."""
-    return period(quota, first * DAY_US).start // DAY_US if quota else first
+    return interval(quota, first * DAY_US).start // DAY_US if quota else first
 
 
 def restarts(start: int, quota: Quota) -> bool:

@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from authz.core.address import Address
+
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 WITHOUT_BODY = (204, 205, 304)
 STATUS = re.compile(r"/status/([2-5]\d\d)$")
@@ -44,8 +46,8 @@ app = Starlette(routes=[Route("/{path:path}", echo, methods=METHODS)])
 @click.command(help=__doc__)
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT")
 def main(listen: str) -> None:
-    host, _, port = listen.rpartition(":")
-    uvicorn.run(app, host=host, port=int(port), log_level="warning", server_header=False, timeout_graceful_shutdown=1)
+    at = Address.parse(listen)
+    uvicorn.run(app, host=at.host, port=at.port, log_level="warning", server_header=False, timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import click
 
 from authz.cli.options import config_file, load_file, settings_flags
 from authz.config.settings import Settings, endpoints_of
-from authz.envoy.config import PARTS, Address, EnvoyOptions, Part, Tls, render
+from authz.core.address import Address
+from authz.envoy.config import PARTS, EnvoyOptions, Part, Tls, render
 
 ENVOY = EnvoyOptions()
 SDS = Tls(ca="", name="").sds

@@ -13,11 +13,10 @@ import msgspec
 from msgspec import Meta, Struct, ValidationError
 
 from authz.config.faults import ConfigError, choices, not_known, rule_of
+from authz.core.address import MAX_SOCKET_PATH, UNIX, Address
 from authz.core.resources import DEFAULT_ACCOUNT, FailurePolicy
 from authz.core.rules import Problem, shortened
 from authz.redisio.url import check_tls_files, mask_url, with_password
-
-SOCKET_PATH_BYTES: Final = 107  # what Linux leaves for the path of a Unix socket
 
 PREFIX: Final = "AUTHZ_"
 # Not settings, and yet no misspelt ones: the file itself, secrets, which no flag or file of ours may hold, tests, and
@@ -25,7 +24,6 @@ PREFIX: Final = "AUTHZ_"
 FOREIGN: Final = re.compile(
     r"AUTHZ_(CONFIG|PEPPER|SEALING_KEY|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?))"
 )
-LISTEN: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 # Names of settings before they were renamed, by the new one. Accepted for one release, with a warning.
 FORMER: Final = {"server": "host"}
@@ -233,11 +231,11 @@ def load_settings(
 def _together(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[Problem]:
     """What is wrong with settings that are fine one by one."""
     endpoints = endpoints_of(values["grpc_listen"], values["workers"])
-    if values["http_listen"] in endpoints and not values["http_listen"].endswith(":0"):
+    if values["http_listen"] in endpoints and not Address.parse(values["http_listen"]).is_any_port:
         yield Problem(origins["http_listen"], "expected another address than grpcListen")
     if values["workers"] > 1 and any(_listen(endpoint) for endpoint in endpoints):
         yield Problem(origins["workers"], "expected an address for each worker: a lower port, or a shorter path")
-    if values["workers"] > 1 and values["grpc_listen"].endswith(":0"):
+    if values["workers"] > 1 and Address.parse(values["grpc_listen"]).is_any_port:
         yield Problem(origins["grpc_listen"], "expected a port to count workers from; with 0 nobody knows theirs")
     if bool(values["tls_cert_file"]) != bool(values["tls_key_file"]):
         given, missing = ("cert", "Key") if values["tls_cert_file"] else ("key", "Cert")
@@ -262,13 +260,10 @@ def with_password_of(url: str, file: str) -> str:
 
 
 def endpoints_of(grpc_listen: str, workers: int) -> list[str]:
-    """Where each worker listens: the address itself for one, else the next ports, or the path with `.0`, `.1` …"""
+    """The address of each worker: the given one if it is alone, else the next ports, or the path with `.0`, `.1` …"""
     if workers == 1:
         return [grpc_listen]
-    if grpc_listen.startswith("unix:"):
-        return [f"{grpc_listen}.{slot}" for slot in range(workers)]
-    host, _, port = grpc_listen.rpartition(":")
-    return [f"{host}:{int(port) + slot}" for slot in range(workers)]
+    return [str(Address.parse(grpc_listen).of_worker(slot)) for slot in range(workers)]
 
 
 def _unknown(environ: Mapping[str, str], file_settings: Mapping[str, Any], name: str) -> list[Problem]:
@@ -341,13 +336,18 @@ def _setting(option: Option, value: Any, strict: bool) -> tuple[str | None, Any]
     return None, converted
 
 
-def _listen(address: str) -> str | None:
-    if address.startswith("unix:"):
-        path = address.removeprefix("unix:")
-        fits = path.startswith("/") and len(path.encode()) <= SOCKET_PATH_BYTES
-        return None if fits else f"expected unix: and an absolute path of at most {SOCKET_PATH_BYTES} bytes"
-    found = LISTEN.fullmatch(address)
-    return None if found and int(found[1]) <= 65535 else "expected host:port or unix:/path"
+def _listen(text: str) -> str | None:
+    """The rule that the address breaks."""
+    if text.startswith(UNIX):
+        path = text.removeprefix(UNIX)
+        fits = path.startswith("/") and len(path.encode()) <= MAX_SOCKET_PATH
+        return None if fits else f"expected unix: and an absolute path of at most {MAX_SOCKET_PATH} bytes"
+    try:
+        address = Address.parse(text)
+    except ValueError:
+        return "expected host:port or unix:/path"
+    # An IPv6 address without brackets is ambiguous to most readers of the setting.
+    return "expected host:port or unix:/path" if ":" in address.host and not text.startswith("[") else None
 
 
 def _redis(url: str) -> str | None:

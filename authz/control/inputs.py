@@ -16,12 +16,12 @@ from msgspec import Meta, Struct
 
 from authz.aws.errors import ApiError, bad_request
 from authz.config.documents import nests_deeper
+from authz.core.bounds import MAX_INT
 
 T = TypeVar("T")
 
 MAX_DEPTH: Final = 64  # lists and mappings within one another: Python can also read them inside a stored item
 MAX_OPERATIONS: Final = 100
-MAX_INTEGER: Final = 2**31 - 1
 QUOTED: Final = 200  # characters of a refused value that an answer repeats
 REDACTED: Final = "***"
 
@@ -195,7 +195,7 @@ def _number(value: Any, kind: type, path: str) -> float:
         raise _serialization(path, "a number")
     if (isinstance(value, int) and value.bit_length() > 1023) or not math.isfinite(value):
         raise _serialization(path, "a number of 64 bits")
-    if kind is int and not (value == int(value) and abs(value) <= MAX_INTEGER):
+    if kind is int and not (value == int(value) and abs(value) <= MAX_INT):
         raise _serialization(path, "an integer of 32 bits")
     return value
 

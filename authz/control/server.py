@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import ssl
 import time
@@ -20,6 +19,7 @@ from authz.control.auth import Authenticator, anybody, is_loopback
 from authz.control.call import Context
 from authz.control.connections import Connection, Connections
 from authz.control.operations.explaining import Explainer
+from authz.core.address import Address
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.rules import HOST
 from authz.core.stored import Items
@@ -61,8 +61,8 @@ class ControlOptions:
         for listen in filter(None, (self.listen, self.http_listen)):
             if not _is_address(listen):
                 return f"expected host:port or unix:/path to listen on, not {listen}"
-        host = self.listen.rpartition(":")[0].strip("[]")
-        if self.no_auth and not (self.listen.startswith("unix:") or is_loopback(host)):
+        address = Address.parse(self.listen)
+        if self.no_auth and not (address.path or is_loopback(address.host)):
             return "--no-auth lets everybody in, so it listens on a loopback address only"
         if self.domain_target and not HOST.fullmatch(self.domain_target):
             return f"expected the domain target to be a host name in lower case, not {self.domain_target}"
@@ -81,8 +81,11 @@ class ControlOptions:
 
 
 def _is_address(listen: str) -> bool:
-    host, _, port = listen.rpartition(":")
-    return listen.startswith("unix:") or bool(host.strip("[]") and re.fullmatch(r"[0-9]{1,5}", port))
+    try:
+        Address.parse(listen)
+    except ValueError:
+        return False
+    return True
 
 
 @asynccontextmanager
@@ -129,10 +132,8 @@ def _http_server(application: ControlPlane, options: ControlOptions) -> HttpServ
 
 
 def _place(listen: str) -> dict[str, Any]:
-    if listen.startswith("unix:"):
-        return {"uds": listen.removeprefix("unix:")}
-    host, _, port = listen.rpartition(":")
-    return {"host": host.strip("[]"), "port": int(port)}
+    address = Address.parse(listen)
+    return {"uds": address.path} if address.path else {"host": address.host, "port": address.port}
 
 
 async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from authz.core.credentials import Credentials
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
 from authz.core.methods import ANY, WILDCARD, method_of
-from authz.core.periods import period
+from authz.core.periods import interval
 from authz.core.recent import Recent
 from authz.core.request import Request
 from authz.core.resources import (
@@ -59,8 +59,8 @@ class _QuotaNow(Struct, gc=False):
         last = self.last
         if last.start <= now < last.end:
             return last
-        window = period(self.settings, now)
-        self.last = found = Quota(self.settings.limit, window.start, window.end)
+        period = interval(self.settings, now)
+        self.last = found = Quota(self.settings.limit, period.start, period.end)
         return found
 
 

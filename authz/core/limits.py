@@ -10,11 +10,10 @@ from math import ceil, floor, isfinite
 
 from msgspec import Struct
 
+from authz.core.bounds import MAX_INT, MAX_RATE, MAX_REFILL_SECONDS, MIN_RATE
+
 EXACT = 2**53  # integers up to here are exact in a double, and so in Lua
 MICROSECONDS = 1_000_000
-SMALLEST_RATE = Fraction(1, 1_000_000)
-GREATEST_RATE = 2**31 - 1  # a second; far above what any Redis decides
-LONGEST_REFILL_SECONDS = 100 * 366 * 86_400
 
 
 class Layer(StrEnum):
@@ -41,12 +40,12 @@ class Throttle(Struct, frozen=True, gc=False):
 
     @property
     def exact(self) -> bool:
-        """Whether n/m is the configured rate itself, not the closest fraction below it."""
+        """True if n/m is the configured rate itself, not the closest fraction below it."""
         return Fraction(self.n * MICROSECONDS, self.m) == Fraction(repr(self.rate))
 
     @property
     def window_seconds(self) -> int | None:
-        """The time in which an empty bucket fills, rounded up; None if it never does (rate 0, burst 0)."""
+        """Seconds until an empty bucket is full, rounded up; None for a rate or burst of 0, which never fills."""
         return _window_seconds(self.rate, self.burst)
 
 
@@ -64,9 +63,9 @@ class Quota(Struct, frozen=True, gc=False):
 
 
 class Limit(Struct, frozen=True, gc=False):
-    """A throttle or quota, the layer it belongs to and the Redis key that holds its state.
+    """A throttle or quota, its layer, and the Redis key of its state.
 
-    A shadow limit is counted and reported, and never refuses.
+    A shadow limit is counted and reported, but never refuses.
     """
 
     layer: Layer
@@ -76,46 +75,45 @@ class Limit(Struct, frozen=True, gc=False):
 
 
 class Meter(Struct, frozen=True, gc=False):
-    """Where an admitted call is counted for usage: the caller's ledger, and the history of days beside it."""
+    """The Redis keys that count an admitted call for usage: the caller's ledger and its history of days."""
 
     ledger: str
     history: str
 
 
 def throttle(rate: float | None, burst: int | None) -> Throttle | None:
-    """The bucket for a configured rate a second and burst, or None where there is no limit.
+    """The bucket for a rate (tokens a second) and a burst; None without a rate, which is no limit.
 
-    A burst without a rate is no throttle; a rate without a burst holds one second's tokens.
-    Raises ValueError with the rule that the numbers break.
+    Without a burst the bucket holds one second's tokens. Raises ValueError with the rule that the numbers break.
     """
     if rate is None:
         return None
     if not isfinite(rate):
         raise ValueError("expected a finite number")
     per_second = Fraction(repr(float(rate)))
-    if per_second != 0 and per_second < SMALLEST_RATE:
+    if per_second != 0 and per_second < MIN_RATE:
         raise ValueError("expected 0 or a rate of at least 0.000001 a second")
     size = max(1, ceil(per_second)) if burst is None else burst
-    if size > 2**31 - 1:
-        raise ValueError("expected a burst of at most 2147483647; give burstLimit with so high a rate")
-    if per_second and size / per_second > LONGEST_REFILL_SECONDS:
+    if size > MAX_INT:
+        raise ValueError(f"expected a burst of at most {MAX_INT}; give burstLimit with so high a rate")
+    if per_second and size / per_second > MAX_REFILL_SECONDS:
         raise ValueError("expected burst ÷ rate of at most 100 years")
     fraction = _at_most(min(per_second / MICROSECONDS, Fraction(max(size, 1))), EXACT // max(size, 1))
     return Throttle(float(rate), size, fraction.numerator, fraction.denominator)
 
 
 def check_throttle(rate: float | None, burst: int | None) -> None:
-    """Raise ValueError with the rule that a rate and burst break which somebody configures now.
+    """Raise ValueError with the rule that a newly configured rate and burst break.
 
-    Stored ones may be older than the bound of rates, and count as they did.
+    Stored rates may be above `MAX_RATE`, which is younger than they are, and go on.
     """
     throttle(rate, burst)
-    if rate is not None and rate > GREATEST_RATE:
-        raise ValueError(f"expected a rate of at most {GREATEST_RATE} a second, not {rate:g}")
+    if rate is not None and rate > MAX_RATE:
+        raise ValueError(f"expected a rate of at most {MAX_RATE} a second, not {rate:g}")
 
 
 def _at_most(x: Fraction, max_denominator: int) -> Fraction:
-    """The closest fraction not above x whose denominator is not above the given one.
+    """The greatest fraction that is at most x and has a denominator of at most `max_denominator`.
 
     Walks the Stern-Brocot tree: `low` ≤ x < `high`, and every fraction between them has a denominator of at least
     the sum of theirs.
@@ -137,8 +135,8 @@ def _at_most(x: Fraction, max_denominator: int) -> Fraction:
 def redis_key(account: str, kind: str, *parts: str) -> str:
     """The one spelling of a Redis key: `{account}:v1:kind:part:…`.
 
-    The account in braces comes first, so that all keys of one account share a slot of a cluster; every other part
-    is percent-encoded outside `[A-Za-z0-9_-]`, so different parts spell different keys.
+    The account in braces comes first, so all keys of one account share a slot of a cluster. Every other part is
+    percent-encoded outside `[A-Za-z0-9_-]`, so different parts spell different keys.
     """
     return ":".join((f"{{{account}}}", "v1", kind, *map(encoded, parts)))
 
@@ -148,14 +146,31 @@ def encoded(part: str) -> str:
     return re.sub(rb"[^A-Za-z0-9_-]", lambda found: b"%%%02X" % found[0][0], part.encode()).decode()
 
 
+# --- states: a bucket's debt in 1/m tokens, or the used units of a quota ----------------------------------------------
+
+
 def remaining(rule: Throttle | Quota, state: int) -> int:
-    """The units left, never below 0. `state` is a bucket's debt in 1/m tokens, or the used units of a quota."""
+    """The units left, never below 0."""
     left = rule.burst + -state // rule.m if isinstance(rule, Throttle) else rule.limit - state
     return left if left >= 0 else 0  # noqa: FURB136  (half of what `max` costs, a few times a call)
 
 
 def reset_us(rule: Throttle | Quota, state: int, now: int) -> int | None:
-    """Microseconds until a bucket is full or a quota's period ends; None where neither will happen."""
+    """Microseconds until a bucket is full or a quota's period ends; None for a bucket that never fills."""
     if isinstance(rule, Quota):
         return max(0, rule.end - now)
     return -(-state // rule.n) if rule.n and rule.burst else None
+
+
+def room_us(rule: Throttle | Quota, state: int, now: int) -> int | None:
+    """Microseconds until a full bucket or used-up quota has room for a unit; None if it never will."""
+    if isinstance(rule, Quota):
+        return rule.end - now
+    if not rule.n or not rule.burst:
+        return None
+    return -(-(state - (rule.burst - 1) * rule.m) // rule.n)
+
+
+def refilled(rule: Throttle | Quota, state: int, passed: int) -> int:
+    """The state after `passed` microseconds without a call, within the period of a quota."""
+    return state if isinstance(rule, Quota) else max(0, state - rule.n * passed)

@@ -14,21 +14,31 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from authz.core.bounds import MAX_INT
+
 DEFAULT_ACCOUNT = "000000000000"
 
 HttpMethod = Literal["ANY", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z")]
 Rate = Annotated[float, Meta(ge=0)]
-Burst = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Burst = Annotated[int, Meta(ge=0, le=MAX_INT)]
 StageRate = Annotated[float, Meta(ge=-1)]
-StageBurst = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+StageBurst = Annotated[int, Meta(ge=-1, le=MAX_INT)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 StatusCode = Annotated[str, Meta(pattern=r"^[1-5][0-9]{2}\Z")]
 
 
+class Period(StrEnum):
+    """How long a quota lasts."""
+
+    DAY = "DAY"
+    WEEK = "WEEK"
+    MONTH = "MONTH"
+
+
 class FailurePolicy(StrEnum):
-    """What happens to a known key's calls while Redis is away."""
+    """What happens to the calls of known keys while Redis is away."""
 
     LOCAL = "local"
     ALLOW = "allow"
@@ -67,8 +77,8 @@ class ThrottleSettings(Resource, frozen=True):
 class QuotaSettings(Resource, frozen=True):
     """Requests in a period; `offset` is the day on which a WEEK (0 = Sunday) or MONTH (0 = the 1st) begins."""
 
-    limit: Annotated[int, Meta(ge=1, le=2**31 - 1)]
-    period: Literal["DAY", "WEEK", "MONTH"]
+    limit: Annotated[int, Meta(ge=1, le=MAX_INT)]
+    period: Period
     offset: Annotated[int, Meta(ge=0)] = 0
 
 

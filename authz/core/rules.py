@@ -12,8 +12,10 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from authz.core.bounds import MAX_KEY_VALUE, MAX_METHOD_THROTTLES, MIN_KEY_VALUE
 from authz.core.limits import check_throttle
 from authz.core.methods import ANY, WILDCARD, method_of
+from authz.core.periods import max_offset
 from authz.core.resources import (
     Account,
     Api,
@@ -36,9 +38,6 @@ from authz.core.resources import (
 from authz.core.responses import BODILESS, CONTEXT_NAMES, template_variables
 from authz.core.routes import has_dots
 
-METHOD_THROTTLES: Final = 20  # AWS's limit for one stage of a plan
-LAST_OFFSET: Final = {"DAY": 0, "WEEK": 6, "MONTH": 27}
-
 TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 MEDIA_TYPE: Final = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}(\s*;[\x20-\x7e]*)?")
 QUERY_NAME: Final = re.compile(r"[^\s&=#\x00-\x1f\x7f]+")
@@ -47,9 +46,7 @@ HOST: Final = re.compile(rf"(?=.{{1,253}}\Z)(\*\.)?{LABEL}(\.{LABEL})*|\[[0-9a-f
 BASE_PATH: Final = re.compile(r"[A-Za-z0-9$_.+!*'()-]+(/[A-Za-z0-9$_.+!*'()-]+)*")
 # Not in a literal segment: * is a wildcard and ~1 a slash in the keys of methods; ?, # and % never reach a segment.
 SEGMENT: Final = re.compile(r"[^\s{}*~?#%\x00-\x1f\x7f]+|\{[A-Za-z0-9._:-]+\+?\}")
-SHORTEST_KEY: Final = 20
-LONGEST_KEY: Final = 128
-KEY_VALUE: Final = re.compile(rf"[\x21-\x2b\x2d-\x7e]{{{SHORTEST_KEY},{LONGEST_KEY}}}")
+KEY_VALUE: Final = re.compile(rf"[\x21-\x2b\x2d-\x7e]{{{MIN_KEY_VALUE},{MAX_KEY_VALUE}}}")
 VISIBLE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -123,14 +120,14 @@ def value_problem(value: str) -> str | None:
     """The rule that a key's value breaks. It does not repeat the value: that is a secret, also when it is bad."""
     if KEY_VALUE.fullmatch(value):
         return None
-    if not SHORTEST_KEY <= len(value) <= LONGEST_KEY:
-        return f"expected {SHORTEST_KEY} to {LONGEST_KEY} characters, not {len(value)}"
+    if not MIN_KEY_VALUE <= len(value) <= MAX_KEY_VALUE:
+        return f"expected {MIN_KEY_VALUE} to {MAX_KEY_VALUE} characters, not {len(value)}"
     return "expected printable ASCII characters other than blank and comma"
 
 
 def shortened(name: object) -> str:
     """A name from the file, unless it is so long that it might be a key's value in the wrong place."""
-    return str(name) if len(str(name)) < SHORTEST_KEY else f"({len(str(name))} characters)"
+    return str(name) if len(str(name)) < MIN_KEY_VALUE else f"({len(str(name))} characters)"
 
 
 def _account(account: Account) -> Problems:
@@ -371,7 +368,7 @@ def _plan(plan: UsagePlan, apis: dict[str, Api], keys: _Keys, at: str) -> Proble
 
 
 def _quota(quota: QuotaSettings, at: str) -> Problems:
-    last = LAST_OFFSET[quota.period]
+    last = max_offset(quota.period)
     if quota.offset > last:
         expected = f"a number from 0 to {last}" if last else "0"
         yield Problem(f"{at}.offset", f"expected {expected} with the period {quota.period}")
@@ -382,8 +379,8 @@ def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
         yield Problem(f"{at}.apiId", f"there is no API {shortened(covered.api_id)}")
     elif covered.stage not in {stage.name for stage in api.stages}:
         yield Problem(f"{at}.stage", f"the API {api.id} has no stage {shortened(covered.stage)}")
-    if len(covered.throttle) > METHOD_THROTTLES:
-        yield Problem(f"{at}.throttle", f"expected at most {METHOD_THROTTLES} methods, not {len(covered.throttle)}")
+    if len(covered.throttle) > MAX_METHOD_THROTTLES:
+        yield Problem(f"{at}.throttle", f"expected at most {MAX_METHOD_THROTTLES} methods, not {len(covered.throttle)}")
     served = api and _served(next((stage for stage in api.stages if stage.name == covered.stage), None), api)
     yield from _methods(covered.throttle, served, f"{at}.throttle")
     for key, settings in covered.throttle.items():

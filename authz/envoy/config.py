@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import Literal, TypeVar, get_args
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from authz.config.settings import Settings
+from authz.core.address import Address, is_ip
 from authz.core.credentials import LOOKALIKES
 from authz.core.resources import Api, Resources
 from authz.core.rules import REQUEST_HEADER
@@ -38,8 +38,6 @@ CORS_HEADERS = frozenset(
         "x-user-agent",
     }
 )
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-HOST_NAME = re.compile(r"(?![0-9.]+\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 THIS_MACHINE = ("127.0.0.1", "localhost")
@@ -70,7 +68,7 @@ class Tls:
         """As Envoy names the kind of `name`."""
         if "://" in self.name:
             return "URI"
-        return "IP_ADDRESS" if _is_ip(self.name) else "DNS"
+        return "IP_ADDRESS" if is_ip(self.name) else "DNS"
 
     def sds_file(self, of: str) -> str:
         """The path of the file that names the `ca` or the `certificate`."""
@@ -100,49 +98,21 @@ class EnvoyOptions:
         return self.max_in_flight * len(self.authz)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A socket as Envoy names it: a host and port, or a path."""
+def _listening(text: str) -> Address:
+    """An address on which Envoy can listen. Raises ValueError, also for a name, which Envoy does not look up."""
+    address = Address.parse(text)
+    if address.is_name:
+        ip = "127.0.0.1" if address.host == "localhost" else "0.0.0.0"  # noqa: S104
+        raise ValueError(f"expected an IP address, such as {ip}:{address.port}, got {text!r}")
+    return address
 
-    host: str = ""
-    port: int = 0
-    path: str = ""
 
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Raises ValueError for what is neither `host:port` nor `unix:/path`."""
-        if scheme := SCHEME.match(text):
-            raise ValueError(f"expected host:port, without {scheme[0]} and a path, got {text!r}")
-        if text.startswith("unix:") and text != "unix:":
-            return cls(path=text.removeprefix("unix:"))
-        host, _, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        is_port = port.isascii() and port.isdigit() and int(port) <= 65535
-        if not is_port or not (_is_ip(host) or HOST_NAME.fullmatch(host)):
-            raise ValueError(f"expected host:port or unix:/path, got {text!r}")
-        return cls(host, int(port))
-
-    @classmethod
-    def listening(cls, text: str) -> Address:
-        """Where Envoy listens. Raises ValueError as `parse` does, and for a name, which Envoy does not look up."""
-        address = cls.parse(text)
-        if address.is_name:
-            ip = "127.0.0.1" if address.host == "localhost" else "0.0.0.0"  # noqa: S104
-            raise ValueError(f"expected an IP address, such as {ip}:{address.port}, got {text!r}")
-        return address
-
-    @classmethod
-    def reachable(cls, text: str) -> Address:
-        """What Envoy calls. Raises ValueError as `parse` does, and for port 0."""
-        address = cls.parse(text)
-        if not address.path and not address.port:
-            raise ValueError(f"expected a port other than 0, got {text!r}")
-        return address
-
-    @property
-    def is_name(self) -> bool:
-        """Whether somebody has to resolve it."""
-        return not self.path and not _is_ip(self.host)
+def _called(text: str) -> Address:
+    """An address that Envoy can call. Raises ValueError, also for port 0."""
+    address = Address.parse(text)
+    if address.is_any_port:
+        raise ValueError(f"expected a port other than 0, got {text!r}")
+    return address
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +125,7 @@ class Upstream:
     @classmethod
     def of(cls, addresses: Iterable[str]) -> Upstream:
         """Raises ValueError where one cluster cannot hold all of the addresses."""
-        endpoints = tuple(map(Address.reachable, addresses))
+        endpoints = tuple(map(_called, addresses))
         if not endpoints:
             raise ValueError("expected at least one address of authz")
         by_name = any(endpoint.is_name for endpoint in endpoints)
@@ -228,7 +198,7 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
 def _listeners(options: EnvoyOptions) -> tuple[Address, Address | None, Address | None]:
     """Envoy's own addresses: for clients, administration and statistics. Raises ValueError where two are the same."""
     flags = {"--listen": options.listen, "--admin": options.admin, "--stats-listen": options.stats_listen}
-    found = {flag: _named(flag, Address.listening, text) for flag, text in flags.items() if text}
+    found = {flag: _named(flag, _listening, text) for flag, text in flags.items() if text}
     taken: dict[Address, str] = {}
     for flag, address in found.items():
         if taken.setdefault(address, flag) != flag and (address.path or address.port):
@@ -311,14 +281,6 @@ def _mapped_headers(apis: Iterable[Api]) -> Iterator[str]:
             yield from (name.lower() for name in REQUEST_HEADER.findall(text))
             if "context.identity.userAgent" in text:
                 yield "user-agent"
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _templates() -> Environment:

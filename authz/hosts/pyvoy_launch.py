@@ -22,7 +22,8 @@ import msgspec
 
 from authz.config.faults import ConfigError
 from authz.config.file import Config
-from authz.config.settings import SOCKET_PATH_BYTES, Settings
+from authz.config.settings import Settings
+from authz.core.address import MAX_SOCKET_PATH, Address
 from authz.core.rules import Problem
 from authz.sidecar.certificates import Files, Material
 
@@ -97,7 +98,7 @@ def replace_by_envoy(settings: Settings, file: tuple[Path, Config] | None) -> No
     check_host(settings)
     directory = _own_directory()
     try:
-        if len(os.fsencode(_admin(directory))) > SOCKET_PATH_BYTES:
+        if len(os.fsencode(_admin(directory))) > MAX_SOCKET_PATH:
             raise OSError(f"{directory} is too long a path for a socket; TMPDIR names a shorter place")
         bootstrap = Path(directory, "bootstrap.json")
         bootstrap.write_text(json.dumps(bootstrap_of(settings, directory, APP)))
@@ -217,10 +218,10 @@ def _log_line() -> dict[str, str]:
 
 
 def _address(listen: str) -> dict[str, Any]:
-    if listen.startswith("unix:"):
-        return {"pipe": {"path": listen.removeprefix("unix:")}}
-    host, _, port = listen.rpartition(":")
-    return {"socket_address": {"address": _numeric(host.strip("[]"), int(port)), "port_value": int(port)}}
+    address = Address.parse(listen)
+    if address.path:
+        return {"pipe": {"path": address.path}}
+    return {"socket_address": {"address": _numeric(address.host, address.port), "port_value": address.port}}
 
 
 def _numeric(host: str, port: int) -> str:

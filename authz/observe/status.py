@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from authz.config.settings import Settings, endpoints_of
+from authz.core.address import Address
 from authz.observe.metrics import CONTENT_TYPE, VERSION, ControlMetrics, Gathered, Metrics
 
 Details = Callable[[], dict[str, Any]]
@@ -77,11 +78,8 @@ def app(
 
 def http_server(application: Starlette, listen: str) -> HttpServer:
     """A server for `host:port` or `unix:/path`; run it with `serve()`, stop it by `should_exit`."""
-    if listen.startswith("unix:"):
-        place: dict[str, Any] = {"uds": listen.removeprefix("unix:")}
-    else:
-        host, port = _host_and_port(listen)
-        place = {"host": host, "port": port}
+    address = Address.parse(listen)
+    place: dict[str, Any] = {"uds": address.path} if address.path else {"host": address.host, "port": address.port}
     return HttpServer(
         uvicorn.Config(
             application,
@@ -94,21 +92,17 @@ def http_server(application: Starlette, listen: str) -> HttpServer:
     )
 
 
-def _host_and_port(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def check_listen(listen: str) -> None:
     """Raises OSError, in words for the operator, where nobody can listen on `host:port` or `unix:/path`.
 
     The servers themselves would take over the socket file of a running process, and tell less of what is wrong.
     """
     try:
-        if listen.startswith("unix:"):
-            _check_path(Path(listen.removeprefix("unix:")))
+        address = Address.parse(listen)
+        if address.path:
+            _check_path(Path(address.path))
         else:
-            _check_port(*_host_and_port(listen))
+            _check_port(address.host, address.port)
     except OSError as error:
         raise OSError(f"{listen} cannot be listened on: {error.strerror or error}") from error
 

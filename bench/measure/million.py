@@ -13,6 +13,7 @@ from authz.core.resources import (
     Api,
     ApiKey,
     ApiStage,
+    Period,
     QuotaSettings,
     Resources,
     Stage,
@@ -38,7 +39,7 @@ STAGE: Final = ApiStage(api_id="a1", stage="prod", throttle={"/*/*": HIGH_THROTT
 
 
 def plan(number: int) -> StoredPlan:
-    quota = QuotaSettings(limit=2**31 - 1, period="MONTH")
+    quota = QuotaSettings(limit=2**31 - 1, period=Period.MONTH)
     name = f"Plan {number}"
     made = UsagePlan(id=f"plan{number}", name=name, throttle=HIGH_THROTTLE, quota=quota, api_stages=(STAGE,))
     return StoredPlan(made, nonce=f"{number:016x}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from authz.core.resources import ApiStage, Host, QuotaSettings, Resources
+from authz.core.resources import ApiStage, Host, Period, QuotaSettings, Resources
 from tests.deploy.gateways import GATEWAYS, PASSES_CONTEXT
 from tests.e2e.stack import Answer, Stack, stack
 from tests.support.builders import api, key, plan, resources, value_of
@@ -25,7 +25,7 @@ FOUND = resources(
         api("by-label"),
     ),
     usage_plans=tuple(
-        plan(name, api_stages=(ApiStage(api_id=name, stage="prod"),), quota=QuotaSettings(limit=2, period="MONTH"))
+        plan(name, api_stages=(ApiStage(api_id=name, stage="prod"),), quota=QuotaSettings(limit=2, period=Period.MONTH))
         for name in ("mapped", "below", "by-segment", "by-label")
     ),
     api_keys=KEYS,

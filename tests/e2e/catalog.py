@@ -19,6 +19,7 @@ from authz.core.resources import (
     KeySource,
     Method,
     Mode,
+    Period,
     QuotaSettings,
     Resources,
     Stage,
@@ -74,8 +75,8 @@ APIS = (
 )
 
 SLOW = ThrottleSettings(rate_limit=0.001, burst_limit=1)  # one call, and the next in a quarter of an hour
-ONE = QuotaSettings(limit=1, period="MONTH")
-WIDE = QuotaSettings(limit=1000, period="MONTH")
+ONE = QuotaSettings(limit=1, period=Period.MONTH)
+WIDE = QuotaSettings(limit=1000, period=Period.MONTH)
 
 
 def plan(id: str, *keys: str, **changes: Any) -> UsagePlan:  # noqa: A002

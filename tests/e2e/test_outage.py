@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 import pytest
 
-from authz.core.resources import QuotaSettings, ThrottleSettings
+from authz.core.resources import Period, QuotaSettings, ThrottleSettings
 from tests.e2e.stack import WRONG, Stack, stack
 from tests.support.builders import key, plan, resources, value_of
 from tests.support.servers import EchoServer, Host, RedisServer, redis_server, until
@@ -19,7 +19,7 @@ MOST = 5_000  # requests of one traffic: it ends, whatever happens
 PAUSE_SECONDS = 0.01  # between two requests of a client: a pulse, no load test
 
 WIDE = ThrottleSettings(rate_limit=10_000, burst_limit=10_000)
-THREE = QuotaSettings(limit=3, period="MONTH")
+THREE = QuotaSettings(limit=3, period=Period.MONTH)
 NAMES = ("known", "spent", "doomed")
 KEYS = tuple(key(name, value=value_of(name), value_sha256=None) for name in NAMES)
 PLANS = (plan("wide", keys=("known", "doomed"), throttle=WIDE), plan("three", keys=("spent",), quota=THREE))

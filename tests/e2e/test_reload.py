@@ -11,7 +11,7 @@ import yaml
 from msgspec.structs import replace
 
 from authz.config.file import parse
-from authz.core.resources import QuotaSettings, Resources
+from authz.core.resources import Period, QuotaSettings, Resources
 from tests.e2e.stack import Stack, stack, write
 from tests.support.builders import key, plan, resources, value_of
 from tests.support.servers import EchoServer, Host, RedisServer, until
@@ -21,7 +21,7 @@ KEYS = tuple(key(name, value=value_of(name), value_sha256=None) for name in ("k1
 
 def catalog(limit: int = 2) -> Resources:
     """One plan with a monthly quota for each of three keys."""
-    quota = QuotaSettings(limit=limit, period="MONTH")
+    quota = QuotaSettings(limit=limit, period=Period.MONTH)
     return resources(usage_plans=(plan(keys=("k1", "k2", "k3"), quota=quota),), api_keys=KEYS)
 
 

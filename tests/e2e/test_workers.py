@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from authz.core.resources import QuotaSettings, Resources
+from authz.core.resources import Period, QuotaSettings, Resources
 from tests.e2e.stack import TIMEOUT_SECONDS, Stack, items, stack
 from tests.support.builders import key, plan, resources, value_of
 from tests.support.hosts import HOSTS
@@ -30,7 +30,7 @@ DRAIN = ("--drain-seconds", "1")  # longer than two checks of health
 
 
 def catalog(limit: int) -> Resources:
-    quota = QuotaSettings(limit=limit, period="MONTH")
+    quota = QuotaSettings(limit=limit, period=Period.MONTH)
     known = (key(value=value_of("k1"), value_sha256=None),)
     return resources(usage_plans=(plan(quota=quota),), api_keys=known)
 

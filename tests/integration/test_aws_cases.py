@@ -26,7 +26,8 @@ from authz.core.resources import (
 )
 from authz.envoy.answers import Style
 from authz.envoy.edge import to_request
-from authz.limiter.limiter import RedisClock, RedisLimiter
+from authz.limiter.clock import RedisClock
+from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.conftest import Clock
 from tests.support.builders import value_of
 from tests.support.servers import Kind, RedisServer, redis_server
@@ -634,7 +635,12 @@ async def test_without_redis_the_policy_allow_admits_known_callers(
     Remembered refusals would still refuse, so this limiter remembers none.
     """
     errors: list[Exception] = []
-    async with running(own_redis, account, clock, failed=errors.append, remembered=0) as limiter:
+
+    class Recorder(Unobserved):
+        def on_failure(self, error: Exception) -> None:
+            errors.append(error)
+
+    async with running(own_redis, account, clock, observer=Recorder(), remembered=0) as limiter:
         world = World(fixture(), limiter, clock, account=account, failure_policy=FailurePolicy.ALLOW)
         await FIVE.play(world)
         own_redis.kill()

@@ -15,11 +15,12 @@ from msgspec.structs import replace
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import Layer, Limit, Meter, Quota, redis_key, throttle
-from authz.core.periods import period
-from authz.core.resources import QuotaSettings
+from authz.core.periods import interval
+from authz.core.resources import Period, QuotaSettings
 from authz.core.verdict import Tally
-from authz.limiter.batching import once_key
-from authz.limiter.limiter import RedisClock, RedisLimiter
+from authz.limiter.clock import RedisClock
+from authz.limiter.encoding import once_key
+from authz.limiter.limiter import RedisLimiter
 from tests.conftest import Clock
 from tests.support.proxy import proxy
 from tests.support.servers import Kind, RedisServer, redis_server
@@ -57,7 +58,7 @@ def _meter(account: str, key: str = "k1") -> Meter:
 
 
 def _limits(account: str, clock: Clock, limit: int = 100, key: str = "k1", method: str = "GET") -> list[Limit]:
-    window = period(QuotaSettings(limit, "DAY"), clock.now)
+    window = interval(QuotaSettings(limit, Period.DAY), clock.now)
     rule = throttle(0.0, 100)
     assert rule
     return [
@@ -163,7 +164,7 @@ async def test_a_request_without_a_name_leaves_no_key(
     limits, meter = _limits(account, clock), _meter(account)
     await limiter.admit(limits, meter)
     kept = await _keys(spy, account)
-    assert kept == {meter.ledger, limits[1].key, limiter._reply_key()}
+    assert kept == {meter.ledger, limits[1].key, limiter._sender._reply_key()}
 
 
 async def test_a_name_is_kept_for_ten_seconds_and_hides_the_request_id(
@@ -174,7 +175,7 @@ async def test_a_name_is_kept_for_ten_seconds_and_hides_the_request_id(
     await limiter.admit(limits, meter, once="an id")
     key = once_key(account, "an id", limits, meter)
     kept = await _keys(spy, account)
-    assert kept == {meter.ledger, limits[1].key, limiter._reply_key(), key}
+    assert kept == {meter.ledger, limits[1].key, limiter._sender._reply_key(), key}
     assert ONCE_MS / 2 < await spy.pttl(key) <= ONCE_MS
 
 

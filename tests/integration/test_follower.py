@@ -37,6 +37,7 @@ from authz.core.resources import (
     Deployment,
     FailurePolicy,
     Method,
+    Period,
     QuotaSettings,
     Resources,
     UsagePlan,
@@ -47,7 +48,7 @@ from authz.core.verdict import Allowed, Tally
 from authz.limiter.local import LocalLimiter
 from authz.sidecar import follower
 from authz.sidecar.follower import StoreCatalog
-from authz.sidecar.sidecar import STORE_SECONDS
+from authz.sidecar.parts import STORE_SECONDS
 from authz.store import store as stores
 from authz.store.keys import StoreRing
 from authz.store.store import Edit, Event, Store
@@ -717,7 +718,7 @@ def _what_is_said(log: str) -> Iterator[tuple[str, str | None]]:
 
 def test_set_units_are_not_refused_by_an_earlier_report_of_redis(own_redis: RedisServer) -> None:
     """UpdateUsage, and then Redis goes away: the stand-in shares out no remainder of before."""
-    quota = QuotaSettings(2, "MONTH")
+    quota = QuotaSettings(2, Period.MONTH)
     plan = replace(stored_plan(), plan=replace(stored_plan().plan, quota=quota, failure_policy=FailurePolicy.LOCAL))
     asyncio.run(_write(own_redis.url, (*world(), plan)))
     with authz_serve(None, "--redis-url", own_redis.url, "--drain-seconds", "0", "--store") as server:

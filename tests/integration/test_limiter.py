@@ -13,11 +13,13 @@ import redis.asyncio
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, remaining, throttle
-from authz.core.periods import DAY_US, period
+from authz.core.periods import DAY_US, interval
 from authz.core.resources import QuotaSettings
 from authz.core.verdict import Tally
-from authz.limiter.limiter import ADMIT, FLUSH, RedisClock, RedisLimiter
+from authz.limiter.clock import RedisClock
+from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import Spent
+from authz.limiter.sender import ADMIT, FLUSH
 from tests.conftest import Clock
 from tests.support.servers import Kind, RedisServer, free_port, redis_server, until
 
@@ -69,7 +71,7 @@ def _meter(account: str, key: str = "k1") -> Meter:
 
 
 def _quota(meter: Meter, limit: int, now: int, unit: Any = "DAY", *, shadow: bool = False) -> Limit:
-    window = period(QuotaSettings(limit, unit), now)
+    window = interval(QuotaSettings(limit, unit), now)
     return Limit(Layer.PLAN_QUOTA, meter.ledger, Quota(limit, window.start, window.end), shadow)
 
 
@@ -444,7 +446,7 @@ async def _spent_everywhere(limiter: RedisLimiter, account: str, clock: Clock) -
             assert await _admitted(limiter, limits, meter) == [True]
         clock.advance(86_400)
     await limiter.flush(Spent(meters[0], None, clock.now // DAY_US, 3))
-    own = [redis_key(account, kind, limiter._worker) for kind in ("reply", "flush")]
+    own = [redis_key(account, kind, limiter._sender._worker) for kind in ("reply", "flush")]
     return [*(key for meter in meters for key in (meter.ledger, meter.history)), shared.key, *own]
 
 
@@ -568,7 +570,7 @@ async def test_a_keyless_call_has_no_usage(limiter: RedisLimiter, account: str, 
     await _admitted(limiter, [limit])
     assert set(await spy.keys(f"{{{account}}}*")) == {
         limit.key.encode(),
-        redis_key(account, "reply", limiter._worker).encode(),
+        redis_key(account, "reply", limiter._sender._worker).encode(),
     }
 
 
@@ -767,10 +769,10 @@ async def test_a_repeated_number_is_not_counted_again(
     """The highest number applied is kept for a day, per worker."""
     meter = _meter(account)
     await limiter.flush(_spent(meter, 3, clock.now, 10))
-    limiter._flushed -= 1
+    limiter._sender._flushed -= 1
     await limiter.flush(_spent(meter, 3, clock.now, 10))
     assert (await _usage(spy, meter))[1] == 3
-    assert 0 < await spy.pttl(redis_key(account, "flush", limiter._worker)) <= DAY_MS
+    assert 0 < await spy.pttl(redis_key(account, "flush", limiter._sender._worker)) <= DAY_MS
 
 
 async def test_a_flush_keeps_the_ledgers_other_fields(limiter: RedisLimiter, account: str, clock: Clock) -> None:

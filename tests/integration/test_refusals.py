@@ -16,10 +16,11 @@ from msgspec.structs import replace
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
-from authz.core.periods import period
-from authz.core.resources import QuotaSettings
+from authz.core.periods import interval
+from authz.core.resources import Period, QuotaSettings
 from authz.core.verdict import Tally
-from authz.limiter.limiter import RedisClock, RedisLimiter
+from authz.limiter.clock import RedisClock
+from authz.limiter.limiter import RedisLimiter
 from tests.conftest import Clock
 from tests.support.proxy import Proxy, proxy
 from tests.support.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
@@ -58,7 +59,7 @@ class Asking:
         return Meter(redis_key(self.account, "ledger", plan, key), redis_key(self.account, "history", plan, key))
 
     def quota(self, limit: int = 1, key: str = "k1", plan: str = "p1", *, shadow: bool = False) -> Limit:
-        window = period(QuotaSettings(limit, "DAY"), self.clock.now)
+        window = interval(QuotaSettings(limit, Period.DAY), self.clock.now)
         return Limit(Layer.PLAN_QUOTA, self.meter(key, plan).ledger, Quota(limit, window.start, window.end), shadow)
 
     def plan(self, rate: float, burst: int) -> Limit:
@@ -77,9 +78,9 @@ class Asking:
 
     async def asks(self, limits: Sequence[Limit], meter: Meter | None = None) -> tuple[bool, Tally]:
         """Whether Redis was called, and the tally."""
-        sequence = self.limiter._sequence
+        sequence = self.limiter._sender._sequence
         tally = await self.limiter.admit(limits, meter)
-        return self.limiter._sequence > sequence, tally
+        return self.limiter._sender._sequence > sequence, tally
 
     async def remembers(self, limits: Sequence[Limit], meter: Meter | None = None) -> bool:
         asked, tally = await self.asks(limits, meter)

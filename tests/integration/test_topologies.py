@@ -137,7 +137,7 @@ async def test_a_failover_is_followed_and_nothing_replicated_is_given_away(make:
             await traffic.until(lambda: traffic.refused > 0)
             assert traffic.failed > 0
             assert (traffic.admitted, traffic.used(fleet.replica)) == (LIMIT, LIMIT)
-            assert master_changes(traffic.limiter._redis) == 1
+            assert master_changes(traffic.limiter._sender._redis) == 1
 
 
 @pytest.mark.parametrize("make", [sentinels, cluster])
@@ -187,7 +187,7 @@ async def test_a_master_that_steps_down_is_left_without_a_failed_call(
             change(fleet)
             await traffic.until(lambda: traffic.refused > 0)
             assert (traffic.failed, traffic.admitted, traffic.used(fleet.replica)) == (0, LIMIT, LIMIT)
-            assert master_changes(traffic.limiter._redis) == 1
+            assert master_changes(traffic.limiter._sender._redis) == 1
 
 
 def _beside(fleet: Fleet) -> None:
@@ -209,7 +209,7 @@ async def test_a_master_that_lives_on_is_left_when_the_sentinel_names_another(re
             known = traffic.used(fleet.replica)
             await traffic.until(lambda: traffic.used(fleet.replica) > known)
             assert role(fleet.master) == b"master"
-            assert (traffic.failed, master_changes(traffic.limiter._redis)) == (0, 1)
+            assert (traffic.failed, master_changes(traffic.limiter._sender._redis)) == (0, 1)
 
 
 async def test_a_planned_failover_of_a_cluster_is_followed_and_gives_nothing_away(redis_kind: Kind) -> None:
@@ -220,7 +220,7 @@ async def test_a_planned_failover_of_a_cluster_is_followed_and_gives_nothing_awa
             assert say(fleet.replica, "CLUSTER", "FAILOVER")
             await traffic.until(lambda: traffic.refused > 0)
             assert (traffic.admitted, traffic.used(fleet.replica)) == (LIMIT, LIMIT)
-            assert master_changes(traffic.limiter._redis) == 1
+            assert master_changes(traffic.limiter._sender._redis) == 1
 
 
 @pytest.mark.parametrize("make", [sentinels, cluster])
@@ -371,7 +371,7 @@ async def test_each_slot_of_a_cluster_is_found_from_any_node(steady: Fleet, numb
         async with _traffic(url, account) as traffic:
             await traffic.call()
             assert traffic.used(nodes[number]) == 1
-            assert master_changes(traffic.limiter._redis) == 0
+            assert master_changes(traffic.limiter._sender._redis) == 0
         ledger = UsageLedger(url, account=account)
         assert (await ledger.read("p", ["k"])).records["k"].used == 1
         await ledger.aclose()
@@ -416,7 +416,7 @@ async def test_a_slot_that_moves_is_followed_and_charged_once(steady: Fleet) -> 
         await traffic.until(lambda: traffic.refused > 0)
         assert traffic.failed == 1
         assert (traffic.admitted, traffic.used(heir)) == (LIMIT, LIMIT)
-        assert master_changes(traffic.limiter._redis) == 1
+        assert master_changes(traffic.limiter._sender._redis) == 1
 
 
 @contextmanager

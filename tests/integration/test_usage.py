@@ -16,7 +16,7 @@ from authz.aws.usage import Days, DayUse, pairs, window
 from authz.core.catalog import Catalog
 from authz.core.limits import Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US
-from authz.core.resources import QuotaSettings
+from authz.core.resources import Period, QuotaSettings
 from authz.limiter.limiter import RedisLimiter
 from authz.store.store import Event, Head, Store, StoreUnavailable
 from authz.store.usage import CALLERS, UsageLedger
@@ -26,8 +26,8 @@ from tests.support.control import Control, boto, raw, running
 from tests.support.control import control as control
 from tests.support.servers import RedisServer, free_port
 
-QUOTA = QuotaSettings(5, "DAY")
-MONTH = QuotaSettings(100, "MONTH")
+QUOTA = QuotaSettings(5, Period.DAY)
+MONTH = QuotaSettings(100, Period.MONTH)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ async def test_a_day_without_calls_on_which_the_units_were_set_has_a_row(
     ledger: UsageLedger, use: Use, clock: Clock
 ) -> None:
     """AWS's own example: 5000, 5000, and on the third day the owner cuts it to 10."""
-    quota = QuotaSettings(5000, "MONTH")
+    quota = QuotaSettings(5000, Period.MONTH)
     await use(1, quota)
     clock.advance(86_400)
     await _set(ledger, quota, 10)

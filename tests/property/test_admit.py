@@ -17,10 +17,11 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
-from authz.core.periods import DAY_US, period
-from authz.core.resources import QuotaSettings
+from authz.core.periods import DAY_US, interval
+from authz.core.resources import Period, QuotaSettings
 from authz.core.verdict import Tally
-from authz.limiter.limiter import RedisClock, RedisLimiter
+from authz.limiter.clock import RedisClock
+from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.conftest import Clock, micros
 from tests.support.model import Bucket, Ledger, Model, Row
 from tests.support.servers import RedisServer
@@ -50,7 +51,7 @@ throttles = st.sampled_from(SMALL) | st.sampled_from(THROTTLES)
 quotas = st.builds(
     QuotaSettings,
     limit=st.sampled_from((1, 2, 3, 5, 1000)),
-    period=st.sampled_from(("DAY", "WEEK", "MONTH")),
+    period=st.sampled_from(Period),
 )
 moves = st.sampled_from((0, 0, 0, 1, 7, 999, 1000, SECOND, 3 * SECOND, HOUR, 12 * HOUR, DAY_US, 8 * DAY_US)) | (
     st.sampled_from((-1, -1000, -SECOND, -HOUR, -DAY_US, -3 * DAY_US, 500 * DAY_US))
@@ -173,6 +174,16 @@ def _meaning(stored: dict[str, bytes]) -> dict[str, tuple[float, ...]]:
     return {key: numbers for key, numbers in said.items() if any(numbers[1:])}
 
 
+class Sizes(Unobserved):
+    """Records the sizes of batches."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
+
+    def on_batch(self, size: int, seconds: float) -> None:
+        self._sizes.append(size)
+
+
 @pytest.fixture
 async def world(shared_redis: RedisServer, clock: Clock) -> AsyncIterator[World]:
     sizes: list[int] = []
@@ -182,7 +193,7 @@ async def world(shared_redis: RedisServer, clock: Clock) -> AsyncIterator[World]
         budget=30.0,
         clock=RedisClock(clock),
         remembered=0,  # each call is Redis's to decide
-        sent=lambda size, _seconds: sizes.append(size),
+        observer=Sizes(sizes),
     )
     sending = asyncio.create_task(limiter.run())
     spy = redis.asyncio.Redis.from_url(shared_redis.url)
@@ -239,7 +250,7 @@ class Story:
         if plan.method:
             found.append(Limit(Layer.PLAN_METHOD_THROTTLE, self.key("method", caller), plan.method, plan.shadow))
         if plan.quota:
-            window = period(plan.quota, now)
+            window = interval(plan.quota, now)
             quota = Quota(plan.quota.limit, window.start, window.end)
             found.append(Limit(Layer.PLAN_QUOTA, meter.ledger, quota, plan.shadow))
         return found
@@ -343,7 +354,7 @@ async def test_a_refused_request_leaves_every_byte_as_it_was(
     """Limits that stay, a clock that does not step back: all keys, byte for byte."""
     world.clock.now, name = NOON, f"bytes{next(NAMES)}"
     meter = Meter(redis_key(name, "ledger"), redis_key(name, "history"))
-    window = period(QuotaSettings(limit, "DAY"), NOON)
+    window = interval(QuotaSettings(limit, Period.DAY), NOON)
     limits = [
         Limit(Layer.PLAN_THROTTLE, meter.ledger, own),
         Limit(Layer.PLAN_QUOTA, meter.ledger, Quota(limit, window.start, window.end)),

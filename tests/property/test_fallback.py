@@ -177,7 +177,7 @@ def test_a_shadow_plan_without_room_is_not_charged_and_never_refuses(
         assert tally.refused_by is None
         if tally.shadowed_by:
             assert _lefts(limits, tally) == _lefts(limits, before.admit(limits, METER, now))
-    assert local.unsettled == len(waits)
+    assert local.owed == len(waits)
 
 
 @given(rules, st.integers(1, 9), gaps)
@@ -193,13 +193,13 @@ def test_spent_units_are_handed_over_once_oldest_day_first(rule: Throttle, limit
         ]
         admitted += local.admit(limits, METER, now).refused_by is None
         local.admit(limits, None, now)
-    assert local.unsettled == admitted
+    assert local.owed == admitted
     spent = local.take_spent()
     assert sum(part.amount for part in spent) == admitted
     assert [part.day for part in spent] == sorted({part.day for part in spent})
     assert all(part.quota and part.quota.start == part.day * DAY_US for part in spent)
     assert local.take_spent() == []
-    assert local.unsettled == 0
+    assert local.owed == 0
 
 
 @given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 9), processes, st.integers(0, 9))
@@ -213,7 +213,7 @@ def test_after_a_flush_the_share_comes_from_the_new_rest(
     assert before == min(asked, _part(max(0, limit - used), count))
     left = max(0, limit - used - before - others)
     for spent in local.take_spent():
-        local.settled(spent, left)
+        local.counted(spent, left)
     expected = _part(left, count) if before else _part(max(0, limit - used), count)
     assert _asked(local, limits, 20) == expected
 
@@ -223,7 +223,7 @@ def test_what_could_not_be_counted_stays_in_the_process_part(limit: int, asked: 
     local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
     before = _asked(local, limits, asked)
     for spent in local.take_spent():
-        local.settled(spent, None)
+        local.counted(spent, None)
     assert before + _asked(local, limits, 20) == limit
 
 
@@ -244,7 +244,7 @@ def test_units_that_could_not_be_flushed_stay_in_the_share_of_the_process(limit:
     for _ in range(rounds):
         admitted += sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(20))
         for spent in local.take_spent():
-            local.settled(spent, None)
+            local.counted(spent, None)
     assert admitted == max(1, limit // count)
 
 

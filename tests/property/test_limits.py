@@ -12,12 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from authz.core.bounds import MAX_REFILL_SECONDS, MIN_RATE
 from authz.core.catalog import Catalog
 from authz.core.limits import (
     EXACT,
-    LONGEST_REFILL_SECONDS,
     MICROSECONDS,
-    SMALLEST_RATE,
     _at_most,
     redis_key,
     remaining,
@@ -31,6 +30,7 @@ from authz.core.resources import (
     ApiStage,
     Method,
     MethodSetting,
+    Period,
     QuotaSettings,
     Resources,
     Stage,
@@ -94,7 +94,7 @@ def test_the_catalog_spells_its_keys_as_the_one_function_does(
             ),
             usage_plans=(
                 UsagePlan(
-                    plan, plan, api_stages=(covered,), throttle=bucket, quota=QuotaSettings(1, "DAY"), keys=(key,)
+                    plan, plan, api_stages=(covered,), throttle=bucket, quota=QuotaSettings(1, Period.DAY), keys=(key,)
                 ),
             ),
             api_keys=(ApiKey(id=key, value="v" * 20),),
@@ -146,7 +146,7 @@ def test_a_throttle_is_exact_where_that_fits_and_never_above_its_rate(rate: floa
 def _is_outside(rate: Fraction, burst: int | None) -> bool:
     size = max(1, ceil(rate)) if burst is None else burst
     refill = size / rate if rate else 0
-    return 0 < rate < SMALLEST_RATE or size > 2**31 - 1 or refill > LONGEST_REFILL_SECONDS
+    return 0 < rate < MIN_RATE or size > 2**31 - 1 or refill > MAX_REFILL_SECONDS
 
 
 def _assert_closest(chosen: Fraction, rate: Fraction, burst: int) -> None:

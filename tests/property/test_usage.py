@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from authz.aws.usage import Days, DayUse, pairs, window
 from authz.core.limits import Layer, Limit, Meter, redis_key
-from authz.core.periods import DAY_US, period
-from authz.core.resources import QuotaSettings
-from authz.limiter.limiter import RedisClock, RedisLimiter
+from authz.core.periods import DAY_US, interval
+from authz.core.resources import Period, QuotaSettings
+from authz.limiter.clock import RedisClock
+from authz.limiter.limiter import RedisLimiter
 from authz.store.usage import UsageLedger
 from tests.conftest import Clock, micros
 from tests.support.model import Model
@@ -33,7 +34,7 @@ SECOND = 1_000_000
 quotas = st.builds(
     QuotaSettings,
     limit=st.sampled_from((1, 2, 5, 1000)),
-    period=st.sampled_from(("DAY", "WEEK", "MONTH")),
+    period=st.sampled_from(Period),
 )
 forward = st.sampled_from((0, 1, 3600 * SECOND, DAY_US // 2, DAY_US, 2 * DAY_US, 9 * DAY_US))
 backward = st.sampled_from((-SECOND, -DAY_US // 2, -DAY_US, -3 * DAY_US, 420 * DAY_US))
@@ -132,7 +133,7 @@ class Diary:
 
     def left(self, day: int) -> int:
         """Of the period that holds on that day, after its last event so far."""
-        first = period(self.quota, day * DAY_US).start // DAY_US
+        first = interval(self.quota, day * DAY_US).start // DAY_US
         told = [known for known in self.remained if first <= known <= day]
         return self.remained[max(told)] if told else self.quota.limit
 

@@ -12,7 +12,7 @@ from authz.check import Checker, KeysUnavailable, LimiterUnavailable, Overloaded
 from authz.core.catalog import UNLOOKED, Caller, Catalog, Unlooked
 from authz.core.limits import Limit, Meter, Quota
 from authz.core.request import Request
-from authz.core.resources import FailurePolicy, QuotaSettings, Resources
+from authz.core.resources import FailurePolicy, Period, QuotaSettings, Resources
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Tally, Verdict
 from authz.limiter.local import LocalLimiter
 from tests.conftest import micros
@@ -21,7 +21,7 @@ from tests.support.world import ask, limited
 
 NOW = micros("2026-03-04T23:59:59Z")
 TOMORROW = micros("2026-03-05T00:00:00Z")
-METERED = resources(usage_plans=(plan(quota=QuotaSettings(5, "DAY")),))
+METERED = resources(usage_plans=(plan(quota=QuotaSettings(5, Period.DAY)),))
 
 
 class FakeLimiter:
@@ -101,7 +101,7 @@ async def test_a_key_that_has_expired_by_redis_own_time_is_refused() -> None:
 async def test_a_second_stale_tally_is_left_to_the_failure_policy() -> None:
     """It is LimiterUnavailable."""
     stale = Tally(TOMORROW, stale=True)
-    verdict = await check(FakeLimiter(stale, stale), changed=by(FailurePolicy.DENY, quota=QuotaSettings(5, "DAY")))
+    verdict = await check(FakeLimiter(stale, stale), changed=by(FailurePolicy.DENY, quota=QuotaSettings(5, Period.DAY)))
     assert isinstance(verdict, Denied)
     assert verdict.reason is Reason.UNAVAILABLE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from authz.core.catalog import Catalog
 from authz.core.request import Request
-from authz.core.resources import Account, ApiStage, Mode, QuotaSettings, Resources, Stage
+from authz.core.resources import Account, ApiStage, Mode, Period, QuotaSettings, Resources, Stage
 from authz.core.responses import Profile
 from authz.core.verdict import Grant, Tally
 from authz.explain import _story, explain
@@ -20,7 +20,7 @@ FULL = resources(
         plan(
             name="Gold",
             throttle=limited(0.1, 1),
-            quota=QuotaSettings(5, "DAY"),
+            quota=QuotaSettings(5, Period.DAY),
             api_stages=(ApiStage("a1", "prod", {"/pets/*": limited(2.0, 20)}),),
         ),
     ),

@@ -197,7 +197,6 @@ WORDS: Final = {
     ),
 }
 UNLIMITED: Final = -1
-LARGEST: Final = 2**31 - 1
 
 # AWS's own text, with its missing commas.
 PATHS: Final = (
@@ -242,8 +241,8 @@ def _check_setting(name: str, value: Any) -> None:
     throttle = name.startswith("throttling")
     if isinstance(value, bool) or not isinstance(value, int | float) or (throttle and value == UNLIMITED):
         return
-    if not 0 <= value <= LARGEST:
-        raise bad_request(f"Invalid value for {name}: expected 0 to {LARGEST}{', or -1 for no limit' * throttle}")
+    if not 0 <= value <= MAX_INT:
+        raise bad_request(f"Invalid value for {name}: expected 0 to {MAX_INT}{', or -1 for no limit' * throttle}")
 
 
 def _entry(step: PatchStep) -> None:

@@ -13,12 +13,12 @@ from authz.aws.usage import Days, days, first_needed, iso_day, pairs
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import stored_key
 from authz.control.operations.usageplans import stored_plan
+from authz.core.bounds import MAX_INT
 from authz.core.periods import DAY_US
 from authz.core.resources import QuotaSettings
 from authz.core.stored import StoredPlan, plan_keys
 
 LONGEST_RANGE: Final = 400  # days
-MAX_REMAINING: Final = 2**31 - 1  # AWS's largest number of requests
 USAGE_TABLE: Final = (PatchRule(("replace",), "/remaining", Type.INT),)
 
 
@@ -78,8 +78,8 @@ def _wanted(plan: StoredPlan, body: PatchBody) -> tuple[QuotaSettings, int]:
     remaining = patch.apply(USAGE_TABLE, {}, body.patch_operations, _style).get("remaining")
     if remaining is None:
         raise bad_request("Invalid request: expected a patch operation that replaces /remaining")
-    if not 0 <= remaining <= MAX_REMAINING:
-        raise bad_request(f"Invalid remaining quota specified. Must be between 0 and {MAX_REMAINING} inclusive")
+    if not 0 <= remaining <= MAX_INT:
+        raise bad_request(f"Invalid remaining quota specified. Must be between 0 and {MAX_INT} inclusive")
     if plan.plan.quota is None:
         raise bad_request(f"Usage Plan {plan.plan.id} does not have a quota")
     return plan.plan.quota, remaining

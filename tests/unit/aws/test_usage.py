@@ -8,10 +8,10 @@ import pytest
 
 from authz.aws.errors import ApiError
 from authz.aws.usage import CallerUse, Days, DayUse, days, iso_day, left, pairs
-from authz.core.resources import QuotaSettings
+from authz.core.resources import Period, QuotaSettings
 from tests.conftest import micros
 
-DAY, MONTH = QuotaSettings(10, "DAY"), QuotaSettings(100, "MONTH")
+DAY, MONTH = QuotaSettings(10, Period.DAY), QuotaSettings(100, Period.MONTH)
 NOW = micros("2026-03-04T10:00:00Z")
 MARCH = micros("2026-03-01T00:00:00Z")
 LONG_AGO = micros("2026-01-01T00:00:00Z")

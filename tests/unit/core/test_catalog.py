@@ -23,6 +23,7 @@ from authz.core.resources import (
     Method,
     MethodSetting,
     Mode,
+    Period,
     QuotaSettings,
     Resources,
     Stage,
@@ -272,7 +273,7 @@ FULL = resources(
     usage_plans=(
         plan(
             throttle=limited(1.0, 10),
-            quota=QuotaSettings(5, "DAY"),
+            quota=QuotaSettings(5, Period.DAY),
             api_stages=(ApiStage("a1", "prod", {"/pets/GET": limited(2.0, 20)}),),
         ),
     ),
@@ -310,7 +311,7 @@ def test_a_quota_is_sent_with_the_period_of_the_moment() -> None:
 
 
 def test_a_shadow_plan_has_shadow_limits_and_shared_ones_that_hold() -> None:
-    shadowed = plan(mode=Mode.SHADOW, throttle=limited(1.0, 1), quota=QuotaSettings(5, "DAY"))
+    shadowed = plan(mode=Mode.SHADOW, throttle=limited(1.0, 1), quota=QuotaSettings(5, Period.DAY))
     found = limits_of(resources(usage_plans=(shadowed,)), ask())
     assert {layer: limit.shadow for layer, limit in found.items()} == {
         "plan_throttle": True,
@@ -448,7 +449,8 @@ def test_the_account_limits_all_calls_unless_it_does_not(settings: ThrottleSetti
 
 def test_stages_of_two_plans_are_metered_by_their_own() -> None:
     changed = resources(
-        apis=(TWO_STAGES,), usage_plans=(plan(), plan("p2", api_stages=(ELSEWHERE,), quota=QuotaSettings(1, "DAY")))
+        apis=(TWO_STAGES,),
+        usage_plans=(plan(), plan("p2", api_stages=(ELSEWHERE,), quota=QuotaSettings(1, Period.DAY))),
     )
     catalog = Catalog.compile(changed)
     assert [granted(catalog, ask(path)).subject.plan for path in ("/prod/pets", "/dev/pets")] == ["p1", "p2"]

@@ -16,6 +16,7 @@ from authz.cli.main import cli
 from authz.cli.up import envoy_binary
 from authz.config.file import load
 from authz.config.settings import Settings
+from authz.core.address import Address
 from authz.core.resources import (
     Api,
     AuthorizerSource,
@@ -26,7 +27,7 @@ from authz.core.resources import (
     Resources,
     Stage,
 )
-from authz.envoy.config import Address, EnvoyOptions, Part, Tls, allowed_headers, render, virtual_hosts
+from authz.envoy.config import EnvoyOptions, Part, Tls, allowed_headers, render, virtual_hosts
 from tests.support.builders import api, resources
 from tests.support.topologies import Certificates
 

@@ -12,7 +12,7 @@ import yaml
 from authz.aws.awsfiles import Wanted
 from authz.aws.convert import to_resources
 from authz.config.faults import ConfigError
-from authz.core.resources import QuotaSettings, Resources, ThrottleSettings
+from authz.core.resources import Period, QuotaSettings, Resources, ThrottleSettings
 from authz.core.stored import StoredKey
 from authz.store.sealing import Sealer
 from authz.transfer.inbound import Reading
@@ -41,7 +41,7 @@ def test_a_plan_comes_with_its_limits_stages_and_keys(name: str, plan: str, key:
     (api,), (read,) = resources(found).apis, resources(found).usage_plans
     assert (read.id, read.name) == (plan, "Silver")
     assert read.throttle == ThrottleSettings(50, 100)
-    assert read.quota == QuotaSettings(5000, "MONTH")
+    assert read.quota == QuotaSettings(5000, Period.MONTH)
     assert [(stage.api_id, stage.stage, dict(stage.throttle)) for stage in read.api_stages] == [
         (api.id, "prod", {"/pets/GET": ThrottleSettings(5, 2)})
     ]
@@ -87,7 +87,7 @@ def test_sam_makes_an_api_a_stage_and_a_plan() -> None:
         "ShopUsagePlan",
         "Shop",
         ThrottleSettings(20, 40),
-        QuotaSettings(1000, "DAY"),
+        QuotaSettings(1000, Period.DAY),
     )
     assert [(stage.api_id, stage.stage) for stage in plan.api_stages] == [("Shop", "prod")]
     assert found.members == {"ShopUsagePlan": ("Partner",)}
