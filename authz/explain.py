@@ -26,7 +26,7 @@ async def explain(
     now: int,
     limiter: RedisLimiter | None = None,
     profile: Profile = "standard",
-    ring: KeyCache = NO_KEYS,
+    keys: KeyCache = NO_KEYS,
     line: LogLine | None = None,
     caller: Caller | None = None,
 ) -> str:
@@ -43,7 +43,7 @@ async def explain(
         past += [_then(line), *_unknown_parts(line)]
         request, note = _as_then(catalog, request, line.authz or Told(), now)
         past += note
-    grant = await resolved(lambda: catalog, ring, request, now)
+    grant = await resolved(lambda: catalog, keys, request, now)
     if line and isinstance(grant, Denied) and grant.reason is Reason.KEY_MISSING:
         grant, note = _by_id(catalog, request, now, line.authz or Told(), caller, grant)
         past += note
@@ -156,7 +156,7 @@ def _story(
     verdict: Verdict | None = grant if isinstance(grant, Denied) else None
     if isinstance(grant, Grant):
         yield from _limits(grant, tally)
-        verdict = judge(grant, tally) if tally else None
+        verdict = judge(grant, tally, request) if tally else None
     yield from _answer(verdict, request, profile)
 
 

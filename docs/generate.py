@@ -36,7 +36,7 @@ from authz.control.unfilled import UNFILLED, UNREAD
 from authz.core import resources
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
-from authz.core.responses import Responses, render
+from authz.core.responses import render
 from authz.core.verdict import Denied, Reason, Subject
 from authz.observe import metrics
 
@@ -330,7 +330,7 @@ def _answer(reason: Reason) -> tuple[str, ...]:
 
 
 def _rewords(kind: GatewayResponseType, reason: Reason) -> bool:
-    subject = Subject(responses=Responses.compile({kind: MARK}))
+    subject = Subject(responses={kind: MARK})
     return render(Denied(reason, subject), REQUEST, "", "aws").status == 418
 
 

@@ -36,7 +36,6 @@ from authz.core.resources import (
     digest,
     digest_of,
 )
-from authz.core.responses import Responses
 from authz.core.routes import MAX_ODD, Route, Routes, has_dots, is_odd, readings, without
 from authz.core.verdict import Denied, Grant, Reason, Subject
 
@@ -531,7 +530,7 @@ def _compile_stage(api: Api, stage: Stage, served: _Served, account_id: str, sha
         stage=stage.name,
         stage_variables=stage.variables,
         credentials=served.credentials,
-        responses=Responses.compile((stage.deployment or stage).gateway_responses),
+        responses=(stage.deployment or stage).gateway_responses,
     )
     return _Stage(subject, served.credentials, served.routes, limits, verbs)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from authz.core.request import Request
 from authz.core.resources import Api, Deployment, KeySource
@@ -30,11 +31,16 @@ SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 class Strip(Struct, frozen=True, gc=False):
-    """What Envoy takes off a request: headers; and what is left of the path with its query, and of Cookie, if less."""
+    """What Envoy takes off a request before it forwards it.
+
+    `headers` are removed. `path`, with its query, and `cookie` replace the request's; None keeps it, an empty cookie
+    removes it. `lookalikes` are removed headers whose names the client has chosen.
+    """
 
     headers: tuple[str, ...] = ()
     path: str | None = None
     cookie: str | None = None
+    lookalikes: tuple[str, ...] = ()
 
 
 NO_STRIP: Final = Strip()
@@ -79,6 +85,13 @@ class Credentials:
         pairs = _cookies(request.headers["cookie"] if raw is None else raw.decode(*BYTES))
         rest = [pair for pair in pairs if pair.partition("=")[0].strip() not in cookies]
         return Strip(headers, path, None if rest == pairs else "; ".join(filter(_is_text, rest)))
+
+
+def strip_of(credentials: Credentials | None, request: Request) -> Strip:
+    """What an upstream must not see: everything that could be a key, and headers that pass for ours."""
+    strip = credentials.strip(request) if credentials else NO_STRIP
+    spoofed = lookalikes(request.headers)
+    return replace(strip, lookalikes=tuple(spoofed)) if spoofed else strip
 
 
 def lookalikes(headers: Iterable[str]) -> list[str]:

@@ -126,31 +126,10 @@ class _Variables(Mapping[str, str]):
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Responses:
-    """A stage's gateway responses. A type that is not set falls back on DEFAULT_4XX or 5XX, then on AWS's wording."""
-
-    custom: Mapping[GatewayResponseType, GatewayResponse]
-
-    @classmethod
-    def compile(cls, custom: Mapping[GatewayResponseType, GatewayResponse]) -> Responses:
-        return cls(dict(custom))
-
-    def of(self, wording: _Wording) -> GatewayResponse:
-        """The owner's response for a refusal, or an empty one."""
-        if wording.type is None:
-            return AS_AWS
-        fallback = GatewayResponseType.DEFAULT_4XX if wording.status < 500 else GatewayResponseType.DEFAULT_5XX
-        return self.custom.get(wording.type) or self.custom.get(fallback) or AS_AWS
-
-
-_AWS = Responses({})
-
-
 def render(denied: Denied, request: Request, request_id: str, profile: Profile) -> HttpResponse:
     """The refusal as the client sees it. The profile `aws` sends what AWS sends and nothing more."""
     wording = _WORDINGS[denied.reason]
-    custom = (denied.subject.responses or _AWS).of(wording)
+    custom = _custom(denied.subject.responses, wording)
     headers = {
         "content-type": JSON,
         "x-amzn-requestid": request_id,
@@ -171,6 +150,14 @@ def render(denied: Denied, request: Request, request_id: str, profile: Profile) 
         del headers["content-type"]
         return HttpResponse(200 if wording.status < 500 else wording.status, headers, "")
     return HttpResponse(status, headers, body)
+
+
+def _custom(responses: Mapping[GatewayResponseType, GatewayResponse], wording: _Wording) -> GatewayResponse:
+    """The owner's response for a refusal: of its own type, else of DEFAULT_4XX or DEFAULT_5XX, else an empty one."""
+    if not responses or wording.type is None:
+        return AS_AWS
+    fallback = GatewayResponseType.DEFAULT_4XX if wording.status < 500 else GatewayResponseType.DEFAULT_5XX
+    return responses.get(wording.type) or responses.get(fallback) or AS_AWS
 
 
 @lru_cache

@@ -1,24 +1,22 @@
-"""The answer to a request, and how a tally becomes one."""
+"""The verdict on a request, and how a tally becomes one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from authz.core.credentials import NO_STRIP, Credentials, Strip, strip_of
 from authz.core.limits import Layer, Limit, Meter, remaining
-from authz.core.resources import FailurePolicy
+from authz.core.request import Request
+from authz.core.resources import FailurePolicy, GatewayResponse, GatewayResponseType
 from authz.core.routes import Route
 
-if TYPE_CHECKING:
-    from authz.core.credentials import Credentials
-    from authz.core.responses import Responses
-
-
 NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
+NO_RESPONSES: Final[Mapping[GatewayResponseType, GatewayResponse]] = MappingProxyType({})
 
 
 class Reason(StrEnum):
@@ -48,7 +46,7 @@ class Reason(StrEnum):
 
 
 class Subject(Struct, frozen=True, gc=False):
-    """Whom and what a request is about, as far as the catalog could tell: the names in logs, metadata and metrics."""
+    """The caller and the place of a request, as far as the catalog knows them: names for logs, metadata and metrics."""
 
     api: str = ""
     stage: str = ""
@@ -60,28 +58,39 @@ class Subject(Struct, frozen=True, gc=False):
     customer: str = ""
     stage_variables: Mapping[str, str] = NO_VARIABLES
     credentials: Credentials | None = None
-    responses: Responses | None = None
+    responses: Mapping[GatewayResponseType, GatewayResponse] = NO_RESPONSES
+
+
+class Shared(Struct, gc=False):
+    """Bytes that the answers to all calls under one grant share. The Envoy edge fills them in.
+
+    `about` is the metadata of the subject; `admitted` are the answers to admitted calls, by the stripped headers.
+    """
+
+    about: bytes = b""
+    admitted: dict[tuple[str, ...], bytes] = {}
 
 
 class Grant(Struct, frozen=True, gc=False):
-    """What the request may take: a unit from each of these limits, all or none, and a row in the meter's usage.
+    """The limits that cover a request: it takes a unit from each of them or from none, and counts in the meter.
 
-    Calls of one caller and method share a grant, and in `notes` whoever words their answers keeps what they share.
+    Calls of one caller to one method share a grant.
     """
 
     subject: Subject
     limits: tuple[Limit, ...]
     meter: Meter | None = None
     failure_policy: FailurePolicy = FailurePolicy.LOCAL
-    notes: dict[Any, Any] = {}
+    shared: Shared = field(default_factory=Shared)
 
 
 class Tally(Struct, frozen=True, gc=False):
-    """What the limits said. `states` are positions of the limits as sent: a bucket's debt, a quota's use, after it.
+    """The limits' answer. `states` are the limits' states after the call, in order: a bucket's debt, a quota's use.
 
-    `refused_by` is the first enforced limit without room; `wait_us` the longest wait over all of those, None if it
-    is infinite. `shadowed_by` would have refused, had its plan been enforced. `now` is Redis's time (µs). A `stale`
-    tally decided nothing: a quota's period was not the one that contains `now`. `degraded`: Redis had no part in it.
+    `refused_by` is the first enforced limit without room. `wait_us` is the longest wait of all such limits, None if one
+    never has room again. `shadowed_by` is the limit that would have refused if its plan were enforced. `now` is Redis's
+    time in µs. A `stale` tally decided nothing: a quota's period does not contain `now`. A `degraded` tally was made
+    without Redis.
     """
 
     now: int
@@ -94,10 +103,11 @@ class Tally(Struct, frozen=True, gc=False):
 
 
 class Allowed(Struct, frozen=True, gc=False):
-    """Forward the request. Without a tally nobody counted it: Redis was away and the policy is `allow`."""
+    """Forward the request, without what is to `strip`. It has no tally if Redis was away and the policy is `allow`."""
 
     grant: Grant
     tally: Tally | None
+    strip: Strip = NO_STRIP
 
     @property
     def subject(self) -> Subject:
@@ -105,7 +115,7 @@ class Allowed(Struct, frozen=True, gc=False):
 
 
 class Denied(Struct, frozen=True, gc=False):
-    """Refuse the request, for a reason. A refusal by a limit carries the grant and the tally that say which."""
+    """Refuse the request. A refusal by a limit carries the grant and the tally."""
 
     reason: Reason
     subject: Subject = Subject()
@@ -121,15 +131,20 @@ class Denied(Struct, frozen=True, gc=False):
 Verdict = Allowed | Denied
 
 
-def judge(grant: Grant, tally: Tally) -> Verdict:
+def allow(grant: Grant, tally: Tally | None, request: Request) -> Allowed:
+    """Forward the request without its key."""
+    return Allowed(grant, tally, strip_of(grant.subject.credentials, request))
+
+
+def judge(grant: Grant, tally: Tally, request: Request) -> Verdict:
     """The verdict on a counted request."""
     if tally.refused_by is None:
-        return Allowed(grant, tally)
+        return allow(grant, tally, request)
     return Denied(Reason(tally.refused_by.layer), grant.subject, grant, tally)
 
 
 def standings(grant: Grant, tally: Tally) -> list[tuple[Limit, int, int]]:
-    """(limit, state, units left) for each limit that the tally speaks of: all, or the first of them."""
+    """(limit, state, units left) for each limit that has a state in the tally: all limits, or the first of them."""
     if len(tally.states) > len(grant.limits):
         raise ValueError("a tally of other limits than those of the grant")
     return [

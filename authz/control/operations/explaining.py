@@ -41,7 +41,7 @@ class Explainer:
         key_id = line.authz.key_id if line and line.authz else ""
         key = await self._store.get("apikey", key_id) if key_id else None
         caller = caller_of(key.key, key.plans) if isinstance(key, StoredKey) else None
-        return await explain(catalog, request, 0, self._limiter, ring=ring, line=line, caller=caller)
+        return await explain(catalog, request, 0, self._limiter, keys=ring, line=line, caller=caller)
 
     def _compile(self, items: Items) -> Catalog:
         resources, refs = to_resources(items)

@@ -16,7 +16,6 @@ from authz.core.responses import (
     _WORDINGS,
     HttpResponse,
     Profile,
-    Responses,
     _context,
     path_variables,
     ratelimit_headers,
@@ -191,7 +190,7 @@ def test_an_owners_words_do_not_reach_a_grpc_caller() -> None:
 
 def worded(kind: str = "THROTTLED", **fields: Any) -> Denied:
     """A throttled call to a stage whose owner has set the response of one kind."""
-    responses = Responses.compile({GatewayResponseType(kind): GatewayResponse(**fields)})
+    responses = {GatewayResponseType(kind): GatewayResponse(**fields)}
     return throttled(
         responses=responses,
         api="a1",
@@ -257,7 +256,7 @@ def test_a_type_that_is_not_set_takes_the_default_of_its_class() -> None:
 def test_a_type_that_is_set_ignores_the_default() -> None:
     default = GatewayResponse(status_code="418", response_templates={"application/json": "D"})
     own = GatewayResponse(response_parameters={"gatewayresponse.header.X": "'own'"})
-    responses = Responses.compile({GatewayResponseType.DEFAULT_4XX: default, GatewayResponseType.THROTTLED: own})
+    responses = {GatewayResponseType.DEFAULT_4XX: default, GatewayResponseType.THROTTLED: own}
     found = answer(throttled(responses=responses))
     assert (found.status, found.body, found.headers["x"]) == (429, '{"message":"Too Many Requests"}', "own")
 
@@ -276,7 +275,7 @@ def test_a_type_that_is_set_ignores_the_default() -> None:
     ],
 )
 def test_a_type_words_the_refusals_that_aws_gives_it(kind: str, reasons: set[Reason]) -> None:
-    subject = Subject(responses=Responses.compile({GatewayResponseType(kind): GatewayResponse(status_code="418")}))
+    subject = Subject(responses={GatewayResponseType(kind): GatewayResponse(status_code="418")})
     assert {reason for reason in Reason if answer(Denied(reason, subject)).status == 418} == reasons
 
 
@@ -287,13 +286,13 @@ def test_a_status_without_a_body_has_none(status: str) -> None:
 
 
 def test_an_outage_may_be_worded_too() -> None:
-    responses = Responses.compile({GatewayResponseType.DEFAULT_5XX: GatewayResponse(status_code="502")})
+    responses = {GatewayResponseType.DEFAULT_5XX: GatewayResponse(status_code="502")}
     assert answer(Denied(Reason.UNAVAILABLE, Subject(responses=responses))).status == 502
 
 
 def test_an_unknown_stage_is_nobodys_to_word() -> None:
     """Row 12 of 1.5: no owner is known."""
-    responses = Responses.compile({GatewayResponseType.DEFAULT_4XX: GatewayResponse(status_code="418")})
+    responses = {GatewayResponseType.DEFAULT_4XX: GatewayResponse(status_code="418")}
     assert answer(Denied(Reason.UNKNOWN_STAGE, Subject(responses=responses))).status == 403
 
 

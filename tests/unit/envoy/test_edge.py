@@ -15,7 +15,7 @@ from authz.core.catalog import Catalog
 from authz.core.limits import Layer, Limit, Quota, throttle
 from authz.core.request import Request
 from authz.core.resources import Account, FailurePolicy, KeySource, Method, Resources, ThrottleSettings
-from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, allow, judge
 from authz.envoy.answers import Style
 from authz.envoy.edge import Authorization, to_request
 from authz.envoy.pb import ext_authz_pb2 as pb
@@ -40,7 +40,7 @@ def grant(request: Request, changed: Resources | None = None) -> Grant:
 
 def allowed(request: Request, changed: Resources | None = None, style: Style = Style()) -> Answer:  # noqa: B008
     """The answer to a call for which nobody had to count."""
-    return read(to_response(Allowed(grant(request, changed), None), request, style=style))
+    return read(to_response(allow(grant(request, changed), None, request), request, style=style))
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ COUNTED = Tally(ANY_TIME, (0, 1))
 VERDICTS: list[Verdict] = [
     Allowed(WITH_LIMITS, None),
     Allowed(WITH_LIMITS, COUNTED),
-    judge(WITH_LIMITS, Tally(ANY_TIME, (0, 1), refused_by=QUOTA, wait_us=None)),
+    judge(WITH_LIMITS, Tally(ANY_TIME, (0, 1), refused_by=QUOTA, wait_us=None), ask()),
     *(Denied(reason) for reason in Reason),
 ]
 
@@ -219,7 +219,7 @@ def test_a_query_without_a_key_is_not_touched() -> None:
 
 
 def test_headers_to_the_client_of_an_admitted_call_are_a_choice() -> None:
-    verdict = judge(WITH_LIMITS, COUNTED)
+    verdict = judge(WITH_LIMITS, COUNTED, ask())
     shown = {
         style: set(read(to_response(verdict, ask(), style=style)).headers)
         for style in (Style(), SUCCESS_TOO, Style("aws", headers_on_success=True))
@@ -247,7 +247,7 @@ PLACE = {
 
 def test_metadata_describes_an_allowed_call() -> None:
     found = grant(ask())
-    assert metadata(judge(found, Tally(ANY_TIME, (0,)))) == PLACE | {
+    assert metadata(judge(found, Tally(ANY_TIME, (0,)), ask())) == PLACE | {
         "decision": "allowed",
         "reason": "",
         "layer": "",
@@ -260,7 +260,7 @@ def test_metadata_describes_an_allowed_call() -> None:
 def test_metadata_describes_a_refused_call_and_the_layer() -> None:
     found = Grant(grant(ask()).subject, (THROTTLE, QUOTA))
     tally = Tally(ANY_TIME, (5 * THROTTLE.rule.m, 1), refused_by=THROTTLE, wait_us=1_500_000)  # type: ignore[union-attr]
-    assert metadata(judge(found, tally)) == PLACE | {
+    assert metadata(judge(found, tally, ask())) == PLACE | {
         "decision": "denied",
         "reason": "plan_throttle",
         "layer": "plan_throttle",
@@ -272,7 +272,7 @@ def test_metadata_describes_a_refused_call_and_the_layer() -> None:
 
 
 def test_metadata_tells_what_a_shadow_plan_would_have_refused() -> None:
-    assert metadata(judge(WITH_LIMITS, Tally(ANY_TIME, (0, 1), shadowed_by=QUOTA)))["shadow"] == "plan_quota"
+    assert metadata(judge(WITH_LIMITS, Tally(ANY_TIME, (0, 1), shadowed_by=QUOTA), ask()))["shadow"] == "plan_quota"
 
 
 @pytest.mark.parametrize(

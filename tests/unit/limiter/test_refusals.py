@@ -75,7 +75,7 @@ def test_a_recalled_refusal_equals_redis_own(
     refusals.remember(limits, meter, tally, 0)
     recalled = refusals.recall(limits, meter, passed + behind, NOW + passed)
     if recalled:
-        assert passed + behind < MAX_US
+        assert passed + behind < LONGEST_US
         said = model.admit(limits, meter, NOW + passed, recalled)
         assert (recalled.refused_by, recalled.states, recalled.now) == (said.refused_by, said.states, said.now)
         assert recalled.wait_us == said.wait_us
@@ -132,11 +132,11 @@ def test_only_a_lasting_refusal_by_redis_is_remembered(tally: Tally) -> None:
     ("limit", "holds"),
     [
         (Limit(Layer.PLAN_THROTTLE, METER.ledger, _rule(10.0, 1)), 100_000),
-        (Limit(Layer.PLAN_THROTTLE, METER.ledger, _rule(0.1, 1)), MAX_US),
-        (Limit(Layer.PLAN_THROTTLE, METER.ledger, _rule(0.0, 1)), MAX_US),
-        (Limit(Layer.PLAN_THROTTLE, METER.ledger, _rule(5.0, 0)), MAX_US),
+        (Limit(Layer.PLAN_THROTTLE, METER.ledger, _rule(0.1, 1)), LONGEST_US),
+        (Limit(Layer.PLAN_THROTTLE, METER.ledger, _rule(0.0, 1)), LONGEST_US),
+        (Limit(Layer.PLAN_THROTTLE, METER.ledger, _rule(5.0, 0)), LONGEST_US),
         (QUOTA, END - NOW),
-        (replace(QUOTA, rule=Quota(1, START, NOW + 2 * MAX_US)), MAX_US),
+        (replace(QUOTA, rule=Quota(1, START, NOW + 2 * LONGEST_US)), LONGEST_US),
     ],
 )
 def test_a_refusal_holds_for_the_limits_own_wait_and_a_second_at_most(limit: Limit, holds: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from authz.config.live import Outcome
 from authz.core.limits import Layer, Limit, throttle
+from authz.core.request import Request
 from authz.core.routes import Route
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
 from authz.observe.metrics import ControlMetrics, Metrics
@@ -19,6 +20,7 @@ BUCKET = throttle(1.0, 5)
 assert BUCKET
 LIMIT = Limit(Layer.PLAN_THROTTLE, "{0}:v1:ledger:p1:KEY-ID", BUCKET)
 SUBJECT = Subject("a1", "prod", Route("/pets", "GET"), 1, "KEY-ID", "p1", "Plan", "CUSTOMER")
+REQUEST = Request("GET", "host", "/")
 GRANT = Grant(SUBJECT, (LIMIT,))
 
 
@@ -44,8 +46,8 @@ def observed(*verdicts: Verdict, max_plans: int = 1_000) -> Metrics:
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [
-        (judge(GRANT, Tally(0)), labels(decision="allowed")),
-        (judge(GRANT, Tally(0, refused_by=LIMIT)), labels(reason="plan_throttle")),
+        (judge(GRANT, Tally(0), REQUEST), labels(decision="allowed")),
+        (judge(GRANT, Tally(0, refused_by=LIMIT), REQUEST), labels(reason="plan_throttle")),
         (Denied(Reason.KEY_UNKNOWN, Subject("a1", "prod")), labels(plan="", reason="key_unknown")),
         (Denied(Reason.UNKNOWN_API), labels("", "", "", reason="unknown_api")),
     ],
@@ -62,7 +64,7 @@ def test_a_check_is_counted_by_its_outcome(verdict: Verdict, expected: object) -
     [
         (Allowed(GRANT, None), "allow"),
         (Allowed(GRANT, Tally(0, degraded=True)), "local"),
-        (judge(GRANT, Tally(0, refused_by=LIMIT, degraded=True)), "local"),
+        (judge(GRANT, Tally(0, refused_by=LIMIT, degraded=True), REQUEST), "local"),
         (Denied(Reason.UNAVAILABLE, SUBJECT), "deny"),
     ],
 )
@@ -75,7 +77,7 @@ def test_what_overload_sheds_is_no_policys_doing() -> None:
 
 
 def test_a_shadow_refusal_is_counted_beside_the_call_it_let_through() -> None:
-    metrics = observed(judge(GRANT, Tally(0, shadowed_by=LIMIT)))
+    metrics = observed(judge(GRANT, Tally(0, shadowed_by=LIMIT), REQUEST))
     assert counted(metrics, "authz_shadow_refusals") == [({"plan": "p1", "layer": "plan_throttle"}, 1.0)]
     assert counted(metrics, "authz_checks") == [(labels(decision="allowed"), 1.0)]
 
@@ -88,7 +90,11 @@ def test_a_plan_beyond_the_bound_is_other() -> None:
 
 
 def test_no_label_is_a_key_a_path_or_a_customer() -> None:
-    verdicts = (judge(GRANT, Tally(0, refused_by=LIMIT)), Allowed(GRANT, None), Denied(Reason.KEY_DISABLED, SUBJECT))
+    verdicts = (
+        judge(GRANT, Tally(0, refused_by=LIMIT), REQUEST),
+        Allowed(GRANT, None),
+        Denied(Reason.KEY_DISABLED, SUBJECT),
+    )
     text = observed(*verdicts).exposition().decode()
     assert not [word for word in ("KEY-ID", "SECRET", "CUSTOMER", "/pets") if word in text]
 
