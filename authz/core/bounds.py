@@ -17,6 +17,6 @@ MAX_DESCRIPTION: Final = 125_000
 MAX_TAGS: Final = 50
 MAX_METHOD_THROTTLES: Final = 20  # of one stage in one plan
 MAX_PLANS_OF_A_KEY: Final = 10
-MAX_RESOURCES: Final = 2_000  # of an API; AWS allows 300 unless asked for more
+MAX_RESOURCES: Final = 2_000  # of an API; AWS allows 300 until a customer requests more
 MAX_MODELS: Final = 500
 MAX_VALIDATORS: Final = 100

@@ -19,7 +19,7 @@ BACK_OFF = wait_exponential(multiplier=FIRST_PROBE_SECONDS, max=MAX_PROBE_SECOND
 class Circuit:
     """Open while no call goes to Redis. Callers wait only for the failures that open it.
 
-    `recover` probes Redis and pays what is owed there; it returns True when callers may go there again. `switch` gets
+    `recover` probes Redis and pays debts there; it returns True when callers may go there again. `switch` gets
     False when the circuit opens and True when it closes. `sleep` waits between probes. The log names `address`.
     """
 

@@ -19,7 +19,7 @@ class RedisClock:
 
     pinned: Callable[[], int] | None = None
     _offset: int = field(default_factory=lambda: time.time_ns() // 1000 - time.monotonic_ns() // 1000)
-    _ahead: tuple[int, int] | None = None  # the least and the most by which Redis's clock is ahead of our ticks, in µs
+    _ahead: tuple[int, int] | None = None  # bounds of the lead of Redis's clock over our ticks, in µs
     _learnt: int = 0
 
     def now(self) -> int:

@@ -12,7 +12,7 @@ from authz.limiter.batching import Waiter
 
 ONCE_DIGITS = 32  # hexadecimal, of a SHA-256
 
-_prefix = lru_cache(16)(redis_key)  # the same for each request
+_prefix = lru_cache(16)(redis_key)  # it does not differ between requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ class RedisLimiter:
         return _tally(limits, now, results[0])
 
     async def flush(self, spent: Spent) -> int | None:
-        """Count in Redis what was admitted without it; after an error, send it again and it is counted once.
+        """Count a debt in Redis. After an error, send it again: it is counted once.
 
         Returns the units that Redis has left of the quota, if it says. Raises LimiterUnavailable.
         """

@@ -29,7 +29,7 @@ Results = list[list[int]]
 _Reply = tuple[str, int, Results]  # status, now, results: the header of admit.lua
 REPLY = msgspec.msgpack.Decoder(_Reply)
 PACK = msgspec.msgpack.Encoder().encode
-_reply_key = lru_cache(16)(redis_key)  # the same for each batch
+_reply_key = lru_cache(16)(redis_key)  # it does not differ between batches
 
 ADMIT = Script.load("admit.lua")
 FLUSH = Script.load("flush.lua")
@@ -88,7 +88,7 @@ class Sender:
     async def probe(self) -> None:
         """Run an empty batch twice. Raises whatever a broken Redis causes.
 
-        The first may have to connect, for which no caller waits. The second must keep to a caller's budget.
+        The first may have to connect, while no caller waits. The second must keep to a caller's budget.
         """
         empty = Encoder(self._account).batch([])
         await self.decide(empty, time.monotonic() + max(PROBE_SECONDS, self._budget))
@@ -100,11 +100,11 @@ class Sender:
             async with asyncio.timeout_at(expires):
                 _, now, results = await self._ask(batch, self._blob(batch, 0, dry=True))
         except (RedisError, OSError, TimeoutError) as error:
-            raise LimiterUnavailable(f"Redis cannot be asked: {in_words(error)}") from error
+            raise LimiterUnavailable(f"Redis cannot be queried: {in_words(error)}") from error
         return now, results
 
     async def flush(self, spent: Spent) -> int | None:
-        """Count in Redis what was admitted without it; after an error, send it again and it is counted once.
+        """Count a debt in Redis. After an error, send it again: it is counted once.
 
         Returns the units that Redis has left of the quota, if it says. Raises LimiterUnavailable.
         """

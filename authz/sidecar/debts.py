@@ -13,7 +13,7 @@ from authz.notice import Notice
 from authz.redisio.url import in_words
 
 PAUSE_SECONDS = 1.0
-ROUNDS = 3  # what was left from the last attempt, what was admitted since, what is admitted meanwhile
+ROUNDS = 3  # for debts that an attempt has left, newer ones, and those that are made meanwhile
 
 
 class Debts:
