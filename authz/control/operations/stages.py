@@ -23,6 +23,7 @@ from authz.control.operations.restapis import (
     patched,
     served_by,
 )
+from authz.core.bounds import MAX_INT
 from authz.core.resources import Deployment
 from authz.core.rules import missing_method
 from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
