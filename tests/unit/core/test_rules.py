@@ -522,7 +522,7 @@ def test_no_problem_repeats_a_value_in_the_place_of_an_id() -> None:
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    both = resources(usage_plans=(plan(keys=("k8", "k9"), quota=QuotaSettings(limit=1, period="DAY", offset=3)),))
+    both = resources(usage_plans=(plan(keys=("k8", "k9"), quota=QuotaSettings(limit=1, period=Period.DAY, offset=3)),))
     assert [problem.address for problem in problems(both)] == [
         "$.usagePlans[0].quota.offset",
         "$.usagePlans[0].keys[0]",
