@@ -42,7 +42,7 @@ lint: $(VENV)/.stamp-dev
 	@if command -v luacheck >/dev/null; then luacheck --quiet --no-color authz/redisio/lua; \
 	else echo "The Lua scripts are not checked: luacheck is missing (Debian: lua-check)"; fi
 
-audit: $(VENV)/.stamp-dev  # known vulnerabilities of what is installed; asks PyPI's or OSV's data
+audit: $(VENV)/.stamp-dev  # known vulnerabilities of the installed packages, from PyPI's or OSV's data
 	@$(PIP) pip-audit
 	$(BIN)/pip-audit --skip-editable $(ARGS)
 

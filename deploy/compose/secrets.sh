@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the secrets that docker-compose.yml gives to the containers, each a file in deploy/compose/secrets, and the plans
-# to begin with: those of the sample, with new keys. What is there already is kept: nothing can be read or found any more
-# under another pepper, and nothing opened without its sealing key.
+# to begin with: those of the sample, with new keys. Existing files are kept: under another pepper no key is
+# found any more, and without its sealing key no value is opened.
 #
 # The files can be read by every user, for the containers' users have numbers that no user of this machine has. The
 # directory can be entered by its owner alone.
@@ -11,7 +11,7 @@ mkdir -p secrets
 chmod 700 secrets
 random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
 for name in redis-password pepper sealing-key grafana-password; do
-  # Docker makes a directory where it was told to mount a file that is not there.
+  # Docker makes a directory in place of a mounted file that does not exist.
   [ ! -d "secrets/$name" ] || rmdir "secrets/$name"
   [ ! -s "secrets/$name" ] || continue
   (umask 022 && random >"secrets/$name.new")

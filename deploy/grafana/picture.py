@@ -33,7 +33,7 @@ TITLES: Final = (
 )
 COLUMNS: Final = 2
 WIDTH, HEIGHT, GAP = 620, 300, 10
-LONG: Final = 16  # letters of a name, for which a quarter of the width is too little
+LONG: Final = 16  # letters of a name; a quarter of the width is too little for more
 MARKS: Final = 4  # parts of each axis
 UNITS: Final = {"reqps": "a second", "s": "milliseconds"}
 STYLE: Final = Style(
@@ -67,7 +67,7 @@ def parsed(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--step", type=float, default=15.0, help="seconds between two points")
     parser.add_argument("--rate-interval", default="1m", help="what stands for $__rate_interval")
     parser.add_argument("--out", type=Path, default=Path("dashboard.svg"))
-    parser.add_argument("--list", action="store_true", help="only print the titles of what is drawn, as JSON")
+    parser.add_argument("--list", action="store_true", help="only print the titles of the panels, as JSON")
     return parser.parse_args(arguments)
 
 

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 PROMETHEUS = HERE.parent / "prometheus"
 PLANS = HERE / "settings" / "plans.yaml"
 UPSTREAM = "api:8080"  # the Service of your API
-HEADER = "# Made by deploy/kubernetes/generate.py: change what it is made from.\n"
+HEADER = "# Made by deploy/kubernetes/generate.py: change its sources.\n"
 
 
 @dataclass(frozen=True, slots=True)
