@@ -358,6 +358,7 @@ def furnished(shared_redis: RedisServer) -> Iterator[tuple[Control, dict[str, st
                 "status_code": "200",
                 "deployment_id": deployment,
                 "stage_name": "prod",
+                "export_type": "oas30",
                 "response_type": "THROTTLED",
                 "usageplanId": plan,
                 "keyId": key,
