@@ -1,4 +1,4 @@
-"""`authz explain`: how one request is read, which limits cover it, and the answer it would get, spending nothing."""
+"""`authz explain`: how one request is read, which limits cover it, and its answer. Spends nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def explain(
     line: LogLine | None = None,
     caller: Caller | None = None,
 ) -> str:
-    """The story of a request in lines. `now` is in µs of Unix time; with a limiter Redis's own time and state count.
+    """Explain a request in lines. `now` is in µs of Unix time; with a limiter, Redis's own time and state count.
 
     `line` is the access log's line that the request was taken from, `caller` the key that this line names.
     Raises LimiterUnavailable where Redis does not answer.
@@ -50,7 +50,7 @@ async def explain(
     if limiter and isinstance(grant, Grant):
         tally = await limiter.peek(grant.limits, grant.meter)
         if tally.stale:
-            raise LimiterUnavailable("the quota's period turned while we asked; ask again")
+            raise LimiterUnavailable("the quota's period ended during the look-up; try again")
     return "\n".join([*past, *_story(request, grant, tally, profile, _notes(catalog, request, grant))])
 
 
@@ -63,7 +63,7 @@ def _then(line: LogLine) -> str:
 
 
 def _unknown_parts(line: LogLine) -> Iterator[str]:
-    """What the line could not hold."""
+    """Yield a note for each part of the request that the log line lacks."""
     if line.authz is None:
         yield "note      the log line has no `authz`: Envoy did not ask authz about this request, or logs it otherwise"
     lacks = "headers nor metadata" if "?" in line.path else "headers, query nor metadata"
@@ -87,7 +87,7 @@ def _as_then(catalog: Catalog, request: Request, told: Told, now: int) -> tuple[
 
 
 def _agreement(catalog: Catalog, request: Request, told: Told, now: int) -> int:
-    """How far the request leads where the line says: to its API, to the stage too, to the resource too."""
+    """Count how many of API, stage and resource the request reaches as the line says, in this order."""
     found = catalog.resolve(request, now)
     if not isinstance(found, Grant | Denied):
         return 0

@@ -1,4 +1,4 @@
-"""`authz control | credentials | audit`: the control plane, who may call it, and what they did."""
+"""`authz control | credentials | audit`: the control plane, its callers, and a record of their writes."""
 
 from __future__ import annotations
 
@@ -44,24 +44,36 @@ PLACE = (
     click.option("--account-id", help="The account whose store it is.  [env: AUTHZ_ACCOUNT_ID]"),
 )
 SECRETS = (
-    click.option("--pepper-file", type=FILE, envvar=PEPPER_VARIABLE, show_envvar=True, help="The keys' pepper."),
-    click.option("--sealing-key-file", type=FILE, envvar=KEY_VARIABLE, show_envvar=True, help="What seals secrets."),
+    click.option(
+        "--pepper-file", type=FILE, envvar=PEPPER_VARIABLE, show_envvar=True, help="The file with the pepper of keys."
+    ),
+    click.option(
+        "--sealing-key-file",
+        type=FILE,
+        envvar=KEY_VARIABLE,
+        show_envvar=True,
+        help="The file with the keys that seal secrets.",
+    ),
 )
 
 
 @click.command()
-@click.option("--listen", default=LISTEN, show_default=True, help="Where AWS's tools call: host:port or unix:/path.")
-@click.option("--http-listen", help="Where /metrics, /healthz and /readyz are, for all who reach it; off unless given.")
+@click.option(
+    "--listen", default=LISTEN, show_default=True, help="The address for AWS's tools: host:port or unix:/path."
+)
+@click.option(
+    "--http-listen", help="The address of /metrics, /healthz and /readyz, without authentication; off unless given."
+)
 @takes_file()
 @click.option("--config", "path", type=FILE, envvar="AUTHZ_CONFIG", help="A file whose resources are shown as well.")
 @with_options(*PLACE, *SECRETS)
 @click.option(
     "--store-replicas",
     type=click.IntRange(0, 100),
-    help="Replicas that must have a write, or its answer says that they do not.  "
+    help="Replicas that must have a write; its answer warns if they don't.  "
     "[env: AUTHZ_STORE_REPLICAS; default: 1 with a Sentinel or a cluster, else 0]",
 )
-@click.option("--no-auth", is_flag=True, help="Let everybody in; on a loopback address only.")
+@click.option("--no-auth", is_flag=True, help="Accept every caller; on a loopback address only.")
 @click.option("--tls-cert", type=FILE, help="Certificate chain (PEM), for https.")
 @click.option("--tls-key", type=FILE, help="The certificate's private key (PEM).")
 @click.option(
@@ -69,7 +81,7 @@ SECRETS = (
     metavar="HOST",
     envvar="AUTHZ_DOMAIN_TARGET",
     show_envvar=True,
-    help="The host of your Envoys, to which the DNS records of custom domains should point.",
+    help="The host of your Envoys. The DNS records of custom domains should point there.",
 )
 def control(
     listen: str,
@@ -85,11 +97,11 @@ def control(
     tls_key: Path | None,
     domain_target: str | None,
 ) -> None:
-    """Serve Amazon API Gateway's API for usage plans, keys and what they need, from the store in Redis.
+    """Serve Amazon API Gateway's API for usage plans, keys, APIs and stages, from the store in Redis.
 
     Stops on TERM or INT. Reads the file again whenever it changes.
     """
-    # In a child process, so that this one never holds the text: neither its memory nor a key's value.
+    # A child process reads the file, so that this one never holds its text, and so no key's value.
     read = asyncio.run(configuration.load_in_child(path)) if path else None
     settings = _settings(redis_url, account_id, read.settings if read else {}, store_replicas)
     log.configure(settings.log_level, settings.log_format)
@@ -114,7 +126,7 @@ def control(
 
 
 def _live(path: Path, read: configuration.Config, sealer: Sealer) -> LiveCatalog[Items]:
-    """The file's items as the store has them, made when this process began."""
+    """The file's items in the form of the store's, dated with the start of this process."""
     now = int(time.time())
     return LiveCatalog(path, read, lambda resources: from_resources(resources, now, sealer.index))
 
@@ -140,7 +152,7 @@ def _settings(
 def on_store(
     act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None, seconds: float = SECONDS
 ) -> T:
-    """Act on the store; what goes wrong is told to the operator in a line."""
+    """Act on the store. Raises ConfigError or OSError with one line for the operator."""
     settings = _settings(redis_url, account_id)
 
     async def run() -> T:
@@ -165,11 +177,11 @@ def on_store(
 
 @click.group()
 def credentials() -> None:
-    """Who may call the control plane."""
+    """Manage the credentials of the control plane's callers."""
 
 
 def _name(_: click.Context, __: click.Parameter, name: str) -> str:
-    """It stands in a line of the audit, so it must not make another."""
+    """Refuse a name that would break a line of the audit."""
     if not name.strip() or not name.isprintable():
         raise click.BadParameter("expected printable characters")
     return name
@@ -177,7 +189,7 @@ def _name(_: click.Context, __: click.Parameter, name: str) -> str:
 
 @credentials.command()
 @click.argument("name", callback=_name)
-@click.option("--read-only", is_flag=True, help="May look at everything but the values of keys, and change nothing.")
+@click.option("--read-only", is_flag=True, help="It may read everything but the values of keys, and change nothing.")
 @click.option("--token", is_flag=True, help="A bearer token for curl, instead of an access key for AWS's tools.")
 @with_options(*PLACE, *SECRETS)
 def create(
@@ -189,7 +201,7 @@ def create(
     pepper_file: Path | None,
     sealing_key_file: Path | None,
 ) -> None:
-    """Make an access key, or a token, and print its secret this once."""
+    """Make an access key, or a token, and print its secret, which can't be printed again."""
     sealer = load_sealer(os.environ, pepper_file, sealing_key_file)
     if not (token or sealer.can_seal):
         raise click.UsageError(
@@ -211,7 +223,7 @@ def create(
 
 
 def _operator() -> str:
-    """Who types, as far as this machine knows."""
+    """The operator's name for the audit: the user of this process, if the system knows one."""
     try:
         return f"authz credentials ({getpass.getuser()})"
     except (OSError, KeyError):
@@ -248,10 +260,12 @@ def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
 
 @click.command()
 @click.option("--count", default=100, show_default=True, type=click.IntRange(1, 10_000), help="How many lines.")
-@click.option("--after", type=click.IntRange(0, 2**63), help="From the line after this version on, not the last ones.")
+@click.option(
+    "--after", type=click.IntRange(0, 2**63), help="Start with the line after this version, in place of the last lines."
+)
 @with_options(*PLACE)
 def audit(count: int, after: int | None, redis_url: str | None, account_id: str | None) -> None:
-    """Print which version of the store who wrote, when, and what: never a value."""
+    """Print the record of writes to the store: version, time, caller and operation, without values."""
     for line in on_store(lambda store: store.audit(count, after), redis_url, account_id):
         click.echo(f"{line.version}  {_moment(line.at / 1_000_000)}  {line.who}  {line.what}")
 

@@ -1,4 +1,4 @@
-"""`authz doctor`: finds the traps in a running system and tells the fix for each."""
+"""`authz doctor`: finds mistakes in a running system, and names the fix for each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILE: Final = File(exists=True)
 
 
 def _addresses(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """A URL with a login is refused, and not repeated: reports show the addresses."""
+    """Refuse a URL with a login, without repeating it: reports show the addresses."""
     for value in values:
         scheme, mark, _rest = value.partition("://")
         if not value.startswith("unix:/") and ("@" in value or (mark and scheme not in ("http", "https"))):
@@ -53,13 +53,15 @@ def _addresses(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -
 @click.option(
     "--control", "controls", multiple=True, metavar="URL", callback=_addresses, help="A control plane's --http-listen."
 )
-@click.option("--grpc", multiple=True, metavar="HOST:PORT", help="An address that Envoy asks; repeatable.")
+@click.option("--grpc", multiple=True, metavar="HOST:PORT", help="An address that Envoy sends checks to; repeatable.")
 @click.option("--redis", metavar="URL", help="The Redis of the sidecars, spelt as redisUrl is.")
 @click.option("--redis-password-file", type=FILE, help="File with the password of Redis, for a URL that has none.")
-@click.option("--account-id", envvar="AUTHZ_ACCOUNT_ID", help="The account in Redis.  [default: what a sidecar says]")
+@click.option("--account-id", envvar="AUTHZ_ACCOUNT_ID", help="The account in Redis.  [default: the sidecars' setting]")
 @takes_file()
 @click.option("--config", "path", type=FILE, help="The sidecars' file, to know which headers they read.")
-@click.option("--cluster", "clusters", multiple=True, help="The cluster that is ours, if Envoy asks others too.")
+@click.option(
+    "--cluster", "clusters", multiple=True, help="The cluster of the sidecars, if Envoy has other ext_authz filters."
+)
 @click.option("--grpc-ca", type=FILE, help="CA certificates (PEM): --grpc speaks TLS.")
 @click.option("--grpc-cert", type=FILE, help="A client's certificate (PEM) for --grpc.")
 @click.option("--grpc-key", type=FILE, help="That certificate's private key (PEM).")
@@ -70,11 +72,9 @@ def _addresses(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -
     type=click.Choice(["error", "warning", "never"]),
     default="warning",
     show_default=True,
-    help="The least severe finding for which the exit status is 1.",
+    help="The least severe finding that makes the exit status 1.",
 )
-@click.option(
-    "--list", "list_all", is_flag=True, help="Print all that is looked for, in Markdown, and look at nothing."
-)
+@click.option("--list", "list_all", is_flag=True, help="Print all rules, in Markdown, and look at nothing.")
 def doctor(
     envoys: tuple[str, ...],
     sidecars: tuple[str, ...],
@@ -93,11 +93,10 @@ def doctor(
     fail_on: str,
     list_all: bool,
 ) -> None:
-    """Find the traps in a running system, and tell the fix for each. Changes nothing.
+    """Find mistakes in a running system, and name the fix for each. Changes nothing.
 
-    Give any of the addresses: what is looked for depends on who answers, and some traps show only by two of them. An
-    address that does not answer is an error. Exit status: 0 without findings, or with such as are only worth knowing;
-    1 with others; 2 where a flag is wrong.
+    Give any of the addresses. Each adds rules, and some rules compare two of them. An address that does not answer is
+    an error. Exit status: 0 without findings, or with `info` only; 1 with others; 2 for a wrong flag.
 
     \b
     authz doctor --envoy http://127.0.0.1:9901 --sidecar http://127.0.0.1:9190 --redis redis://127.0.0.1:6379/0

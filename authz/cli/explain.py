@@ -1,4 +1,4 @@
-"""`authz explain`: what a request would be answered, and why."""
+"""`authz explain`: the answer that a request would get, and why."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ EXPLAIN_SECONDS = 2.0
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; repeatable.")
 @click.option("-e", "--extension", "extensions", multiple=True, metavar="NAME=VALUE", help="A context extension.")
 @click.option("-m", "--metadata", multiple=True, metavar="NAMESPACE=JSON", help="Dynamic metadata, for AUTHORIZER.")
-@click.option("--redis", "ask_redis", is_flag=True, help="Ask Redis what is left, and tell the answer.")
+@click.option(
+    "--redis", "ask_redis", is_flag=True, help="Read from Redis what remains of each limit, and show the answer."
+)
 @settings_flags("redis_url", "account_id", "response_profile")
 def explain(
     path: Path,
@@ -54,7 +56,7 @@ def explain(
     ask_redis: bool,
     **flags: object | None,
 ) -> None:
-    """Tell how a request is read, which limits cover it and the answer it would get. Spends nothing.
+    """Show how a request is read, which limits cover it and the answer it would get. Spends nothing.
 
     The request is METHOD and URL, or a line of the access log that `authz envoy-config` sets up.
 
@@ -86,7 +88,7 @@ def explain(
 
 
 def _logged(log_line: str | None, request_id: str | None, access_log: Path | None) -> LogLine | None:
-    """The line that the options name, if they name one. Raises ConfigError where it is none."""
+    """The log line that the options name, if they name one. Raises ConfigError for text that isn't a log line."""
     if log_line is not None and (request_id is not None or access_log):
         raise click.UsageError("--log-line is a line already; --request-id and --access-log find one")
     if (request_id is None) is not (access_log is None):

@@ -34,32 +34,32 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Commands(Grouped):
-    """All commands, by what they are for."""
+    """All commands, in groups by purpose."""
 
     sections = {
         "Try": {
             "up": "Start everything on this machine.",
-            "explain": "Tell what a request would be answered, and why.",
+            "explain": "Show the answer to a request, and why.",
         },
         "Run": {
-            "serve": "The sidecar that Envoy asks.",
-            "control": "The control plane, for AWS's tools.",
+            "serve": "Run the sidecar that answers Envoy.",
+            "control": "Run the control plane, for AWS's tools.",
             "envoy-config": "Print Envoy's side.",
         },
         "Plans": {
             "init": "Write a first plans.yaml.",
-            "check-config": "Say what is wrong with a plans.yaml.",
+            "check-config": "Find all mistakes in a plans.yaml.",
             "new-key": "Make an API key.",
             "schema": "Print the JSON schema of a plans.yaml.",
             "import": "Bring plans from files into the store.",
             "export": "Write the store's plans to files.",
         },
         "Operate": {
-            "doctor": "Find the traps in a running system.",
-            "credentials": "Who may call the control plane.",
-            "audit": "Who changed what.",
-            "backup": "Write all of an account to a file.",
-            "restore": "Bring it back.",
+            "doctor": "Find mistakes in a running system.",
+            "credentials": "Manage callers of the control plane.",
+            "audit": "List all changes of the store.",
+            "backup": "Write an account to a file.",
+            "restore": "Restore an account from a file.",
         },
     }
 
@@ -75,7 +75,7 @@ for command in (control, credentials, audit, doctor, envoy_config, explain, *pla
 
 
 def main() -> None:
-    """Run a command; an operator's mistake is told in a line each, without a traceback. Exit status 2."""
+    """Run a command. An operator's mistakes are printed one a line, without a traceback, with exit status 2."""
     try:
         cli()
     except (ConfigError, LimiterUnavailable, OSError) as error:
@@ -87,21 +87,21 @@ def main() -> None:
 @config_file
 @settings_flags()
 def serve(path: Path, **flags: object | None) -> None:
-    """Run the sidecar that Envoy asks.
+    """Run the sidecar that answers Envoy.
 
     Stops on TERM or INT: NOT_SERVING, a drain, then the calls in flight. Reloads the file on HUP, and whenever it
-    changes. With --store it needs no file. With --workers it is a process each, which USR2 replaces one by one.
+    changes. With --store it needs no file. With --workers each worker is a process, and USR2 replaces them one by one.
     """
     run_serve(lambda: _to_serve(path, flags))
 
 
 def _to_serve(path: Path, flags: Mapping[str, object | None]) -> tuple[Settings, tuple[Path, Config] | None]:
-    """The settings, and the file, if there is to be one."""
+    """The settings, and the file unless the store alone is served."""
     named = click.get_current_context().get_parameter_source("path") is not ParameterSource.DEFAULT
     if not (named or path.exists()) and load_settings({}, os.environ, flags).settings.store:
         read, file = {}, None
     else:
-        # In a child process, so that this one never holds the text: neither its memory nor a key's value.
+        # A child process reads the file, so that this one never holds its text, and so no key's value.
         found = asyncio.run(config.load_in_child(path))
         read, file = found.settings, (path, found)
     loaded = load_settings(read, os.environ, flags, str(path))

@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class File(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click
-    """A file's name. What is wrong with it is said as what is wrong in a file is: the name, and the rule.
+    """The name of a file. A mistake in the name is worded like a mistake in the file: the name, then the rule.
 
     Raises ConfigError for a name that is empty or a directory's, and with `exists` for a file that is not there.
     """
@@ -48,7 +48,7 @@ FILE: Final = File()
 
 
 def takes_file(argument: str = "FILE", required: bool = False, kind: File = FILE) -> Callable[[F], F]:
-    """Let a command that has an option for the file `path` take it as an argument too. Put it above that option."""
+    """Let a command with the option `path` take the file as an argument too. Put this above that option."""
 
     def add(command: F) -> F:
         @click.argument("argument", metavar=f"[{argument}]", type=kind, required=False)
@@ -91,7 +91,7 @@ def config_file(command: F) -> F:
 
 
 def settings_flags(*fields: str) -> Callable[[F], F]:
-    """A flag for each of these settings, or for all; what is not given comes from environment, file or default."""
+    """Add a flag for each of these settings, or for all. Without its flag a setting has its other sources."""
 
     def add(command: F) -> F:
         for option in reversed(options()):
@@ -135,7 +135,7 @@ def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 class Grouped(click.Group):
-    """A group whose --help lists its commands by what they are for. `sections` has a few words for each command."""
+    """A group whose --help lists its commands in sections. `sections` has a few words for each command."""
 
     sections: Mapping[str, Mapping[str, str]]
 

@@ -55,7 +55,7 @@ def schema() -> None:
 @click.option("--show", is_flag=True, help="Print each setting and where it comes from, secrets masked.")
 @settings_flags()
 def check_config(path: Path, show: bool, **flags: object | None) -> None:
-    """Say what is wrong with a configuration, all of it at once; exit status 2 if anything is."""
+    """Find all mistakes in a configuration at once; the exit status is 2 if there are any."""
     read, loaded = load_file(path, flags)
     resources = read.resources
     Catalog.compile(resources, loaded.settings.account_id)
@@ -103,7 +103,7 @@ def new_key(into: Path | None, id_: str | None, name: str, plan: str | None) -> 
 
 def _add(path: Path, key: ApiKey, plan: str | None) -> None:
     """Put the key into the file. Raises ConfigError, and then the file is as it was."""
-    configuration.load(path)  # says in words what is wrong with it
+    configuration.load(path)  # names all its mistakes, with their lines
     body = path.read_bytes()
     text = with_key(body.removeprefix(BOM).decode(), key, plan, str(path))
     found = path.stat()

@@ -61,10 +61,10 @@ def import_(
     pepper_file: Path | None,
     sealing_key_file: Path | None,
 ) -> None:
-    """Bring plans, keys, APIs and stages from a file into the store.
+    """Import plans, keys, APIs and stages from a file into the store.
 
-    PATH is a plans.yaml; what `aws apigateway get-…` printed (a JSON file or a directory of them); AWS's CSV file of
-    API keys; an OpenAPI document; a CloudFormation or SAM template; or what `terraform show -json` printed.
+    PATH is a plans.yaml; output of `aws apigateway get-…` (a JSON file or a directory of them); AWS's CSV file of
+    API keys; an OpenAPI document; a CloudFormation or SAM template; or output of `terraform show -json`.
 
     Prints a line for each change: + is new, ~ differs, - is taken out of a plan. What the store has besides stays.
     Doing it again changes nothing. A file of stages, resources, gateway responses or plan keys tells by its name whose
@@ -92,7 +92,7 @@ def import_(
 @click.command("export")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--format", "form", type=click.Choice(["yaml", "aws"]), default="yaml", show_default=True)
-@click.option("--include-values", is_flag=True, help="Tell the keys' values, where the sealing key opens them.")
+@click.option("--include-values", is_flag=True, help="Write the values of keys that the sealing key opens.")
 @quiet_option
 @with_options(*PLACE, *SECRETS)
 def export(
@@ -107,8 +107,8 @@ def export(
 ) -> None:
     """Write the store's resources: a plans.yaml (to PATH, or printed), or the aws cli's JSON files into a directory.
 
-    Without values a key is told by the SHA-256 of its value, which only a store without a pepper knows. Says what
-    cannot be told.
+    Without values a key is written as the SHA-256 of its value, which only a store without a pepper knows. A warning
+    names each thing that is left out.
     """
     if form == "aws" and path is None:
         raise click.UsageError("--format aws writes several files: name a directory")
@@ -139,7 +139,7 @@ def export(
 @quiet_option
 @with_options(*PLACE)
 def backup(path: Path, quiet: bool, redis_url: str | None, account_id: str | None) -> None:
-    """Write one file with the account's resources, all of one moment, and its counters. Keep it as you keep Redis."""
+    """Write a file with the account's resources, as of one moment, and its counters. Protect it like Redis itself."""
 
     async def act(store: Store) -> Copied:
         with progress("Reading", None, quiet) as step:
@@ -158,7 +158,7 @@ def backup(path: Path, quiet: bool, redis_url: str | None, account_id: str | Non
     "--yes", help="Do not ask.", prompt="This replaces all resources and counters of the account. Go on?"
 )
 def restore(path: Path, quiet: bool, redis_url: str | None, account_id: str | None) -> None:
-    """Put a backup in the place of the account's resources and counters. Sidecars notice, and load all anew."""
+    """Replace the account's resources and counters with those of a backup. Sidecars reload everything."""
 
     size = path.stat().st_size
 

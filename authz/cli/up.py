@@ -62,7 +62,7 @@ NO_ENVOY = """no Envoy to start. One of these helps:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of ours, as a person knows it: its option, its number unless told otherwise, and what listens there."""
+    """A port that `authz up` uses: its option, its default number, and the program that listens there."""
 
     field: str
     default: int
@@ -86,8 +86,10 @@ PORTS = (
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What `authz up` was asked for. Without a `config` it starts with a copy of the packaged sample, and without a
-    `server` the faster one serves, if it can run here.
+    """The options of `authz up`.
+
+    Without a `config` it starts with a copy of the packaged sample. Without a `server` the faster one serves, if it can
+    run here.
     """
 
     envoy_port: int
@@ -112,7 +114,7 @@ Greeting = Callable[[], Awaitable[str]]
 
 
 class UpError(Exception):
-    """Why nothing runs (any more), in words for whoever typed the command."""
+    """A reason why `authz up` can't start or go on, in words for the person who typed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +263,7 @@ def _place(options: UpOptions) -> Iterator[Place]:
 
 
 def _keep_private(file: Path, text: str) -> None:
-    """For nobody else's eyes from its first byte on."""
+    """Write a file that only its owner can read, from its first byte on."""
     file.unlink(missing_ok=True)
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as private:
         private.write(text)
@@ -276,7 +278,7 @@ def _sample(target: Path) -> Path:
 
 
 def _programs(options: UpOptions, place: Place, resources: Resources) -> list[Program]:
-    """In the order in which they start; they stop in the opposite one."""
+    """The programs in the order of their start. They stop in the opposite order."""
     valkey = [] if options.redis_url else [_valkey(options, place)]
     sidecar, control = _authz(options, place), _control(options, place)
     return [*valkey, _echo(options), control, sidecar, _envoy(options, place, resources)]
@@ -334,7 +336,7 @@ def _environ(options: UpOptions, place: Place) -> dict[str, str]:
 
 
 async def _decides(options: UpOptions) -> bool:
-    """Raises UpError if authz runs without its Redis: it can, but whoever tries it out expects exact limits."""
+    """Raises UpError if authz runs without its Redis: it can, but then limits aren't exact."""
     answer = await _get(options.http_port, "/readyz")
     if options.redis_url and b'"left alone"' in answer:
         raise UpError(f"no answer from the Redis at {mask_url(options.redis_url)}")
@@ -418,7 +420,7 @@ def _noteworthy(line: bytes) -> str | None:
         return None
     match said:
         case {"event": "catalog refused", "path": str(), "problems": [*problems]}:
-            return "\n  ".join(["refused; what was in force before stays so", *map(str, problems)])
+            return "\n  ".join(["refused; the version before it stays in force", *map(str, problems)])
         case {"event": "catalog loaded", "path": str(), "outcome": outcome}:
             return "in force" if outcome == "swapped" else "read; nothing has changed"
         case {"event": "catalog with a warning", "warning": str(warning)}:
@@ -511,7 +513,7 @@ async def _get(port: int, path: str) -> bytes:
 
 
 async def _answers(options: UpOptions, place: Place) -> bool:
-    """Whatever it says: nobody has an access key yet. Raises UpError if there is no Redis to make one in."""
+    """True if the control plane answers, if only with a refusal. Raises UpError if its Redis does not answer."""
     store = Store(_redis_url(options, place), budget=REDIS_SECONDS)
     try:
         await store.head()
@@ -530,7 +532,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _answer(connecting: Awaitable[Connection], message: str) -> bytes:
-    """All that is said until the connection is closed; empty while nobody answers."""
+    """The whole answer until the connection is closed; empty while there is none."""
     try:
         async with asyncio.timeout(1):
             reader, writer = await connecting

@@ -12,7 +12,7 @@ import yaml
 
 try:
     from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml: the same, ten times slower
+except ImportError:  # PyYAML built without libyaml: ten times slower
     from yaml import SafeLoader  # type: ignore[assignment]
 
 MAX_DEPTH: Final = 100  # of lists and mappings within one another
@@ -26,15 +26,15 @@ MERGE: Final = "tag:yaml.org,2002:merge"
 
 
 class DocumentError(Exception):
-    """What is neither JSON nor YAML, or is no mapping."""
+    """A document is neither JSON nor YAML, or it is no mapping."""
 
 
 class TagError(DocumentError):
-    """YAML with a tag that only a template's own tools know."""
+    """A YAML document has a tag that only the tools of a template know."""
 
 
 class RefusedError(DocumentError):
-    """A document in JSON or YAML that is too deep or too large, or that says a thing twice."""
+    """A document in JSON or YAML is too deep or too large, or a key stands in it twice."""
 
 
 def text_of(body: bytes) -> str:
@@ -56,7 +56,7 @@ def read_document(body: bytes, loader: type[_Loader] | None = None) -> dict[str,
 
 
 def read_template(body: bytes) -> dict[str, Any]:
-    """The same of a CloudFormation template, whose short forms are read as the long ones: `!Ref a` as {"Ref": "a"}."""
+    """The mapping in a CloudFormation template. Short forms are read as long ones: `!Ref a` as {"Ref": "a"}."""
     return read_document(body, _TemplateLoader)
 
 
@@ -69,7 +69,7 @@ def _json(text: str) -> Any:
     """The value of a JSON text; None where it is none."""
     try:
         found = msgspec.json.decode(text)
-        # What is decoded here is thrown away: msgspec does not say that a key stands twice.
+        # Only to find a key that stands twice, which msgspec does not report.
         json.loads(text, object_pairs_hook=_check_keys)
     except RecursionError:
         raise RefusedError("it is nested too deeply") from None
@@ -207,7 +207,7 @@ def _check_bounds(text: str) -> None:
 
 
 def _size(value: Any, sizes: dict[int, int]) -> int:
-    """What a value comes to; one that aliases share is reckoned once and counted each time."""
+    """The size of a value. A value that several aliases share is measured once and counted for each."""
     if not isinstance(value, dict | list):
         return VALUE_SIZE + (len(value) if isinstance(value, str) else 0)
     if id(value) not in sizes:

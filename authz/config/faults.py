@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, told in words that an operator understands, and without a value."""
+"""Mistakes in a configuration, in words for an operator, and without the wrong value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATTERNS: Final = {
 
 
 class ConfigError(Exception):
-    """What the operator has to mend: all that was found, each with where it stands."""
+    """The mistakes that an operator has to correct, each with its place."""
 
     def __init__(self, found: Iterable[Problem]) -> None:
         self.problems = tuple(found)

@@ -1,4 +1,4 @@
-"""The configuration file, read into its settings as written and Resources; what is wrong has an address.
+"""The plans file, read into its settings as written and Resources. Each mistake has an address.
 
 `python -m authz.config.file FILE` loads the file and writes MessagePack. Reading 100,000 keys takes seconds of CPU, so
 a process that serves requests leaves it to a child.
@@ -35,7 +35,7 @@ from authz.core.rules import Problem, problems, shortened
 
 try:
     from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml: the same, ten times slower
+except ImportError:  # PyYAML built without libyaml: ten times slower
     from yaml import SafeLoader  # type: ignore[assignment]
 
 T = TypeVar("T")
@@ -50,11 +50,11 @@ VALUE_SIZE: Final = 16
 
 
 class LoaderError(ConfigError):
-    """The child that reads the file failed at it, and would again."""
+    """The child process failed to read the file, and would fail again."""
 
 
 class LoaderStoppedError(LoaderError):
-    """The child that reads the file was kept from finishing. The file may be fine; another try may succeed."""
+    """The child process was stopped before it had read the file. Another try may succeed."""
 
 
 # Values of keys in a published sample: everybody knows them. Only `authz up`, which listens on this machine alone, sets
@@ -85,8 +85,8 @@ Stamp = tuple[str, int, int, int, int]
 class Config(Struct, frozen=True):
     """A file, read: its settings as written, its resources without clear key values, and a digest of the latter.
 
-    `stamp` is the file's before it was read, so that a later change can be told. `published` are the ids of keys that
-    were turned off, because their values are those of a published sample.
+    `stamp` was taken before the file was read, so that a later change is noticed. `published` are the ids of keys that
+    were turned off, because a published sample has their values.
     """
 
     settings: dict[str, Any]
@@ -97,7 +97,7 @@ class Config(Struct, frozen=True):
 
     @property
     def warning(self) -> str | None:
-        """What an operator should know of a file that is right."""
+        """A warning about a file without mistakes, if there is one."""
         if not self.published:
             return None
         names = ", ".join(self.published[:10]) + (", …" if len(self.published) > 10 else "")
@@ -105,7 +105,7 @@ class Config(Struct, frozen=True):
 
 
 def stamp(path: Path) -> Stamp | None:
-    """What differs when the file does: where symlinks lead, which file is there, its times and length; None without."""
+    """A value that changes with the file: its real path, inode, times and length. None without a file."""
     target = os.path.realpath(path)
     try:
         found = Path(target).stat()
@@ -149,7 +149,7 @@ def parse(text: str, name: str) -> Config:
 
 
 def _is_known(key: ApiKey) -> bool:
-    """Whether the key opens something by a value that a published sample has."""
+    """True if the key is enabled and a published sample has its value."""
     if key.value is None:
         return key.enabled and key.value_sha256 in PUBLISHED_IN_PLANS
     return key.enabled and PUBLISHED.fullmatch(key.value) is not None
@@ -237,7 +237,7 @@ class _Loader(SafeLoader):
         return super().construct_yaml_float(node) if self._is_plain(node, DECIMAL) else 0.0
 
     def _is_plain(self, node: yaml.ScalarNode, shape: re.Pattern[str]) -> bool:
-        """Whether a number is what it looks like to everybody; if not, that is found."""
+        """True if a number is plain decimal. Notes a mistake if it isn't."""
         plain = len(node.value) <= DIGITS and shape.fullmatch(node.value) is not None
         if not plain:
             self.found.append((node, "expected a number in decimal without leading zeros, or a text in quotes"))
@@ -245,7 +245,7 @@ class _Loader(SafeLoader):
 
 
 def _name(key: yaml.Node) -> object:
-    """What makes a mapping's key the same as another."""
+    """The identity of a mapping's key: two equal ones are one key."""
     return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
@@ -273,7 +273,7 @@ def _yaml(text: str, name: str) -> dict[Any, Any]:
 
 
 def _too_large(document: object) -> str | None:
-    """The rule that a document breaks whose aliases, written out, would be more than a process should hold."""
+    """The rule that a document breaks by its size or depth, with aliases written out; None if it breaks none."""
     try:
         fits = _size(document, {}) <= LARGEST
     except RecursionError:
@@ -282,7 +282,7 @@ def _too_large(document: object) -> str | None:
 
 
 def _size(value: object, sizes: dict[int, int]) -> int:
-    """What a value comes to; one that aliases share is reckoned once and counted each time."""
+    """The size of a value. A value that several aliases share is measured once and counted for each."""
     if not isinstance(value, dict | list):
         return VALUE_SIZE + (len(value) if isinstance(value, str) else 0)
     if id(value) not in sizes:
@@ -292,7 +292,7 @@ def _size(value: object, sizes: dict[int, int]) -> int:
 
 
 def _yaml_problem(fault: Exception, text: str, name: str) -> Problem:
-    """YAML's own words without its quotations, which may hold a key's value."""
+    """YAML's own message without its quotations, which may hold a key's value."""
     if isinstance(fault, RecursionError):
         return Problem(name, "nested too deeply")
     if isinstance(fault, yaml.MarkedYAMLError) and fault.problem_mark:
@@ -311,11 +311,11 @@ def _place(mark: yaml.Mark) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
-# --- what is wrong with a value, in words -------------------------------------------------------------------------
+# --- mistakes in a value ------------------------------------------------------------------------------------------
 
 
 def _faults(value: Any, kind: Any, at: str) -> Iterator[Problem]:
-    """All that keeps a value from being of a kind. msgspec names the first fault; so each part is tried by itself."""
+    """Yield all mistakes in a value of a kind. msgspec names only the first one, so each part is tried by itself."""
     try:
         msgspec.convert(value, kind)
     except ValidationError as fault:
@@ -325,7 +325,7 @@ def _faults(value: Any, kind: Any, at: str) -> Iterator[Problem]:
 
 
 def _parts(value: Any, kind: Any, at: str) -> Iterator[tuple[Any, Any, str]]:
-    """The parts of a value: each with its kind and address."""
+    """Yield the parts of a value, each with its kind and address."""
     if _is_struct(kind) and isinstance(value, dict):
         fields = _fields(kind)
         yield from ((part, fields[name].type, f"{at}.{name}") for name, part in value.items() if name in fields)
@@ -346,7 +346,7 @@ def _entry(key: object, kind: Any) -> str:
 
 
 def _misfits(value: Any, kind: Any, at: str) -> Iterator[Problem]:
-    """Fields that are unknown or missing."""
+    """Yield a mistake for each unknown or missing field."""
     if not (_is_struct(kind) and isinstance(value, dict)):
         return
     fields = _fields(kind)
@@ -404,7 +404,7 @@ async def load_in_child(path: Path, seconds: float = CHILD_SECONDS) -> Config:
 
 
 class _Pieces(Struct):
-    """A Config in pieces, each of which is decoded in an instant: else the loop would wait for a hundred thousand keys.
+    """A Config in pieces that are decoded one by one, so that a hundred thousand keys don't hold up the event loop.
 
     `members` are plans by their position and some of their keys.
     """
@@ -450,13 +450,13 @@ def _pieces(values: Sequence[T]) -> list[Sequence[T]]:
 
 
 def _died(status: int | None, errors: bytes) -> str:
-    """How the child ended: by the kind of its last exception alone, since a message might quote the file."""
+    """The end of the child, with the kind of its last exception only: its message might quote the file."""
     last = errors.decode(errors="replace").strip().rpartition("\n")[2].partition(":")[0]
     return f"the loader ended with status {status}" + (f" ({last})" if re.fullmatch(r"[\w.]+", last) else "")
 
 
 def main(path: str) -> int:
-    """Load the file, write what came of it to stdout as MessagePack, and tell by the exit status what it is."""
+    """Load the file and write the result to stdout as MessagePack. The exit status tells a Config from its mistakes."""
     gc.disable()  # no cycles worth finding, and millions of nodes to look through
     try:
         status, output = 0, _sent(load(Path(path)))

@@ -1,4 +1,4 @@
-"""The catalog in force: follows the configuration file, and swaps in what it becomes by one reference."""
+"""The catalog in force. It follows the plans file, and a new catalog replaces the old one by one reference."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from authz.redisio.url import in_words
 Outcome = Literal["swapped", "unchanged", "refused"]
 C = TypeVar("C")
 
-# A file that is written in place is read when it has been quiet for so long, or has not been for the longer time.
+# A file that is written in place is read after the shorter time without a change, or after the longer one with changes.
 QUIET_MILLISECONDS = 50
 RESTLESS_MILLISECONDS = 400
 POLL_MILLISECONDS = 1000
-# Between two tries to read a file that may be fine, when what kept us from it was something else.
+# Waits between two tries to read a file after a failure that may not be the file's fault.
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 60.0
 
@@ -62,18 +62,18 @@ class _Patience:
     due: float = 0.0
 
     def is_over(self, found: Stamp | None, now: float) -> bool:
-        """Another file than the one that failed is tried at once."""
+        """True if the next try is due. A file that has changed since the failure is tried at once."""
         return found != self.stamp or now >= self.due
 
     def after(self, tried: Stamp | None, now: float) -> _Patience:
-        """What is left of it after one more failure; each wait is twice the last."""
+        """The state after one more failure. Each wait is twice the last."""
         again = self.seconds > 0 and tried == self.stamp
         seconds = min(2 * self.seconds, LAST_RETRY_SECONDS) if again else FIRST_RETRY_SECONDS
         return _Patience(tried, seconds, now + seconds)
 
 
 class LiveCatalog(Generic[C]):
-    """The last good catalog. A change that cannot be compiled leaves it in force and is told by `problem`."""
+    """The last good catalog. A change that can't be compiled leaves it in force, and `problem` has the reason."""
 
     def __init__(
         self,
@@ -83,11 +83,11 @@ class LiveCatalog(Generic[C]):
         observe: Callable[[Outcome], None] = lambda _: None,
         catalog: C | None = None,
     ) -> None:
-        """`catalog` is what the configuration compiles to, for those who have it already."""
+        """`catalog` is the compiled configuration, for a caller that has it already."""
         self.path = path
         self.problem: str | None = None
         self.checked_at = time.time()
-        """When the file was last looked at, or else when we began, in seconds of Unix time."""
+        """The time of the last look at the file, or of our start, in seconds of Unix time."""
         self._compile = compile_
         self._observe = observe
         self._settings = config.settings
@@ -96,7 +96,7 @@ class LiveCatalog(Generic[C]):
         self._seen = config.stamp
         self._warn(config)
         self._patience = _Patience()
-        self._stale: list[object] = []  # what was replaced, and is still to be freed
+        self._stale: list[object] = []  # replaced values that are still to be freed
         self._turn = asyncio.Lock()
         self._unwatched = Notice("watching the configuration failed", path=str(path))
         self._asked = self._answered = 0
@@ -116,7 +116,7 @@ class LiveCatalog(Generic[C]):
         return self._snapshot.loaded_at
 
     async def loaded(self) -> None:
-        """Returns when there is a catalog, as here there is from the start."""
+        """Return when there is a catalog. Here there is one from the start."""
 
     async def reload(self) -> None:
         """Read the file again. Callers that come while it is being read share one more reading."""
@@ -137,7 +137,7 @@ class LiveCatalog(Generic[C]):
                 await asyncio.sleep(POLL_MILLISECONDS / 1000)
 
     async def _follow(self) -> None:
-        """Reload on every change that is noticed, until the directories to watch are others."""
+        """Reload on every change, until the directories to watch are different ones."""
         ground = _ground(self.path)
         await self.look()
         async with contextlib.aclosing(_changes(ground)) as changes:
@@ -148,7 +148,7 @@ class LiveCatalog(Generic[C]):
                     return
 
     async def look(self) -> None:
-        """Reload if the file is another than the one that was judged last, and was not tried just now in vain."""
+        """Reload if the file has changed since it was last read, unless a failed try is too recent."""
         found = stamp(self.path)
         if found != self._seen and self._patience.is_over(found, time.monotonic()):
             await self.reload()
@@ -196,7 +196,7 @@ class LiveCatalog(Generic[C]):
             log.warning("catalog with a warning", path=str(self.path), warning=config.warning)
 
     def _warn_of_settings(self, config: Config) -> None:
-        """Settings are read once; say so, by name alone, since a value may be a password."""
+        """Warn that changed settings need a restart, by name only, since a value may be a password."""
         changed = config.settings.keys() ^ self._settings.keys() | {
             name
             for name in config.settings.keys() & self._settings.keys()
@@ -211,9 +211,9 @@ _Ground = dict[Path, tuple[int, int]]
 
 
 def _ground(path: Path) -> _Ground:
-    """The directories in which a change can concern the file: that of its name, and that of the file itself.
+    """The directories to watch for changes of the file: that of its name, and that of its real path.
 
-    With their identities: a directory that was removed and made again is another one, which nobody watches yet.
+    Each with its identity: a directory that was removed and made again has to be watched anew.
     """
     directories = {path.absolute().parent, Path(os.path.realpath(path)).parent}
     return {directory: identity for directory in directories if (identity := _identity(directory))}
@@ -228,7 +228,7 @@ def _identity(directory: Path) -> tuple[int, int] | None:
 
 
 def _changes(ground: _Ground) -> AsyncGenerator[object, None]:
-    """One item for every change in the directories, and one a second for what no watcher reports."""
+    """Yield an item for every change in the directories, and one a second for changes that no watcher reports."""
     return awatch(
         *ground,
         watch_filter=None,

@@ -1,4 +1,4 @@
-"""Where a fault stands in a file, and what stands there: the value, the line and the id of the item around it."""
+"""The place of a mistake in a file: the wrong value, the line and the id of the item around it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Step = str | int
 
 
 def located(found: Iterable[Problem], document: Any, text: str) -> Iterator[Problem]:
-    """The problems of a YAML text, each with the value that is wrong, its line and whose it is.
+    """Yield the problems of a YAML text, each with the wrong value, its line and the item that it belongs to.
 
-    A value that might be a key's is not shown: none that is as long as a key, and none in a key's place.
+    A value that might be a key's is not shown: no value of the length of a key, and none in a key's place.
     """
     root = yaml.compose(text, Loader=SafeLoader)
     for problem in found:
@@ -43,7 +43,7 @@ def _steps(address: str) -> Iterator[Step]:
 
 
 def _walked(value: Any, steps: list[Step]) -> tuple[Any, list[str]]:
-    """What stands there, and the ids or names of the items on the way."""
+    """The value at the place, and the ids or names of the items above it."""
     ids: list[str] = []
     for step in steps:
         try:
@@ -85,7 +85,7 @@ def _is_shown(text: str) -> bool:
 
 
 def _line(node: yaml.Node | None, steps: list[Step]) -> int:
-    """That of the place, or of what is nearest to it."""
+    """The line of the place, or of the nearest node above it."""
     at = node
     for step in steps:
         below = _below(at, step)

@@ -1,4 +1,4 @@
-"""What a process is started with: each setting from flag, environment, file or default, and from which of them."""
+"""The settings of a process: each from a flag, the environment, the file or its default, with its origin."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
-    """What a process is started with; a change needs a restart."""
+    """The settings of a process. A change needs a restart."""
 
-    grpc_listen: Annotated[
-        Text, Meta(description="Address of the gRPC server that Envoy asks: host:port or unix:/path.")
-    ] = "127.0.0.1:50051"
+    grpc_listen: Annotated[Text, Meta(description="Address of the gRPC server for Envoy: host:port or unix:/path.")] = (
+        "127.0.0.1:50051"
+    )
     server: Annotated[ServerName, Meta(description="What serves gRPC: grpcio, or pyvoy (Python inside an Envoy).")] = (
         "grpcio"
     )
@@ -98,7 +98,7 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
         bool, Meta(description="Add RateLimit headers to admitted requests too (standard profile).")
     ] = False
     dynamic_metadata: Annotated[
-        bool, Meta(description="Tell Envoy who called and what is left, for access logs and later filters.")
+        bool, Meta(description="Send Envoy the caller and the remaining quota, for access logs and later filters.")
     ] = True
     charge_once: Annotated[
         bool, Meta(description="Charge a request that Envoy asks about again, after a failure, only once.")
@@ -119,15 +119,15 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     max_plan_labels: Annotated[
         int, Meta(ge=0, le=100_000, description="Plans with metrics of their own; the rest is labelled other.")
     ] = 1000
-    usage_retention_days: Annotated[int, Meta(ge=1, le=3660, description="Days for which daily usage is kept.")] = 400
+    usage_retention_days: Annotated[int, Meta(ge=1, le=3660, description="Days that daily usage is kept.")] = 400
     store: Annotated[bool, Meta(description="Take resources from Redis too, where the control plane keeps them.")] = (
         False
     )
     store_replicas: Annotated[
         Annotated[int, Meta(ge=0, le=100)] | None,
         Meta(
-            description="Replicas that must have a write of the control plane, or its answer says that they do not; "
-            "unless set, 1 with redis+sentinel:// and redis+cluster://, else 0."
+            description="Replicas that must have a write of the control plane; its answer warns if they don't. "
+            "Unless set, 1 with redis+sentinel:// and redis+cluster://, else 0."
         ),
     ] = None
     key_cache_size: Annotated[
@@ -143,7 +143,7 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A setting as its users meet it: field, file, environment, flag."""
+    """A setting with all its names: field, file, environment, flag."""
 
     field: str
     name: str
@@ -167,7 +167,7 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that the setting accepts, if it does not take just any."""
+        """The words that the setting accepts; none if it accepts any."""
         return choices(self.kind)
 
 
@@ -229,14 +229,14 @@ def load_settings(
 
 
 def _together(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[Problem]:
-    """What is wrong with settings that are fine one by one."""
+    """Yield mistakes between settings that are right one by one."""
     endpoints = endpoints_of(values["grpc_listen"], values["workers"])
     if values["http_listen"] in endpoints and not Address.parse(values["http_listen"]).is_any_port:
         yield Problem(origins["http_listen"], "expected another address than grpcListen")
     if values["workers"] > 1 and any(_listen(endpoint) for endpoint in endpoints):
         yield Problem(origins["workers"], "expected an address for each worker: a lower port, or a shorter path")
     if values["workers"] > 1 and Address.parse(values["grpc_listen"]).is_any_port:
-        yield Problem(origins["grpc_listen"], "expected a port to count workers from; with 0 nobody knows theirs")
+        yield Problem(origins["grpc_listen"], "expected a port to count workers from; with 0 their ports are unknown")
     if bool(values["tls_cert_file"]) != bool(values["tls_key_file"]):
         given, missing = ("cert", "Key") if values["tls_cert_file"] else ("key", "Cert")
         yield Problem(origins[f"tls_{given}_file"], f"expected tls{missing}File beside it: a certificate and its key")

@@ -293,7 +293,7 @@ def test_the_terminal_reports_the_outcome_of_an_edit(tmp_path: Path) -> None:
         ):
             plans.write_text(wrong)
             it.until_says(place)
-            assert f"{plans}: refused; what was in force before stays so" in it.text
+            assert f"{plans}: refused; the version before it stays in force" in it.text
         plans.unlink()
         it.until_says("no such file")
         assert it.curl(3) == '{"message":"Limit Exceeded"} 429'
