@@ -85,7 +85,8 @@ def _notes(bench: Bench, took: float) -> list[str]:
     other = _other(len(bench.cores.load))
     found = [
         f"Each row ran {bench.rounds} rounds of {bench.seconds:g} s; the whole took {took / 60:.1f} minutes.",
-        f"The server had a core to itself; the load, Redis and a front Envoy shared {other}, unless told.{shared}",
+        f"The server had a core to itself; the load, Redis and a front Envoy shared {other}.{shared}",
+        "Rows with another placement say so.",
         STRICTLY,
     ]
     if "pyvoy" not in bench.hosts:

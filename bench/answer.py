@@ -48,7 +48,7 @@ def value(i: int) -> str:
 
 
 def resources() -> Resources:
-    """One API, 100 plans of 100 keys, five layers, limits that nobody reaches."""
+    """One API, 100 plans of 100 keys, five layers, limits out of reach."""
     limit = ThrottleSettings(rate_limit=1e5, burst_limit=100_000)
     setting = MethodSetting(throttling_rate_limit=1e5, throttling_burst_limit=100_000)
     covered = ApiStage(api_id="a1", stage="prod", throttle={"/pets/GET": limit})

@@ -64,13 +64,13 @@ from bench.measure.stats import Sample, ratio
 DOMAIN = "bench"
 KEYS = 10_000
 WARM_SECONDS = 0.3
-CROWD = ("--max-in-flight", "10000")  # exactness is asked of 2,000 calls at once, and none shall be shed
+CROWD = ("--max-in-flight", "10000")  # exactness needs 2,000 calls at once, none of them shed
 COLUMNS = {"rate": "calls/s", "cpu_us": "CPU, µs", "p50_ms": "p50, ms", "p99_ms": "p99, ms", "wrong": "wrong"}
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: where it is, what it is asked, and whose CPU is its."""
+    """One of the two servers: its address, its requests, and the processes whose CPU counts."""
 
     name: str
     address: str
@@ -175,7 +175,7 @@ def exact_document(keys: int) -> dict[str, Any]:
     found = document(keys=keys, layers=5)
     api = found["apis"][0]
     api["resources"] |= {"/wide": {"GET": {}}, "/edge": {"GET": {}}}
-    # Rate 0: so many, ever. No second chance, whatever the time of day.
+    # Rate 0: the burst and no more, at any time of day.
     wide = {"throttlingRateLimit": 0, "throttlingBurstLimit": WIDE}
     api["stages"][0]["methodSettings"] |= {"wide/GET": wide}
     covers = [{"apiId": "a1", "stage": "prod"}]

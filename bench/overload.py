@@ -3,11 +3,11 @@
     python -m bench.overload [--server grpcio] [--seconds 5] [--rounds 3] [--through client|envoy]
 
 In each round a closed loop finds the peak; then once, twice and three times as much is offered at a constant rate,
-however the answers come. Goodput is what was admitted within the caller's deadline. The server has a core of its own;
-the load, Redis and a front Envoy have the other.
+however the answers come. Goodput counts the calls admitted within the caller's deadline. The server has a core of its
+own; the load, Redis and a front Envoy have the other.
 
-A `client` has at most `--most` calls in flight, spread over its connections, and gives up at once what is more, as the
-circuit breaker of Envoy does; with 0 it sends them all. Through `envoy`, a front Envoy as `authz envoy-config` prints
+A `client` has at most `--most` calls in flight, spread over its connections, and gives up any further call at once, as
+Envoy's circuit breaker does; with 0 it sends them all. Through `envoy`, a front Envoy as `authz envoy-config` prints
 it does that, and h2load offers the load: where that makes the other core the busier one, it limits the goodput.
 
 Where other things run beside it, goodput per second of the server's CPU is the figure to go by: it is what the server
@@ -92,7 +92,7 @@ class Line:
         return self.connection.fileno()
 
     def give_up(self, before: float) -> int:
-        """Cancel what was due before that; how many."""
+        """Cancel the calls that were due before `before`; return their number."""
         late = []
         for stream, due in self.calls.items():  # in the order in which they were due
             if due >= before:
@@ -106,7 +106,7 @@ class Line:
 
 
 class Callers:
-    """Unary calls over some connections; what is late is given up, as Envoy gives it up."""
+    """Unary calls over some connections; a late call is given up, as Envoy does."""
 
     def __init__(self, address: str, draw: Draw, *, connections: int, most: int) -> None:
         self._draw = draw
@@ -177,7 +177,7 @@ def closed_loop(callers: Callers, seconds: float) -> Result:
 
 
 def open_loop(callers: Callers, rate: float, seconds: float) -> Result:
-    """So many calls a second, however fast the answers come."""
+    """Send `rate` calls a second, however fast the answers come."""
     began, sent = perf_counter(), 0
     while (passed := perf_counter() - began) < seconds:
         until = int(passed * rate) + 1
@@ -274,7 +274,7 @@ def measured(server: Running, run: Callable[[], Result]) -> Result:
 
 # --- the command --------------------------------------------------------------------------------------------------
 
-Load = Callable[[float, float | None], Result]  # for so many seconds, at such a rate; None for the peak
+Load = Callable[[float, float | None], Result]  # takes seconds and calls a second; None for the peak
 
 
 def through_client(server: Running, connections: int, most: int) -> Load:

@@ -1,10 +1,10 @@
-"""How long a change of the file, or of the store, takes to be in force, and how long it holds up who serves.
+"""How long a change of the file or of the store takes to be in force, and how long it holds up the server.
 
     python -m bench.reload [--sizes 100/10/1,5000/1000/10] [--rounds 5]
 
-A size is keys/plans/routes; of the store one plan changes, and its keys are no part of a catalog. The longest pause of
-the loop is told of each of five changes: the least of these and the middle one, since whatever else runs on the machine
-shows as a pause, too.
+A size is keys/plans/routes; of the store one plan changes, and its keys are no part of a catalog. Five changes
+each have a longest pause of the loop. The least and the middle one are printed, since other work on the machine shows
+as a pause, too.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ STORE_SIZES = (Size(0, 10, 1), Size(0, 10_000, 1_000))
 
 
 def document(keys: int, plans: int, rate: int, routes: int = 0) -> str:
-    """A file with so many keys, spread evenly over the plans of one stage; without routes it is one method."""
+    """A file with `keys` keys, spread evenly over the plans of one stage; without routes it is one method."""
     return "\n".join(_lines(keys, plans, rate, routes)) + "\n"
 
 

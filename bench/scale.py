@@ -53,7 +53,7 @@ Curve = list[tuple[int, float]]
 
 
 def world(keys: int, plans: int = PLANS, routes: int = ROUTES, layers: int = LAYERS) -> Resources:
-    """One API, its keys spread evenly over the plans; as many layers of limits that nobody reaches."""
+    """One API, its keys spread evenly over the plans; as many layers of limits out of reach."""
     setting = MethodSetting(throttling_rate_limit=1e5, throttling_burst_limit=100_000)
     plan_throttle = {"throttle": LIMIT} if layers >= 2 else {}
     quota = {"quota": QuotaSettings(limit=10**9, period=Period.MONTH)} if layers >= 3 else {}

@@ -2,8 +2,8 @@
 
     python -m bench.slow_redis [--server grpcio] [--seconds 4]
 
-A proxy adds 0, 5, 20 and 100 ms to each reply, with so many calls in flight as there are clients: 64, over the default
-budget of 50 ms and the policy `deny`, then over a patient one. Prints what was admitted a second, how many calls one
+A proxy adds 0, 5, 20 and 100 ms to each reply, with as many calls in flight as clients: 64, over the default
+budget of 50 ms and the policy `deny`, then over a patient one. Prints the calls admitted a second, how many calls one
 script run decided, the latency, and the sidecar's memory, descriptors and connections to Redis.
 """
 

@@ -6,9 +6,9 @@ Three sidecars, two of them with two workers, share a Valkey that writes each co
 ask all of them about a few keys with small limits. Meanwhile sidecars and workers end, by TERM and by KILL, the file
 changes, Redis is killed and started again with its data, and connections to it are cut. Then each key's answers are
 looked at: no window of t seconds may hold more than burst + rate · t admitted calls that certainly were decided in it,
-no quota may admit more than its limit, and Redis must have counted what was admitted and at most those besides whose
-answer was lost. Exits with 1 otherwise, or if descriptors leak. With `--policy local` what outages let through is told
-beside the bound of an outage, and is no violation.
+no quota may admit more than its limit, and Redis must have counted all admitted calls and at most those besides whose
+answer was lost. Exits with 1 otherwise, or if descriptors leak. With `--policy local` the calls let through by outages
+are printed beside the bound of an outage, and are no violation.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ LONG_SECONDS = 60  # a life worth telling of
 NEVER = -(10**40)
 
 
-# --- what was asked, and what came of it --------------------------------------------------------------------------
+# --- calls, and their answers --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Answers:
 
     @property
     def unknown(self) -> int:
-        """Calls that may have been charged all the same."""
+        """Calls without an answer that may have been charged."""
         return self.kinds["unavailable"] + self.kinds["lost"]
 
 
@@ -128,7 +128,7 @@ class Clients:
         self._asking += clients
 
     def rest(self) -> None:
-        """Ask nobody any more, and wait for the last answers."""
+        """Send no more calls, and wait for the last answers."""
         self._resting.set()
         for client in self._asking:
             client.join()
@@ -150,7 +150,7 @@ class Clients:
         try:
             line = lines.get(endpoint) or lines.setdefault(endpoint, Connection(endpoint, CHECK, DEADLINE))
         except OSError:
-            self._note(key, "not asked")  # nobody is there
+            self._note(key, "not asked")  # no server listens
             return
         sent = time.time_ns()
         try:
@@ -208,7 +208,7 @@ def excess(spans: Sequence[Span], rate: float, burst: int) -> float:
 
 
 class _Best:
-    """Numbers at places, of which only the opened ones count: adds to all from a place on, and knows the greatest."""
+    """Numbers at places; only opened places count. Adds to all from a place on, and knows the greatest."""
 
     def __init__(self, places: int) -> None:
         self._size = 1 << max(0, (places - 1).bit_length())
@@ -259,7 +259,7 @@ def counted(redis: RedisServer, key: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found out about a key, and whether it breaks a promise."""
+    """The findings about a key, and whether they break a promise."""
 
     key: str
     said: str
@@ -334,7 +334,7 @@ class Scene:
         self.clients.tell(self.clients.proxy.open.set)
 
     def reload(self) -> None:
-        """With a plan that nobody uses; by the watcher, and by HUP."""
+        """With an unused plan; by the watcher, and by HUP."""
         self.edits += 1
         written(self.config, self.edits)
         self.sidecars[0].send(signal.SIGHUP)
@@ -401,7 +401,7 @@ class Samples:
                     # Denied to any but root: one that is just ending, which the kernel takes for root's.
                     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                         taken = (now, process.memory_info().rss / 1e6, process.num_fds())
-                        if not taken[1]:  # it has ended, and nobody has asked how
+                        if not taken[1]:  # it has ended, and its status is not read yet
                             continue
                         self.of[f"sidecar {number}", process.pid].append(taken)
 
@@ -478,7 +478,7 @@ def scene(host: Host, policy: str) -> Iterator[Scene]:
 
 
 def soak(host: Host, policy: str, pause_seconds: float, goes_on: Callable[[int], bool]) -> Report:
-    """While `goes_on`, told how many, something happens every so many seconds."""
+    """While `goes_on(number of events so far)`, cause an event every `pause_seconds`."""
     samples = Samples()
     with scene(host, policy) as stage:
         for number, act in enumerate(stage.happenings()):

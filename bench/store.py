@@ -42,7 +42,7 @@ from tests.support.servers import HOST, AuthzServer, Server, authz_serve, free_p
 
 CHUNK = 1000  # keys in one write
 SIDECARS = 3
-COLD = 20_000  # keys that one sidecar is asked for once each
+COLD = 20_000  # keys that one sidecar looks up once each
 AT_ONCE = 50
 DEADLINE_SECONDS = 30.0
 STAGE = ApiStage(api_id="a1", stage="prod")
@@ -143,7 +143,7 @@ async def admits(ask: Ask, value: str) -> bool:
 
 
 async def size(url: str, keys: int, plans: int) -> None:
-    """Prints what so many keys cost."""
+    """Print the cost of `keys` keys."""
     store, before = Store(url, budget=DEADLINE_SECONDS), await used_memory(url)
     began = perf_counter()
     await fill(store, keys, [plan(number) for number in range(plans)])

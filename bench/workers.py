@@ -29,11 +29,11 @@ from bench.reload import Stall, document
 
 START_SECONDS = 180.0
 WATCH_SECONDS = 0.5
-NOWHERE = "redis://127.0.0.1:9"  # decisions are not what is looked at here
+NOWHERE = "redis://127.0.0.1:9"  # no decision matters here
 
 
 def routed(plans: int, routes: int, rate: int) -> str:
-    """A file with one API of so many routes, so many plans for it, and a key for each plan."""
+    """A file with one API of `routes` routes, `plans` plans for it, and a key for each plan."""
     return "\n".join(_lines(plans, routes, rate)) + "\n"
 
 
@@ -51,7 +51,7 @@ def _lines(plans: int, routes: int, rate: int) -> Iterator[str]:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many in a row, as far as can be seen now."""
+    """The first of `count` ports in a row that are free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -78,7 +78,7 @@ def serving(config: Path, workers: int) -> Iterator[tuple[subprocess.Popen[bytes
 
 
 def told(http: str) -> list[dict[str, object]]:
-    """What `/healthz` says of each worker, or of one that cannot be asked yet."""
+    """What `/healthz` says of each worker, or of one that does not answer yet."""
     try:
         with urllib.request.urlopen(f"http://{http}/healthz", timeout=5) as answer:
             details = msgspec.json.decode(answer.read())

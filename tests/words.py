@@ -33,7 +33,7 @@ NO_NOUN: Final = "is|are|was|for|in|of|goes|holds|with|by|to|on|at|happens|appli
 # Each form as a regular expression, and the plain words to use in its place.
 FORMS: Final = {
     "so many": (r"(?i)\bso many\b", "name the parameter: up to `count` words"),
-    "of which": (r"(?i)\b(?:of|to|by|for|from|in) (?:which|whom)\b", "two sentences"),
+    "of which": (r"(?i)\bof (?:which|whom)\b", "two sentences"),
     "whoever": (r"(?i)\bwho(?:m|so)?ever\b", "name the actor: a caller, the client"),
     "nobody": (r"(?i)\bnobody(?:'s)?\b", "name the actor: no caller, no other process"),
     "what is": (

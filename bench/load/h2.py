@@ -150,7 +150,7 @@ class Connection:
                 self._keep(stream, data[start:stop], flags)
             elif kind > HEADERS:
                 self._control(kind, flags, stream, data[start:stop])
-            # A stream that has ended may be reset all the same.
+            # A stream may be reset even after it has ended.
             if (kind == RST_STREAM or (kind <= HEADERS and flags & END_STREAM)) and stream in self._open:
                 self._open.discard(stream)
                 message = self._partial.pop(stream, b"")

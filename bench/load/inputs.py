@@ -1,4 +1,4 @@
-"""What is asked: requests as Envoy sends them, and the files that cover them."""
+"""Requests as Envoy sends them, and the plans files that cover them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_request(value: str, path: str = PATH, request_id: str = "7d2a3c1e-5b0f
 
 
 def of_keys(keys: int, *, new_ids: bool = False) -> Draw:
-    """Calls with keys drawn uniformly from so many; with `new_ids` each has a request id of its own."""
+    """Calls with keys drawn uniformly from `keys`; with `new_ids` each has a request id of its own."""
     id_of = "00000000-0000-4000-8000-{:012d}".format
     sample = framed(check_request(value_of(0), request_id=id_of(0)))
     before, after = sample.split(value_of(0).encode())
@@ -72,7 +72,7 @@ def admits(answer: bytes) -> bool:
 
 
 def admits_any(answer: bytes) -> bool:
-    """The same for anybody's CheckResponse."""
+    """True if another server's CheckResponse admits the call."""
     return bool(pb.CheckResponse.FromString(answer).status.code == 0)
 
 
@@ -105,7 +105,7 @@ def _varint(number: int) -> bytes:
 def document(
     *, keys: int, plans: int = PLANS, routes: int = 1, layers: int = LAYERS, quota: int = 0, nth: int = 0
 ) -> dict[str, Any]:
-    """A file's content: keys spread evenly over the plans of one stage, so many layers of limits that admit all.
+    """A file's content: keys spread evenly over the plans of one stage, with `layers` layers of limits that admit all.
 
     With a `quota` every key has just that many requests a month. `nth` makes two documents differ in each plan.
     """

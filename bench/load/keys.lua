@@ -1,4 +1,4 @@
--- wrk: GETs with a key drawn uniformly from so many (the first argument), and the result as one line of JSON.
+-- wrk: GETs with a key drawn uniformly from as many as the first argument says, and the result as one line of JSON.
 
 local keys
 

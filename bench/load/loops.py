@@ -1,4 +1,4 @@
-"""Load: closed loops (so many calls in flight) and open ones (a constant rate), `h2load` and `wrk`."""
+"""Load: closed loops (a constant number of calls in flight) and open ones (a constant rate), `h2load` and `wrk`."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def closed(
     seconds: float = float("inf"),
     total: float = float("inf"),
 ) -> Outcome:
-    """So many calls in flight, spread over the connections, for a time or up to a number; all are awaited.
+    """Keep `in_flight` calls open, spread over the connections, for a time or up to a number; all are awaited.
 
-    Fewer where the server does not take so many at once on a connection.
+    Fewer where the server takes fewer at once on a connection.
     """
     outcome = Outcome()
     due: dict[tuple[Connection, int], float] = {}
@@ -93,7 +93,7 @@ def closed(
 
 
 def open_loop(connections: Sequence[Connection], draw: Draw, judge: Judge, *, rate: float, seconds: float) -> Outcome:
-    """So many calls a second, however fast the answers come; a call that is sent late has waited since it was due."""
+    """Send `rate` calls a second, however fast the answers come; a late call has waited since it was due."""
     outcome = Outcome()
     due: dict[tuple[Connection, int], float] = {}
     total, sent, began = int(rate * seconds), 0, perf_counter()
@@ -169,7 +169,7 @@ def h2load_outcome(told: str, latencies: list[float]) -> Outcome:
 
 
 def wrk(url: str, *, keys: int, in_flight: int, seconds: float) -> tuple[Outcome, dict[str, float]]:
-    """Through a front Envoy, keys drawn from so many; the outcome, and percentiles in milliseconds."""
+    """Through a front Envoy, keys drawn from `keys`; the outcome, and percentiles in milliseconds."""
     flags = ["-t1", f"-c{in_flight}", f"-d{max(1, round(seconds))}s", "-s", str(WRK), url, "--", str(keys)]
     found = json.loads(_run(["wrk", *flags]).rsplit("RESULT ", 1)[1])
     lost = int(found["connect"] + found["read"] + found["write"] + found["timeout"])

@@ -1,4 +1,4 @@
-"""Whether a limit holds: so many calls at once, calls on both sides of a window's edge, and what refused calls cost."""
+"""Whether a limit holds: many calls at once, calls on both sides of a window's edge, and the cost of refused calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Questions:
 
 @dataclass(frozen=True, slots=True)
 class Exactness:
-    """What was found. `edge_most` is what a bucket of 100 that gains 100 a second could have let through meanwhile.
+    """The findings. `edge_most` is how many a bucket of 100 that gains 100 a second could have let through.
 
     `charged` is what the refused calls took from the limit of 1,000.
     """
@@ -54,7 +54,7 @@ class Exactness:
 def exactness(ask: Questions) -> Exactness:
     """Raises OSError where the server cannot be reached. Its limits must be unspent."""
     crowd = _at_once(ask, ask.tight, CALLS)
-    left = _at_once(ask, ask.wide, WIDE + EACH_SIDE, in_flight=FEW)  # so few that nobody sheds any
+    left = _at_once(ask, ask.wide, WIDE + EACH_SIDE, in_flight=FEW)  # too few to be shed
     edge, seconds = _across_the_edge(ask)
     return Exactness(
         admitted=crowd.admitted,

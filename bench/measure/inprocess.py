@@ -64,7 +64,7 @@ async def _running(url: str, limiters: int) -> AsyncIterator[list[RedisLimiter]]
 async def drive(
     url: str, grants: Sequence[Grant], *, limiters: int, batch: int, seconds: float, mark: Callable[[], None]
 ) -> int:
-    """Decisions of so many limiters, each asked by so many callers at once, again when all have their answers.
+    """Decisions of `limiters` limiters; `batch` callers call each at once, and again when all have their answers.
 
     `mark` is called when all are connected, and when the last answer has come.
     """

@@ -1,4 +1,4 @@
-"""The machine: what it is, which core does what, and what processes have used of it."""
+"""The machine: its description, the core of each server, and the CPU and memory of processes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def thread_seconds(pid: int) -> float:
-    """The same to the nanosecond, of a server whose threads all live as long as it, such as Redis and Envoy."""
+    """CPU seconds to the nanosecond, of a server whose threads all live as long as it, such as Redis and Envoy."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9

@@ -1,4 +1,4 @@
-"""A store with very many keys, all of which may call as much as they like."""
+"""A store with very many keys without limits."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def key(number: int, of: StoredPlan) -> StoredKey:
 
 
 async def fill(url: str, keys: int) -> tuple[float, float]:
-    """The API, the plans and so many keys, spread evenly over them; seconds that took, and MB in Redis."""
+    """Write the API, the plans and `keys` keys, spread evenly over them; the seconds that took, and MB in Redis."""
     plans = [plan(number) for number in range(PLANS)]
     resources = Resources(account=Account(HIGH_THROTTLE), apis=(Api(id="a1", stages=(Stage(name="prod"),)),))
     store, began = Store(url, budget=SECONDS), perf_counter()

@@ -15,7 +15,7 @@ from bench.measure.stats import Sample, Spread, ratio
 
 WARM_SHARE = 0.15  # of a round's time, before anything is counted
 
-Load = Callable[[float], Outcome]  # for so many seconds
+Load = Callable[[float], Outcome]  # takes its length in seconds
 Samples = Mapping[str, Sequence[Sample]]
 
 
@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`head` names the columns, the first of which holds names."""
+    """`head` names the columns; the first column holds names."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -87,7 +87,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The processes behind a row, whose CPU is told apart."""
+    """The processes behind a row, with the CPU of each."""
 
     server: Sequence[Running] = ()
     redis: Running | None = None
@@ -143,7 +143,7 @@ def figures(outcome: Outcome) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """What a Redis has been asked so far: runs of scripts, and all commands, those of scripts and our own included."""
+    """The commands of a Redis so far: runs of scripts, and all commands, those of scripts and our own included."""
 
     scripts: int
     all: int

@@ -221,7 +221,7 @@ def _socket(port: int) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many free ports in a row; below those that the kernel gives to whoever connects meanwhile."""
+    """The first of `count` free ports in a row, below those that the kernel gives to connecting clients."""
     while True:
         first = random.randrange(*PORTS)
         with ExitStack() as held:

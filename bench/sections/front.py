@@ -22,7 +22,7 @@ from bench.sections.common import FRONT_COSTS, KEYS, MANY, complete, no_op
 
 
 def front_section(bench: Bench) -> Section:
-    """Through an Envoy that asks us, and through one that asks nobody."""
+    """Through an Envoy that asks us, and through one without a check."""
     config = written(document(keys=KEYS), bench.scratch)
     with ExitStack() as stack:
         targets = {"Envoy alone": Target(envoy=stack.enter_context(front(config, (), bench.cores.load)))}

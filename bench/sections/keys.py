@@ -37,7 +37,7 @@ def keys_section(bench: Bench) -> Section:
                 sidecar(config, store.address, "--store", "true", "--key-cache-size", str(size), host=host,
                         cores=bench.cores.server)
             )
-            for size in (2 * many, KEYS)  # what is in memory is kept in two halves
+            for size in (2 * many, KEYS)  # the memory has two halves
         )  # fmt: skip
         began = now_us()
         _look_all_up(kept, many)

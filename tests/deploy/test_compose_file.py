@@ -81,7 +81,7 @@ def test_the_script_makes_each_secret_that_the_file_names(tmp_path: Path) -> Non
 
 
 def made(clone: Path) -> dict[str, str]:
-    """Run the script in a clone; what is in its secrets then."""
+    """Run the script in a clone; return its secrets."""
     for name in ("deploy/compose/secrets.sh", "authz/samples/plans.yaml"):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_text((ROOT / name).read_text("utf-8"))

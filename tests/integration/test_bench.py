@@ -24,7 +24,7 @@ from bench.measure.servers import Host, Noop, call, sidecar
 from tests.support.hosts import HOSTS
 from tests.support.servers import HOST, authz_serve, redis_server, until
 
-# grpcio refuses some of what is beyond 1,000 calls by itself, unless told.
+# grpcio by itself refuses some calls beyond 1,000, unless configured.
 UNREFUSED = {"server.max_pending_requests": 10_000, "server.max_pending_requests_hard_limit": 10_000}
 Handler = Callable[[bytes], Awaitable[bytes]]
 
@@ -116,7 +116,7 @@ async def test_a_call_that_fails_is_counted_as_failed() -> None:
 
 
 async def test_an_open_loop_counts_from_when_a_call_was_due() -> None:
-    """One call holds the server up: those behind it are sent all the same, and have waited since they were due."""
+    """One call holds the server up: those behind it are still sent, and have waited since they were due."""
     first = asyncio.Event()
 
     async def stall(message: bytes) -> bytes:
@@ -199,7 +199,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[compare.Side]:
 
 
 def test_we_are_exact(ours: compare.Side) -> None:
-    """Of so many at once grpcio refuses some by itself; those got no answer, and none of them took anything."""
+    """Of this many at once grpcio refuses some by itself; those got no answer, and none of them took anything."""
     found = exactness(ours.questions)
     assert (found.admitted, found.charged) == (TIGHT, 0)
     assert EDGE <= found.edge_admitted <= found.edge_most
@@ -208,7 +208,7 @@ def test_we_are_exact(ours: compare.Side) -> None:
 class Windows:
     """A RateLimitService that counts as many do: by fixed window, and whatever it then answers.
 
-    `leaky` lets so many more through; descriptors are told apart by their bytes.
+    `leaky` lets that number more through; the bytes of descriptors tell them apart.
     """
 
     def __init__(self, leaky: int = 0, charges_refused: bool = True) -> None:
@@ -255,5 +255,5 @@ async def test_both_sides_take_turns_under_the_same_load(ours: compare.Side) -> 
 
 
 def few(side: compare.Side) -> compare.Side:
-    """The same with the keys that its file has."""
+    """The side, with the keys of its file."""
     return replace(side, draw=inputs.of_keys(100))

@@ -1,4 +1,4 @@
-"""Heavy work beside the loop: the loop goes on, and what is let go of is freed."""
+"""Heavy work beside the loop: the loop goes on, and released values are freed."""
 
 from __future__ import annotations
 

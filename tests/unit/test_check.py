@@ -1,4 +1,4 @@
-"""The use case, with a limiter that answers as told."""
+"""The use case, with a limiter of scripted answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METERED = resources(usage_plans=(plan(quota=QuotaSettings(5, Period.DAY)),))
 
 
 class FakeLimiter:
-    """Answers in turn what it was told, and remembers what it was asked."""
+    """Gives the scripted answers in turn, and remembers its calls."""
 
     def __init__(self, *answers: Tally | Exception) -> None:
         self.answers, self.asked = list(answers), list[tuple[Sequence[Limit], Meter | None, float | None]]()
@@ -156,7 +156,7 @@ async def test_each_request_is_decided_by_the_catalog_of_its_arrival() -> None:
 
 
 class FakeRing:
-    """Knows nothing at first, and finds what it was told."""
+    """Knows nothing at first, and finds the keys it was given."""
 
     def __init__(self, answer: Caller | Exception | None) -> None:
         self.answer, self.looked, self.memory = answer, 0, dict[bytes, Caller | None]()

@@ -9,7 +9,7 @@ from tests.words import FORMS, Text, findings, texts
 CAUGHT = [
     ("so many", "Yield up to so many words."),
     ("of which", "Three replicas, of which two answer."),
-    ("of which", "The caller for whom it was meant."),
+    ("of which", "Callers, of whom two wait."),
     ("whoever", "Returns to whoever waits."),
     ("whoever", "Whomever it concerns."),
     ("nobody", "Nobody waits any more."),
@@ -31,6 +31,7 @@ CAUGHT = [
 PLAIN = [
     "Resolve one caller from its result. A malformed result fails that caller only.",
     "What is a usage plan?",
+    "The order in which they came.",
     "It counts at the same time, in the same way as AWS.",
     "Two catalogs with equal content are the same.",
     "Store the export in S3, and look at the p99.",

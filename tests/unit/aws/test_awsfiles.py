@@ -1,4 +1,4 @@
-"""What the aws cli prints is recognised by its members, and what cannot be kept is told by its name."""
+"""What the aws cli prints is recognised by its members, and each field that cannot be kept is named."""
 
 from __future__ import annotations
 

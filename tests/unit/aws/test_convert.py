@@ -1,4 +1,4 @@
-"""The file's form of resources and the store's say the same."""
+"""The file's form of resources and the store's are equivalent."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_snapshot_has_what_the_data_plane_serves() -> None:
 @pytest.mark.parametrize("path", ["/prod/pets", "/dev/pets/7", "/prod/nothing", "/nowhere/pets"])
 @pytest.mark.parametrize("host", ["a1.example.org", "a2.example.org", "api.example.org", "unknown.example.org"])
 def test_both_forms_compile_to_the_same_answers(host: str, path: str) -> None:
-    """Of a catalog of the file, and of one of the store's form of the same."""
+    """Of a catalog of the file, and of one of the store's form of these resources."""
     given = full()
     found, _ = to_resources(from_resources(given))
     plans = {plan.id: plan.keys for plan in given.usage_plans}

@@ -1,4 +1,4 @@
-"""AWS's file of API keys: what one customer wrote never becomes another's, and what is left out has a warning."""
+"""AWS's file of API keys: a customer's text never becomes another's, and each dropped part has a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAPI documents become resources, methods and gateway responses; what is not OpenAPI is refused in AWS's words."""
+"""OpenAPI documents become resources, methods and gateway responses; another document is refused in AWS's words."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ NOT_A_KEY = "is not an apiKey in the header x-api-key"
     ],
 )
 def test_a_method_that_asks_for_a_key_in_vain_is_named(given: dict[str, Any], cause: str) -> None:
-    """It stays open, as at AWS, and nobody has to find that out by themselves."""
+    """It stays open, as at AWS, and a warning says so."""
     result = read(given)
     assert methods(result) == {"/a": {"GET": False}}
     assert f"No key is required, because {cause}: GET /a" in result.warnings
@@ -434,7 +434,7 @@ def test_a_reference_that_cannot_be_followed_has_a_warning(reference: Any, cause
     assert result.grave
 
 
-# --- what is left out ---------------------------------------------------------------------------------------------
+# --- dropped parts ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

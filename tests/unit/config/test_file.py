@@ -450,7 +450,7 @@ async def test_a_child_that_is_killed_may_be_tried_again(tmp_path: Path, monkeyp
 
 
 async def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    """A FIFO that nobody writes to is a file that is never read to its end."""
+    """A FIFO without a writer is a file without an end."""
     path = tmp_path / "plans.yaml"
     os.mkfifo(path)
     with pytest.raises(LoaderStoppedError, match=r"not read within 0.2 s"):

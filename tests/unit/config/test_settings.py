@@ -1,4 +1,4 @@
-"""Settings: the first source that gives one wins, a bad one is told with its origin, and no password is shown."""
+"""Settings: the first source that gives one wins, a bad one is reported with its origin, and no password is shown."""
 
 from __future__ import annotations
 

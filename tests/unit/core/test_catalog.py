@@ -237,7 +237,7 @@ def test_a_verb_in_lower_case_does_not_slip_past_its_method_to_any() -> None:
 
 
 def test_a_comma_makes_a_key_unknown_whatever_its_digest() -> None:
-    """Envoy joins two headers by one, so a key that holds one cannot be told from two keys."""
+    """Envoy joins two headers by one, so a key that holds one looks like two keys."""
     joined = f"{value_of('k1')},{value_of('k2')}"
     changed = resources(api_keys=(key(value_sha256=digest(joined).hex()),))
     assert refused(changed, ask(headers={"x-api-key": joined})) is Reason.KEY_UNKNOWN

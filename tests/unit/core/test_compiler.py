@@ -1,4 +1,4 @@
-"""What is compiled again is what a new compiler makes of it, and what has not changed is taken over."""
+"""A second compilation equals that of a new compiler, and takes over each part that has not changed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _key(name: str) -> Any:
 
 
 def _answers(catalog: Catalog) -> list[object]:
-    """What each key is told at each place, but for the compiled parts that a subject carries."""
+    """The answer to each key at each place, but for the compiled parts that a subject carries."""
     found = [
         catalog.resolve(ask(f"/{stage}{path}", key=name), NOW)
         for stage in ("prod", "test")

@@ -1,4 +1,4 @@
-"""Where a key is found, and what is stripped so that it never reaches the upstream."""
+"""Where a key is found, and how it is stripped so that it never reaches the upstream."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_whatever_could_be_a_key_is_stripped(asked: Request, strip: Strip) -> No
 
 @given(st.text(st.characters(exclude_characters=",; \t", exclude_categories=["Cs"])))
 def test_other_cookies_keep_their_bytes(value: str) -> None:
-    """Envoy tells them apart from text only if it is asked for raw headers."""
+    """Envoy tells them apart from text only if raw headers are switched on."""
     raw = f"a={value};key=K; b={value}".encode()
     asked = replace(request(cookie=raw.decode()), raw_cookie=raw)
     assert credentials().find(asked) == "K"

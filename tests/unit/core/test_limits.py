@@ -87,7 +87,7 @@ def test_only_whole_tokens_remain(debt: int, left: int) -> None:
 
 @pytest.mark.parametrize(("used", "left"), [(0, 3), (3, 0), (9, 0), (-2, 5)])
 def test_a_quota_never_remains_below_zero(used: int, left: int) -> None:
-    """A limit lowered below what is used leaves 0."""
+    """A limit lowered below the usage leaves 0."""
     assert remaining(Quota(3, 0, DAY_US), used) == left
 
 

@@ -242,7 +242,7 @@ def said(template: str, kind: str = "THROTTLED") -> str:
     ],
 )
 def test_a_template_is_plain_substitution(template: str, text: str) -> None:
-    """No engine, no expression; what is unknown is empty."""
+    """No engine, no expression; an unknown variable is empty."""
     fields: dict[str, Any] = {"response_templates": {"application/json": template}} if template else {}
     assert answer(worded(**fields), REQUEST).body == text
 

@@ -328,7 +328,7 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
 
 
 def test_lines_that_are_no_terminals_are_plain() -> None:
-    """One line has the severity, the id, the place and what is there; no line is padded or cut."""
+    """One line has the severity, the id, the place and the finding; no line is padded or cut."""
     place = "listener " + "long-" * 40
     two = [
         Finding("one", "error", place, "a: 1\nb: 2", "Because.", "c: 3\nd: 4"),

@@ -1,4 +1,4 @@
-"""What Envoy is told, and that the real Envoy accepts it."""
+"""The configuration for Envoy; the real Envoy accepts it."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_envoy_sheds_calls_beyond_the_bound_of_all_workers() -> None:
 
 
 def test_a_worker_that_leaves_is_left_at_once() -> None:
-    """Envoy keeps what it learns of health to itself for up to a second, unless told not to."""
+    """Envoy keeps what it learns of health to itself for up to a second, unless configured not to."""
     assert cluster(DEFAULTS)["common_lb_config"] == {"update_merge_window": "0s"}
 
 
@@ -410,7 +410,7 @@ def validation(tls: Tls) -> Any:
     ],
 )
 def test_authz_is_known_by_its_ca_and_by_its_name(name: str, kind: str, sni: str | None) -> None:
-    """Of the CA alone it would be known by whoever has a certificate of it."""
+    """With the CA alone any certificate of that CA would do."""
     context, sent = validation(replace(TLS, name=name))
     expected = [{"san_type": kind, "matcher": {"exact": name}}]
     assert context["default_validation_context"]["match_typed_subject_alt_names"] == expected
@@ -540,7 +540,7 @@ SOCKET = "expected host:port or unix:/path, got"
     ],
 )
 def test_a_value_with_which_nothing_would_ever_work_is_refused(flags: str, says: str, tmp_path: Path) -> None:
-    """With the flag, the value and, where it can be told, what was meant."""
+    """With the flag, the value and, where possible, a suggestion."""
     file = tmp_path / "plans.yaml"
     file.write_text("{}\n")
     run = CliRunner().invoke(cli, ["envoy-config", "--config", str(file), *flags.split()])

@@ -1,4 +1,4 @@
-"""The Envoy edge: what is asked is read, and every answer is one that Envoy cannot mistake."""
+"""The Envoy edge: requests are read, and Envoy cannot mistake any answer."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def grant(request: Request, changed: Resources | None = None) -> Grant:
 
 
 def allowed(request: Request, changed: Resources | None = None, style: Style = Style()) -> Answer:  # noqa: B008
-    """The answer to a call for which nobody had to count."""
+    """The answer to a call that was allowed without counting."""
     return read(to_response(allow(grant(request, changed), None, request), request, style=style))
 
 
-# --- what is asked ------------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------------
 
 
 def test_a_request_is_read_from_its_attributes() -> None:
@@ -78,7 +78,7 @@ def test_raw_headers_are_read_and_joined_as_envoy_joins_them() -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_metadata_may_hold_any_number(number: float) -> None:
-    """JSON has no words for these, and a filter before ours may write them all the same."""
+    """JSON has no words for these, and a filter before ours may still write them."""
     message = check_request("GET", URL, {}, {"ns": {"odd": number, "in": {"a": [number, None, True]}, "key": "K"}})
     message.attributes.metadata_context.filter_metadata["ns"].fields["unset"].Clear()
     request = to_request(message)
@@ -295,7 +295,7 @@ Admit = Callable[..., Coroutine[Any, Any, Tally]]
 
 
 class FakeLimiter:
-    """Does as it is told."""
+    """Runs the given `admit`."""
 
     def __init__(self, admit: Admit) -> None:
         self._admit = admit

@@ -13,7 +13,7 @@ from authz.limiter.batching import MAX_BATCH, Pace, Waiter
 
 
 def _after(*batches: tuple[int, int]) -> Pace:
-    """So many were sent, while so many waited."""
+    """The pace after batches of (sent, waiting) callers."""
     pace = Pace()
     for sent, waiting in batches:
         pace.learn(sent, waiting)
@@ -34,7 +34,7 @@ def test_a_crowd_is_waited_for_but_for_those_who_are_on_their_way(crowd: tuple[i
 
 
 def test_a_crowd_that_has_gone_is_soon_forgotten() -> None:
-    """A lone caller waits for nobody after a dozen calls, and at most two milliseconds in each of them."""
+    """A lone caller does not wait after a dozen calls, and at most two milliseconds in each of them."""
     pace = _after(*[(64, 0)] * 100, *[(1, 0)] * 12)
     assert pace.enough() == 1
 

@@ -16,7 +16,7 @@ JITTER_SECONDS = 0.05
 
 
 class World:
-    """A Redis that answers probes as told, and waits that end at once; both in the order in which they came."""
+    """A Redis with the given answers to probes, and waits that end at once; both in order."""
 
     def __init__(self, *probes: bool | Exception) -> None:
         self.probes = list(probes)

@@ -1,4 +1,4 @@
-"""What is remembered of a refusal, for how long, and that it is what Redis would say."""
+"""Which refusals are remembered, for how long, and that each equals Redis's own."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _refused(limits: tuple[Limit, ...], model: Model, meter: Meter | None, now: 
 def test_a_recalled_refusal_equals_redis_own(
     limits: tuple[Limit, ...], has_key: bool, passed: int, behind: int
 ) -> None:
-    """The refusal, its wait and all states, at any time at which it is recalled at all; asked `behind` µs before."""
+    """The refusal, its wait and all states, at any time of the recall; requested `behind` µs before."""
     if not has_key:
         limits = tuple(
             limit for limit in limits if limit.layer in (Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE)
@@ -140,7 +140,7 @@ def test_only_a_lasting_refusal_by_redis_is_remembered(tally: Tally) -> None:
     ],
 )
 def test_a_refusal_holds_for_the_limits_own_wait_and_a_second_at_most(limit: Limit, holds: int) -> None:
-    """From before it was asked for; however long the others would have to be waited for besides."""
+    """From before the request; however long the others would have to be waited for besides."""
     refusals = Refusals()
     for moment, is_there in ((0, True), (holds - 1, True), (holds, False), (holds - 1, False)):
         if moment == 0:
@@ -173,7 +173,7 @@ OTHER = Limit(Layer.PLAN_METHOD_THROTTLE, "other", _rule(1.0, 1))
 def test_it_holds_for_the_same_limits_up_to_the_one_that_refused(
     asked: tuple[Limit, ...], states: int, kept: bool
 ) -> None:
-    """Another route has to be asked for and leaves the memory alone; another limit ends it."""
+    """Another route needs Redis and leaves the memory alone; another limit ends it."""
     limits = (PLAN, METHOD, QUOTA, STAGE)
     refusals = Refusals()
     refusals.remember(limits, METER, _tally(QUOTA, *limits), 0)
@@ -199,7 +199,7 @@ def test_a_memory_of_size_0_remembers_no_caller() -> None:
 
 @pytest.mark.parametrize(("ledgers", "left"), [(None, 0), ([METER.ledger], 1), (["somebody else"], 2), ([], 2)])
 def test_what_changed_is_forgotten_and_nothing_else(ledgers: list[str] | None, left: int) -> None:
-    """Each time the memory grows older, so that an answer under way is known to have been asked for before."""
+    """Each time the memory grows older, so that an answer under way is known to be older."""
     refusals = Refusals()
     refusals.remember((QUOTA,), METER, _tally(QUOTA, QUOTA), 0)
     refusals.remember((STAGE,), None, _tally(STAGE, STAGE), 0)

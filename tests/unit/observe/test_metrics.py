@@ -1,4 +1,4 @@
-"""What is counted, and that its labels are bounded."""
+"""Each metric counts its events, and its labels are bounded."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_names_carry_their_unit() -> None:
         assert family.type != "histogram" or family.name.endswith(("_seconds", "_requests"))
 
 
-# --- before anything has happened, and of what nobody counts ------------------------------------------------------
+# --- before anything has happened, and without an event ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_the_version_is_a_metric(metrics: Metrics | ControlMetrics) -> None:
 
 
 def test_cpu_time_grows_by_the_time_used() -> None:
-    """Of the whole process: it is not added to what was told before."""
+    """Of the whole process: it replaces the value reported before."""
     metrics = Metrics()
     told = [metrics.registry.get_sample_value("authz_cpu_seconds_total") or 0.0 for _ in range(3)]
     assert told == sorted(told)

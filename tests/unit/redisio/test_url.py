@@ -118,7 +118,7 @@ def test_a_password_is_in_no_message(scheme: str, pieces: str, more: str, shape:
 
 
 def _passwords(url: str) -> list[str]:
-    """What is sent as a password."""
+    """The password that is sent."""
     options: dict[str, Any] = connect(url, 1.0).connection_pool.connection_kwargs
     return [options.get("password") or "", read_url(url).login[1]]
 

@@ -1,4 +1,4 @@
-"""Which certificates are taken over, and who is told."""
+"""Which certificates are taken over, and which hosts are notified."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ VERSION_3, P256_OID = bytes.fromhex("a003020102"), bytes.fromhex("06082a8648ce3d
 )
 @pytest.mark.parametrize("name", ["tls.crt", "ca.crt"])
 def test_an_unknown_key_type_is_a_broken_certificate(name: str, good: bytes, bad: bytes, tmp_path: Path) -> None:
-    """The old ones go on. Of a CA the curve is nobody's business before it signs something."""
+    """The old ones go on. The curve of a CA does not matter before it signs something."""
     pair = put(tmp_path, P256)
     files = Files(pair.certificate, pair.key, tmp_path / "ca.crt")
     (tmp_path / "ca.crt").write_bytes(pair.certificate.read_bytes())

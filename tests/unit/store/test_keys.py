@@ -37,7 +37,7 @@ class Shelf:
         return found
 
     def put(self, name: str = "k1", *, index: str = INDEX, **changes: object) -> None:
-        """A write, of which the ring has not heard."""
+        """A write, unknown to the ring."""
         key = ApiKey(id=name, **{n: v for n, v in changes.items() if n == "enabled"})  # type: ignore[arg-type]
         rest = {n: v for n, v in changes.items() if n != "enabled"}
         stored = StoredKey(key=key, index=index, created_date=1, last_updated_date=1, plans=("p.1",), **rest)  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ async def test_a_change_drops_a_key_of_either_generation(shelf: Shelf) -> None:
 
 
 async def test_all_who_wait_for_a_key_share_one_look_up(shelf: Shelf) -> None:
-    """And one of them that goes away takes nobody with it."""
+    """And one of them that goes away takes no other with it."""
     shelf.put()
     shelf.go.clear()
     waiting = [asyncio.create_task(shelf.ring.find(KEY)) for _ in range(5)]
@@ -140,7 +140,7 @@ async def test_an_answer_older_than_a_known_change_is_not_kept(shelf: Shelf) -> 
 
 
 async def test_an_answer_of_a_redis_that_lags_is_not_kept(shelf: Shelf) -> None:
-    """The change was told before the look-up, but who answers does not have it: a replica, a master that was."""
+    """The change was known before the look-up, but the server that answers lacks it: a replica, a master that was."""
     shelf.put()
     shelf.ring.touched(shelf.version + 1, (INDEX,))
     assert name(await shelf.ring.find(KEY)) == "k1"

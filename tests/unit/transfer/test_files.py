@@ -1,4 +1,4 @@
-"""Files that a command writes: whole, for their owner alone, and never in the place of what is no file."""
+"""Files that a command writes: whole, for their owner alone, and never in the place of anything but a file."""
 
 from __future__ import annotations
 
