@@ -13,7 +13,6 @@ from authz.cli.options import File, takes_file
 from authz.config import file as configuration
 from authz.config.faults import ConfigError
 from authz.config.settings import with_password_of
-from authz.core.resources import Api
 from authz.core.rules import Problem
 from authz.doctor.examine import examine
 from authz.doctor.fetch import Targets, Tls, look
@@ -104,6 +103,7 @@ def doctor(
     if list_all:
         click.echo(reference(), nl=False)
         return
+    read = configuration.load(path) if path else None
     targets = Targets(
         envoys=envoys,
         sidecars=sidecars,
@@ -112,7 +112,8 @@ def doctor(
         redis=_redis_url(redis, redis_password_file),
         account=account_id,
         clusters=clusters,
-        apis=_apis(path),
+        apis=read.resources.apis if read else (),
+        published=read.published if read else (),
         tls=Tls(grpc_ca, grpc_cert, grpc_key, grpc_name) if grpc_ca or grpc_cert else None,
     )
     looked_at = [*envoys, *sidecars, *controls, *grpc, *([mask_url(redis)] if redis else [])]
@@ -144,10 +145,6 @@ def _redis_url(url: str | None, password_file: Path | None) -> str | None:
         return with_password_of(url, str(password_file)) if password_file else url
     except ValueError as rule:
         raise ConfigError([Problem("flag --redis-password-file", str(rule))]) from None
-
-
-def _apis(path: Path | None) -> tuple[Api, ...]:
-    return configuration.load(path).resources.apis if path else ()
 
 
 def _fails(findings: list[Finding], level: str) -> bool:

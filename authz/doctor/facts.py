@@ -355,6 +355,7 @@ class Redis:
     endless: Sequence[str]
     looked_at: int
     workers: int | None  # sidecar workers that the store lists; None without a store
+    unvalidated: Sequence[str] = ()  # APIs of the store with request validators or models of their own
     refused: Sequence[str] = ()  # commands that our user may not say, or that are unknown
 
     @property
@@ -393,7 +394,10 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that was looked at. `silent` has the addresses that did not answer, and why. `now` is Unix time, seconds."""
+    """All that was looked at. `silent` has the addresses that did not answer, and why. `now` is Unix time, seconds.
+
+    `published` are the ids of keys of the plans file that are off, because a published sample has their values.
+    """
 
     envoys: Sequence[Envoy] = ()
     sidecars: Sequence[Sidecar] = ()
@@ -401,6 +405,7 @@ class Facts:
     asked: Sequence[Asked] = ()
     redis: Redis | None = None
     apis: Sequence[Api] = ()
+    published: Sequence[str] = ()
     silent: Mapping[str, str] = field(default_factory=dict)
     now: float = 0.0
 

@@ -28,8 +28,10 @@ import redis.asyncio
 from grpc_health.v1 import health_pb2
 from redis.exceptions import AskError, ClusterDownError, RedisError, ResponseError
 
+from authz.aws.models import STANDARD, models
 from authz.core.limits import redis_key
 from authz.core.resources import DEFAULT_ACCOUNT, Api
+from authz.core.stored import RestApi
 from authz.doctor import envoydump
 from authz.doctor.facts import Asked, Control, Envoy, Facts, Process, Redis, Sidecar
 from authz.redisio.client import connect
@@ -49,6 +51,7 @@ STATS: Final = r"ext_authz|cluster\..*\.upstream_rq_(pending|active)_overflow"
 PINGS: Final = 5
 SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the account's,
 SAMPLED: Final = 1_000  # and whose expiry is read
+MAX_APIS: Final = 500  # APIs of the store that are looked through
 LASTING: Final = ("store", "restoring")  # kinds of keys that have none
 CONFIG: Final = (
     "appendfsync",
@@ -96,6 +99,7 @@ class Targets:
     account: str | None = None
     clusters: Sequence[str] = ()
     apis: Sequence[Api] = ()
+    published: Sequence[str] = ()
     tls: Tls | None = None
     clock: Callable[[], float] = field(default=time.time)
 
@@ -122,7 +126,7 @@ async def look(targets: Targets) -> Facts:
         each("control plane", targets.controls, lambda at: asyncio.to_thread(_process, Control, at, clock)),
         each("gRPC", targets.grpc, lambda at: _ask_health(at, targets.tls)),
     )
-    facts = Facts(envoys, sidecars, controls, asked, None, targets.apis, silent, clock())
+    facts = Facts(envoys, sidecars, controls, asked, None, targets.apis, targets.published, silent, clock())
     if targets.redis is None:
         return facts
     account = targets.account or next(iter(facts.told("accountId")), DEFAULT_ACCOUNT)
@@ -313,6 +317,7 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
                 endless=endless,
                 looked_at=looked_at,
                 workers=await _leases(url, account) if store else None,
+                unvalidated=await _unvalidated(url, account) if store else (),
                 refused=sorted(refused & NEEDED),
             )
     except (RedisError, OSError, TimeoutError) as error:
@@ -393,3 +398,16 @@ async def _leases(url: str, account: str) -> int | None:
         return None
     finally:
         await store.aclose()
+
+
+async def _unvalidated(url: str, account: str) -> Sequence[str]:
+    """The APIs of the store with request validators or models of their own; none if they can't be read."""
+    store = Store(url, account=account, budget=SECONDS)
+    try:
+        page = await store.page("restapi", "restapi", MAX_APIS)
+    except StoreUnavailable:
+        return ()
+    finally:
+        await store.aclose()
+    found = [api for api in page.items if isinstance(api, RestApi)]
+    return [api.id for api in found if api.request_validators or models(api).keys() - STANDARD.keys()]

@@ -20,14 +20,17 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from msgspec import structs
 
 from authz.config.file import load
+from authz.core.stored import RequestValidator, RestApi, StoredResource
 from authz.doctor import fetch
 from authz.doctor.examine import examine
 from authz.doctor.facts import Facts
 from authz.doctor.fetch import Targets, Tls, look
 from authz.doctor.rules.processes import PROCESS_RULES
 from authz.envoy.config import EnvoyOptions, render
+from authz.store.store import Edit, Store
 from tests.e2e.stack import ext_authz
 from tests.support.servers import (
     HOST,
@@ -117,11 +120,13 @@ def envoy_config(sidecar: AuthzServer) -> str:
 
 
 @pytest.fixture
-def whole(proxy: EnvoyServer, sidecar: AuthzServer, control: str, kept: RedisServer) -> list[str]:
+def whole(proxy: EnvoyServer, sidecar: AuthzServer, control: str, kept: RedisServer, tmp_path: Path) -> list[str]:
     """The flags that name all of it."""
+    file = tmp_path / "own-keys.yaml"
+    file.write_text(FILE.read_text("utf-8").replace("demo-key", "own-key"), "utf-8")
     return [
         *("--envoy", proxy.admin, "--sidecar", sidecar.http, "--control", control),
-        *("--grpc", sidecar.grpc, "--redis", kept.url, "--config", str(FILE)),
+        *("--grpc", sidecar.grpc, "--redis", kept.url, "--config", str(file)),
     ]
 
 
@@ -360,6 +365,37 @@ def test_a_configuration_that_was_refused_is_found(environment: dict[str, str], 
         until(lambda: found(sidecars=[server.http]) != [], "nothing is refused", server)
         [finding] = examine(seen(sidecars=[server.http]))
     assert (finding.id, "$.apis" in finding.seen) == ("catalog-refused", True)
+
+
+def test_keys_of_the_sample_are_reported(sidecar: AuthzServer) -> None:
+    report = json.loads(doctor("--sidecar", sidecar.http, "--config", str(FILE), "--json").stdout)
+    [finding] = report["findings"]
+    assert (finding["id"], finding["severity"]) == ("sample-keys-disabled", "info")
+    assert finding["seen"] == "API keys tester, acme, globex, sparrow, guest"
+
+
+async def test_a_request_validator_in_the_store_is_reported(sidecar: AuthzServer, kept: RedisServer) -> None:
+    """The models that each API has from the start are no finding."""
+    store = Store(kept.url)
+    plain = RestApi("plain", "a", 0, "root", resources={"root": StoredResource("root", "/")})
+    checked = structs.replace(plain, id="checked", request_validators={"v": RequestValidator("v", "body")})
+
+    async def put(edit: Edit) -> None:
+        edit.put(plain)
+        edit.put(checked)
+
+    async def delete(edit: Edit) -> None:
+        await edit.many("restapi", ["plain", "checked"])
+        edit.delete("restapi", "plain")
+        edit.delete("restapi", "checked")
+
+    await store.write(put, who="test", what="test")
+    try:
+        [finding] = examine(await look(Targets(sidecars=[sidecar.http], redis=kept.url)))
+        assert (finding.id, finding.seen) == ("validation-not-carried-out", "APIs checked")
+    finally:
+        await store.write(delete, who="test", what="test")
+        await store.aclose()
 
 
 def test_a_control_plane_without_its_store_is_found(tmp_path: Path) -> None:

@@ -207,6 +207,28 @@ def _slot(worker: Json) -> str:
     return f", worker {worker['slot']}" if "slot" in worker else ""
 
 
+@rule(
+    "info",
+    why="Requests reach the upstream unchecked: request validators and models are stored and not carried out.",
+    fix="validate in the upstream or in a filter of Envoy's",
+)
+def validation_not_carried_out(facts: Facts) -> Iterator[Seen]:
+    """APIs of the store have request validators or models of their own."""
+    if facts.redis and facts.redis.unvalidated:
+        yield Seen(facts.redis.where, f"APIs {', '.join(facts.redis.unvalidated)}")
+
+
+@rule(
+    "info",
+    why="The values of the sample's keys are public, so these keys are refused outside `authz up`.",
+    fix="authz new-key --into plans.yaml, and delete the keys of the sample",
+)
+def sample_keys_disabled(facts: Facts) -> Iterator[Seen]:
+    """The file that --config names has keys with the values of a published sample."""
+    if facts.published:
+        yield Seen("--config", f"API keys {', '.join(facts.published)}")
+
+
 PROCESS_RULES: Final[tuple[Rule, ...]] = (
     unreachable,
     grpc_not_serving,
@@ -215,6 +237,8 @@ PROCESS_RULES: Final[tuple[Rule, ...]] = (
     redis_left_alone,
     catalog_refused,
     authorization_not_carried_out,
+    validation_not_carried_out,
+    sample_keys_disabled,
     version_skew,
     settings_skew,
     catalog_skew,
