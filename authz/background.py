@@ -1,4 +1,4 @@
-"""Heavy work beside a serving event loop: in a thread, and in pieces between which the loop gets its turn.
+"""Heavy work beside a serving event loop: in a thread, and in pieces, so that the loop runs in between.
 
 One interpreter runs one thread at a time. The loop gives up its turn whenever it waits for a socket, and gets it back
 when the other thread's turn is over, or its call into C. So turns are short, and what C does in one go is cut up.
@@ -23,20 +23,20 @@ T = TypeVar("T")
 
 
 class _Turns:
-    """How long a thread may run while another waits, and how much heavy work is under way."""
+    """The usual switch interval of threads, and the number of heavy tasks in flight."""
 
     under_way = 0
     usual = 0.0
 
 
 async def in_background(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `work` returns, done in a thread while the loop goes on."""
+    """Run `work` in a thread while the loop goes on, and return its result."""
     with _short_turns():
         return await asyncio.to_thread(work, *args, **kwargs)
 
 
 async def let_go(values: list[object]) -> None:
-    """Free catalogs and resources, to which nobody else refers, and empty the list."""
+    """Free catalogs and resources that have no other reference, and empty the list."""
     if not values:
         return
     pieces = await in_background(lambda: [part for value in values for part in _large_parts(value)])
@@ -59,7 +59,7 @@ def _short_turns() -> Iterator[None]:
 
 
 def _large_parts(value: object) -> list[list[object]]:
-    """Lists of what grows with the number of keys and plans: they keep it alive when the value itself goes."""
+    """The parts that grow with the number of keys and plans, as lists: they stay alive when the value itself goes."""
     match value:
         case Catalog(callers=callers, plans=plans):
             return [list(callers), list(callers.values()), list(plans.values())]

@@ -1,6 +1,6 @@
-"""Says in the log that something lasts: when it begins, when its reason changes, and once a minute until it ends.
+"""Logs a condition that lasts: when it begins, when its reason changes, and once a minute until it ends.
 
-This is the one rule for all that cannot be reached or acted upon (docs/explanation/silence.md).
+This is the one rule for everything that cannot be reached or acted upon (docs/explanation/silence.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-REPEAT_SECONDS: Final = 60.0  # between two lines that say the same
+REPEAT_SECONDS: Final = 60.0  # between two lines with one reason
 MAX_LINES: Final = 10  # of one notice within that time, however often the reason changes
 
 log = structlog.get_logger(__name__)

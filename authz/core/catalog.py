@@ -1,4 +1,4 @@
-"""A configuration, compiled: everything that a request could need is worked out here, once."""
+"""A compiled configuration: everything that a request could need is computed here, once."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class _Plan(Struct, frozen=True, gc=False):
     ledger: str
     history: str
     method: str
-    method_throttles: _MethodThrottles | Mapping[Route, tuple[str, Throttle]]  # nothing, or what is worked out
+    method_throttles: _MethodThrottles | Mapping[Route, tuple[str, Throttle]]  # none, or computed on the first call
 
 
 _Covered = Mapping[tuple[str, str], _Plan]  # a plan, by the (api, stage) it covers
@@ -122,7 +122,7 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class Unlooked(Enum):
-    """Says of a key that it is not in memory, so that nobody knows yet whether it exists."""
+    """Marks a key that is not in memory: only the store knows if it exists."""
 
     UNLOOKED = "unlooked"
 
@@ -205,9 +205,9 @@ class Catalog:
         return Compiler(account_id, failure_policy)(resources, refs)
 
     def resolve(self, request: Request, now: int, find: Find | None = None) -> Grant | Denied | KeyNeeded:
-        """Who is calling what, and which limits cover the call. `now` is in microseconds of Unix time.
+        """Who is calling, which method, and which limits cover the call. `now` is in microseconds of Unix time.
 
-        `find` is asked for keys that are not the file's. Without it there are no others, and no key is needed.
+        `find` looks up keys that the file does not have. Without it there are no other keys.
         """
         # A tunnel (CONNECT) has no path, and `OPTIONS *` names none of ours.
         if request.method == "CONNECT" or not request.path.startswith("/"):
@@ -308,7 +308,7 @@ class Catalog:
             return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, skip))
         if caller is UNLOOKED:
             return KeyNeeded(hashed, _subject(stage, route, skip))
-        # Stages and methods live as long as the catalog, so they are told apart by what costs least.
+        # Stages and methods live as long as the catalog, so their ids, the cheapest to compare, identify them.
         kept = self.granted.get(place := (caller.id, id(stage), id(route), skip))
         if kept and kept.caller is caller and kept.since <= now < kept.until:
             return kept.grant
@@ -422,7 +422,7 @@ _Members = tuple[tuple[str, tuple[str, ...]], ...]  # a plan's reference and the
 
 
 class _Callers(Struct, frozen=True, gc=False):
-    """Callers, and what they were compiled from."""
+    """Compiled callers and their source."""
 
     keys: tuple[ApiKey, ...]
     members: _Members
@@ -430,7 +430,7 @@ class _Callers(Struct, frozen=True, gc=False):
 
 
 def _covers_the_same(plan: UsagePlan, covered: _Covered, apis: Mapping[str, _Api]) -> bool:
-    """Whether a plan covers today what it was compiled for: a stage may have come or gone."""
+    """True if a plan covers the stages that it was compiled for: a stage may have come or gone."""
     found = {
         (stage.api_id, stage.stage)
         for stage in plan.api_stages

@@ -1,4 +1,4 @@
-"""Where a client puts its key, and what must not reach the upstream."""
+"""Where a client puts its key, and the parts of a request that must not reach the upstream."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOOKALIKES: Final = tuple("[^a-z0-9]+".join(name.split("-")) for name in UNTRUST
 _LOOKALIKE: Final = re.compile("|".join(LOOKALIKES))
 
 COOKIE_ENDS = re.compile(r";|,(?=\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*=)")
-BYTES: Final = ("utf-8", "surrogateescape")  # marks what is not UTF-8
+BYTES: Final = ("utf-8", "surrogateescape")  # marks bytes that are not UTF-8
 SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 

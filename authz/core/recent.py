@@ -9,27 +9,27 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """At most `size` values (two at the least), of which those used last stay, by generation and not one by one.
+    """A cache of at most `size` values (at least two). It evicts whole generations, so a hit costs one look-up.
 
-    What is used is in the young generation. When that is full it becomes the old one, and what was the old one is
-    given up: one value with each that comes, since to free them all at once would hold up the process. So whatever was
-    used since the last turn outlives the next one. None is no value.
+    A value that is used moves to the young generation. When that is full, it becomes the old generation, and the former
+    old one is evicted: one value with each new one, since freeing all at once would hold up the process. So a value in
+    use survives the next turn. None is no value.
     """
 
     __slots__ = ("_half", "_leaving", "_old", "young")
 
     def __init__(self, size: int) -> None:
         self._half = max(1, size // 2)
-        self.young: dict[K, V] = {}  # for who counts nanoseconds: a hit here needs no call
+        self.young: dict[K, V] = {}  # public: a hit here needs no call
         self._old: dict[K, V] = {}
         self._leaving: dict[K, V] = {}
 
     def __len__(self) -> int:
-        """How many values take up memory."""
+        """The number of values in memory."""
         return len(self.young) + len(self._old) + len(self._leaving)
 
     def get(self, key: K) -> V | None:
-        """The value, which thereby is among those used last."""
+        """The value, which counts as used."""
         found = self.young.get(key)
         if found is None and (found := self._old.pop(key, None)) is not None:
             self.put(key, found)

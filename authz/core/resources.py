@@ -222,7 +222,7 @@ class Resources(Resource, frozen=True):
 
 
 def digest(value: str) -> bytes:
-    """The SHA-256 of a key's value: the only form in which a key is kept."""
+    """The SHA-256 of a key's value; no other form of a key is kept."""
     return hashlib.sha256(value.encode()).digest()
 
 

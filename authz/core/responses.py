@@ -43,7 +43,7 @@ CONTEXT_NAMES = frozenset(
         "stage",
     }
 )
-BODILESS = frozenset({204, 205, 304})  # Envoy sends a body all the same, and clients read it as the next answer
+BODILESS = frozenset({204, 205, 304})  # Envoy would send a body anyway, and clients would read it as the next answer
 
 
 @dataclass(frozen=True, slots=True)

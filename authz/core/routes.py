@@ -151,5 +151,5 @@ def segments_of(path: str) -> list[str]:
 
 
 def without(path: str, segments: int) -> str:
-    """The path after so many segments; what is left of it always begins with a slash."""
+    """The path without its first `segments` segments; it always begins with a slash."""
     return "/" + "/".join(path[1:].split("/")[segments:]) if segments else path

@@ -165,7 +165,7 @@ def _sources(api: Api | Deployment, at: str) -> Problems:
         yield from _source(source, f"{at}.keySources[{n}]")
     if api.api_key_source == "AUTHORIZER" and not (api.authorizer.path and all(api.authorizer.path)):
         yield Problem(f"{at}.authorizer.path", "expected the names that lead to the key, none of them empty")
-    # By identity, so that an authorizer that says what is the default anyway counts as given, too.
+    # By identity: an authorizer that repeats the default counts as given.
     if api.api_key_source == "HEADER" and all(api.authorizer is not unnamed for unnamed in UNNAMED_AUTHORIZERS):
         yield Problem(f"{at}.authorizer", "expected only with the apiKeySource AUTHORIZER: nobody would read it")
     if api.api_key_source == "AUTHORIZER" and not api.authorizer.namespace:
@@ -252,7 +252,7 @@ def _template(template: str) -> str | None:
 
 
 def _sibling(template: str, variables: dict[tuple[str, bool], str]) -> str | None:
-    """Remember the template's variables; one place of a path has one name, or nobody could tell which is meant."""
+    """Remember the template's variables; one place of a path has one name, or a variable would be ambiguous."""
     parent = ""
     for segment in template.split("/")[1:]:
         if segment.startswith("{"):
@@ -399,7 +399,7 @@ def is_keyless(resources: Mapping[str, Mapping[HttpMethod, Method]], key: str) -
 
 
 def _shared_keys(plans: tuple[UsagePlan, ...], keys: _Keys) -> Problems:
-    """A key has at most one plan for a stage, or nobody could tell which plan pays for a call."""
+    """A key has at most one plan for a stage, or the plan that pays for a call would be ambiguous."""
     plans_of: dict[str, dict[int, None]] = {key: {} for key in keys.ids}
     for i, plan in enumerate(plans):
         for key in plan.keys:

@@ -29,7 +29,7 @@ class StoredKey(Resource, frozen=True):
 
     `index` and `previous_index` are hex digests under the pepper; `sealed` is the encrypted value, where a sealing key
     was given. `previous_*` is the secret before the last rotation, good until `previous_expires_at` (Unix seconds).
-    `plans` are references to plans (`StoredPlan.ref`), of which some may have been deleted. Dates are Unix seconds.
+    `plans` are references to plans (`StoredPlan.ref`); some may have been deleted. Dates are Unix seconds.
     """
 
     key: ApiKey

@@ -103,7 +103,7 @@ class Tally(Struct, frozen=True, gc=False):
 
 
 class Allowed(Struct, frozen=True, gc=False):
-    """Forward the request, without what is to `strip`. It has no tally if Redis was away and the policy is `allow`."""
+    """Forward the request without `strip`. There is no tally if Redis was away and the policy is `allow`."""
 
     grant: Grant
     tally: Tally | None

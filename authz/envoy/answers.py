@@ -88,7 +88,7 @@ def _allow(allowed: Allowed, style: Style) -> bytes:
 
 
 def _forward(subject: Subject, strip: Strip) -> bytes:
-    """How Envoy changes the request: it adds who called, and takes off what is stripped."""
+    """How Envoy changes the request: it adds who called, and takes off the stripped parts."""
     change = _identity(subject)
     if strip.path is not None:
         change += header(HEADERS, ":path", strip.path)

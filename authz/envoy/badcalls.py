@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 class Problem(StrEnum):
-    """What is wrong with a call."""
+    """A fault of a call."""
 
     TOO_LARGE = "too_large"
     ENDED = "ended"

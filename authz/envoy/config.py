@@ -1,4 +1,4 @@
-"""Envoy's side of the bargain: a configuration that asks authz about every request and never lets one past it."""
+"""Envoy's configuration: it sends every request to authz, and lets none past it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ THIS_MACHINE = ("127.0.0.1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How Envoy knows authz, and what it shows itself: files (PEM) where Envoy runs.
+    """How Envoy verifies authz, and the certificate that it presents: files (PEM) where Envoy runs.
 
     `name` is in authz's certificate: a DNS name, an address or a URI. Without a `certificate` Envoy shows none.
     """
@@ -183,7 +183,7 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
             upstream=_named("--upstream", Upstream.of, [options.upstream]),
             virtual_hosts=virtual_hosts(resources.apis, stored=options.store),
             allowed_headers=allowed_headers(apis),
-            # What is left of Cookie is written anew: as text, Envoy has already changed bytes that are none.
+            # The rest of Cookie is written anew, and in text form Envoy has already changed bytes that are not UTF-8.
             raw_headers="cookie" in allowed_headers(apis),
             lookalikes=LOOKALIKES,
             underscores=any("_" in header for header in allowed_headers(apis)),
@@ -217,7 +217,7 @@ def _named(flag: str, parse: Callable[[T], V], given: T) -> V:
 
 
 def _check_origin(origin: str) -> None:
-    """Raises ValueError for what no browser sends as `Origin`, with what was probably meant."""
+    """Raises ValueError for a value that no browser sends as `Origin`, with the probable correction."""
     if origin == "*":
         return
     scheme, _, rest = origin.rstrip("/").lower().rpartition("://")
@@ -232,7 +232,7 @@ def _check_origin(origin: str) -> None:
 
 
 def allowed_headers(apis: Iterable[Api]) -> list[str]:
-    """The only request headers that authz is shown: what it reads, and nothing of what is none of its business."""
+    """The request headers that Envoy sends to authz: only those that the configuration reads."""
     apis = tuple(apis)
     cookie = {"cookie" for api in apis for source in api.key_sources if source.cookie}
     return sorted(ALWAYS_ALLOWED | cookie | set(_key_headers(apis)) | set(_mapped_headers(apis)))

@@ -1,6 +1,6 @@
 """The Envoy edge: a CheckRequest's bytes -> Request, Verdict -> a CheckResponse's bytes. Protobuf goes no further.
 
-Whatever goes wrong has an answer too: `answers.py` builds each, with an explicit status.
+Every fault has an answer too: `answers.py` builds it, with an explicit status.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from authz.observe.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 SERVICE = "envoy.service.auth.v3.Authorization"
-# Of what is left of a deadline, kept for the way back: this share, and at least so many seconds.
+# The part of a deadline that is kept for the way back: a share of the remaining time, and at least these seconds.
 MARGIN_SHARE, MARGIN_SECONDS = 0.05, 0.002
 
 
 def to_request(message: pb.CheckRequest) -> Request | None:
-    """The HTTP request that Envoy asks about; None where it does not say."""
+    """The HTTP request in a CheckRequest; None if there is none."""
     attributes = message.attributes
     http = attributes.request.http
     method, path = http.method, http.path
@@ -53,7 +53,7 @@ def to_request(message: pb.CheckRequest) -> Request | None:
 
 
 def _metadata(context: pb.Metadata) -> dict[str, Any]:
-    """What filters before us left, by namespace."""
+    """The dynamic metadata of earlier filters, by namespace."""
     return {name: _plain_struct(struct) for name, struct in context.filter_metadata.items()}
 
 
@@ -87,13 +87,13 @@ def _raw_headers(header_map: pb.HeaderMap) -> dict[str, str]:
 
 
 def _raw_cookie(header_map: pb.HeaderMap) -> bytes | None:
-    """What `_raw_headers` may change by reading it as text."""
+    """The Cookie header byte for byte, which `_raw_headers` may change by reading it as text; None if it is ASCII."""
     values = [header.raw_value for header in header_map.headers if header.key.lower() == "cookie"]
     return None if all(map(bytes.isascii, values)) else b",".join(values)
 
 
 class Authorization:
-    """Envoy's authorization service on top of a Checker: bytes in, bytes out, whatever host carries them."""
+    """Envoy's authorization service on top of a Checker: bytes in, bytes out, over any gRPC server."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Authorization:
     async def answer(self, message: bytes, seconds_left: float | None) -> bytes:
         """Answer a serialised CheckRequest with a CheckResponse. Only Envoy giving up leaves it without an answer.
 
-        What cannot be answered in time, or is one too many, is refused before any work is spent on it.
+        A call that is late, or one too many, is refused before any work is spent on it.
         """
         started = time.perf_counter()
         if seconds_left is not None:

@@ -1,7 +1,7 @@
-"""gRPC over ASGI, with the guards that a gRPC library would bring along: framing, statuses, deadlines, health.
+"""gRPC over ASGI, with the guards that a gRPC library would have: framing, statuses, deadlines, health.
 
-What pyvoy leaves to its application is decided here. An exception that got out would become status 0 without a message,
-and a reply that is not finished hangs until the caller's deadline; so every call ends in one of the replies below.
+pyvoy would turn an exception into status 0 without a message, and an unfinished reply would hang until its deadline. So
+every call ends in one of the replies below.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SWEEP_SECONDS: Final = 1.0
 PACE_SECONDS: Final = 0.02
 BEHIND_SECONDS: Final = 0.01  # that the loop is late, when callers may have left before they are met
 WATCH_SECONDS: Final = 1.0  # until a watcher that has gone is noticed
-REPEAT_ROUNDS: Final = 30  # of those, until a watcher is told the same again, so that its stream is not idle
+REPEAT_ROUNDS: Final = 30  # of those, until a watcher gets its status again, so that its stream is not idle
 
 UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
@@ -67,7 +67,7 @@ class Refused(Exception):  # noqa: N818  (an answer, not a fault)
 
 
 class Gone(Exception):  # noqa: N818
-    """The caller has left; whatever is said now, nobody hears."""
+    """The caller has left, so no answer can be sent."""
 
 
 class NotGrpc(Exception):  # noqa: N818
@@ -75,7 +75,7 @@ class NotGrpc(Exception):  # noqa: N818
 
 
 class Asked(NamedTuple):
-    """What the headers of a call say."""
+    """The path and the timeout of a call, from its headers."""
 
     path: str
     seconds_left: float | None
@@ -185,7 +185,7 @@ async def refuse(send: Send, code: int, message: str) -> None:
 
 
 class Health:
-    """The standard health service: of the whole, named "", and of each service; NOT_SERVING until told otherwise."""
+    """The standard health service: of the whole, named "", and of each service; NOT_SERVING until `set_serving`."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = frozenset({"", *services})
@@ -273,7 +273,9 @@ class GrpcApp:
             return
         except (Exception, asyncio.CancelledError):
             log.exception("call failed")
-            with suppress(Exception):  # who has gone, or was told a half already, cannot be told; the log has it
+            with suppress(
+                Exception
+            ):  # a caller that has left, or has half an answer, gets no status; the log has the fault
                 await refuse(send, INTERNAL, "internal error")
 
     async def _serve(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -305,7 +307,7 @@ class GrpcApp:
         await self._health.watch(message, receive, send)
 
     async def _after_waiting(self, receive: Receive, seconds_left: float | None) -> float | None:
-        """What is left of a deadline for a call that stood in line. Raises Gone: who has left is not charged.
+        """The rest of a deadline for a call that stood in line. Raises Gone: a caller that has left is not charged.
 
         To look for the caller takes a turn of the loop, a tenth of what a call costs; it is done when it can matter.
         """
@@ -351,7 +353,7 @@ class GrpcApp:
             self._lag = time.monotonic() - due
 
     async def sweep(self) -> None:
-        """Ends calls that hang, for ever: nobody waits for their answers any more."""
+        """End calls that hang, for ever. Their callers have given up."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             late = time.monotonic() - LATE_SECONDS

@@ -26,8 +26,8 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 HEALTH: Final = "grpc.health.v1.Health"
 FEW = 100  # calls may always wait to be taken on, so that Python can say in words why they are refused
 LARGEST_HEADERS = 16 << 10  # bytes of a call's headers
-UNREAD_SECONDS = 1  # for which a call may wait to be taken on; its caller's deadline is shorter as a rule
-MESSAGE_SECONDS = 30  # for which a call may go without its message, as with pyvoy
+UNREAD_SECONDS = 1  # a call's longest wait to be taken on; its caller's deadline is shorter as a rule
+MESSAGE_SECONDS = 30  # a call's longest wait for its message, as with pyvoy
 LOOK_SECONDS = 60  # between two looks whether the server has ended; it is woken when that happens
 PAUSE_MS, ANSWER_MS = 60_000, 20_000  # between pings to a silent connection, and until one without an answer is closed
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -71,7 +71,7 @@ class GrpcioServer:
         await self._server.start()
 
     async def until_ended(self) -> None:
-        """Returns when the server has stopped as told. Raises ServerEnded if it ended by a fault of its own."""
+        """Return when `stop` has ended the server. Raises ServerEnded if it ended by a fault of its own."""
         try:
             # With a timeout only: without one, to cancel this wait would cancel the stop itself.
             while await self._server.wait_for_termination(LOOK_SECONDS):
@@ -109,8 +109,8 @@ def _options(most: int) -> list[tuple[str, int]]:
     """What keeps calls away from Python, where a refusal costs half as much as an answer.
 
     A connection has at most twice as many calls open as are worked on: one more is refused as if it had never been
-    sent. (Not once as many: a call is counted until a while after its answer, and whoever keeps to the number would
-    be refused now and then.) Of all connections, twice as many may wait to be taken on, so that whoever is taken on
+    sent. (Not once as many: a call counts for a while after its answer, and a caller that keeps to the number would
+    be refused now and then.) Of all connections, twice as many may wait to be taken on, so that a call that is taken on
     still has time; then some are refused at random, and of four times as many all.
     """
     waiting = max(FEW, 2 * most)
@@ -185,7 +185,7 @@ def _server(options: list[tuple[str, int]], bad: Bad) -> grpc.aio.Server:
 
 
 class _Handlers:
-    """Bytes in, bytes out: what they mean is the edge's business, the same for every host.
+    """Bytes in, bytes out: what they mean is the edge's business.
 
     Each method reads its message itself. grpcio's own handlers of one message never answer a call that has none.
     """

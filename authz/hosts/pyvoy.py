@@ -69,7 +69,7 @@ class PyvoyServer:
         self._health.set_serving(serving)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Callers are asked to go elsewhere with each answer, nobody new gets in, and the last are waited for."""
+        """Send callers elsewhere with each answer, refuse new connections, and wait for the last calls."""
         if self._stopped or not self.started.is_set():
             return
         self._stopped = True
@@ -83,7 +83,7 @@ class PyvoyServer:
             if self._calls.in_flight:
                 log.warning("calls are ended without an answer", calls=self._calls.in_flight)
                 self._calls.cancel()
-                await asyncio.sleep(POLL_SECONDS)  # in which they are told
+                await asyncio.sleep(POLL_SECONDS)  # for their answers
 
     async def _until_quiet(self) -> None:
         quiet = 0
@@ -134,7 +134,7 @@ class Process:
         try:
             await self._sidecar.run(self.server, self._stop, self._hup)
             status = 0
-        except BaseExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
+        except BaseExceptionGroup as group:  # one fault stops all the parts, and is the one to report
             status = told(group.exceptions[0])
         except BaseException as error:
             status = told(error)
@@ -143,7 +143,7 @@ class Process:
         raise AssertionError("the process has not ended")
 
     def guard(self) -> None:
-        """Signals and the loop itself are minded by threads: a loop that has died tells nobody."""
+        """Watch signals and the loop itself in threads, since a dead loop cannot report itself."""
         loop = asyncio.get_running_loop()
         for mind in (_mind_signals, _mind_loop):
             threading.Thread(target=mind, args=(self, loop), daemon=True, name=mind.__name__).start()
@@ -160,7 +160,7 @@ class Process:
 
 
 def told(error: BaseException) -> int:
-    """The exit status for what ended the sidecar: an operator's mistake is told in a line, as by the command line."""
+    """Report the error that ended the sidecar, and return the exit status. An operator's mistake has no traceback."""
     if isinstance(error, ConfigError | LimiterUnavailable | OSError):
         sys.stderr.write(f"{error}\n")
         return REFUSED
@@ -196,7 +196,7 @@ def _mind_signals(process: Process, loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _mind_loop(process: Process, loop: asyncio.AbstractEventLoop) -> None:
-    """A SystemExit in any task ends the loop, and nothing else: the port stays open and nobody answers.
+    """A SystemExit in any task ends the loop, and nothing else: the port stays open and calls get no answer.
 
     Beats are counted, not timed, for a process that was paused has not missed any.
     """

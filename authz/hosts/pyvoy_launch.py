@@ -66,7 +66,7 @@ class Handover(msgspec.Struct, frozen=True):
 
 
 def take_over(environ: Mapping[str, str]) -> Handover:
-    """In Envoy: what was handed over; it can be had once. Raises OSError, and KeyError where nothing was."""
+    """The handover, read in Envoy; it can be read once. Raises OSError, and KeyError where nothing was."""
     with os.fdopen(int(environ[HANDOVER]), "rb") as file:
         return msgspec.msgpack.decode(file.read(), type=Handover)
 
@@ -77,7 +77,7 @@ def check_host(settings: Settings) -> None:
         raise ConfigError([Problem("reflection", "expected false: only the server grpcio serves it")])
     _pyvoy()
     if files := Files.of(settings):
-        Material.read(files)  # Envoy would tell what is wrong in a thousand words
+        Material.read(files)  # Envoy's own message has a thousand words
 
 
 def obstacle() -> str | None:

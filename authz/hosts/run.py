@@ -1,4 +1,4 @@
-"""Runs a sidecar under the host that the settings name, and owns its signals."""
+"""Runs a sidecar under the gRPC server that the settings name, and owns its signals."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def serve(settings: Settings, file: tuple[Path, Config] | None, seat: Seat
         parts = Parts.build(settings, file, sealer, seat)
         service = parts.service
         await Sidecar(parts).run(GrpcioServer(settings, service.answer, service.bad, parts.certificates), stop, hup)
-    except ExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
+    except ExceptionGroup as group:  # one fault stops all the parts, and is the one to report
         raise group.exceptions[0] from None
 
 

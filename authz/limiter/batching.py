@@ -65,7 +65,7 @@ class Pace:
     _wall: float = 0.0
     _cpu: float = 0.0
 
-    FADE = 0.05  # the share of the difference by which a crowd shrinks towards a smaller batch
+    FADE = 0.05  # a crowd shrinks towards a smaller batch by this share of the difference
     ALONE = 0.3  # the same where the batch has fewer than `FEW`
     MOST = 0.75  # of a crowd is waited for; the rest is on its way when a batch leaves, and comes with the next one
     FEW = 3  # a smaller crowd is not waited for

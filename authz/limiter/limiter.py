@@ -1,4 +1,4 @@
-"""The limits, asked in Redis: callers that wait at the same time share one run of `lua/admit.lua`."""
+"""The limits in Redis: callers that wait at the same time share one run of `lua/admit.lua`."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class RedisLimiter:
                 await self._queue.filled(self._pace.enough(), self._pace.linger(self._linger))
                 await self._serve(self._queue.take())
         finally:
-            self._queue.fail("nobody asks Redis any more")
+            self._queue.fail("the limiter has stopped")
 
     async def probe(self) -> bool:
         """True if Redis answers an empty batch in time. Also updates our estimate of Redis's clock."""

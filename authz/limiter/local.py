@@ -38,7 +38,7 @@ class _Bucket:
     debt: int = 0
 
     def is_full_at(self, now: int) -> bool:
-        """True if a new bucket would decide the same."""
+        """True if the bucket decides as a new one would."""
         return not refilled(self.share, self.debt, max(0, now - self.at))
 
     def reckon(self, share: Throttle, now: int) -> None:

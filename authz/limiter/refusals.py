@@ -34,7 +34,7 @@ class Refusals:
     """
 
     def __init__(self, callers: int = CALLERS) -> None:
-        self.age = 0  # grows with each `forget`: a refusal that was asked for before is not remembered
+        self.age = 0  # grows with each `forget`: a batch that was sent before is not remembered
         self._callers = callers
         self._kept: OrderedDict[str, _Refusal] = OrderedDict()
 
@@ -57,7 +57,7 @@ class Refusals:
         return _later(kept, now, whole=tuple(limits) == kept.limits)
 
     def remember(self, limits: Sequence[Limit], meter: Meter | None, tally: Tally, sent: int) -> None:
-        """Keep a refusal that Redis was asked for at `sent`, in ticks, if its layer is one that is remembered."""
+        """Keep a refusal, if its layer is one that is remembered. `sent` is when its batch left, in ticks."""
         by = tally.refused_by
         if by is None or tally.stale or tally.degraded or not self._callers:
             return

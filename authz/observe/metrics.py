@@ -1,7 +1,7 @@
 """Every Prometheus name, and `observe(verdict, seconds)`.
 
-Calls are counted in plain integers, and what has been counted goes into prometheus-client's metrics once a second and
-whenever somebody looks: its locks and look-ups of labels are not paid for by callers.
+Calls are counted in plain integers. Once a second, and before each collection, the counts go into prometheus-client's
+metrics, so callers do not pay for its locks and look-ups of labels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["CONTENT_TYPE", "ControlMetrics", "Gathered", "Metrics", "keep_in"]
 
 OTHER = "other"
 VERSION = importlib.metadata.version("envoy-usage-plans")
-# What is told as 0 before it happens for the first time: a rate over a series that begins at 1 would miss its start.
+# Exported as 0 before the first count: a rate over a series that begins at 1 would miss its start.
 POLICIES = tuple((str(policy),) for policy in FailurePolicy)
 RELOADS = (("swapped",), ("unchanged",), ("refused",))
 LOOKUPS = (("known",), ("unknown",), ("failed",))
@@ -58,7 +58,7 @@ class _Histogram(Histogram):
     """A histogram that takes many observations at once."""
 
     def add(self, counts: Sequence[int], total: float) -> None:
-        """So many observations in each bucket, the one above all bounds included, and their sum."""
+        """Add `counts` observations to the buckets, the one above all bounds included, and `total` to the sum."""
         for bucket, count in zip(self._buckets, counts, strict=True):
             if count:
                 bucket.inc(count)
@@ -102,7 +102,7 @@ class _Counted:
 
 
 class _Registry(CollectorRegistry):
-    """Whoever looks sees all that was counted up to then."""
+    """Flushes before each collection, so that it has everything counted so far."""
 
     def __init__(self, flush: Callable[[], None]) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def flush(self) -> None:
-        """Hand over what was counted since the last time, and ask those who count for themselves."""
+        """Hand over the counts since the last time, after the callbacks of `at_flush`."""
         used = time.process_time()
         self._cpu.inc(used - self._cpu_told)
         self._cpu_told = used
@@ -193,7 +193,7 @@ class Metrics:
             counted.flush()
 
     def at_flush(self, ask: Callable[[], None]) -> None:
-        """Call this before each hand-over: a place to set gauges."""
+        """Call `ask` before each hand-over, for instance to set gauges."""
         self._asked.append(ask)
 
     def observe(self, verdict: Verdict, seconds: float) -> None:
@@ -229,7 +229,7 @@ class Metrics:
         return plan
 
     def _counted(self, name: str, help_text: str, *labels: str, known: Iterable[tuple[str, ...]] = ()) -> _Counted:
-        """`known` are labels that are told as 0 until there is more to tell."""
+        """`known` are labels that are exported as 0 before the first count."""
         counter = self._counter(name, help_text, *labels)
         for values_of in known:
             counter.labels(*values_of)
@@ -248,7 +248,7 @@ class Metrics:
     def _gauge(
         self, name: str, help_text: str, of_workers: Literal["livemax", "livemin", "livesum"], *labels: str
     ) -> Gauge:
-        """`of_workers` says what is made of the values of several: of those that live."""
+        """`of_workers` says how the values of live workers are merged."""
         return Gauge(name, help_text, labels, registry=self.registry, multiprocess_mode=of_workers)
 
 

@@ -59,7 +59,7 @@ def app(
 ) -> Starlette:
     """`details()` has at least `ready`, a bool: `/readyz` is 503 while it is false.
 
-    `/healthz` is 200 while we run, unless the details say that we are not `alive`. Both tell what is `constant`, too.
+    `/healthz` is 200 while we run, unless the details say that we are not `alive`. Both include `constant`, too.
     """
 
     async def exposition(_: Request) -> Response:
@@ -93,9 +93,9 @@ def http_server(application: Starlette, listen: str) -> HttpServer:
 
 
 def check_listen(listen: str) -> None:
-    """Raises OSError, in words for the operator, where nobody can listen on `host:port` or `unix:/path`.
+    """Raises OSError, in words for the operator, if the address cannot be listened on.
 
-    The servers themselves would take over the socket file of a running process, and tell less of what is wrong.
+    The servers themselves would take over the socket file of a running process, and say less about the fault.
     """
     try:
         address = Address.parse(listen)
@@ -122,7 +122,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _check_path(path: Path) -> None:
-    """A socket file that nobody answers at was left by a process that was killed, and is removed."""
+    """Raises OSError. A socket file without a listener was left by a killed process, and is removed."""
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
             path.unlink()

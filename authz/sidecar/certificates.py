@@ -1,6 +1,6 @@
 """The certificate that the gRPC server shows and the CAs it asks of clients: read, checked, and read again on a change.
 
-What is broken is never taken over: the last good ones go on serving, and the log says why.
+A broken file is never taken over: the last good ones go on serving, and the log says why.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Of = Literal["server", "clients"]
 Stamps = tuple[tuple[int, ...] | None, ...]
 
 LOOK_SECONDS: Final = 1.0
-# What cryptography raises for what it cannot read: a TypeError for a key with a password.
+# Raised by cryptography for unreadable input: a TypeError for a key with a password.
 UNREADABLE: Final = (TypeError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
 # Our server would show others too, and each Envoy refuse to speak to it.
 CURVES: Final = ("secp256r1", "secp384r1")
@@ -64,7 +64,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What was read, in PEM.
+    """The content of the files, in PEM.
 
     From `starts` to `expires` all certificates of the chain are good, and until `client_ca_expires` one CA at least.
     """
@@ -109,7 +109,7 @@ def _bytes(path: Path) -> bytes:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Whatever cannot be read is an OSError, in a line."""
+    """Turn unreadable input into an OSError, in a line."""
     try:
         yield
     except UNREADABLE as error:
@@ -117,7 +117,7 @@ def _told(what: str) -> Iterator[None]:
 
 
 def _check_pair(certificate: x509.Certificate, key: PrivateKeyTypes) -> None:
-    """Raises ValueError where they do not belong together, or are of a kind that Envoy believes nobody."""
+    """Raises ValueError where they do not belong together, or are of a kind that Envoy never accepts."""
     if _public(key) != _public(certificate):
         raise ValueError("the key is another certificate's")
     match key:
@@ -137,10 +137,10 @@ def _line(error: Exception) -> str:
 
 
 class Certificates:
-    """What is served now. Files are looked at once a second; whoever asked is told when they were read again."""
+    """The certificates that are served now. Their files are checked once a second, and read again after a change."""
 
     def __init__(self, files: Files, expires: Callable[[Of, float], None] = lambda *_: None) -> None:
-        """`expires` is told when what is served does, as a Unix time. Raises OSError as `Material.read` does."""
+        """`expires` gets the time of expiry, as a Unix time. Raises OSError as `Material.read` does."""
         self.files = files
         self._tell = expires
         self._seen = files.stamps()
@@ -184,7 +184,7 @@ class Certificates:
             act()
 
     def _took(self) -> None:
-        """What has expired or is not good yet is served all the same: our clock may be the wrong one."""
+        """Report the times. A certificate outside its validity is served, too: our clock may be wrong."""
         now = datetime.now(UTC)
         if self.current.starts > now:
             log.warning("certificate is not valid yet", until=self.current.starts.isoformat())

@@ -1,4 +1,4 @@
-"""A worker's seat under its supervisor: its slot, its address, and a line on which it says how it is."""
+"""A worker's seat under its supervisor: its slot, its address, and the line for its reports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Ticket(Struct, frozen=True):
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Ticket | None:
-        """None for a process that nobody supervises."""
+        """None for a process without a supervisor."""
         return msgspec.json.decode(environ[VARIABLE], type=cls) if VARIABLE in environ else None
 
     def text(self) -> str:
@@ -73,9 +73,9 @@ class Seat:
         keep_in(self.metrics, self.slot)
 
     async def report(self, details: Callable[[], Mapping[str, Any]], orphaned: Callable[[], None]) -> NoReturn:
-        """Tell the supervisor whenever something is new, and once a second that we live.
+        """Report the details to the supervisor when they change, and a sign of life once a second.
 
-        `orphaned` is called when nobody listens any more.
+        `orphaned` is called when the supervisor has gone.
         """
         loop, told, looks = asyncio.get_running_loop(), None, 0
         os.set_inheritable(self.line.fileno(), False)

@@ -76,7 +76,7 @@ class Sidecar:
             self.parts.circuit.open()
 
     async def run(self, server: GrpcServer, stop: asyncio.Event, hup: asyncio.Event) -> None:
-        """Answer until `stop` is set, then drain: NOT_SERVING, a delay in which Envoy notices, the last calls."""
+        """Answer until `stop` is set, then drain: NOT_SERVING, a delay for Envoy to notice, the last calls."""
         http = None if self.parts.seat else self._http()
         await self.connect()
         try:

@@ -76,10 +76,10 @@ def serve(read: Callable[[], tuple[Settings, File]]) -> None:
             supervisor = Supervisor(settings, file[0] if file else None, metrics)
             if SHARES and settings.server == "grpcio":
                 supervisor.template = fork_template(settings, file, metrics)
-            del file  # nobody else holds it: it may be large, and is the template's from now on
+            del file  # the template has it from now on, and it may be large
             try:
                 status = asyncio.run(supervisor.run())
-            except ExceptionGroup as group:  # one fault stops all the parts, and is the one to be told
+            except ExceptionGroup as group:  # one fault stops all the parts, and is the one to report
                 raise group.exceptions[0] from None
             if status:
                 sys.exit(status)
@@ -159,7 +159,7 @@ class Slot:
 
 
 class Supervisor:
-    """Keeps a worker in each slot until it is told to stop."""
+    """Keeps a worker in each slot until TERM or INT."""
 
     def __init__(self, settings: Settings, path: Path | None, metrics: str) -> None:
         """`metrics` is the directory of the workers' metrics. Without a `template` each has its own catalog."""
@@ -226,7 +226,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGUSR2, self._usr2.set)
 
     async def _keep(self, slot: Slot) -> None:
-        """A worker in the slot, always. What ends again and again is waited for longer and longer."""
+        """Keep the slot occupied; restart with exponential back-off."""
         pause = FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
             began = time.monotonic()
@@ -246,7 +246,7 @@ class Supervisor:
             pause = min(2 * pause, LAST_PAUSE_SECONDS)
 
     def _give_up(self, slot: Slot, status: int) -> None:
-        """What does not start the first time is a mistake of the operator's, who is there to be told."""
+        """Stop: a worker that cannot start the first time is a mistake of the operator, who is there to read of it."""
         log.error("a worker cannot start", slot=slot.number, status=status)
         self._status = status
         self._stop.set()
@@ -354,7 +354,7 @@ class Supervisor:
         return await became_ready
 
     async def _listen(self) -> None:
-        """A worker that hangs is ended, and so started again. In ticks: while we were stopped, nobody was silent."""
+        """Kill a worker that hangs, so that it is restarted. In ticks, since a paused supervisor has missed nothing."""
         strangers = Strangers()
         while True:
             await asyncio.sleep(1)

@@ -76,9 +76,9 @@ def become_template(settings: Settings, file: File, metrics: str, commands: sock
         signal.signal(number, signal.SIG_IGN)  # the supervisor's to act on, who then hangs up
     supervisor = os.getppid()
     catalog = None
-    if file and not settings.store:  # with a store, what is compiled is what both have
+    if file and not settings.store:  # with a store, the catalog needs the resources of both
         catalog = Catalog.compile(file[1].resources, settings.account_id, settings.failure_policy)
-    freeze()  # a collection writes to what it looks at, and what is written to is shared no more
+    freeze()  # a collection writes to the objects that it visits, and ends the sharing of their pages
     commands.send(msgspec.json.encode(file[1].stamp if file else None))
     while True:
         command, descriptors, _, _ = socket.recv_fds(commands, COMMAND_BYTES, 1)
@@ -132,7 +132,7 @@ def _end(run: Callable[[], None]) -> NoReturn:
     except BaseException:
         log.exception("worker failed")
     finally:
-        with suppress(OSError, ValueError):  # whoever read them has gone
+        with suppress(OSError, ValueError):  # the reader has gone
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
@@ -147,7 +147,7 @@ def _die_with(parent: int) -> None:
 
 
 def spawn(slot: int | None, descriptor: int, metrics: str) -> int:
-    """The command that started us, in a new process that is told what it is for; its pid."""
+    """Start our own command line in a new process, with a ticket that says its purpose. Returns the pid."""
     parent = os.getpid()
 
     def prepare() -> None:
@@ -230,7 +230,7 @@ class Strangers:
         self._seen: int | None = None
 
     def reap(self) -> None:
-        """Call it now and then: whom nobody has waited for since the last time, nobody will."""
+        """Call it now and then: a child that is unclaimed since the last call has no other parent to reap it."""
         with suppress(ChildProcessError):  # there are none
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if found and found.si_pid == self._seen:

@@ -369,7 +369,7 @@ async def test_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pytest.
         raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr("authz.limiter.batching.Queue.take", take)
-    with pytest.raises(LimiterUnavailable, match="nobody asks"):
+    with pytest.raises(LimiterUnavailable, match="the limiter has stopped"):
         await asyncio.wait_for(asked.call(), PATIENT / 2)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         await asked.running
