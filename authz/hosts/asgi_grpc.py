@@ -33,12 +33,12 @@ Bad = Callable[[Problem], None]
 
 DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 4, 5, 8, 12, 13, 14
 
-LARGEST: Final = 1 << 20  # bytes of a message, as with grpcio; Envoy's questions have some hundreds
-TOO_LARGE: Final = f"a message is larger than {LARGEST} bytes"
+MAX_MESSAGE: Final = 1 << 20  # bytes of a message, as with grpcio; Envoy's questions have some hundreds
+TOO_LARGE: Final = f"a message is larger than {MAX_MESSAGE} bytes"
 NO_MESSAGE: Final = "expected a message"
 UNKNOWN_METHOD: Final = "unknown method"
 PREFIX: Final = 5  # bytes before a message: compressed or not, and its length
-LONGEST_SECONDS: Final = 60.0  # for a caller that names no deadline of its own
+MAX_SECONDS: Final = 60.0  # for a caller that names no deadline of its own
 LATE_SECONDS: Final = 1.0  # past its deadline, before a call is ended; the answer minds the deadline itself
 SWEEP_SECONDS: Final = 1.0
 PACE_SECONDS: Final = 0.02
@@ -123,7 +123,7 @@ async def read(receive: Receive) -> bytes:
 async def _rest(body: bytearray, receive: Receive) -> bytearray:
     more = True
     while more:
-        if len(body) > PREFIX + LARGEST:
+        if len(body) > PREFIX + MAX_MESSAGE:
             raise Refused(RESOURCE_EXHAUSTED, TOO_LARGE, Problem.TOO_LARGE)
         event = await receive()
         if event["type"] != "http.request":
@@ -142,7 +142,7 @@ async def check_here(receive: Receive) -> None:
 def unframed(body: bytes) -> bytes:
     """The message of a body that holds exactly one, not compressed. Raises Refused."""
     length = int.from_bytes(body[1:PREFIX])
-    if len(body) < PREFIX or length != len(body) - PREFIX or length > LARGEST or body[0]:
+    if len(body) < PREFIX or length != len(body) - PREFIX or length > MAX_MESSAGE or body[0]:
         raise _fault(body, length)
     return body[PREFIX:]
 
@@ -150,7 +150,7 @@ def unframed(body: bytes) -> bytes:
 def _fault(body: bytes, length: int) -> Refused:
     if len(body) < PREFIX:
         return Refused(INTERNAL, NO_MESSAGE, Problem.NO_MESSAGE)
-    if length > LARGEST or len(body) - PREFIX > LARGEST:
+    if length > MAX_MESSAGE or len(body) - PREFIX > MAX_MESSAGE:
         return Refused(RESOURCE_EXHAUSTED, TOO_LARGE, Problem.TOO_LARGE)
     if length != len(body) - PREFIX:
         return Refused(INTERNAL, "expected exactly one message", Problem.MALFORMED)
@@ -320,7 +320,7 @@ class GrpcApp:
         call = asyncio.current_task(self._loop)
         if call is None:
             raise Refused(INTERNAL, "internal error")
-        self._calls[call] = end = time.monotonic() + (LONGEST_SECONDS if seconds_left is None else seconds_left)
+        self._calls[call] = end = time.monotonic() + (MAX_SECONDS if seconds_left is None else seconds_left)
         try:
             answer = framed(await unary(message, seconds_left))
         except Refused:

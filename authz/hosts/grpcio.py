@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from authz.config.settings import Settings
 from authz.envoy.badcalls import Problem
 from authz.envoy.edge import SERVICE
-from authz.hosts.asgi_grpc import LARGEST, NO_MESSAGE, UNIMPLEMENTED, UNKNOWN_METHOD, Bad, Health, Refused
+from authz.hosts.asgi_grpc import MAX_MESSAGE, NO_MESSAGE, UNIMPLEMENTED, UNKNOWN_METHOD, Bad, Health, Refused
 from authz.sidecar.certificates import Certificates, Material
 from authz.sidecar.port import ServerEnded
 
@@ -25,7 +25,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 HEALTH: Final = "grpc.health.v1.Health"
 FEW = 100  # calls may always wait to be taken on, so that Python can say in words why they are refused
-LARGEST_HEADERS = 16 << 10  # bytes of a call's headers
+MAX_HEADERS = 16 << 10  # bytes of a call's headers
 UNREAD_SECONDS = 1  # a call's longest wait to be taken on; its caller's deadline is shorter as a rule
 MESSAGE_SECONDS = 30  # a call's longest wait for its message, as with pyvoy
 LOOK_SECONDS = 60  # between two looks whether the server has ended; it is woken when that happens
@@ -120,9 +120,9 @@ def _options(most: int) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", waiting),
         ("grpc.server.max_pending_requests_hard_limit", 2 * waiting),
         ("grpc.server_max_unrequested_time_in_server", UNREAD_SECONDS),
-        ("grpc.max_receive_message_length", LARGEST),
-        ("grpc.max_metadata_size", LARGEST_HEADERS),
-        ("grpc.absolute_max_metadata_size", 2 * LARGEST_HEADERS),
+        ("grpc.max_receive_message_length", MAX_MESSAGE),
+        ("grpc.max_metadata_size", MAX_HEADERS),
+        ("grpc.absolute_max_metadata_size", 2 * MAX_HEADERS),
         ("grpc.keepalive_time_ms", PAUSE_MS),
         ("grpc.keepalive_timeout_ms", ANSWER_MS),
     ]

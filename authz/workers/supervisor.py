@@ -43,7 +43,7 @@ from authz.workers.template import (
 )
 
 FIRST_PAUSE_SECONDS: Final = 0.1  # before a dead worker is started again; each time twice as long, up to
-LAST_PAUSE_SECONDS: Final = 10.0
+MAX_PAUSE_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 30.0  # a life as long as this, and the next pause is the first again
 READY_SECONDS: Final = 60.0  # that a replacement may take
 SILENT_TICKS: Final = 10  # seconds without a word, of a worker that says one each second: it hangs
@@ -243,7 +243,7 @@ class Supervisor:
             slot.wake.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(slot.wake.wait(), pause)
-            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
     def _give_up(self, slot: Slot, status: int) -> None:
         """Stop: a worker that cannot start the first time is a mistake of the operator, who is there to read of it."""

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from authz.config.settings import Settings
 from authz.core.address import Address
 from authz.envoy.pb import ext_authz_pb2 as pb
-from authz.hosts.asgi_grpc import LARGEST
+from authz.hosts.asgi_grpc import MAX_MESSAGE
 from authz.sidecar.port import MAX_LOOKS, SILENT_LOOKS, PortProbe, ServerEnded
 from tests.fuzz.http2 import CHECK, HEALTH, WATCH, answers, body, call_headers, called, connected, framed, start
 from tests.integration.test_server import document
@@ -231,7 +231,7 @@ def test_a_message_above_the_bound_is_refused_counted_and_logged(server: AuthzSe
     before = bad_calls(server, problem)
     with connected(server.grpc) as connection:
         # Of a message that says it is too large, no more need be read than that.
-        whole = b"\0" + (LARGEST + 1).to_bytes(4, "big") + b"a" * 1_000
+        whole = b"\0" + (MAX_MESSAGE + 1).to_bytes(4, "big") + b"a" * 1_000
         connection.send(start(1, call_headers(CHECK)), body(1, whole, "END_STREAM"))
         assert connection.wait_for(1) == RESOURCE_EXHAUSTED
     until(lambda: bad_calls(server, problem) == before + 1, "not counted", server)

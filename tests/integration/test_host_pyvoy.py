@@ -30,7 +30,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authz.envoy.edge import SERVICE
 from authz.envoy.pb import ext_authz_pb2_grpc
-from authz.hosts.asgi_grpc import LARGEST, framed
+from authz.hosts.asgi_grpc import MAX_MESSAGE, framed
 from tests.integration.test_server import asks, check, document, health, run, status
 from tests.support.builders import value_of
 from tests.support.hosts import HOSTS, needs_pyvoy
@@ -118,7 +118,7 @@ def curl(
 # --- messages -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 16_384, 65_536, 1_000_000, LARGEST], ids=str)
+@pytest.mark.parametrize("size", [0, 1, 16_384, 65_536, 1_000_000, MAX_MESSAGE], ids=str)
 def test_a_message_arrives_whole_however_it_was_split(size: int, server: AuthzServer) -> None:
     """Frames have at most 16 KiB, and a window is full at 64."""
     message = b"m" * size
@@ -131,8 +131,8 @@ def test_a_message_arrives_whole_however_it_was_split(size: int, server: AuthzSe
 
 
 def test_a_message_beyond_the_limit_is_refused(channel: grpc.Channel) -> None:
-    code, words = refusal(channel, ECHO, b"m" * (LARGEST + 1))
-    assert (code, words) == (Code.RESOURCE_EXHAUSTED, f"a message is larger than {LARGEST} bytes")
+    code, words = refusal(channel, ECHO, b"m" * (MAX_MESSAGE + 1))
+    assert (code, words) == (Code.RESOURCE_EXHAUSTED, f"a message is larger than {MAX_MESSAGE} bytes")
 
 
 def test_of_a_message_that_is_much_too_large_not_all_is_awaited(channel: grpc.Channel, server: AuthzServer) -> None:

@@ -24,7 +24,7 @@ from authz.envoy.badcalls import Problem
 from authz.hosts import asgi_grpc
 from authz.hosts.asgi_grpc import (
     CHECK,
-    LARGEST,
+    MAX_MESSAGE,
     START,
     TRAILERS,
     Event,
@@ -123,7 +123,7 @@ async def test_a_body_may_come_in_any_pieces(message: bytes, data: st.DataObject
         (b"\0\0\0\0\1ab", 13),
         (b"\1\0\0\0\1a", 12),
         (b"\2\0\0\0\1a", 13),
-        (b"\0" + (LARGEST + 1).to_bytes(4), 8),
+        (b"\0" + (MAX_MESSAGE + 1).to_bytes(4), 8),
         (b"\0\xff\xff\xff\xff", 8),
     ],
 )
@@ -136,7 +136,7 @@ async def test_a_bad_body_is_refused_in_trailers_only(body: bytes, code: int) ->
 
 
 async def test_of_a_body_that_is_too_large_no_more_is_read() -> None:
-    caller = Caller(framed(bytes(LARGEST)), b"a", b"never read")
+    caller = Caller(framed(bytes(MAX_MESSAGE)), b"a", b"never read")
     await called(caller)
     assert caller.status == 8
     assert (await caller.receive())["body"] == b"never read"
