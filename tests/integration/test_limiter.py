@@ -768,9 +768,11 @@ async def test_a_repeated_number_is_not_counted_again(
 ) -> None:
     """The highest number applied is kept for a day, per worker."""
     meter = _meter(account)
-    await limiter.flush(_spent(meter, 3, clock.now, 10))
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == 7
     limiter._sender._flushed -= 1
-    await limiter.flush(_spent(meter, 3, clock.now, 10))
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == 7
+    limiter._sender._flushed -= 1
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10, "DAY")) is None, "the ledger holds another period"
     assert (await _usage(spy, meter))[1] == 3
     assert 0 < await spy.pttl(redis_key(account, "flush", limiter._sender._worker)) <= DAY_MS
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from authz.check import Checker, KeysUnavailable, LimiterUnavailable, Overloaded
 from authz.core.catalog import UNLOOKED, Caller, Catalog, Unlooked
@@ -29,11 +30,13 @@ class FakeLimiter:
 
     def __init__(self, *answers: Tally | Exception) -> None:
         self.answers, self.asked = list(answers), list[tuple[Sequence[Limit], Meter | None, float | None]]()
+        self.names: list[str] = []
 
     async def admit(
         self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None, once: str = ""
     ) -> Tally:
         self.asked.append((limits, meter, deadline))
+        self.names.append(once)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -55,6 +58,14 @@ async def test_a_grant_is_admitted_once_with_its_meter_and_deadline() -> None:
     [(limits, meter, deadline)] = limiter.asked
     assert [limit.layer for limit in limits] == ["plan_quota", "account_throttle"]
     assert (meter is not None, deadline) == (True, 7.0)
+
+
+@pytest.mark.parametrize(("options", "is_named"), [({}, False), ({"charge_once": True}, True)])
+async def test_a_request_is_named_only_with_charge_once(options: dict[str, Any], is_named: bool) -> None:
+    """Without it a retry by Envoy is charged as any other call."""
+    limiter, catalog = FakeLimiter(Tally(NOW, (0, 1))), Catalog.compile(METERED)
+    await Checker(lambda: catalog, limiter, LocalLimiter(), lambda: NOW, **options).check(replace(ask(), id="r1"))
+    assert [bool(name) for name in limiter.names] == [is_named]
 
 
 @pytest.mark.parametrize(

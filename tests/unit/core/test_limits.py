@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from authz.core.limits import Quota, Throttle, redis_key, remaining, reset_us, throttle
+from authz.core.limits import Quota, Throttle, redis_key, refilled, remaining, reset_us, room_us, throttle
 
 DAY_US = 86_400_000_000
 
@@ -100,6 +100,34 @@ def test_a_bucket_is_reset_when_its_debt_is_paid() -> None:
 def test_a_quota_is_reset_when_its_period_ends() -> None:
     assert reset_us(Quota(3, 0, DAY_US), 1, now=DAY_US - 7) == 7
     assert reset_us(Quota(3, 0, DAY_US), 1, now=DAY_US + 7) == 0
+
+
+@pytest.mark.parametrize(
+    ("passed", "debt"), [(0, 3_000_000), (1, 2_999_999), (1_000_000, 2_000_000), (3_000_000, 0), (9_000_000, 0)]
+)
+def test_a_bucket_refills_until_it_owes_nothing(passed: int, debt: int) -> None:
+    assert refilled(bucket(1.0, 5), 3_000_000, passed) == debt
+
+
+def test_a_quota_does_not_refill_within_its_period() -> None:
+    assert refilled(Quota(5, 0, DAY_US), 3, 9_000_000) == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "state", "microseconds"),
+    [
+        (bucket(1.0, 5), 5_000_000, 1_000_000),
+        (bucket(1.0, 5), 4_000_001, 1),
+        (bucket(3.0, 1), 1_000_000, 333_334),
+        (bucket(0.0, 5), 5, None),
+        (bucket(1.0, 0), 0, None),
+        (Quota(5, 0, DAY_US), 5, DAY_US - 1),
+    ],
+)
+def test_there_is_room_once_a_whole_token_is_back_or_the_period_ends(
+    rule: Throttle | Quota, state: int, microseconds: int | None
+) -> None:
+    assert room_us(rule, state, 1) == microseconds
 
 
 def test_a_key_begins_with_its_account_and_escapes_the_rest() -> None:
