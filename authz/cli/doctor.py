@@ -15,7 +15,7 @@ from authz.config.faults import ConfigError
 from authz.config.settings import with_password_of
 from authz.core.rules import Problem
 from authz.doctor.examine import examine
-from authz.doctor.fetch import Targets, Tls, look
+from authz.doctor.fetch import GrpcTls, Targets, look
 from authz.doctor.finding import SEVERITIES, Finding
 from authz.doctor.report import as_json, reference, show
 from authz.redisio.url import check_tls_files, mask_url
@@ -114,7 +114,7 @@ def doctor(
         clusters=clusters,
         apis=read.resources.apis if read else (),
         published=read.published if read else (),
-        tls=Tls(grpc_ca, grpc_cert, grpc_key, grpc_name) if grpc_ca or grpc_cert else None,
+        tls=GrpcTls(grpc_ca, grpc_cert, grpc_key, grpc_name) if grpc_ca or grpc_cert else None,
     )
     looked_at = [*envoys, *sidecars, *controls, *grpc, *([mask_url(redis)] if redis else [])]
     if not looked_at:

@@ -118,7 +118,7 @@ class UpError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkFiles:
     """Where things lie: files that may stay in `work`, and the socket, whose path must be short."""
 
     work: Path
@@ -251,11 +251,11 @@ def _can_listen(port: int, held: ExitStack) -> bool:
 
 
 @contextmanager
-def _place(options: UpOptions) -> Iterator[Place]:
+def _place(options: UpOptions) -> Iterator[WorkFiles]:
     with TemporaryDirectory(prefix="authz-") as scratch:
         work = options.data_dir.resolve() if options.data_dir else Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        place = Place(work, Path(scratch, "valkey.sock"), options.config or _sample(work / "plans.yaml"))
+        place = WorkFiles(work, Path(scratch, "valkey.sock"), options.config or _sample(work / "plans.yaml"))
         for file in (place.pepper, place.sealing_key):
             if not file.exists():
                 _keep_private(file, secrets.token_hex(32))
@@ -277,14 +277,14 @@ def _sample(target: Path) -> Path:
     return target
 
 
-def _programs(options: UpOptions, place: Place, resources: Resources) -> list[Program]:
+def _programs(options: UpOptions, place: WorkFiles, resources: Resources) -> list[Program]:
     """The programs in the order of their start. They stop in the opposite order."""
     valkey = [] if options.redis_url else [_valkey(options, place)]
     sidecar, control = _authz(options, place), _control(options, place)
     return [*valkey, _echo(options), control, sidecar, _envoy(options, place, resources)]
 
 
-def _valkey(options: UpOptions, place: Place) -> Program:
+def _valkey(options: UpOptions, place: WorkFiles) -> Program:
     at = place.valkey_socket
     keep = "yes" if options.data_dir else "no"
     files = ("--dir", str(place.work), "--save", "", "--appendonly", keep)
@@ -297,7 +297,7 @@ def _echo(options: UpOptions) -> Program:
     return Program("echo", command, lambda: _is_ok(options.echo_port, "/"))
 
 
-def _authz(options: UpOptions, place: Place) -> Program:
+def _authz(options: UpOptions, place: WorkFiles) -> Program:
     command = (
         *(*PYTHON, "authz", "serve", "--config", str(place.config)),
         *("--grpc-listen", f"{HOST}:{options.grpc_port}", "--http-listen", f"{HOST}:{options.http_port}"),
@@ -319,13 +319,13 @@ def _served_by(options: UpOptions) -> str:
     return f"grpcio. The faster server, pyvoy, {found}" if found else "pyvoy, the faster of two servers"
 
 
-def _control(options: UpOptions, place: Place) -> Program:
+def _control(options: UpOptions, place: WorkFiles) -> Program:
     listen = ("--listen", f"{HOST}:{options.control_port}")
     command = (*PYTHON, "authz", "control", "--config", str(place.config), *listen)
     return Program("control", command, lambda: _answers(options, place), _environ(options, place))
 
 
-def _environ(options: UpOptions, place: Place) -> dict[str, str]:
+def _environ(options: UpOptions, place: WorkFiles) -> dict[str, str]:
     """Not among the arguments: those are for everybody on this machine to read, and a password may be in it."""
     return {
         "AUTHZ_REDIS_URL": _redis_url(options, place),
@@ -343,7 +343,7 @@ async def _decides(options: UpOptions) -> bool:
     return _is_200(answer)
 
 
-def _envoy(options: UpOptions, place: Place, resources: Resources) -> Program:
+def _envoy(options: UpOptions, place: WorkFiles, resources: Resources) -> Program:
     config = place.work / "envoy.yaml"
     config.write_text(render(resources, _envoy_options(options)))
     flags = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
@@ -361,11 +361,11 @@ def _envoy_options(options: UpOptions) -> EnvoyOptions:
     )
 
 
-def _redis_url(options: UpOptions, place: Place) -> str:
+def _redis_url(options: UpOptions, place: WorkFiles) -> str:
     return options.redis_url or f"unix://{place.valkey_socket}"
 
 
-async def _run(programs: list[Program], place: Place, greeting: Greeting, stop: asyncio.Event) -> None:
+async def _run(programs: list[Program], place: WorkFiles, greeting: Greeting, stop: asyncio.Event) -> None:
     """Returns when `stop` is set, raises UpError when it cannot go on. Leaves no process either way."""
     children: list[Child] = []
     story = asyncio.create_task(_start_and_watch(programs, place, greeting, children))
@@ -382,7 +382,9 @@ async def _run(programs: list[Program], place: Place, greeting: Greeting, stop: 
             await _stop(child)
 
 
-async def _start_and_watch(programs: list[Program], place: Place, greeting: Greeting, children: list[Child]) -> None:
+async def _start_and_watch(
+    programs: list[Program], place: WorkFiles, greeting: Greeting, children: list[Child]
+) -> None:
     """Adds to `children` whatever it starts; raises UpError when one of them ends."""
     for program in programs:
         children.append(await _start(program, place.work))
@@ -512,7 +514,7 @@ async def _get(port: int, path: str) -> bytes:
     return await _answer(asyncio.open_connection(HOST, port), request)
 
 
-async def _answers(options: UpOptions, place: Place) -> bool:
+async def _answers(options: UpOptions, place: WorkFiles) -> bool:
     """True if the control plane answers, if only with a refusal. Raises UpError if its Redis does not answer."""
     store = Store(_redis_url(options, place), budget=REDIS_SECONDS)
     try:
@@ -544,7 +546,7 @@ async def _answer(connecting: Awaitable[Connection], message: str) -> bytes:
         return b""
 
 
-async def _greeting(options: UpOptions, place: Place) -> str:
+async def _greeting(options: UpOptions, place: WorkFiles) -> str:
     way_in = f"http://{HOST}:{options.envoy_port}"
     return "\n".join(
         [
@@ -567,7 +569,7 @@ async def _greeting(options: UpOptions, place: Place) -> str:
     )
 
 
-async def _aws_environment(options: UpOptions, place: Place) -> str:
+async def _aws_environment(options: UpOptions, place: WorkFiles) -> str:
     """Lines for a shell. A data directory keeps its access key, as long as the Redis knows it too."""
     store = Store(_redis_url(options, place), budget=READY_SECONDS)
     try:
@@ -579,7 +581,7 @@ async def _aws_environment(options: UpOptions, place: Place) -> str:
     return f"{endpoint}\n{place.access_key.read_text()}\n{NO_SESSION}"
 
 
-async def _make_access_key(store: Store, place: Place) -> None:
+async def _make_access_key(store: Store, place: WorkFiles) -> None:
     sealer = load_sealer({}, place.pepper, place.sealing_key)
     new = new_access_key("up", sealer, int(time.time()))
     await add(store, new, "authz up")
@@ -591,7 +593,7 @@ async def _make_access_key(store: Store, place: Place) -> None:
     _keep_private(place.access_key, "\n".join(f"export {name}={value}" for name, value in variables.items()))
 
 
-def _access_key(place: Place) -> str:
+def _access_key(place: WorkFiles) -> str:
     """The id of the access key that was kept."""
     lines = dict(line.removeprefix("export ").split("=", 1) for line in place.access_key.read_text().splitlines())
     return lines[ACCESS_KEY]

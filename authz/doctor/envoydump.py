@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from authz.doctor.facts import SILENT, AccessLog, Check, Cluster, Envoy, Filter, Forwarder, Json, Manager
+from authz.doctor.facts import SILENT, AccessLog, Check, Envoy, EnvoyCluster, Filter, Forwarder, Json, Manager
 
 DUMP = "type.googleapis.com/envoy.admin.v3."
 MANAGER, EXT_AUTHZ, MATCHED = "HttpConnectionManager", "ExtAuthz", "ExtensionWithMatcher"
@@ -43,10 +43,10 @@ def read(
     )
 
 
-def _clusters(dump: Json, states: Json) -> Mapping[str, Cluster]:
+def _clusters(dump: Json, states: Json) -> Mapping[str, EnvoyCluster]:
     hosts = {one["name"]: dict(_hosts(one)) for one in states.get("cluster_statuses", ())}
     configs = (one["cluster"] for one in (*dump.get("static_clusters", ()), *dump.get("dynamic_active_clusters", ())))
-    return {one["name"]: Cluster(one["name"], one, hosts.get(one["name"], {})) for one in configs}
+    return {one["name"]: EnvoyCluster(one["name"], one, hosts.get(one["name"], {})) for one in configs}
 
 
 def _hosts(state: Json) -> Iterator[tuple[str, bool]]:
@@ -183,7 +183,7 @@ def _type(config: Json) -> str:
     return str(config.get("@type", "")).rpartition(".")[2]
 
 
-def _checks(manager: Manager, clusters: Mapping[str, Cluster], only: Collection[str]) -> Iterator[Check]:
+def _checks(manager: Manager, clusters: Mapping[str, EnvoyCluster], only: Collection[str]) -> Iterator[Check]:
     for found in manager.filters:
         if found.type == EXT_AUTHZ and "grpc_service" in found.config:
             name = found.config["grpc_service"].get("envoy_grpc", SILENT).get("cluster_name", "")

@@ -21,7 +21,7 @@ SILENT: Json = {}
 
 
 @dataclass(frozen=True)
-class Cluster:
+class EnvoyCluster:
     """A cluster as it is configured, and the hosts that Envoy knows in it: `host:port` or a path, and its health."""
 
     name: str
@@ -100,7 +100,7 @@ class Filter:
 
 
 @dataclass(frozen=True)
-class Place:
+class RoutePlace:
     """Where a request may be sent: a virtual host, its route, and the weighted cluster that the route picks, if any."""
 
     host: Json
@@ -143,13 +143,13 @@ class Manager:
                 for part in _parts(route):
                     yield at, part
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[RoutePlace]:
         """Each route, once for each of its weighted clusters."""
         for host in self.virtual_hosts:
             for route in host.get("routes", ()):
-                yield from (Place(host, route, part) for part in _parts(route) or (SILENT,))
+                yield from (RoutePlace(host, route, part) for part in _parts(route) or (SILENT,))
 
-    def runs(self, one: Filter, place: Place) -> bool:
+    def runs(self, one: Filter, place: RoutePlace) -> bool:
         """True if the filter runs for a request that is sent there: the most specific setting wins."""
         on = not one.disabled
         for level in (self.routes or SILENT, *place.levels):
@@ -200,7 +200,7 @@ class Check:
 
     manager: Manager
     filter: Filter
-    cluster: Cluster | None
+    cluster: EnvoyCluster | None
 
     @property
     def where(self) -> str:
@@ -220,7 +220,7 @@ class Check:
         """Envoy's patience for a check, in seconds; 0 is without end."""
         return seconds(self.service.get("timeout"), 0.2)
 
-    def is_asked_on(self, place: Place) -> bool:
+    def is_asked_on(self, place: RoutePlace) -> bool:
         """True if a request that is sent there is checked."""
         return self.manager.runs(self.filter, place)
 
@@ -234,7 +234,7 @@ class Envoy:
     admin: Json
     managers: Sequence[Manager]
     checks: Sequence[Check]
-    clusters: Mapping[str, Cluster]
+    clusters: Mapping[str, EnvoyCluster]
     stats: Mapping[str, int]
     forwarders: Sequence[Forwarder] = ()
     runtime: Mapping[str, str] = field(default_factory=dict)  # values that are set, by key
@@ -245,11 +245,11 @@ class Envoy:
         return f"Envoy at {self.address}"
 
     @property
-    def asked(self) -> Sequence[Cluster]:
+    def asked(self) -> Sequence[EnvoyCluster]:
         """The clusters that checks go to, each once."""
         return list({check.cluster.name: check.cluster for check in self.checks if check.cluster}.values())
 
-    def checks_of(self, cluster: Cluster) -> Sequence[Check]:
+    def checks_of(self, cluster: EnvoyCluster) -> Sequence[Check]:
         return [check for check in self.checks if check.cluster == cluster]
 
     def counted(self, what: str) -> Iterator[tuple[str, int]]:
@@ -288,7 +288,7 @@ def seconds(duration: str | None, default: float) -> float:
 
 
 @dataclass(frozen=True)
-class Process:
+class ProcessFacts:
     """A sidecar or a control plane, by its status pages. `skew` is its clock less ours, in seconds, if known."""
 
     address: str
@@ -315,20 +315,20 @@ class Process:
         return found
 
 
-class Sidecar(Process):
+class SidecarFacts(ProcessFacts):
     """Envoy asks it."""
 
     kind = "sidecar"
 
 
-class Control(Process):
+class ControlFacts(ProcessFacts):
     """AWS's tools call it."""
 
     kind = "control plane"
 
 
 @dataclass(frozen=True)
-class Asked:
+class GrpcHealth:
     """A gRPC address and its health: SERVING, NOT_SERVING, or the reason for no answer."""
 
     address: str
@@ -400,9 +400,9 @@ class Facts:
     """
 
     envoys: Sequence[Envoy] = ()
-    sidecars: Sequence[Sidecar] = ()
-    controls: Sequence[Control] = ()
-    asked: Sequence[Asked] = ()
+    sidecars: Sequence[SidecarFacts] = ()
+    controls: Sequence[ControlFacts] = ()
+    asked: Sequence[GrpcHealth] = ()
     redis: Redis | None = None
     apis: Sequence[Api] = ()
     published: Sequence[str] = ()
@@ -418,7 +418,7 @@ class Facts:
         """All of ours in its connection manager, itself too."""
         return (one for one in self.checks() if one.manager == check.manager)
 
-    def clusters(self) -> Iterator[tuple[Envoy, Cluster]]:
+    def clusters(self) -> Iterator[tuple[Envoy, EnvoyCluster]]:
         """Each cluster that checks go to, of each Envoy."""
         for envoy in self.envoys:
             for cluster in envoy.asked:

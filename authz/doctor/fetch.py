@@ -33,13 +33,13 @@ from authz.core.limits import redis_key
 from authz.core.resources import DEFAULT_ACCOUNT, Api
 from authz.core.stored import RestApi
 from authz.doctor import envoydump
-from authz.doctor.facts import Asked, Control, Envoy, Facts, Process, Redis, Sidecar
+from authz.doctor.facts import ControlFacts, Envoy, Facts, GrpcHealth, ProcessFacts, Redis, SidecarFacts
 from authz.redisio.client import connect
 from authz.redisio.url import check_tls_files, in_words, mask_url, read_url
 from authz.store.store import Store, StoreUnavailable
 
 T = TypeVar("T")
-P = TypeVar("P", bound=Process)
+P = TypeVar("P", bound=ProcessFacts)
 
 HEALTH: Final = "/grpc.health.v1.Health/Check"
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
@@ -74,7 +74,7 @@ class UnreachableError(Exception):
 
 
 @dataclass(frozen=True)
-class Tls:
+class GrpcTls:
     """PEM files for gRPC addresses that speak TLS: whom to trust, and what to show. `name` is in their certificate."""
 
     ca: Path | None = None
@@ -100,7 +100,7 @@ class Targets:
     clusters: Sequence[str] = ()
     apis: Sequence[Api] = ()
     published: Sequence[str] = ()
-    tls: Tls | None = None
+    tls: GrpcTls | None = None
     clock: Callable[[], float] = field(default=time.time)
 
 
@@ -122,8 +122,8 @@ async def look(targets: Targets) -> Facts:
     clock = targets.clock
     envoys, sidecars, controls, asked = await asyncio.gather(
         each("Envoy", targets.envoys, lambda at: asyncio.to_thread(_envoy, at, targets.clusters)),
-        each("sidecar", targets.sidecars, lambda at: asyncio.to_thread(_process, Sidecar, at, clock)),
-        each("control plane", targets.controls, lambda at: asyncio.to_thread(_process, Control, at, clock)),
+        each("sidecar", targets.sidecars, lambda at: asyncio.to_thread(_process, SidecarFacts, at, clock)),
+        each("control plane", targets.controls, lambda at: asyncio.to_thread(_process, ControlFacts, at, clock)),
         each("gRPC", targets.grpc, lambda at: _ask_health(at, targets.tls)),
     )
     facts = Facts(envoys, sidecars, controls, asked, None, targets.apis, targets.published, silent, clock())
@@ -253,7 +253,7 @@ def _samples(text: str) -> Mapping[str, Sequence[float]]:
     return found
 
 
-async def _ask_health(address: str, tls: Tls | None) -> Asked:
+async def _ask_health(address: str, tls: GrpcTls | None) -> GrpcHealth:
     """The standard health check that Envoy makes too."""
     async with _channel(address, tls) as channel:
         check: Run = channel.unary_unary(
@@ -265,11 +265,11 @@ async def _ask_health(address: str, tls: Tls | None) -> Asked:
         try:
             answer = await check(request, timeout=SECONDS)
         except grpc.aio.AioRpcError as error:
-            return Asked(address, f"{error.code().name}: {error.details()}")
-        return Asked(address, health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+            return GrpcHealth(address, f"{error.code().name}: {error.details()}")
+        return GrpcHealth(address, health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-def _channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
+def _channel(address: str, tls: GrpcTls | None) -> grpc.aio.Channel:
     options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
     if tls is None:
         return grpc.aio.insecure_channel(address, options)

@@ -16,7 +16,7 @@ QUIET_SECONDS: Final = 60.0  # between two lines about the same problem
 log = structlog.get_logger(__name__)
 
 
-class Problem(StrEnum):
+class CallFault(StrEnum):
     """A fault of a call."""
 
     TOO_LARGE = "too_large"
@@ -29,13 +29,13 @@ class Problem(StrEnum):
 
 BODY: Final = "the filter's with_request_body may send bodies, which are never read: leave it out"
 HINTS: Final = {
-    Problem.TOO_LARGE: f"a message is larger than the bound; {BODY}",
-    Problem.ENDED: "a call ended before it was read or answered: "
+    CallFault.TOO_LARGE: f"a message is larger than the bound; {BODY}",
+    CallFault.ENDED: "a call ended before it was read or answered: "
     f"the message is larger than the bound, or damaged, or the caller left; {BODY}",
-    Problem.NO_MESSAGE: "a call has no message",
-    Problem.MALFORMED: "a call is not one message of gRPC",
-    Problem.UNDECODABLE: "a message is no CheckRequest",
-    Problem.UNKNOWN_METHOD: "a call names a method that is not served",
+    CallFault.NO_MESSAGE: "a call has no message",
+    CallFault.MALFORMED: "a call is not one message of gRPC",
+    CallFault.UNDECODABLE: "a message is no CheckRequest",
+    CallFault.UNKNOWN_METHOD: "a call names a method that is not served",
 }
 
 
@@ -45,10 +45,10 @@ class BadCalls:
     def __init__(self, metrics: Metrics, now: Callable[[], float] = time.monotonic) -> None:
         self._count = metrics.bad_calls
         self._now = now
-        self._quiet_until: dict[Problem, float] = {}
-        self._unlogged: dict[Problem, int] = {}
+        self._quiet_until: dict[CallFault, float] = {}
+        self._unlogged: dict[CallFault, int] = {}
 
-    def __call__(self, problem: Problem) -> None:
+    def __call__(self, problem: CallFault) -> None:
         self._count(problem)
         calls, now = self._unlogged.get(problem, 0) + 1, self._now()
         if now < self._quiet_until.get(problem, now):

@@ -135,7 +135,7 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class BasePathRoute:
     """A base path of a host, and the API it belongs to; "" is the whole host."""
 
     base_path: str
@@ -149,7 +149,7 @@ class VirtualHost:
     name: str
     domains: tuple[str, ...]
     api: str | None
-    routes: tuple[Route, ...] = ()
+    routes: tuple[BasePathRoute, ...] = ()
 
 
 def render(resources: Resources, options: EnvoyOptions) -> str:
@@ -248,20 +248,20 @@ def virtual_hosts(apis: tuple[Api, ...], *, stored: bool = False) -> list[Virtua
 
     Beside `stored` APIs, which are reached by their ids, the only one here keeps the names of this machine.
     """
-    hosts: dict[str, list[Route]] = {}
+    hosts: dict[str, list[BasePathRoute]] = {}
     for api in apis:
         for host in api.hosts:
             base_path = "/".join(filter(None, host.base_path.split("/")))
-            hosts.setdefault(host.host.lower(), []).append(Route(base_path, api.id))
+            hosts.setdefault(host.host.lower(), []).append(BasePathRoute(base_path, api.id))
     only = apis[0].id if len(apis) == 1 else None
     if stored and only:
         for name in THIS_MACHINE:
-            hosts.setdefault(name, [Route("", only)])
+            hosts.setdefault(name, [BasePathRoute("", only)])
     others = VirtualHost("any other host", ("*",), None if stored else only)
     return [*(_virtual_host(name, hosts[name]) for name in sorted(hosts)), others]
 
 
-def _virtual_host(host: str, routes: list[Route]) -> VirtualHost:
+def _virtual_host(host: str, routes: list[BasePathRoute]) -> VirtualHost:
     """The longest base path comes first: Envoy takes the first route that matches."""
     whole = next((route.api for route in routes if not route.base_path), None)
     below = sorted(

@@ -21,7 +21,7 @@ from authz.check import Checker
 from authz.core.request import Request, joined
 from authz.core.verdict import Denied, Reason, Verdict
 from authz.envoy.answers import STANDARD, Style, encode
-from authz.envoy.badcalls import BadCalls, Problem
+from authz.envoy.badcalls import BadCalls, CallFault
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.observe.metrics import Metrics
 
@@ -150,7 +150,7 @@ class Authorization:
             self._metrics.cancelled()
             raise
         except DecodeError:
-            self.bad(Problem.UNDECODABLE)
+            self.bad(CallFault.UNDECODABLE)
             response = self._encoded(verdict, None)
         except Exception:
             log.exception("check failed")

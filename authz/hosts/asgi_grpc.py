@@ -19,7 +19,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from authz.envoy.badcalls import Problem
+from authz.envoy.badcalls import CallFault
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,7 @@ Send = Callable[[Event], Awaitable[None]]
 # A serialised request and the seconds that its caller still waits, None for ever; a serialised answer.
 Unary = Callable[[bytes, float | None], Awaitable[bytes]]
 # Counts a call that no Envoy makes on purpose.
-Bad = Callable[[Problem], None]
+Bad = Callable[[CallFault], None]
 
 DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 4, 5, 8, 12, 13, 14
 
@@ -59,7 +59,7 @@ CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 class Refused(Exception):  # noqa: N818  (an answer, not a fault)
     """The call ends with a status other than OK, and these words; `problem` if no Envoy makes such a call."""
 
-    def __init__(self, code: int, message: str, problem: Problem | None = None) -> None:
+    def __init__(self, code: int, message: str, problem: CallFault | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
@@ -74,7 +74,7 @@ class NotGrpc(Exception):  # noqa: N818
     """A request of another protocol."""
 
 
-class Asked(NamedTuple):
+class CallHead(NamedTuple):
     """The path and the timeout of a call, from its headers."""
 
     path: str
@@ -84,25 +84,25 @@ class Asked(NamedTuple):
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def asked(scope: Event) -> Asked:
+def asked(scope: Event) -> CallHead:
     """Raises NotGrpc or Refused for what a gRPC client would not send."""
     headers = dict(scope["headers"])
     if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
         raise NotGrpc
     if scope["method"] != "POST":
-        raise Refused(UNIMPLEMENTED, "expected POST", Problem.MALFORMED)
+        raise Refused(UNIMPLEMENTED, "expected POST", CallFault.MALFORMED)
     # Without it pyvoy drops the trailers, and an answer without a status is none.
     if headers.get(b"te") != b"trailers":
-        raise Refused(INTERNAL, "expected te: trailers", Problem.MALFORMED)
+        raise Refused(INTERNAL, "expected te: trailers", CallFault.MALFORMED)
     timeout = headers.get(b"grpc-timeout")
-    return Asked(scope["path"], None if timeout is None else seconds_of(timeout))
+    return CallHead(scope["path"], None if timeout is None else seconds_of(timeout))
 
 
 @lru_cache(maxsize=1024)
 def seconds_of(timeout: bytes) -> float:
     """A `grpc-timeout` such as `500m`. Raises Refused."""
     if not re.fullmatch(rb"\d{1,8}[HMSmun]", timeout):
-        raise Refused(INTERNAL, "bad grpc-timeout", Problem.MALFORMED)
+        raise Refused(INTERNAL, "bad grpc-timeout", CallFault.MALFORMED)
     return int(timeout[:-1]) * UNITS[timeout[-1:]]
 
 
@@ -124,7 +124,7 @@ async def _rest(body: bytearray, receive: Receive) -> bytearray:
     more = True
     while more:
         if len(body) > PREFIX + MAX_MESSAGE:
-            raise Refused(RESOURCE_EXHAUSTED, TOO_LARGE, Problem.TOO_LARGE)
+            raise Refused(RESOURCE_EXHAUSTED, TOO_LARGE, CallFault.TOO_LARGE)
         event = await receive()
         if event["type"] != "http.request":
             raise Gone
@@ -149,14 +149,14 @@ def unframed(body: bytes) -> bytes:
 
 def _fault(body: bytes, length: int) -> Refused:
     if len(body) < PREFIX:
-        return Refused(INTERNAL, NO_MESSAGE, Problem.NO_MESSAGE)
+        return Refused(INTERNAL, NO_MESSAGE, CallFault.NO_MESSAGE)
     if length > MAX_MESSAGE or len(body) - PREFIX > MAX_MESSAGE:
-        return Refused(RESOURCE_EXHAUSTED, TOO_LARGE, Problem.TOO_LARGE)
+        return Refused(RESOURCE_EXHAUSTED, TOO_LARGE, CallFault.TOO_LARGE)
     if length != len(body) - PREFIX:
-        return Refused(INTERNAL, "expected exactly one message", Problem.MALFORMED)
+        return Refused(INTERNAL, "expected exactly one message", CallFault.MALFORMED)
     if body[0] == 1:
-        return Refused(UNIMPLEMENTED, "compression is not supported", Problem.MALFORMED)
-    return Refused(INTERNAL, "bad message prefix", Problem.MALFORMED)
+        return Refused(UNIMPLEMENTED, "compression is not supported", CallFault.MALFORMED)
+    return Refused(INTERNAL, "bad message prefix", CallFault.MALFORMED)
 
 
 # --- answering ----------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def _service(message: bytes) -> str:
     try:
         return health_pb2.HealthCheckRequest.FromString(message).service
     except DecodeError:
-        raise Refused(INTERNAL, "no HealthCheckRequest", Problem.UNDECODABLE) from None
+        raise Refused(INTERNAL, "no HealthCheckRequest", CallFault.UNDECODABLE) from None
 
 
 async def _is_set(changed: asyncio.Event) -> bool:
@@ -295,7 +295,7 @@ class GrpcApp:
                 self._bad(refused.problem)
             await refuse(send, refused.code, refused.message)
         except NotGrpc:
-            self._bad(Problem.MALFORMED)
+            self._bad(CallFault.MALFORMED)
             await send(NOT_GRPC)
             await send(NO_BODY)
         else:
@@ -303,7 +303,7 @@ class GrpcApp:
 
     async def _rare(self, path: str, message: bytes, receive: Receive, send: Send) -> None:
         if path != WATCH:
-            raise Refused(UNIMPLEMENTED, UNKNOWN_METHOD, Problem.UNKNOWN_METHOD)
+            raise Refused(UNIMPLEMENTED, UNKNOWN_METHOD, CallFault.UNKNOWN_METHOD)
         await self._health.watch(message, receive, send)
 
     async def _after_waiting(self, receive: Receive, seconds_left: float | None) -> float | None:

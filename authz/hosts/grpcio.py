@@ -14,7 +14,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from grpc_reflection.v1alpha import reflection
 
 from authz.config.settings import Settings
-from authz.envoy.badcalls import Problem
+from authz.envoy.badcalls import CallFault
 from authz.envoy.edge import SERVICE
 from authz.hosts.asgi_grpc import MAX_MESSAGE, NO_MESSAGE, UNIMPLEMENTED, UNKNOWN_METHOD, Bad, Health, Refused
 from authz.sidecar.certificates import Certificates, Material
@@ -33,8 +33,8 @@ PAUSE_MS, ANSWER_MS = 60_000, 20_000  # between pings to a silent connection, an
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 CALLERS: Final = {
-    "Invalid encoding on ": Problem.MALFORMED,
-    "ExecuteBatchError raised in core by servicer method": Problem.ENDED,
+    "Invalid encoding on ": CallFault.MALFORMED,
+    "ExecuteBatchError raised in core by servicer method": CallFault.ENDED,
 }
 GRPC_LOG: Final = logging.getLogger("grpc._cython.cygrpc")
 log = structlog.get_logger(__name__)
@@ -148,7 +148,7 @@ class _Shielded(cygrpc.AioServer):  # type: ignore[misc]
         """Never returns a call: this is what grpcio's loop awaits. Raises when the server stops."""
         while True:
             call = await super()._request_call()
-            self._bad(Problem.UNKNOWN_METHOD)
+            self._bad(CallFault.UNKNOWN_METHOD)
             task = asyncio.create_task(_refuse(call))
             self._refusing.add(task)
             task.add_done_callback(self._refusing.discard)
@@ -234,9 +234,9 @@ class _Handlers:
         try:
             await context.abort(grpc.StatusCode.INTERNAL, NO_MESSAGE)
         except grpc.aio.AbortError:
-            self._bad(Problem.NO_MESSAGE)
+            self._bad(CallFault.NO_MESSAGE)
         except grpc.aio.BaseError:
-            self._bad(Problem.ENDED)  # gRPC has answered, or the caller has left
+            self._bad(CallFault.ENDED)  # gRPC has answered, or the caller has left
         return None
 
     async def _refuse(self, context: Context, refused: Refused) -> bytes:

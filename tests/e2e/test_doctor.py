@@ -27,7 +27,7 @@ from authz.core.stored import RequestValidator, RestApi, StoredResource
 from authz.doctor import fetch
 from authz.doctor.examine import examine
 from authz.doctor.facts import Facts
-from authz.doctor.fetch import Targets, Tls, look
+from authz.doctor.fetch import GrpcTls, Targets, look
 from authz.doctor.rules.processes import PROCESS_RULES
 from authz.envoy.config import EnvoyOptions, render
 from authz.store.store import Edit, Store
@@ -461,9 +461,9 @@ def test_a_certificate_that_expires_is_found(environment: dict[str, str], tmp_pa
     own = ("--tls-cert-file", str(files.certificate), "--tls-key-file", str(files.key))
     with authz_serve(FILE, *own, env=environment) as server:
         targets = {"sidecars": [server.http], "grpc": [server.grpc]}
-        [finding] = examine(seen(**targets, tls=Tls(files.ca)))
-        assert found(**targets, tls=Tls(files.ca, name="localhost")) == ["certificate-expires"]
-        for stranger in (None, Tls(files.ca, name="somebody.example.org")):
+        [finding] = examine(seen(**targets, tls=GrpcTls(files.ca)))
+        assert found(**targets, tls=GrpcTls(files.ca, name="localhost")) == ["certificate-expires"]
+        for stranger in (None, GrpcTls(files.ca, name="somebody.example.org")):
             assert "grpc-not-serving" in found(**targets, tls=stranger)
     assert (finding.id, finding.seen) == ("certificate-expires", "in 1.0 days")
 

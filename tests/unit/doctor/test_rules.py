@@ -16,13 +16,13 @@ from authz.doctor.cves import CVES, MINIMUM, holes
 from authz.doctor.examine import RULES, examine
 from authz.doctor.facts import (
     Check,
-    Cluster,
     Envoy,
+    EnvoyCluster,
     Facts,
     Filter,
     Manager,
     Redis,
-    Sidecar,
+    SidecarFacts,
     is_loopback,
     seconds,
     version_of,
@@ -151,7 +151,7 @@ def test_small_readings() -> None:
     ],
 )
 def test_http2_is_said_in_several_ways(config: dict[str, Any], expected: bool) -> None:
-    assert Cluster("one", config).is_http2 is expected
+    assert EnvoyCluster("one", config).is_http2 is expected
 
 
 VALIDATION = "validation_context"
@@ -176,7 +176,7 @@ COMBINED = "combined_validation_context"
     ],
 )
 def test_who_is_believed_over_tls(context: dict[str, Any], missing: str | None) -> None:
-    facts = asking(Cluster("authz", {"transport_socket": tls(context)}))
+    facts = asking(EnvoyCluster("authz", {"transport_socket": tls(context)}))
     told = [one.what for one in tls_not_verified.look(facts)]
     assert len(told) == (missing is not None)
     assert (missing or "") in "".join(told)
@@ -186,7 +186,7 @@ def tls(context: dict[str, Any]) -> dict[str, Any]:
     return {"name": "tls", "typed_config": {"@type": "x.UpstreamTlsContext", "common_tls_context": context}}
 
 
-def asking(cluster: Cluster, *sidecars: Sidecar) -> Facts:
+def asking(cluster: EnvoyCluster, *sidecars: SidecarFacts) -> Facts:
     """An Envoy that asks this cluster."""
     [envoy] = check().envoys
     [one] = envoy.checks
@@ -194,11 +194,11 @@ def asking(cluster: Cluster, *sidecars: Sidecar) -> Facts:
     return Facts(envoys=[replace(envoy, checks=[asks], clusters={cluster.name: cluster})], sidecars=sidecars)
 
 
-def sidecar(*ports: int, host: str = "127.0.0.1", **settings: Any) -> Sidecar:
+def sidecar(*ports: int, host: str = "127.0.0.1", **settings: Any) -> SidecarFacts:
     """One with a worker a port."""
     told = {"grpcListen": [f"{host}:{port}" for port in ports], "maxInFlight": 100, **settings}
     workers = [{"slot": slot} for slot, _ in enumerate(ports)]
-    return Sidecar(f"http://{host}:9190", {"ready": True, "workers": workers, "settings": told}, {})
+    return SidecarFacts(f"http://{host}:9190", {"ready": True, "workers": workers, "settings": told}, {})
 
 
 TWO = {"127.0.0.1:50051": True, "127.0.0.1:50052": True}
@@ -219,9 +219,9 @@ PODS = {f"10.0.0.{pod}:{port}": True for pod in (1, 2) for port in (50051, 50052
     ],
 )
 def test_an_endpoint_is_wanted_for_each_worker_behind_it(
-    hosts: dict[str, bool], sidecars: list[Sidecar], seen: list[str]
+    hosts: dict[str, bool], sidecars: list[SidecarFacts], seen: list[str]
 ) -> None:
-    facts = asking(Cluster("authz", {}, hosts), *sidecars)
+    facts = asking(EnvoyCluster("authz", {}, hosts), *sidecars)
     assert [one.what for one in one_endpoint_for_many_workers.look(facts)] == seen
 
 
@@ -231,7 +231,7 @@ def test_an_endpoint_is_wanted_for_each_worker_behind_it(
 )
 def test_a_sidecar_beside_its_only_envoy_needs_no_drain(hosts: dict[str, bool], drain: float, is_told: bool) -> None:
     config = {"health_checks": [{"interval": "2s", "unhealthy_threshold": 2, "grpc_health_check": {}}]}
-    facts = asking(Cluster("authz", config, hosts), sidecar(50051, 50052, drainSeconds=drain))
+    facts = asking(EnvoyCluster("authz", config, hosts), sidecar(50051, 50052, drainSeconds=drain))
     assert bool([*drain_shorter_than_health_check.look(facts)]) is is_told
 
 
@@ -243,7 +243,7 @@ def test_one_envoy_need_not_fill_all_the_pods_of_a_name(kind: str, is_told: bool
         "load_assignment": {"endpoints": [{"lb_endpoints": [{}, {}]}]},
         "circuit_breakers": {"thresholds": [{"max_requests": 200}]},
     }
-    facts = asking(Cluster("authz", config, PODS), sidecar(50051, 50052, host="0.0.0.0"))
+    facts = asking(EnvoyCluster("authz", config, PODS), sidecar(50051, 50052, host="0.0.0.0"))
     assert bool([*breaker_below_workers.look(facts)]) is is_told
 
 
@@ -251,7 +251,7 @@ def test_hosts_that_are_spoken_to_each_in_its_way_are_no_mismatch() -> None:
     """As Istio and Envoy Gateway write it."""
     ways = {"transport_socket_matches": [{"name": "tls", "transport_socket": tls(SECRET)}]}
     for config, told in ((ways, 0), ({"transport_socket": tls(SECRET)}, 1)):
-        facts = asking(Cluster("authz", config, TWO), sidecar(50051, tls=False))
+        facts = asking(EnvoyCluster("authz", config, TWO), sidecar(50051, tls=False))
         assert len([*tls_mismatch.look(facts)]) == told
 
 

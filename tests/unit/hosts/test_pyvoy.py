@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from authz.config.faults import ConfigError
 from authz.config.file import parse
 from authz.config.settings import Settings
-from authz.envoy.badcalls import Problem
+from authz.envoy.badcalls import CallFault
 from authz.hosts import asgi_grpc
 from authz.hosts.asgi_grpc import (
     CHECK,
@@ -48,7 +48,7 @@ async def echo(message: bytes, seconds_left: float | None) -> bytes:
     return message
 
 
-def no_problem(problem: Problem) -> None:
+def no_problem(problem: CallFault) -> None:
     """Counts nothing."""
 
 

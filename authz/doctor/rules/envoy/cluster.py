@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from authz.doctor.facts import SILENT, Cluster, Facts, Json, Sidecar, seconds
+from authz.doctor.facts import SILENT, EnvoyCluster, Facts, Json, SidecarFacts, seconds
 from authz.doctor.finding import Rule, Seen, rule
 
 # Envoy's own values, where the configuration is silent.
@@ -33,7 +33,7 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _workers_behind(cluster: Cluster, sidecars: Sequence[Sidecar]) -> int:
+def _workers_behind(cluster: EnvoyCluster, sidecars: Sequence[SidecarFacts]) -> int:
     """Of the sidecars that listen at one of its ports; of all, where no port tells.
 
     Of those with the same ports only one can be on Envoy's own machine: the others are in other pods, with Envoys of
@@ -120,7 +120,7 @@ def health_told_late(facts: Facts) -> Iterator[Seen]:
             yield Seen(cluster.where, f"update_merge_window {window:g} s")
 
 
-def _health_checks(cluster: Cluster) -> Sequence[Json]:
+def _health_checks(cluster: EnvoyCluster) -> Sequence[Json]:
     found: Sequence[Json] = cluster.config.get("health_checks", ())
     return found
 
@@ -164,7 +164,7 @@ def breaker_far_above_workers(facts: Facts) -> Iterator[Seen]:
             yield _breaker(cluster, allowed, bearable)
 
 
-def _breakers(facts: Facts) -> Iterator[tuple[Cluster, int, int]]:
+def _breakers(facts: Facts) -> Iterator[tuple[EnvoyCluster, int, int]]:
     """What each cluster's breaker allows, and what its workers bear."""
     if facts.told("maxInFlight"):
         for _, cluster in facts.clusters():
@@ -173,7 +173,7 @@ def _breakers(facts: Facts) -> Iterator[tuple[Cluster, int, int]]:
                 yield cluster, cluster.threshold("max_requests", MAX_REQUESTS), bearable
 
 
-def _breaker(cluster: Cluster, allowed: int, bearable: int) -> Seen:
+def _breaker(cluster: EnvoyCluster, allowed: int, bearable: int) -> Seen:
     what = f"max_requests {allowed}, and the workers take on {bearable}"
     return Seen(cluster.where, what, f"max_requests: {bearable}")
 
