@@ -39,7 +39,7 @@ async def test_work_that_fails_fails_its_caller_and_leaves_turns_as_they_were() 
 
 
 class _Watched(dict):  # type: ignore[type-arg]
-    """A dict that can be seen to go."""
+    """A dict that can be weakly referenced."""
 
 
 async def test_released_catalogs_are_freed() -> None:

@@ -1,4 +1,4 @@
-"""The use case, with a limiter of scripted answers."""
+"""The check of one request, with a limiter whose answers the test gives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METERED = resources(usage_plans=(plan(quota=QuotaSettings(5, Period.DAY)),))
 
 
 class FakeLimiter:
-    """Gives the scripted answers in turn, and remembers its calls."""
+    """A limiter that returns the given answers in turn, and records its calls."""
 
     def __init__(self, *answers: Tally | Exception) -> None:
         self.answers, self.asked = list(answers), list[tuple[Sequence[Limit], Meter | None, float | None]]()
@@ -72,7 +72,7 @@ async def test_a_request_is_named_only_with_charge_once(options: dict[str, Any],
     ("request_", "reason"), [(ask(key=None), Reason.KEY_MISSING), (ask("/prod/x"), Reason.UNKNOWN_METHOD)]
 )
 async def test_a_stranger_costs_redis_nothing(request_: Request, reason: Reason) -> None:
-    """And so a stranger stays out, whatever Redis does."""
+    """So an unknown caller is refused in any state of Redis."""
     limiter = FakeLimiter()
     verdict = await check(limiter, request_, by(FailurePolicy.ALLOW))
     assert isinstance(verdict, Denied)
@@ -93,7 +93,7 @@ def _limits(changed: Resources) -> Sequence[Limit]:
 
 
 async def test_a_stale_tally_is_resolved_again_at_redis_own_time() -> None:
-    """The period has turned, or our clock was off."""
+    """A new period began, or our clock was wrong."""
     limiter = FakeLimiter(Tally(TOMORROW, stale=True), Tally(TOMORROW, (1, 0)))
     verdict = await check(limiter)
     assert isinstance(verdict, Allowed)
@@ -110,7 +110,7 @@ async def test_a_key_that_has_expired_by_redis_own_time_is_refused() -> None:
 
 
 async def test_a_second_stale_tally_is_left_to_the_failure_policy() -> None:
-    """It is LimiterUnavailable."""
+    """It counts as an unavailable limiter."""
     stale = Tally(TOMORROW, stale=True)
     verdict = await check(FakeLimiter(stale, stale), changed=by(FailurePolicy.DENY, quota=QuotaSettings(5, Period.DAY)))
     assert isinstance(verdict, Denied)
@@ -153,7 +153,7 @@ async def test_what_overload_sheds_is_refused_whatever_the_policy(policy: Failur
 
 
 async def test_an_unknown_key_is_refused_as_unknown_without_redis() -> None:
-    """403, since the file knows all keys."""
+    """The answer is 403, since the file knows all keys."""
     verdict = await check(FakeLimiter(AWAY), ask(key="k2"), by(FailurePolicy.DENY))
     assert isinstance(verdict, Denied)
     assert verdict.reason is Reason.KEY_UNKNOWN
@@ -167,7 +167,7 @@ async def test_each_request_is_decided_by_the_catalog_of_its_arrival() -> None:
 
 
 class FakeRing:
-    """Knows nothing at first, and finds the keys it was given."""
+    """A ring that has no key in memory, and finds `answer` on look-up."""
 
     def __init__(self, answer: Caller | Exception | None) -> None:
         self.answer, self.looked, self.memory = answer, 0, dict[bytes, Caller | None]()
@@ -206,7 +206,7 @@ async def test_a_key_that_the_store_does_not_have_is_unknown() -> None:
 
 
 async def test_a_key_that_cannot_be_looked_up_is_no_stranger() -> None:
-    """503: the key may be good."""
+    """The answer is 503: the key may be good."""
     verdict = await checker(FakeRing(KeysUnavailable("away"))).check(ask(key="k2"))
     assert isinstance(verdict, Denied)
     assert (verdict.reason, verdict.subject.stage) == (Reason.UNAVAILABLE, "prod")

@@ -43,7 +43,7 @@ async def test_a_request_is_read_aloud() -> None:
 
 
 async def test_each_layer_is_shown_with_its_key_and_numbers() -> None:
-    """A rate that cannot be kept exactly is shown as reckoned."""
+    """A rate that cannot be kept exactly is shown as rounded."""
     lines = await story(FULL, ask())
     assert lines[6:16] == [
         "layer     plan_throttle: 0.1 a second, burst 1",
@@ -105,7 +105,7 @@ async def test_a_request_for_nothing_of_ours_has_no_names() -> None:
 
 
 async def test_no_key_is_printed() -> None:
-    """Not from a header, nor from the path's query string."""
+    """This holds for a key in a header and in the query string."""
     secret = value_of("k1")
     assert secret not in "\n".join(await story(resources(), ask(f"/prod/pets?api_key={secret}")))
 

@@ -1,4 +1,4 @@
-"""What lasts is said once, when its reason changes, once a minute, and when it ends; never more than a few times."""
+"""A lasting state is logged when it begins, changes its reason or ends, and once a minute, in few lines."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_it_is_said_again_once_a_minute_with_the_number_left_out(time: Time) -> 
 def test_its_end_is_said_and_it_may_begin_anew(time: Time) -> None:
     notice = Notice("away", clock=time)
     with capture_logs() as lines:
-        notice.ended("back")  # it never began
+        notice.ended("back")  # it has not begun
         notice.says("a")
         notice.ended("back")
         notice.ended("back")

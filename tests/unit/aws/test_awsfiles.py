@@ -1,4 +1,4 @@
-"""What the aws cli prints is recognised by its members, and each field that cannot be kept is named."""
+"""The aws cli's output is recognised by its members, and a warning names each value that cannot be kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file's form of resources and the store's are equivalent."""
+"""Resources keep their meaning from the file's form to the store's and back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ THROTTLED = GatewayResponse(status_code="429", response_templates={"application/
 
 
 def full() -> Resources:
-    """Resources that use all that the file can say."""
+    """Resources that use every field of the file."""
     stages = (
         Stage(
             name="prod",
@@ -79,7 +79,7 @@ def without_keys(given: Resources) -> Resources:
 
 
 def test_what_goes_into_the_store_comes_out_of_it() -> None:
-    """All but names of APIs without stages, and keys, which are looked up one by one."""
+    """Except names of APIs without stages, and keys, which are looked up one by one."""
     given = full()
     found, refs = to_resources(from_resources(given))
     assert flattened(found) == without_keys(given)
@@ -169,7 +169,7 @@ def test_the_file_comes_first_and_wins() -> None:
 
 
 def test_a_snapshot_has_what_the_data_plane_serves() -> None:
-    """Methods only where there are some, and the kinds of responses that we give."""
+    """Only paths that have methods, and only the kinds of responses that authz gives."""
     node = StoredResource("r", "/", methods={"GET": StoredMethod(api_key_required=True)})
     empty = StoredResource("s", "/s", "r", "s")
     draft = RestApi(
@@ -189,7 +189,7 @@ def test_a_snapshot_has_what_the_data_plane_serves() -> None:
 @pytest.mark.parametrize("path", ["/prod/pets", "/dev/pets/7", "/prod/nothing", "/nowhere/pets"])
 @pytest.mark.parametrize("host", ["a1.example.org", "a2.example.org", "api.example.org", "unknown.example.org"])
 def test_both_forms_compile_to_the_same_answers(host: str, path: str) -> None:
-    """Of a catalog of the file, and of one of the store's form of these resources."""
+    """One catalog comes from the file, the other from the file in the store's form."""
     given = full()
     found, _ = to_resources(from_resources(given))
     plans = {plan.id: plan.keys for plan in given.usage_plans}

@@ -1,4 +1,4 @@
-"""AWS's file of API keys: a customer's text never becomes another's, and each dropped part has a warning."""
+"""AWS's file of API keys: one customer's text never becomes another's key, and a warning names each omission."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_quotation_mark_too_few_refuses_the_file(line: str, cause: str) -> Non
     "closing", [f'next,{KEYS[1]},"', f'next,{KEYS[1]},",', f'{KEYS[1]}"', f'next\t{KEYS[1]}"', f'next,{KEYS[1]},","']
 )
 def test_two_quotation_marks_too_few_do_not_join_two_records(closing: str) -> None:
-    """RFC 4180 alone would read one field from the first mark to the second."""
+    """RFC 4180 alone would read everything between the two marks as one field."""
     assert KEYS[1] not in refusal(f'acme,{KEYS[0]},"unclosed', closing, f"third,{KEYS[2]},,,")
 
 
@@ -74,7 +74,7 @@ def test_apostrophes_are_text(name: str) -> None:
 
 
 def test_plans_may_stand_in_single_quotes() -> None:
-    """As AWS's own example has them."""
+    """AWS's own example has them."""
     (row,), warnings = read(f"a,{KEYS[0]},d,true, 'p1, p2' ")
     assert (row.plans, warnings) == (("p1", "p2"), [])
 
@@ -146,7 +146,7 @@ def _check_value(value: str, _document: object) -> None:
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=2, max_size=6), st.data())
 @settings(max_examples=400)
 def test_no_missing_mark_moves_a_key_into_a_text(texts: list[tuple[str, str]], data: st.DataObject) -> None:
-    """Whatever quotation marks are lost, a key's value is a key's value or nothing."""
+    """If quotation marks are missing, a value is read as the value of a key or not at all."""
     records = [[name, key, words, "true", ""] for (name, words), key in zip(texts, KEYS, strict=False)]
     whole = written([HEADER.split(","), *records])
     marks = [at for at, letter in enumerate(whole) if letter == '"']
@@ -174,7 +174,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     "unit", ["'a,", '"a",', "'", '"', ",", '""', " ", "a\n", "'\n", '"\n"', "\r", "\t'", "a,b,c,d,'e\n"]
 )
 def test_a_file_of_any_form_is_read_in_one_pass(unit: str) -> None:
-    """What looked at the rest of the text for each field would not come to an end in the time of a test."""
+    """A reader that searches the rest of the text for each field would not finish within the test's timeout."""
     text = HEADER + "\n" + unit * (100_000 // len(unit))
     with contextlib.suppress(ApiError):
         rows(text, Warnings(), lambda _value, _document: None)

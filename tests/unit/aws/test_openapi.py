@@ -1,4 +1,4 @@
-"""OpenAPI documents become resources, methods and gateway responses; another document is refused in AWS's words."""
+"""OpenAPI documents become resources, methods and gateway responses; others are refused in AWS's words."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ NOT_A_KEY = "is not an apiKey in the header x-api-key"
     ],
 )
 def test_a_method_that_asks_for_a_key_in_vain_is_named(given: dict[str, Any], cause: str) -> None:
-    """It stays open, as at AWS, and a warning says so."""
+    """It stays open, as at AWS, and the warning is grave."""
     result = read(given)
     assert methods(result) == {"/a": {"GET": False}}
     assert f"No key is required, because {cause}: GET /a" in result.warnings
@@ -379,7 +379,7 @@ def test_authorization_by_awss_identities_is_stored_with_a_warning() -> None:
 
 
 def test_a_type_of_authorization_can_be_accepted() -> None:
-    """`failonwarnings` would be of no use to a document with an authorizer; the warning stays."""
+    """Otherwise `failonwarnings` would refuse every document with an authorizer. The warning stays."""
     given = document(
         {"/a": {"get": {"security": [{"token": []}]}, "put": {"security": [{"token": [], "api_key": []}]}}}
     )
@@ -434,7 +434,7 @@ def test_a_reference_that_cannot_be_followed_has_a_warning(reference: Any, cause
     assert result.grave
 
 
-# --- dropped parts ------------------------------------------------------------------------------------------------
+# --- omissions ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -526,7 +526,7 @@ def test_a_refused_gateway_response_is_named_with_its_whole_address() -> None:
     )
 
 
-# --- as AWS fills it in -------------------------------------------------------------------------------------------
+# --- values that AWS fills in -------------------------------------------------------------------------------------
 
 
 def test_responses_and_requests_are_filled_in_as_aws_does() -> None:
@@ -593,7 +593,7 @@ def test_an_overwritten_path_keeps_the_id_of_its_resource() -> None:
 
 
 def bombs() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Small documents that come to gigabytes, or to hours, where somebody writes them out."""
+    """Small documents that take gigabytes, or hours, to expand."""
     nested = {f"v{n}": {"default": f"{{v{n + 1}}}" * 10} for n in range(9)}
     yield "variables", document(servers=[{"url": "/{v0}" * 10, "variables": nested}])
     yield "variable", document(servers=[{"url": "/{v}" * 400, "variables": {"v": {"default": "x" * 1900}}}])
@@ -620,7 +620,7 @@ def bombs() -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("name", "given"), list(bombs()))
 def test_a_document_that_expands_is_refused(name: str, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oasdocument, "MAX_STEPS", 50_000)  # a tenth, so that the tests are soon over
+    monkeypatch.setattr(oasdocument, "MAX_STEPS", 50_000)  # a tenth, to keep the tests short
     with contextlib.suppress(ApiError):
         result = read(given, basepath="prepend")
         assert len(msgspec.json.encode(result.api)) < 20_000_000, name
@@ -659,6 +659,6 @@ def test_a_document_is_refused_or_makes_an_api_that_can_be_kept(
     if not isinstance(given.get("paths"), dict):
         integration = {"uri": operation, "tlsConfig": operation}
         given["paths"] = {"/a": {"get": operation, "put": {"x-amazon-apigateway-integration": integration}}}
-    with contextlib.suppress(ApiError):  # anything else that is raised is a failure
+    with contextlib.suppress(ApiError):  # any other exception fails the test
         result = read(given, basepath="prepend").api
         assert msgspec.json.decode(msgspec.json.encode(result), type=RestApi) == result

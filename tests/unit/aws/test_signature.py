@@ -1,4 +1,4 @@
-"""A signature by botocore's signer is accepted as it is, and refused after any change to what it covers."""
+"""A signature made by botocore is accepted, and refused after any change to the parts that it covers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOST = "api.example.com"
 def sign(
     verb: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None, service: str = "apigateway"
 ) -> dict[str, str]:
-    """The request's headers by their names in lower case, signed by botocore."""
+    """Return the headers of a request that botocore signed, by their names in lower case."""
     request = AWSRequest(method=verb, url=f"http://{HOST}{target}", data=body, headers=headers or {})
     SigV4Auth(Credentials(ID, SECRET), service, "eu-west-1").add_auth(request)
     return {"host": HOST} | {name.lower(): str(value) for name, value in request.headers.items()}

@@ -1,4 +1,4 @@
-"""Rows of usage as pairs a day."""
+"""Usage records become one pair of numbers for each day."""
 
 from __future__ import annotations
 
@@ -107,6 +107,6 @@ def test_a_bad_range_of_dates_is_refused(start: Any, end: Any) -> None:
 @pytest.mark.parametrize("day", ["1970-01-01", "9998-12-31"])
 @pytest.mark.parametrize("period", ["DAY", "WEEK", "MONTH"])
 def test_the_first_and_last_days_there_are_fit_into_a_period(day: str, period: Any) -> None:
-    """A date long before or after now is odd, and no fault."""
+    """A date long before or after now is unusual, and no error."""
     offset = 0 if period == "DAY" else 5
     assert isinstance(_pairs(_record({}), QuotaSettings(5, period, offset), day, day), list)

@@ -1,4 +1,4 @@
-"""The bench's figures are right, and its results, inputs and questions are well formed."""
+"""The benchmark's figures are right, and its results, inputs and requests are well formed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_no_rounds_are_no_figure() -> None:
 
 
 def test_ratios_are_round_by_round() -> None:
-    """One slow round slows both: the ratio does not show it, while that of the medians would."""
+    """One slow round slows both sides: the ratio within a round does not show it, a ratio of medians would."""
     ours = [{"us": 2.0}, {"us": 200.0}, {"us": 2.2}]
     base = [{"us": 1.0}, {"us": 100.0}, {"us": 2.0}]
     assert stats.ratio(ours, base, "us") == stats.Spread(2.0, 1.1, 2.0, 3)
@@ -133,7 +133,7 @@ def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])
 def test_a_document_has_the_given_number_of_layers(layers: int) -> None:
-    """Without any limit of the account there, AWS's own would be the fifth."""
+    """A document that leaves the account's limit out would get AWS's as its fifth layer."""
     catalog = compiled(inputs.document(keys=3, plans=2, layers=layers))
     (grant,) = grants(catalog, [2], 1_800_000_000_000_000)
     assert [limit.layer for limit in grant.limits] == list(Layer)[:layers]
@@ -207,7 +207,7 @@ def test_a_bucket_gains_while_time_passes(seconds: float, most: int) -> None:
 
 
 def test_a_rate_limit_request_is_spelt_as_the_protocol_has_it() -> None:
-    """Written out by hand: domain is field 1, descriptors field 2, their entries field 1 of key 1 and value 2."""
+    """The expected bytes: `domain` is field 1, `descriptors` field 2, an entry field 1, its key 1 and its value 2."""
     long = "v" * 200
     message = inputs.rate_limit_request("bench", (("k", "v"), ("l", "w")), (("m", long),))
     entry = b"\x0a\x01m\x12\xc8\x01" + long.encode()

@@ -17,7 +17,7 @@ from authz.core.resources import digest
 
 
 def authz(*words: str) -> str:
-    """What a command that succeeds prints."""
+    """Return the output of a command that succeeds."""
     outcome = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output
     return outcome.output

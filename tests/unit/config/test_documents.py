@@ -1,4 +1,4 @@
-"""Documents of clients are read in JSON, YAML and any Unicode encoding; whatever they hold, reading them is bounded."""
+"""Clients' documents are read as JSON or YAML, in any Unicode encoding; reading any document is bounded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_any_unicode_encoding_is_read(encoding: str, text: str) -> None:
 
 
 def test_keys_are_texts() -> None:
-    """YAML 1.1 takes some words for truth values, and ~ for nothing."""
+    """YAML 1.1 reads some words as booleans, and ~ as null."""
     words = ["on", "off", "yes", "no", "y", "n", "true", "null", "~", "200", "1.5", "0755", "12:30", "2020-01-01", "="]
     assert read("".join(f"{word}: 1\n" for word in words)) == dict.fromkeys(words, 1)
 
@@ -97,7 +97,7 @@ def test_a_templates_tag_is_named_with_its_place(tag: str) -> None:
     "text", ['{"a": {"b": 1, "b": 2}}', "a:\n  b: 1\n  b: 2\n", "{on: 1, 'on': 2}", '{"a": 1, "\\u0061": 2}']
 )
 def test_a_key_that_stands_twice_is_refused(text: str) -> None:
-    """One of the two would go without a word: the `security` of an operation, say."""
+    """Otherwise one of the two would be lost silently, such as the `security` of an operation."""
     with pytest.raises(RefusedError, match="is given twice"):
         read(text)
 

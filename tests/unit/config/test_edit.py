@@ -1,4 +1,4 @@
-"""A key is put into a plans file: its text stays as it is around the key, and says what it said."""
+"""A key is inserted into a plans file: the text around it and its meaning stay unchanged."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ LAYOUTS = {
 
 
 def added(before: str, after: str) -> list[str]:
-    """The lines that are new or have something new. Fails if any character is gone."""
+    """Return the new and changed lines. Fail if any character is missing."""
     rest = iter(after)
     assert all(character in rest for character in before)
     return [line for line in after.splitlines() if line not in before.splitlines()]
@@ -98,7 +98,7 @@ def test_a_key_joins_a_plan(text: str, shown: str) -> None:
 
 
 def test_a_first_key_joins_a_plan_at_the_end_of_a_file() -> None:
-    """Both insertions are below the same line."""
+    """Both insertions go below one line."""
     after = with_key("usagePlans:\n  - id: p\n    name: P", KEY, "p", "plans.yaml")
     assert after.splitlines()[-3:] == [
         "    keys: [new]",
@@ -132,9 +132,9 @@ def test_a_key_that_cannot_be_added_is_refused_with_the_reason(text: str, says: 
 @pytest.mark.parametrize(
     "text",
     [
-        # The list of keys is another one's too, so that one more key would be in both.
+        # Two plans share one list of keys, so the new key would join both.
         "usagePlans: [{id: p, name: P, keys: &all [a]}, {id: q, name: Q, keys: *all}]",
-        # A list that comes from a merged mapping is hidden by one of the plan's own.
+        # A list of the plan's own would hide the one that it merges.
         "usagePlans: [&p {id: q, name: Q, keys: [a]}, {<<: *p, id: p, name: P}]",
     ],
 )

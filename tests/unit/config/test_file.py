@@ -58,7 +58,7 @@ PLACE = re.compile(r" \(line \d+(, in [^()]+)?\)$")
 
 
 def refusal(text: str) -> list[str]:
-    """The lines that an operator reads about a file with such a text, without the line and the item at their ends."""
+    """Return the lines of the refusal of `text`, without the line number and the item at their ends."""
     return [PLACE.sub("", line) for line in refusal_with_places(text)]
 
 
@@ -95,7 +95,7 @@ def test_a_rate_is_written_as_numbers_are(written: str, rate: float) -> None:
 
 
 def test_a_field_has_one_name_in_file_and_api() -> None:
-    """The file says what the API says, and another place's name is no field."""
+    """The file uses the names of AWS's API, each only in its own place."""
     text = """
 account: {throttleSettings: {rateLimit: 1, burstLimit: 2}}
 apis: [{id: a1, stages: [{name: prod, methodSettings: {"*/*": {throttlingRateLimit: 3, throttlingBurstLimit: 4}}}]}]
@@ -120,7 +120,7 @@ def test_a_moment_is_the_same_content_in_every_zone() -> None:
 
 
 def test_an_anchored_mapping_with_an_override_can_be_merged() -> None:
-    """Its own key wins over the one it merged, and is not given twice."""
+    """Its own key wins over the merged one, and does not count as a duplicate."""
     text = """
 apis: [{id: a, stages: [{name: s, variables: &one {x: '1', y: '1'}}, {name: t, variables: &two {<<: *one, x: '2'}}]}]
 usagePlans: [{id: p, name: P, tags: {<<: *two, z: '3'}}]
@@ -391,7 +391,7 @@ def test_no_message_repeats_a_value(entry: str) -> None:
 
 
 def test_no_message_repeats_a_value_in_the_place_of_an_id() -> None:
-    """The likeliest slip of all: a plan that lists what the caller sends."""
+    """The likeliest mistake: a plan lists a key's value instead of its id."""
     lines = refusal(FILE.replace("keys: [k1]", f"keys: [{SECRET}, {SECRET}]"))
     rule = "this is the value of $.apiKeys[0]; expected its id"
     assert lines == [f"plans.yaml: $.usagePlans[0].keys[{n}]: {rule}" for n in range(2)]
@@ -433,7 +433,7 @@ async def test_the_child_hands_back_the_mistakes(tmp_path: Path) -> None:
 async def test_the_child_imports_nothing_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that happens to be called secrets.py may well lie beside plans.yaml."""
+    """A file named secrets.py may lie beside plans.yaml."""
     (tmp_path / "plans.yaml").write_text(FILE)
     (tmp_path / "secrets.py").write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path)
@@ -450,7 +450,7 @@ async def test_a_child_that_is_killed_may_be_tried_again(tmp_path: Path, monkeyp
 
 
 async def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    """A FIFO without a writer is a file without an end."""
+    """A FIFO without a writer is a file whose end never comes."""
     path = tmp_path / "plans.yaml"
     os.mkfifo(path)
     with pytest.raises(LoaderStoppedError, match=r"not read within 0.2 s"):
@@ -469,7 +469,7 @@ SAMPLE = Path(__file__).parents[3] / "authz/samples/plans.yaml"
 
 
 def test_the_keys_of_the_sample_open_nothing() -> None:
-    """Everybody can read them; they are turned off, in the form of a digest too, and said."""
+    """They are public, so they are disabled, as digests too, and a warning says so."""
     found = load(SAMPLE)
     assert [key.enabled for key in found.resources.api_keys] == [False] * 5
     assert found.published == tuple(key.id for key in found.resources.api_keys)

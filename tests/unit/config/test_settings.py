@@ -1,4 +1,4 @@
-"""Settings: the first source that gives one wins, a bad one is reported with its origin, and no password is shown."""
+"""Settings: the first source that gives one wins, an error names its source, and no password is shown."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_an_address_is_a_host_and_port_or_a_socket(address: str) -> None:
     ],
 )
 def test_variables_of_kubernetes_services_and_of_tests_are_no_settings(variable: str) -> None:
-    """A Service named authz sets AUTHZ_SERVICE_HOST in every container; that must not keep us from starting."""
+    """A Service named authz sets AUTHZ_SERVICE_HOST in every container; authz starts nevertheless."""
     assert load_settings({}, {variable: "x"}, {}).settings == Settings()
 
 

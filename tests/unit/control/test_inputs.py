@@ -1,4 +1,4 @@
-"""Bodies become structs, or errors in the words of AWS's framework; never anything else."""
+"""Every body becomes a struct, or an error in the words of AWS's framework."""
 
 from __future__ import annotations
 

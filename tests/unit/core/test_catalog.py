@@ -1,4 +1,4 @@
-"""A compiled catalog: who calls what, and which limits cover the call."""
+"""A compiled catalog finds the caller and the method of a request, and the limits that cover it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def limits_of(changed: Resources, request: Request) -> dict[str, Limit]:
 
 
 def bursts(changed: Resources, layer: Layer, *requests: Request) -> list[int | None]:
-    """The burst of one layer's bucket for each request; None where the layer has no limit."""
+    """Return the burst of the layer's bucket for each request; None if the layer has no limit."""
     found = [limits_of(changed, request).get(layer) for request in requests]
     return [limit.rule.burst if limit and isinstance(limit.rule, Throttle) else None for limit in found]
 
@@ -71,7 +71,7 @@ def bursts(changed: Resources, layer: Layer, *requests: Request) -> list[int | N
 
 
 def open_api(id: str, *hosts: Host, stages: tuple[str, ...] = ("prod", "dev")) -> Api:  # noqa: A002
-    """An API whose every path is open, so that only its place decides."""
+    """An API that needs no key on any path, so that only the host and the path decide."""
     anything: dict[str, dict[HttpMethod, Method]] = {
         path: {"GET": Method(api_key_required=False)} for path in ("/", "/{proxy+}")
     }
@@ -140,7 +140,7 @@ EXTENDED = {"api": "a1", "stage": "dev"}
 def test_api_and_stage_are_those_of_the_nearest_source(
     catalog: Catalog, request_: Request, place: tuple[str, str, str]
 ) -> None:
-    """Extension, base path, the host's first label, the only API; extension, mapping, the next segment."""
+    """API: extension, base path, first label of the host, the only API. Stage: extension, mapping, next segment."""
     subject = granted(catalog, request_).subject
     assert (subject.api, subject.stage, without(request_.path.partition("?")[0], subject.skip)) == place
 
@@ -229,7 +229,7 @@ def test_a_caller_without_a_good_key_is_refused(changed: Resources, request_: Re
 
 
 def test_a_verb_in_lower_case_does_not_slip_past_its_method_to_any() -> None:
-    """HTTP/2 lets a client send `get`, and some upstreams take it for GET."""
+    """HTTP/2 lets a client send `get`, and some upstreams treat it as GET."""
     methods: dict[HttpMethod, Method] = {"GET": Method(), "ANY": Method(api_key_required=False)}
     catalog = Catalog.compile(resources(apis=(api(resources={"/pets": methods}),)))
     route = granted(catalog, ask("/prod/pets", method="get", host="a1")).subject.route
@@ -237,7 +237,7 @@ def test_a_verb_in_lower_case_does_not_slip_past_its_method_to_any() -> None:
 
 
 def test_a_comma_makes_a_key_unknown_whatever_its_digest() -> None:
-    """Envoy joins two headers by one, so a key that holds one looks like two keys."""
+    """Envoy joins repeated headers by a comma, so a key with a comma looks like two keys."""
     joined = f"{value_of('k1')},{value_of('k2')}"
     changed = resources(api_keys=(key(value_sha256=digest(joined).hex()),))
     assert refused(changed, ask(headers={"x-api-key": joined})) is Reason.KEY_UNKNOWN
@@ -285,7 +285,7 @@ def test_the_layers_come_in_the_order_that_names_the_refusal() -> None:
 
 
 def test_a_keyless_method_has_only_the_shared_layers() -> None:
-    """With a key or without one; nothing is metered."""
+    """The request may carry a key; its use is not metered."""
     grant = granted(Catalog.compile(FULL, failure_policy=FailurePolicy.DENY), ask("/prod/open"))
     assert [limit.layer for limit in grant.limits] == [Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE]
     assert (grant.meter, grant.subject.key, grant.failure_policy) == (None, "", FailurePolicy.DENY)
@@ -371,12 +371,12 @@ def staged(settings: dict[str, MethodSetting]) -> Resources:
 def test_the_most_specific_setting_of_a_stage_wins(
     settings: dict[str, MethodSetting], expected: list[int | None]
 ) -> None:
-    """A rate of -1 is no limit, a burst of -1 the rate rounded up."""
+    """A rate of -1 means no limit, a burst of -1 the rate rounded up."""
     assert bursts(staged(settings), Layer.STAGE_METHOD_THROTTLE, GET, POST, ANY) == expected
 
 
 def test_a_wildcard_gives_each_method_a_bucket_of_its_own() -> None:
-    """Only ANY shares one."""
+    """Only the verbs of ANY share one."""
     changed = staged({"*/*": setting(1.0, 3)})
     requests = (GET, POST, ANY, ask("/prod/any", method="PUT"))
     keys = [limits_of(changed, request)["stage_method_throttle"].key for request in requests]
@@ -397,7 +397,7 @@ def test_a_wildcard_gives_each_method_a_bucket_of_its_own() -> None:
 def test_a_verb_of_an_any_method_may_have_settings_of_its_own(
     settings: dict[str, MethodSetting], expected: list[int | None]
 ) -> None:
-    """And a bucket of its own: the other verbs share that of ANY."""
+    """Such a verb has a bucket of its own; the other verbs share the bucket of ANY."""
     asked = [ask("/prod/any", method=verb) for verb in ("get", "PUT", "PATCH")]
     changed = staged(settings)
     assert bursts(changed, Layer.STAGE_METHOD_THROTTLE, *asked) == expected
@@ -427,7 +427,7 @@ def test_a_verb_with_settings_of_its_own_is_the_same_method_for_plans() -> None:
 
 
 def test_all_paths_of_an_api_without_methods_share_one_bucket() -> None:
-    """No caller can invent buckets."""
+    """A caller cannot create buckets by inventing paths."""
     changed = resources(apis=(api(resources={}, stages=(Stage("prod", {"*/*": setting(1.0, 3)}),)),))
     requests = (ask("/prod"), ask("/prod/a/b", method="PUT"), ask("/prod//"))
     assert len({limits_of(changed, request)["stage_method_throttle"].key for request in requests}) == 1
@@ -460,7 +460,7 @@ def test_stages_of_two_plans_are_metered_by_their_own() -> None:
 
 
 def test_a_stage_with_a_deployment_serves_that_and_not_its_api() -> None:
-    """Its methods, key sources and responses; the other stage still serves the API as it is."""
+    """It serves the deployment's methods, key sources and responses; the other stage serves the API as it is."""
     other: dict[str, dict[HttpMethod, Method]] = {"/toys": {"GET": Method()}}
     worded = {GatewayResponseType.INVALID_API_KEY: GatewayResponse(status_code="401")}
     deployed = Deployment(key_sources=(KeySource(header="x-other"),), resources=other, gateway_responses=worded)
@@ -485,7 +485,7 @@ def test_what_points_to_nothing_covers_nothing() -> None:
 
 
 def having(*plans: str) -> Find:
-    """A ring that has the key k2, in these plans, and no other."""
+    """A look-up that finds only the key k2, in these plans."""
     caller = Caller("k2", enabled=True, expires_us=None, customer="", plans=plans)
     return lambda hashed: caller if hashed == digest(value_of("k2")) else None
 

@@ -1,4 +1,4 @@
-"""A second compilation equals that of a new compiler, and takes over each part that has not changed."""
+"""A compiler reuses unchanged parts, and its catalog equals a new compiler's."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _key(name: str) -> Any:
 
 
 def _answers(catalog: Catalog) -> list[object]:
-    """The answer to each key at each place, but for the compiled parts that a subject carries."""
+    """Resolve each key at each path and stage, and leave out the compiled parts of a subject."""
     found = [
         catalog.resolve(ask(f"/{stage}{path}", key=name), NOW)
         for stage in ("prod", "test")
@@ -95,7 +95,7 @@ def _answers(catalog: Catalog) -> list[object]:
 
 @given(st.lists(st.tuples(worlds, st.booleans()), min_size=2, max_size=5))
 def test_an_earlier_compilation_makes_no_difference(changes: list[tuple[Resources, bool]]) -> None:
-    """Whatever changed: an account's rate, an API's stages and methods, a plan's numbers, its keys, its reference."""
+    """Changes of the account's rate, an API's stages and methods, and a plan's numbers, keys and reference."""
     compiler = Compiler()
     for resources, anew in changes:
         refs = {"p1": "p1.two" if anew else "p1.one"}
@@ -120,7 +120,7 @@ def _world() -> Resources:
 
 
 def test_what_has_not_changed_is_taken_over() -> None:
-    """Beside a store, whose every change comes with the same keys of the file."""
+    """With a store: each change comes with the file's keys, which are unchanged."""
     world, compiler = _world(), Compiler()
     first = compiler(world, {})
     changed = replace(world, usage_plans=(world.usage_plans[0], replace(world.usage_plans[1], name="another")))
@@ -132,7 +132,7 @@ def test_what_has_not_changed_is_taken_over() -> None:
 
 
 def test_a_compiler_without_a_store_keeps_no_keys_for_the_next_time() -> None:
-    """They would be in memory twice, and never come again."""
+    """It would hold them in memory twice, and no later compilation would use them."""
     compiler = Compiler()
     compiler(_world())
     assert compiler._callers is None

@@ -1,4 +1,4 @@
-"""Where a key is found, and how it is stripped so that it never reaches the upstream."""
+"""A key is found in its sources, and stripped so that it never reaches the upstream."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def request(path: str = "/", metadata: dict[str, Any] | None = None, **headers: 
     ],
 )
 def test_the_first_source_that_is_present_and_not_empty_wins(asked: Request, found: str | None) -> None:
-    """A key given twice is joined by a comma, and so is none that can exist."""
+    """A key given twice is joined by a comma, which no key contains."""
     assert credentials().find(asked) == found
 
 
@@ -91,13 +91,13 @@ def test_the_first_source_that_is_present_and_not_empty_wins(asked: Request, fou
     ],
 )
 def test_whatever_could_be_a_key_is_stripped(asked: Request, strip: Strip) -> None:
-    """Whichever source was used; a cookie header without the named pair stays as it is."""
+    """All sources are stripped, used or not. A cookie header without the named pair stays as it is."""
     assert credentials().strip(asked) == strip
 
 
 @given(st.text(st.characters(exclude_characters=",; \t", exclude_categories=["Cs"])))
 def test_other_cookies_keep_their_bytes(value: str) -> None:
-    """Envoy tells them apart from text only if raw headers are switched on."""
+    """Envoy passes bytes that are not UTF-8 only with `encode_raw_headers`."""
     raw = f"a={value};key=K; b={value}".encode()
     asked = replace(request(cookie=raw.decode()), raw_cookie=raw)
     assert credentials().find(asked) == "K"
@@ -105,7 +105,7 @@ def test_other_cookies_keep_their_bytes(value: str) -> None:
 
 
 def test_a_cookie_that_is_not_utf_8_is_dropped_and_not_changed() -> None:
-    """Envoy takes no such bytes from an answer."""
+    """Envoy does not accept such bytes in an answer."""
     raw = b"a=\xff\xfe; key=K; b=2"
     asked = replace(request(cookie=raw.decode("utf-8", "replace")), raw_cookie=raw)
     assert credentials().strip(asked).cookie == "b=2"
@@ -153,14 +153,14 @@ IDENTITY = ("x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-
 @pytest.mark.parametrize("mark", ["_", ".", "~", "!", "--", "-_", "_-."])
 @pytest.mark.parametrize("name", IDENTITY)
 def test_a_name_is_known_in_every_spelling_that_an_upstream_folds(name: str, mark: str) -> None:
-    """All separators, or any one of them."""
+    """All separators are replaced, or any one of them."""
     first, *rest = name.split("-")
     spelt = [name.replace("-", mark), f"{first}{mark}{'-'.join(rest)}", f"{name.rpartition('-')[0]}{mark}{rest[-1]}"]
     assert lookalikes(spelt) == spelt
 
 
 def test_other_names_are_left_alone() -> None:
-    """Ours in their own spelling are removed on every request, or replaced."""
+    """Our own names in their exact spelling are no look-alikes: every answer removes or replaces them."""
     others = (
         "x-api-key",
         "x_api_key",

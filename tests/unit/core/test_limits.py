@@ -1,4 +1,4 @@
-"""Limits as data: exact fractions, windows, what remains, and the names of Redis keys."""
+"""Limits as data: exact fractions, windows, units left, and the names of Redis keys."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def bucket(rate: float, burst: int) -> Throttle:
     ],
 )
 def test_a_rate_is_a_fraction_of_coprime_integers(rate: float, burst: int, n: int, m: int) -> None:
-    """Tokens a microsecond, of the shortest decimal that the double prints as."""
+    """It counts tokens per microsecond, from the shortest decimal that prints the double."""
     found = bucket(rate, burst)
     assert (found.n, found.m, found.exact) == (n, m, True)
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(4 / 3, 2**31 - 1), (9_999.999999, 2**31 - 1), (1e-6 * 7, 10_000)])
 def test_a_rate_that_does_not_fit_is_rounded_down(rate: float, burst: int) -> None:
-    """Burst · m stays below 2⁵³, and the rate is never above the one that was given."""
+    """Burst · m is at most 2⁵³, and the rate is never above the given one."""
     found = bucket(rate, burst)
     assert burst * found.m <= 2**53
     assert Fraction(found.n, found.m) <= Fraction(repr(rate)) / 1_000_000
@@ -63,7 +63,7 @@ def test_numbers_that_cannot_be_kept_exactly_are_refused(rate: float, burst: int
 
 @pytest.mark.parametrize(("rate", "burst"), [(0.2, 1), (1.0, 1), (1.2, 2), (10.0, 10), (0.0, 1)])
 def test_a_rate_without_a_burst_holds_a_seconds_tokens(rate: float, burst: int) -> None:
-    """At least one."""
+    """The burst is at least one."""
     found = throttle(rate, None)
     assert found
     assert found.burst == burst
@@ -87,7 +87,7 @@ def test_only_whole_tokens_remain(debt: int, left: int) -> None:
 
 @pytest.mark.parametrize(("used", "left"), [(0, 3), (3, 0), (9, 0), (-2, 5)])
 def test_a_quota_never_remains_below_zero(used: int, left: int) -> None:
-    """A limit lowered below the usage leaves 0."""
+    """A limit lowered below the use leaves 0."""
     assert remaining(Quota(3, 0, DAY_US), used) == left
 
 
@@ -131,6 +131,6 @@ def test_there_is_room_once_a_whole_token_is_back_or_the_period_ends(
 
 
 def test_a_key_begins_with_its_account_and_escapes_the_rest() -> None:
-    """The braces of a path must not move the slot, nor its colons the parts."""
+    """Braces in a path must not change the Redis slot, nor colons the parts."""
     assert redis_key("42", "stage", "a1", "prod", "/pets/{id}", "GET") == "{42}:v1:stage:a1:prod:%2Fpets%2F%7Bid%7D:GET"
     assert redis_key("42", "x", "a:b", "c.d~é") == "{42}:v1:x:a%3Ab:c%2Ed%7E%C3%A9"

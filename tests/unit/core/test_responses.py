@@ -47,7 +47,7 @@ GRANT = Grant(Subject(), (THROTTLE, QUOTA))
 
 
 def throttled(wait_us: int | None = 1_500_000, **subject: Any) -> Denied:
-    """A call that found the bucket of 5 empty, and 40 of 100 used."""
+    """A call refused by an empty bucket of 5, with 40 of a quota of 100 used."""
     tally = Tally(NOW, (5 * THROTTLE.rule.m, 40), refused_by=THROTTLE, wait_us=wait_us)  # type: ignore[union-attr]
     return Denied(Reason.PLAN_THROTTLE, Subject(**subject), GRANT, tally)
 
@@ -56,7 +56,7 @@ def answer(denied: Denied, request: Request | None = None, profile: Profile = "a
     return render(denied, request or ask(), ID, profile)
 
 
-# --- the words of AWS ---------------------------------------------------------------------------------------------
+# --- AWS's wording ------------------------------------------------------------------------------------------------
 
 FORBIDDEN = (403, '{"message":"Forbidden"}', "ForbiddenException")
 UNAVAILABLE = (503, '{"message":"Service Unavailable"}', "ServiceUnavailableException")
@@ -87,7 +87,7 @@ AWS = {
 
 @pytest.mark.parametrize("reason", Reason)
 def test_a_refusal_is_worded_as_by_aws(reason: Reason) -> None:
-    """Status, body and headers, and not one header more."""
+    """It has AWS's status, body and headers, and no other header."""
     status, body, error_type = AWS[reason]
     headers = {"content-type": "application/json", "x-amzn-requestid": ID, "x-amzn-errortype": error_type}
     assert answer(Denied(reason)) == HttpResponse(status, headers, body)
@@ -101,20 +101,20 @@ def test_the_profile_aws_says_nothing_about_waiting() -> None:
 
 
 def standard(denied: Denied) -> dict[str, str]:
-    """What the profile `standard` adds."""
+    """Return the headers that the profile `standard` adds."""
     plain = answer(denied).headers
     return {name: v for name, v in answer(denied, profile="standard").headers.items() if name not in plain}
 
 
 def items(header: str) -> dict[str, dict[str, Any]]:
-    """A list of strings with parameters, read by a library for structured fields."""
+    """Read a list of strings with parameters, by a library for structured fields."""
     parsed = cast("list[tuple[str, dict[str, Any]]]", http_sf.parse(header.encode(), tltype="list"))
     return {name: dict(parameters) for name, parameters in parsed}
 
 
 @pytest.mark.parametrize(("wait_us", "seconds"), [(1, "1"), (1_000_000, "1"), (1_000_001, "2"), (None, None)])
 def test_retry_after_is_whole_seconds_rounded_up(wait_us: int | None, seconds: str | None) -> None:
-    """None where waiting does not help."""
+    """The header is missing if waiting does not help."""
     assert standard(throttled(wait_us)).get("retry-after") == seconds
 
 
@@ -167,7 +167,7 @@ def test_other_refusals_tell_nothing_of_limits(reason: Reason) -> None:
     ],
 )
 def test_a_grpc_caller_reads_a_status_of_its_own(content_type: str, denied: Denied, status: str, message: str) -> None:
-    """Envoy would make UNAVAILABLE of a 429, which clients repeat; for gRPC-Web it does so wherever there is a body."""
+    """Envoy would turn a 429 into UNAVAILABLE, which clients retry; for gRPC-Web, any answer with a body."""
     found = answer(denied, ask(headers={"content-type": content_type}))
     assert (found.headers["grpc-status"], found.headers["grpc-message"], found.body) == (status, message, "")
     assert found.status == (503 if status == "14" else 200)
@@ -185,11 +185,11 @@ def test_an_owners_words_do_not_reach_a_grpc_caller() -> None:
     assert (found.status, found.headers["grpc-message"], found.body) == (200, "Too Many Requests", "")
 
 
-# --- the words of the owner ---------------------------------------------------------------------------------------
+# --- the owner's wording ------------------------------------------------------------------------------------------
 
 
 def worded(kind: str = "THROTTLED", **fields: Any) -> Denied:
-    """A throttled call to a stage whose owner has set the response of one kind."""
+    """A throttled call to a stage with a gateway response of the kind `kind`."""
     responses = {GatewayResponseType(kind): GatewayResponse(**fields)}
     return throttled(
         responses=responses,
@@ -242,7 +242,7 @@ def said(template: str, kind: str = "THROTTLED") -> str:
     ],
 )
 def test_a_template_is_plain_substitution(template: str, text: str) -> None:
-    """No engine, no expression; an unknown variable is empty."""
+    """Expressions are not evaluated; an unknown variable is empty."""
     fields: dict[str, Any] = {"response_templates": {"application/json": template}} if template else {}
     assert answer(worded(**fields), REQUEST).body == text
 
@@ -281,7 +281,7 @@ def test_a_type_words_the_refusals_that_aws_gives_it(kind: str, reasons: set[Rea
 
 @pytest.mark.parametrize("status", ["204", "205", "304"])
 def test_a_status_without_a_body_has_none(status: str) -> None:
-    """Envoy would send it, and the client read it as the beginning of the next answer."""
+    """Envoy would send the body, and the client would read it as the beginning of the next answer."""
     assert answer(worded(status_code=status)) == dataclasses.replace(answer(worded()), status=int(status), body="")
 
 
@@ -291,7 +291,7 @@ def test_an_outage_may_be_worded_too() -> None:
 
 
 def test_an_unknown_stage_is_nobodys_to_word() -> None:
-    """Row 12 of 1.5: no owner is known."""
+    """Without a stage there is no owner, so the answer has AWS's default status."""
     responses = {GatewayResponseType.DEFAULT_4XX: GatewayResponse(status_code="418")}
     assert answer(Denied(Reason.UNKNOWN_STAGE, Subject(responses=responses))).status == 403
 
@@ -309,7 +309,7 @@ def test_an_unknown_stage_is_nobodys_to_word() -> None:
     ],
 )
 def test_the_body_has_a_media_type_that_the_client_speaks(headers: dict[str, str], media_type: str) -> None:
-    """That of Accept or Content-Type, else JSON."""
+    """It is the type in Accept or Content-Type, else JSON."""
     templates = {name: name for name in ("text/plain", "application/xml", "application/json")}
     found = answer(worded(response_templates=templates), ask(headers=headers))
     assert (found.headers["content-type"], found.body) == (media_type, media_type)
@@ -317,7 +317,7 @@ def test_the_body_has_a_media_type_that_the_client_speaks(headers: dict[str, str
 
 @pytest.mark.parametrize("json", ["Application/JSON", "application/json; charset=utf-8"])
 def test_a_templates_media_type_is_compared_without_case_and_parameters(json: str) -> None:
-    """And sent as its owner wrote it."""
+    """It is sent as its owner wrote it."""
     found = answer(worded(response_templates={"text/plain": "p", json: "j"}))
     assert (found.headers["content-type"], found.body) == (json, "j")
 
@@ -351,7 +351,7 @@ def mapped(value: str, request: Request = REQUEST) -> str | None:
     ],
 )
 def test_a_header_is_mapped_from_a_text_or_a_variable(value: str, header: str | None) -> None:
-    """One without a value is left out."""
+    """A variable without a value leaves the header out."""
     assert mapped(value) == header
 
 

@@ -1,4 +1,4 @@
-"""The rules that a configuration must keep to: one row for each way to break one."""
+"""The rules that a configuration must follow: one row for each way to break one."""
 
 from __future__ import annotations
 
@@ -513,7 +513,7 @@ def test_what_keeps_to_the_rules_is_left_alone(accepted: Resources) -> None:
 
 
 def test_no_problem_repeats_a_value_in_the_place_of_an_id() -> None:
-    """Not even where several rules are broken by it."""
+    """This holds when the value breaks several rules."""
     value = value_of("k1")
     wrong = plan(keys=(value, value), api_stages=(ApiStage(value, value), ApiStage("a1", value)))
     broken = resources(usage_plans=(wrong, plan("p2", keys=(value,))), api_keys=(key(), key(value), key(value)))

@@ -27,7 +27,7 @@ def test_a_shadow_refusal_is_no_refusal() -> None:
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.layer)
 def test_a_refusal_names_its_layer(limit: Limit) -> None:
-    """The reason and the layer are one name."""
+    """The reason has the layer's name."""
     verdict = judge(GRANT, Tally(now=0, refused_by=limit), REQUEST)
     assert isinstance(verdict, Denied)
     assert verdict.layer is limit.layer

@@ -1,4 +1,4 @@
-"""What the doctor knows: its rules, its page, the table of versions, and how headers are matched."""
+"""The doctor's rules, its page, its table of versions, and its matching of headers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PAGE = Path(__file__).parents[3] / "docs/reference/doctor.md"
 
 
 def test_the_page_is_what_the_doctor_prints() -> None:
-    """authz doctor --list > docs/reference/doctor.md"""
+    """`authz doctor --list > docs/reference/doctor.md` refreshes the page."""
     printed = CliRunner().invoke(cli, ["doctor", "--list"])
     assert (printed.exit_code, printed.output) == (0, PAGE.read_text("utf-8"))
 
@@ -118,7 +118,7 @@ EVERY = [{"safe_regex": {"regex": "(accept|access-control-.*|content-type|origin
     ],
 )
 def test_headers_are_matched_as_envoy_does(pattern: dict[str, Any], is_shown: bool) -> None:
-    """What only RE2 can read is not held against anybody."""
+    """A pattern that only RE2 can read gives no finding."""
     shown = check(allowed_headers={"patterns": [*EVERY, pattern]})
     hidden = check(disallowed_headers={"patterns": [pattern]})
     assert [one.what for one in header_not_shown.look(shown)] == ([] if is_shown else ["x-api-key is kept back"])
@@ -186,16 +186,16 @@ def tls(context: dict[str, Any]) -> dict[str, Any]:
     return {"name": "tls", "typed_config": {"@type": "x.UpstreamTlsContext", "common_tls_context": context}}
 
 
-def asking(cluster: EnvoyCluster, *sidecars: SidecarFacts) -> Facts:
-    """An Envoy that asks this cluster."""
+def asking(cluster: Cluster, *sidecars: Sidecar) -> Facts:
+    """An Envoy whose filter calls this cluster."""
     [envoy] = check().envoys
     [one] = envoy.checks
     asks = replace(one, cluster=cluster)
     return Facts(envoys=[replace(envoy, checks=[asks], clusters={cluster.name: cluster})], sidecars=sidecars)
 
 
-def sidecar(*ports: int, host: str = "127.0.0.1", **settings: Any) -> SidecarFacts:
-    """One with a worker a port."""
+def sidecar(*ports: int, host: str = "127.0.0.1", **settings: Any) -> Sidecar:
+    """A sidecar with one worker for each port."""
     told = {"grpcListen": [f"{host}:{port}" for port in ports], "maxInFlight": 100, **settings}
     workers = [{"slot": slot} for slot, _ in enumerate(ports)]
     return SidecarFacts(f"http://{host}:9190", {"ready": True, "workers": workers, "settings": told}, {})
@@ -210,7 +210,7 @@ PODS = {f"10.0.0.{pod}:{port}": True for pod in (1, 2) for port in (50051, 50052
     [
         (TWO, [sidecar(50051, 50052)], []),
         (TWO, [sidecar(50051, 50052)] * 3, []),  # each in a pod of its own
-        (TWO, [sidecar(50051, 50052), sidecar(50061, 50062)], []),  # the second is another Envoy's
+        (TWO, [sidecar(50051, 50052), sidecar(50061, 50062)], []),  # the second belongs to another Envoy
         ({"127.0.0.1:50051": True}, [sidecar(50051, 50052)], ["1 endpoint for 2 workers"]),
         ({"/run/a": True}, [sidecar(1, 2, grpcListen=["unix:/run/a", "unix:/run/b"])], ["1 endpoint for 2 workers"]),
         (PODS, [sidecar(50051, 50052, host="0.0.0.0")] * 2, []),
@@ -237,7 +237,7 @@ def test_a_sidecar_beside_its_only_envoy_needs_no_drain(hosts: dict[str, bool], 
 
 @pytest.mark.parametrize(("kind", "is_told"), [("STRICT_DNS", False), ("STATIC", True)])
 def test_one_envoy_need_not_fill_all_the_pods_of_a_name(kind: str, is_told: bool) -> None:
-    """As in deploy/kubernetes/shared: two ports of a name, and two pods behind it."""
+    """As in deploy/kubernetes/shared: one name with two ports and two pods."""
     config = {
         "type": kind,
         "load_assignment": {"endpoints": [{"lb_endpoints": [{}, {}]}]},
@@ -248,7 +248,7 @@ def test_one_envoy_need_not_fill_all_the_pods_of_a_name(kind: str, is_told: bool
 
 
 def test_hosts_that_are_spoken_to_each_in_its_way_are_no_mismatch() -> None:
-    """As Istio and Envoy Gateway write it."""
+    """Istio and Envoy Gateway write such clusters."""
     ways = {"transport_socket_matches": [{"name": "tls", "transport_socket": tls(SECRET)}]}
     for config, told in ((ways, 0), ({"transport_socket": tls(SECRET)}, 1)):
         facts = asking(EnvoyCluster("authz", config, TWO), sidecar(50051, tls=False))
@@ -310,7 +310,7 @@ def redis_says(**info: Any) -> Facts:
 
 
 def test_a_rule_that_meets_what_it_does_not_know_hides_no_other() -> None:
-    """And does not repeat it."""
+    """The message does not repeat the unknown value."""
     facts = check(failure_mode_allow=True, grpc_service={"timeout": {"secret": 1}})
     found = {finding.id: finding for finding in examine(facts)}
     assert "fail-open" in found
@@ -319,7 +319,7 @@ def test_a_rule_that_meets_what_it_does_not_know_hides_no_other() -> None:
 
 
 def test_what_looks_like_markup_is_shown_as_it_is() -> None:
-    """Virtual hosts and files may be called anything."""
+    """Names of virtual hosts and files may hold any character."""
     odd = Finding("one", "error", "virtual host [bold]x[/]", "[red]", "why.", "a: [1]")
     out = io.StringIO()
     show([odd], ["here"], out)
@@ -328,7 +328,7 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
 
 
 def test_lines_that_are_no_terminals_are_plain() -> None:
-    """One line has the severity, the id, the place and the finding; no line is padded or cut."""
+    """The first line has severity, id, place and value; no line is padded or cut."""
     place = "listener " + "long-" * 40
     two = [
         Finding("one", "error", place, "a: 1\nb: 2", "Because.", "c: 3\nd: 4"),

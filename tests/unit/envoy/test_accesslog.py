@@ -1,4 +1,4 @@
-"""Lines of Envoy's access log, as `authz explain` takes them."""
+"""`authz explain` reads lines of Envoy's access log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TWO = resources(apis=(api(), api("a2", stages=(Stage("v1"),))))
 
 
 def text(told: Mapping[str, Any] | None = None, **changes: Any) -> str:
-    """A line; `told` is of its part `authz`."""
+    """Return a line; `told` changes the fields of its part `authz`."""
     return json.dumps({**LINE, "authz": {**TOLD, **(told or {})}, **changes})
 
 
@@ -50,7 +50,7 @@ async def story(line: str, changed: Resources | None = None, headers: dict[str, 
 
 
 def notes(lines: list[str]) -> list[str]:
-    """The notes but for the one that every line gets."""
+    """Return the notes, without the one that every line gets."""
     found = [line.removeprefix("note      ") for line in lines if line.startswith("note ")]
     return [note for note in found if "holds no headers" not in note]
 
@@ -132,7 +132,7 @@ def test_the_line_of_an_id_is_found_among_others() -> None:
     lines = ("[info] starting", text(path="/other", amzn_request_id=None), "x" * (2 * MAX_LINE), text(path="/this"))
     for request_id in (ID, ID.upper(), f" {ID}\n"):
         assert found(*lines, request_id=request_id).path == "/this"
-    assert found(*lines, request_id=OTHER).path == "/this"  # the last of several
+    assert found(*lines, request_id=OTHER).path == "/this"  # the last of several wins
 
 
 def test_a_caller_cannot_pass_for_another_by_an_id_in_his_path() -> None:

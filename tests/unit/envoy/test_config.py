@@ -1,4 +1,4 @@
-"""The configuration for Envoy; the real Envoy accepts it."""
+"""Envoy's rendered configuration is right, and a real Envoy accepts it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def cluster(options: EnvoyOptions) -> Any:
 
 
 def embedded(parts: str) -> str:
-    """The filter and the cluster of `envoy/ext_authz.yaml`, put into a configuration of somebody else's."""
+    """Put the filter and the cluster of `envoy/ext_authz.yaml` into another configuration."""
     whole = rendered(SAMPLE, DEFAULTS)
     filters, clusters = yaml.safe_load_all(parts)
     connection_manager = whole["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
@@ -101,7 +101,7 @@ def embedded(parts: str) -> str:
 
 
 def separate_parts() -> str:
-    """What `envoy/ext_authz.yaml` holds."""
+    """Render the parts of `envoy/ext_authz.yaml`."""
     return "---\n".join(render(SAMPLE, EnvoyOptions(only=part)) for part in ("filter", "cluster"))
 
 
@@ -175,18 +175,18 @@ def test_cors_comes_before_ext_authz_and_the_router_last() -> None:
 
 @pytest.mark.parametrize("host", manager(RICH)["route_config"]["virtual_hosts"], ids=lambda host: str(host["name"]))
 def test_each_host_ends_in_a_route_for_everything(host: Any) -> None:
-    """Where no route matches, Envoy answers 404 without asking."""
+    """If no route matches, Envoy answers 404 without calling authz."""
     assert host["routes"][-1]["match"] == {"prefix": "/"}
 
 
 def test_a_slow_check_is_not_cut_off_before_its_deadline() -> None:
-    """Envoy takes the longest back-off for the timeout of each try."""
+    """Envoy uses the longest back-off as the timeout of each try."""
     service = ext_authz(options=EnvoyOptions(timeout_ms=75))["grpc_service"]
     assert service["timeout"] == service["retry_policy"]["retry_back_off"]["max_interval"] == "0.075s"
 
 
 def test_a_leaving_worker_is_noticed_while_it_still_answers() -> None:
-    """The health checks that it takes fit into settings.drainSeconds."""
+    """The health checks until Envoy notices fit into settings.drainSeconds."""
     check = cluster(DEFAULTS)["health_checks"][0]
     assert check["interval"] == check["no_traffic_interval"] == "2s"
     assert 2 * check["unhealthy_threshold"] < Settings().drain_seconds
@@ -221,7 +221,7 @@ def test_all_workers_of_the_settings_are_endpoints(listen: str, expected: list[o
 
 
 def test_envoy_sheds_calls_beyond_the_bound_of_all_workers() -> None:
-    """A retry is one of them."""
+    """Retries count as calls."""
     options = EnvoyOptions(authz=("127.0.0.1:50051", "127.0.0.1:50052"), max_in_flight=500)
     [bounds] = cluster(options)["circuit_breakers"]["thresholds"]
     assert bounds == {"max_requests": 1000, "max_pending_requests": 1000, "max_retries": 1000}
@@ -229,7 +229,7 @@ def test_envoy_sheds_calls_beyond_the_bound_of_all_workers() -> None:
 
 
 def test_a_worker_that_leaves_is_left_at_once() -> None:
-    """Envoy keeps what it learns of health to itself for up to a second, unless configured not to."""
+    """By default Envoy delays changes of health by up to a second."""
     assert cluster(DEFAULTS)["common_lb_config"] == {"update_merge_window": "0s"}
 
 
@@ -244,7 +244,7 @@ def test_host_names_are_resolved() -> None:
 
 
 def test_authz_is_shown_only_what_it_reads() -> None:
-    """For an API with one key header."""
+    """The API has one key header."""
     shown = [pattern["exact"] for pattern in ext_authz()["allowed_headers"]["patterns"] if "exact" in pattern]
     common = ["accept", "access-control-request-headers", "access-control-request-method", "content-type", "origin"]
     assert shown == [*common, "x-api-key"]
@@ -306,7 +306,7 @@ def test_headers_with_underscores_are_dropped_unless_one_is_read() -> None:
 
 @pytest.mark.parametrize("name", ["x.api.key.id", "x_usage_plan-id", "x~usage~plan~name", "x-customer_id"])
 def test_authz_is_shown_spellings_that_an_upstream_may_take_for_ours(name: str) -> None:
-    """It takes them off; a test on a real Envoy sees that it does."""
+    """authz removes them; a test with a real Envoy shows that."""
     shown = ext_authz()["allowed_headers"]["patterns"]
     patterns = [one["safe_regex"]["regex"] for one in shown if "safe_regex" in one]
     assert [re.fullmatch(pattern, name) is not None for pattern in patterns].count(True) == 1
@@ -395,7 +395,7 @@ TLS = Tls("/etc/tls/ca.crt", "authz.example.org", "/etc/tls/tls.crt", "/etc/tls/
 
 
 def validation(tls: Tls) -> Any:
-    """What Envoy asks of authz's certificate, and the server name that it sends."""
+    """Return Envoy's checks of authz's certificate, and the server name that it sends."""
     context = cluster(replace(DEFAULTS, tls=tls))["transport_socket"]["typed_config"]
     return context["common_tls_context"]["combined_validation_context"], context.get("sni")
 
@@ -410,7 +410,7 @@ def validation(tls: Tls) -> Any:
     ],
 )
 def test_authz_is_known_by_its_ca_and_by_its_name(name: str, kind: str, sni: str | None) -> None:
-    """With the CA alone any certificate of that CA would do."""
+    """With the CA alone any holder of a certificate of that CA could pose as authz."""
     context, sent = validation(replace(TLS, name=name))
     expected = [{"san_type": kind, "matcher": {"exact": name}}]
     assert context["default_validation_context"]["match_typed_subject_alt_names"] == expected
@@ -468,7 +468,7 @@ def test_envoy_accepts_tls_to_authz(pair: bool, tmp_path: Path) -> None:
 def test_what_envoy_and_authz_would_not_understand_is_refused(
     flags: str, settings: str, says: str, tmp_path: Path
 ) -> None:
-    """Each would be found out by a 503 for everybody."""
+    """Each would answer 503 to every call."""
     file = tmp_path / "plans.yaml"
     file.write_text(f"settings: {settings}\n" if settings else "{}\n")
     run = CliRunner().invoke(cli, ["envoy-config", "--config", str(file), *flags.split()])
@@ -540,7 +540,7 @@ SOCKET = "expected host:port or unix:/path, got"
     ],
 )
 def test_a_value_with_which_nothing_would_ever_work_is_refused(flags: str, says: str, tmp_path: Path) -> None:
-    """With the flag, the value and, where possible, a suggestion."""
+    """The message has the flag, the value and, if it can be guessed, the intended value."""
     file = tmp_path / "plans.yaml"
     file.write_text("{}\n")
     run = CliRunner().invoke(cli, ["envoy-config", "--config", str(file), *flags.split()])

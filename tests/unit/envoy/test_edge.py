@@ -1,4 +1,4 @@
-"""The Envoy edge: requests are read, and Envoy cannot mistake any answer."""
+"""The Envoy edge reads each check, and Envoy can misread none of its answers."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def grant(request: Request, changed: Resources | None = None) -> Grant:
 
 
 def allowed(request: Request, changed: Resources | None = None, style: Style = Style()) -> Answer:  # noqa: B008
-    """The answer to a call that was allowed without counting."""
+    """Return the answer to a call that was allowed without a tally."""
     return read(to_response(allow(grant(request, changed), None, request), request, style=style))
 
 
-# --- requests -----------------------------------------------------------------------------------------------------
+# --- the request --------------------------------------------------------------------------------------------------
 
 
 def test_a_request_is_read_from_its_attributes() -> None:
@@ -78,7 +78,7 @@ def test_raw_headers_are_read_and_joined_as_envoy_joins_them() -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_metadata_may_hold_any_number(number: float) -> None:
-    """JSON has no words for these, and a filter before ours may still write them."""
+    """JSON cannot express these numbers, but a filter before ours may write them."""
     message = check_request("GET", URL, {}, {"ns": {"odd": number, "in": {"a": [number, None, True]}, "key": "K"}})
     message.attributes.metadata_context.filter_metadata["ns"].fields["unset"].Clear()
     request = to_request(message)
@@ -186,7 +186,7 @@ def test_other_spellings_of_our_names_are_removed_where_a_client_sent_them(chang
 
 @pytest.mark.parametrize("changed", [SIGNED, KEYLESS])
 def test_the_key_is_not_forwarded(changed: Resources) -> None:
-    """On keyless methods too."""
+    """This holds for keyless methods too."""
     assert "x-api-key" in allowed(ask(), changed).removed
 
 
@@ -295,7 +295,7 @@ Admit = Callable[..., Coroutine[Any, Any, Tally]]
 
 
 class FakeLimiter:
-    """Runs the given `admit`."""
+    """A limiter that calls `admit`."""
 
     def __init__(self, admit: Admit) -> None:
         self._admit = admit
@@ -325,7 +325,7 @@ async def answered(
     seconds: float | None = None,
     changed: Resources | None = None,
 ) -> tuple[Answer, str]:
-    """The answer, and the reason under which it was counted."""
+    """Return the answer, and the reason that the metric counts."""
     asked, metrics = service(admit, changed)
     question = message or check_request("GET", URL, {"x-api-key": value_of("k1")})
     answer = read(pb.CheckResponse.FromString(await asked.answer(question.SerializeToString(), seconds)))
@@ -359,7 +359,7 @@ async def test_an_exception_inside_is_an_error_and_no_allow() -> None:
 
 
 async def test_a_tally_that_makes_no_sense_is_an_error_and_no_allow() -> None:
-    """The wording of an answer may fail too."""
+    """Here wording the answer fails."""
 
     async def nonsense(*_: object, **__: object) -> Tally:
         return Tally(ANY_TIME, (1, 2, 3, 4))
@@ -385,7 +385,7 @@ async def test_a_deadline_that_has_passed_is_an_error_and_costs_nothing(seconds:
 
 
 async def test_the_limiter_gets_the_callers_deadline() -> None:
-    """A twentieth of the time left is kept for the way back."""
+    """A twentieth of the time left is reserved for the answer's way back."""
     told: list[float | None] = []
 
     async def listens(limits: Any, meter: Any = None, *, deadline: float | None = None, once: str = "") -> Tally:
@@ -421,7 +421,7 @@ async def test_a_call_that_envoy_gives_up_is_counted() -> None:
 
 
 async def test_a_process_works_on_max_in_flight_checks_and_refuses_one_more() -> None:
-    """Two are let in, the third is refused, and an answer makes room for the next one."""
+    """Two are in flight, the third is refused, and an answer makes room for the next one."""
     entered, full, release = [], asyncio.Event(), asyncio.Event()
 
     async def waits(limits: Any, *_: object, **__: object) -> Tally:
@@ -448,7 +448,7 @@ async def test_a_process_works_on_max_in_flight_checks_and_refuses_one_more() ->
 
 
 async def test_without_redis_deny_answers_with_an_error_to_come_again() -> None:
-    """A 503 with Retry-After, in `error_response`."""
+    """The answer is a 503 with Retry-After, in `error_response`."""
 
     async def away(*_: object, **__: object) -> Tally:
         raise LimiterUnavailable("away")
@@ -460,7 +460,7 @@ async def test_without_redis_deny_answers_with_an_error_to_come_again() -> None:
 
 
 async def test_a_call_without_any_limit_is_answered() -> None:
-    """Nothing to count is no reason for an empty answer."""
+    """The answer is not empty, although there is nothing to count."""
     unlimited = resources(apis=KEYLESS.apis, account=Account(ThrottleSettings()))
     answer, _ = await answered(message=check_request("GET", URL, {}), changed=unlimited)
     assert answer.status == 200
@@ -468,7 +468,7 @@ async def test_a_call_without_any_limit_is_answered() -> None:
 
 @pytest.mark.parametrize(("sample", "level"), [(0.0, "debug"), (1.0, "info")])
 async def test_a_refusal_is_one_line_without_the_key(sample: float, level: str) -> None:
-    """The key's id alone, and at info only a sample."""
+    """It names only the key's id, and at level info only a sample is logged."""
     authorization, _ = service(changed=resources(usage_plans=()), log_sample=sample)
     with capture_logs() as lines:
         question = check_request("GET", URL, {"x-api-key": value_of("k1")})

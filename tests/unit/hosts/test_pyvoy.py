@@ -1,4 +1,4 @@
-"""gRPC over ASGI, message by message, and the bootstrap that Envoy gets; what comes of both in an Envoy, elsewhere."""
+"""gRPC over ASGI, message by message, and Envoy's bootstrap. Tests with an Envoy are in tests/envoy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Caller:
         self.has_left = False
 
     async def receive(self) -> Event:
-        """After the body pyvoy answers at once, for ever."""
+        """After the body pyvoy returns empty events at once, without end."""
         await asyncio.sleep(0)
         if self.has_left:
             return {"type": "http.disconnect"}
@@ -78,7 +78,7 @@ class Caller:
 
     @property
     def status(self) -> int:
-        """The gRPC status, from wherever it stands; -1 without one."""
+        """The last gRPC status in headers or trailers; -1 without one."""
         found = [value for event in self.sent for name, value in event.get("headers", []) if name == b"grpc-status"]
         return int(found[-1]) if found else -1
 
@@ -100,7 +100,7 @@ def test_a_message_comes_out_of_its_frame(message: bytes) -> None:
 
 @given(st.binary(max_size=40))
 def test_no_body_but_a_frame_is_one(body: bytes) -> None:
-    """Whatever bytes come, they are a frame or refused."""
+    """Any bytes are a frame, or refused."""
     with suppress(Refused):
         assert framed(unframed(body)) == body
 
@@ -173,7 +173,7 @@ def test_a_bad_timeout_is_refused(text: bytes) -> None:
 
 @pytest.mark.parametrize("te", [None, b"Trailers", b"gzip", b""])
 async def test_without_te_trailers_there_is_no_success(te: bytes | None) -> None:
-    """The trailers would not arrive."""
+    """The trailers would not reach the client."""
     headers = [GRPC[0], *([(b"te", te)] if te is not None else [])]
     assert (await called(Caller(framed(b"a"), headers=headers))).status == 13
 
@@ -194,7 +194,7 @@ async def test_without_te_trailers_there_is_no_success(te: bytes | None) -> None
     ids=repr,
 )
 async def test_whatever_is_raised_the_call_has_a_status(fault: BaseException, code: int) -> None:
-    """Pyvoy would make status 0 of it."""
+    """Otherwise pyvoy would answer with status 0."""
 
     async def fail(message: bytes, seconds_left: float | None) -> bytes:
         raise fault

@@ -1,4 +1,4 @@
-"""When waiting callers are sent, and that one caller's fate is its own."""
+"""Waiting callers are sent in time, and one caller's result affects no other caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from authz.limiter.batching import MAX_BATCH, Pace, Waiter
 
 
 def _after(*batches: tuple[int, int]) -> Pace:
-    """The pace after batches of (sent, waiting) callers."""
+    """A pace that has seen these batches, as pairs (callers sent, callers waiting)."""
     pace = Pace()
     for sent, waiting in batches:
         pace.learn(sent, waiting)
@@ -34,7 +34,7 @@ def test_a_crowd_is_waited_for_but_for_those_who_are_on_their_way(crowd: tuple[i
 
 
 def test_a_crowd_that_has_gone_is_soon_forgotten() -> None:
-    """A lone caller does not wait after a dozen calls, and at most two milliseconds in each of them."""
+    """After a dozen calls a lone caller no longer waits for others, and waits at most 2 ms in each of them."""
     pace = _after(*[(64, 0)] * 100, *[(1, 0)] * 12)
     assert pace.enough() == 1
 
@@ -61,7 +61,7 @@ def test_no_more_are_waited_for_than_go_into_a_batch(batches: list[tuple[int, in
 
 @pytest.mark.parametrize("second", [Tally(2), ValueError("too late")])
 async def test_a_caller_with_an_answer_keeps_it(second: Tally | Exception) -> None:
-    """Setting the result of a future that is done would raise, and once ended the loop that serves everybody."""
+    """Setting the result of a future that is done would raise, and end the loop that serves all callers."""
     call = Waiter((), None, "", 0.0, asyncio.get_running_loop().create_future())
     call.finish(Tally(1))
     call.finish(second)

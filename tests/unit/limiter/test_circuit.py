@@ -11,12 +11,12 @@ import pytest
 from authz.limiter.circuit import Circuit
 
 FAULT = ConnectionError("gone")
-FAILURES = 3  # in a row open the circuit
+FAILURES = 3  # this many in a row open the circuit
 JITTER_SECONDS = 0.05
 
 
 class World:
-    """A Redis with the given answers to probes, and waits that end at once; both in order."""
+    """A Redis with given answers to probes, and waits that end at once; both are recorded in order."""
 
     def __init__(self, *probes: bool | Exception) -> None:
         self.probes = list(probes)
@@ -49,7 +49,7 @@ async def probing(circuit: Circuit) -> AsyncIterator[None]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Lets other tasks run until something holds; a bound on their turns, not on time."""
+    """Let other tasks run until `holds()` is true. Bounds their turns, not the time."""
     for _ in range(10_000):
         if holds():
             return
@@ -74,7 +74,7 @@ def test_a_success_in_between_starts_the_count_again() -> None:
 
 
 def test_failures_while_it_is_open_change_nothing() -> None:
-    """Those of probes, and of batches that were under way."""
+    """Neither failed probes nor failures of batches in flight count."""
     world = World()
     world.fail(3 * FAILURES)
     assert world.switched == [False]
@@ -109,7 +109,7 @@ async def test_the_waits_between_probes_double_up_to_a_second() -> None:
 
 @pytest.mark.parametrize("fault", [FAULT, ValueError("what is this"), RuntimeError("closed")])
 async def test_a_probe_that_raises_is_one_that_was_not_answered(fault: Exception) -> None:
-    """Probing outlives whatever a probe runs into."""
+    """Probing goes on after any exception."""
     world = World(fault, True)
     async with probing(world.circuit):
         world.fail()
@@ -118,7 +118,7 @@ async def test_a_probe_that_raises_is_one_that_was_not_answered(fault: Exception
 
 
 async def test_it_opens_again_after_it_has_closed() -> None:
-    """And it takes as many failures as the first time."""
+    """It takes as many failures as the first time."""
     world = World(True, True)
     async with probing(world.circuit):
         for _ in range(2):
@@ -140,7 +140,7 @@ async def test_nothing_is_probed_while_it_is_closed() -> None:
 
 
 async def test_it_can_be_opened_before_anybody_has_failed() -> None:
-    """As at a start without Redis."""
+    """A start without Redis does that."""
     world = World(True)
     world.circuit.open()
     async with probing(world.circuit):

@@ -1,4 +1,4 @@
-"""Which refusals are remembered, for how long, and that each equals Redis's own."""
+"""A remembered refusal equals Redis's own answer, for as long as it is remembered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.model import Model
 
 NOW = micros("2026-03-04T10:00:00Z")
 METER = Meter("ledger", "history")
-LONGEST_US = 1_000_000  # no refusal is remembered for longer
+LONGEST_US = 1_000_000  # a refusal is remembered for this long at most
 START, END = NOW - 500_000, NOW + 700_000
 
 
@@ -36,7 +36,7 @@ ACCOUNT = Limit(Layer.ACCOUNT_THROTTLE, "account", _rule(1.0, 1))
 
 @st.composite
 def _limits(draw: st.DrawFn) -> tuple[Limit, ...]:
-    """A caller's limits, in order, none of them shadow."""
+    """Draw a caller's limits, in order; none is a shadow limit."""
     found = [
         Limit(Layer.PLAN_THROTTLE, METER.ledger, draw(rules)),
         Limit(Layer.PLAN_METHOD_THROTTLE, "method", draw(rules)),
@@ -48,7 +48,7 @@ def _limits(draw: st.DrawFn) -> tuple[Limit, ...]:
 
 
 def _refused(limits: tuple[Limit, ...], model: Model, meter: Meter | None, now: int) -> Tally | None:
-    """The first refusal of as many calls at once as are needed for one; None if none comes."""
+    """Call until one is refused, and return that refusal; None if none comes."""
     for _ in range(5):
         tally = model.admit(limits, meter, now, Tally(now, (0,) * len(limits)))
         if tally.refused_by:
@@ -61,7 +61,7 @@ def _refused(limits: tuple[Limit, ...], model: Model, meter: Meter | None, now: 
 def test_a_recalled_refusal_equals_redis_own(
     limits: tuple[Limit, ...], has_key: bool, passed: int, behind: int
 ) -> None:
-    """The refusal, its wait and all states, at any time of the recall; requested `behind` µs before."""
+    """Refusal, wait and all states are equal. The refused call began `behind` µs before Redis's answer."""
     if not has_key:
         limits = tuple(
             limit for limit in limits if limit.layer in (Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE)
@@ -82,7 +82,7 @@ def test_a_recalled_refusal_equals_redis_own(
 
 
 def _tally(by: Limit, *limits: Limit, wait: int | None = 1_000_000) -> Tally:
-    """All of them are full."""
+    """A refusal by limits that are all full."""
     states = tuple(1 if isinstance(limit.rule, Quota) else limit.rule.burst * limit.rule.m for limit in limits)
     return Tally(NOW, states, by, wait)
 
@@ -140,7 +140,7 @@ def test_only_a_lasting_refusal_by_redis_is_remembered(tally: Tally) -> None:
     ],
 )
 def test_a_refusal_holds_for_the_limits_own_wait_and_a_second_at_most(limit: Limit, holds: int) -> None:
-    """From before the request; however long the others would have to be waited for besides."""
+    """The time counts from before the call. The waits of the other limits do not matter."""
     refusals = Refusals()
     for moment, is_there in ((0, True), (holds - 1, True), (holds, False), (holds - 1, False)):
         if moment == 0:
@@ -173,7 +173,7 @@ OTHER = Limit(Layer.PLAN_METHOD_THROTTLE, "other", _rule(1.0, 1))
 def test_it_holds_for_the_same_limits_up_to_the_one_that_refused(
     asked: tuple[Limit, ...], states: int, kept: bool
 ) -> None:
-    """Another route needs Redis and leaves the memory alone; another limit ends it."""
+    """Another route needs Redis and keeps the memory; a changed limit ends it."""
     limits = (PLAN, METHOD, QUOTA, STAGE)
     refusals = Refusals()
     refusals.remember(limits, METER, _tally(QUOTA, *limits), 0)
@@ -199,7 +199,7 @@ def test_a_memory_of_size_0_remembers_no_caller() -> None:
 
 @pytest.mark.parametrize(("ledgers", "left"), [(None, 0), ([METER.ledger], 1), (["somebody else"], 2), ([], 2)])
 def test_what_changed_is_forgotten_and_nothing_else(ledgers: list[str] | None, left: int) -> None:
-    """Each time the memory grows older, so that an answer under way is known to be older."""
+    """Each time its age grows, so that an answer in flight is known to be from before."""
     refusals = Refusals()
     refusals.remember((QUOTA,), METER, _tally(QUOTA, QUOTA), 0)
     refusals.remember((STAGE,), None, _tally(STAGE, STAGE), 0)

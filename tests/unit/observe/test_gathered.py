@@ -1,4 +1,4 @@
-"""The metrics of several workers, put together."""
+"""The metrics of several workers, combined."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from authz.observe.metrics import Gathered, Metrics, keep_in
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """For workers' files; when it is over, this process keeps its metrics to itself again."""
+    """A directory for workers' files. Afterwards this process holds its metrics in memory again."""
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
     yield str(tmp_path)
@@ -23,7 +23,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def worker(directory: str, slot: int, *plans: str, max_plans: int = 1_000) -> Metrics:
-    """One that has refused a call of each plan."""
+    """Play a worker that has refused one call of each plan."""
     keep_in(directory, slot)
     metrics = Metrics(max_plans)
     for plan in plans:
@@ -33,7 +33,7 @@ def worker(directory: str, slot: int, *plans: str, max_plans: int = 1_000) -> Me
 
 
 def gathered(directory: str, max_plans: int = 1_000) -> Gathered:
-    """What a supervisor has, which keeps its own metrics to itself."""
+    """A supervisor's view; it holds its own metrics in memory."""
     values.ValueClass = values.MutexValue
     return Gathered(directory, max_plans, lambda: {"ok": 2, "down": 0})
 
@@ -76,7 +76,7 @@ def test_a_successor_counts_on_in_the_same_files(directory: str) -> None:
 def test_a_gauge_is_that_of_the_workers_that_live(
     directory: str, name: str, gauges: tuple[int, int], both: int, survivor: int
 ) -> None:
-    """The worst of them, or their sum; of one that has ended nothing stays."""
+    """It is the worst value or the sum; a worker that has ended does not count."""
     for slot, gauge in enumerate(gauges):
         metrics = worker(directory, slot)
         of = {
@@ -93,7 +93,7 @@ def test_a_gauge_is_that_of_the_workers_that_live(
 
 
 def test_all_workers_together_have_a_bounded_number_of_plans(directory: str) -> None:
-    """Each has kept to the bound with plans of its own; those that are over it are added up, then and later."""
+    """Each worker alone is within the bound; the plans above it are summed as `other`."""
     for slot in (0, 1):
         worker(directory, slot, *(f"p{slot}-{n}" for n in range(3)), max_plans=2)
     whole = gathered(directory, max_plans=3)

@@ -1,4 +1,4 @@
-"""Each metric counts its events, and its labels are bounded."""
+"""The metrics count what happens, with a bounded number of labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def labels(
 
 
 def counted(metrics: Metrics, name: str) -> list[tuple[object, float]]:
-    """The samples of a counter that are not 0."""
+    """Return the samples of a counter that are not 0."""
     families = {family.name: family for family in metrics.registry.collect()}
     return [(s.labels, s.value) for s in families[name].samples if s.name == f"{name}_total" and s.value]
 
@@ -83,7 +83,7 @@ def test_a_shadow_refusal_is_counted_beside_the_call_it_let_through() -> None:
 
 
 def test_a_plan_beyond_the_bound_is_other() -> None:
-    """And those that came first keep their names."""
+    """The plans that came first keep their names."""
     verdicts = [Denied(Reason.NO_PLAN, Subject(plan=name)) for name in ("p1", "p2", "p3", "p4", "p1")]
     found = {sample["plan"]: n for sample, n in counted(observed(*verdicts, max_plans=2), "authz_checks")}  # type: ignore[index]
     assert found == {"p1": 2.0, "p2": 1.0, "other": 2.0}
@@ -106,7 +106,7 @@ def test_names_carry_their_unit() -> None:
         assert family.type != "histogram" or family.name.endswith(("_seconds", "_requests"))
 
 
-# --- before anything has happened, and without an event ----------------------------------------------------------
+# --- before the first event, and from the system ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_names_carry_their_unit() -> None:
     ],
 )
 def test_what_can_be_counted_is_0_before_it_happens(name: str, label: str, expected: set[str]) -> None:
-    """Else a rate would miss the first, and a panel would have nothing to show."""
+    """Otherwise `rate()` would miss the first event, and a panel would be empty."""
     [family] = [family for family in Metrics().registry.collect() if family.name == name]
     assert {sample.labels[label]: sample.value for sample in family.samples} == dict.fromkeys(expected, 0.0)
 
@@ -131,7 +131,7 @@ def test_the_version_is_a_metric(metrics: Metrics | ControlMetrics) -> None:
 
 
 def test_cpu_time_grows_by_the_time_used() -> None:
-    """Of the whole process: it replaces the value reported before."""
+    """It is the whole process's, read anew each time."""
     metrics = Metrics()
     told = [metrics.registry.get_sample_value("authz_cpu_seconds_total") or 0.0 for _ in range(3)]
     assert told == sorted(told)

@@ -1,4 +1,4 @@
-"""Redis URLs: whom they name, and that no text whatever makes them fail in another way or shows a password."""
+"""Redis URLs name servers. A bad one fails with a rule, and no message shows a password."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _rule(url: str) -> str | None:
 
 @given(st.one_of(st.text(), st.builds("{}://{}".format, SCHEMES, st.lists(PIECES, max_size=12).map("".join))))
 def test_any_text_is_refused_by_a_rule_or_makes_a_client(url: str) -> None:
-    """What the settings have accepted is not refused later, by redis-py."""
+    """redis-py accepts every URL that the settings accept."""
     rule = _rule(url)
     if rule is None:
         connect(url, 1.0)
@@ -109,7 +109,7 @@ def test_any_text_is_refused_by_a_rule_or_makes_a_client(url: str) -> None:
     st.sampled_from(["h/main?sentinel_password={secret}", "", "h:1/0"]),
 )
 def test_a_password_is_in_no_message(scheme: str, pieces: str, more: str, shape: str, end: str) -> None:
-    """As far as it is taken for one: what the client would send as a password is in no masked URL, and in no rule."""
+    """The text that the client would send as a password is in no masked URL, and in no rule."""
     url = f"{scheme}://" + (shape + end).format(pieces=pieces, more=more, secret=SECRET)
     rule = _rule(url)
     assert SECRET not in (rule or "")
@@ -118,7 +118,7 @@ def test_a_password_is_in_no_message(scheme: str, pieces: str, more: str, shape:
 
 
 def _passwords(url: str) -> list[str]:
-    """The password that is sent."""
+    """Return the passwords that the client would send."""
     options: dict[str, Any] = connect(url, 1.0).connection_pool.connection_kwargs
     return [options.get("password") or "", read_url(url).login[1]]
 
@@ -180,7 +180,7 @@ TLS_RULES = [
 
 @pytest.mark.parametrize(("url", "rule"), TLS_RULES)
 def test_what_would_only_fail_later_is_refused_with_the_fix(url: str, rule: str) -> None:
-    """redis-py takes all of them, and then no connection ever comes about, or one that checks nothing."""
+    """redis-py accepts all of them, and then cannot connect, or connects without checks."""
     with pytest.raises(ValueError, match=re.escape(rule)) as refused:
         check_tls_files(url)
     assert "secret" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Which certificates are taken over, and which hosts are notified."""
+"""New certificates are loaded once they are good, and listeners are notified."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_without_tls_there_are_no_certificates_and_no_metric() -> None:
 
 
 def test_names_are_not_resolved(tmp_path: Path) -> None:
-    """Where a symlink leads is what changes."""
+    """A symlink's target may change, so the link itself is watched."""
     (tmp_path / "name").symlink_to("elsewhere")
     found = Files.of(Settings(tls_cert_file=str(tmp_path / "name"), tls_key_file=str(tmp_path / "key")))
     assert found == Files(tmp_path / "name", tmp_path / "key")
@@ -87,7 +87,7 @@ def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_host_that_reads_the_files_itself_is_notified_of_good_ones_only(tmp_path: Path) -> None:
-    """Of the same ones too: he may have read while they were half written."""
+    """Unchanged ones notify too: the server may have read them while they were half written."""
     made, told = Made.make(tmp_path / "made"), list[Material]()
     certificates = Certificates(files_of(made))
     certificates.on_good(lambda: told.append(certificates.current))
@@ -116,7 +116,7 @@ def put(
     starts: datetime | None = None,
     locked: KeySerializationEncryption = NoEncryption(),  # noqa: B008
 ) -> Files:
-    """A certificate that this key has signed for itself, good for a day from `starts` on, and the key."""
+    """Write the key and a certificate that it signed for itself, valid for a day from `starts`."""
     name, begins = x509.Name([]), starts or datetime.now(UTC) - DAY / 2
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     made = x509.CertificateBuilder(name, name, key.public_key(), 1, begins, begins + DAY).sign(key, algorithm)
@@ -157,7 +157,7 @@ def test_a_key_with_a_password_is_refused(tmp_path: Path) -> None:
 
 
 def spoilt(pem: bytes, good: bytes, bad: bytes) -> bytes:
-    """With other bytes where these are first."""
+    """Replace the first `good` in a certificate by `bad`."""
     made = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER).replace(good, bad, 1)
     return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(made) + b"-----END CERTIFICATE-----\n"
 
@@ -172,7 +172,7 @@ VERSION_3, P256_OID = bytes.fromhex("a003020102"), bytes.fromhex("06082a8648ce3d
 )
 @pytest.mark.parametrize("name", ["tls.crt", "ca.crt"])
 def test_an_unknown_key_type_is_a_broken_certificate(name: str, good: bytes, bad: bytes, tmp_path: Path) -> None:
-    """The old ones go on. The curve of a CA does not matter before it signs something."""
+    """The old ones stay in use. A CA's curve matters only once it has signed a certificate."""
     pair = put(tmp_path, P256)
     files = Files(pair.certificate, pair.key, tmp_path / "ca.crt")
     (tmp_path / "ca.crt").write_bytes(pair.certificate.read_bytes())

@@ -18,7 +18,7 @@ INDEX = KEY.hex()
 
 
 class Shelf:
-    """The store, the ring before it, and a clock. Without `go` answers wait, once they are made."""
+    """The store, the ring before it, and a clock. While `go` is unset, answers are held back."""
 
     def __init__(self, size: int = 100) -> None:
         self.keys: dict[str, StoredKey] = {}
@@ -37,7 +37,7 @@ class Shelf:
         return found
 
     def put(self, name: str = "k1", *, index: str = INDEX, **changes: object) -> None:
-        """A write, unknown to the ring."""
+        """Write a key, without an event for the ring."""
         key = ApiKey(id=name, **{n: v for n, v in changes.items() if n == "enabled"})  # type: ignore[arg-type]
         rest = {n: v for n, v in changes.items() if n != "enabled"}
         stored = StoredKey(key=key, index=index, created_date=1, last_updated_date=1, plans=("p.1",), **rest)  # type: ignore[arg-type]
@@ -45,7 +45,7 @@ class Shelf:
         self.version += 1
 
     def tell(self, *indexes: str) -> None:
-        """The event of the last write arrives."""
+        """Deliver the event of the last write."""
         self.ring.touched(self.version, indexes or (INDEX,))
 
 
@@ -111,7 +111,7 @@ async def test_a_change_drops_a_key_of_either_generation(shelf: Shelf) -> None:
 
 
 async def test_all_who_wait_for_a_key_share_one_look_up(shelf: Shelf) -> None:
-    """And one of them that goes away takes no other with it."""
+    """If one of them is cancelled, the others still get the answer."""
     shelf.put()
     shelf.go.clear()
     waiting = [asyncio.create_task(shelf.ring.find(KEY)) for _ in range(5)]
@@ -124,7 +124,7 @@ async def test_all_who_wait_for_a_key_share_one_look_up(shelf: Shelf) -> None:
 
 
 async def test_an_answer_older_than_a_known_change_is_not_kept(shelf: Shelf) -> None:
-    """The look-up was under way when the key was disabled: it is made again."""
+    """The key was disabled during the look-up, so the look-up is repeated."""
     shelf.put()
     shelf.go.clear()
     waiting = asyncio.create_task(shelf.ring.find(KEY))
@@ -140,7 +140,7 @@ async def test_an_answer_older_than_a_known_change_is_not_kept(shelf: Shelf) -> 
 
 
 async def test_an_answer_of_a_redis_that_lags_is_not_kept(shelf: Shelf) -> None:
-    """The change was known before the look-up, but the server that answers lacks it: a replica, a master that was."""
+    """The event came before the look-up, but the server that answers (a replica, a former master) lags behind it."""
     shelf.put()
     shelf.ring.touched(shelf.version + 1, (INDEX,))
     assert name(await shelf.ring.find(KEY)) == "k1"
@@ -183,7 +183,7 @@ async def test_memory_is_not_trusted_long_after_the_stream_was_read(shelf: Shelf
 
 
 async def test_without_redis_known_keys_go_on_and_others_are_undecided(shelf: Shelf) -> None:
-    """Whether the failure is news, or Redis is left alone already."""
+    """This holds for a new failure, and while look-ups are paused."""
     shelf.put()
     await shelf.ring.find(KEY)
     await shelf.ring.find(digest("unknown"))

@@ -1,4 +1,4 @@
-"""Files that a command writes: whole, for their owner alone, and never in the place of anything but a file."""
+"""A command writes files whole, readable by their owner alone, and replaces only regular files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_error_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
-    """Also one of several, and one whose file is still to be made."""
+    """This holds for a chain of links, and for a link whose target does not exist yet."""
     (tmp_path / "else").mkdir()
     target, link, again = tmp_path / "else" / "target", tmp_path / "link", tmp_path / "again"
     if there:
@@ -74,7 +74,7 @@ def test_a_fifo_is_written_to_and_stays_one(tmp_path: Path, linked: bool) -> Non
 
 
 def test_what_the_shell_has_opened_is_written_to(tmp_path: Path) -> None:
-    """`authz backup /dev/stdout | gpg`: the name stands for a pipe."""
+    """In `authz backup /dev/stdout | gpg` the name stands for a pipe."""
     reading, writing = os.pipe()
     _write(Path(f"/dev/fd/{writing}"))
     os.close(writing)

@@ -1,4 +1,4 @@
-"""Files of other tools: the plans, keys and stages in them are read, and everything else is named."""
+"""Other tools' files: their plans, keys and stages are read, and warnings name everything else."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ PLAN = {"UsagePlanName": "Silver", "ApiStages": [{"ApiId": "k7pets1api", "Stage"
     ],
 )
 def test_a_value_that_has_to_be_worked_out_first_stays_behind(document: Any, expected: str, tmp_path: Path) -> None:
-    """Whatever else the template holds is read."""
+    """The rest of the template is read."""
     (tmp_path / "template.json").write_text(json.dumps(document))
     found = READING.wanted(tmp_path / "template.json")
     assert found.items
@@ -227,7 +227,7 @@ def test_a_value_that_has_to_be_worked_out_first_stays_behind(document: Any, exp
 
 
 def test_a_template_is_the_same_in_yaml_and_json(tmp_path: Path) -> None:
-    """CloudFormation's short forms mean what its long ones do."""
+    """CloudFormation's short forms equal its long ones."""
     long = template(
         Api=("RestApi", {"Name": "a"}),
         Prod=("Stage", {"RestApiId": {"Ref": "Api"}, "StageName": "prod"}),
