@@ -186,7 +186,7 @@ def tls(context: dict[str, Any]) -> dict[str, Any]:
     return {"name": "tls", "typed_config": {"@type": "x.UpstreamTlsContext", "common_tls_context": context}}
 
 
-def asking(cluster: Cluster, *sidecars: Sidecar) -> Facts:
+def asking(cluster: EnvoyCluster, *sidecars: SidecarFacts) -> Facts:
     """An Envoy whose filter calls this cluster."""
     [envoy] = check().envoys
     [one] = envoy.checks
@@ -194,7 +194,7 @@ def asking(cluster: Cluster, *sidecars: Sidecar) -> Facts:
     return Facts(envoys=[replace(envoy, checks=[asks], clusters={cluster.name: cluster})], sidecars=sidecars)
 
 
-def sidecar(*ports: int, host: str = "127.0.0.1", **settings: Any) -> Sidecar:
+def sidecar(*ports: int, host: str = "127.0.0.1", **settings: Any) -> SidecarFacts:
     """A sidecar with one worker for each port."""
     told = {"grpcListen": [f"{host}:{port}" for port in ports], "maxInFlight": 100, **settings}
     workers = [{"slot": slot} for slot, _ in enumerate(ports)]
