@@ -31,8 +31,9 @@ from authz.core.resources import ApiStage, Deployment, Method, Period, QuotaSett
 from authz.core.stored import Item, StoredDeployment, StoredPlan, StoredStage
 from authz.sidecar import memory
 from authz.sidecar.follower import StoreCatalog
-from authz.store.keys import StoreRing
-from authz.store.store import Edit, Store
+from authz.store.keys import KeyCache
+from authz.store.ports import Draft
+from authz.store.store import Store
 from bench.measure.servers import redis
 
 SIZES = "100/10/1,10000/10000/1000,100000/1000/10,100000/10000/1000"
@@ -127,7 +128,7 @@ async def measure_store(url: str, size: Size, rounds: int) -> list[Result]:
     for first in range(0, size.plans, WRITTEN):
         await _put(writer, [_plan(number, "a plan") for number in range(first, min(first + WRITTEN, size.plans))])
     swapped = asyncio.Event()
-    ring = StoreRing(writer.find)
+    ring = KeyCache(writer.find)
     catalog = StoreCatalog(store, ring, Compiler(), worker="bench", observe=lambda _: swapped.set())
     stall = Stall()
     tasks = [asyncio.create_task(catalog.watch()), asyncio.create_task(stall.run())]
@@ -169,7 +170,7 @@ def _plan(number: int, name: str) -> StoredPlan:
 
 
 async def _put(store: Store, items: list[Item]) -> None:
-    async def edit(edit: Edit) -> None:
+    async def edit(edit: Draft) -> None:
         for item in items:
             edit.put(item)
 

@@ -39,8 +39,8 @@ from authz.envoy.edge import Authorization
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.observe import log
 from authz.observe.metrics import Metrics
-from authz.store.keys import StoreRing
-from authz.store.store import Found, Head
+from authz.store.keys import KeyCache
+from authz.store.ports import Head, KeyLookup
 from bench.answer import Says, value
 
 DRAWN, ROUNDS = 20_000, 5
@@ -108,18 +108,18 @@ def cost(catalog: Catalog, asked: list[bytes], calls: int, ring: KeyCache = NO_K
     return uvloop.run(run())
 
 
-def filled(keys: int, size: int) -> StoreRing:
+def filled(keys: int, size: int) -> KeyCache:
     """The memory of a store's keys, as full as it gets; the store itself answers at once."""
 
-    async def look(index: str) -> Found:
+    async def look(index: str) -> KeyLookup:
         name = names[index]
         stored = StoredKey(
             ApiKey(id=name), index, created_date=1, last_updated_date=1, plans=(f"p{int(name[1:]) % PLANS}",)
         )
-        return Found(Head("e", 1, ""), stored)
+        return KeyLookup(Head("e", 1, ""), stored)
 
     names = {digest(value(n)).hex(): f"k{n}" for n in range(keys)} if size < keys else {}
-    ring = StoreRing(look, size=size)
+    ring = KeyCache(look, size=size)
     ring.heard(float("inf"))
     refs = [(f"p{n}",) for n in range(PLANS)]
     for n in range(min(keys, size)):

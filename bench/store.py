@@ -37,7 +37,8 @@ from authz.core.resources import (
 from authz.core.stored import StoredKey, StoredPlan
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.envoy.pb import ext_authz_pb2_grpc
-from authz.store.store import Edit, Store
+from authz.store.ports import Draft
+from authz.store.store import Store
 from tests.support.servers import HOST, AuthzServer, Server, authz_serve, free_port, is_ok, redis_server
 
 CHUNK = 1000  # keys in one write
@@ -75,14 +76,14 @@ async def fill(store: Store, keys: int, plans: Sequence[StoredPlan]) -> None:
     """The API and the plans, then the keys in chunks, spread evenly over the plans."""
     api = from_resources(Resources(apis=(Api(id="a1", stages=(Stage(name="prod"),)),)), CREATED)
 
-    async def first(edit: Edit) -> None:
+    async def first(edit: Draft) -> None:
         for item in (*api.values(), *plans):
             edit.put(item)
 
     await store.write(first, who="bench", what="plans")
     for start in range(0, keys, CHUNK):
 
-        async def some(edit: Edit, start: int = start) -> None:
+        async def some(edit: Draft, start: int = start) -> None:
             for number in range(start, min(start + CHUNK, keys)):
                 edit.put(key(number, plans[number % len(plans)]))
 

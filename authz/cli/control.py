@@ -15,7 +15,6 @@ import msgspec
 import uvloop
 
 from authz.aws.convert import from_resources
-from authz.aws.errors import ApiError
 from authz.cli.options import FILE, takes_file, with_options
 from authz.config import file as configuration
 from authz.config.faults import ConfigError
@@ -28,8 +27,10 @@ from authz.core.rules import Problem
 from authz.core.stored import Credential, Items
 from authz.observe import log
 from authz.redisio.url import mask_url
+from authz.store.audit import audit as audit_lines
+from authz.store.ports import StoreRefusal, StoreUnavailable
 from authz.store.sealing import Sealer, load_sealer
-from authz.store.store import Store, StoreUnavailable
+from authz.store.store import Store
 
 T = TypeVar("T")
 
@@ -160,14 +161,14 @@ def on_store(
         try:
             return await act(store)
         finally:
-            if store.at_risk:
-                click.echo(f"warning: written, and lost if the master of Redis fails now: {store.at_risk}", err=True)
+            if at_risk := store.database.at_risk:
+                click.echo(f"warning: written, and lost if the master of Redis fails now: {at_risk}", err=True)
             await store.aclose()
 
     try:
         return asyncio.run(run())
-    except ApiError as refused:
-        raise ConfigError([Problem("the store", refused.message)]) from None
+    except StoreRefusal as refused:
+        raise ConfigError([Problem("the store", str(refused))]) from None
     except StoreUnavailable as error:
         raise OSError(f"{mask_url(settings.redis_url)}: {error}") from None
     except msgspec.ValidationError as fault:
@@ -266,7 +267,7 @@ def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
 @with_options(*PLACE)
 def audit(count: int, after: int | None, redis_url: str | None, account_id: str | None) -> None:
     """Print the record of writes to the store: version, time, caller and operation, without values."""
-    for line in on_store(lambda store: store.audit(count, after), redis_url, account_id):
+    for line in on_store(lambda store: audit_lines(store.database, count, after), redis_url, account_id):
         click.echo(f"{line.version}  {_moment(line.at / 1_000_000)}  {line.who}  {line.what}")
 
 

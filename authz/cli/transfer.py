@@ -15,6 +15,7 @@ from authz.cli.control import PLACE, SECRETS, on_store
 from authz.cli.options import FILE, File, takes_file, with_options
 from authz.cli.progress import KINDS, Step, progress, quiet_option, summarize
 from authz.core.stored import Items
+from authz.store.backup import Backups
 from authz.store.sealing import Sealer, load_sealer
 from authz.store.store import Store
 from authz.transfer import transfer
@@ -143,7 +144,7 @@ def backup(path: Path, quiet: bool, redis_url: str | None, account_id: str | Non
 
     async def act(store: Store) -> Copied:
         with progress("Reading", None, quiet) as step:
-            return await _copied(store, step, lambda seen: transfer.backup(store, path, seen))
+            return await _copied(store, step, lambda seen: transfer.backup(Backups(store.database), path, seen))
 
     copied = _run(act, redis_url, account_id)
     click.echo(f"{path}: {copied.redis_keys} Redis keys")
@@ -164,7 +165,7 @@ def restore(path: Path, quiet: bool, redis_url: str | None, account_id: str | No
 
     async def act(store: Store) -> Copied:
         with progress("Restoring", size, quiet) as step:
-            return await _copied(store, step, lambda seen: transfer.restore(store, path, seen))
+            return await _copied(store, step, lambda seen: transfer.restore(Backups(store.database), path, seen))
 
     copied = _run(act, redis_url, account_id)
     click.echo(f"{path}: {copied.redis_keys} Redis keys restored")

@@ -31,8 +31,9 @@ from authz.core.resources import Resources
 from authz.envoy.config import EnvoyOptions, render
 from authz.hosts.pyvoy_launch import obstacle
 from authz.redisio.url import mask_url
+from authz.store.ports import StoreUnavailable
 from authz.store.sealing import load_sealer
-from authz.store.store import Store, StoreUnavailable
+from authz.store.store import Store
 
 HOST = "127.0.0.1"
 READY_SECONDS = 120.0  # for a machine with much else to do; what ends by itself is noticed at once

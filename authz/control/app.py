@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from authz.aws.errors import ApiError, bad_request
+from authz.aws.errors import ApiError, bad_request, conflict
 from authz.check import LimiterUnavailable
 from authz.control.bodies import Body, Budget
 from authz.control.call import Answer, Call, Context, Fields, Operation, Principal, flag
@@ -47,8 +47,8 @@ from authz.control.operations import (
 from authz.control.operations.unsupported import UNSUPPORTED
 from authz.notice import Notice
 from authz.redisio.url import in_words
+from authz.store.ports import Contention, InvalidPosition, StoreRefusal, StoreUnavailable
 from authz.store.sealing import SealError
-from authz.store.store import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -242,6 +242,8 @@ async def _run(operation: Operation, call: Call) -> Answer:
         raise ApiError("ServiceUnavailableException", "The call took too long", retry_after=1) from None
     except SealError:
         raise ApiError("ServiceUnavailableException", "A value was sealed with a key that is not given here") from None
+    except StoreRefusal as refused:
+        raise _worded(refused) from None
     if call.principal.read_only:
         answer = Answer(answer.status, _without_values(answer.body), answer.headers)
     if call.versions:
@@ -251,6 +253,17 @@ async def _run(operation: Operation, call: Call) -> Answer:
         log.warning("accepted and not acted upon", operation=operation.name, who=call.principal.name, warning=warned)
         answer = Answer(answer.status, answer.body, {**answer.headers, WARNING: warned})
     return answer
+
+
+def _worded(refused: StoreRefusal) -> ApiError:
+    """What the store refuses, in AWS's words."""
+    match refused:
+        case InvalidPosition():
+            return bad_request("Invalid position parameter")
+        case Contention():
+            text = "Unable to complete operation due to concurrent modification. Please try again later."
+            return conflict(text)
+    return conflict(str(refused))
 
 
 def _permit(operation: Operation, principal: Principal, fields: Fields) -> None:

@@ -17,8 +17,8 @@ from authz.control.app import Received
 from authz.control.bodies import sha256
 from authz.control.call import Principal
 from authz.core.stored import Credential
+from authz.store.ports import Draft, Reader, Writer
 from authz.store.sealing import Sealer, SealError
-from authz.store.store import Edit, Store
 
 BEARER: Final = "bearer"
 UNKNOWN: Final = "The security token included in the request is invalid."
@@ -28,7 +28,7 @@ TOKEN: Final = "token/"  # noqa: S105  (how the store spells the index of tokens
 class Authenticator:
     """Knows callers by the credentials in the store. `now` is in seconds of Unix time."""
 
-    def __init__(self, store: Store, sealer: Sealer, now: Callable[[], int]) -> None:
+    def __init__(self, store: Reader, sealer: Sealer, now: Callable[[], int]) -> None:
         self._store = store
         self._sealer = sealer
         self._now = now
@@ -129,17 +129,17 @@ def _new_id() -> str:
     return "AKIA" + base64.b32encode(secrets.token_bytes(10)).decode()
 
 
-async def add(store: Store, new: NewCredential, who: str) -> None:
-    async def edit(edit: Edit) -> None:
+async def add(store: Writer, new: NewCredential, who: str) -> None:
+    async def edit(edit: Draft) -> None:
         edit.put(new.credential)
 
     await store.write(edit, who=who, what=f"CreateCredential {new.credential.id}")
 
 
-async def remove(store: Store, id_: str, who: str) -> bool:
+async def remove(store: Writer, id_: str, who: str) -> bool:
     """Whether there was one."""
 
-    async def edit(edit: Edit) -> bool:
+    async def edit(edit: Draft) -> bool:
         found = await edit.get("credential", id_)
         if found is not None:
             edit.delete("credential", id_)

@@ -11,9 +11,8 @@ from authz.control import inputs
 from authz.core.request import Request
 from authz.core.stored import Items
 from authz.envoy.accesslog import LogLine
+from authz.store.ports import Draft, Usage, Writer, Written
 from authz.store.sealing import Sealer
-from authz.store.store import Edit, Store, Written
-from authz.store.usage import UsageLedger
 
 T = TypeVar("T")
 
@@ -52,8 +51,8 @@ class Context:
     `domain_target` is the host to which the DNS record of a custom domain should point.
     """
 
-    store: Store
-    usage: UsageLedger
+    store: Writer
+    usage: Usage
     sealer: Sealer
     account_id: str
     now: Callable[[], int]
@@ -123,7 +122,7 @@ class Call:
             raise bad_request("Invalid limit: expected a number") from None
         return min(limit, MAX_PAGE) if limit >= 1 else PAGE, self.one("position")
 
-    async def write(self, edit: Callable[[Edit], Awaitable[T]], *ids: str) -> T:
+    async def write(self, edit: Callable[[Draft], Awaitable[T]], *ids: str) -> T:
         """Commit an edit under the caller's name. `ids` name what is made; what the path names is named anyway."""
         what = " ".join((self.operation, *(name[:ID_LENGTH] for name in (*self.params.values(), *ids))))
         written = await self.context.store.write(edit, who=self.principal.name, what=what, note=self.warned)

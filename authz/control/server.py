@@ -28,8 +28,9 @@ from authz.notice import Notice
 from authz.observe.metrics import ControlMetrics
 from authz.observe.status import HttpServer, app, check_listen, http_server
 from authz.redisio.url import in_words
+from authz.store.ports import StoreUnavailable, Writer
 from authz.store.sealing import Sealer
-from authz.store.store import Store, StoreUnavailable
+from authz.store.store import Store
 from authz.store.usage import UsageLedger
 
 log = structlog.get_logger(__name__)
@@ -183,7 +184,7 @@ async def _until_stopped(server: HttpServer, servers: Sequence[HttpServer]) -> N
 class Watch:
     """Looks at the store once a second: a control plane that cannot ask it is alive, but not ready, and says why."""
 
-    def __init__(self, store: Store, metrics: ControlMetrics) -> None:
+    def __init__(self, store: Writer, metrics: ControlMetrics) -> None:
         self._store = store
         self._metrics = metrics
         self._answers = False

@@ -36,7 +36,9 @@ from authz.doctor import envoydump
 from authz.doctor.facts import ControlFacts, Envoy, Facts, GrpcHealth, ProcessFacts, Redis, SidecarFacts
 from authz.redisio.client import connect
 from authz.redisio.url import check_tls_files, in_words, mask_url, read_url
-from authz.store.store import Store, StoreUnavailable
+from authz.store.feed import Feed
+from authz.store.ports import StoreUnavailable
+from authz.store.store import Store
 
 T = TypeVar("T")
 P = TypeVar("P", bound=ProcessFacts)
@@ -316,7 +318,7 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
                 default_user_is_open=await _is_open(run),
                 endless=endless,
                 looked_at=looked_at,
-                workers=await _leases(url, account) if store else None,
+                workers=await _followers(url, account) if store else None,
                 unvalidated=await _unvalidated(url, account) if store else (),
                 refused=sorted(refused & NEEDED),
             )
@@ -389,15 +391,15 @@ async def _is_open(run: Run) -> bool | None:
     return {"on", "nopass"} <= flags
 
 
-async def _leases(url: str, account: str) -> int | None:
+async def _followers(url: str, account: str) -> int | None:
     """How many workers follow the store."""
-    store = Store(url, account=account, budget=SECONDS)
+    feed = Feed(url, account=account, budget=SECONDS)
     try:
-        return len(await store.leases())
+        return len(await feed.presences())
     except StoreUnavailable:
         return None
     finally:
-        await store.aclose()
+        await feed.aclose()
 
 
 async def _unvalidated(url: str, account: str) -> Sequence[str]:

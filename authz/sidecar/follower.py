@@ -23,8 +23,9 @@ from authz.core.resources import Resources
 from authz.core.stored import Items
 from authz.notice import Notice
 from authz.redisio.url import in_words
-from authz.store.keys import StoreRing
-from authz.store.store import EVENTS, Event, Head, Store, StoreUnavailable
+from authz.store.feed import EVENTS
+from authz.store.keys import KeyCache
+from authz.store.ports import CallerName, ChangeFeed, Event, Head, StoreUnavailable
 
 BLOCK_MILLISECONDS: Final = 200
 ANSWER_SECONDS: Final = 0.4  # for the head and the lease; a connection that takes longer is dead
@@ -39,7 +40,7 @@ COMPILED: Final = frozenset({"account", "domain", "stage", "usageplan"})  # the 
 log = structlog.get_logger(__name__)
 
 Compile = Callable[[Resources, Mapping[str, str]], Catalog]
-Callers = tuple[tuple[str, str], ...]  # plan and key
+Callers = tuple[CallerName, ...]
 
 NONE: Final = Version(0, "")
 
@@ -68,8 +69,8 @@ class StoreCatalog:
 
     def __init__(
         self,
-        store: Store,
-        ring: StoreRing,
+        store: ChangeFeed,
+        ring: KeyCache,
         compile_: Compile,
         *,
         worker: str,
@@ -161,7 +162,7 @@ class StoreCatalog:
         """Nobody waits for a sidecar that has stopped."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._store.drop_lease(self._worker)
+                await self._store.drop_presence(self._worker)
         except (StoreUnavailable, TimeoutError):
             log.info("lease not dropped; it ends by itself")
         await self._store.aclose()
@@ -335,7 +336,7 @@ class StoreCatalog:
             self._news.clear()
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    await self._store.renew_lease(self._worker, self.served)
+                    await self._store.renew_presence(self._worker, self.served)
             except (StoreUnavailable, TimeoutError) as fault:
                 self._unleased.says(in_words(fault))
                 await asyncio.sleep(RETRY_SECONDS)

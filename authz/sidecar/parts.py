@@ -24,9 +24,9 @@ from authz.sidecar.certificates import Certificates
 from authz.sidecar.debts import Debts
 from authz.sidecar.follower import Callers, StoreCatalog
 from authz.sidecar.seat import Seat
-from authz.store.keys import Result, StoreRing
+from authz.store.feed import Feed
+from authz.store.keys import KeyCache, LookupResult
 from authz.store.sealing import Sealer
-from authz.store.store import Store
 
 STORE_SECONDS = 5.0  # for a command that no caller waits for
 
@@ -49,7 +49,7 @@ class Parts:
     circuit: Circuit
     debts: Debts
     live: LiveCatalog[Catalog] | StoreCatalog
-    lookups: Store | None
+    lookups: Feed | None
     service: Authorization
 
     @classmethod
@@ -81,7 +81,7 @@ class Parts:
         )
         debts = Debts(fallback, limiter.flush, redis.on_failure, address)
         effects = CatalogEffects(settings.account_id, metrics, limiter, fallback)
-        lookups: Store | None = None
+        lookups: Feed | None = None
         keys: KeyCache = NO_KEYS
         live: LiveCatalog[Catalog] | StoreCatalog
         compile_ = Compiler(settings.account_id, settings.failure_policy)
@@ -127,12 +127,12 @@ class Parts:
         self.metrics.flush()
 
 
-def _store(settings: Settings, budget: float) -> Store:
-    return Store(settings.redis_url, account=settings.account_id, budget=budget)
+def _store(settings: Settings, budget: float) -> Feed:
+    return Feed(settings.redis_url, account=settings.account_id, budget=budget)
 
 
-def _ring(settings: Settings, lookups: Store, sealer: Sealer, redis: RedisEffects) -> StoreRing:
-    return StoreRing(
+def _ring(settings: Settings, lookups: Feed, sealer: Sealer, redis: RedisEffects) -> KeyCache:
+    return KeyCache(
         lookups.find,
         sealer.index,
         size=settings.key_cache_size,
@@ -161,7 +161,7 @@ class RedisEffects:
         self._metrics.redis_errors(type(error).__name__)
         self.circuit.failed(error)
 
-    def on_lookup(self, result: Result, error: Exception | None) -> None:
+    def on_lookup(self, result: LookupResult, error: Exception | None) -> None:
         self._metrics.key_lookups(result)
         if error:
             self.circuit.failed(error)

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from authz.aws.awsfiles import Wanted, written
 from authz.aws.convert import flattened, plain_method, to_resources
-from authz.aws.errors import conflict
 from authz.aws.merged import lost_methods, merged
 from authz.aws.restapis import snapshot
 from authz.config.faults import ConfigError
@@ -37,8 +36,8 @@ from authz.core.stored import (
     plan_keys,
     stage_plans,
 )
+from authz.store.ports import Archive, BackupEntry, Draft, Reader, StoreRefusal, Writer
 from authz.store.sealing import Sealer, SealError
-from authz.store.store import Edit, Kept, Store
 from authz.transfer.files import written as written_file
 
 T = TypeVar("T")
@@ -79,6 +78,10 @@ class Change(NamedTuple):
         return f"{self.sign} {self.what}" + (f" ({', '.join(self.members)})" if self.members else "")
 
 
+class ImportRefused(StoreRefusal):
+    """The import breaks a rule of the store: a value has one key, and a key has one plan for a stage."""
+
+
 # --- import -------------------------------------------------------------------------------------------------------
 
 
@@ -86,7 +89,7 @@ class Change(NamedTuple):
 class Import:
     """What is wanted, brought into a store in writes of at most `CHUNK` items; `changes` and `warnings` tell of it."""
 
-    store: Store
+    store: Writer
     sealer: Sealer
     wanted: Wanted
     now: int
@@ -117,7 +120,7 @@ class Import:
         for items in self._chunks():
             before, warned = len(self.changes), len(self.warnings)
 
-            async def edit(edit: Edit, items: list[Item] = items, before: int = before, warned: int = warned) -> None:
+            async def edit(edit: Draft, items: list[Item] = items, before: int = before, warned: int = warned) -> None:
                 del self.changes[before:], self.warnings[warned:]  # of a try that lost its race
                 await edit.many(kind_of(items[0]), [id_of(item) for item in items])
                 target = _Committed(edit)
@@ -238,7 +241,7 @@ class Import:
                 other = covered.setdefault((stage.api_id, stage.stage), plan.plan.id)
                 if other != plan.plan.id:
                     place = f"{stage.api_id}:{stage.stage}"
-                    raise conflict(f"the key {name} would be in two plans for {place}: {other} and {plan.plan.id}")
+                    raise ImportRefused(f"the key {name} would be in two plans for {place}: {other} and {plan.plan.id}")
         was = old.plans if old else ()
         found = {plan.ref for plan in refs}
         # In the order in which it joined them, so that nothing changes where nothing is new.
@@ -262,7 +265,7 @@ class _Target(Protocol):
 class _Planned:
     """A store with what would have been written to it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Reader) -> None:
         self._store = store
         self._found: dict[tuple[str, str], Item | None] = {}
 
@@ -282,7 +285,7 @@ class _Planned:
 class _Committed:
     """An edit, with the rules that it has to keep: a value has one key, and a key one plan for a stage."""
 
-    def __init__(self, edit: Edit) -> None:
+    def __init__(self, edit: Draft) -> None:
         self._edit = edit
 
     async def get(self, kind: str, item_id: str) -> Item | None:
@@ -292,7 +295,7 @@ class _Committed:
         old = await self._edit.get(kind_of(item), id_of(item))
         if isinstance(item, StoredPlan) and isinstance(old, StoredPlan):  # one that is new has no keys yet
             await self._keep_apart(item, old)
-        taken = conflict(f"the value of the key {id_of(item)} is already that of another key")
+        taken = ImportRefused(f"the value of the key {id_of(item)} is already that of another key")
         self._edit.put(item, taken=taken if isinstance(item, StoredKey) else None)
 
     async def _keep_apart(self, new: StoredPlan, old: StoredPlan) -> None:
@@ -303,7 +306,7 @@ class _Committed:
                 plan = await self._edit.get("usageplan", other)
                 if isinstance(plan, StoredPlan) and other != new.plan.id:
                     text = f"a key would be in two plans for {api_id}:{stage}: {other} and {new.plan.id}"
-                    self._edit.disjoint(plan_keys(new.ref), plan_keys(plan.ref), conflict(text))
+                    self._edit.disjoint(plan_keys(new.ref), plan_keys(plan.ref), ImportRefused(text))
 
 
 def _dated(item: Item, old: Item | None, now: int) -> Item:
@@ -438,7 +441,7 @@ def _says_more(resource_id: str, method: StoredMethod) -> bool:
     return method not in (bare, plain_method(resource_id, method.api_key_required))
 
 
-async def everything(store: Store, step: Callable[[int], None] = lambda _: None) -> Items:
+async def everything(store: Reader, step: Callable[[int], None] = lambda _: None) -> Items:
     """All resources of a store but credentials. Each is whole, but they are not all of one moment: see `backup`.
 
     `step` hears of each item that was listed.
@@ -451,7 +454,7 @@ async def everything(store: Store, step: Callable[[int], None] = lambda _: None)
     return dict(sorted(items.items(), key=lambda named: named[0]))  # so that two exports of the same are the same
 
 
-async def _listed(store: Store, kind: str) -> AsyncIterator[Item]:
+async def _listed(store: Reader, kind: str) -> AsyncIterator[Item]:
     position: str | None = None
     while True:
         page = await store.page(kind, kind, CHUNK, position)
@@ -477,19 +480,19 @@ def _unseen(_name: str, _length: int) -> None:
     """The default: nothing hears of the keys."""
 
 
-async def backup(store: Store, path: Path, seen: Seen = _unseen) -> int:
+async def backup(archive: Archive, path: Path, seen: Seen = _unseen) -> int:
     """Write a backup: the resources as of one moment, and then the counters. Returns how many Redis keys it holds.
 
     A file is there only once it is whole, and is for its owner's eyes; a device or a FIFO is written to.
     """
     with written_file(path) as file:
-        return await _dump(store, file, seen)
+        return await _dump(archive, file, seen)
 
 
-async def _dump(store: Store, file: BinaryIO, seen: Seen) -> int:
+async def _dump(archive: Archive, file: BinaryIO, seen: Seen) -> int:
     count, summed = 0, hashlib.sha256()
     file.write(MAGIC)
-    async for kept in store.dump():
+    async for kept in archive.dump():
         frame = msgspec.msgpack.encode(kept)
         summed.update(frame)
         file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
@@ -499,17 +502,17 @@ async def _dump(store: Store, file: BinaryIO, seen: Seen) -> int:
     return count
 
 
-async def restore(store: Store, path: Path, seen: Seen = _unseen) -> int:
+async def restore(archive: Archive, path: Path, seen: Seen = _unseen) -> int:
     """Put a backup in the place of the account's resources and counters. Raises ConfigError for what is none."""
     with path.open("rb") as file:
         if not file.seekable():
             raise ConfigError([Problem(str(path), "expected a file: a backup is read twice, first to verify it")])
         for _ in _frames(file, path):  # all of it is read, and its sum checked, before anything changes
             pass
-        return await store.load(_kept(file, path, seen))
+        return await archive.load(_kept(file, path, seen))
 
 
-async def _kept(file: BinaryIO, path: Path, seen: Seen) -> AsyncIterator[Kept]:
+async def _kept(file: BinaryIO, path: Path, seen: Seen) -> AsyncIterator[BackupEntry]:
     for frame in _frames(file, path):
         kept = _decoded(frame, path)
         seen(kept.name, len(frame))
@@ -534,9 +537,9 @@ def _frames(file: BinaryIO, path: Path) -> Iterator[bytes]:
         raise _damaged(path)
 
 
-def _decoded(frame: bytes, path: Path) -> Kept:
+def _decoded(frame: bytes, path: Path) -> BackupEntry:
     try:
-        return msgspec.msgpack.decode(frame, type=Kept)
+        return msgspec.msgpack.decode(frame, type=BackupEntry)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise _damaged(path) from None
 

@@ -22,7 +22,8 @@ from authz.core.resources import (
     digest,
 )
 from authz.core.stored import StoredKey, StoredPlan
-from authz.store.store import Edit, Store
+from authz.store.ports import Draft
+from authz.store.store import Store
 from bench.load.inputs import HIGH, value_of
 
 KEYS: Final = 1_000_000
@@ -61,7 +62,7 @@ async def fill(url: str, keys: int) -> tuple[float, float]:
     resources = Resources(account=Account(HIGH_THROTTLE), apis=(Api(id="a1", stages=(Stage(name="prod"),)),))
     store, began = Store(url, budget=SECONDS), perf_counter()
 
-    async def first(edit: Edit) -> None:
+    async def first(edit: Draft) -> None:
         for item in (*from_resources(resources, CREATED).values(), *plans):
             edit.put(item)
 
@@ -69,7 +70,7 @@ async def fill(url: str, keys: int) -> tuple[float, float]:
         await store.write(first, who="bench", what="plans")
         for start in range(0, keys, CHUNK):
 
-            async def some(edit: Edit, start: int = start) -> None:
+            async def some(edit: Draft, start: int = start) -> None:
                 for number in range(start, min(start + CHUNK, keys)):
                     edit.put(key(number, plans[number % PLANS]))
 

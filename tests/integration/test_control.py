@@ -40,6 +40,7 @@ from authz.control.operations.absent import OPERATIONS as ABSENT
 from authz.control.operations.unsupported import UNSUPPORTED
 from authz.control.server import ControlOptions
 from authz.core.resources import ApiKey, Resources, UsagePlan
+from authz.store.consistency import differences
 from authz.store.sealing import Sealer
 from tests.support.control import SEALER, Control, Reply, boto, raw, running
 from tests.support.control import control as control
@@ -377,7 +378,7 @@ def test_no_operation_answers_rubbish_about_existing_objects_with_a_fault_of_its
     plane, ids = furnished
     kept = [operation for operation in SERVED if operation.verb != "DELETE"]
     refuse_rubbish(plane, BODIES[number], ENDINGS[number % 2 and number % len(ENDINGS)], ids.__getitem__, kept)
-    assert plane.run(lambda context: context.store.check()) == []
+    assert plane.run(lambda _: differences(plane.store)) == []
 
 
 def test_a_slow_client_harms_no_other(plane: Control) -> None:
@@ -439,10 +440,10 @@ def test_waiting_for_a_version_needs_no_sidecar_where_there_is_none(control: Con
 def test_waiting_names_the_sidecar_that_lags(control: Control) -> None:
     version = int(raw(control, "POST", "/apikeys", {"name": "a"}).headers["x-authz-version"])
     head = control.run(lambda context: context.store.head())
-    control.run(lambda context: context.store.renew_lease("w1", replace(head, version=version - 1)))
+    control.run(lambda _: control.store.renew_presence("w1", replace(head, version=version - 1)))
     reply = raw(control, "GET", f"/catalog/version?wait={version}&timeout=0.1")
     assert "w1" in refused(reply, 409, "ConflictException")
-    control.run(lambda context: context.store.renew_lease("w1", head))
+    control.run(lambda _: control.store.renew_presence("w1", head))
     reply = raw(control, "GET", f"/catalog/version?wait={version}&timeout=0.1")
     assert reply.json()["sidecars"] == [{"id": "w1", "version": version}]
 

@@ -21,7 +21,7 @@ from authz.envoy.edge import to_request
 from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import LocalLimiter
 from authz.sidecar.follower import Callers, StoreCatalog
-from authz.store.keys import StoreRing
+from authz.store.keys import KeyCache
 from authz.store.store import Store
 from tests.conftest import Clock
 from tests.support.control import Control, boto, raw
@@ -101,9 +101,9 @@ class Gateway:
 async def gateway(
     control: Control, shared_redis: RedisServer, limiter: RedisLimiter, clock: Clock
 ) -> AsyncIterator[Gateway]:
-    control.context.usage.clock = clock
+    control.ledger.clock = clock
     lookups, store = (Store(shared_redis.url, account=control.account) for _ in range(2))
-    ring = StoreRing(lookups.find, control.sealer.index)
+    ring = KeyCache(lookups.find, control.sealer.index)
 
     def compiled(resources: Resources, refs: Mapping[str, str]) -> Catalog:
         return Catalog.compile(resources, control.account, refs=refs)

@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 from authz.control.call import Context
 from authz.core.resources import ApiKey, UsagePlan
 from authz.core.stored import Items, StoredKey, StoredPlan
+from authz.store.audit import audit
 from authz.store.sealing import Sealer
 from tests.support.control import Control, boto, raw, running
 from tests.support.control import control as control
@@ -459,7 +460,7 @@ def test_no_value_reaches_the_store(control: Control, aws: Any) -> None:
 
     async def everything(context: Context) -> str:
         page = await context.store.page("apikey", "apikey", 10, None)
-        return f"{page} {await context.store.audit(100, None)}"
+        return f"{page} {await audit(control.store.database, 100)}"
 
     assert "stands-out" not in control.run(everything)
 
@@ -467,6 +468,6 @@ def test_no_value_reaches_the_store(control: Control, aws: Any) -> None:
 def test_the_audit_names_created_objects(control: Control, aws: Any) -> None:
     key, plan = aws.create_api_key()["id"], aws.create_usage_plan(name="p")["id"]
     brought = imported(aws, "name,key", f"a,{VALUE}")["ids"][0]
-    told = [line.what for line in control.run(lambda context: context.store.audit(3))]
+    told = [line.what for line in control.run(lambda _: audit(control.store.database, 3))]
     assert [what.split()[0] for what in told] == ["CreateApiKey", "CreateUsagePlan", "ImportApiKeys"]
     assert all(made in what for made, what in zip((key, plan, brought), told, strict=True))

@@ -49,9 +49,11 @@ from authz.limiter.local import LocalLimiter
 from authz.sidecar import follower
 from authz.sidecar.follower import StoreCatalog
 from authz.sidecar.parts import STORE_SECONDS
-from authz.store import store as stores
-from authz.store.keys import StoreRing
-from authz.store.store import Edit, Event, Store
+from authz.store import feed
+from authz.store.edit import Edit
+from authz.store.keys import KeyCache
+from authz.store.ports import Event
+from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.integration.test_server import check, document, get
 from tests.support.builders import value_of
@@ -99,7 +101,7 @@ class Sidecar:
         self.account, self.compiled, self.broken = account, 0, ""
         self.reset: list[object] = []
         self.lookups = Store(url, account=account)
-        self.ring = StoreRing(self.lookups.find)
+        self.ring = KeyCache(self.lookups.find)
         store = Store(url, account=account, budget=budget)
         reset = self.reset.append
         self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file, reset=reset, rest=rest)
@@ -136,7 +138,7 @@ class Sidecar:
 
         async def told() -> bool:
             head = await self.writer.head()
-            leases = await self.writer.leases()
+            leases = await self.writer.presences()
             return [(lease.epoch, lease.version >= version) for lease in leases] == [(head.epoch, True)]
 
         await eventually(told)
@@ -414,7 +416,7 @@ async def test_a_backlog_is_not_yet_all_that_there_is(sidecar: Sidecar, monkeypa
         return events
 
     monkeypatch.setattr(follower, "EVENTS", 1)
-    monkeypatch.setattr(stores, "EVENTS", 1)
+    monkeypatch.setattr(feed, "EVENTS", 1)
     monkeypatch.setattr(Store, "changes", spy)
     monkeypatch.setattr(sidecar.ring, "heard", lambda _: heard.append(told[-1]))
     for number in range(2, 12):
@@ -525,7 +527,7 @@ def test_a_stream_that_stays_with_an_old_master_is_read_ever_more_rarely(
     account: str, monkeypatch: pytest.MonkeyPatch, goes_its_own_way: bool
 ) -> None:
     """A name that stands for two servers, such as a virtual IP: the store is not read again without a pause."""
-    for module, name in ((follower, "ANSWER_SECONDS"), (stores, "GRACE_SECONDS"), (follower, "LEASE_SECONDS")):
+    for module, name in ((follower, "ANSWER_SECONDS"), (feed, "GRACE_SECONDS"), (follower, "LEASE_SECONDS")):
         monkeypatch.setattr(module, name, 10 * DEADLINE_SECONDS)  # only the stream makes it ask
     monkeypatch.setattr(notice, "REPEAT_SECONDS", 10 * DEADLINE_SECONDS)
     with parted_masters(account, goes_its_own_way=goes_its_own_way) as (old, new), capture_logs() as lines:
@@ -571,7 +573,7 @@ async def _rests(between: Proxy, rests: Rests, times: int) -> bool:
 def test_a_stream_that_is_the_masters_again_goes_on_and_forgets_the_long_pause(
     account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, name in ((follower, "ANSWER_SECONDS"), (stores, "GRACE_SECONDS")):
+    for module, name in ((follower, "ANSWER_SECONDS"), (feed, "GRACE_SECONDS")):
         monkeypatch.setattr(module, name, 10 * DEADLINE_SECONDS)
     with parted_masters(account, goes_its_own_way=True) as (old, new):
         asyncio.run(_come_back_and_stray_again(account, old, new))
@@ -734,7 +736,7 @@ async def _set_remaining(url: str, quota: QuotaSettings, remaining: int) -> None
     version = (await ledger.set_remaining("p1", "k1", quota, remaining, who="test", what="set")).version
 
     async def told() -> bool:
-        return [lease.version >= version for lease in await store.leases()] == [True]
+        return [lease.version >= version for lease in await store.presences()] == [True]
 
     await eventually(told)
     await ledger.aclose()

@@ -22,7 +22,7 @@ from tests.support.servers import AuthzServer, Kind, RedisServer, authz_serve, r
 
 ROOT = Path(__file__).parents[2]
 ZEROS = "{000000000000}"
-COUNTING, STORING = ("admit", "flush"), ("find", "snapshot", "lease")
+COUNTING, STORING = ("admit", "flush"), ("find", "snapshot", "presence")
 USER = re.compile(r"^user (\w+) (.*)$", re.MULTILINE)
 PASSWORD = "PASSWORD"
 SECONDS = 60

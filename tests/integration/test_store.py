@@ -14,7 +14,6 @@ import redis.asyncio
 from msgspec.structs import replace
 from redis.exceptions import ConnectionError as LostConnection
 
-from authz.aws.errors import ApiError, conflict
 from authz.core.resources import Account, ApiKey, ApiStage, Deployment, ThrottleSettings, UsagePlan
 from authz.core.stored import (
     ACCOUNT,
@@ -34,12 +33,34 @@ from authz.core.stored import (
     stage_plans,
 )
 from authz.limiter.limiter import RedisLimiter
-from authz.store.store import ATTEMPTS, CHUNK, Edit, Head, Kept, Store, StoreUnavailable, Written
+from authz.store.audit import audit
+from authz.store.backup import Backups
+from authz.store.consistency import differences
+from authz.store.database import CHUNK
+from authz.store.edit import Edit
+from authz.store.ports import (
+    BackupEntry,
+    Contention,
+    Draft,
+    Head,
+    InvalidPosition,
+    NotUnique,
+    ReadOnlyItem,
+    StoreUnavailable,
+    Written,
+)
+from authz.store.store import ATTEMPTS, Store
 from tests.conftest import Clock
 from tests.support.servers import RedisServer, redis_server
 
 MakeStore = Callable[..., Store]
-TAKEN = conflict("API Key already exists")
+
+
+class Refused(Exception):  # noqa: N818
+    """What an edit of a test raises."""
+
+
+TAKEN = NotUnique("API Key already exists")
 
 
 @pytest.fixture
@@ -53,7 +74,7 @@ async def make_store(shared_redis: RedisServer, account: str, clock: Clock) -> A
 
     yield make
     for store in made:
-        assert await store.check() == []
+        assert await differences(store) == []
         await store.aclose()
 
 
@@ -90,8 +111,8 @@ async def _write(store: Store, edit: Callable[[Edit], Awaitable[Any]]) -> Writte
     return await store.write(edit, who="ann", what="Test")
 
 
-async def _put(store: Store, *items: Item, taken: ApiError | None = None) -> int:
-    async def edit(draft: Edit) -> None:
+async def _put(store: Store, *items: Item, taken: Exception | None = None) -> int:
+    async def edit(draft: Draft) -> None:
         for item in items:
             draft.put(item, taken=taken)
 
@@ -99,14 +120,14 @@ async def _put(store: Store, *items: Item, taken: ApiError | None = None) -> int
 
 
 async def _delete(store: Store, kind: str, item_id: str) -> int:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         draft.delete(kind, item_id)
 
     return (await _write(store, edit)).version
 
 
 async def _rename(store: Store, plan_id: str, name: str) -> int:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         plan = await draft.get("usageplan", plan_id)
         assert isinstance(plan, StoredPlan)
         draft.put(replace(plan, plan=replace(plan.plan, name=plan.plan.name + name)))
@@ -152,7 +173,7 @@ async def test_an_edit_that_changes_nothing_is_no_version(store: Store) -> None:
 
 
 async def test_an_edit_sees_its_own_writes(store: Store) -> None:
-    async def edit(draft: Edit) -> list[Item | None]:
+    async def edit(draft: Draft) -> list[Item | None]:
         draft.put(_plan("p1"))
         put = await draft.get("usageplan", "p1")
         draft.delete("usageplan", "p1")
@@ -182,20 +203,19 @@ async def test_sixteen_processes_write_one_item_and_none_gives_up(make_store: Ma
 
 
 @pytest.mark.parametrize("race", ["item", "members"])
-async def test_a_write_that_always_loses_is_a_conflict(make_store: MakeStore, race: str) -> None:
+async def test_a_write_that_always_loses_its_race_is_given_up(make_store: MakeStore, race: str) -> None:
     store, other = make_store(), make_store()
     await _put(store, _plan("p1"))
     runs: list[int] = []
 
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         await (draft.get("usageplan", "p1") if race == "item" else draft.members(stage_plans("a", "prod")))
         runs.append(len(runs))
         await _put(other, _plan("p1", *(["a/prod"] if len(runs) % 2 else []), called=f"plan{len(runs)}"))
         draft.put(_plan("mine"))
 
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(Contention):
         await _write(store, edit)
-    assert refused.value.code == "ConflictException"
     assert len(runs) == ATTEMPTS
     assert await store.get("usageplan", "mine") is None
 
@@ -203,7 +223,7 @@ async def test_a_write_that_always_loses_is_a_conflict(make_store: MakeStore, ra
 async def test_an_absent_item_that_was_read_is_a_condition_too(make_store: MakeStore) -> None:
     store, other = make_store(), make_store()
 
-    async def create(draft: Edit) -> str:
+    async def create(draft: Draft) -> str:
         if await draft.get("stage", "a/prod"):
             return "exists"
         await _put(other, _stage("a", "prod", "theirs"))
@@ -215,11 +235,11 @@ async def test_an_absent_item_that_was_read_is_a_condition_too(make_store: MakeS
 
 
 async def test_what_an_edit_raises_leaves_everything_as_it_was(store: Store) -> None:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         draft.put(_plan("p1"))
-        raise conflict("no")
+        raise Refused("no")
 
-    with pytest.raises(ApiError, match="no"):
+    with pytest.raises(Refused, match="no"):
         await _write(store, edit)
     assert (await store.head(), await store.get("usageplan", "p1")) == (Head(), None)
 
@@ -227,9 +247,9 @@ async def test_what_an_edit_raises_leaves_everything_as_it_was(store: Store) -> 
 async def test_a_value_has_one_owner(store: Store) -> None:
     """The second key of a value is refused with all that was to be written beside it."""
     await _put(store, _key("k1", index="same"))
-    with pytest.raises(ApiError, match="already exists"):
+    with pytest.raises(NotUnique, match="already exists"):
         await _put(store, _plan("p1"), _key("k2", index="same"), taken=TAKEN)
-    with pytest.raises(ApiError, match="already exists"):
+    with pytest.raises(NotUnique, match="already exists"):
         await _put(store, _key("k3", index="new"), _key("k4", index="new"), taken=TAKEN)
     assert await store.get("usageplan", "p1") is None
     assert await store.count("apikey") == 1
@@ -241,7 +261,7 @@ async def test_a_value_has_one_owner(store: Store) -> None:
 async def test_a_value_may_change_hands_within_an_edit(store: Store) -> None:
     await _put(store, _key("k1", index="same"))
 
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         draft.delete("apikey", "k1")
         draft.put(_key("k2", index="same"), taken=TAKEN)
 
@@ -268,13 +288,13 @@ async def test_lists_that_meet_are_refused_in_the_commit(make_store: MakeStore) 
     store, other = make_store(), make_store()
     await _put(store, _plan("p1"), _plan("p2", "a/prod"), _key("k1", "p1.n"))
 
-    async def cover(draft: Edit) -> None:
-        draft.disjoint(plan_keys("p1.n"), plan_keys("p2.n"), conflict("one plan a stage"))
+    async def cover(draft: Draft) -> None:
+        draft.disjoint(plan_keys("p1.n"), plan_keys("p2.n"), Refused("one plan a stage"))
         if (await other.count(plan_keys("p2.n"))) == 0:
             await _put(other, _key("k1", "p1.n", "p2.n"))
         draft.put(_plan("p1", "a/prod"))
 
-    with pytest.raises(ApiError, match="one plan a stage"):
+    with pytest.raises(Refused, match="one plan a stage"):
         await _write(store, cover)
     assert await store.get("usageplan", "p1") == _plan("p1")
 
@@ -283,12 +303,12 @@ async def test_a_deleted_plan_takes_its_list_along(store: Store) -> None:
     """Keys still name it, and that is no inconsistency: a later plan of that id has another nonce."""
     await _put(store, _plan("p1"), _key("k1", "p1.n"))
 
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         draft.delete("usageplan", "p1")
         draft.drop(plan_keys("p1.n"))
 
     await _write(store, edit)
-    assert await store.check() == []
+    assert await differences(store) == []
     assert await store.members(plan_keys("p1.n")) == []
     await _put(store, _key("k1", "p1.n", name="renamed"))
     await _delete(store, "apikey", "k1")
@@ -338,21 +358,20 @@ async def test_the_files_items_are_read_only(make_store: MakeStore) -> None:
     fixed = _items(_key("f0"), _plan("pf"))
     store = make_store(fixed=lambda: fixed)
     for refused in (_put(store, _key("f0", name="x")), _delete(store, "usageplan", "pf")):
-        with pytest.raises(ApiError, match="configuration file") as error:
+        with pytest.raises(ReadOnlyItem, match="configuration file"):
             await refused
-        assert error.value.code == "ConflictException"
-    with pytest.raises(ApiError, match="already exists"):
+    with pytest.raises(NotUnique, match="already exists"):
         await _put(store, _key("k1", index="f0-digest"), taken=TAKEN)
     assert await store.get("usageplan", "pf") == _plan("pf")
 
 
 @pytest.mark.parametrize("mark", ["s-1", "sinf", "s", "x", "", "s9\n"])
-async def test_a_position_that_is_none_is_a_bad_request(store: Store, mark: str) -> None:
+async def test_a_position_that_no_page_ended_at_is_refused(store: Store, mark: str) -> None:
     position = urlsafe_b64encode(mark.encode()).decode()
     for text in (position, "!!!", "x", "é"):
-        with pytest.raises(ApiError, match="Invalid position parameter"):
+        with pytest.raises(InvalidPosition, match="Invalid position parameter"):
             await store.page("apikey", "apikey", 1, text)
-        with pytest.raises(ApiError, match="Invalid position parameter"):
+        with pytest.raises(InvalidPosition, match="Invalid position parameter"):
             await store.search(by_name("n"), 1, text)
 
 
@@ -445,24 +464,28 @@ async def test_every_write_is_an_audit_line(store: Store, clock: Clock) -> None:
     await _put(store, _plan("p1"))
     clock.advance(1)
     await store.write(lambda draft: _touch(draft), who="bob", what="UpdateUsage p1 k1")
-    lines = await store.audit()
+    lines = await audit(
+        store.database,
+    )
     assert [(line.version, line.who, line.what) for line in lines] == [
         (1, "ann", "Test usageplan/p1"),
         (2, "bob", "UpdateUsage p1 k1"),
     ]
     assert [line.at for line in lines] == [clock.now - 1_000_000, clock.now]
-    assert await store.audit(count=1) == lines[1:]
-    assert await store.audit(after=1) == lines[1:]
-    assert await store.audit(after=2) == []
+    assert await audit(store.database, count=1) == lines[1:]
+    assert await audit(store.database, after=1) == lines[1:]
+    assert await audit(store.database, after=2) == []
 
 
 async def test_an_audit_line_names_created_objects_once_and_not_without_end(store: Store) -> None:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         for number in range(30):
             draft.put(_plan(f"p{number}"))
 
     await store.write(edit, who="ann", what="Import p0")
-    (line,) = await store.audit()
+    (line,) = await audit(
+        store.database,
+    )
     named = " ".join(f"usageplan/p{number}" for number in range(1, 21))
     assert line.what == f"Import p0 {named} and 9 more"
 
@@ -474,15 +497,15 @@ async def _touch(draft: Edit) -> None:
 async def test_a_lease_lives_for_three_seconds(store: Store, clock: Clock) -> None:
     await _put(store, _plan("p1"))
     head = await store.head()
-    assert await store.renew_lease("w1", head) == head
+    assert await store.renew_presence("w1", head) == head
     clock.advance(2)
-    await store.renew_lease("w2", Head())
-    assert [(lease.worker, lease.version) for lease in await store.leases()] == [("w1", 1), ("w2", 0)]
-    assert (await store.leases())[0].epoch == head.epoch
+    await store.renew_presence("w2", Head())
+    assert [(lease.worker, lease.version) for lease in await store.presences()] == [("w1", 1), ("w2", 0)]
+    assert (await store.presences())[0].epoch == head.epoch
     clock.advance(1)
-    assert [lease.worker for lease in await store.leases()] == ["w2"]
-    await store.drop_lease("w2")
-    assert await store.leases() == []
+    assert [lease.worker for lease in await store.presences()] == ["w2"]
+    await store.drop_presence("w2")
+    assert await store.presences() == []
 
 
 async def test_without_redis_the_store_says_so(shared_redis: RedisServer) -> None:
@@ -525,7 +548,7 @@ async def test_a_full_redis_takes_no_half_of_a_write() -> None:
         store = Store(server.url, budget=10.0)
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             await _fill(store)
-        assert await store.check() == []
+        assert await differences(store) == []
         assert await store.count("apikey") % 200 == 0
         await store.aclose()
 
@@ -551,14 +574,14 @@ async def test_a_write_that_ends_at_any_command_leaves_a_consistent_store(
         await store.aclose()
         names = (("usageplan", "p1"), ("apikey", "k1"), ("apikey", "k2"))
         assert [await witness.get(*name) for name in names] in (before, done)
-        assert await witness.check() == []
+        assert await differences(witness) == []
         if not isinstance(outcome, StoreUnavailable):
             assert isinstance(outcome, Written)
             assert fault > 1, "no command was broken off"
             return
 
 
-async def _busy(draft: Edit) -> None:
+async def _busy(draft: Draft) -> None:
     assert await draft.get("apikey", "k1")
     for key_id in await draft.members(plan_keys("p1.n")):
         draft.put(_key(key_id, name="b"))
@@ -570,7 +593,7 @@ async def _busy(draft: Edit) -> None:
 
 def _lose_connection(store: Store, fault: int, after: bool) -> None:
     """At the command of this number."""
-    run, numbers = cast("Callable[..., Awaitable[Any]]", store._redis.execute_command), count()
+    run, numbers = cast("Callable[..., Awaitable[Any]]", store.database.redis.execute_command), count()
 
     async def execute(*words: Any, **options: Any) -> Any:
         number = next(numbers)
@@ -581,24 +604,24 @@ def _lose_connection(store: Store, fault: int, after: bool) -> None:
             raise LostConnection("cut")
         return reply
 
-    store._redis.execute_command = execute  # type: ignore[method-assign]
+    store.database.redis.execute_command = execute  # type: ignore[method-assign]
 
 
 async def test_inconsistent_items_are_named(store: Store, account: str, spy: redis.asyncio.Redis) -> None:
     await _put(store, _plan("p1", "a/prod"), _key("k1", "p1.n", name="n"))
     run: Callable[..., Awaitable[Any]] = spy.execute_command
-    await run("ZADD", store.list_key(plan_keys("p1.n")), 9, "ghost")
-    await run("DEL", store.list_key("usageplan"))
+    await run("ZADD", store.database.list_key(plan_keys("p1.n")), 9, "ghost")
+    await run("DEL", store.database.list_key("usageplan"))
     await run("ZADD", f"{{{account}}}:v1:store:list:unknown", 1, "x")
     await run("HDEL", f"{{{account}}}:v1:store:unique", "key/k1-digest")
     await run("ZADD", f"{{{account}}}:v1:store:sorted", 0, "name/x\0k9")
-    told = "\n".join(await store.check())
+    told = "\n".join(await differences(store))
     for word in ("ghost", "list 'usageplan'", "unknown", "key/k1-digest", "k9"):
         assert word in told
     await run("DEL", *[key async for key in spy.scan_iter(f"{{{account}}}:*")])
 
 
-async def _of(kept: list[Kept]) -> AsyncIterator[Kept]:
+async def _of(kept: list[BackupEntry]) -> AsyncIterator[BackupEntry]:
     for one in kept:
         yield one
 
@@ -610,12 +633,12 @@ async def test_a_restored_store_is_the_one_that_was_kept(
     store, counter = make_store(), f"{{{account}}}:v1:ledger:p1:k1"
     await spy.set(counter, b"\x00\xff", px=100_000)
     await _put(store, _plan("p1", "a/prod"), _key("k1", "p1.n", name="n"), _key("k2", "p1.n"))
-    await store.renew_lease("w1", await store.head())
-    kept, before = [one async for one in store.dump()], await store.head()
+    await store.renew_presence("w1", await store.head())
+    kept, before = [one async for one in Backups(store.database).dump()], await store.head()
     await _put(store, _key("k3", "p1.n"))
     await _delete(store, "apikey", "k1")
     await spy.set(counter, b"later")
-    assert await store.load(_of(kept)) == len(kept)
+    assert await Backups(store.database).load(_of(kept)) == len(kept)
     restored = await store.head()
     assert (restored.version, restored.epoch == before.epoch, restored.tag == before.tag) == (
         before.version,
@@ -625,7 +648,7 @@ async def test_a_restored_store_is_the_one_that_was_kept(
     assert await store.members(plan_keys("p1.n")) == ["k2", "k1"]
     assert await store.find("k3-digest") == await store.find("none")
     assert (await spy.get(counter), 0 < await spy.pttl(counter) <= 100_000) == (b"\x00\xff", True)
-    assert await store.check() == []
+    assert await differences(store) == []
     assert await _put(store, _key("k4")) == before.version + 1
 
 
@@ -633,9 +656,9 @@ async def test_a_backup_that_cannot_be_read_changes_nothing(
     store: Store, account: str, spy: redis.asyncio.Redis
 ) -> None:
     await _put(store, _plan("p1"))
-    before, kept = await store.head(), [one async for one in store.dump()]
+    before, kept = await store.head(), [one async for one in Backups(store.database).dump()]
     with pytest.raises(StoreUnavailable):
-        await store.load(_of([*kept, Kept("store:item:apikey", b"broken")]))
+        await Backups(store.database).load(_of([*kept, BackupEntry("store:item:apikey", b"broken")]))
     assert await store.head() == before
     assert await store.get("usageplan", "p1") == _plan("p1")
     assert [key async for key in spy.scan_iter(f"{{{account}}}:v1:restoring:*")] == []
@@ -644,7 +667,7 @@ async def test_a_backup_that_cannot_be_read_changes_nothing(
 async def test_another_accounts_backup_may_be_taken_over(make_store: MakeStore, account: str) -> None:
     store, other = make_store(), make_store(account=f"{account}-other")
     await _put(store, _plan("p1"), _key("k1", "p1.n"))
-    await other.load(_of([one async for one in store.dump()]))
+    await Backups(other.database).load(_of([one async for one in Backups(store.database).dump()]))
     assert (await other.snapshot()).items == (await store.snapshot()).items
     assert (await other.find("k1-digest")).key == _key("k1", "p1.n")
     assert ACCOUNT not in (kind for kind, _ in (await other.snapshot()).items)

@@ -28,7 +28,11 @@ from authz.core.stored import StoredKey, StoredPlan
 from authz.envoy.pb import ext_authz_pb2_grpc
 from authz.limiter.limiter import RedisLimiter
 from authz.redisio.client import connect, master_changes
-from authz.store.store import Edit, Kept, Store, StoreUnavailable, Written
+from authz.store.audit import audit
+from authz.store.backup import Backups
+from authz.store.consistency import differences
+from authz.store.ports import BackupEntry, Draft, StoreUnavailable, Written
+from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.integration.test_outage import Answer, asks, document, quota
 from tests.support.builders import value_of
@@ -270,7 +274,7 @@ async def test_what_a_replica_has_acknowledged_survives_a_planned_failover(make:
         await writing
         found = await store.many("usageplan", kept)
         assert [name for name, item in zip(kept, found, strict=True) if item is None] == []
-        assert await store.check() == []
+        assert await differences(store) == []
         await store.aclose()
 
 
@@ -304,7 +308,7 @@ async def test_the_store_follows_a_failover(make: Make, redis_kind: Kind) -> Non
         fleet.master.kill()
         assert await _eventually(lambda: _put(store, "after")) == 2
         assert [event.version for event in await _eventually(lambda: store.changes(0, 200))] == [1, 2]
-        assert await store.check() == []
+        assert await differences(store) == []
         await store.aclose()
 
 
@@ -354,7 +358,7 @@ async def _put(store: Store, plan_id: str) -> int:
 
 
 async def _written(store: Store, plan_id: str) -> Written[None]:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         draft.put(StoredPlan(UsagePlan(plan_id, plan_id), nonce="n"))
         draft.put(StoredKey(ApiKey(plan_id, plan_id), f"{plan_id}-digest", 1, 1))
 
@@ -384,22 +388,29 @@ async def _store_works(url: str, account: str) -> None:
     assert await _put(store, "one") == 1
     assert (await store.find("one-digest")).key is not None
     assert len((await store.snapshot()).items) == 1
-    kept = [one async for one in store.dump()]
+    kept = [one async for one in Backups(store.database).dump()]
     left, client = redis_key(account, "restoring", "left"), connect(url, 1.0)
     assert await client.set(left, "by a restore that ended half way")
     await store.aclose()
     again = Store(url, account=account)
-    assert await again.load(_each(kept)) == len(kept)
-    assert await again.check() == []
-    await again.renew_lease("w", await again.head())
-    assert [lease.worker for lease in await again.leases()] == ["w"]
-    assert len(await again.audit()) == 1
+    assert await Backups(again.database).load(_each(kept)) == len(kept)
+    assert await differences(again) == []
+    await again.renew_presence("w", await again.head())
+    assert [lease.worker for lease in await again.presences()] == ["w"]
+    assert (
+        len(
+            await audit(
+                again.database,
+            )
+        )
+        == 1
+    )
     assert await client.get(left) is None
     await client.aclose()
     await again.aclose()
 
 
-async def _each(kept: list[Kept]) -> AsyncIterator[Kept]:
+async def _each(kept: list[BackupEntry]) -> AsyncIterator[BackupEntry]:
     for one in kept:
         yield one
 

@@ -14,16 +14,18 @@ import yaml
 from click.testing import CliRunner, Result
 
 from authz.aws.awsfiles import Wanted, read
-from authz.aws.errors import ApiError
 from authz.cli.transfer import COMMANDS
 from authz.config import file as config
 from authz.config.faults import ConfigError
 from authz.core.resources import Account, ApiStage, Host, Resources, Stage, ThrottleSettings, UsagePlan
 from authz.core.stored import Items, RestApi, StoredKey, StoredPlan, plan_keys
+from authz.store.backup import Backups
+from authz.store.consistency import differences
+from authz.store.ports import Draft, StoreUnavailable
 from authz.store.sealing import Sealer
-from authz.store.store import Edit, Store, StoreUnavailable
+from authz.store.store import Store
 from authz.transfer.inbound import Reading, wanted
-from authz.transfer.transfer import Export, Import, backup, everything, restore
+from authz.transfer.transfer import Export, Import, ImportRefused, backup, everything, restore
 from tests.support.builders import api, key, plan, resources, value_of
 from tests.support.servers import RedisServer
 from tests.unit.aws.test_awsfiles import PLAN, printed
@@ -47,7 +49,7 @@ async def brought(store: Store, given: Resources | Wanted, sealer: Sealer = PLAI
     found = given if isinstance(given, Wanted) else wanted(given, now, sealer)
     made = Import(store, sealer, found, now, "tests")
     await made.run()
-    assert await store.check() == []
+    assert await differences(store) == []
     return made
 
 
@@ -197,18 +199,18 @@ async def test_a_key_without_its_value_is_not_made_but_updated(store: Store) -> 
 async def test_a_value_has_one_key(store: Store) -> None:
     await brought(store, resources())
     same = key("k9", value_sha256=key("k1").value_sha256)
-    with pytest.raises(ApiError, match="the value of the key k9 is already that of another key"):
+    with pytest.raises(ImportRefused, match="the value of the key k9 is already that of another key"):
         await brought(store, resources(api_keys=(same,), usage_plans=()))
 
 
 async def test_a_key_has_one_plan_for_a_stage(store: Store) -> None:
     """Also where one of the plans is the store's and the import does not speak of it."""
     await brought(store, resources())
-    with pytest.raises(ApiError, match="the key k1 would be in two plans for a1:prod: p1 and p2"):
+    with pytest.raises(ImportRefused, match="the key k1 would be in two plans for a1:prod: p1 and p2"):
         await brought(store, resources(usage_plans=(plan("p2"),)))
     apart = plan("p3", api_stages=(), keys=("k1",))
     await brought(store, resources(usage_plans=(apart,)))
-    with pytest.raises(ApiError, match="a key would be in two plans for a1:prod: p1 and p3"):
+    with pytest.raises(ImportRefused, match="a key would be in two plans for a1:prod: p1 and p3"):
         await brought(store, resources(usage_plans=(plan("p3", keys=("k1",)),)))
 
 
@@ -276,23 +278,23 @@ async def test_an_export_under_a_pepper_tells_sealed_values_or_nothing(store: St
 async def test_a_backup_brings_back_the_moment_it_was_made(store: Store, tmp_path: Path) -> None:
     await brought(store, rich())
     before, head = await everything(store), await store.head()
-    await backup(store, tmp_path / "backup")
+    await backup(Backups(store.database), tmp_path / "backup")
     await brought(store, resources(api_keys=(key("k7"),), usage_plans=()))
-    await restore(store, tmp_path / "backup")
+    await restore(Backups(store.database), tmp_path / "backup")
     assert await everything(store) == before
     assert (await store.head()).epoch != head.epoch
     assert (tmp_path / "backup").stat().st_mode & 0o077 == 0
-    assert await store.check() == []
+    assert await differences(store) == []
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw[: len(raw) // 2], lambda raw: b"x" + raw])
 async def test_a_damaged_backup_changes_nothing(store: Store, tmp_path: Path, damage: Any) -> None:
     await brought(store, resources())
     head = await store.head()
-    await backup(store, tmp_path / "backup")
+    await backup(Backups(store.database), tmp_path / "backup")
     (tmp_path / "backup").write_bytes(damage((tmp_path / "backup").read_bytes()))
     with pytest.raises(ConfigError, match="backup"):
-        await restore(store, tmp_path / "backup")
+        await restore(Backups(store.database), tmp_path / "backup")
     assert await store.head() == head
 
 
@@ -300,29 +302,31 @@ async def test_a_flip_anywhere_in_a_backup_is_one_sentence_and_changes_nothing(s
     """Lengths, frames, checksum, the first line: each byte, with a bit that is low and one that is high."""
     await brought(store, resources())
     path = tmp_path / "backup"
-    await backup(store, path)
+    await backup(Backups(store.database), path)
     whole, head = path.read_bytes(), await store.head()
     for at in range(len(whole)):
         for bit in (0, 7):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :])
             with pytest.raises(ConfigError, match=r"^\S+: (not a backup|a damaged backup, or a part of one; .*)$"):
-                await restore(store, path)
+                await restore(Backups(store.database), path)
     assert await store.head() == head
     path.write_bytes(whole)
-    assert await restore(store, path) > 0
+    assert await restore(Backups(store.database), path) > 0
 
 
-async def test_a_restore_beside_busy_writers_is_done(store: Store, shared_redis: RedisServer, tmp_path: Path) -> None:
+async def test_a_restore_beside_busy_writers_is_done(
+    store: Store, shared_redis: RedisServer, account: str, tmp_path: Path
+) -> None:
     """It waits for a moment between two of their writes."""
     await brought(store, rich())
-    await backup(store, tmp_path / "backup")
+    await backup(Backups(store.database), tmp_path / "backup")
     head, restored = await store.head(), asyncio.Event()
 
     async def keep_writing(number: int) -> int:
-        writer, writes = Store(shared_redis.url, account=store._account, budget=10.0), 0
+        writer, writes = Store(shared_redis.url, account=account, budget=10.0), 0
         while not restored.is_set() or not writes:
 
-            async def edit(draft: Edit, name: str = f"w{number}-{writes}") -> None:
+            async def edit(draft: Draft, name: str = f"w{number}-{writes}") -> None:
                 draft.put(StoredPlan(UsagePlan(name, name), nonce="n"))
 
             await writer.write(edit, who="tests", what="Busy")
@@ -331,11 +335,11 @@ async def test_a_restore_beside_busy_writers_is_done(store: Store, shared_redis:
         return writes
 
     writing = asyncio.gather(*map(keep_writing, range(4)))
-    await restore(store, tmp_path / "backup")
+    await restore(Backups(store.database), tmp_path / "backup")
     restored.set()
     assert min(await writing) > 0
     assert (await store.head()).epoch != head.epoch
-    assert await store.check() == []
+    assert await differences(store) == []
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
@@ -383,7 +387,7 @@ def test_a_store_of_a_newer_release_is_reported_in_one_line(
     file = tmp_path / "plans.yaml"
     file.write_text("usagePlans: [{id: p1, name: Silver}]")
     assert CliRunner().invoke(commands["import"], [str(file), *place]).exit_code == 0
-    items = Store(shared_redis.url, account=account).items_key("usageplan")
+    items = Store(shared_redis.url, account=account).database.items_key("usageplan")
     with redis.Redis.from_url(shared_redis.url) as client:
         written = json.loads(client.hget(items, "p1"))
         client.hset(items, "p1", json.dumps({**written, "colour": "blue"}))
@@ -394,6 +398,6 @@ def test_a_store_of_a_newer_release_is_reported_in_one_line(
 async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
     nowhere = Store("redis://127.0.0.1:1/0", budget=0.2)
     with pytest.raises(StoreUnavailable):
-        await backup(nowhere, tmp_path / "backup")
+        await backup(Backups(nowhere.database), tmp_path / "backup")
     await nowhere.aclose()
     assert not any(tmp_path.iterdir())  # noqa: ASYNC240

@@ -18,7 +18,10 @@ from authz.core.limits import Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US
 from authz.core.resources import Period, QuotaSettings
 from authz.limiter.limiter import RedisLimiter
-from authz.store.store import Event, Head, Store, StoreUnavailable
+from authz.store.audit import audit
+from authz.store.consistency import differences
+from authz.store.ports import Event, Head, StoreUnavailable
+from authz.store.store import Store
 from authz.store.usage import CALLERS, UsageLedger
 from tests.conftest import Clock
 from tests.support import builders
@@ -163,11 +166,11 @@ async def test_setting_is_a_commit_of_the_store(ledger: UsageLedger, store: Stor
     )
     head = await store.head()
     assert (head.version, head.tag, bool(head.epoch)) == (2, two.tag, True)
-    assert [(line.version, line.who, line.what) for line in await store.audit()] == [
+    assert [(line.version, line.who, line.what) for line in await audit(store.database)] == [
         (1, "ada", "UpdateUsage p k"),
         (2, "ada", "UpdateUsage p k"),
     ]
-    assert await store.check() == []
+    assert await differences(store) == []
 
 
 async def test_commits_and_settings_take_turns(ledger: UsageLedger, store: Store) -> None:
@@ -252,7 +255,7 @@ class Tenant:
     """A plan with keys, made by boto3; the control plane reads their usage under the pinned clock."""
 
     def __init__(self, control: Control, clock: Clock, quota: dict[str, Any] | None, keys: int = 1) -> None:
-        control.context.usage.clock = clock
+        control.ledger.clock = clock
         self.client = boto(control)
         more = {"quota": quota} if quota else {}
         self.plan = self.client.create_usage_plan(name="Silver", **more)["id"]
@@ -359,9 +362,9 @@ def test_an_update_is_a_version_with_an_event_and_a_line_of_the_audit(control: C
     tenant = Tenant(control, clock, DAILY)
     told = tenant.update("replace", "/remaining", "15")
     version = int(told["ResponseMetadata"]["HTTPHeaders"]["x-authz-version"])
-    (event,) = control.run(lambda context: context.store.changes(version - 1, 1000))
+    (event,) = control.run(lambda _: control.store.changes(version - 1, 1000))
     assert (event.version, event.usage) == (version, ((tenant.plan, tenant.keys[0]),))
-    (line,) = control.run(lambda context: context.store.audit(10, version - 1))
+    (line,) = control.run(lambda _: audit(control.store.database, 10, version - 1))
     assert line.what == f"UpdateUsage {tenant.plan} {tenant.keys[0]} remaining=15"
 
 
@@ -432,7 +435,7 @@ async def test_usage_of_the_files_plans_is_shown_and_set(
     fixed = from_resources(builders.resources(usage_plans=(builders.plan(quota=QUOTA),)))
     await use(3, QUOTA, "p1", "k1")
     with running(shared_redis.url, account, fixed=lambda: fixed) as plane:
-        plane.context.usage.clock = clock
+        plane.ledger.clock = clock
         client = boto(plane)
         dates = {"startDate": TODAY[0], "endDate": TODAY[1]}
         assert client.get_usage(usagePlanId="p1", **dates)["items"] == {"k1": [[3, 2]]}

@@ -12,18 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from authz.aws.errors import conflict
 from authz.core.resources import ApiKey, ApiStage, UsagePlan
 from authz.core.stored import Items, StoredKey, StoredPlan, id_of, kind_of, plan_keys, stage_plans
-from authz.store.store import Edit, Event, Store, Written
+from authz.store.consistency import differences
+from authz.store.ports import Draft, Event, NotUnique, Written
+from authz.store.store import Store
 from tests.support.servers import RedisServer
 
 KEYS, PLANS, STAGES = ("k1", "k2"), ("p1", "p2"), ("s1",)  # few, so that they meet
 EXAMPLES = 60
-CLASH = conflict("one plan a key and stage")
-TAKEN = conflict("the value is taken")
+CLASH = NotUnique("one plan a key and stage")
+TAKEN = NotUnique("the value is taken")
 
-Act = Callable[[Edit], Any]
+Act = Callable[[Draft], Any]
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Seen:
 
 
 def _put_key(key_id: str, index: str, name: str) -> Act:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         old = await draft.get("apikey", key_id)
         plans = old.plans if isinstance(old, StoredKey) else ()
         draft.put(StoredKey(ApiKey(key_id, name), index, 1, 1, plans=plans), taken=TAKEN)
@@ -46,7 +47,7 @@ def _put_key(key_id: str, index: str, name: str) -> Act:
 def _put_plan(plan_id: str) -> Act:
     """A new one under an old id has none of the old one's keys."""
 
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         if not await draft.get("usageplan", plan_id):
             draft.put(StoredPlan(UsagePlan(plan_id, "plan"), nonce=uuid4().hex))
 
@@ -56,7 +57,7 @@ def _put_plan(plan_id: str) -> Act:
 def _cover(plan_id: str, stage: str) -> Act:
     """A plan gets a stage, unless a key of it is in another plan of that stage."""
 
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         plan = await draft.get("usageplan", plan_id)
         if not isinstance(plan, StoredPlan) or stage in _stages(plan):
             return
@@ -73,7 +74,7 @@ def _cover(plan_id: str, stage: str) -> Act:
 def _join(key_id: str, plan_id: str) -> Act:
     """A key joins a plan, unless another plan of it covers a stage of that one."""
 
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         key, plan = await draft.get("apikey", key_id), await draft.get("usageplan", plan_id)
         if not isinstance(key, StoredKey) or not isinstance(plan, StoredPlan) or plan.ref in key.plans:
             return
@@ -87,7 +88,7 @@ def _join(key_id: str, plan_id: str) -> Act:
 
 
 def _leave(key_id: str) -> Act:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         key = await draft.get("apikey", key_id)
         if isinstance(key, StoredKey):
             draft.put(replace(key, plans=key.plans[1:]))
@@ -96,14 +97,14 @@ def _leave(key_id: str) -> Act:
 
 
 def _delete_key(key_id: str) -> Act:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         draft.delete("apikey", key_id)
 
     return edit
 
 
 def _delete_plan(plan_id: str) -> Act:
-    async def edit(draft: Edit) -> None:
+    async def edit(draft: Draft) -> None:
         plan = await draft.get("usageplan", plan_id)
         if isinstance(plan, StoredPlan):
             draft.delete("usageplan", plan_id)
@@ -144,7 +145,7 @@ async def _two_clients(url: str, pairs: list[tuple[Act, Act]]) -> None:
         await _try(one, act)
     for pair in pairs:
         await asyncio.gather(*(_try(store, act) for store, act in zip((one, other), pair, strict=True)))
-    assert await one.check() == []
+    assert await differences(one) == []
     await _follow(one, seen)
     assert seen.items == await _all(one)
     _assert_one_plan_a_stage(seen.items)

@@ -28,6 +28,8 @@ from authz.control.call import Context
 from authz.control.server import ControlOptions, control_plane
 from authz.core.stored import Items
 from authz.store.sealing import Sealer
+from authz.store.store import Store
+from authz.store.usage import UsageLedger
 from tests.support.servers import RedisServer
 
 REGION = "eu-central-1"
@@ -52,8 +54,19 @@ class Control:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def store(self) -> Store:
+        """The control plane's store in Redis; used in its thread only."""
+        assert isinstance(self.context.store, Store)
+        return self.context.store
+
+    @property
+    def ledger(self) -> UsageLedger:
+        assert isinstance(self.context.usage, UsageLedger)
+        return self.context.usage
+
     def run(self, work: Callable[[Context], Any]) -> Any:
-        """The result of a coroutine on the control plane's own store and ledger: `run(lambda c: c.store.check())`."""
+        """The result of a coroutine on the control plane's own store and ledger: `run(lambda c: c.store.head())`."""
         return asyncio.run_coroutine_threadsafe(work(self.context), self.loop).result(DEADLINE_SECONDS)
 
     def as_reader(self) -> Control:

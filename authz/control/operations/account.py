@@ -13,7 +13,7 @@ from authz.core.resources import Account, ThrottleSettings
 from authz.core.stored import ACCOUNT, StoredAccount
 
 if TYPE_CHECKING:
-    from authz.store.store import Edit
+    from authz.store.ports import Draft
 
 FEATURE: Final = "UsagePlans"
 
@@ -50,7 +50,7 @@ async def get_account(call: Call) -> Answer:
 async def update_account(call: Call) -> Answer:
     operations = call.read(PatchBody).patch_operations
 
-    async def change(edit: Edit) -> StoredAccount:
+    async def change(edit: Draft) -> StoredAccount:
         found = await edit.get("account", ACCOUNT)
         stored = found if isinstance(found, StoredAccount) else StoredAccount()
         document = patch.apply(TABLE, _document(stored), operations)

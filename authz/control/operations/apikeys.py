@@ -22,11 +22,11 @@ from authz.control.operations.restapis import invalid_value
 from authz.core.resources import digest
 from authz.core.rules import shortened
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
+from authz.store.ports import Draft, ItemSource
 from authz.store.sealing import SealError
-from authz.store.store import Edit
 
 if TYPE_CHECKING:
-    from authz.store.store import Page
+    from authz.store.ports import Page
 
 KEY_ID_LENGTH: Final = 10
 ROWS_A_WRITE: Final = 500  # of an import: a write is one script, and Redis serves no other command while it runs
@@ -53,7 +53,7 @@ class CreateApiKey(Struct, frozen=True, rename="camel"):
     expires_at: str | None = None
 
 
-async def stored_key(source: Edit | Any, key_id: str) -> StoredKey:
+async def stored_key(source: ItemSource, key_id: str) -> StoredKey:
     """Return a key from a store or an edit. Raises ApiError."""
     found = await source.get("apikey", key_id)
     if not isinstance(found, StoredKey):
@@ -95,7 +95,7 @@ async def create_api_key(call: Call) -> Answer:
     }
     stages = tuple(f"{stage.rest_api_id}/{stage.stage_name}" for stage in body.stage_keys)
 
-    async def create(edit: Edit) -> StoredKey:
+    async def create(edit: Draft) -> StoredKey:
         key_id = await unused_id(edit, "apikey", KEY_ID_LENGTH)
         made = new_key(call, document, key_id, value, tags=body.tags)
         made = msgspec.structs.replace(made, stage_keys=stages)
@@ -141,7 +141,7 @@ async def get_api_keys(call: Call) -> Answer:
 async def update_api_key(call: Call) -> Answer:
     operations = call.read(PatchBody).patch_operations
 
-    async def change(edit: Edit) -> StoredKey:
+    async def change(edit: Draft) -> StoredKey:
         stored = await stored_key(edit, call.params["api_Key"])
         if not operations:
             return stored
@@ -160,7 +160,7 @@ async def update_api_key(call: Call) -> Answer:
 
 
 async def delete_api_key(call: Call) -> Answer:
-    async def delete(edit: Edit) -> None:
+    async def delete(edit: Draft) -> None:
         stored = await stored_key(edit, call.params["api_Key"])
         edit.delete("apikey", stored.key.id)
 
@@ -197,7 +197,7 @@ async def _check_all(call: Call, rows: Sequence[KeyRow], warnings: Warnings) -> 
     """Raise ApiError if there are warnings, or if importing the rows now would cause some. Writes nothing."""
     _fail_on(warnings)
     for chunk in _chunks(rows):
-        _, refused = await _importing(call, chunk)(Edit(call.context.store))
+        _, refused = await _importing(call, chunk)(call.context.store.draft())
         warnings.add_all(refused)
     _fail_on(warnings)
 
@@ -227,10 +227,10 @@ def _rows(body: bytes, warnings: Warnings) -> list[KeyRow]:
 Refused = list[tuple[int, str]]  # warnings, each with its record's number
 
 
-def _importing(call: Call, rows: Sequence[KeyRow]) -> Callable[[Edit], Awaitable[tuple[list[str], Refused]]]:
+def _importing(call: Call, rows: Sequence[KeyRow]) -> Callable[[Draft], Awaitable[tuple[list[str], Refused]]]:
     """Make an edit that imports rows. It returns the ids of the keys and the warnings."""
 
-    async def edit_all(edit: Edit) -> tuple[list[str], Refused]:
+    async def edit_all(edit: Draft) -> tuple[list[str], Refused]:
         made: dict[str, StoredKey] = {}  # by index: a later record with the same value overwrites an earlier one
         refused: Refused = []
         ids: list[str] = []
@@ -251,7 +251,7 @@ def _importing(call: Call, rows: Sequence[KeyRow]) -> Callable[[Edit], Awaitable
 
 
 async def _imported(
-    call: Call, edit: Edit, row: KeyRow, made: Mapping[str, StoredKey]
+    call: Call, edit: Draft, row: KeyRow, made: Mapping[str, StoredKey]
 ) -> tuple[StoredKey, Sequence[str]]:
     """Return the key that a record describes, new or overwritten, and its unknown plans. Raises ApiError."""
     index = call.context.sealer.index(digest(row.value))
@@ -273,7 +273,7 @@ async def _imported(
     return key, unknown
 
 
-async def _owner(call: Call, edit: Edit, index: str) -> StoredKey | None:
+async def _owner(call: Call, edit: Draft, index: str) -> StoredKey | None:
     """Return the key that has this value's index; None if there is none. Raises ApiError for one of the file's keys."""
     owner = await call.context.store.owner(f"key/{index}")
     if owner is None:
@@ -285,7 +285,7 @@ async def _owner(call: Call, edit: Edit, index: str) -> StoredKey | None:
     return found if isinstance(found, StoredKey) and found.index == index else None
 
 
-async def _joined(edit: Edit, key: StoredKey, plan: StoredPlan, call: Call) -> StoredKey:
+async def _joined(edit: Draft, key: StoredKey, plan: StoredPlan, call: Call) -> StoredKey:
     """Return the key after it joins a plan. Raises ApiError."""
     others = live_plans(key, await edit.many("usageplan", plan_ids(key)))
     if plan.ref in (other.ref for other in others):

@@ -15,7 +15,7 @@ from authz.control.operations.ids import new_id
 from authz.control.operations.restapis import Reader, api_of, given, listed, operations_of, patched
 from authz.control.operations.stages import Canary, warn_of_canary
 from authz.core.stored import StoredDeployment, StoredStage, children, stage_id
-from authz.store.store import Edit
+from authz.store.ports import Draft
 
 
 class NewDeployment(Struct, frozen=True, rename="camel"):
@@ -59,7 +59,7 @@ async def create(call: Call) -> Answer:
             f"Non null and non empty stageName must be provided for canary deployment. Provided value is {name}"
         )
 
-    async def edit(edit: Edit) -> StoredDeployment:
+    async def edit(edit: Draft) -> StoredDeployment:
         api = await api_of(call, edit)
         served, authorized = rules.deployed(api), rules.authorizations(api)
         deployment = StoredDeployment(made, api.id, now, served, body.description, authorized)
@@ -122,7 +122,7 @@ TABLE: Final = (PatchRule(("replace",), "/description"),)
 async def update(call: Call) -> Answer:
     operations = operations_of(call)
 
-    async def edit(edit: Edit) -> StoredDeployment:
+    async def edit(edit: Draft) -> StoredDeployment:
         changed = patched(await _deployment(call, edit), TABLE, operations, invalid_path)
         edit.put(changed)
         return changed
@@ -131,7 +131,7 @@ async def update(call: Call) -> Answer:
 
 
 async def delete(call: Call) -> Answer:
-    async def edit(edit: Edit) -> None:
+    async def edit(edit: Draft) -> None:
         found = await _deployment(call, edit)
         stages = await edit.many("stage", await edit.members(children("stage", found.api_id)))
         pointing = [stage for stage in stages if isinstance(stage, StoredStage) and found.id in stage.deployments]

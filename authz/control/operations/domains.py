@@ -25,7 +25,7 @@ from authz.control.operations.restapis import (
 )
 from authz.core.rules import BASE_PATH, HOST
 from authz.core.stored import BasePathMapping, DomainName, RestApi, StoredStage, stage_id
-from authz.store.store import Edit
+from authz.store.ports import Draft
 
 NO_BASE_PATH: Final = "(none)"  # how AWS writes the empty base path
 NO_TARGET: Final = "no-domain-target.invalid"  # never resolves (RFC 2606), and names the setting that is missing
@@ -116,7 +116,7 @@ async def create(call: Call) -> Answer:
     details = {name: members[name] for name in DETAILS if members.get(name)} | {"endpointConfiguration": endpoint}
     made = DomainName(body.domain_name, call.context.now(), tags=body.tags, details=details)
 
-    async def edit(edit: Edit) -> None:
+    async def edit(edit: Draft) -> None:
         if await edit.get("domain", host) is not None:
             raise bad_request("The domain name you provided already exists.")
         edit.put(made)
@@ -165,7 +165,7 @@ DOMAIN: Final = (
 
 
 async def _edit_domain(call: Call, change: Callable[[DomainName], DomainName]) -> DomainName:
-    async def edit(edit: Edit) -> DomainName:
+    async def edit(edit: Draft) -> DomainName:
         changed = change(await _domain(call, edit))
         edit.put(changed)
         return changed
@@ -183,7 +183,7 @@ async def update(call: Call) -> Answer:
 
 
 async def delete(call: Call) -> Answer:
-    async def edit(edit: Edit) -> None:
+    async def edit(edit: Draft) -> None:
         edit.delete("domain", (await _domain(call, edit)).id)
 
     await call.write(edit)
@@ -212,7 +212,7 @@ def _mapping(domain: DomainName, base_path: str) -> BasePathMapping:
     return found
 
 
-async def _checked(edit: Edit, domain: DomainName, made: BasePathMapping) -> BasePathMapping:
+async def _checked(edit: Draft, domain: DomainName, made: BasePathMapping) -> BasePathMapping:
     """Return a mapping that fits the domain's others. Raises ApiError."""
     if made.base_path and not BASE_PATH.fullmatch(made.base_path):
         raise bad_request("Base path contains invalid characters")
@@ -229,7 +229,7 @@ async def create_mapping(call: Call) -> Answer:
     body = call.read(NewMapping)
     made = BasePathMapping(_base_path(body.base_path), body.rest_api_id, body.stage or None)
 
-    async def edit(edit: Edit) -> None:
+    async def edit(edit: Draft) -> None:
         domain = await _domain(call, edit)
         edit.put(replace(domain, mappings=(*domain.mappings, await _checked(edit, domain, made))))
 
@@ -263,7 +263,7 @@ MAPPING: Final = (
 async def update_mapping(call: Call) -> Answer:
     operations, wanted = operations_of(call), _base_path(call.params["base_path"])
 
-    async def edit(edit: Edit) -> BasePathMapping:
+    async def edit(edit: Draft) -> BasePathMapping:
         domain = await _domain(call, edit)
         before = _mapping(domain, wanted)
         others = replace(domain, mappings=tuple(one for one in domain.mappings if one != before))

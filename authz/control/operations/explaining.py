@@ -14,9 +14,9 @@ from authz.core.stored import Items, StoredKey
 from authz.envoy.accesslog import LogLine
 from authz.explain import explain
 from authz.limiter.limiter import RedisLimiter
-from authz.store.keys import StoreRing
+from authz.store.keys import KeyCache
+from authz.store.ports import KeyLookup, Reader
 from authz.store.sealing import Sealer
-from authz.store.store import Found, Store
 
 
 class Explainer:
@@ -26,7 +26,7 @@ class Explainer:
     """
 
     def __init__(
-        self, store: Store, sealer: Sealer, limiter: RedisLimiter, account_id: str, fixed: Callable[[], Items]
+        self, store: Reader, sealer: Sealer, limiter: RedisLimiter, account_id: str, fixed: Callable[[], Items]
     ) -> None:
         self._store = store
         self._sealer = sealer
@@ -37,7 +37,7 @@ class Explainer:
     async def __call__(self, request: Request, line: LogLine | None = None) -> str:
         snapshot = await self._store.snapshot()
         catalog = await asyncio.to_thread(self._compile, {**snapshot.items, **self._fixed()})
-        ring = StoreRing(self._find, self._sealer.index, size=1)  # it follows no changes, so each call has its own
+        ring = KeyCache(self._find, self._sealer.index, size=1)  # it follows no changes, so each call has its own
         key_id = line.authz.key_id if line and line.authz else ""
         key = await self._store.get("apikey", key_id) if key_id else None
         caller = caller_of(key.key, key.plans) if isinstance(key, StoredKey) else None
@@ -47,12 +47,12 @@ class Explainer:
         resources, refs = to_resources(items)
         return Catalog.compile(resources, self._account_id, refs=refs)
 
-    async def _find(self, index: str) -> Found:
+    async def _find(self, index: str) -> KeyLookup:
         """Return the store's key with this index, or else the file's."""
         found = await self._store.find(index)
         owner = None if found.key else await self._store.owner(f"key/{index}")
         key = await self._store.get("apikey", owner.partition("/")[2]) if owner else None
-        return Found(found.head, key) if isinstance(key, StoredKey) else found
+        return KeyLookup(found.head, key) if isinstance(key, StoredKey) else found
 
 
 def request_of(

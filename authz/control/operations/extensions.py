@@ -19,7 +19,7 @@ from authz.core.request import Request, joined
 from authz.core.resources import digest
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.envoy.accesslog import LogLine, checked
-from authz.store.store import Edit
+from authz.store.ports import Draft, Presence
 
 POLL_SECONDS: Final = 0.02
 WAIT_SECONDS: Final = 5.0
@@ -41,16 +41,18 @@ async def get_catalog_version(call: Call) -> Answer:
         raise bad_request(f"Invalid wait: the version is {head.version}")
     clock = asyncio.get_running_loop().time
     deadline = clock() + timeout
-    while late := [
-        lease for lease in await store.leases() if wait > 0 and (lease.epoch != head.epoch or lease.version < wait)
-    ]:
+    while late := [one for one in await store.presences() if wait > 0 and _lags(one, head.epoch, wait)]:
         if clock() >= deadline:
-            others = ", ".join(f"{lease.worker} at {lease.version}" for lease in late)
+            others = ", ".join(f"{presence.worker} at {presence.version}" for presence in late)
             raise conflict(f"Not every sidecar serves version {wait:.0f}: {others}")
         await asyncio.sleep(POLL_SECONDS)
-    leases = await store.leases()
-    sidecars = [{"id": lease.worker, "version": lease.version} for lease in leases]
+    presences = await store.presences()
+    sidecars = [{"id": presence.worker, "version": presence.version} for presence in presences]
     return Answer(body={"version": head.version, "epoch": head.epoch, "sidecars": sidecars})
+
+
+def _lags(presence: Presence, epoch: str, version: float) -> bool:
+    return presence.epoch != epoch or presence.version < version
 
 
 def _number(call: Call, name: str, default: float) -> float:
@@ -75,7 +77,7 @@ async def rotate_api_key(call: Call) -> Answer:
     body = call.read(RotateApiKey)
     value = checked_value(body.value) if body.value else new_value()
 
-    async def rotate(edit: Edit) -> StoredKey:
+    async def rotate(edit: Draft) -> StoredKey:
         stored = await stored_key(edit, call.params["api_Key"])
         rotated = _rotated(call, stored, value, body.overlap_seconds)
         edit.put(rotated, taken=conflict("API Key already exists"))

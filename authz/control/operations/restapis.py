@@ -45,7 +45,7 @@ from authz.core.stored import (
     stage_id,
     stage_plans,
 )
-from authz.store.store import Edit
+from authz.store.ports import Draft
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +104,7 @@ async def served_by(source: Reader, api_id: str, stage_name: str) -> Deployment 
 async def edit_api(call: Call, change: Callable[[RestApi], RestApi]) -> RestApi:
     """Commit a change of the API in the call's path. Return the changed API. Raises ApiError."""
 
-    async def edit(edit: Edit) -> RestApi:
+    async def edit(edit: Draft) -> RestApi:
         changed = change(await api_of(call, edit))
         edit.put(changed)
         return changed
@@ -175,7 +175,7 @@ def given(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None and value != "" and value != {}}
 
 
-async def detach(edit: Edit, api_id: str, stages: Sequence[str]) -> None:
+async def detach(edit: Draft, api_id: str, stages: Sequence[str]) -> None:
     """Remove stages that are to be deleted from all plans. A later stage of the same name is another stage."""
     lists = [await edit.members(stage_plans(api_id, stage)) for stage in stages]
     plans = sorted({plan for members in lists for plan in members})
@@ -185,7 +185,7 @@ async def detach(edit: Edit, api_id: str, stages: Sequence[str]) -> None:
             edit.put(replace(held, plan=replace(held.plan, api_stages=kept)))
 
 
-async def check_unmapped(edit: Edit, api_id: str, stage: str | None = None) -> None:
+async def check_unmapped(edit: Draft, api_id: str, stage: str | None = None) -> None:
     """Raise ApiError if a base path leads to the API or, if `stage` is given, to that stage."""
     for domain in await edit.many("domain", await edit.members("domain")):
         mappings = domain.mappings if isinstance(domain, DomainName) else ()
@@ -293,7 +293,7 @@ async def create(call: Call) -> Answer:
         raise bad_request("Description cannot be an empty string")
     empty = _empty(call, body.name)
 
-    async def edit(edit: Edit) -> RestApi:
+    async def edit(edit: Draft) -> RestApi:
         base = empty
         if body.clone_from:
             cloned = await api_of(call, edit, body.clone_from)
@@ -337,7 +337,7 @@ async def get_all(call: Call) -> Answer:
 
 
 async def delete(call: Call) -> Answer:
-    async def edit(edit: Edit) -> None:
+    async def edit(edit: Draft) -> None:
         api = await api_of(call, edit)
         await check_unmapped(edit, api.id)
         stages = await edit.members(children("stage", api.id))
@@ -442,7 +442,7 @@ async def import_api(call: Call) -> Answer:
     empty = replace(_empty(call, ""), models={}, endpoint_configuration=Endpoint(types=(wanted,)).shown())
     result = _judged(await in_background(imported, empty, document, _options(call, "merge")), call)
 
-    async def edit(edit: Edit) -> None:
+    async def edit(edit: Draft) -> None:
         edit.put(result.api)
 
     await call.write(edit, result.api.id)
@@ -456,7 +456,7 @@ async def put(call: Call) -> Answer:
     options = _options(call, "overwrite" if mode == "overwrite" else "merge")
     document = await in_background(_document, call.body)
 
-    async def edit(edit: Edit) -> Imported:
+    async def edit(edit: Draft) -> Imported:
         result = _judged(await in_background(imported, await api_of(call, edit), document, options), call)
         edit.put(result.api)
         return result

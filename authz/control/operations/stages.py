@@ -27,7 +27,7 @@ from authz.core.bounds import MAX_INT
 from authz.core.resources import Deployment
 from authz.core.rules import missing_method
 from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
-from authz.store.store import Edit
+from authz.store.ports import Draft
 
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
@@ -96,7 +96,7 @@ async def _stage(call: Call, source: Reader) -> tuple[RestApi, StoredStage]:
     return api, found
 
 
-async def _check_deployments(edit: Edit, api_id: str, deployments: Iterable[str]) -> None:
+async def _check_deployments(edit: Draft, api_id: str, deployments: Iterable[str]) -> None:
     for wanted in deployments:
         if not isinstance(await edit.get("deployment", f"{api_id}/{wanted}"), StoredDeployment):
             raise bad_request("Deployment id does not exist")
@@ -112,7 +112,7 @@ def warn_of_canary(call: Call, stage: StoredStage) -> None:
 async def create(call: Call) -> Answer:
     body, now = call.read(NewStage), call.context.now()
 
-    async def edit(edit: Edit) -> StoredStage:
+    async def edit(edit: Draft) -> StoredStage:
         api = await api_of(call, edit)
         stage = _made(api, body, now)
         rules.check_stage(stage)
@@ -164,7 +164,7 @@ async def get_all(call: Call) -> Answer:
 
 
 async def delete(call: Call) -> Answer:
-    async def edit(edit: Edit) -> None:
+    async def edit(edit: Draft) -> None:
         api, stage = await _stage(call, edit)
         await check_unmapped(edit, api.id, stage.stage_name)
         await detach(edit, api.id, [stage.stage_name])
@@ -351,7 +351,7 @@ async def update(call: Call) -> Answer:
     # Method settings keep the spelling of their path, so `~1` in it must survive the patch.
     operations = [replace(one, path=one.path.replace("~", "~0")) for one in operations_of(call)]
 
-    async def edit(edit: Edit) -> StoredStage:
+    async def edit(edit: Draft) -> StoredStage:
         _, stage = await _stage(call, edit)
         changed = replace(patched(stage, TABLE, operations, _style), last_updated_date=now)
         rules.check_variables(changed.variables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,7 +15,7 @@ from authz.control.call import Answer, Call, Operation
 from authz.core.stored import DomainName, Item, RestApi, StoredKey, StoredPlan, StoredStage, stage_id
 
 if TYPE_CHECKING:
-    from authz.store.store import Edit
+    from authz.store.ports import Draft, ItemSource
 
 ARN: Final = re.compile(
     r"arn:aws[a-z-]*:apigateway:[a-z0-9-]*:[0-9]*:"
@@ -30,7 +30,7 @@ class TagResource(Struct, frozen=True):
     tags: dict[str, str]
 
 
-async def _tagged(source: Edit | Any, call: Call) -> Item:
+async def _tagged(source: ItemSource, call: Call) -> Item:
     """Return the item that the ARN in the path names. Raises ApiError."""
     arn = ARN.fullmatch(call.params["resource_arn"])
     if arn is None or (arn["stage"] and arn["family"] != "restapis"):
@@ -81,7 +81,7 @@ async def untag_resource(call: Call) -> Answer:
 
 
 async def _change(call: Call, change: Callable[[dict[str, str]], dict[str, str]]) -> Answer:
-    async def edit_tags(edit: Edit) -> None:
+    async def edit_tags(edit: Draft) -> None:
         item = await _tagged(edit, call)
         edit.put(_with_tags(item, change(_tags(item))))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
@@ -33,7 +33,7 @@ from authz.core.rules import is_keyless, missing_method
 from authz.core.stored import StoredKey, StoredPlan, by_name, plan_keys, stage_id, stage_plans
 
 if TYPE_CHECKING:
-    from authz.store.store import Edit
+    from authz.store.ports import Draft, ItemSource
 
 PLAN_ID_LENGTH: Final = 6
 NONCE_BYTES: Final = 8
@@ -75,7 +75,7 @@ class CreateUsagePlanKey(Struct, frozen=True, rename="camel"):
     key_type: str
 
 
-async def stored_plan(source: Edit | Any, plan_id: str) -> StoredPlan:
+async def stored_plan(source: ItemSource, plan_id: str) -> StoredPlan:
     """Return a plan from a store or an edit. Raises ApiError."""
     found = await source.get("usageplan", plan_id)
     if not isinstance(found, StoredPlan):
@@ -87,7 +87,7 @@ async def create_usage_plan(call: Call) -> Answer:
     body = call.read(CreateUsagePlan)
     document: Document = msgspec.to_builtins(body)
 
-    async def create(edit: Edit) -> StoredPlan:
+    async def create(edit: Draft) -> StoredPlan:
         plan_id = await unused_id(edit, "usageplan", PLAN_ID_LENGTH)
         bare = StoredPlan(UsagePlan(id=plan_id, name="", tags=body.tags or {}), nonce=secrets.token_hex(NONCE_BYTES))
         made = checked_plan(document, bare)
@@ -101,12 +101,12 @@ async def create_usage_plan(call: Call) -> Answer:
     return Answer(201, plan_document(made) | ({"tags": made.plan.tags} if made.plan.tags else {}))
 
 
-async def _require_stage(edit: Edit, stage: ApiStage) -> None:
+async def _require_stage(edit: Draft, stage: ApiStage) -> None:
     if await edit.get("stage", stage_id(stage.api_id, stage.stage)) is None:
         raise not_found(f"API Stage not found: {stage.api_id}:{stage.stage}")
 
 
-async def _require_methods(call: Call, edit: Edit, stage: ApiStage, known: Collection[str] = ()) -> None:
+async def _require_methods(call: Call, edit: Draft, stage: ApiStage, known: Collection[str] = ()) -> None:
     """Raise ApiError if the stage lacks a method with a throttle; methods in `known` are not checked.
 
     Warns of a method that requires no key.
@@ -140,7 +140,7 @@ async def get_usage_plans(call: Call) -> Answer:
 async def update_usage_plan(call: Call) -> Answer:
     operations = call.read(PatchBody).patch_operations
 
-    async def change(edit: Edit) -> StoredPlan:
+    async def change(edit: Draft) -> StoredPlan:
         stored = await stored_plan(edit, call.params["usageplanId"])
         changed = checked_plan(patch.apply(PLAN_TABLE, plan_document(stored), operations), stored)
         present = {(stage.api_id, stage.stage): stage.throttle for stage in stored.plan.api_stages}
@@ -158,7 +158,7 @@ async def update_usage_plan(call: Call) -> Answer:
     return Answer(body=plan_document(changed) | {"tags": changed.plan.tags})
 
 
-async def _cover(edit: Edit, plan: StoredPlan, stage: ApiStage) -> None:
+async def _cover(edit: Draft, plan: StoredPlan, stage: ApiStage) -> None:
     """Raise ApiError unless the stage exists. Also require, at the commit, that no key is in two plans of the stage."""
     await _require_stage(edit, stage)
     for other_id in await edit.members(stage_plans(stage.api_id, stage.stage)):
@@ -169,7 +169,7 @@ async def _cover(edit: Edit, plan: StoredPlan, stage: ApiStage) -> None:
 
 
 async def delete_usage_plan(call: Call) -> Answer:
-    async def delete(edit: Edit) -> None:
+    async def delete(edit: Draft) -> None:
         stored = await stored_plan(edit, call.params["usageplanId"])
         if stored.plan.api_stages:
             first = stored.plan.api_stages[0]
@@ -197,7 +197,7 @@ async def create_usage_plan_key(call: Call) -> Answer:
     if body.key_type != "API_KEY":
         raise bad_request("Invalid key type specified. Must be one of [API_KEY]")
 
-    async def add(edit: Edit) -> StoredKey:
+    async def add(edit: Draft) -> StoredKey:
         key = await stored_key(edit, body.key_id)
         plan = await stored_plan(edit, call.params["usageplanId"])
         refuse_fixed_plan(call, plan.plan.id)
@@ -216,7 +216,7 @@ async def get_usage_plan_key(call: Call) -> Answer:
     return Answer(body=_plan_key(call, key))
 
 
-async def _key_in_plan(source: Edit | Any, call: Call) -> tuple[StoredPlan, StoredKey]:
+async def _key_in_plan(source: ItemSource, call: Call) -> tuple[StoredPlan, StoredKey]:
     plan = await stored_plan(source, call.params["usageplanId"])
     key = await stored_key(source, call.params["keyId"])
     if plan.ref not in key.plans:
@@ -238,7 +238,7 @@ async def get_usage_plan_keys(call: Call) -> Answer:
 
 
 async def delete_usage_plan_key(call: Call) -> Answer:
-    async def remove(edit: Edit) -> None:
+    async def remove(edit: Draft) -> None:
         plan, key = await _key_in_plan(edit, call)
         edit.put(msgspec.structs.replace(key, plans=tuple(ref for ref in key.plans if ref != plan.ref)))
 

@@ -14,7 +14,7 @@ from authz.core.request import Request
 from authz.core.routes import Route
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
 from authz.observe.metrics import ControlMetrics, Metrics
-from authz.store.keys import Result
+from authz.store.keys import LookupResult
 
 BUCKET = throttle(1.0, 5)
 assert BUCKET
@@ -114,7 +114,7 @@ def test_names_carry_their_unit() -> None:
     [
         ("authz_checks_degraded", "policy", {"local", "allow", "deny"}),
         ("authz_catalog_reloads", "result", set(get_args(Outcome))),
-        ("authz_key_lookups", "result", set(get_args(Result))),
+        ("authz_key_lookups", "result", set(get_args(LookupResult))),
         ("authz_redis_errors", "error", {"ConnectionError", "TimeoutError"}),
     ],
 )

@@ -10,8 +10,8 @@ from authz.check import KeysUnavailable
 from authz.core.catalog import UNLOOKED, Caller
 from authz.core.resources import ApiKey, digest
 from authz.core.stored import StoredKey
-from authz.store.keys import UNKNOWN_KEYS, StoreRing
-from authz.store.store import Found, Head, StoreUnavailable
+from authz.store.keys import MAX_UNKNOWN, KeyCache
+from authz.store.ports import Head, KeyLookup, StoreUnavailable
 
 KEY = digest("the value of a key")
 INDEX = KEY.hex()
@@ -25,14 +25,14 @@ class Shelf:
         self.version, self.asked, self.now, self.away, self.broken = 1, 0, 100.0, False, False
         self.go = asyncio.Event()
         self.go.set()
-        self.ring = StoreRing(self.look, size=size, away=lambda: self.away, clock=lambda: self.now)
+        self.ring = KeyCache(self.look, size=size, away=lambda: self.away, clock=lambda: self.now)
         self.ring.heard(self.now)
 
-    async def look(self, index: str) -> Found:
+    async def look(self, index: str) -> KeyLookup:
         self.asked += 1
         if self.broken:
             raise StoreUnavailable("down")
-        found = Found(Head("e", self.version, str(self.version)), self.keys.get(index))
+        found = KeyLookup(Head("e", self.version, str(self.version)), self.keys.get(index))
         await self.go.wait()
         return found
 
@@ -78,7 +78,7 @@ async def test_a_digest_without_a_key_is_remembered_until_there_is_one(shelf: Sh
 async def test_guesses_evict_no_real_key(shelf: Shelf) -> None:
     shelf.put()
     await shelf.ring.find(KEY)
-    for guess in range(UNKNOWN_KEYS + 1):
+    for guess in range(MAX_UNKNOWN + 1):
         await shelf.ring.find(digest(str(guess)))
     assert name(shelf.ring.known(KEY)) == "k1"
     assert shelf.ring.known(digest("0")) is UNLOOKED

@@ -1,0 +1,19 @@
+"""Random ids and words, from the operating system's generator."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from typing import Final
+
+LOWER: Final = string.ascii_lowercase + string.digits
+LETTERS: Final = string.ascii_letters + string.digits
+
+
+def random_word(letters: str, length: int) -> str:
+    return "".join(secrets.choice(letters) for _ in range(length))
+
+
+def random_hex(size: int = 8) -> str:
+    """`size` random bytes, as twice as many hex digits."""
+    return secrets.token_hex(size)

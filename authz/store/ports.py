@@ -1,0 +1,297 @@
+"""What the other rooms know of the store: its values, its exceptions, and the Protocols they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from authz.aws.usage import CallerUse, Days
+from authz.core.resources import QuotaSettings
+from authz.core.stored import Item, Items, StoredKey
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Item)
+
+Name = tuple[str, str]  # of an item: kind and id
+CallerName = tuple[str, str]  # of a caller: plan id and key id
+
+
+# --- exceptions ---------------------------------------------------------------------------------------------------
+
+
+class StoreUnavailable(Exception):  # noqa: N818  (a state of Redis, not a mistake)
+    """Redis does not answer. A write may or may not have happened."""
+
+
+class ConnectionLost(StoreUnavailable):
+    """The connection was closed, perhaps long ago. Trying again at once may help."""
+
+
+class StoreRefusal(Exception):  # noqa: N818  (an answer to the caller, not a mistake of ours)
+    """The store refuses a call. The message is for an operator; the control plane has AWS's words for each kind."""
+
+
+class InvalidPosition(StoreRefusal):
+    """No page ends at this position."""
+
+
+class ReadOnlyItem(StoreRefusal):
+    """The item is the configuration file's."""
+
+    def __init__(self, kind: str, item_id: str) -> None:
+        super().__init__(f"The {kind} {item_id} is defined in the configuration file, and so read-only here")
+
+
+class NotUnique(StoreRefusal):
+    """Another item has a word that only one item may have, such as the digest of a key's value."""
+
+
+class Contention(StoreRefusal):
+    """Other writers won every attempt. Nothing was written."""
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A state of the store: `version` counts its commits, and each commit has a random `tag`.
+
+    `epoch` is random too. It changes when a backup is restored, and when the store begins again without its data.
+    """
+
+    epoch: str = ""
+    version: int = 0
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[R]):
+    """Some items of a list, and the position after them; None on the last page."""
+
+    items: list[R]
+    position: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One commit: `previous` is the tag of the commit before it, `changes` the items that it wrote.
+
+    `indexes` are the digests of all keys it touched, `usage` the callers whose counters were set.
+    """
+
+    version: int
+    previous: str
+    tag: str
+    changes: tuple[Name, ...] = ()
+    indexes: tuple[str, ...] = ()
+    usage: tuple[CallerName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLookup:
+    """The key that a digest belongs to, if any, and the state of the store at that moment."""
+
+    head: Head
+    key: StoredKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSnapshot:
+    """The items that a catalog is compiled from: no keys, and only the deployments that stages use."""
+
+    head: Head
+    items: Items
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A live worker, and the state of the store that it serves."""
+
+    worker: str
+    epoch: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[T]):
+    """The result of an edit, and the version of the store that has it.
+
+    `at_risk` says why a failover of Redis may lose the write: too few replicas have confirmed it. "" if enough have.
+    """
+
+    result: T
+    version: int
+    at_risk: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupEntry:
+    """A Redis key of the account: its name within the account, its DUMP, its remaining life in ms (None: no end)."""
+
+    name: str
+    value: bytes
+    lasts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReading:
+    """Usage records by key id, and Redis's time in µs. A key whose ledger cannot be read has no record."""
+
+    now: int
+    records: dict[str, CallerUse]
+
+
+@dataclass(frozen=True, slots=True)
+class RemainingSet:
+    """UpdateUsage was applied at `now` (µs), on a day with `used` calls so far."""
+
+    now: int
+    used: int
+
+
+# --- Protocols ----------------------------------------------------------------------------------------------------
+
+
+class ItemSource(Protocol):
+    """Reads items by kind and id: a store, or a draft of an edit."""
+
+    async def get(self, kind: str, item_id: str) -> Item | None: ...
+
+    async def many(self, kind: str, ids: Sequence[str]) -> list[Item | None]:
+        """The items of these ids, None for each that does not exist."""
+        ...
+
+    async def members(self, list_: str) -> list[str]:
+        """The ids in a list, the newest first, and then the configuration file's."""
+        ...
+
+
+class Draft(ItemSource, Protocol):
+    """An edit before its commit. Everything it reads becomes a condition of the commit."""
+
+    def put(self, item: Item, *, taken: Exception | None = None) -> None:
+        """Raises ReadOnlyItem. The commit raises `taken` (default: NotUnique) if a unique word has another owner."""
+        ...
+
+    def delete(self, kind: str, item_id: str) -> None:
+        """Raises ReadOnlyItem."""
+        ...
+
+    def drop(self, list_: str) -> None:
+        """Delete a list, although its members still name it."""
+        ...
+
+    def disjoint(self, list_a: str, list_b: str, otherwise: Exception) -> None:
+        """Commit only if these lists have no member in common; else the commit raises `otherwise`."""
+        ...
+
+
+class Reader(ItemSource, Protocol):
+    """Reads the store: items, lists and pages."""
+
+    async def page(self, kind: str, list_: str, limit: int, position: str | None = None) -> Page[Any]:
+        """Items of a list, the newest first. Raises InvalidPosition."""
+        ...
+
+    async def search(
+        self, prefix: str, limit: int, position: str | None = None, within: str | None = None
+    ) -> Page[StoredKey]:
+        """Keys in the order of their words in `Indexes.sorted`. Raises InvalidPosition."""
+        ...
+
+    async def owner(self, unique: str) -> str | None:
+        """The item that owns a unique word, as `kind/id`."""
+        ...
+
+    async def head(self) -> Head: ...
+
+    async def find(self, index: str) -> KeyLookup:
+        """Look up a key by the digest (hex) of its value, or of its value before the last rotation."""
+        ...
+
+    async def snapshot(self) -> StoreSnapshot: ...
+
+    async def presences(self) -> list[Presence]:
+        """The live workers that follow this store."""
+        ...
+
+
+class Writer(Reader, Protocol):
+    """Reads and writes the store."""
+
+    @property
+    def address(self) -> str:
+        """Where the store is, without a password: for logs."""
+        ...
+
+    def draft(self) -> Draft:
+        """An edit that can be tried and is never committed."""
+        ...
+
+    async def write(
+        self, edit: Callable[[Draft], Awaitable[T]], *, who: str, what: str, note: Callable[[], str] = str
+    ) -> Written[T]:
+        """Run `edit` and commit it, whole or not at all; run it again if it lost a race.
+
+        The audit line ends with `note()`, read after the edit. Raises what `edit` raises, ReadOnlyItem, NotUnique,
+        Contention and StoreUnavailable.
+        """
+        ...
+
+
+class ChangeFeed(Protocol):
+    """Follows the store, and announces what its reader serves."""
+
+    @property
+    def address(self) -> str: ...
+
+    async def head(self) -> Head: ...
+
+    async def snapshot(self) -> StoreSnapshot: ...
+
+    async def changes(self, after: int, block_ms: int) -> list[Event]:
+        """The commits after a version, in order. Waits up to `block_ms` for the first."""
+        ...
+
+    async def hang_up(self) -> None:
+        """Close the connections, so that the next command connects anew: the server's name may have moved."""
+        ...
+
+    async def renew_presence(self, worker: str, served: Head) -> Head:
+        """Announce for a few seconds that `worker` serves this state. Returns the state of the store."""
+        ...
+
+    async def drop_presence(self, worker: str) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Archive(Protocol):
+    """Takes and restores backups."""
+
+    def dump(self) -> AsyncIterator[BackupEntry]:
+        """The store as of one moment, and then the counters. Raises Contention."""
+        ...
+
+    async def load(self, backup: AsyncIterable[BackupEntry]) -> int:
+        """Replace the account's keys with a backup, under a new epoch. Returns the number of Redis keys. Raises
+        Contention."""
+        ...
+
+
+class Usage(Protocol):
+    """Reads and sets what callers have used."""
+
+    async def read(self, plan_id: str, key_ids: Sequence[str], days: Days) -> UsageReading: ...
+
+    async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
+        """Up to `count` keys with the most calls today (UTC), and their calls. Keys without a call are left out."""
+        ...
+
+    async def set_remaining(
+        self, plan_id: str, key_id: str, quota: QuotaSettings, remaining: int, *, who: str, what: str
+    ) -> Written[RemainingSet]:
+        """Set what remains in the current period. Setting it twice is setting it once."""
+        ...
