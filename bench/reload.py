@@ -31,7 +31,7 @@ from authz.core.resources import ApiStage, Deployment, Method, Period, QuotaSett
 from authz.core.stored import Item, StoredDeployment, StoredPlan, StoredStage
 from authz.sidecar import memory
 from authz.sidecar.follower import StoreCatalog
-from authz.store.keys import KeyCache
+from authz.store.keys import StoreKeyCache
 from authz.store.ports import Draft
 from authz.store.store import Store
 from bench.measure.servers import redis
@@ -128,7 +128,7 @@ async def measure_store(url: str, size: Size, rounds: int) -> list[Result]:
     for first in range(0, size.plans, WRITTEN):
         await _put(writer, [_plan(number, "a plan") for number in range(first, min(first + WRITTEN, size.plans))])
     swapped = asyncio.Event()
-    ring = KeyCache(writer.find)
+    ring = StoreKeyCache(writer.find)
     catalog = StoreCatalog(store, ring, Compiler(), worker="bench", observe=lambda _: swapped.set())
     stall = Stall()
     tasks = [asyncio.create_task(catalog.watch()), asyncio.create_task(stall.run())]

@@ -39,7 +39,7 @@ from authz.envoy.edge import Authorization
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.observe import log
 from authz.observe.metrics import Metrics
-from authz.store.keys import KeyCache
+from authz.store.keys import StoreKeyCache
 from authz.store.ports import Head, KeyLookup
 from bench.answer import Says, value
 
@@ -108,7 +108,7 @@ def cost(catalog: Catalog, asked: list[bytes], calls: int, ring: KeyCache = NO_K
     return uvloop.run(run())
 
 
-def filled(keys: int, size: int) -> KeyCache:
+def filled(keys: int, size: int) -> StoreKeyCache:
     """The memory of a store's keys, as full as it gets; the store itself answers at once."""
 
     async def look(index: str) -> KeyLookup:
@@ -119,7 +119,7 @@ def filled(keys: int, size: int) -> KeyCache:
         return KeyLookup(Head("e", 1, ""), stored)
 
     names = {digest(value(n)).hex(): f"k{n}" for n in range(keys)} if size < keys else {}
-    ring = KeyCache(look, size=size)
+    ring = StoreKeyCache(look, size=size)
     ring.heard(float("inf"))
     refs = [(f"p{n}",) for n in range(PLANS)]
     for n in range(min(keys, size)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,20 +26,26 @@ from authz.redisio.masters import Cluster, Masters, Run, Sentinels, slot_of
 from authz.redisio.pool import Pool
 from authz.redisio.url import in_words, read_url
 
+PRELUDE: Final = re.compile(r"^-- prelude: (\w+)\n", re.MULTILINE)
 PACKER: Final = HiredisRespSerializer()
 WAIT_SLACK_SECONDS: Final = 1.0  # a server ends a WAIT a little late
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the digest under which Redis keeps it."""
+    """A script's text, and the digest under which Redis caches it."""
 
     text: str
     digest: str
 
     @classmethod
     def load(cls, name: str) -> Script:
-        text = resources.files("authz.redisio.lua").joinpath(name).read_text("utf-8")
+        """Load a script of `lua/`. Each line `-- prelude: NAME` stands for the text of `prelude/NAME.lua`."""
+        folder = resources.files("authz.redisio.lua")
+        text = PRELUDE.sub(
+            lambda line: folder.joinpath("prelude", f"{line[1]}.lua").read_text("utf-8"),
+            folder.joinpath(name).read_text("utf-8"),
+        )
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

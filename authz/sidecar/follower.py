@@ -24,7 +24,7 @@ from authz.core.stored import Items
 from authz.notice import Notice
 from authz.redisio.url import in_words
 from authz.store.feed import EVENTS
-from authz.store.keys import KeyCache
+from authz.store.keys import StoreKeyCache
 from authz.store.ports import CallerName, ChangeFeed, Event, Head, StoreUnavailable
 
 BLOCK_MILLISECONDS: Final = 200
@@ -70,7 +70,7 @@ class StoreCatalog:
     def __init__(
         self,
         store: ChangeFeed,
-        ring: KeyCache,
+        ring: StoreKeyCache,
         compile_: Compile,
         *,
         worker: str,

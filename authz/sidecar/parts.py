@@ -25,7 +25,7 @@ from authz.sidecar.debts import Debts
 from authz.sidecar.follower import Callers, StoreCatalog
 from authz.sidecar.seat import Seat
 from authz.store.feed import Feed
-from authz.store.keys import KeyCache, LookupResult
+from authz.store.keys import LookupResult, StoreKeyCache
 from authz.store.sealing import Sealer
 
 STORE_SECONDS = 5.0  # for a command that no caller waits for
@@ -131,8 +131,8 @@ def _store(settings: Settings, budget: float) -> Feed:
     return Feed(settings.redis_url, account=settings.account_id, budget=budget)
 
 
-def _ring(settings: Settings, lookups: Feed, sealer: Sealer, redis: RedisEffects) -> KeyCache:
-    return KeyCache(
+def _ring(settings: Settings, lookups: Feed, sealer: Sealer, redis: RedisEffects) -> StoreKeyCache:
+    return StoreKeyCache(
         lookups.find,
         sealer.index,
         size=settings.key_cache_size,

@@ -100,8 +100,8 @@ class Backups:
     async def _swap(self, aside: Mapping[str, str]) -> str:
         """Replace all keys of the account with those put aside, in one step and under a new epoch. Returns the epoch.
 
-        The counters are looked up first, which takes time, and then only the store's own keys. So the moment in which
-        another writer can get in between is short. If one does, the step is tried again.
+        The counters are looked up first, which takes time, and then only the store's own keys. So another writer can
+        get in between for a short moment only. If one does, the step is tried again.
         """
         epoch = random_hex()
         counters = {

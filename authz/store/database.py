@@ -139,7 +139,7 @@ def unavailable(error: Exception) -> StoreUnavailable:
     """The store's exception for a fault of Redis."""
     lost = isinstance(error, (RedisConnectionError, OSError)) and not isinstance(error, TimeoutError)
     kind = ConnectionLost if lost else StoreUnavailable
-    return kind(f"Redis cannot be asked: {in_words(error)}")
+    return kind(f"Redis failed: {in_words(error)}")
 
 
 def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

@@ -108,7 +108,7 @@ class Feed:
 
     async def _present(self, worker: str, served: Head) -> tuple[Head, list[Presence]]:
         database = self.database
-        blob = msgspec.msgpack.encode((worker, served.epoch, served.version, PRESENCE_MS, database.pinned() // 1000))
+        blob = msgspec.msgpack.encode((worker, served.epoch, served.version, PRESENCE_MS, database.pinned()))
         reply = await database.run(PRESENCE, [self._presences_key(), database.store_key("head")], blob)
         epoch, version, tag, rows = msgspec.msgpack.decode(reply)
         return Head(epoch, version, tag), [Presence(*row) for row in sorted(rows)]

@@ -34,7 +34,7 @@ class _Flight:
     floor: int = 0
 
 
-class KeyCache:
+class StoreKeyCache:
     """Keys by digest. `look` looks an index up in the store, `index` makes one from a value's SHA-256.
 
     The cache is trusted for FRESH_SECONDS after each `heard`; later the store is asked again. While Redis is `away`,

@@ -30,7 +30,8 @@ from authz.doctor.facts import Facts
 from authz.doctor.fetch import GrpcTls, Targets, look
 from authz.doctor.rules.processes import PROCESS_RULES
 from authz.envoy.config import EnvoyOptions, render
-from authz.store.store import Edit, Store
+from authz.store.ports import Draft
+from authz.store.store import Store
 from tests.e2e.stack import ext_authz
 from tests.support.servers import (
     HOST,
@@ -380,11 +381,11 @@ async def test_a_request_validator_in_the_store_is_reported(sidecar: AuthzServer
     plain = RestApi("plain", "a", 0, "root", resources={"root": StoredResource("root", "/")})
     checked = structs.replace(plain, id="checked", request_validators={"v": RequestValidator("v", "body")})
 
-    async def put(edit: Edit) -> None:
+    async def put(edit: Draft) -> None:
         edit.put(plain)
         edit.put(checked)
 
-    async def delete(edit: Edit) -> None:
+    async def delete(edit: Draft) -> None:
         await edit.many("restapi", ["plain", "checked"])
         edit.delete("restapi", "plain")
         edit.delete("restapi", "checked")

@@ -76,6 +76,7 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
     data = (
         "redisio/lua/admit.lua",
         "redisio/lua/flush.lua",
+        "redisio/lua/prelude/ledger.lua",
         "envoy/templates/envoy.yaml.j2",
         "py.typed",
         "samples/first.yaml",

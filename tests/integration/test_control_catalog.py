@@ -21,7 +21,7 @@ from authz.envoy.edge import to_request
 from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import LocalLimiter
 from authz.sidecar.follower import Callers, StoreCatalog
-from authz.store.keys import KeyCache
+from authz.store.keys import StoreKeyCache
 from authz.store.store import Store
 from tests.conftest import Clock
 from tests.support.control import Control, boto, raw
@@ -103,7 +103,7 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     control.ledger.clock = clock
     lookups, store = (Store(shared_redis.url, account=control.account) for _ in range(2))
-    ring = KeyCache(lookups.find, control.sealer.index)
+    ring = StoreKeyCache(lookups.find, control.sealer.index)
 
     def compiled(resources: Resources, refs: Mapping[str, str]) -> Catalog:
         return Catalog.compile(resources, control.account, refs=refs)

@@ -51,7 +51,7 @@ from authz.sidecar.follower import StoreCatalog
 from authz.sidecar.parts import STORE_SECONDS
 from authz.store import feed
 from authz.store.edit import Edit
-from authz.store.keys import KeyCache
+from authz.store.keys import StoreKeyCache
 from authz.store.ports import Event
 from authz.store.store import Store
 from authz.store.usage import UsageLedger
@@ -101,7 +101,7 @@ class Sidecar:
         self.account, self.compiled, self.broken = account, 0, ""
         self.reset: list[object] = []
         self.lookups = Store(url, account=account)
-        self.ring = KeyCache(self.lookups.find)
+        self.ring = StoreKeyCache(self.lookups.find)
         store = Store(url, account=account, budget=budget)
         reset = self.reset.append
         self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file, reset=reset, rest=rest)

@@ -35,7 +35,7 @@ from tests.support.proxy import Proxy, proxy
 from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, free_port, redis_server, until
 
 BUDGET_MS, PATIENT_MS = 400, 4_000  # where the budget has to run out, and where it must not
-LEDGER = ">Bddddddddd"  # admit.lua tells the layout
+LEDGER = ">Bddddddddd"  # layout: redisio/lua/prelude/ledger.lua
 USED, DAY_USED = 6, 8
 OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"

@@ -153,7 +153,7 @@ def _clients(server: RedisServer) -> int:
 async def test_a_store_says_what_redis_said(server: RedisServer) -> None:
     """As the commands of the command line print it."""
     store = Store(server.url.replace(PASSWORD, "wrong-password"), budget=2.0)
-    with pytest.raises(Exception, match="Redis cannot be asked: AuthenticationError: invalid username") as failed:
+    with pytest.raises(Exception, match="Redis failed: AuthenticationError: invalid username") as failed:
         await store.head()
     assert "wrong-password" not in str(failed.value)
     await store.aclose()

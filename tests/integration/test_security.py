@@ -16,6 +16,7 @@ import redis as redis_py
 
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.envoy.pb.ext_authz_pb2_grpc import AuthorizationStub
+from authz.redisio.client import Script
 from tests.e2e.stack import write
 from tests.support.builders import resources, value_of
 from tests.support.servers import AuthzServer, Kind, RedisServer, authz_serve, redis_server, until
@@ -83,7 +84,7 @@ def plans(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("user", "scripts"), [("sidecar", COUNTING), ("stored", COUNTING + STORING)])
 def test_a_user_may_run_every_command_of_its_scripts(user: str, scripts: tuple[str, ...]) -> None:
     """Also of those branches that a test of a sidecar does not come to."""
-    texts = ((ROOT / "authz" / "redisio" / "lua" / f"{name}.lua").read_text("utf-8") for name in scripts)
+    texts = (Script.load(f"{name}.lua").text for name in scripts)
     called = {f"+{name.lower()}" for text in texts for name in re.findall(r"call\('([A-Z]+)'", text)}
     assert called
     assert called <= set(users()[user])

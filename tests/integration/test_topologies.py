@@ -60,7 +60,7 @@ from tests.support.topologies import (
 FAR_FUTURE = 2**52
 CALLERS, LIMIT, BEFORE = 8, 3000, 200
 BUDGET = 5.0
-USED = 6  # admit.lua tells the layout
+USED = 6  # layout: redisio/lua/prelude/ledger.lua
 
 Make = Callable[[Kind], AbstractContextManager[Fleet]]
 

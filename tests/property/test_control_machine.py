@@ -21,7 +21,7 @@ from authz.core.resources import Resources, digest
 from authz.core.stored import Items, StoredKey, StoredPlan
 from authz.sidecar.follower import StoreCatalog
 from authz.store.consistency import differences
-from authz.store.keys import KeyCache
+from authz.store.keys import StoreKeyCache
 from authz.store.ports import Head
 from authz.store.store import Store
 from tests.support.control import Control, Reply, raw, running
@@ -65,7 +65,7 @@ class Follower:
 
     def __init__(self, url: str, control: Control) -> None:
         self.store, self.lookups = (Store(url, account=control.account, budget=10.0) for _ in range(2))
-        self.ring = KeyCache(self.lookups.find, control.sealer.index)
+        self.ring = StoreKeyCache(self.lookups.find, control.sealer.index)
         self.compiled: tuple[Resources, dict[str, str]] | None = None
         self.catalog = StoreCatalog(self.store, self.ring, self._compile, worker="w1")
         self.watching = asyncio.create_task(self.catalog.watch())

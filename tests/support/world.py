@@ -124,7 +124,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A caller's ledger as Redis holds it: admit.lua tells the layout."""
+    """A caller's ledger as Redis holds it (layout: redisio/lua/prelude/ledger.lua)."""
 
     debt: int
     at: int

@@ -14,7 +14,7 @@ from authz.core.stored import Items, StoredKey
 from authz.envoy.accesslog import LogLine
 from authz.explain import explain
 from authz.limiter.limiter import RedisLimiter
-from authz.store.keys import KeyCache
+from authz.store.keys import StoreKeyCache
 from authz.store.ports import KeyLookup, Reader
 from authz.store.sealing import Sealer
 
@@ -37,7 +37,7 @@ class Explainer:
     async def __call__(self, request: Request, line: LogLine | None = None) -> str:
         snapshot = await self._store.snapshot()
         catalog = await asyncio.to_thread(self._compile, {**snapshot.items, **self._fixed()})
-        ring = KeyCache(self._find, self._sealer.index, size=1)  # it follows no changes, so each call has its own
+        ring = StoreKeyCache(self._find, self._sealer.index, size=1)  # it follows no changes, so each call has its own
         key_id = line.authz.key_id if line and line.authz else ""
         key = await self._store.get("apikey", key_id) if key_id else None
         caller = caller_of(key.key, key.plans) if isinstance(key, StoredKey) else None

@@ -2,7 +2,7 @@
 Decides a batch of requests in arrival order: each takes a unit from all of its limits, or from none.
 
 KEYS[1]             the worker's last reply: cmsgpack {sequence, reply}
-KEYS[2 .. 2L+1]     L callers, two keys each: the ledger, and its history (a hash: day -> '>dd' used, remaining)
+KEYS[2 .. 2L+1]     L callers, two keys each: the ledger, and its history   (layouts: prelude/ledger.lua)
 KEYS[2L+2 .. ]      B buckets: throttles that are not part of a caller's ledger
 KEYS[2L+B+2 .. ]    names of requests that are charged once: the result of the one that was admitted, cmsgpack
 
@@ -19,9 +19,7 @@ ARGV[1]             cmsgpack {sequence, deadline, pinned, dry, L, B, retention, 
                     bucket; rule is its position in rules, below zero for a limit that only reports
   onces             position of each request's name among those keys, 0 for none; empty if no request has one
 
-A bucket is '>Bdddd':     1, debt (1/m tokens), at (µs), n, m
-A ledger is '>Bddddddddd': 2, debt, at, n, m of its throttle; start (µs), used of its quota; day (since 1970), used,
-                          remaining of its usage. All integers below 2^53, packed since tostring() keeps 14 digits.
+A bucket is '>Bdddd':   1, debt (1/m tokens), at (µs), n, m; integers below 2^53
 
 Reply               cmsgpack {status, now, results}; status is 'ok', 'old' (a later batch was already decided; nothing
                     is charged) or 'late' (past the deadline; nothing is charged)
@@ -32,13 +30,12 @@ Reply               cmsgpack {status, now, results}; status is 'ok', 'old' (a la
   shadowed          position of the first shadow limit without room, or 0
   state             of each limit as sent, after the decision: debt of a bucket, used of a quota
 ]]
+-- prelude: clock
+-- prelude: ledger
 
-local BUCKET, LEDGER = 1, 2
+local BUCKET, BUCKET_FORMAT, BUCKET_BYTES = 1, '>Bdddd', 33
 local ceil, floor, fmod, max, min = math.ceil, math.floor, math.fmod, math.max, math.min
 local call = redis.call
-local DAY = 86400000000
-local LONGEST_PERIOD = 31  -- days
-local KEEP_FOREVER_MS = 400 * 86400000
 local PINNED_MS = 3600000
 local REPLY_MS = 5000
 local ONCE_MS = 10000  -- longer than Envoy goes on retrying one request
@@ -46,13 +43,8 @@ local ONCE_MS = 10000  -- longer than Envoy goes on retrying one request
 local sequence, deadline, pinned, dry, callers, buckets, retention, rules, requests, onces =
   unpack(cmsgpack.unpack(ARGV[1]))
 
-local now = pinned
-if now == 0 then
-  local time = call('TIME')
-  now = time[1] * 1000000 + time[2]
-end
-
-local today = floor(now / DAY)
+local now = clock(pinned)
+local today = floor(now / DAY_US)
 
 local names = {KEYS[1]}
 for i = 1, callers do names[1 + i] = KEYS[2 * i] end
@@ -67,9 +59,16 @@ if dry == 0 and stored[1] then
 end
 if deadline > 0 and now > deadline then return cmsgpack.pack({'late', now, {}}) end
 
-local values, format = {}, nil
+local function read_bucket(raw)
+  if #raw ~= BUCKET_BYTES or raw:byte() ~= BUCKET then return false end
+  local v, format = {}, nil
+  format, v.debt, v.at, v.n, v.m = struct.unpack(BUCKET_FORMAT, raw)
+  return v
+end
 
--- The value as a table; false where its bytes are not ours, so that they are never taken for an empty one.
+local values = {}
+
+-- The value as a table; false where its bytes are not ours.
 local function value(i)
   local found = values[i]
   if found ~= nil then return found end
@@ -79,17 +78,11 @@ local function value(i)
   if not raw and call('EXISTS', names[at]) == 1 then
     found = false  -- of another type: MGET shows it as absent
   elseif not raw then
-    found = {debt = 0, at = now, n = 0, m = 0}
-    if ledger then found.start, found.used, found.day, found.day_used, found.day_left = 0, 0, 0, 0, -1 end
-  elseif ledger and #raw == 73 and raw:byte() == LEDGER then
-    found = {}
-    format, found.debt, found.at, found.n, found.m, found.start, found.used, found.day, found.day_used, found.day_left =
-      struct.unpack('>Bddddddddd', raw)
-  elseif not ledger and #raw == 33 and raw:byte() == BUCKET then
-    found = {}
-    format, found.debt, found.at, found.n, found.m = struct.unpack('>Bdddd', raw)
+    found = ledger and new_ledger(now) or {debt = 0, at = now, n = 0, m = 0}
+  elseif ledger then
+    found = read_ledger(raw)
   else
-    found = false
+    found = read_bucket(raw)
   end
   values[i] = found
   return found
@@ -115,8 +108,8 @@ local function reckon(v, n, m, burst)
   end
 end
 
--- A period only moves forward; one that lies more than a day ahead was a wrong clock.
-local function restarts(v, rule) return rule[3] > v.start or v.start > rule[4] + DAY end
+-- A period only moves forward. A period that lies more than a day ahead comes from a wrong clock.
+local function restarts(v, rule) return rule[3] > v.start or v.start > rule[4] + DAY_US end
 
 -- Nothing restarts before a unit is taken: a refusal must not move the period for the calls behind it.
 local function used(v, rule) return restarts(v, rule) and 0 or v.used end
@@ -149,10 +142,10 @@ end
 
 -- Close the ledger's day; its row is written at the end. Today's row exists if a wrong clock has been here before.
 local function turn_day(v, history, today)
-  if v.day_used > 0 then v.closed = {v.day, struct.pack('>dd', v.day_used, v.day_left)} end
+  if v.day_used > 0 then v.closed = {v.day, pack_row(v.day_used, v.day_left)} end
   v.day, v.day_used, v.day_left, v.turned = today, 0, -1, history
   local row = call('HGET', history, today)
-  if row then v.day_used, v.day_left = struct.unpack('>dd', row) end
+  if row then v.day_used, v.day_left = read_row(row) end
 end
 
 local function is_new_day(v) return today > v.day or v.day > today + 1 end
@@ -161,11 +154,9 @@ local function is_new_day(v) return today > v.day or v.day > today + 1 end
 local function has_bad_history(caller)
   if not is_new_day(value(caller)) then return false end
   local history = KEYS[2 * caller + 1]
-  local type = call('TYPE', history).ok
-  if type == 'none' then return false end
-  if type ~= 'hash' then return true end
+  if is_other(history, 'hash') then return true end
   local row = call('HGET', history, today)
-  return row and #row ~= 16
+  return row and #row ~= ROW_BYTES
 end
 
 -- What a request's limits lie in and say, by position. The tables are filled anew for each request.
@@ -251,12 +242,9 @@ end
 local reply = cmsgpack.pack({'ok', now, results})
 if dry == 1 then return reply end
 
--- A bucket is forgotten when it would be full; one that never fills, 400 days after the last call that met it. A
--- ledger is kept as long as its usage, and no shorter than the longest period of a quota.
+-- A bucket expires when it would be full; a bucket that never fills, 400 days after the last call that met it.
 local function expiry(v, ledger)
-  local ms = 1
-  if v.debt > 0 then ms = v.n > 0 and ceil(v.debt / v.n / 1000) + 1 or KEEP_FOREVER_MS end
-  if ledger then ms = max(ms, max(retention, LONGEST_PERIOD) * 86400000) end
+  local ms = ledger and ledger_ms(v, retention) or bucket_ms(v)
   return pinned > 0 and max(ms, PINNED_MS) or ms
 end
 
@@ -267,7 +255,7 @@ local function write_history(v)
     local number = tonumber(day)
     if number and (number == today or number < today - retention) then call('HDEL', v.turned, day) end
   end
-  call('PEXPIRE', v.turned, retention * 86400000)
+  call('PEXPIRE', v.turned, retention * DAY_MS)
 end
 
 for i, v in pairs(values) do
@@ -275,12 +263,7 @@ for i, v in pairs(values) do
   local name = names[ledger and 1 + i or 1 + callers - i]
   if v and v.turned then write_history(v) end
   if v and v.dirty then
-    local raw
-    if ledger then
-      raw = struct.pack('>Bddddddddd', LEDGER, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
-    else
-      raw = struct.pack('>Bdddd', BUCKET, v.debt, v.at, v.n, v.m)
-    end
+    local raw = ledger and pack_ledger(v) or struct.pack(BUCKET_FORMAT, BUCKET, v.debt, v.at, v.n, v.m)
     call('SET', name, raw, 'PX', expiry(v, ledger))
   elseif v and v.met then
     call('PEXPIRE', name, expiry(v, ledger))

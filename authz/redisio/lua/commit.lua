@@ -1,13 +1,14 @@
 --[[
-Commits an edit of the store: all of it if everything that was read is as it was, else nothing.
+Commits an edit of the store, whole or not at all: only if everything that the edit has read is as it was.
 
-KEYS[1]     the head, a hash: epoch, version, tag (random, of the last commit), sequence (the last score given)
-KEYS[2]     the stream of changes; the id of an entry is its version
-KEYS[3]     the audit stream, by version too
+KEYS[1]     the head                (layout: prelude/head.lua)
+KEYS[2]     the stream of changes, and
+KEYS[3]     the audit stream        (layouts: prelude/commits.lua)
 KEYS[4]     unique words, a hash: word -> owner
 KEYS[5]     sorted words, a sorted set of equal scores
 KEYS[6]     the names of all lists, a set
-KEYS[7 ..]  hashes of items (id -> JSON) and lists (sorted sets: id by the sequence of joining), told by number
+KEYS[7 ..]  hashes of items (id -> JSON) and lists (sorted sets: id by the sequence of joining); `key` below is their
+            position in KEYS
 
 ARGV[1]     cmsgpack {epoch, tag, pinned, who, what, conditions, writes}
   epoch     for a store that has none
@@ -15,7 +16,7 @@ ARGV[1]     cmsgpack {epoch, tag, pinned, who, what, conditions, writes}
   conditions
     items     {{key, id, SHA-1 in hex of what it holds, or ''}, …}
     members   {{key, SHA-1 in hex of the list's ids, newest first, joined by NUL}, …}
-    vacant    {{word, {owner, …}}, …}: nobody owns the word but one of these
+    vacant    {{word, {owner, …}}, …}: the word has no other owner than one of these
     disjoint  {{key, key}, …}: these lists have no id in common
   writes
     sets      {{key, id, JSON}, …}
@@ -26,24 +27,23 @@ ARGV[1]     cmsgpack {epoch, tag, pinned, who, what, conditions, writes}
     words     {{word, …} added, {word, …} removed}, sorted ones
     claims    {{word, owner} …}
     releases  {word, …}
-ARGV[2]     what the entry of the stream tells, as its readers know it
+ARGV[2]     the body of the entry in the stream of changes
 
 Reply       cmsgpack {status, number, version}; version is that of the store afterwards
-  status    'done', 'lost' (something that was read has changed), 'taken' or 'overlap' (with the number, from 1, of the
-            condition of `vacant` or `disjoint` that does not hold)
+  status    'done', 'lost' (something that was read has changed), 'taken' or 'overlap'
+  number    position of the condition that does not hold, in `vacant` for 'taken', in `disjoint` for 'overlap'
 ]]
-
-local CHANGES, LINES = 10000, 100000  -- entries of the streams that are kept, or a few more
+-- prelude: clock
+-- prelude: head
+-- prelude: commits
 
 local epoch, tag, pinned, who, what, conditions, writes = unpack(cmsgpack.unpack(ARGV[1]))
 local items, members, vacant, disjoint = unpack(conditions)
 local sets, dels, joins, leaves, drops, words, claims, releases = unpack(writes)
 
-local head = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'tag', 'sequence')
-local version, sequence = tonumber(head[2] or 0), tonumber(head[4] or 0)
+local head = read_head(KEYS[1])
 
-local function text(number) return string.format('%.0f', number) end
-local function refused(status, number) return cmsgpack.pack({status, number, version}) end
+local function refused(status, number) return cmsgpack.pack({status, number, head.version}) end
 local function has(list, wanted)
   for _, one in ipairs(list) do if one == wanted then return true end end
 end
@@ -64,14 +64,8 @@ for number, pair in ipairs(disjoint) do
   if redis.call('ZINTERCARD', 2, KEYS[pair[1]], KEYS[pair[2]], 'LIMIT', 1) > 0 then return refused('overlap', number) end
 end
 
-version = version + 1
-local id = text(version) .. '-0'
-
--- First of all writes: what can fail (no memory, a stream that is ahead of the head) fails here, with nothing written.
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', CHANGES, id, 'previous', head[3] or '', 'tag', tag, 'body', ARGV[2])
-local time = redis.call('TIME')
-local at = pinned > 0 and pinned or time[1] * 1000000 + time[2]
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', LINES, id, 'at', text(at), 'who', who, 'what', what)
+local entry = {epoch = epoch, tag = tag, body = ARGV[2], at = clock(pinned), who = who, what = what}
+local version = log_commit(KEYS[1], KEYS[2], KEYS[3], head, entry)
 
 for _, item in ipairs(sets) do redis.call('HSET', KEYS[item[1]], item[2], item[3]) end
 for _, item in ipairs(dels) do redis.call('HDEL', KEYS[item[1]], item[2]) end
@@ -83,6 +77,7 @@ for _, list in ipairs(drops) do
   redis.call('DEL', KEYS[list[1]])
   redis.call('SREM', KEYS[6], list[2])
 end
+local sequence = head.sequence
 for _, one in ipairs(joins) do
   sequence = sequence + 1
   redis.call('ZADD', KEYS[one[1]], text(sequence), one[3])
@@ -93,5 +88,5 @@ for _, word in ipairs(words[1]) do redis.call('ZADD', KEYS[5], 0, word) end
 for _, word in ipairs(releases) do redis.call('HDEL', KEYS[4], word) end
 for _, claim in ipairs(claims) do redis.call('HSET', KEYS[4], claim[1], claim[2]) end
 
-redis.call('HSET', KEYS[1], 'epoch', head[1] or epoch, 'version', text(version), 'tag', tag, 'sequence', text(sequence))
+redis.call('HSET', KEYS[1], 'sequence', text(sequence))
 return cmsgpack.pack({'done', 0, version})

@@ -1,15 +1,16 @@
 --[[
-All that a catalog is compiled from, as of one moment.
+Reads the items that a catalog is compiled from, all as of one moment.
 
-KEYS[1]     the head, a hash: epoch, version, tag
+KEYS[1]     the head   (layout: prelude/head.lua)
 KEYS[2]     stages, a hash: id -> JSON with apiId and deploymentId
-KEYS[3]     deployments, a hash: 'apiId/deploymentId' -> JSON; of these only those that stages use
-KEYS[4 ..]  other hashes of items, taken whole
+KEYS[3]     deployments, a hash: 'apiId/deploymentId' -> JSON; only those that stages use are read
+KEYS[4 ..]  other hashes of items, read whole
 
 Reply       cmsgpack {epoch, version, tag, {{JSON, …}, …}}, a list of items for each of KEYS[2 ..]
 ]]
+-- prelude: head
 
-local head = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'tag')
+local head = read_head(KEYS[1])
 local stages, deployments, seen = redis.call('HVALS', KEYS[2]), {}, {}
 for _, raw in ipairs(stages) do
   local stage = cjson.decode(raw)
@@ -21,4 +22,4 @@ end
 
 local items = {stages, deployments}
 for i = 4, #KEYS do items[#items + 1] = redis.call('HVALS', KEYS[i]) end
-return cmsgpack.pack({head[1] or '', tonumber(head[2] or 0), head[3] or '', items})
+return cmsgpack.pack({head.epoch, head.version, head.tag, items})

@@ -1,33 +1,25 @@
 --[[
-Reads what callers have used: each one's ledger and history in one step, so that no day is seen twice or not at all.
+Reads the usage of callers: each caller's ledger and history in one step, so that no day is counted twice or missed.
 
-KEYS[1 .. 2L]   L callers, two keys each: the ledger, and its history   (layouts: admit.lua)
+KEYS[1 .. 2L]   L callers, two keys each: the ledger, and its history   (layouts: prelude/ledger.lua)
 
 ARGV[1]         cmsgpack {pinned, first, last}
   pinned        µs of Unix time, for tests; 0 for the server's clock
-  first, last   days since 1970 whose rows are asked for, both included; none if first > last
+  first, last   days since 1970 whose rows are read, both included; none if first > last
 
 Reply           cmsgpack {now, records}
   now           µs of Unix time
   records       {start, used, rows}, one a caller: of the ledger's period; {} where the bytes are not ours
-  rows          {{day, used, remaining}, …}: of the history, then the ledger's own day, asked for or not
+  rows          {{day, used, remaining}, …}: of the history, then the ledger's own day, whatever first and last are
 ]]
+-- prelude: clock
+-- prelude: ledger
 
-local LEDGER = 2
 local CHUNK = 1000  -- fields in one HMGET; unpack() has room for 8000
 
 local pinned, first, last = unpack(cmsgpack.unpack(ARGV[1]))
 
-local now = pinned
-if now == 0 then
-  local time = redis.call('TIME')
-  now = time[1] * 1000000 + time[2]
-end
-
-local function is_other(key, expected)
-  local type = redis.call('TYPE', key).ok
-  return type ~= expected and type ~= 'none'
-end
+local now = clock(pinned)
 
 -- The rows of the history; false where one is not ours.
 local function rows_of(history)
@@ -37,8 +29,8 @@ local function rows_of(history)
     for day = from, math.min(last, from + CHUNK - 1) do days[#days + 1] = string.format('%.0f', day) end
     for i, row in ipairs(redis.call('HMGET', history, unpack(days))) do
       if row then
-        if #row ~= 16 then return false end
-        local used, left = struct.unpack('>dd', row)
+        if #row ~= ROW_BYTES then return false end
+        local used, left = read_row(row)
         rows[#rows + 1] = {from + i - 1, used, left}
       end
     end
@@ -52,10 +44,10 @@ local function record(ledger, history)
   if not rows then return {} end
   local raw = redis.call('GET', ledger)
   if not raw then return {0, 0, rows} end
-  if #raw ~= 73 or raw:byte() ~= LEDGER then return {} end
-  local format, debt, at, n, m, start, used, day, day_used, day_left = struct.unpack('>Bddddddddd', raw)
-  if day > 0 then rows[#rows + 1] = {day, day_used, day_left} end
-  return {start, used, rows}
+  local v = read_ledger(raw)
+  if not v then return {} end
+  if v.day > 0 then rows[#rows + 1] = {v.day, v.day_used, v.day_left} end
+  return {v.start, v.used, rows}
 end
 
 local records = {}

@@ -55,7 +55,7 @@ def test_a_read_only_role_may_not_ask_for_values(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/usageplans/p1/keys/k1", "/usageplans/p1/keys"])
 def test_a_read_only_role_does_not_see_the_values_of_a_plans_keys(path: str) -> None:
-    """AWS shows them without being asked."""
+    """AWS shows them without `includeValues`."""
     plane = _plane()
     reply = plane.call("GET", path, by=plane.reader)
     assert reply.status == 200

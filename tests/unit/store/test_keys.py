@@ -10,7 +10,7 @@ from authz.check import KeysUnavailable
 from authz.core.catalog import UNLOOKED, Caller
 from authz.core.resources import ApiKey, digest
 from authz.core.stored import StoredKey
-from authz.store.keys import MAX_UNKNOWN, KeyCache
+from authz.store.keys import MAX_UNKNOWN, StoreKeyCache
 from authz.store.ports import Head, KeyLookup, StoreUnavailable
 
 KEY = digest("the value of a key")
@@ -25,7 +25,7 @@ class Shelf:
         self.version, self.asked, self.now, self.away, self.broken = 1, 0, 100.0, False, False
         self.go = asyncio.Event()
         self.go.set()
-        self.ring = KeyCache(self.look, size=size, away=lambda: self.away, clock=lambda: self.now)
+        self.ring = StoreKeyCache(self.look, size=size, away=lambda: self.away, clock=lambda: self.now)
         self.ring.heard(self.now)
 
     async def look(self, index: str) -> KeyLookup:

@@ -17,7 +17,7 @@ CHECKSUM_BYTES = 32
 
 
 class DictArchive:
-    """An `Archive` in memory: `held` is what it backs up, `restored` what was put in its place."""
+    """An `Archive` in memory: `held` are its entries, `restored` the entries that replaced them."""
 
     def __init__(self) -> None:
         self.held = ENTRIES

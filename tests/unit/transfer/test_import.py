@@ -46,7 +46,7 @@ def test_a_key_is_put_into_one_plan_for_a_stage() -> None:
 
 
 def test_a_key_that_has_a_plan_for_a_stage_is_put_into_no_other() -> None:
-    """The store has the first plan, of which the import says nothing."""
+    """The store has the first plan. The import does not mention it."""
     store = DictStore(STAGE, _plan("silver", PROD), _key("k1", "silver.n"))
     with pytest.raises(ImportRefused, match="the key k1 would be in two plans for a1:prod: silver and gold"):
         _bring(store, _plan("gold", PROD), _key("k1"), members={"gold": ("k1",)})
