@@ -1,8 +1,7 @@
-"""AWS's nouns as frozen values: what the file, the API and the store all speak.
+"""AWS's nouns as frozen values, shared by the file, the API and the store.
 
-One definition a resource. Names in YAML and JSON are AWS's own, in camelCase; unknown fields are refused. A field is
-checked here when a look at it alone can tell; what needs a second resource (does the plan's API exist?) is checked
-when the catalog compiles.
+Names in YAML and JSON are AWS's own, in camelCase; unknown fields are refused. Rules of a single field are checked
+here. Rules that need a second resource (does the plan's API exist?) are in `authz.core.rules`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Period(StrEnum):
 
 
 class FailurePolicy(StrEnum):
-    """What happens to the calls of known keys while Redis is away."""
+    """The treatment of calls with known keys while Redis is away."""
 
     LOCAL = "local"
     ALLOW = "allow"
@@ -46,7 +45,7 @@ class FailurePolicy(StrEnum):
 
 
 class Mode(StrEnum):
-    """Whether a plan refuses, or only reports what it would have refused."""
+    """A plan refuses, or only reports the calls that it would have refused."""
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
@@ -91,7 +90,7 @@ class ApiStage(Resource, frozen=True):
 
 
 class UsagePlan(Resource, frozen=True):
-    """A contract with callers: limits, the stages they hold for, and the ids of the keys that have signed it."""
+    """A contract with callers: limits, the stages that it covers, and the ids of its keys."""
 
     id: Id
     name: Annotated[str, Meta(min_length=1)]
@@ -149,7 +148,7 @@ class MethodSetting(Resource, frozen=True):
 
 
 class GatewayResponse(Resource, frozen=True):
-    """How one kind of refusal is worded: status, header mappings, body templates by media type."""
+    """The wording of one kind of refusal: status, header mappings, body templates by media type."""
 
     status_code: StatusCode | None = None
     response_parameters: dict[str, str] = {}
@@ -157,7 +156,7 @@ class GatewayResponse(Resource, frozen=True):
 
 
 class Deployment(Resource, frozen=True):
-    """What a stage serves, where that is not what its API shows today: fields of the API, as they were deployed."""
+    """The fields of an API as they were deployed to a stage, where they may differ from the API's current ones."""
 
     api_key_source: Literal["HEADER", "AUTHORIZER"] = "HEADER"
     key_sources: tuple[KeySource, ...] = (KeySource(header="x-api-key"),)
@@ -170,7 +169,7 @@ class Deployment(Resource, frozen=True):
 class Stage(Resource, frozen=True):
     """A deployed version of an API that callers reach by its name.
 
-    With a `deployment` the stage serves that, and neither the API's methods and key sources nor its own responses.
+    With a `deployment` the stage serves its methods, key sources and responses, not those of the API or the stage.
     """
 
     name: Id
@@ -207,13 +206,13 @@ class Api(Resource, frozen=True):
 
 
 class Account(Resource, frozen=True):
-    """What holds for all APIs together."""
+    """The settings for all APIs together."""
 
     throttle_settings: ThrottleSettings = ThrottleSettings(rate_limit=10_000.0, burst_limit=5_000)
 
 
 class Resources(Resource, frozen=True):
-    """Everything that a catalog is compiled from, and that a reload replaces as one."""
+    """The account, the APIs, the usage plans and the API keys. A reload replaces all of them at once."""
 
     account: Account = Account()
     apis: tuple[Api, ...] = ()

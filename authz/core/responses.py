@@ -1,4 +1,4 @@
-"""Refusals in words: AWS's statuses, headers and bodies, as far as an API's owner has not set others."""
+"""The wording of refusals: AWS's statuses, headers and bodies, unless an API's owner has set others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AS_AWS: Final = GatewayResponse()
 DEFAULT_TEMPLATES = {JSON: '{"message":$context.error.messageString}'}
 HEADER_MAPPING = "gatewayresponse.header."
 SHED_RETRY_SECONDS = 1
-# What `$context` has, and nothing else: `_context` gives just these.
+# All names in `$context`: `_context` gives exactly these.
 CONTEXT_NAMES = frozenset(
     {
         "apiId",
@@ -48,7 +48,7 @@ BODILESS = frozenset({204, 205, 304})  # Envoy would send a body anyway, and cli
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What a refused client gets. Header names are in lower case."""
+    """The response to a refused client. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -57,7 +57,7 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class _Wording:
-    """How AWS words one kind of refusal; `grpc_status` is for callers that speak gRPC."""
+    """AWS's wording of one kind of refusal; `grpc_status` is for callers that speak gRPC."""
 
     status: int
     message: str
@@ -127,7 +127,7 @@ class _Variables(Mapping[str, str]):
 
 
 def render(denied: Denied, request: Request, request_id: str, profile: Profile) -> HttpResponse:
-    """The refusal as the client sees it. The profile `aws` sends what AWS sends and nothing more."""
+    """The refusal as the client sees it. The profile `aws` sends only AWS's own headers."""
     wording = _WORDINGS[denied.reason]
     custom = _custom(denied.subject.responses, wording)
     headers = {
@@ -137,15 +137,15 @@ def render(denied: Denied, request: Request, request_id: str, profile: Profile) 
         **(_standard_headers(denied) if profile == "standard" else {}),
     }
     status, body = wording.status, _plain_body(wording.message)
-    if custom is not AS_AWS:  # which is what most refusals are
+    if custom is not AS_AWS:  # most refusals have AWS's own wording
         variables = _Variables(lambda name: _variable(name, denied, wording, request, request_id))
         headers["content-type"], template = _template(custom.response_templates or DEFAULT_TEMPLATES, request)
         headers |= _mapped_headers(custom, variables)
         status = int(custom.status_code or wording.status)
         body = "" if status in BODILESS else _Template(template).safe_substitute(variables)
     if request.is_grpc:
-        # Envoy writes the content-type itself. For gRPC-Web it keeps the HTTP status, which clients believe first, and
-        # where there is a body it makes another grpc-status of it.
+        # Envoy writes the content-type itself. For gRPC-Web it keeps the HTTP status, which clients read first, and
+        # derives another grpc-status from it if there is a body.
         headers |= {"grpc-status": str(wording.grpc_status), "grpc-message": wording.message}
         del headers["content-type"]
         return HttpResponse(200 if wording.status < 500 else wording.status, headers, "")
@@ -162,7 +162,7 @@ def _custom(responses: Mapping[GatewayResponseType, GatewayResponse], wording: _
 
 @lru_cache
 def _plain_body(message: str) -> str:
-    """As the default template words it."""
+    """The body of the default template."""
     return _Template(DEFAULT_TEMPLATES[JSON]).substitute({"context.error.messageString": json.dumps(message)})
 
 
@@ -177,7 +177,7 @@ def _standard_headers(denied: Denied) -> dict[str, str]:
 
 
 def retry_after_seconds(tally: Tally) -> int | None:
-    """The wait in whole seconds, rounded up; None where waiting does not help."""
+    """The wait in whole seconds, rounded up; None if waiting does not help."""
     return None if tally.wait_us is None else _seconds(tally.wait_us)
 
 
@@ -221,12 +221,12 @@ def _template(templates: Mapping[str, str], request: Request) -> tuple[str, str]
 
 
 def _bare(media_type: str) -> str:
-    """Without its parameters, such as a charset, and in lower case."""
+    """The media type in lower case, without parameters such as a charset."""
     return media_type.partition(";")[0].strip().lower()
 
 
 def _mapped_headers(custom: GatewayResponse, variables: _Variables) -> dict[str, str]:
-    """The owner's headers. One whose variable is empty is left out; no value can break the header's line."""
+    """The owner's headers, without those of an empty variable. No value can break the header's line."""
     mapped = {
         name.removeprefix(HEADER_MAPPING).lower(): value[1:-1] if value.startswith("'") else variables[value]
         for name, value in custom.response_parameters.items()
@@ -279,7 +279,7 @@ def _of_request(name: str, subject: Subject, request: Request) -> str | None:
 
 
 def path_variables(template: str, path: str) -> dict[str, str]:
-    """What the variables of a template stand for: `/pets/{id}` and `/pets/7` give `{"id": "7"}`."""
+    """The values of a template's variables: `/pets/{id}` and `/pets/7` give `{"id": "7"}`."""
     found: dict[str, str] = {}
     segments = segments_of(path)
     for at, part in enumerate(segments_of(template)):

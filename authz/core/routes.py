@@ -27,7 +27,7 @@ class Route(Struct, frozen=True, gc=False):
 
 ANYTHING = Route("/", "ANY")
 
-# How the marks of a path are written where they are percent-encoded, up to four times over.
+# The marks of a path when percent-encoded, up to four times over.
 ENCODED: Final = (*[("%25", "%")] * 3, ("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/"), ("%3b", ";"))
 DOTS: Final = re.compile(r"/\.{1,2}(?:$|[;/])")
 MAX_ODD: Final = 4096  # characters of an odd path that are worth several readings
@@ -53,7 +53,7 @@ class _Node:
         return self.literals.setdefault(segment, _Node())
 
     def find(self, segments: Sequence[str], verb: str) -> Route | None:
-        """The first match in order of precedence; a branch that lacks the verb is left and the next one tried.
+        """The first match in order of precedence. If a branch lacks the verb, the next branch is tried.
 
         Segments are decoded one by one, no deeper than templates go: a client may send thousands of them.
         """
@@ -92,8 +92,8 @@ class Routes:
     def match(self, path: str, verb: str) -> Route | None:
         """The route of an undecoded path without its query string.
 
-        Where only a loose reading of the path leads to a method that requires a key, that method is the route: an
-        upstream that reads as loosely would serve it. An odd path that is too long to be read so has none.
+        If only a lenient reading of the path leads to a method that requires a key, that method is the route, since a
+        lenient upstream would serve it. An odd path longer than `MAX_ODD` has no route.
         """
         if not self._by_resource:
             return ANYTHING
@@ -108,7 +108,7 @@ class Routes:
         return next((route for route in loose if route and route.api_key_required), found)
 
     def named(self, resource: str, verb: str) -> Route | None:
-        """The route that Envoy's own configuration names; nothing is matched."""
+        """The route of a resource that Envoy's configuration names by its template."""
         if not self._by_resource:
             return ANYTHING
         methods = self._by_resource.get(resource, {})
@@ -116,7 +116,7 @@ class Routes:
 
 
 def has_dots(path: str) -> bool:
-    """Whether an upstream could resolve a segment of the path as `.` or `..`.
+    """True if an upstream could resolve a segment of the path as `.` or `..`.
 
     Envoy resolves most of these itself. It leaves `%2e%2e;`, which servlet containers resolve.
     """
@@ -127,15 +127,15 @@ def has_dots(path: str) -> bool:
 
 
 def is_odd(path: str) -> bool:
-    """Whether a lenient upstream may read the path in another way than it stands."""
+    """True if a lenient upstream may read the path differently."""
     return ODD.search(path) is not None
 
 
 def readings(path: str) -> set[str]:
     """The path as lenient upstreams may read it: with single slashes, decoded up to twice, without `;` parameters.
 
-    Decoding and taking off parameters are done in any order: what one upstream takes for a slash is part of a parameter
-    to another.
+    Parameters are removed before, between and after decoding: the slash of one upstream is part of a parameter to
+    another.
     """
     found = new = {path}
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What a configuration must keep to beyond the shape of its fields: each breach with its address."""
+"""The rules of a configuration beyond the shape of its fields. Each breach has its address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from authz.core.limits import check_throttle
 from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.periods import max_offset
 from authz.core.resources import (
-    Account,
     Api,
     ApiKey,
     ApiStage,
@@ -88,10 +87,10 @@ Problems = Iterator[Problem]
 
 
 def problems(resources: Resources) -> list[Problem]:
-    """Every breach of a rule, in the order of the file; none for resources that a catalog can be compiled from."""
+    """All breaches of rules, in the order of the file. A catalog compiles resources that have none."""
     keys = _Keys.of(resources.api_keys)
     return [
-        *_account(resources.account),
+        *_throttle(resources.account.throttle_settings, "$.account.throttleSettings"),
         *_apis(resources.apis),
         *_plans(resources, keys),
         *_keys(resources.api_keys, keys),
@@ -99,7 +98,7 @@ def problems(resources: Resources) -> list[Problem]:
 
 
 def warnings(resources: Resources) -> list[Problem]:
-    """What breaks no rule and is hardly meant: calls that are refused although the file looks complete."""
+    """Probable mistakes that break no rule: the file looks complete, and calls are refused."""
     return [
         Problem(
             f"$.usagePlans[{i}].apiStages",
@@ -117,7 +116,7 @@ def _keys_of(plan: UsagePlan) -> str:
 
 
 def value_problem(value: str) -> str | None:
-    """The rule that a key's value breaks. It does not repeat the value: that is a secret, also when it is bad."""
+    """The rule that a key's value breaks, without the value: that is a secret even if it is bad."""
     if KEY_VALUE.fullmatch(value):
         return None
     if not MIN_KEY_VALUE <= len(value) <= MAX_KEY_VALUE:
@@ -126,12 +125,8 @@ def value_problem(value: str) -> str | None:
 
 
 def shortened(name: object) -> str:
-    """A name from the file, unless it is so long that it might be a key's value in the wrong place."""
+    """A name from the file. A name as long as a key's value may be one by mistake, so only its length is given."""
     return str(name) if len(str(name)) < MIN_KEY_VALUE else f"({len(str(name))} characters)"
-
-
-def _account(account: Account) -> Problems:
-    yield from _throttle(account.throttle_settings, "$.account.throttleSettings")
 
 
 # --- APIs ---------------------------------------------------------------------------------------------------------
@@ -167,7 +162,7 @@ def _sources(api: Api | Deployment, at: str) -> Problems:
         yield Problem(f"{at}.authorizer.path", "expected the names that lead to the key, none of them empty")
     # By identity: an authorizer that repeats the default counts as given.
     if api.api_key_source == "HEADER" and all(api.authorizer is not unnamed for unnamed in UNNAMED_AUTHORIZERS):
-        yield Problem(f"{at}.authorizer", "expected only with the apiKeySource AUTHORIZER: nobody would read it")
+        yield Problem(f"{at}.authorizer", "expected only with the apiKeySource AUTHORIZER: it would not be read")
     if api.api_key_source == "AUTHORIZER" and not api.authorizer.namespace:
         yield Problem(f"{at}.authorizer.namespace", "expected the name of a filter's metadata")
 
@@ -206,7 +201,7 @@ def _host(mapping: Host, api: Api, at: str) -> Problems:
 
 
 def _host_rule(host: str) -> str:
-    """The rule that a host's name breaks, with the name that was probably meant."""
+    """The rule that a host's name breaks, with the name that is probably intended."""
     bare = re.sub(r"^[a-z]+://|[/?#].*$|:[0-9]*(?=$|[/?#])", "", host, flags=re.IGNORECASE)
     meant = ".".join(_ascii(label) for label in bare.removesuffix(".").split("."))
     rule = "expected a host name in lower case, without scheme, port or path"
@@ -270,8 +265,11 @@ def _stage(stage: Stage, api: Api, at: str) -> Problems:
     settings = f"{at}.methodSettings"
     yield from _methods(stage.method_settings, served, settings, verbs_of_any=True)
     for key, setting in stage.method_settings.items():
-        rate, burst = setting.throttling_rate_limit, setting.throttling_burst_limit
-        yield from _stage_throttle(rate, burst, f"{settings}['{key}'].throttlingRateLimit")
+        rate, burst, place = setting.throttling_rate_limit, setting.throttling_burst_limit, f"{settings}['{key}']"
+        if rate is not None and -1 < rate < 0:
+            yield Problem(f"{place}.throttlingRateLimit", "expected -1 for no limit, or a number ≥ 0")
+        elif rate != -1:
+            yield from _rate(rate, None if burst == -1 else burst, f"{place}.throttlingRateLimit")
     for kind, response in stage.gateway_responses.items():
         yield from _gateway_response(response, f"{at}.gatewayResponses['{kind}']")
 
@@ -289,13 +287,6 @@ def _deployment(stage: Stage, deployment: Deployment, at: str) -> Problems:
         yield from _gateway_response(response, f"{at}.gatewayResponses['{kind}']")
     if stage.gateway_responses:
         yield Problem(f"{at}.gatewayResponses", "expected the stage's responses here, not beside the deployment")
-
-
-def _stage_throttle(rate: float | None, burst: int | None, at: str) -> Problems:
-    if rate is not None and -1 < rate < 0:
-        yield Problem(at, "expected -1 for no limit, or a number ≥ 0")
-    elif rate != -1:
-        yield from _rate(rate, None if burst == -1 else burst, at)
 
 
 def _gateway_response(response: GatewayResponse, at: str) -> Problems:
@@ -330,7 +321,7 @@ def _parameter(name: str, value: str, at: str) -> Problems:
 
 
 def _variable(name: str, at: str) -> Problems:
-    """A context variable must exist; what the request or the stage may lack is empty, and not a mistake."""
+    """A context variable must exist. Variables of the request or the stage may be missing: they are empty then."""
     scope, _, variable = name.partition(".")
     if scope == "context" and variable not in CONTEXT_NAMES:
         close = difflib.get_close_matches(variable, sorted(CONTEXT_NAMES), n=1)
@@ -351,7 +342,8 @@ def _plans(resources: Resources, keys: _Keys) -> Problems:
 
 
 def _plan(plan: UsagePlan, apis: dict[str, Api], keys: _Keys, at: str) -> Problems:
-    yield from _printable(plan.name, f"{at}.name")
+    if CONTROL.search(plan.name):
+        yield Problem(f"{at}.name", "expected no control characters: it is sent to the upstream in a header")
     if plan.throttle:
         yield from _throttle(plan.throttle, f"{at}.throttle")
     if plan.quota:
@@ -390,7 +382,7 @@ def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
 
 
 def is_keyless(resources: Mapping[str, Mapping[HttpMethod, Method]], key: str) -> bool:
-    """Whether the key of a method throttle names one method, and that needs no API key."""
+    """True if the key of a method throttle names a single method, and the method needs no API key."""
     try:
         path, verb = method_of(key)
     except ValueError:
@@ -405,7 +397,7 @@ def _shared_keys(plans: tuple[UsagePlan, ...], keys: _Keys) -> Problems:
         for key in plan.keys:
             if key in plans_of:
                 plans_of[key][i] = None
-    # Reckoned once for each set of plans: keys come by the thousand, sets by the dozen.
+    # Computed once for each set of plans: there are thousands of keys, and dozens of sets.
     overlaps = cache(lambda among: _overlaps(plans, among))
     overlaps_of = {key: overlaps(tuple(among)) for key, among in plans_of.items() if len(among) > 1}
     for i, plan in enumerate(plans):
@@ -415,7 +407,7 @@ def _shared_keys(plans: tuple[UsagePlan, ...], keys: _Keys) -> Problems:
 
 
 def _overlaps(plans: tuple[UsagePlan, ...], among: tuple[int, ...]) -> dict[int, str]:
-    """Which of some plans cover a stage that an earlier one of them covers: that one, and the stage."""
+    """Plans among these that cover a stage of an earlier one, each with that plan and the stage."""
     first: dict[tuple[str, str], int] = {}
     found: dict[int, str] = {}
     for i in among:
@@ -430,7 +422,7 @@ def _overlaps(plans: tuple[UsagePlan, ...], among: tuple[int, ...]) -> dict[int,
 
 
 class _Keys(NamedTuple):
-    """The ids of the file's keys, and which key has a digest; an id that is some key's value counts as none."""
+    """The ids of the file's keys, and each key's position by its digest. An id that is a key's value is left out."""
 
     ids: frozenset[str]
     by_digest: Mapping[str, int]
@@ -443,7 +435,7 @@ class _Keys(NamedTuple):
         return cls(frozenset(key.id for key in keys if _hex(key.id) not in by_digest), by_digest)
 
     def missing(self, name: str) -> str:
-        """Why there is no key of such an id, without repeating what may be the value of one."""
+        """The reason why no key has this id. It does not repeat a key's value."""
         owner = self.by_digest.get(_hex(name))
         if owner is None:
             return f"there is no API key {shortened(name)}"
@@ -495,17 +487,12 @@ def _hex(value: str) -> str:
 
 
 def _repeated(named: Iterable[tuple[str, str]], what: str = "the name") -> Problems:
-    """A problem for every name, of those given with their addresses, that was met before."""
+    """A problem for each repeated name. `named` has pairs (name, address)."""
     first: dict[str, str] = {}
     for name, at in named:
         known = first.setdefault(name, at)
         if known is not at:
             yield Problem(at, f"{what} {name} is already used by {known}")
-
-
-def _printable(text: str, at: str) -> Problems:
-    if CONTROL.search(text):
-        yield Problem(at, "expected no control characters: it is sent to the upstream in a header")
 
 
 def _throttle(settings: ThrottleSettings, at: str) -> Problems:
@@ -536,10 +523,9 @@ def _methods(keys: Iterable[str], api: Api | None, at: str, *, verbs_of_any: boo
 
 
 def missing_method(api: Api | Deployment, path: str, method: str, *, verbs_of_any: bool = False) -> str | None:
-    """Why the API has no such method, or None if it has.
+    """The reason why the API has no such method, or None if it has.
 
-    With `verbs_of_any` each verb counts that a method ANY serves: a stage's settings may single one out, a plan's
-    throttles may not.
+    With `verbs_of_any` a method ANY has all verbs: a stage's settings may name one of them, a plan's throttles may not.
     """
     if path == WILDCARD:
         return None

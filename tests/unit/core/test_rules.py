@@ -87,7 +87,7 @@ VALUES = (
     "expected 'a text in single quotes', method.request.header.x, method.request.querystring.x, "
     "method.request.path.x, context.x or stageVariables.x"
 )
-UNREAD = "expected only with the apiKeySource AUTHORIZER: nobody would read it"
+UNREAD = "expected only with the apiKeySource AUTHORIZER: it would not be read"
 FINITE = "expected a finite number"
 CUSTOMER = "expected printable ASCII characters, the first and last not blank: it is sent to the upstream in a header"
 
