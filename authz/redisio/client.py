@@ -1,7 +1,7 @@
-"""Redis, and our scripts in it, for the modules that speak to it: one server, or the master of several.
+"""Connects to Redis and runs our Lua scripts there: on one server, or on the master of several.
 
-All keys of an account lie in one slot, so a client talks to one server alone. Where there are several, each connecting
-asks them which one that is.
+All keys of an account lie in one slot, so a client talks to one server only. With Sentinels or a cluster, a new
+connection first looks up the master, unless the master is known.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from authz.redisio.url import in_words, read_url
 
 PRELUDE: Final = re.compile(r"^-- prelude: (\w+)\n", re.MULTILINE)
 PACKER: Final = HiredisRespSerializer()
-WAIT_SLACK_SECONDS: Final = 1.0  # a server ends a WAIT a little late
+WAIT_SLACK_SECONDS: Final = 1.0  # a server ends WAIT a little late
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class Script:
 
 
 def connect(url: str, connect_seconds: float, connected: Callable[[], None] = lambda: None) -> redis.asyncio.Redis:
-    """A client that never retries by itself: only we know which command may be sent twice.
+    """Return a client that does not retry: only its caller knows which command may be sent twice.
 
-    It follows the master where several servers share the work (`redisio/url.py`): when it connects, and when a server
-    says that another one is to be asked, and so has done nothing. `connected` is called after each connecting. Raises
-    ValueError for a URL that breaks a rule.
+    With Sentinels or a cluster (`redisio/url.py`), the client follows the master. A server that is no longer the master
+    refuses a command without running it; the client then sends the command once to the new master. `connected` is
+    called after each new connection. Raises ValueError for a URL that breaks a rule.
     """
     found = read_url(url)
     if found.kind == "server":
@@ -68,14 +68,15 @@ def connect(url: str, connect_seconds: float, connected: Callable[[], None] = la
 
 
 def master_changes(client: redis.asyncio.Redis) -> int:
-    """How often the client has met another master than before; never where there is one server."""
+    """Return how many times the client has connected to another master than before; 0 with one server."""
     return client.masters.changes if isinstance(client, _Client) else 0
 
 
 async def hang_up(client: redis.asyncio.Redis, *, in_use: bool = True) -> None:
-    """A reply that is still under way must not be read as the next one's; and the name may stand for another server.
+    """Close the client's connections and forget the master. With `in_use` off, close only idle connections.
 
-    With `in_use` off, only what is idle is closed.
+    On a connection that stays open, a late reply could be read as the reply to the next command. The server's name may
+    also have moved to another server.
     """
     if isinstance(client, _Client):
         client.masters.known = None
@@ -84,7 +85,7 @@ async def hang_up(client: redis.asyncio.Redis, *, in_use: bool = True) -> None:
 
 
 async def evaluate(client: redis.asyncio.Redis, script: Script, keys: Sequence[str], *args: bytes) -> Any:
-    """By digest; the text goes along once after Redis has forgotten it."""
+    """Run a script by its digest. Send its text if Redis has not cached it."""
     return await _evaluated(client.execute_command, script, keys, *args)
 
 
@@ -97,7 +98,7 @@ async def _evaluated(run: Run, script: Script, keys: Sequence[str], *args: bytes
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """A script's reply, and why replicas may not have what it wrote; "" if enough of them have said that they do."""
+    """A script's reply. `at_risk` says why replicas may lack its writes; "" if enough replicas have confirmed them."""
 
     reply: Any
     at_risk: str
@@ -106,9 +107,10 @@ class Waited:
 async def evaluate_and_wait(
     client: redis.asyncio.Redis, script: Script, keys: Sequence[str], *args: bytes, replicas: int, milliseconds: int
 ) -> Waited:
-    """As `evaluate`, and wait for `replicas` on the same connection: they speak for the server that did the work.
+    """Run a script as `evaluate` does, then wait for `replicas` to confirm its writes.
 
-    What keeps us from hearing of the replicas is told in `at_risk`; the script's work is done all the same.
+    Both commands use one connection, because WAIT counts the replicas that have the writes of its own connection. If
+    WAIT fails or too few replicas confirm, `at_risk` gives the reason; the script has run in either case.
     """
     for is_last in (False, True):
         async with client.pipeline(transaction=False) as steps:  # holds one connection
@@ -134,7 +136,7 @@ async def _waited(run: Run, replicas: int, milliseconds: int) -> str:
 
 
 def replicas_for(url: str, wanted: int | None) -> int:
-    """How many replicas must have a write: `wanted`, or one where a Sentinel or a cluster may promote it."""
+    """Return how many replicas must confirm a write: `wanted`, or one if Sentinels or a cluster may promote it."""
     if wanted is not None:
         return wanted
     return 0 if read_url(url).kind == "server" else 1
@@ -142,7 +144,7 @@ def replicas_for(url: str, wanted: int | None) -> int:
 
 def _manners(connect_seconds: float, connected: Callable[[], None]) -> dict[str, Any]:
     async def greet(connection: Connection) -> None:
-        # In C: redis-py itself does so in its synchronous half only.
+        # hiredis packs commands in C. redis-py uses it in its synchronous client only.
         connection.pack_command = PACKER.pack  # type: ignore[assignment,method-assign]
         await connection.on_connect()
         connected()
@@ -150,21 +152,21 @@ def _manners(connect_seconds: float, connected: Callable[[], None]) -> dict[str,
     return {
         "redis_connect_func": greet,
         "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": None,  # each sending has a time-out of ours around it; redis-py's would swallow cancellations
+        "socket_timeout": None,  # callers set a timeout of their own; redis-py's would swallow cancellations
         "socket_connect_timeout": connect_seconds,
         "protocol": 2,
     }
 
 
 class _ToMaster(Connection):
-    """A connection to whoever is the master when it connects."""
+    """A connection to the server that is the master at the time of connecting."""
 
     def __init__(self, *, masters: Masters, **options: Any) -> None:
         self.masters = masters
         super().__init__(**options)
 
     async def connect(self) -> None:
-        """A master that was known from before may have lost its part, so then it is looked for once more."""
+        """Connect to the known master. If that fails, it may have been replaced: look up the master and try again."""
         if self.is_connected:
             return
         was_known = self.masters.known is not None
@@ -179,7 +181,7 @@ class _ToMaster(Connection):
         try:
             self.host, self.port = self.masters.known or await self.masters.find()
             await super().connect()  # type: ignore[no-untyped-call]
-        except BaseException:  # a cancellation too: the server may let everybody wait
+        except BaseException:  # a cancellation too: the server may never answer
             self.masters.known = None
             raise
         self.masters.met((self.host, self.port))
@@ -198,7 +200,7 @@ class _SSLConnectionToMaster(_ToMaster, SSLConnection):
 
 
 class _Client(redis.asyncio.Redis):
-    """Follows its master. A command that a server has passed on was not executed there, so it is sent once more."""
+    """Follows the master. A command that a former master refused has not run, so it is sent once more."""
 
     @property
     def masters(self) -> Masters:
@@ -216,7 +218,7 @@ class _Client(redis.asyncio.Redis):
         return await run(*words, **options)
 
     async def redirect(self, error: Exception) -> None:
-        """The server that was asked is not the master of our keys any more."""
+        """Leave a server that is no longer the master of our keys. A MOVED error names the new master."""
         await hang_up(self, in_use=False)
         if isinstance(error, MovedError):
             self.masters.moved(error)

@@ -1,7 +1,7 @@
-"""Who the master is, where several servers share the work: found when a client connects, watched while it serves.
+"""Finds the master among several Redis servers when a client connects, and notices when another server replaces it.
 
-A Sentinel or a cluster may move the master's part to another server while the old one lives on and goes on admitting.
-So those that know are asked twice a second, and a Sentinel's announcement asks them at once.
+Sentinels or a cluster may promote another server while the old master still runs and admits calls. So we query them
+twice a second, and at once when a Sentinel announces a switch.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from authz.redisio.url import Address, RedisUrl, in_words
 
 Run = Callable[..., Awaitable[Any]]  # a command and its reply
 
-SEED_SHARE: Final = 0.5  # of the time for connecting, that one Sentinel or node may take to name the master
-LOOK_SECONDS: Final = 0.5  # between two questions who the master is
-CHECK_SECONDS: Final = 1.0  # between two looks at the role of a server in use
-ANSWER_SECONDS: Final = 1.0  # that one may take to answer
-WATCHERS: Final = 5  # Sentinels or nodes that a process keeps asking, at most
-LEFT_SECONDS: Final = 30.0  # for which a Sentinel may lag behind the one that named another master
+SEED_SHARE: Final = 0.5  # of the connect timeout, that one Sentinel or node may take to name the master
+LOOK_SECONDS: Final = 0.5  # between two queries for the master
+CHECK_SECONDS: Final = 1.0  # between two checks of the role of a server in use
+ANSWER_SECONDS: Final = 1.0  # the timeout of a query or check
+WATCHERS: Final = 5  # Sentinels or nodes that a process queries repeatedly, at most
+LEFT_SECONDS: Final = 30.0  # for which a report that names a former master counts as outdated
 SWITCHES: Final = ("+switch-master", "+promoted-slave", "+failover-state-reconf-slaves")
 
 log = structlog.get_logger(__name__)
 
 
 class MasterUnknown(redis.exceptions.ConnectionError):
-    """Nobody says now which server is the master."""
+    """No Sentinel or node names the master, or the server that we connected to is a replica."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A master, and the epoch of the configuration that names it: of two answers, the higher epoch is the later one."""
+    """A master, and the epoch of the configuration that names it. Of two reports, the higher epoch is the newer."""
 
     address: Address
     epoch: int = 0
@@ -54,7 +54,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one Sentinel or node says: the owner of each range of slots, and which other nodes can be asked."""
+    """The report of one Sentinel or node: the owner of each range of slots, and the nodes of the cluster."""
 
     ranges: tuple[tuple[int, int, Owner], ...]
     nodes: tuple[Address, ...] = ()
@@ -65,10 +65,10 @@ class View:
 
 @dataclass(eq=False)
 class Masters:
-    """Who is the master, for one client, by those that know: asked one after the other, who answered last time first.
+    """Finds the master for one client: queries Sentinels or nodes in turn, the last one that answered first.
 
-    `known` is the master until something speaks against it, `changes` counts how often another one was met, `slot` is
-    that of our keys, which the first command tells.
+    `known` is the master, None after a fault or a report that contradicts it. `changes` counts the connections to
+    another master than before. `slot` is the slot of our keys, taken from the first command.
     """
 
     url: RedisUrl
@@ -81,7 +81,7 @@ class Masters:
     pool: Pool | None = None
     _met: Address | None = None
     _epoch: int = 0
-    _left: dict[Address, float] = field(default_factory=dict)  # masters of this epoch that were, and until when
+    _left: dict[Address, float] = field(default_factory=dict)  # former masters, and until when each is distrusted
     _seeds: deque[Address] = field(init=False)
     _scout: _Scout | None = None
 
@@ -89,14 +89,14 @@ class Masters:
         self._seeds = deque(self.url.seeds)
 
     async def find(self) -> Address:
-        """Raises MasterUnknown if nobody can tell.
+        """Query Sentinels or nodes for the master. Raises MasterUnknown if none of them names it.
 
-        One that lags behind may name the master that was: it is believed only if no other knows better.
+        One that lags behind may name a former master. Its report is used only if there is no newer one.
         """
         reason, lagging = "", list[Owner]()
         for _ in range(len(self._seeds)):
             seed = self._seeds[0]
-            self._seeds.rotate(-1)  # whoever lets us wait until we are cancelled is not the first again
+            self._seeds.rotate(-1)  # if our caller gives up on this one, the next search begins with another
             try:
                 async with asyncio.timeout(self.connect_seconds * SEED_SHARE), self.node(seed) as client:
                     view = await self.ask(client.execute_command, seed)
@@ -119,27 +119,27 @@ class Masters:
         raise MasterUnknown(f"nobody names the master; of the last one asked: {reason}")
 
     async def ask(self, run: Run, seed: Address) -> View:
-        """What this one says. Raises MasterUnknown."""
+        """Query one Sentinel or node. Raises MasterUnknown."""
         raise NotImplementedError
 
     async def confirm(self, connection: Connection) -> None:
-        """Raises MasterUnknown if the server that was connected to is no master (any more)."""
+        """Raises MasterUnknown if the server of this new connection is not a master."""
 
     async def check(self, client: redis.asyncio.Redis) -> None:
-        """Leave the server in use if it says itself that it is no master any more."""
+        """Leave the server in use if it reports that it is no longer a master."""
 
     def node(self, address: Address) -> redis.asyncio.Redis:
-        """A client of this one server, for a few words."""
+        """Return a client of one Sentinel or node, for a few commands."""
         kind = SSLConnection if self.is_tls else Connection
         options = {**self.options, **self.login(), "host": address[0], "port": address[1]}
         return redis.asyncio.Redis.from_pool(ConnectionPool(kind, **options))
 
     def login(self) -> dict[str, Any]:
-        """What is told to those that are asked, where it is not what the master is told."""
+        """Return the connection options of Sentinels or nodes that differ from the master's."""
         return {}
 
     def met(self, address: Address) -> None:
-        """It was connected to, and is the master. From now on it is watched whether it stays so."""
+        """Record a connection to the master at `address`, and start watching whether it stays the master."""
         self.known = address
         self.changes += self._met not in (None, address)
         self._met = address
@@ -148,20 +148,20 @@ class Masters:
             self._scout.followers.append(self)
 
     def moved(self, error: MovedError) -> None:
-        """A node says who has the slot now; one that lags behind must not send us back."""
-        host = error.host or (self._met or self.url.seeds[0])[0]  # an empty one stands for the same
+        """Take the slot's new owner from a MOVED error. A node that lags behind must not send us back."""
+        host = error.host or (self._met or self.url.seeds[0])[0]  # an empty host means that of the node that replied
         self.slot, self.known = error.slot_id, (host, error.port)
         if self._met and self._met != self.known:
             self._left[self._met] = time.monotonic() + LEFT_SECONDS
 
     def client_in_use(self) -> redis.asyncio.Redis | None:
-        """A client for a word on a connection that is open; None where there is none."""
+        """Return a client for a command on an open, idle connection; None if there is none."""
         if self.pool and self.pool.has_idle:
             return redis.asyncio.Redis(connection_pool=self.pool)
         return None
 
     async def heard(self, view: View) -> None:
-        """One of those that know says who the master is; if that is news, the old one's connections are left."""
+        """Process a report of a Sentinel or node. If it names a new master, leave the old one."""
         owner = view.owner(self.slot or 0)
         if owner is None or self.known is None:
             return
@@ -171,7 +171,10 @@ class Masters:
             await self.leave(owner)
 
     async def leave(self, heir: Owner | None) -> None:
-        """Close what is idle and let what is in use end; the next command goes to the heir, or to whoever is found."""
+        """Leave the master. The next command goes to `heir`, or looks up the master if that is None.
+
+        Idle connections are closed now, and connections in use after their command.
+        """
         if self.known:
             if heir and heir.epoch > self._epoch:
                 self._left.clear()
@@ -181,7 +184,7 @@ class Masters:
         self.known = heir.address if heir else None
         self._epoch = heir.epoch if heir else self._epoch
         if self.pool:
-            with suppress(RedisError, OSError, TimeoutError):  # of a connection that is closed all the same
+            with suppress(RedisError, OSError, TimeoutError):  # the connection is closed even so
                 await self.pool.disconnect(inuse_connections=False)
             await self.pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
 
@@ -191,24 +194,24 @@ class Masters:
             self._scout = None
 
     def _is_late(self, owner: Owner) -> bool:
-        """Whether the answer is older than what we know."""
+        """True for an outdated report: an earlier epoch, or a former master of this epoch."""
         was = self._left.get(owner.address, 0.0) > time.monotonic()
         return owner.epoch < self._epoch or (owner.epoch == self._epoch and was)
 
     def _owner(self, view: View, seed: Address) -> Owner:
-        """Before the first command tells the slot, any node will do: it says where to go."""
+        """Return the owner of our slot. Before the first command sets the slot, any node will do: it redirects us."""
         owner = view.owner(self.slot) if self.slot is not None else Owner(seed, self._epoch)
         if owner is None:
             raise MasterUnknown("the slot of our keys has no master")
         return owner
 
     def _take_in(self, view: View) -> None:
-        """Whoever else is named is asked too from now on."""
+        """From now on, query the nodes that a report names, and then those of the URL."""
         if view.nodes:
             self._seeds = deque(dict.fromkeys((*view.nodes, *self.url.seeds)))
 
     def _prefer(self, seed: Address) -> None:
-        with suppress(ValueError):  # another search has changed them meanwhile
+        with suppress(ValueError):  # another search has replaced the list meanwhile
             self._seeds.remove(seed)
             self._seeds.appendleft(seed)
 
@@ -224,7 +227,7 @@ class Sentinels(Masters):
         try:
             state = await run("SENTINEL", "MASTER", self.url.service)
             epoch = int(dict(zip(state[::2], state[1::2], strict=False)).get(b"config-epoch", 0))
-        except ResponseError:  # no such master, or a user that may not ask: the next question tells
+        except ResponseError:  # no such master, or no permission: the next query shows which
             epoch = 0
         found = await run("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.url.service)
         if found is None:
@@ -233,7 +236,7 @@ class Sentinels(Masters):
         return View(((0, REDIS_CLUSTER_HASH_SLOTS - 1, owner),))
 
     async def confirm(self, connection: Connection) -> None:
-        """A Sentinel may not have noticed yet that it is a replica now."""
+        """Raises MasterUnknown if the server is a replica. A Sentinel may not have noticed this yet."""
         await connection.send_command("ROLE", check_health=False)
         if (await connection.read_response())[0] != b"master":
             raise MasterUnknown("the server is a replica")
@@ -249,7 +252,7 @@ class Sentinels(Masters):
 
 
 class Cluster(Masters):
-    """A cluster's node that has the slot of our keys. One that loses it says so itself, with MOVED."""
+    """The cluster node that owns the slot of our keys. A node that loses the slot replies with MOVED."""
 
     async def ask(self, run: Run, seed: Address) -> View:
         epochs = await _epochs(run)
@@ -263,7 +266,7 @@ class Cluster(Masters):
 
 
 async def _epochs(run: Run) -> dict[bytes, int]:
-    """The epoch of each node's slots, by its id; none where our user may not ask."""
+    """Return the configuration epoch of each node by its id; empty if our user may not run CLUSTER NODES."""
     try:
         lines = bytes(await run("CLUSTER", "NODES")).splitlines()
     except ResponseError:
@@ -272,9 +275,9 @@ async def _epochs(run: Run) -> dict[bytes, int]:
 
 
 class _Scout:
-    """Asks those that know who the master is, again and again, for all clients of this loop with the same URL.
+    """Queries Sentinels or nodes for the master repeatedly, for all clients of an event loop that share a URL.
 
-    A few are asked side by side; one that does not answer makes room for the next.
+    Up to WATCHERS of them are queried side by side. One that does not answer makes room for the next.
     """
 
     _all: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Scout]] = WeakKeyDictionary()
@@ -287,7 +290,7 @@ class _Scout:
         self._notices: dict[Address, Notice] = {}
         self._told: tuple[Address | None, Address | None] = (None, None)
         self._rung = asyncio.Event()
-        # In a context of its own, so that no line of the log bears the marks of the call that came first.
+        # In a context of its own, so that log lines do not carry the fields of the call that started this task.
         self._task = asyncio.get_running_loop().create_task(self._watch(), context=Context())
 
     @classmethod
@@ -303,14 +306,14 @@ class _Scout:
         return self._task.done()
 
     def leave(self, masters: Masters) -> None:
-        """The last one takes the watch with it."""
+        """Remove a client. Removing the last one ends the task."""
         with suppress(ValueError):
             self.followers.remove(masters)
         if not self.followers:
             self._task.cancel()
 
     def tell(self, before: Address, after: Address | None) -> None:
-        """Several clients meet the same change; it is one line."""
+        """Log a change of the master once, although several clients notice it."""
         if self._told != (before, after):
             self._told = before, after
             log.warning("redis master changed", before=_text(before), master=_text(after) if after else "looked for")
@@ -336,7 +339,7 @@ class _Scout:
                 notice.says(in_words(group.exceptions[0]))
             if seed in self._url.seeds:
                 self._free.append(seed)
-            else:  # it may have left the cluster for good; the others name it again if not
+            else:  # it may have left the cluster; if not, another node names it again
                 del self._notices[seed]
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -357,7 +360,7 @@ class _Scout:
                         await self._rung.wait()
 
     async def _listen(self, client: redis.asyncio.Redis) -> None:
-        """Ask at once when the Sentinel announces another master."""
+        """Start a query at once when the Sentinel announces another master."""
         async with client.pubsub() as announcements:
             await announcements.subscribe(*SWITCHES)
             async for _ in announcements.listen():
@@ -366,7 +369,7 @@ class _Scout:
                 self._rung.clear()
 
     async def _keep_checking(self) -> None:
-        """ROLE, on a connection that is in use: whatever others say, a replica is no master."""
+        """Check the server in use with ROLE. A replica is not the master, whatever a Sentinel reports."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             for masters in list(self.followers):
@@ -375,8 +378,8 @@ class _Scout:
                         if client := masters.client_in_use():
                             await masters.check(client)
                 except (RedisError, OSError, TimeoutError) as error:
-                    log.debug("redis: no answer to ROLE", error=in_words(error))  # the next command meets it too
-                except Exception:  # the outermost loop: the watch goes on
+                    log.debug("redis: no answer to ROLE", error=in_words(error))  # the next command fails too
+                except Exception:  # the outermost loop: keep checking
                     log.exception("redis: the master was not checked")
 
     def _take_in(self, view: View) -> None:
@@ -389,6 +392,9 @@ def _text(address: Address) -> str:
 
 
 def slot_of(words: Sequence[Any]) -> int | None:
-    """The slot of a command's keys: each begins with the account in braces, and so does a pattern for them."""
+    """Return the slot of a command's keys; None without keys.
+
+    Each key, and each pattern for keys, begins with the account in braces.
+    """
     named = words[3:4] if words[0] in ("EVAL", "EVALSHA") else words[1:]
     return next((key_slot(word.encode()) for word in named if isinstance(word, str) and word.startswith("{")), None)

@@ -1,4 +1,4 @@
-"""Connections to Redis that are kept while they are of use."""
+"""A pool of connections to Redis that closes idle connections."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Final
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import RedisError
 
-IDLE_SECONDS: Final = 30.0  # after which a connection that nobody uses is closed, but for the last one
+IDLE_SECONDS: Final = 30.0  # after which an idle connection is closed, except the last one
 
 
 class Pool(ConnectionPool):
-    """Closes what has been idle for a while: a moment of many callers leaves no connections behind for good."""
+    """Closes idle connections after IDLE_SECONDS, so that a burst of callers leaves no connections open for good."""
 
     _trimmer: asyncio.TimerHandle | None = None
 
@@ -31,7 +31,7 @@ class Pool(ConnectionPool):
             self._trimmer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._trim)
 
     def _trim(self) -> None:
-        """The connection that was used last stays, so that a lone caller need not wait for a new one."""
+        """Close idle connections. The one used last stays open, so that a single caller does not have to reconnect."""
         kept: list[Any] = self._available_connections
         before = time.monotonic() - IDLE_SECONDS
         idle = [one for one in kept[:-1] if one.idle_since <= before]
@@ -44,5 +44,5 @@ class Pool(ConnectionPool):
 
 async def _close(connections: Sequence[Any]) -> None:
     for connection in connections:
-        with suppress(RedisError, OSError, TimeoutError):  # it is closed all the same
+        with suppress(RedisError, OSError, TimeoutError):  # the connection is closed even so
             await connection.disconnect()

@@ -1,4 +1,4 @@
-"""Where Redis is: one server, or whoever is the master by Sentinels or by a cluster; redis-py reads only the first."""
+"""Reads URLs of Redis. They name one server, as redis-py's URLs do, or Sentinels or a cluster that know the master."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 Address = tuple[str, int]
 
-MAX_WORDS: Final = 300  # characters of an error that are repeated
-_WRAPPERS: Final = frozenset({"ConnectionLost", "LimiterUnavailable", "StoreUnavailable"})  # hold such words already
-# A server that does not know AUTH repeats what it was given, the password among it.
+MAX_WORDS: Final = 300  # characters of an error that logs and answers show
+# Our exceptions, whose text `in_words` has made already.
+_WRAPPERS: Final = frozenset({"ConnectionLost", "LimiterUnavailable", "StoreUnavailable"})
+# A server that does not know AUTH repeats the arguments of the command, and so the password.
 _ECHOED: Final = re.compile(r",? with args beginning with:.*", re.DOTALL)
 
 OPTIONS: Final = frozenset({"username", "password"})
@@ -41,11 +42,11 @@ _QUOTE: Final = "percent-encode special characters of the password"
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A URL that was read.
+    """A parsed URL.
 
-    `node` is the URL of one server, with login, database and options, as redis-py reads it. `seeds` are the
-    Sentinels, or nodes of the cluster, that know the master; `service` is its name among the Sentinels, and
-    `login` what these want to be told: user name and password, each perhaps empty.
+    `node` is the URL of one server, with login, database and options, in the form that redis-py reads. `seeds` are the
+    Sentinels or cluster nodes to query for the master. `service` is the name under which Sentinels know the master.
+    `login` is the user name and the password for Sentinels; each may be empty.
     """
 
     kind: Literal["server", "sentinel", "cluster"]
@@ -56,7 +57,7 @@ class RedisUrl:
 
 
 def read_url(url: str) -> RedisUrl:
-    """Raises ValueError with the rule that the URL breaks; it never repeats the URL, which may hold a password."""
+    """Parse a URL. Raises ValueError with the rule that the URL breaks, but without the URL: it may hold a password."""
     if not url.isprintable() or url != url.strip() or "#" in url:
         raise ValueError(f"expected a URL without control characters, spaces around it and #; {_QUOTE}")
     if not url.startswith(tuple(f"{scheme}+{kind}:" for scheme in ("redis", "rediss") for kind in _DEFAULT_PORTS)):
@@ -110,7 +111,7 @@ def _address(text: str, default_port: int) -> Address:
 
 
 def _checked(url: str, more: set[str]) -> str:
-    """The URL of one server, if it keeps the rules."""
+    """Return the URL of one server if it keeps the rules. Raises ValueError with the rule that it breaks."""
     try:
         parts = urlsplit(url)
         port_fits = parts.port is None or parts.port > 0
@@ -149,7 +150,7 @@ def _check_tls_options(given: Mapping[str, str]) -> None:
 
 
 def check_tls_files(url: str) -> None:
-    """Raises ValueError, with the option and the reason, where a file that the URL names is of no use for TLS."""
+    """Raises ValueError, with the option and the reason, if a file that the URL names cannot be used for TLS."""
     given = dict(parse_qsl(urlsplit(read_url(url).node).query))
     trusted, own, key = given.get("ssl_ca_certs"), given.get("ssl_certfile"), given.get("ssl_keyfile")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -162,20 +163,20 @@ def check_tls_files(url: str) -> None:
 
 
 def _load(context: ssl.SSLContext, own: str, key: str | None) -> None:
-    context.load_cert_chain(own, key, password="")  # one that is encrypted must not ask on a terminal
+    context.load_cert_chain(own, key, password="")  # else OpenSSL prompts for the password of an encrypted key
 
 
 def _try(option: str, value: str, read: Callable[[], object]) -> None:
     try:
         read()
-    except OSError as error:  # whatever is wrong with the file, also inside it
+    except OSError as error:  # the file cannot be read, or OpenSSL refuses its content
         raise ValueError(f"expected files that can be read: {option} {value}: {error.strerror or error}") from None
 
 
 def with_password(url: str, password: str) -> str:
-    """The URL with this password for the server, of whatever characters; Sentinels have one of their own.
+    """Return the URL with this password for the server, percent-encoded. Sentinels have a password of their own.
 
-    Raises ValueError where the URL has a password already, or breaks a rule.
+    Raises ValueError if the URL already has a password, or breaks a rule.
     """
     read_url(url)
     head, mark, query = url.partition("?")
@@ -188,7 +189,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def mask_url(url: str) -> str:
-    """The URL with every password replaced, however it is spelt; of a URL that breaks a rule nothing is shown."""
+    """Return the URL with `***` in place of each password. A URL that breaks a rule becomes `***` as a whole."""
     try:
         read_url(url)
     except ValueError:
@@ -203,7 +204,7 @@ def mask_url(url: str) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """What Redis or the way to it said, as it stands in logs and answers: never with a password, never empty."""
+    """Describe an error of Redis or of the connection for logs and answers: never with a password, never empty."""
     said = _ECHOED.sub("", " ".join(str(error).split()))[:MAX_WORDS]
     name = type(error).__name__
     if not said:

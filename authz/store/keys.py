@@ -18,9 +18,9 @@ from authz.core.recent import Recent
 from authz.core.stored import StoredKey
 from authz.store.ports import KeyLookup, StoreUnavailable
 
-FRESH_SECONDS: Final = 0.5  # after each reading of the change stream, memory is as good as the store for this long
+FRESH_SECONDS: Final = 0.5  # for which the cache is trusted after each read of the change stream
 MAX_UNKNOWN: Final = 10_000  # digests that no key has; kept apart, so that guesses evict no real key
-MAX_FLIGHTS: Final = 1_000  # concurrent look-ups; more guesses than that are not worth the store's time
+MAX_FLIGHTS: Final = 1_000  # concurrent look-ups; more would only spend the store's time on guesses
 TRIES: Final = 3
 
 LookupResult = Literal["known", "unknown", "failed"]
@@ -35,9 +35,9 @@ class _Flight:
 
 
 class StoreKeyCache:
-    """Keys by digest. `look` looks an index up in the store, `index` makes one from a value's SHA-256.
+    """Caches callers by the index of their key. `index` computes it from a value's SHA-256, `look` queries the store.
 
-    The cache is trusted for FRESH_SECONDS after each `heard`; later the store is asked again. While Redis is `away`,
+    The cache is trusted for FRESH_SECONDS after each `heard`; later the store is queried again. While Redis is `away`,
     cached keys stay valid, and other keys are unavailable.
     """
 
@@ -64,7 +64,7 @@ class StoreKeyCache:
         self._heard = float("-inf")
 
     def known(self, digest: bytes) -> Caller | Unlooked | None:
-        """The caller from memory, None if there is no such key, UNLOOKED if only the store can say."""
+        """Return the caller from memory, None if there is no such key, UNLOOKED if the store must be queried."""
         index = self._index(digest)
         if self._away():
             return self._callers.get(index) or UNLOOKED
@@ -75,7 +75,7 @@ class StoreKeyCache:
         return None if self._unknown.get(index) else UNLOOKED
 
     async def find(self, digest: bytes) -> Caller | None:
-        """Look the key up in the store. If that fails, take it from memory. Raises KeysUnavailable."""
+        """Look the key up in the store. If Redis is away or fails, take it from memory. Raises KeysUnavailable."""
         index = self._index(digest)
         if not self._away():
             with suppress(StoreUnavailable):
@@ -85,11 +85,11 @@ class StoreKeyCache:
         raise KeysUnavailable("the key is not in memory, and Redis is away")
 
     def heard(self, at: float) -> None:
-        """All changes up to this moment of our clock have been announced by `touched`."""
+        """Record that `touched` has announced all changes up to `at`, in seconds of our clock."""
         self._heard = at
 
     def touched(self, version: int, indexes: Iterable[str]) -> None:
-        """This version of the store changed the keys of these indexes, if any: drop them."""
+        """Drop the keys of these indexes: this version of the store has changed them."""
         self._version = version
         for index in indexes:
             self._callers.drop(index)
@@ -107,7 +107,7 @@ class StoreKeyCache:
         self._unknown.clear()
 
     async def _shared(self, index: str) -> Caller | None:
-        """One look-up for all its callers. A caller that is cancelled does not cancel it."""
+        """Share one look-up among all its callers. A caller that is cancelled does not cancel it."""
         flight = self._flights.get(index)
         if flight is None:
             if len(self._flights) >= MAX_FLIGHTS:
@@ -117,7 +117,7 @@ class StoreKeyCache:
         return await asyncio.shield(flight.answer)
 
     def _landed(self, index: str) -> None:
-        """Mark the look-up's exception as seen, also if all its callers were cancelled."""
+        """Remove a look-up that has ended. Mark its exception as seen, even if all its callers were cancelled."""
         answer = self._flights.pop(index).answer
         if not answer.cancelled():
             answer.exception()
@@ -155,7 +155,7 @@ class StoreKeyCache:
 
 @lru_cache(maxsize=10_000)
 def _interned(plans: tuple[str, ...]) -> tuple[str, ...]:
-    """One tuple for all keys in the same plans: there are far fewer plans than keys."""
+    """Return one shared tuple for all keys in the same plans, to save memory: there are far fewer plans than keys."""
     return plans
 
 

@@ -1,4 +1,4 @@
-"""Keeps secrets out of the store: keys are indexed under a pepper, and what must be read back is encrypted."""
+"""Keeps secrets out of the store: hashes keys with a pepper, and encrypts values that must be read back."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FORMAT: Final = "v1"
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 BLOCK_BYTES: Final = 64  # of SHA-256
-PEPPER_BYTES: Final = 16  # the fewest that nobody guesses
+PEPPER_BYTES: Final = 16  # the minimum length, against guessing
 PEPPER_VARIABLE: Final = "AUTHZ_PEPPER"
 KEY_VARIABLE: Final = "AUTHZ_SEALING_KEY"
 
 
 class SealError(Exception):
-    """What was sealed cannot be opened: by another sealing key, for another owner, or damaged."""
+    """No key is there to seal with; or a sealed text has another key or another owner, or is damaged."""
 
 
 class Sealer:
-    """Seals with the first key and opens with any, so that a new one may be put before the old."""
+    """Seals with the first key and opens with any, so that a new key can be put before the old ones."""
 
     def __init__(self, keys: Sequence[bytes] = (), pepper: bytes = b"") -> None:
         self._ciphers = {_name(key): AESGCM(key) for key in keys}
@@ -43,11 +43,11 @@ class Sealer:
         return self._first is not None
 
     def index(self, sha256: bytes) -> str:
-        """What stands for a key's value, given the value's SHA-256, in hex."""
+        """Return the index of a key's value in hex, from the value's SHA-256."""
         return self._index(sha256)
 
     def seal(self, text: str, context_id: str) -> str:
-        """`v1.<name of the key>.<nonce, ciphertext and tag>`. It opens for the same `context_id` alone."""
+        """Return `v1.<name of the key>.<nonce, ciphertext and tag>`, which opens with this `context_id` only."""
         if self._first is None:
             raise SealError("no sealing key is given")
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -68,9 +68,10 @@ class Sealer:
 
 
 def _keyed(pepper: bytes) -> Callable[[bytes], str]:
-    """HMAC-SHA-256 under the pepper, in hex. Both of its hashes have read their half of the pepper already.
+    """Return a function that computes HMAC-SHA-256 with the pepper, in hex.
 
-    It is worked out for every call: so it takes a third of the time that `hmac.digest` does.
+    Both hashes read the pepper here, once. The function runs for every request, and takes a third of the time of
+    `hmac.digest`.
     """
     block = (pepper if len(pepper) <= BLOCK_BYTES else hashlib.sha256(pepper).digest()).ljust(BLOCK_BYTES, b"\0")
     inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
@@ -85,7 +86,7 @@ def _keyed(pepper: bytes) -> Callable[[bytes], str]:
 
 
 def new_key() -> str:
-    """A new sealing key, as its file holds it."""
+    """Return a new sealing key in base64, as its file holds it."""
     return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
@@ -94,7 +95,7 @@ def load_sealer(
     pepper_file: str | PathLike[str] | None = None,
     sealing_key_file: str | PathLike[str] | None = None,
 ) -> Sealer:
-    """The pepper and the sealing keys, one a line, from their files, else from the environment. Raises ConfigError."""
+    """Load the pepper and the sealing keys, one a line, from files, else from the environment. Raises ConfigError."""
     pepper, origin = _given(environ, PEPPER_VARIABLE, pepper_file)
     if pepper and len(pepper.encode()) < PEPPER_BYTES:
         raise ConfigError([Problem(origin, f"expected at least {PEPPER_BYTES} characters")])
@@ -103,7 +104,7 @@ def load_sealer(
 
 
 def _given(environ: Mapping[str, str], variable: str, file: str | PathLike[str] | None) -> tuple[str, str]:
-    """The text, and where it comes from. A file that is named and empty is a mistake, not the absence of a secret."""
+    """Return a secret and its origin; "" if none is configured. Raises ConfigError for an unreadable or empty file."""
     if not file:
         return environ.get(variable, "").strip(), f"environment {variable}"
     try:
@@ -116,7 +117,7 @@ def _given(environ: Mapping[str, str], variable: str, file: str | PathLike[str] 
 
 
 def _key(word: str, origin: str) -> bytes:
-    """Hex is tried first: 64 hex digits are also base64, of another length."""
+    """Decode a sealing key. Tries hex first, because 64 hex digits are also valid base64, of another length."""
     for decode in (bytes.fromhex, lambda text: base64.b64decode(text, validate=True)):
         try:
             key = decode(word)

@@ -1,4 +1,4 @@
-"""The usage that the limiter counts, read and set in Redis: one script handles a caller's ledger and history."""
+"""Reads and sets the usage that the limiter counts in Redis. One script handles a caller's ledger and history."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = structlog.get_logger(__name__)
 READ: Final = Script.load("usage.lua")
 REMAIN: Final = Script.load("remain.lua")
 
-ROWS: Final = 20_000  # read by one script, which is a few ms in which Redis admits no other call
+ROWS: Final = 20_000  # read by one script, which blocks Redis for a few ms
 CALLERS: Final = 500  # read by one script, however few days are read
-ATTEMPTS: Final = 3  # at naming the period that holds by Redis's clock
+ATTEMPTS: Final = 3  # to find the current period by Redis's clock
 NO_DAYS: Final = Days(1, 0)
 
 _READING: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
@@ -33,8 +33,9 @@ _REMAIN: Final = msgspec.msgpack.Decoder(tuple[str, int, int, int])
 
 
 class UsageLedger:
-    """The ledgers of one account. `budget` in seconds for each script, `clock` in µs of Unix time pins it for tests.
+    """The ledgers of one account. `budget` is the seconds that each script may take.
 
+    `clock` (µs of Unix time) replaces Redis's clock in tests.
     `replicas` is how many replicas must confirm a write; None takes what the URL suggests.
     """
 
@@ -55,7 +56,7 @@ class UsageLedger:
         self._retention_days = retention_days
 
     async def read(self, plan_id: str, key_ids: Sequence[str], days: Days = NO_DAYS) -> UsageReading:
-        """The records of these keys in a plan, with the rows of these days. Raises StoreUnavailable."""
+        """Read the records of these keys in a plan, with the rows of these days. Raises StoreUnavailable."""
         now, records = self._now(), dict[str, CallerUse]()
         size = min(CALLERS, max(1, ROWS // max(1, days.last - days.first + 1)))
         for ids in chunks(key_ids, size):
@@ -70,7 +71,7 @@ class UsageLedger:
         return UsageReading(now, records)
 
     async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
-        """Up to `count` keys with the most calls today (UTC), and their calls. Keys without a call are left out."""
+        """Return up to `count` keys with the most calls today (UTC), and their calls; no key without a call."""
         best: list[tuple[str, int]] = []
         for ids in chunks(key_ids, CALLERS):
             reading = await self.read(plan_id, ids)
@@ -82,7 +83,7 @@ class UsageLedger:
     async def set_remaining(
         self, plan_id: str, key_id: str, quota: QuotaSettings, remaining: int, *, who: str, what: str
     ) -> Written[RemainingSet]:
-        """Set what remains in the current period. Setting it twice is setting it once. Raises StoreUnavailable."""
+        """Set the remaining units of the current period. Repeating the call is safe. Raises StoreUnavailable."""
         body = msgspec.msgpack.encode(((), (), ((plan_id, key_id),)))
         keys = [*self._keys(plan_id, key_id), *map(self._database.store_key, ("head", "changes", "audit"))]
         now = self._now()
@@ -109,7 +110,7 @@ class UsageLedger:
         return [self._database.key(kind, plan_id, key_id) for kind in ("ledger", "history")]
 
     def _now(self) -> int:
-        """Our own clock: a first guess before Redis has told its time."""
+        """Return the time (µs) of our own clock, a first guess until Redis reports its time."""
         return self._database.pinned() or time.time_ns() // 1000
 
 

@@ -1,4 +1,4 @@
-"""Writes a file for its owner's eyes: whole or not at all where it is a file, and never in the place of a device."""
+"""Writes files that only their owner may read. A regular file is replaced as a whole; a device is written in place."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OWNER_ONLY: Final = 0o600
 
 @contextmanager
 def written(path: Path, mode: int = OWNER_ONLY) -> Iterator[BinaryIO]:
-    """Yield a file to write to. When the block ends well, it stands at `path`; an error leaves `path` as it was.
+    """Yield a file to write to. After the block it stands at `path`; an error in the block leaves `path` unchanged.
 
-    A symbolic link is followed. A device or a FIFO is written to, and stays what it is. Raises OSError for a directory
-    or a socket, with the path and the reason.
+    Follows a symbolic link. Writes to a device or a FIFO directly and never replaces it. Raises OSError, with the path
+    and the reason, for a directory or a socket.
     """
     try:
         target = path.resolve()
@@ -35,7 +35,7 @@ def written(path: Path, mode: int = OWNER_ONLY) -> Iterator[BinaryIO]:
 
 
 def _mode(path: Path) -> int:
-    """The kind of file that `path` is or will be. Raises OSError for links that lead to each other."""
+    """Return the kind of file that `path` is or will be. Raises OSError for links that lead to each other."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def _mode(path: Path) -> int:
 
 @contextmanager
 def _replaced(path: Path, target: Path, mode: int) -> Iterator[BinaryIO]:
-    """Write a file of a name of its own beside the target, then put it in the target's place."""
+    """Yield a temporary file beside the target, then rename it to the target."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""Files that `authz import` reads: ours, what the aws cli prints, and those of other tools that describe the same."""
+"""Reads the files that `authz import` accepts: ours, output of the aws cli, and files of tools such as Terraform."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LONGEST_ID: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How files are read: what time it is, in Unix seconds, and how values are indexed.
+    """Reads files. `created` (Unix seconds) is the date of items without one. `sealer` indexes the values of keys.
 
     `api_id` and `stage` are for an OpenAPI document: the id of its API, and a stage that serves it.
     """
@@ -45,7 +45,7 @@ class Reading:
     stage: str | None = None
 
     def wanted(self, path: Path) -> Wanted:
-        """What a file or a directory of files brings. Raises ConfigError where it is none that we read."""
+        """Read a file, or a directory of files. Raises ConfigError if it cannot be imported."""
         try:
             return self._directory(path) if path.is_dir() else self._file(path)
         except (ForeignError, DocumentError) as refused:
@@ -88,7 +88,7 @@ class Reading:
         return self._placed(path, {path.name: document})
 
     def _placed(self, path: Path, documents: dict[str, Any], warnings: Iterable[str] = ()) -> Wanted:
-        """What the aws cli printed; a file without anything that could be placed is refused."""
+        """Read documents in the form of the aws cli's output. Raises ConfigError if none of them can be imported."""
         found = read(documents, self.created, self.sealer.index)
         found.warnings += warnings
         if found.warnings and not (found.items or found.members):
@@ -101,7 +101,7 @@ class Reading:
         return found
 
     def _keys(self, path: Path, body: bytes) -> Wanted:
-        """AWS's CSV of keys. A key's id is made of its value, so that importing the file again changes nothing."""
+        """Read AWS's CSV of keys. A key's id derives from its value, so importing the file again changes nothing."""
         try:
             text = text_of(body)
         except UnicodeError:
@@ -118,7 +118,7 @@ class Reading:
         return found
 
     def _openapi(self, document: dict[str, Any]) -> Wanted:
-        """The document's API, whose ids are the same each time; with `stage`, deployed to it."""
+        """Read an OpenAPI document as an API; its ids are the same in each import. Deploys it to `stage`, if given."""
         info = document.get("info")
         title = str(info.get("title", "")) if isinstance(info, dict) else ""
         api_id = self.api_id or _slug(title)
@@ -140,14 +140,14 @@ class Reading:
 
 
 def wanted(resources: Resources, created: int, sealer: Sealer) -> Wanted:
-    """What a configuration file brings."""
+    """Return the resources of a configuration file as an import."""
     found = Wanted(from_resources(resources, created, sealer.index), is_partial=True)
     found.members = {plan.id: plan.keys for plan in resources.usage_plans}
     return found
 
 
 def _is_ours(body: bytes) -> bool:
-    """Whether a YAML file has our names at its left margin: reading a large one twice would take seconds."""
+    """True if a YAML file has our names at its left margin. Does not parse it: that takes seconds for a large file."""
     return re.search(rb"^(%s)[ \t]*:" % "|".join(sorted(OURS)).encode(), body, re.MULTILINE) is not None
 
 

@@ -1,4 +1,7 @@
-"""Brings resources into the store from files, and out of it again; what is there already is left as it is."""
+"""Imports resources into the store from files, exports them, and writes and restores backups.
+
+An import changes only the items that its files name.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +45,12 @@ from authz.transfer.files import written as written_file
 
 T = TypeVar("T")
 
-CHUNK: Final = 500  # items of one write: large enough to be quick, small enough to keep Redis from its other callers
-# What an item needs is written before it.
+CHUNK: Final = 500  # items in one write: enough to be quick, few enough not to block Redis for other callers
+# The kinds in the order of writing: an item comes after the items that it refers to.
 ORDER: Final = ("account", "restapi", "deployment", "stage", "domain", "usageplan", "apikey")
 UNTOLD: Final = frozenset({"created_date", "last_updated_date", "nonce", "sealed", "index", "plans"})
 NESTED: Final = frozenset({"account", "key", "plan"})
-# Members of APIs and stages that a plans.yaml says, or that are nobody's to say.
+# Members of APIs and stages that a plans.yaml can express, or that the store sets by itself.
 SAID: Final = frozenset(
     {
         "id",
@@ -68,7 +71,7 @@ LENGTH_BYTES: Final = 8
 
 
 class Change(NamedTuple):
-    """One line of the difference that an import makes: `+`, `~` or `-`, and of what."""
+    """One change that an import makes: `+`, `~` or `-`, the item, and the members that differ."""
 
     sign: str
     what: str
@@ -87,7 +90,7 @@ class ImportRefused(StoreRefusal):
 
 @dataclass
 class Import:
-    """What is wanted, brought into a store in writes of at most `CHUNK` items; `changes` and `warnings` tell of it."""
+    """Brings `wanted` into a store in writes of at most `CHUNK` items. `changes` and `warnings` describe the result."""
 
     store: Writer
     sealer: Sealer
@@ -95,7 +98,7 @@ class Import:
     now: int
     who: str
     step: Callable[[int], None] = lambda _: None
-    """Hears after each write how many items it had."""
+    """Called after each write with the number of its items."""
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -107,7 +110,7 @@ class Import:
                 self._plans_of.setdefault(key, []).append(plan)
 
     async def preview(self) -> None:
-        """Find the changes, and make none."""
+        """Find the changes without making them."""
         planned = _Planned(self.store)
         for items in self._chunks():
             await planned.look_up(kind_of(items[0]), [id_of(item) for item in items])
@@ -116,12 +119,12 @@ class Import:
             self.step(len(items))
 
     async def run(self) -> None:
-        """Make the changes. A write that fails leaves those before it made: running again goes on from there."""
+        """Make the changes. If a write fails, the writes before it stay; running again continues from there."""
         for items in self._chunks():
             before, warned = len(self.changes), len(self.warnings)
 
             async def edit(edit: Draft, items: list[Item] = items, before: int = before, warned: int = warned) -> None:
-                del self.changes[before:], self.warnings[warned:]  # of a try that lost its race
+                del self.changes[before:], self.warnings[warned:]  # of an attempt that another writer overtook
                 await edit.many(kind_of(items[0]), [id_of(item) for item in items])
                 target = _Committed(edit)
                 for item in items:
@@ -152,7 +155,7 @@ class Import:
             await target.put(new)
 
     async def _fitted(self, target: _Target, item: Item, old: Item | None) -> Item | None:
-        """The item as it is to be stored, with what only the store knows of the old one; None to leave it out."""
+        """Return the item to store, with members of the old item that only the store knows; None to leave it out."""
         if self.wanted.is_partial:
             if isinstance(item, StoredDeployment) and old is None and await self._is_served(target, item):
                 return None
@@ -166,7 +169,7 @@ class Import:
         return _dated(item, old, self.now)
 
     async def _merged(self, target: _Target, item: Item, old: Item | None) -> Item:
-        """The item of a plans.yaml with what only the old one says."""
+        """Merge an item of a plans.yaml with the old item's members that such a file cannot express."""
         if old is None:
             return item
         found = merged(old, item)
@@ -179,7 +182,7 @@ class Import:
         return found
 
     async def _is_served(self, target: _Target, deployment: StoredDeployment) -> bool:
-        """True if each stage that is to serve a deployment serves just the same already, under another id."""
+        """True if each stage that is to serve a deployment already serves an equal one, under any id."""
         stages = [await target.get("stage", stage.id) for stage in self._stages_of(deployment)]
         return all([isinstance(old, StoredStage) and await self._serves(target, old, deployment) for old in stages])
 
@@ -193,7 +196,7 @@ class Import:
         return isinstance(served, StoredDeployment) and served.snapshot == deployment.snapshot
 
     async def _covering(self, target: _Target, plan: UsagePlan) -> UsagePlan:
-        """The plan without stages that there are not."""
+        """Return the plan without stages that do not exist, and add a warning for each of those."""
         kept = []
         for stage in plan.api_stages:
             if await target.get("stage", f"{stage.api_id}/{stage.stage}"):
@@ -213,7 +216,7 @@ class Import:
         if item.index in ("", old.index):
             sealed = old.sealed or self._sealed(name)
             same = replace(old, key=item.key, plans=refs, stage_keys=item.stage_keys or old.stage_keys, sealed=sealed)
-        else:  # another value: the one before is no longer good, nor the one before that
+        else:  # another value: the key's old values become invalid
             same = replace(
                 item, plans=refs, sealed=self._sealed(name), created_date=old.created_date, last_updated_date=0
             )
@@ -224,7 +227,10 @@ class Import:
         return self.sealer.seal(value, name) if value is not None and self.sealer.can_seal else None
 
     async def _refs(self, target: _Target, name: str, old: StoredKey | None) -> tuple[str, ...]:
-        """The plans of a key: those it has and the import says nothing of, and those the import puts it into."""
+        """Return the key's plans: its present plans whose keys the import does not list, and those that list the key.
+
+        Raises ImportRefused if two of the plans cover one stage.
+        """
         refs, covered = [], dict[tuple[str, str], str]()
         for ref in old.plans if old else ():
             plan = await target.get("usageplan", ref.partition(".")[0])
@@ -244,7 +250,7 @@ class Import:
                     raise ImportRefused(f"the key {name} would be in two plans for {place}: {other} and {plan.plan.id}")
         was = old.plans if old else ()
         found = {plan.ref for plan in refs}
-        # In the order in which it joined them, so that nothing changes where nothing is new.
+        # Present plans keep their order, so that a key without new plans does not change.
         return (*(ref for ref in was if ref in found), *(plan.ref for plan in refs if plan.ref not in was))
 
     def _tell_plans(self, old: Item | None, new: StoredKey) -> None:
@@ -255,7 +261,7 @@ class Import:
 
 
 class _Target(Protocol):
-    """Where an import looks up what is there, and puts what is to be: an edit of the store, or none."""
+    """Finds the present items for an import and takes its new ones: an edit of the store, or a preview in memory."""
 
     async def get(self, kind: str, item_id: str, /) -> Item | None: ...
 
@@ -263,7 +269,7 @@ class _Target(Protocol):
 
 
 class _Planned:
-    """A store with what would have been written to it."""
+    """Previews an import: reads a store, and keeps new items in memory."""
 
     def __init__(self, store: Reader) -> None:
         self._store = store
@@ -283,7 +289,7 @@ class _Planned:
 
 
 class _Committed:
-    """An edit, with the rules that it has to keep: a value has one key, and a key one plan for a stage."""
+    """An edit that keeps two rules: a value has one key, and a key has one plan for a stage."""
 
     def __init__(self, edit: Draft) -> None:
         self._edit = edit
@@ -293,13 +299,13 @@ class _Committed:
 
     async def put(self, item: Item) -> None:
         old = await self._edit.get(kind_of(item), id_of(item))
-        if isinstance(item, StoredPlan) and isinstance(old, StoredPlan):  # one that is new has no keys yet
+        if isinstance(item, StoredPlan) and isinstance(old, StoredPlan):  # a new plan has no keys yet
             await self._keep_apart(item, old)
         taken = ImportRefused(f"the value of the key {id_of(item)} is already that of another key")
         self._edit.put(item, taken=taken if isinstance(item, StoredKey) else None)
 
     async def _keep_apart(self, new: StoredPlan, old: StoredPlan) -> None:
-        """No key of a plan may be in another that covers one of the stages it comes to cover."""
+        """Commit only if no key of the plan is in another plan that covers one of the plan's new stages."""
         was = {(stage.api_id, stage.stage) for stage in old.plan.api_stages}
         for api_id, stage in ((found.api_id, found.stage) for found in new.plan.api_stages):
             for other in await self._edit.members(stage_plans(api_id, stage)) if (api_id, stage) not in was else ():
@@ -310,7 +316,7 @@ class _Committed:
 
 
 def _dated(item: Item, old: Item | None, now: int) -> Item:
-    """The item with the old one's date of creation, and with the old one's last date unless it differs."""
+    """Return the item with the old item's dates. If the items differ, `last_updated_date` is `now`."""
     fields = item.__struct_fields__
     if old is None or "created_date" not in fields:
         return item
@@ -320,7 +326,7 @@ def _dated(item: Item, old: Item | None, now: int) -> Item:
 
 
 def _differences(old: Item | None, new: Item) -> tuple[str, ...]:
-    """The members that differ, by the names that users know; a value by its name only."""
+    """Return the members that differ, under the names that users know. A key's value is named, never shown."""
     if old is None or old == new:
         return ()
     found = {name: (getattr(old, name), getattr(new, name)) for name in new.__struct_fields__ if name not in UNTOLD}
@@ -345,7 +351,7 @@ def _camel(name: str) -> str:
 
 @dataclass
 class Export:
-    """All resources of a store, and what their other form cannot tell."""
+    """Exports all resources of a store. `warnings` names the parts that the exported form cannot express."""
 
     items: Items
     sealer: Sealer
@@ -353,7 +359,7 @@ class Export:
     warnings: list[str] = field(default_factory=list)
 
     def yaml(self) -> str:
-        """As a configuration file."""
+        """Return the resources as the text of a configuration file."""
         resources, refs = to_resources(self.items)
         keys = tuple(self._keys())
         told = {key.id for key in keys}
@@ -368,7 +374,7 @@ class Export:
         return yaml.safe_dump(msgspec.to_builtins(whole), sort_keys=False, allow_unicode=True, width=120)
 
     def aws(self) -> dict[str, bytes]:
-        """As the files, by name, that the aws cli's get-commands would print."""
+        """Return the resources as files, by name, in the form of the aws cli's get-commands."""
         secrets: dict[str, dict[str, str]] = {}
         for key in self._keys():
             told = {"value": key.value, "valueSha256": key.value_sha256}
@@ -388,7 +394,7 @@ class Export:
         return served.snapshot != snapshot(api)
 
     def _keys(self) -> Iterator[ApiKey]:
-        """The keys with what can be told of their values: the value itself, or its digest; the others are named."""
+        """Yield keys, each with its value or its digest. Leave out keys without either, and add a warning for each."""
         for stored in _of(self.items, StoredKey):
             name = stored.key.id
             if stored.previous_index:
@@ -423,7 +429,7 @@ class Export:
                 self.warnings.append(f"restapi {api.id}: edits that are not deployed are left out")
 
     def _tell_wordless(self, what: str, item: RestApi | StoredStage, plain: RestApi | StoredStage) -> None:
-        """Name the members of an item that are set and that a file cannot carry."""
+        """Add a warning for the members of an item that are set and that a file cannot express."""
         names = [
             name for name in item.__struct_fields__ if name not in SAID and getattr(item, name) != getattr(plain, name)
         ]
@@ -436,22 +442,22 @@ class Export:
 
 
 def _says_more(resource_id: str, method: StoredMethod) -> bool:
-    """True for a method that has more than a file says of it, and more than an import makes of that."""
+    """True if a method has more than a file can express, and more than an import derives from the file."""
     bare = StoredMethod(api_key_required=method.api_key_required)
     return method not in (bare, plain_method(resource_id, method.api_key_required))
 
 
 async def everything(store: Reader, step: Callable[[int], None] = lambda _: None) -> Items:
-    """All resources of a store but credentials. Each is whole, but they are not all of one moment: see `backup`.
+    """Return all resources of a store but credentials. They are not all as of one moment, unlike those of `backup`.
 
-    `step` hears of each item that was listed.
+    `step` is called with 1 for each API and each key.
     """
     items = dict((await store.snapshot()).items)
     for kind in ("restapi", "apikey"):
         async for item in _listed(store, kind):
             items[kind, id_of(item)] = item
             step(1)
-    return dict(sorted(items.items(), key=lambda named: named[0]))  # so that two exports of the same are the same
+    return dict(sorted(items.items(), key=lambda named: named[0]))  # so that two exports of one state are equal
 
 
 async def _listed(store: Reader, kind: str) -> AsyncIterator[Item]:
@@ -473,17 +479,17 @@ def _of(items: Mapping[tuple[str, str], Item], kind: type[T]) -> list[T]:
 
 
 Seen = Callable[[str, int], None]
-"""Hears of each Redis key of a backup: its name within the account, and its length in bytes."""
+"""Called for each Redis key of a backup with its name within the account and the bytes that it takes in the file."""
 
 
 def _unseen(_name: str, _length: int) -> None:
-    """The default: nothing hears of the keys."""
+    """The default: does nothing."""
 
 
 async def backup(archive: Archive, path: Path, seen: Seen = _unseen) -> int:
     """Write a backup: the resources as of one moment, and then the counters. Returns how many Redis keys it holds.
 
-    A file is there only once it is whole, and is for its owner's eyes; a device or a FIFO is written to.
+    A file appears once it is complete, and only its owner may read it. A device or a FIFO is written in place.
     """
     with written_file(path) as file:
         return await _dump(archive, file, seen)
@@ -503,11 +509,11 @@ async def _dump(archive: Archive, file: BinaryIO, seen: Seen) -> int:
 
 
 async def restore(archive: Archive, path: Path, seen: Seen = _unseen) -> int:
-    """Put a backup in the place of the account's resources and counters. Raises ConfigError for what is none."""
+    """Replace the account's resources and counters by a backup. Raises ConfigError if the backup is not valid."""
     with path.open("rb") as file:
         if not file.seekable():
             raise ConfigError([Problem(str(path), "expected a file: a backup is read twice, first to verify it")])
-        for _ in _frames(file, path):  # all of it is read, and its sum checked, before anything changes
+        for _ in _frames(file, path):  # verify the whole file before anything changes
             pass
         return await archive.load(_kept(file, path, seen))
 
@@ -520,7 +526,7 @@ async def _kept(file: BinaryIO, path: Path, seen: Seen) -> AsyncIterator[BackupE
 
 
 def _frames(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """The frames of a backup, verified once all were read. Raises ConfigError where a byte is not as written."""
+    """Yield the frames of a backup, then compare the checksum. Raises ConfigError if the backup is damaged."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:

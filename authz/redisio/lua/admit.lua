@@ -7,7 +7,7 @@ KEYS[2L+2 .. ]      B buckets: throttles that are not part of a caller's ledger
 KEYS[2L+B+2 .. ]    names of requests that are charged once: the result of the one that was admitted, cmsgpack
 
 ARGV[1]             cmsgpack {sequence, deadline, pinned, dry, L, B, retention, rules, requests, onces}
-  sequence          of this batch, growing by worker; the same number is the same batch, sent again
+  sequence          of this batch, rising for each worker; a batch that is sent again keeps its number
   deadline          µs of Redis's time after which nothing is charged; 0 for none
   pinned            µs of Unix time to decide at, for tests; 0 for the server's clock
   dry               1: decide, write nothing
@@ -51,7 +51,7 @@ for i = 1, callers do names[1 + i] = KEYS[2 * i] end
 for i = 2 * callers + 2, #KEYS do names[i - callers] = KEYS[i] end
 local stored = call('MGET', unpack(names))
 
--- A batch whose fate its sender does not know comes again under its own number: it is answered, not charged.
+-- A sender that received no reply sends the batch again under its old number: repeat the reply, charge nothing.
 if dry == 0 and stored[1] then
   local last = cmsgpack.unpack(stored[1])
   if last[1] == sequence then return last[2] end
@@ -68,7 +68,7 @@ end
 
 local values = {}
 
--- The value as a table; false where its bytes are not ours.
+-- Return the value at position i as a table; false if its bytes are not in our format.
 local function value(i)
   local found = values[i]
   if found ~= nil then return found end
@@ -88,30 +88,30 @@ local function value(i)
   return found
 end
 
--- Bring a bucket to now at the rate it was reckoned under, then to the rate and burst that hold today.
+-- Refill a bucket up to now at its stored rate, then convert it to the current rate and burst.
 local function reckon(v, n, m, burst)
   if now > v.at then
     v.debt = max(0, v.debt - v.n * (now - v.at))
   elseif now < v.at and v.debt > 0 then
-    v.dirty = true  -- a refusal writes it too: else nothing would be refilled until the clock has caught up
+    v.dirty = true  -- a refusal writes it too: else nothing is refilled until the clock catches up
   end
   v.at = now
   if (v.n ~= n or v.m ~= m) and v.debt > 0 then
     local rest = fmod(v.debt, v.m)
     v.debt = (v.debt - rest) / v.m * m
     if rest > 0 then v.debt = v.debt + min(m, ceil(rest / v.m * m) + 2) end
-    v.dirty = true  -- a refusal writes it too: what was spent is from now on paid off at the new rate
+    v.dirty = true  -- a refusal writes it too: from now on the debt is paid off at the new rate
   end
   v.n, v.m = n, m
   if v.debt > burst * m then
-    v.debt, v.dirty = burst * m, true  -- a refusal writes it too: it has told a wait that holds for the new burst
+    v.debt, v.dirty = burst * m, true  -- a refusal writes it too: its wait is computed for the new burst
   end
 end
 
--- A period only moves forward. A period that lies more than a day ahead comes from a wrong clock.
+-- True if the rule has another period. A period only moves forward, unless a wrong clock put it over a day ahead.
 local function restarts(v, rule) return rule[3] > v.start or v.start > rule[4] + DAY_US end
 
--- Nothing restarts before a unit is taken: a refusal must not move the period for the calls behind it.
+-- Units used in the period. Only take() stores a restart: a refusal must not move the period for later calls.
 local function used(v, rule) return restarts(v, rule) and 0 or v.used end
 
 local function wait_for(v, rule)
@@ -120,7 +120,7 @@ local function wait_for(v, rule)
   return ceil((v.debt - (rule[4] - 1) * rule[3]) / rule[2])
 end
 
--- Bring the value of a limit to now; true if one more unit fits.
+-- True if one more unit of a limit fits. Refills a bucket first.
 local function has_room(v, rule)
   if rule[1] == 1 then
     return used(v, rule) < rule[2]
@@ -140,7 +140,8 @@ local function take(v, rule)
   v.dirty = true
 end
 
--- Close the ledger's day; its row is written at the end. Today's row exists if a wrong clock has been here before.
+-- Close the ledger's day and begin today. The closed row is written at the end. Today's row exists already if the clock
+-- was wrong before.
 local function turn_day(v, history, today)
   if v.day_used > 0 then v.closed = {v.day, pack_row(v.day_used, v.day_left)} end
   v.day, v.day_used, v.day_left, v.turned = today, 0, -1, history
@@ -150,7 +151,7 @@ end
 
 local function is_new_day(v) return today > v.day or v.day > today + 1 end
 
--- The history is looked at once a day a caller, before anything is taken.
+-- True if the history or its row of today is not in our format. Reads it once a day for each caller.
 local function has_bad_history(caller)
   if not is_new_day(value(caller)) then return false end
   local history = KEYS[2 * caller + 1]
@@ -159,10 +160,10 @@ local function has_bad_history(caller)
   return row and #row ~= ROW_BYTES
 end
 
--- What a request's limits lie in and say, by position. The tables are filled anew for each request.
+-- Of each limit of a request, by position: value, rule, and whether it only reports. Filled anew for each request.
 local found, said, reports = {}, {}, {}
 
--- 3 if a value is not ours, 2 if a quota's period does not contain now, else nil: nothing is touched before this.
+-- Check a request before it changes anything: 3 for a bad value, 2 if a quota's period does not contain now, else nil.
 local function unfit(caller, request, count)
   if caller > 0 and (not value(caller) or has_bad_history(caller)) then return 3 end
   local stale
@@ -216,7 +217,7 @@ local function decide(request)
   return result
 end
 
--- The result that was admitted under a request's name, in this batch or by any worker before; nil if none was.
+-- The result of an earlier admission under a request's name, in this batch or by any worker; nil if there is none.
 local charged, named = {}, {}
 local function charged_before(once, request)
   local raw = stored[1 + callers + buckets + once]
@@ -242,13 +243,13 @@ end
 local reply = cmsgpack.pack({'ok', now, results})
 if dry == 1 then return reply end
 
--- A bucket expires when it would be full; a bucket that never fills, 400 days after the last call that met it.
+-- Life in ms. A bucket expires when it is full; a bucket that never fills, 400 days after the last call that read it.
 local function expiry(v, ledger)
   local ms = ledger and ledger_ms(v, retention) or bucket_ms(v)
   return pinned > 0 and max(ms, PINNED_MS) or ms
 end
 
--- Yesterday's row goes to the history, rows past the retention go away.
+-- Write the closed day's row. Delete rows past the retention, and today's row, which the ledger now holds.
 local function write_history(v)
   if v.closed then call('HSET', v.turned, v.closed[1], v.closed[2]) end
   for _, day in ipairs(call('HKEYS', v.turned)) do

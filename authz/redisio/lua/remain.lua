@@ -1,6 +1,6 @@
 --[[
-Sets what remains of a caller's quota in the current period. It is a commit of the store too: it has a version, an
-entry in the stream of changes and a line of the audit.
+Sets the remaining units of a caller's quota in the current period. This is also a commit of the store, with a version,
+an entry in the stream of changes and a line of the audit.
 
 KEYS[1]     the caller's ledger, and
 KEYS[2]     its history                                     (layouts: prelude/ledger.lua)
@@ -18,7 +18,7 @@ ARGV[2]     the body of the entry in the stream of changes
 
 Reply       cmsgpack {status, now, used, version}; status is 'done', 'stale' (the period does not contain now) or
             'bad state' (the bytes are not ours); unless it is 'done' nothing is written
-  used      calls of today, which stay as they are
+  used      calls of today, unchanged
   version   of the store afterwards
 ]]
 -- prelude: clock
@@ -44,7 +44,7 @@ if not v then return reply('bad state') end
 local row = redis.call('HGET', KEYS[2], today)
 if row and #row ~= ROW_BYTES then return reply('bad state') end
 
--- Roll an older ledger forward, as a call would. A day that only lies ahead by a clock's step stays.
+-- Begin today if the ledger has an older day, as a call does. A day that is one ahead stays: the clock stepped back.
 local closed
 if today > v.day or v.day > today + 1 then
   if v.day_used > 0 then closed = {v.day, pack_row(v.day_used, v.day_left)} end
@@ -52,14 +52,14 @@ if today > v.day or v.day > today + 1 then
   if row then v.day_used = read_row(row) end
 end
 
--- A later start that a step of the clock explains stays, as a call would leave it.
+-- Move the period forward, as a call does. A stored period up to a day ahead stays: the clock stepped back.
 if start > v.start or v.start > finish + DAY_US then v.start = start end
 v.used, v.day_left = limit - remaining, remaining
 
 local entry = {epoch = epoch, tag = tag, body = ARGV[2], at = now, who = who, what = what}
 local version = log_commit(KEYS[3], KEYS[4], KEYS[5], read_head(KEYS[3]), entry)
 
--- The day's own row holds what was set, even if no call of today ever closes the day.
+-- Write today's row now: the new remainder is recorded even if no later call closes the day.
 if closed then redis.call('HSET', KEYS[2], closed[1], closed[2]) end
 redis.call('HSET', KEYS[2], v.day, pack_row(v.day_used, v.day_left))
 for _, kept in ipairs(redis.call('HKEYS', KEYS[2])) do
