@@ -1,4 +1,4 @@
-"""The control plane's frame: one HTTP request in, routed on the raw path, and one answer or AWS-style error out."""
+"""The control plane's ASGI application: routes each HTTP request by its raw path, and words errors as AWS does."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ MODULES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """The parts of a request that a signature covers, as they came: path and query encoded, the body not yet read."""
+    """The parts of a request that a signature covers, as received: path and query encoded, the body not yet read."""
 
     verb: str
     path: str
@@ -101,7 +101,7 @@ Observe = Callable[[str, int, float], None]  # the operation's name, the status 
 
 
 def operations() -> tuple[Operation, ...]:
-    """Everything that is answered; the last ones only say that they are not here."""
+    """All operations that the control plane knows. The last ones are AWS's that it does not support."""
     return (*chain.from_iterable(module.OPERATIONS for module in MODULES), *UNSUPPORTED)
 
 
@@ -112,7 +112,7 @@ class Router:
         self._table = [(_pattern(operation.path), operation) for operation in table]
 
     def find(self, verb: str, path: str, mode: str | None) -> tuple[Operation, dict[str, str]] | None:
-        """The operation and the decoded parts of the path; one that asks for this very `mode` goes first."""
+        """The operation and the decoded parts of the path, or None. One with this `mode` wins over one without."""
         matches = [
             (operation, found)
             for pattern, operation in self._table
@@ -148,14 +148,14 @@ class ControlPlane:
         table: Iterable[Operation] | None = None,
         observe: Observe = lambda _name, _status, _seconds: None,
     ) -> None:
-        """`observe` is told of each answer; of one to a path that is no operation's, the name ""."""
+        """`observe` is called for each answer, with an empty name if no operation has the path."""
         self._context = context
         self._gate = gate
         self._observe = observe
         self._router = Router(operations() if table is None else table)
         self._budget = Budget()
-        self._unavailable = Notice("a call was answered 503: the store cannot be asked", redis=context.store.address)
-        self._failing = ""  # the operation that was answered so; one that works again ends it
+        self._unavailable = Notice("a call was answered 503: the store is unavailable", redis=context.store.address)
+        self._failing = ""  # the operation last answered 503; its next success ends the notice
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, request_id = time.perf_counter(), str(uuid4())
@@ -165,10 +165,10 @@ class ControlPlane:
         except ClientDisconnect:
             return
         except (StoreUnavailable, LimiterUnavailable) as fault:
-            # Not in the answer: callers without credentials get it too.
+            # The log names the fault, the answer does not: callers without credentials get this answer too.
             self._failing = getattr(request.state, "operation", "")
             self._unavailable.says(in_words(fault), operation=self._failing)
-            error = ApiError("ServiceUnavailableException", "The store cannot be asked; try again", retry_after=1)
+            error = ApiError("ServiceUnavailableException", "The store is unavailable; try again", retry_after=1)
             answer = _refusal(error)
         except Exception as error:
             answer = _failure(error, request_id)
@@ -207,7 +207,7 @@ class ControlPlane:
 
 
 def _nothing() -> None:
-    """Stands in for the server's own connections where there are none."""
+    """Replace the function that `PROVE` names, if a server other than ours runs the application."""
 
 
 def _raw_path(scope: Scope) -> str:
@@ -216,7 +216,7 @@ def _raw_path(scope: Scope) -> str:
 
 
 def _check_headers(request: Request) -> None:
-    """The server's own limit is for headers that do not end; these came in one piece."""
+    """Raise BadRequestException if the headers are too large: the server limits only headers that arrive in pieces."""
     if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADER_BYTES:
         raise bad_request(f"Request headers exceed {HEADER_BYTES} bytes")
 
@@ -256,7 +256,7 @@ async def _run(operation: Operation, call: Call) -> Answer:
 
 
 def _worded(refused: StoreRefusal) -> ApiError:
-    """What the store refuses, in AWS's words."""
+    """A refusal of the store, as AWS words it."""
     match refused:
         case InvalidPosition():
             return bad_request("Invalid position parameter")
@@ -276,7 +276,7 @@ def _permit(operation: Operation, principal: Principal, fields: Fields) -> None:
 
 
 def _without_values(body: Any) -> Any:
-    """Whatever a handler forgets, a read-only caller sees no secret: neither in a resource nor in a list of them."""
+    """A resource, or a list of resources, without secrets. Guards read-only callers if a handler forgets to."""
     match body:
         case {"item": list() as items}:
             return {**body, "item": [_without_values(item) for item in items]}
@@ -288,7 +288,7 @@ def _without_values(body: Any) -> Any:
 def _failure(error: Exception, request_id: str) -> Answer:
     if isinstance(error, ApiError):
         return _refusal(error)
-    # Neither the exception's text nor its locals: a key's value may be in them.
+    # Log neither the exception's text nor its locals: a key's value may be in them.
     frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
     log.error("a call failed", error=type(error).__name__, frames=frames, request_id=request_id)
     return Answer(500, {"message": "Internal failure"}, {"x-amzn-ErrorType": "InternalFailure"})
@@ -299,7 +299,7 @@ def _refusal(error: ApiError) -> Answer:
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status in (400, 413):
-        headers["Connection"] = "close"  # of its body, something may be left that nobody reads
+        headers["Connection"] = "close"  # a part of the request's body may still be unread
     return Answer(error.status, {"message": error.message}, headers)
 
 

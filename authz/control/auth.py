@@ -1,4 +1,4 @@
-"""Who calls: access keys of our own with AWS's signature, bearer tokens, or anybody on this very machine."""
+"""Authenticates callers: by access keys of our own with AWS's signature, bearer tokens, or the loopback address."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from authz.store.sealing import Sealer, SealError
 
 BEARER: Final = "bearer"
 UNKNOWN: Final = "The security token included in the request is invalid."
-TOKEN: Final = "token/"  # noqa: S105  (how the store spells the index of tokens)
+TOKEN: Final = "token/"  # noqa: S105  (the prefix of the store's index of tokens)
 
 
 class Authenticator:
-    """Knows callers by the credentials in the store. `now` is in seconds of Unix time."""
+    """Authenticates callers by the credentials in the store. `now` returns seconds of Unix time."""
 
     def __init__(self, store: Reader, sealer: Sealer, now: Callable[[], int]) -> None:
         self._store = store
@@ -52,7 +52,7 @@ class Authenticator:
     async def _by_signature(self, authorization: str, received: Received) -> Principal:
         given = signature.parse(authorization, received.headers)
         found = await self._credential(given.access_key)
-        # Ours are long-term keys, which have no session: AWS refuses a session token with one of them.
+        # Our access keys are long-term keys, which have no session: like AWS, refuse a session token with one.
         if found is None or found.sealed_secret is None or received.header("x-amz-security-token"):
             raise _unknown()
         try:
@@ -70,7 +70,7 @@ class Authenticator:
 async def verify(given: signature.Signature, secret: str, received: Received, now: int) -> None:
     """Raise InvalidSignatureException unless the holder of `secret` signed this request at about `now`.
 
-    The body is read only where no header gives its hash; otherwise its reader meets the exception.
+    Reads the body only if no header gives its hash. Otherwise `Body.read` raises the exception if the body differs.
     """
     signature.check_claims(given, now)
     payload = signature.payload_of(received.headers)
@@ -86,7 +86,7 @@ def _unknown() -> ApiError:
 
 
 async def anybody(received: Received) -> Principal:
-    """Everybody who can reach a loopback address; not the pages that a browser on this machine happens to show."""
+    """Admit every program that can reach the loopback address, but no web page in a browser on this machine."""
     host = urlsplit(f"//{received.header('host') or ''}").hostname or ""
     if received.header("origin") is not None or not is_loopback(host):
         raise ApiError("AccessDeniedException", "Without authentication only programs on this machine may call")
@@ -106,14 +106,14 @@ def token_sha256(token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NewCredential:
-    """A credential, and the secret that is shown this once: of an access key, or a bearer token."""
+    """A credential, and its secret, which is shown only once: the secret of an access key, or a bearer token."""
 
     credential: Credential
     secret: str
 
 
 def new_access_key(name: str, sealer: Sealer, now: int, *, read_only: bool = False) -> NewCredential:
-    """Raises SealError without a sealing key: to check a signature we must read the secret back."""
+    """Raises SealError without a sealing key: the store must keep the secret readable, to check signatures."""
     id_, secret = _new_id(), base64.b64encode(secrets.token_bytes(30)).decode()
     sealed = sealer.seal(secret, id_)
     return NewCredential(Credential(id_, name, now, read_only, sealed_secret=sealed), secret)
@@ -125,7 +125,7 @@ def new_token(name: str, now: int, *, read_only: bool = False) -> NewCredential:
 
 
 def _new_id() -> str:
-    """As AWS spells the ids of its access keys."""
+    """A new id, spelled as AWS spells the ids of access keys."""
     return "AKIA" + base64.b32encode(secrets.token_bytes(10)).decode()
 
 
@@ -137,7 +137,7 @@ async def add(store: Writer, new: NewCredential, who: str) -> None:
 
 
 async def remove(store: Writer, id_: str, who: str) -> bool:
-    """Whether there was one."""
+    """Remove a credential; False if there was none."""
 
     async def edit(edit: Draft) -> bool:
         found = await edit.get("credential", id_)

@@ -1,4 +1,4 @@
-"""Bodies of requests: read when they are needed, and within a budget while the caller is unknown."""
+"""Bodies of requests: read on demand, and within a budget until the caller is authenticated."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from authz.aws.errors import ApiError, bad_request
 from authz.aws.signature import MISMATCH
 
 BODY_SECONDS: Final = 30.0
-FREE_BYTES: Final = 65_536  # of each body: what the server buffers of a connection anyway
+FREE_BYTES: Final = 65_536  # of each body, outside the budget: the server buffers them for each connection anyway
 ADDRESS_BYTES: Final = 16_000_000
 TOTAL_BYTES: Final = 64_000_000
 
 
 class Budget:
-    """The bytes in memory of bodies whose senders are still unknown, bounded for each address and in all."""
+    """The memory for bodies of callers who are not authenticated yet, bounded for each address and in total."""
 
     def __init__(self, total: int = TOTAL_BYTES, per_address: int = ADDRESS_BYTES) -> None:
         self._total = total
@@ -27,7 +27,7 @@ class Budget:
         self._held: Counter[str] = Counter()
 
     def take(self, address: str, size: int) -> None:
-        """Raises ServiceUnavailableException, which clients retry, where there is no room."""
+        """Count `size` bytes. Raises ServiceUnavailableException, which clients retry, if they exceed a bound."""
         if self._held[address] + size > self._per_address or self._held.total() + size > self._total:
             message = "Too many large bodies arrive from callers who are still unknown; try again later"
             raise ApiError("ServiceUnavailableException", message, retry_after=1)
@@ -52,19 +52,23 @@ class Body:
         self._signed: str | None = None
 
     def prove(self) -> None:
-        """Give the budget back: the caller is known now."""
+        """Return the bytes to the budget: the caller is authenticated."""
         if self._budget is not None:
             self._budget.give_back(self._address, self._taken)
             self._budget = None
 
-    close = prove  # the request is over: its share is free again
+    close = prove  # the request is over, so its bytes are free again
 
     def must_hash_to(self, sha256: str) -> None:
-        """The digest that the caller has signed: `read` raises InvalidSignatureException for any other body."""
+        """Expect the digest that the caller has signed: `read` raises InvalidSignatureException for any other body."""
         self._signed = sha256
 
     async def read(self) -> bytes:
-        """The whole body. Raises RequestTooLargeException, BadRequestException where it does not arrive in time."""
+        """Read the whole body.
+
+        Raises RequestTooLargeException, ServiceUnavailableException if the budget is exhausted, BadRequestException if
+        the body does not arrive in time, and InvalidSignatureException if its digest is not the signed one.
+        """
         if self._content is None:
             self._content = await self._arrive()
         if self._signed is not None and not hmac.compare_digest(sha256(self._content), self._signed):

@@ -1,4 +1,4 @@
-"""What a handler of the control plane is given and what it gives back."""
+"""The input and the output of a handler of the control plane: a call and an answer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from authz.store.sealing import Sealer
 
 T = TypeVar("T")
 
-REGION: Final = "us-east-1"  # of a caller who does not sign
-PAGE: Final = 25  # AWS's page, where none is asked for
+REGION: Final = "us-east-1"  # the region of a caller who does not sign
+PAGE: Final = 25  # AWS's default page size
 MAX_PAGE: Final = 500
-ID_LENGTH: Final = 256  # of an id in the audit stream; callers choose what stands in a path
-WARNING_LENGTH: Final = 250  # of one warning
+ID_LENGTH: Final = 256  # characters of an id in the audit stream; callers choose the ids in a path
+WARNING_LENGTH: Final = 250  # characters of one warning
 MAX_WARNINGS: Final = 4  # in one answer; a header that is longer than 1 kB breaks clients
 
 
-Fields = Mapping[str, Sequence[str]]  # of a query string: the values of each name
+Fields = Mapping[str, Sequence[str]]  # a query string: the values of each name
 
 
 def first(fields: Fields, name: str) -> str | None:
@@ -37,7 +37,7 @@ def flag(fields: Fields, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls, and the region that the signature names."""
+    """The caller, and the region that the signature names."""
 
     name: str
     read_only: bool = False
@@ -46,7 +46,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What all calls share. `now` is in seconds of Unix time, `fixed` are the configuration file's items.
+    """The values that all calls share. `now` returns seconds of Unix time, `fixed` the configuration file's items.
 
     `domain_target` is the host to which the DNS record of a custom domain should point.
     """
@@ -63,7 +63,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back: a JSON body (None is no body; bytes are sent as they are)."""
+    """The answer to a call. A `body` of None is no body, bytes are sent unchanged, and any other value becomes JSON."""
 
     status: int = 200
     body: Any = None
@@ -72,10 +72,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of an operation. `params` are the decoded parts of the path; `versions` are those it has written.
+    """One call of an operation.
 
-    `accept` is the header with the media types that the caller takes.
-    `warnings` say what the call accepts and does not act upon.
+    `params` are the decoded parts of the path. `versions` are the store's versions that the call wrote.
+    `accept` is the Accept header, with the media types that the caller takes.
+    `warnings` are for the caller, such as a setting that is accepted but has no effect.
     """
 
     context: Context
@@ -89,16 +90,16 @@ class Call:
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, text: str) -> None:
-        """Say in the answer, the log and the audit that something is accepted and not acted upon.
+        """Add a warning to the answer, the log and the audit stream.
 
-        Repeated texts count once, because the store may run an edit again. Other characters than ASCII become `?`.
+        A repeated text counts once, because the store may run an edit again. Characters outside of ASCII become `?`.
         """
         plain = "".join(each if " " <= each <= "~" else "?" for each in text)[:WARNING_LENGTH]
         if plain not in self.warnings:
             self.warnings.append(plain)
 
     def warned(self) -> str:
-        """The warnings in one line, cut after the first few; "" if there is none."""
+        """The first MAX_WARNINGS warnings and the number of the others, in one line; "" without warnings."""
         more = len(self.warnings) - MAX_WARNINGS
         return "; ".join((*self.warnings[:MAX_WARNINGS], *((f"and {more} more",) if more > 0 else ())))
 
@@ -114,7 +115,7 @@ class Call:
         return flag(self.query, name)
 
     def paging(self) -> tuple[int, str | None]:
-        """The size of the page that is asked for, and its position."""
+        """The size of the requested page, and its position."""
         text = self.one("limit")
         try:
             limit = PAGE if text is None else int(text[:20])
@@ -123,14 +124,14 @@ class Call:
         return min(limit, MAX_PAGE) if limit >= 1 else PAGE, self.one("position")
 
     async def write(self, edit: Callable[[Draft], Awaitable[T]], *ids: str) -> T:
-        """Commit an edit under the caller's name. `ids` name what is made; what the path names is named anyway."""
+        """Commit an edit under the caller's name. The audit stream gets `ids`, of new resources, beside the path's."""
         what = " ".join((self.operation, *(name[:ID_LENGTH] for name in (*self.params.values(), *ids))))
         written = await self.context.store.write(edit, who=self.principal.name, what=what, note=self.warned)
         self.wrote(written)
         return written.result
 
     def wrote(self, written: Written[Any]) -> None:
-        """Remember the version for the answer, which says too if a failover of Redis may lose the write."""
+        """Remember the version for the answer, and warn if a failover of Redis may lose the write."""
         self.versions.append(written.version)
         if written.at_risk:
             self.warn(f"written, and lost if the master of Redis fails now: {written.at_risk}")
@@ -140,7 +141,7 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 
 class Operation(NamedTuple):
-    """An operation of the API: `path` as `/apikeys/{api_Key}`, `mode` the query parameter of that name."""
+    """An operation of the API: `path` is as `/apikeys/{api_Key}`, `mode` the required value of that query parameter."""
 
     name: str
     verb: str

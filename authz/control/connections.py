@@ -1,4 +1,4 @@
-"""The connections of the control plane, bounded so that callers without credentials keep no administrator out."""
+"""The connections of the control plane, bounded so that anonymous clients cannot lock an administrator out."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS: Final = 10.0  # that a connection may take for the headers of its next request
+HEADER_SECONDS: Final = 10.0  # for a connection to send the headers of its next request
 CONNECTIONS: Final = 1000
 STRANGERS_PER_ADDRESS: Final = 200
-PROVE: Final = "authz.prove"  # in the scope of a request: call it once its credentials are found to be right
-ADDRESS: Final = "authz.address"  # in the scope of a request: whose bounds it counts for
+PROVE: Final = "authz.prove"  # in a request's scope: a function to call once the request is authenticated
+ADDRESS: Final = "authz.address"  # in a request's scope: the address whose bounds it counts against
 
 
 def address_of(peer: Any) -> str:
-    """The address that bounds are kept for: one IPv4 address, an IPv6 network of /64, "" on a Unix socket."""
+    """The address that a connection counts against: an IPv4 address, an IPv6 /64 network, or "" on a Unix socket."""
     host = peer[0] if isinstance(peer, tuple) and peer else ""
     try:
         address = ipaddress.ip_address(str(host).partition("%")[0])
@@ -30,10 +30,10 @@ def address_of(peer: Any) -> str:
 
 
 class Connections:
-    """Open connections. A stranger's is one on which no request with right credentials has come yet.
+    """Open connections. A connection is a stranger until a request on it is authenticated.
 
-    Where there is no room for a new connection, the oldest stranger of that address, or of all, has to go. So a flood
-    of idle, slow or anonymous connections ends itself, and an administrator who connects is let in.
+    If a new connection exceeds a bound, the oldest stranger of its address, or of all addresses, is closed. So a flood
+    of idle, slow or anonymous connections displaces only its own, and an administrator can still connect.
     """
 
     def __init__(self, most: int = CONNECTIONS, strangers_per_address: int = STRANGERS_PER_ADDRESS) -> None:
@@ -44,7 +44,7 @@ class Connections:
         self._proven: set[Connection] = set()
 
     def enter(self, connection: Connection) -> None:
-        """Take a new connection on, in the place of another if need be."""
+        """Add a new connection. If it exceeds a bound, close the oldest stranger, or else the new one."""
         if self._by_address[connection.address] >= self._strangers_per_address:
             self._send_away(next(each for each in self._strangers if each.address == connection.address))
         elif len(self._strangers) + len(self._proven) >= self._most:
@@ -57,12 +57,12 @@ class Connections:
         connection.transport.abort()
 
     def prove(self, connection: Connection) -> None:
-        """Keep a connection from now on whatever comes; a request on it had the right credentials."""
+        """Never close this connection in favour of a new one: a request on it was authenticated."""
         if self._forget_stranger(connection):
             self._proven.add(connection)
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection; one that was forgotten before is no error."""
+        """Forget a connection. Does nothing if it is already forgotten."""
         self._forget_stranger(connection)
         self._proven.discard(connection)
 
@@ -77,7 +77,7 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """Uvicorn's HTTP/1.1 connection, which has a place among the others and closes when headers take too long."""
+    """Uvicorn's HTTP/1.1 connection, counted in `Connections`, and closed when headers take too long."""
 
     address = ""
     _timer: asyncio.TimerHandle | None = None
@@ -85,7 +85,7 @@ class Connection(H11Protocol):
 
     @classmethod
     def among(cls, connections: Connections) -> type[Connection]:
-        """The class of the connections that share these bounds: uvicorn makes one of it for each that comes."""
+        """A subclass whose instances share these bounds. Uvicorn makes an instance for each new connection."""
         return type(cls.__name__, (cls,), {"_connections": connections})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _waits(self) -> bool:
-        return bool(getattr(self.cycle, "response_complete", True))  # None before the first request
+        return bool(getattr(self.cycle, "response_complete", True))  # `cycle` is None before the first request
 
     def _watch(self) -> None:
         if not self._waits():

@@ -1,4 +1,4 @@
-"""Reads a JSON body into a struct; the errors are made from the struct's types, in the words of AWS's framework."""
+"""Reads a JSON body into a struct. Errors follow from the struct's types, in the words of AWS's framework."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from authz.core.bounds import MAX_INT
 
 T = TypeVar("T")
 
-MAX_DEPTH: Final = 64  # lists and mappings within one another: Python can also read them inside a stored item
+MAX_DEPTH: Final = 64  # of nested lists and mappings: Python can still read them inside a stored item
 MAX_OPERATIONS: Final = 100
 QUOTED: Final = 200  # characters of a refused value that an answer repeats
 REDACTED: Final = "***"
 
 
 def read(body: bytes, kind: type[T], operation: str) -> T:
-    """The body as `kind`. An empty body is an object without members, a null one that is not there."""
+    """Read a body as `kind`. An empty body counts as an empty object, and a null member as absent."""
     found = document(body)
     operations = found.get("patchOperations")
     if isinstance(operations, list) and len(operations) > MAX_OPERATIONS:
@@ -38,7 +38,7 @@ def read(body: bytes, kind: type[T], operation: str) -> T:
         plural = "error" if len(failures) == 1 else "errors"
         raise ApiError("ValidationException", f"{len(failures)} validation {plural} detected: {'; '.join(failures)}")
     try:
-        # Types are checked already, more strictly: not being strict here is for 3.0, which is an integer.
+        # The types are already checked, more strictly. `strict=False` only lets 3.0 pass as an integer.
         return msgspec.convert(_without_nulls(found, kind), kind, strict=False)
     except (msgspec.ValidationError, OverflowError):
         raise _serialization() from None
@@ -61,7 +61,7 @@ def _serialization(path: str = "", expected: str = "") -> ApiError:
 
 
 def _without_nulls(value: Any, kind: Any) -> Any:
-    """The value without its null members, which are absent ones, but for those of a map that may hold them."""
+    """The value without its null members, which count as absent. A map whose type allows null keeps them."""
     bare, _ = _bare(kind)
     match value:
         case dict():
@@ -75,7 +75,7 @@ def _without_nulls(value: Any, kind: Any) -> Any:
 
 
 def _member_kinds(kind: Any) -> Callable[[str], Any]:
-    """The type of a member by its name. Members of a struct are never optional in the sense of a map's."""
+    """A function from a member's name to its type. A struct's members lose their `| None`: their null is absence."""
     if isinstance(kind, type) and issubclass(kind, Struct):
         members = _members(kind)
         return lambda name: _bare(members[name][0])[0] if name in members else Any
@@ -88,7 +88,7 @@ def _optional(kind: Any) -> bool:
 
 
 def _faults(value: Any, kind: Any, path: str) -> Iterator[str]:
-    """The constraints of `kind` that a value breaks. Raises SerializationException where it has another type."""
+    """The constraints of `kind` that a value breaks. Raises SerializationException if it has another type."""
     kind, meta = _bare(kind)
     origin = get_origin(kind) or kind
     if kind is Any:
@@ -109,7 +109,7 @@ def _faults(value: Any, kind: Any, path: str) -> Iterator[str]:
 
 
 def _bare(kind: Any) -> tuple[Any, tuple[Meta, ...]]:
-    """The type without what is written around it, and the constraints that are."""
+    """The type inside `Annotated` and `| None`, and its constraints."""
     origin = get_origin(kind)
     if origin is Annotated:
         inner, *notes = get_args(kind)
@@ -129,7 +129,7 @@ def _typed(value: Any, kind: type[T], path: str, expected: str) -> T:
 
 @cache
 def _members(kind: type[Struct]) -> Mapping[str, tuple[Any, bool]]:
-    """The members of a struct by their names in JSON: type, and whether one must be there."""
+    """The members of a struct by their names in JSON: type, and whether it is required."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {member.encode_name: (hints[member.name], member.required) for member in msgspec.structs.fields(kind)}
 
@@ -144,7 +144,7 @@ def _struct_faults(value: dict[str, Any], kind: type[Struct], path: str) -> Iter
 
 
 def _list_faults(value: list[Any], kind: Any, path: str) -> Iterator[str]:
-    if words := _words(kind, get_origin(kind)):  # AWS names such a list as a whole
+    if words := _words(kind, get_origin(kind)):  # AWS quotes such a list as a whole
         if not all(_text(each, path) in words for each in value):
             rule = f"Member must satisfy constraint: [Member must satisfy enum value set: [{', '.join(words)}]]"
             yield _fault(f"[{', '.join(value)}]", path, rule)
@@ -169,7 +169,7 @@ def _scalar_faults(value: Any, kind: Any, origin: Any, metas: tuple[Meta, ...], 
         _typed(value, bool, path, "true or false")
     elif kind in (int, float):
         yield from _range_faults(_number(value, kind, path), metas, path)
-    else:  # text, or what is written as text: a moment, an id
+    else:  # text, or a value that JSON holds as text: a moment, an id
         yield from _pattern_faults(_text(value, path), metas, path)
         yield from _length_faults(value, metas, path)
 
@@ -183,7 +183,7 @@ def _words(kind: Any, origin: Any) -> tuple[str, ...]:
 
 
 def _text(value: Any, path: str) -> str:
-    """NUL is nowhere a part of a name; in the store it divides words."""
+    """A string without NUL: no name holds it, and the store separates words by it."""
     text = _typed(value, str, path, "a string")
     if "\0" in text:
         raise _serialization(path, "a string without NUL")
@@ -228,7 +228,7 @@ def _fault(value: Any, path: str, constraint: str) -> str:
 
 
 def _quoted(value: Any, path: str) -> str:
-    """The value as AWS repeats it, but never one that may be a key's."""
+    """The value as AWS repeats it, cut to QUOTED characters; one that may be a key's is redacted."""
     if value is None:
         return "null"
     text = REDACTED if path.endswith(".value") else str(value)

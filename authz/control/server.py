@@ -1,4 +1,4 @@
-"""Runs the control plane: its parts, wired, behind an HTTP server that slow and huge clients cannot hold up."""
+"""Runs the control plane: wires its parts behind an HTTP server that slow clients and huge requests cannot block."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ log = structlog.get_logger(__name__)
 LISTEN: Final = "127.0.0.1:8085"
 REDIS_SECONDS: Final = 1.0
 SHUTDOWN_SECONDS: Final = 5
-LOOK_SECONDS: Final = 1.0  # between two looks at the store, and for its answer
+LOOK_SECONDS: Final = 1.0  # between two probes of the store, and the timeout of a probe
 
 
 @dataclass(frozen=True, slots=True)
 class ControlOptions:
-    """What the control plane is started with."""
+    """The options of the control plane."""
 
     listen: str = LISTEN
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -55,10 +55,10 @@ class ControlOptions:
     tls_key: str | None = None
     sealer: Sealer = field(default_factory=Sealer)
     domain_target: str | None = None  # the host to which DNS records of custom domains should point
-    http_listen: str | None = None  # of /metrics, /healthz and /readyz, which ask for no credentials
+    http_listen: str | None = None  # serves /metrics, /healthz and /readyz, without credentials
 
     def problem(self) -> str | None:
-        """Why it must not be started so, in words for the operator."""
+        """The first mistake in these options, in words for the operator; None without mistakes."""
         for listen in filter(None, (self.listen, self.http_listen)):
             if not _is_address(listen):
                 return f"expected host:port or unix:/path to listen on, not {listen}"
@@ -76,7 +76,7 @@ class ControlOptions:
             return None
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.tls_cert, self.tls_key)
-        except OSError as error:  # whatever is wrong with the files, also inside them
+        except OSError as error:  # also for malformed files: SSLError is an OSError
             return f"{self.tls_cert} and {self.tls_key} cannot be served: {error.strerror or error}"
         return None
 
@@ -96,7 +96,7 @@ async def control_plane(
     now: Callable[[], int] = lambda: int(time.time()),
     metrics: ControlMetrics | None = None,
 ) -> AsyncIterator[tuple[HttpServer, Context]]:
-    """A server that is ready to `serve()`, and what its calls share; closed when the block ends."""
+    """Yield a server that is ready to `serve()`, and the context of its calls. Closes their connections to Redis."""
     where, replicas = options.redis_url, options.store_replicas
     store = Store(where, account=options.account_id, fixed=fixed, replicas=replicas)
     usage = UsageLedger(where, account=options.account_id, retention_days=options.retention_days, replicas=replicas)
@@ -138,7 +138,7 @@ def _place(listen: str) -> dict[str, Any]:
 
 
 async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> None:
-    """Answer until TERM or INT. Raises OSError where nobody can listen."""
+    """Serve until TERM or INT. Raises OSError if it cannot listen on an address."""
     for listen in filter(None, (options.listen, options.http_listen)):
         check_listen(listen)
     if options.no_auth:
@@ -174,7 +174,7 @@ def _stop(servers: Sequence[HttpServer]) -> None:
 
 
 async def _until_stopped(server: HttpServer, servers: Sequence[HttpServer]) -> None:
-    """One that ends, or cannot listen, ends the others too."""
+    """Serve until `server` ends or fails to listen; then stop all `servers`."""
     try:
         await server.serve()
     finally:
@@ -182,16 +182,16 @@ async def _until_stopped(server: HttpServer, servers: Sequence[HttpServer]) -> N
 
 
 class Watch:
-    """Looks at the store once a second: a control plane that cannot ask it is alive, but not ready, and says why."""
+    """Probes the store once a second. Without the store the control plane is alive but not ready, and reports why."""
 
     def __init__(self, store: Writer, metrics: ControlMetrics) -> None:
         self._store = store
         self._metrics = metrics
         self._answers = False
-        self._notice = Notice("the store cannot be asked", redis=store.address)
+        self._notice = Notice("the store is unavailable", redis=store.address)
 
     def details(self) -> dict[str, Any]:
-        """What `/readyz` and `/healthz` tell."""
+        """The details that `/readyz` and `/healthz` answer."""
         return {
             "ready": self._answers,
             "store": "answering" if self._answers else "not answering",
@@ -200,11 +200,11 @@ class Watch:
         }
 
     def server(self, listen: str) -> HttpServer:
-        """Serves `/metrics`, `/healthz` and `/readyz`, to whoever can reach it."""
+        """A server of `/metrics`, `/healthz` and `/readyz`. It requires no credentials."""
         return http_server(app(self._metrics, self.details), listen)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Probe the store until cancelled."""
         while True:
             self._answers = await self._look()
             self._metrics.store_up.set(self._answers)

@@ -1,4 +1,4 @@
-"""A compiled configuration: everything that a request could need is computed here, once."""
+"""A compiled configuration: everything that a request may need is computed once, here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NO_REFS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class _QuotaNow(Struct, gc=False):
-    """A quota by its period: that of the last call is kept, since periods are long and calls are many."""
+    """A quota by its period. The period of the last call is kept, since most calls fall into it."""
 
     settings: QuotaSettings
     last: Quota
@@ -66,8 +66,8 @@ class _QuotaNow(Struct, gc=False):
 class _MethodThrottles(Struct, gc=False):
     """A plan's throttles for the methods of a stage: by route, the end of the Redis key after the key id, and the rule.
 
-    A wildcard stands for every method of the stage; each is spelt when it is first called, since ten thousand plans of
-    a thousand methods are more than anybody calls.
+    A wildcard covers every method of the stage. The entry of a method is made on its first call: most entries of ten
+    thousand plans with a thousand methods each are never used.
     """
 
     stage: str
@@ -90,7 +90,10 @@ class _MethodThrottles(Struct, gc=False):
 
 
 class _Plan(Struct, frozen=True, gc=False):
-    """A usage plan as one of its api-stages sees it. Keys are spelt `ledger + key id`, `method[route]` around it."""
+    """A usage plan for one of its API stages.
+
+    Its keys in Redis are `ledger + key id`, `history + key id`, and `method + key id + the end for the method`.
+    """
 
     id: str
     name: str
@@ -105,14 +108,14 @@ class _Plan(Struct, frozen=True, gc=False):
 
 
 _Covered = Mapping[tuple[str, str], _Plan]  # a plan, by the (api, stage) it covers
-GRANTS: Final = 32_768  # that are kept; some 2 kB each once they were answered
+GRANTS: Final = 32_768  # kept in memory; about 2 kB each after the first answer
 FOREVER: Final = 1 << 63
 NOTHING: Final[_Covered] = MappingProxyType({})
 NO_THROTTLES: Final[Mapping[Route, tuple[str, Throttle]]] = {}
 
 
 class Caller(Struct, frozen=True, gc=False):
-    """A key: who it is, whether it may still call, and the plans it has signed, by reference."""
+    """An API key as requests need it. `plans` are references to plans, `expires_us` is in µs of Unix time."""
 
     id: str
     enabled: bool
@@ -122,26 +125,26 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class Unlooked(Enum):
-    """Marks a key that is not in memory: only the store knows if it exists."""
+    """Marks a key that is not in memory: only the store knows whether it exists."""
 
     UNLOOKED = "unlooked"
 
 
 UNLOOKED: Final = Unlooked.UNLOOKED
-Find = Callable[[bytes], Caller | Unlooked | None]  # by the SHA-256 of a key's value
+Find = Callable[[bytes], Caller | Unlooked | None]  # takes the SHA-256 of a key's value
 
 
 class KeyNeeded(Struct, frozen=True, gc=False):
-    """The request cannot be resolved before somebody has looked for the key of this digest."""
+    """The request cannot be resolved before the key with this digest is looked up in the store."""
 
     digest: bytes
     subject: Subject
 
 
 class _Stage(Struct, frozen=True):
-    """A stage: the subject of its requests, what it serves, and the limits that hold for all callers of a route.
+    """A stage: the subject of its requests, its routes, and the limits that all callers of a route share.
 
-    `verbs` has the routes of single verbs that have settings of their own, by the route of the method ANY.
+    `verbs` maps a route of the method ANY to the routes of the single verbs that have settings of their own.
     """
 
     subject: Subject
@@ -166,11 +169,11 @@ class _Mapping:
     stage: str | None
 
 
-_Place = tuple[str, int, int, int]  # a caller, a stage, a method, and how much of the path is theirs
+_Place = tuple[str, int, int, int]  # ids of caller, stage and route, and the segments of the path before the resource
 
 
 class _Kept(Struct, frozen=True, gc=False):
-    """What a caller was granted, which holds in [since, until), µs, as long as the caller is the same."""
+    """A caller's grant, valid in [since, until), in µs of Unix time, while `caller` is unchanged."""
 
     caller: Caller | None
     since: int
@@ -180,7 +183,7 @@ class _Kept(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Who may call what, and under which limits. Immutable but for `granted`, its memory; a reload makes another."""
+    """The callers, the methods and their limits. Immutable except for the cache `granted`; a reload makes a new one."""
 
     apis: Mapping[str, _Api]
     by_first_label: Mapping[str, _Api]
@@ -198,16 +201,16 @@ class Catalog:
         failure_policy: FailurePolicy = FailurePolicy.LOCAL,
         refs: Mapping[str, str] = NO_REFS,
     ) -> Catalog:
-        """Compile resources that `rules.problems` finds nothing wrong with, but for what points to nothing.
+        """Compile resources in which `rules.problems` finds no mistake, except for dangling references.
 
-        Callers name a plan by `refs`, where its id is there, and else by that id.
+        Callers name a plan by its reference in `refs`, or by its id if `refs` lacks it.
         """
         return Compiler(account_id, failure_policy)(resources, refs)
 
     def resolve(self, request: Request, now: int, find: Find | None = None) -> Grant | Denied | KeyNeeded:
-        """Who is calling, which method, and which limits cover the call. `now` is in microseconds of Unix time.
+        """Find the caller, the method and the limits of a request. `now` is in microseconds of Unix time.
 
-        `find` looks up keys that the file does not have. Without it there are no other keys.
+        `find` looks up keys that the file does not have. Without it only the file's keys exist.
         """
         # A tunnel (CONNECT) has no path, and `OPTIONS *` names none of ours.
         if request.method == "CONNECT" or not request.path.startswith("/"):
@@ -227,10 +230,10 @@ class Catalog:
         return self._metered(request, stage, route, skip, now, find)
 
     def _locate(self, request: Request) -> tuple[_Api, str, str, int] | Reason:
-        """The API, the name of the stage, the path that is left to be matched, and what it begins after."""
+        """The API, the name of the stage, the rest of the path, and the number of segments before the rest."""
         path, host = request.path.partition("?")[0], _hostname(request.host)
         mapping = self._mapping(host, path)
-        # Envoy has picked the route, and so perhaps the API, by the path as it was sent.
+        # Envoy picked its route, and so perhaps the API, by the path as sent: other readings must not lead elsewhere.
         if mapping and is_odd(path) and not self._only_mapping(host, path, mapping):
             return Reason.UNKNOWN_API
         named = request.extensions.get("api")
@@ -249,7 +252,7 @@ class Catalog:
         return api, first, "/" + rest, skip + 1
 
     def _mapping(self, host: str, path: str) -> _Mapping | None:
-        """The longest base path of the host that the path begins with, segment by segment."""
+        """The mapping with the longest base path of the host that `path` begins with, segment by segment."""
         mappings = self._mappings(host)
         if not mappings:
             return None
@@ -257,13 +260,13 @@ class Catalog:
         return next((m for m in mappings if segments[: len(m.base)] == m.base), None)
 
     def _only_mapping(self, host: str, path: str, mapping: _Mapping) -> bool:
-        """Whether an odd path has this mapping in every reading. Where the host has one, there is no other."""
+        """True if every reading of an odd path has this mapping, or if it is the host's only one, without base path."""
         if len(self._mappings(host) or ()) == 1 and not mapping.base:
             return True
         return len(path) <= MAX_ODD and all(self._mapping(host, one) is mapping for one in readings(path))
 
     def _mappings(self, host: str) -> tuple[_Mapping, ...] | None:
-        """Those of the host itself, else of the wildcard that stands for its first label."""
+        """The mappings of the host, or else of the wildcard in place of its first label."""
         return self.hosts.get(host) or self.hosts.get(f"*.{host.partition('.')[2]}")
 
     def _api_of_host(self, host: str, mapping: _Mapping | None) -> _Api | None:
@@ -275,17 +278,17 @@ class Catalog:
         return first or (next(iter(self.apis.values())) if len(self.apis) == 1 else None)
 
     def is_only(self, authority: str) -> bool:
-        """Whether a request to this host reaches an API because there is no other."""
+        """True if a request to this host reaches an API only because there is no other API."""
         host = _hostname(authority)
         return host not in self.hosts and host.partition(".")[0] not in self.by_first_label and len(self.apis) == 1
 
     def stage_of(self, request: Request) -> str:
-        """The name that is read as the stage, also where there is no such stage; "" where no API is found."""
+        """The name of the stage in a request, even if there is no such stage; "" if no API is found."""
         found = self._locate(request)
         return "" if isinstance(found, Reason) else found[1]
 
     def _open(self, stage: _Stage, route: Route, skip: int) -> Grant:
-        """All callers of a method that needs no key are one."""
+        """The grant for a method that needs no key, which all callers share."""
         kept = self.granted.get(place := ("", id(stage), id(route), skip))
         if kept is None:
             grant = Grant(_subject(stage, route, skip), stage.limits[route], None, self.failure_policy)
@@ -299,7 +302,7 @@ class Catalog:
         value = stage.credentials.find(request)
         if not value:
             return Denied(Reason.KEY_MISSING, _subject(stage, route, skip))
-        # A comma is Envoy's joint between two headers: never part of a key, even where a digest would match.
+        # Envoy joins two headers with a comma: a key never has one, even if the digest of the value matches.
         if "," in value:
             return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, skip))
         hashed = digest(value)
@@ -308,14 +311,14 @@ class Catalog:
             return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, skip))
         if caller is UNLOOKED:
             return KeyNeeded(hashed, _subject(stage, route, skip))
-        # Stages and methods live as long as the catalog, so their ids, the cheapest to compare, identify them.
+        # Stages and routes live as long as the catalog, so `id()` identifies them; it is the cheapest to compare.
         kept = self.granted.get(place := (caller.id, id(stage), id(route), skip))
         if kept and kept.caller is caller and kept.since <= now < kept.until:
             return kept.grant
         return self._granted(caller, stage, route, skip, now, place)
 
     def resolve_as(self, caller: Caller, request: Request, now: int) -> Grant | Denied:
-        """What this caller gets for a request that `resolve` refuses because its key is missing."""
+        """Resolve a request without a key as if `caller` had sent its key."""
         located = self._locate(request)
         if isinstance(located, Reason):
             return Denied(located)
@@ -327,7 +330,7 @@ class Catalog:
         return self._granted(caller, stage, route, skip, now, (caller.id, id(stage), id(route), skip))
 
     def caller(self, key_id: str) -> Caller | None:
-        """The file's key of this id. Looks at each key."""
+        """The file's key with this id. Searches all keys."""
         return next((caller for caller in self.callers.values() if caller.id == key_id), None)
 
     def _granted(
@@ -354,7 +357,7 @@ class Catalog:
         return grant
 
     def _plan(self, caller: Caller, subject: Subject) -> _Plan | None:
-        """A key's plan for a stage. A plan that is gone, or never was in this catalog, covers nothing."""
+        """The caller's plan for a stage. A reference to a plan that this catalog lacks covers nothing."""
         place = subject.api, subject.stage
         for ref in caller.plans:
             if plan := self.plans.get(ref, NOTHING).get(place):
@@ -363,7 +366,7 @@ class Catalog:
 
 
 class Compiler:
-    """Compiles resources each time that they change, and takes over what has not changed since the last time."""
+    """Compiles resources whenever they change, and reuses the unchanged parts of the last catalog."""
 
     def __init__(self, account_id: str = DEFAULT_ACCOUNT, failure_policy: FailurePolicy = FailurePolicy.LOCAL) -> None:
         self._account_id = account_id
@@ -374,7 +377,7 @@ class Compiler:
         self._callers: _Callers | None = None
 
     def __call__(self, resources: Resources, refs: Mapping[str, str] = NO_REFS) -> Catalog:
-        """As `Catalog.compile`. Two threads must not call it at once."""
+        """Compile as `Catalog.compile` does. Not for two threads at once."""
         apis = self._compile_apis(resources)
         plans = self._compile_plans(resources, refs, apis)
         return Catalog(
@@ -400,7 +403,7 @@ class Compiler:
     ) -> dict[str, _Covered]:
         last, self._plans = self._plans, {}
         for full in resources.usage_plans:
-            plan = replace(full, keys=()) if full.keys else full  # they are the callers' affair
+            plan = replace(full, keys=()) if full.keys else full  # the callers hold the keys
             kept = last.get(plan.id)
             if not (kept and kept[0] == plan and _covers_the_same(plan, kept[1], apis)):
                 kept = plan, _compile_plan(plan, apis, self._account_id, self._failure_policy)
@@ -408,7 +411,7 @@ class Compiler:
         return {refs.get(plan_id, plan_id): covered for plan_id, (_, covered) in self._plans.items()}
 
     def _compile_callers(self, resources: Resources, refs: Mapping[str, str]) -> Mapping[bytes, Caller]:
-        """Beside a store the same keys of the file come with every change; without one they never come again."""
+        """Compile the file's keys. With a store, each reload brings the same keys, so the result is kept."""
         members = tuple((refs.get(plan.id, plan.id), plan.keys) for plan in resources.usage_plans if plan.keys)
         last = self._callers
         if last and last.keys is resources.api_keys and last.members == members:
@@ -453,7 +456,7 @@ def _route(stage: _Stage, request: Request, path: str) -> Route | None:
 def _subject(
     stage: _Stage, route: Route, skip: int, caller: Caller | None = None, plan: _Plan | None = None
 ) -> Subject:
-    """The stage's subject, as far as a request goes beyond it."""
+    """The stage's subject with route, caller and plan."""
     base = stage.subject
     return Subject(
         base.api,
@@ -501,7 +504,7 @@ def _compile_api(api: Api, resources: Resources, account_id: str) -> _Api:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """What a stage serves: shared by all stages that serve the API as it is."""
+    """The routes and credentials that a stage serves. All stages without a deployment share those of the API."""
 
     routes: Routes
     credentials: Credentials
@@ -536,7 +539,7 @@ def _compile_stage(api: Api, stage: Stage, served: _Served, account_id: str, sha
 
 
 def _own_verbs(settings: Mapping[tuple[str, str], MethodSetting], route: Route) -> dict[str, Route]:
-    """The verbs that have settings of their own, and so a bucket of their own, where ANY serves them."""
+    """The routes of the verbs that ANY serves, but that have settings, and so a bucket, of their own."""
     if route.method != ANY:
         return {}
     named = (verb for resource, verb in settings if resource == route.resource and verb not in (ANY, WILDCARD))
@@ -552,11 +555,11 @@ def _setting(settings: Mapping[tuple[str, str], T], resource: str, method: str) 
 
 
 def _spelt(*parts: str) -> str:
-    """These parts of a Redis key, after others."""
+    """The end of a Redis key: these parts, encoded."""
     return "".join(":" + encoded(part) for part in parts)
 
 
-_throttle = lru_cache(maxsize=4096)(throttle)  # plans are many, rates are few
+_throttle = lru_cache(maxsize=4096)(throttle)  # many plans share few rates
 
 
 def _bucket(settings: ThrottleSettings | None) -> Throttle | None:
@@ -564,7 +567,7 @@ def _bucket(settings: ThrottleSettings | None) -> Throttle | None:
 
 
 def stage_bucket(setting: MethodSetting | None) -> Throttle | None:
-    """The bucket of a stage's method setting, where a rate of -1 is no limit."""
+    """The bucket of a stage's method setting; a rate of -1 means no limit."""
     if setting is None or setting.throttling_rate_limit == -1:
         return None
     burst = setting.throttling_burst_limit
@@ -595,7 +598,7 @@ def _compile_callers(keys: Iterable[ApiKey], members: _Members) -> dict[bytes, C
 
 
 def caller_of(key: ApiKey, plans: tuple[str, ...]) -> Caller:
-    """A key as requests meet it, in the plans of these references."""
+    """The caller of a key. `plans` are references to its plans."""
     expires = round(key.expires_at.timestamp() * 1_000_000) if key.expires_at else None
     return Caller(key.id, key.enabled, expires, key.customer_id or "", plans)
 

@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from authz.core.request import Request
 from authz.core.resources import Api, Deployment, KeySource
 
-# Who called, as the upstream may believe it, since a client's own copies never reach it.
+# Headers that name the caller to the upstream, which may trust them: a client's own copies never reach it.
 KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id"
 IDENTITY = (KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID)
 # Headers that no client may set. Envoy sets the last on requests that it lets through without a check.
 UNTRUSTED: Final = (*IDENTITY, "x-envoy-auth-failure-mode-allowed")
 # Regular expressions, for Envoy and for us, of all spellings that an upstream may read as one of these: CGI, WSGI and
 # PHP fold `x.api_key-id` into the same variable as `x-api-key-id`; some fold every character but letters and digits.
-# One for each name, since Envoy takes no long ones.
+# One for each name, since Envoy refuses long expressions.
 LOOKALIKES: Final = tuple("[^a-z0-9]+".join(name.split("-")) for name in UNTRUSTED)
 _LOOKALIKE: Final = re.compile("|".join(LOOKALIKES))
 
@@ -31,10 +31,10 @@ SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 class Strip(Struct, frozen=True, gc=False):
-    """What Envoy takes off a request before it forwards it.
+    """The changes that Envoy makes to a request before it forwards it.
 
-    `headers` are removed. `path`, with its query, and `cookie` replace the request's; None keeps it, an empty cookie
-    removes it. `lookalikes` are removed headers whose names the client has chosen.
+    Envoy removes `headers` and `lookalikes`, which are headers whose names the client has chosen. `path`, with its
+    query, and `cookie` replace those of the request. None keeps the request's; an empty `cookie` removes the header.
     """
 
     headers: tuple[str, ...] = ()
@@ -48,16 +48,16 @@ NO_STRIP: Final = Strip()
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An API's key sources: how the key is found, and how everything that could be one is stripped."""
+    """An API's key sources: finds the key of a request, and strips everything that could be one."""
 
     sources: tuple[KeySource, ...]
     metadata_path: tuple[str, ...] | None = None
     forward: bool = False
-    only_header: Strip | None = None  # where nothing but one header could be a key, so that there is one answer
+    only_header: Strip | None = None  # for requests with the header, if only one header can be a key
 
     @classmethod
     def of(cls, api: Api | Deployment) -> Credentials:
-        """The sources of an API or a deployment; with AUTHORIZER the metadata path replaces what the client sends."""
+        """The sources of an API or a deployment; with AUTHORIZER only Envoy's metadata has the key."""
         path = (api.authorizer.namespace, *api.authorizer.path) if api.api_key_source == "AUTHORIZER" else None
         return cls(api.key_sources, path, api.forward_api_key, _only_header(api.key_sources))
 
@@ -71,7 +71,7 @@ class Credentials:
         return None
 
     def strip(self, request: Request) -> Strip:
-        """What could be a key, whichever source was used."""
+        """Everything that could be a key, whichever source was used; nothing if the API forwards keys."""
         if self.forward:
             return NO_STRIP
         if self.only_header and self.only_header.headers[0] in request.headers:
@@ -88,14 +88,14 @@ class Credentials:
 
 
 def strip_of(credentials: Credentials | None, request: Request) -> Strip:
-    """What an upstream must not see: everything that could be a key, and headers that pass for ours."""
+    """Everything that an upstream must not see: possible keys, and headers that it could mistake for ours."""
     strip = credentials.strip(request) if credentials else NO_STRIP
     spoofed = lookalikes(request.headers)
     return replace(strip, lookalikes=tuple(spoofed)) if spoofed else strip
 
 
 def lookalikes(headers: Iterable[str]) -> list[str]:
-    """The names that an upstream may read as one of `UNTRUSTED`, in spellings other than its own."""
+    """The names among `headers` that an upstream may read as one of `UNTRUSTED`, but that are spelled differently."""
     return [n for n in headers if n.startswith("x") and _LOOKALIKE.fullmatch(n) and n not in UNTRUSTED]
 
 
@@ -114,7 +114,7 @@ def _read(source: KeySource, request: Request) -> str | None:
 
 
 def _header(source: KeySource, request: Request) -> str | None:
-    """The header's value, without its scheme; None where the header is absent or has another scheme."""
+    """The header's value, without its scheme; None if the header is absent or has another scheme."""
     value = request.headers.get((source.header or "").lower())
     if value is None or not source.scheme:
         return value
@@ -123,7 +123,7 @@ def _header(source: KeySource, request: Request) -> str | None:
 
 
 def _could_be(source: KeySource, request: Request) -> bool:
-    """Whether the header holds the source's key; one that was sent twice may hold it behind another scheme's value."""
+    """True if the header may hold the source's key, which can follow another scheme's value in a header sent twice."""
     value = request.headers.get((source.header or "").lower())
     if value is None or not source.scheme:
         return value is not None
@@ -131,19 +131,19 @@ def _could_be(source: KeySource, request: Request) -> bool:
 
 
 def _scheme(value: str) -> tuple[str, str]:
-    """`Bearer abc` is `("bearer", "abc")`, whatever blanks there are."""
+    """`Bearer abc` is `("bearer", "abc")`, however many blanks separate them."""
     words = value.split(None, 1)
     return "".join(words[:1]).lower(), "".join(words[1:]).strip()
 
 
 def query_values(request: Request, name: str) -> Iterator[str]:
-    """The values of a query parameter, whose name is compared undecoded."""
+    """The decoded values of a query parameter. Compares `name` with the undecoded names."""
     query = request.path.partition("?")[2]
     return (unquote(found[1]) for found in re.finditer(rf"(?:^|&){re.escape(name)}=([^&]*)", query))
 
 
 def _path_without(names: Collection[str], path: str) -> str | None:
-    """The path without these query parameters and with the rest as it was sent; None where it has none of them.
+    """The path without these query parameters, its rest as sent; None if it has none of them.
 
     Envoy's own `query_parameters_to_remove` would sort the rest, and turn `?wsdl` into `?wsdl=`.
     """
@@ -163,12 +163,12 @@ def _cookies(header: str) -> list[str]:
 
 
 def _is_text(pair: str) -> bool:
-    """Envoy takes no other bytes from an answer. A cookie that is missing is better than one that was changed."""
+    """True if Envoy accepts the pair in our answer: only UTF-8. A missing cookie is better than a changed one."""
     return pair.isascii() or not SURROGATES.search(pair)
 
 
 def _joined(values: Iterator[str]) -> str | None:
-    """A credential given twice is joined as Envoy joins headers, and so is no key that can exist."""
+    """Join values as Envoy joins headers, or return None. A credential sent twice gets a comma, which no key has."""
     return ",".join(values) or None
 
 

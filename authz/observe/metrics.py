@@ -37,16 +37,16 @@ __all__ = ["CONTENT_TYPE", "ControlMetrics", "Gathered", "Metrics", "keep_in"]
 
 OTHER = "other"
 VERSION = importlib.metadata.version("envoy-usage-plans")
-# Exported as 0 before the first count: a rate over a series that begins at 1 would miss its start.
+# Exported as 0 before the first count: a rate over a series that begins at 1 would miss the first count.
 POLICIES = tuple((str(policy),) for policy in FailurePolicy)
 RELOADS = (("swapped",), ("unchanged",), ("refused",))
 LOOKUPS = (("known",), ("unknown",), ("failed",))
 REDIS_ERRORS = (("ConnectionError",), ("TimeoutError",))
 BAD_CALLS = tuple((problem,) for problem in ("too_large", "ended", "no_message", "malformed", "undecodable"))
 
-# A second series beside each counter, which says when it was made.
+# Otherwise each counter has a second series: its time of creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-# Fit for 50 µs to 100 ms: the range between a refusal without Redis and Envoy's patience.
+# From 50 µs, a refusal without Redis, to 100 ms, where Envoy's timeout ends a check.
 LATENCY_BUCKETS = (
     0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1,
 )  # fmt: skip
@@ -125,9 +125,7 @@ class Metrics:
         self._checks = self._counted("authz_checks", "Answered checks.", "api", "stage", "plan", "decision", "reason")
         self._shadow = self._counted("authz_shadow_refusals", "Calls that a shadow plan let through.", "plan", "layer")
         self._seconds = self._observed("authz_check_duration_seconds", "Time to answer a check.", LATENCY_BUCKETS)
-        self.cancelled = self._counted(
-            "authz_checks_cancelled", "Checks that Envoy gave up; what they charged stays charged."
-        )
+        self.cancelled = self._counted("authz_checks_cancelled", "Checks that Envoy cancelled; their charges stay.")
         self.bad_calls = self._counted(
             "authz_bad_calls", "Calls at the gRPC port that no Envoy makes on purpose.", "problem", known=BAD_CALLS
         )
@@ -145,7 +143,7 @@ class Metrics:
         self.owed = self._gauge(
             "authz_fallback_unsettled_requests", "Calls admitted without Redis and not counted there yet.", "livesum"
         )
-        self.recalled = self._counter("authz_checks_recalled", "Refusals that were remembered, and cost Redis nothing.")
+        self.recalled = self._counter("authz_checks_recalled", "Refusals answered from memory, without Redis.")
         self.master_changes = self._counter(
             "authz_redis_master_changes", "Times that another server took over from the master."
         )
@@ -165,9 +163,9 @@ class Metrics:
             "livemin",
         )
         self.catalog_problem = self._gauge(
-            "authz_catalog_problem", "1 while the file or the store holds what is refused or left aside.", "livemax"
+            "authz_catalog_problem", "1 while a part of the file or the store is refused or ignored.", "livemax"
         )
-        self.in_flight = self._gauge("authz_checks_in_flight", "Checks that are being worked on.", "livesum")
+        self.in_flight = self._gauge("authz_checks_in_flight", "Checks in progress.", "livesum")
         self._expiry = self._gauge(
             "authz_tls_certificate_expiry_timestamp_seconds",
             "When the certificate that is served expires (server), or the last of the CAs for clients (clients).",
@@ -183,7 +181,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def flush(self) -> None:
-        """Hand over the counts since the last time, after the callbacks of `at_flush`."""
+        """Run the callbacks of `at_flush`, then add the counts since the last flush to the metrics."""
         used = time.process_time()
         self._cpu.inc(used - self._cpu_told)
         self._cpu_told = used
@@ -193,7 +191,7 @@ class Metrics:
             counted.flush()
 
     def at_flush(self, ask: Callable[[], None]) -> None:
-        """Call `ask` before each hand-over, for instance to set gauges."""
+        """Call `ask` before each flush, for instance to set gauges."""
         self._asked.append(ask)
 
     def observe(self, verdict: Verdict, seconds: float) -> None:
@@ -216,11 +214,11 @@ class Metrics:
                 self._degraded("local")
 
     def certificate_expires(self, of: str, at: float) -> None:
-        """`at` is a Unix time; without TLS there is nothing to tell, and nothing is."""
+        """Set the expiry `at`, a Unix time, of a certificate. Without TLS the metric has no series."""
         self._expiry.labels(of).set(at)
 
     def _plan_label(self, plan: str) -> str:
-        """The first `max_plans` plans have a label of their own; the number of series stays bounded."""
+        """The label of a plan: its own for the first `max_plans` plans, then `other`, so that series stay bounded."""
         if plan in self._plans or not plan:
             return plan
         if len(self._plans) >= self._max_plans:
@@ -253,9 +251,9 @@ class Metrics:
 
 
 def keep_in(directory: str, slot: int) -> None:
-    """From now on the metrics that this process makes are kept in files of this slot, beside those of other workers.
+    """Keep the metrics that this process makes from now on in files of `slot`, in the directory of all workers.
 
-    By its number and not its pid: a worker that takes the place of a dead one counts on from where that one was.
+    The files carry the slot and not the pid, so a worker that replaces a dead one continues its counts.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
@@ -264,8 +262,7 @@ def keep_in(directory: str, slot: int) -> None:
 class Gathered:
     """The metrics of all workers, read from their files, and those of their supervisor.
 
-    `states` tells how many workers are in each state. Of all workers together, too, at most `max_plans` plans have a
-    label of their own.
+    `states` counts the workers in each state. At most `max_plans` plans have a label of their own, over all workers.
     """
 
     def __init__(self, directory: str, max_plans: int, states: Callable[[], Mapping[str, int]]) -> None:
@@ -273,16 +270,14 @@ class Gathered:
         self.registry = CollectorRegistry()
         self.registry.register(_States(states))
         self.registry.register(_Files(directory, max_plans))
-        self.restarts = Counter(
-            "authz_worker_restarts", "Workers that ended without being told to.", registry=self.registry
-        )
+        self.restarts = Counter("authz_worker_restarts", "Workers that ended unexpectedly.", registry=self.registry)
 
     def exposition(self) -> bytes:
         """Everything in Prometheus's text format, of media type CONTENT_TYPE."""
         return generate_latest(self.registry)
 
     def forget(self, slot: int) -> None:
-        """A worker has ended: its gauges say nothing any more; what it counted stays."""
+        """Drop the gauges of a worker that has ended. Its counts stay."""
         mark_process_dead(slot, self._directory)  # type: ignore[no-untyped-call]
 
 
@@ -313,7 +308,7 @@ class ControlMetrics:
         return generate_latest(self.registry)
 
     def observe(self, operation: str, status: int, seconds: float) -> None:
-        """Count an answer. `operation` is one that the control plane has, or "" where the path is none's."""
+        """Count an answer. `operation` is the name of one, or "" if no operation has the path."""
         self._requests.labels(operation, status).inc()
         self._seconds.labels(operation).observe(seconds)
 
@@ -330,7 +325,7 @@ class _States(Collector):
 
 
 class _Files(Collector):
-    """What the workers have counted. Plans that come when the bound is reached are added up as `other`."""
+    """The metrics of the workers. Plans beyond the bound are added up as `other`."""
 
     def __init__(self, directory: str, max_plans: int) -> None:
         self._files = MultiProcessCollector(None, directory)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The catalog of the store: read whole once, followed by its change stream, and swapped in by one reference."""
+"""Keeps the catalog in step with the store: follows its change stream, compiles its resources, swaps one reference."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from authz.store.keys import StoreKeyCache
 from authz.store.ports import CallerName, ChangeFeed, Event, Head, StoreUnavailable
 
 BLOCK_MILLISECONDS: Final = 200
-ANSWER_SECONDS: Final = 0.4  # for the head and the lease; a connection that takes longer is dead
+ANSWER_SECONDS: Final = 0.4  # the timeout of head and lease; a slower connection counts as dead
 RECONNECT_SECONDS: Final = 0.1
 LONGEST_RECONNECT_SECONDS: Final = 2.0
 LEASE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.2  # when the store cannot be read
-REFUSED_SECONDS: Final = 5.0  # when what it holds cannot be compiled
+REFUSED_SECONDS: Final = 5.0  # when its resources cannot be compiled
 MAX_TOLD: Final = 10  # methods without their authorization, in a log line and on the status page
-COMPILED: Final = frozenset({"account", "domain", "stage", "usageplan"})  # the kinds that a catalog is made of
+COMPILED: Final = frozenset({"account", "domain", "stage", "usageplan"})  # the kinds of items that a catalog is made of
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +47,9 @@ NONE: Final = Version(0, "")
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """A catalog in force, and the version of the store from which it was made.
+    """The catalog in force, and the version of the store from which it was made.
 
-    `life` counts the times that the stream had to be taken up anew: versions of two lives cannot be compared.
+    `life` counts the starts of the change stream: versions of different lives cannot be compared.
     """
 
     catalog: Catalog | None = None
@@ -60,11 +60,11 @@ class _Taken:
 
 
 class StoreCatalog:
-    """The store's resources and the file's, if there is one. None, until the store was read for the first time.
+    """The catalog of the store's resources and the file's, if there is a file; None until the store is first read.
 
-    `ring` is told of every change, `observe` of every catalog, and `reset` of the callers whose counters were set: None
-    for any, if we cannot know. `worker` names us to those who wait for a version. `rest` is the pause before the
-    stream is tried again, for tests.
+    `ring` receives every change, and `observe` the outcome of every reload. `reset` receives the callers whose counters
+    were set, or None if they are unknown. `worker` names us in the lease, for calls of the control plane that wait
+    for a version. `rest` pauses before the stream is retried; tests replace it.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class StoreCatalog:
         self._reset = reset
         self._file = LiveCatalog(*file, lambda resources: resources, self._file_read) if file else None
         self._taken = _Taken()
-        self._stale: list[object] = []  # catalogs that were replaced, and are still to be freed
+        self._stale: list[object] = []  # replaced catalogs that are not freed yet
         self._refusal: str | None = None
         self._unauthorized: tuple[str, ...] = ()
-        self._position: Head | None = None  # of the last change that was applied
-        self._needed = 0  # the version of the last change that a catalog has to have
+        self._position: Head | None = None  # of the last applied change
+        self._needed = 0  # the version of the last change that affects the catalog
         self._life = 0
         self._behind = False
         self._heard_at = time.time()
@@ -120,9 +120,9 @@ class StoreCatalog:
 
     @property
     def checked_at(self) -> float:
-        """When the change stream was last read to its end, and the file looked at, in seconds of Unix time.
+        """The earlier of two times: the last read of the change stream to its end, and the last look at the file.
 
-        Before that it is when we began.
+        In seconds of Unix time. Before the first read, the time of our start.
         """
         return min(self._heard_at, self._file.checked_at) if self._file else self._heard_at
 
@@ -133,7 +133,7 @@ class StoreCatalog:
 
     @property
     def served(self) -> Head:
-        """The last version of the store of which every change holds here."""
+        """The last version of the store whose changes are all in force here; an empty head before the first."""
         if self._position is None or self._taken.life != self._life:
             return Head("", 0, "")
         if self._taken.store >= self._needed:
@@ -141,7 +141,7 @@ class StoreCatalog:
         return Head(self._position.epoch, self._taken.store, "")
 
     async def loaded(self) -> None:
-        """Returns when there is a catalog."""
+        """Wait for the first catalog."""
         await self._loaded.wait()
 
     async def reload(self) -> None:
@@ -159,7 +159,7 @@ class StoreCatalog:
                 tasks.create_task(self._file.watch())
 
     async def aclose(self) -> None:
-        """Nobody waits for a sidecar that has stopped."""
+        """Drop the lease, so that no call waits for this sidecar, and close the connections to the store."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._store.drop_presence(self._worker)
@@ -170,7 +170,7 @@ class StoreCatalog:
     # --- the change stream ---
 
     async def _follow(self) -> None:
-        """What fails, or has to begin anew, is tried again after a pause that grows until all is well once."""
+        """Read the stream until cancelled. Retry with exponential back-off after a fault or a new start."""
         pause = RECONNECT_SECONDS
         while True:
             if await self._is_read():
@@ -180,13 +180,13 @@ class StoreCatalog:
             pause = min(2 * pause, LONGEST_RECONNECT_SECONDS)
 
     async def _is_read(self) -> bool:
-        """True if the stream goes on from where we are."""
+        """Read the stream once, and log faults. True if it continues from our position."""
         try:
             goes_on = await self._read()
         except (StoreUnavailable, TimeoutError) as fault:
             self._lost.says(in_words(fault))
             return False
-        except Exception as fault:  # the outermost loop: what cannot be read, of another release perhaps, is missed
+        except Exception as fault:  # the outermost loop: an unreadable event, perhaps of another release, is lost
             self._not_understood.says(in_words(fault), exc_info=self._not_understood.reason is None)
             self._position = None
             return False
@@ -197,28 +197,28 @@ class StoreCatalog:
         return goes_on
 
     async def _read(self) -> bool:
-        """One answer of the stream; any mismatch means that changes were missed, and all is read again: False."""
+        """Apply one answer of the stream. After a mismatch, which means lost changes, start anew and return False."""
         if self._position is None:
             await self._start_anew(time.monotonic(), await self._head(), "nothing was read yet")
             return self._life == 1
-        events = await self._store.changes(self._position.version, BLOCK_MILLISECONDS)  # has a time-out of its own
+        events = await self._store.changes(self._position.version, BLOCK_MILLISECONDS)  # has a timeout of its own
         answered = time.monotonic()
         follows = all(self._apply(event) for event in events)
         head = await self._head()
-        # An empty answer, although the store was ahead of us already before we asked: its stream has lost changes.
+        # An empty answer although the store was ahead of us before this read: its stream has lost changes.
         starved = self._behind and not events
         self._behind = head.version > self._position.version
         if follows and not starved and self._is_ours(head):
-            if len(events) < EVENTS:  # else there may be more that nobody has told yet
+            if len(events) < EVENTS:  # a full answer may leave changes for the next read
                 self._heard(answered)
             return True
-        # The stream or the head may come from a server that is the master no more: both are asked anew.
+        # The stream or the head may come from a former master: connect anew for the next read.
         await self._store.hang_up()
         await self._start_anew(answered, head, "the stream has lost changes, or is another's")
         return False
 
     def _heard(self, answered: float) -> None:
-        """All changes up to this moment of the monotonic clock have been applied."""
+        """Note that all changes up to `answered`, on the monotonic clock, are applied."""
         self._ring.heard(answered)
         self._heard_at = time.time() - (time.monotonic() - answered)
 
@@ -227,14 +227,14 @@ class StoreCatalog:
             return await self._store.head()
 
     def _is_ours(self, head: Head) -> bool:
-        """Whether the store's history goes through our position: not so after FLUSHALL, a restore, lost writes."""
+        """True if the store's history includes our position; False after FLUSHALL, a restore or lost writes."""
         ours = self._position
         if ours is None or head.epoch != ours.epoch:
             return False
         return head.version > ours.version or (head.version, head.tag) == (ours.version, ours.tag)
 
     def _apply(self, event: Event) -> bool:
-        """Whether the event is the next one; only then it counts."""
+        """Apply the event if it is the next one; otherwise return False."""
         ours = self._position
         if ours is None or (event.version, event.previous) != (ours.version + 1, ours.tag):
             return False
@@ -249,7 +249,7 @@ class StoreCatalog:
         return True
 
     async def _start_anew(self, answered: float, head: Head, why: str) -> None:
-        """Take the stream up from the store's head, and everything else from the store."""
+        """Start the stream at the store's head. Drop cached keys, reset all callers, and request a new catalog."""
         self._anew.says(why, version=head.version)
         self._position, self._needed, self._behind = head, head.version, False
         self._life += 1
@@ -271,19 +271,19 @@ class StoreCatalog:
             await self._wanted.wait()
             self._wanted.clear()
             if pause := await self._take_over():
-                with suppress(TimeoutError):  # the next change may be what mends it
+                with suppress(TimeoutError):  # the next change may be the remedy
                     await asyncio.wait_for(self._wanted.wait(), pause)
                 self._wanted.set()
 
     async def _take_over(self) -> float | None:
-        """Make a catalog of what the store holds now; after how many seconds to try again, if that failed."""
+        """Compile the store's current resources and swap them in. Return the seconds until a retry, if it fails."""
         try:
             life, snapshot = self._life, await self._store.snapshot()
             outcome = await self._swap(life, snapshot.head, snapshot.items)
         except StoreUnavailable as fault:
             self._unread.says(in_words(fault))
             return RETRY_SECONDS
-        except Exception as fault:  # the outermost loop: the last good catalog serves, whatever happened to this one
+        except Exception as fault:  # the outermost loop: the last good catalog stays in force after any fault
             self._uncompiled.says(in_words(fault), exc_info=self._uncompiled.reason is None)
             self._refusal = f"store: {type(fault).__name__}"
             self._observe("refused")
@@ -310,7 +310,7 @@ class StoreCatalog:
         self._refusal = f"in the file and in the store, where it is left aside: {', '.join(both)}" if both else None
         self._tell_unauthorized(lacking)
         if outcome == "unchanged":
-            self._unchanged.says("the store holds what is served", version=str(self.version), store=head.version)
+            self._unchanged.says("the resources have not changed", version=str(self.version), store=head.version)
             return "unchanged"
         self._unchanged.ended()
         log.info("catalog loaded", outcome=outcome, version=str(self.version), store=head.version)
@@ -318,7 +318,7 @@ class StoreCatalog:
 
     @property
     def unauthorized(self) -> Sequence[str]:
-        """Served methods whose authorization nobody carries out, the first few, and how many more there are."""
+        """The first served methods whose `authorizationType` has no effect, and the number of the others."""
         return _few(self._unauthorized)
 
     def _tell_unauthorized(self, lacking: tuple[str, ...]) -> None:
@@ -331,7 +331,7 @@ class StoreCatalog:
     # --- the lease ---
 
     async def _keep_leased(self) -> None:
-        """Tell what we serve: at once when that changes, and every second."""
+        """Publish the served version in our lease: at once when it changes, and every LEASE_SECONDS."""
         while True:
             self._news.clear()
             try:
@@ -356,13 +356,13 @@ def _merged(items: Items, fixed: Resources) -> tuple[Resources, dict[str, str], 
 
 
 def _few(methods: Sequence[str]) -> list[str]:
-    """The first of them, and a last entry that counts the others: a log line and a status page stay small."""
+    """The first MAX_TOLD methods, and an entry that counts the others: a log line and a status page stay small."""
     more = len(methods) - MAX_TOLD
     return [*methods[:MAX_TOLD], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _content(resources: Resources, refs: Mapping[str, str], file: str) -> str:
-    """A digest of what is compiled, the same in every sidecar. `file` is that of the file, which has the keys."""
+    """A digest of the resources to compile, equal in every sidecar. `file` is the digest of the file and its keys."""
     whole = hashlib.sha256(file.encode())
     plans, named = resources.usage_plans, sorted(refs.items())
     whole.update(msgspec.msgpack.encode((resources.account, len(resources.apis), len(plans), len(named))))

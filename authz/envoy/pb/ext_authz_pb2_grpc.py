@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthorizationStub:
-    """Whom Envoy asks before it forwards a request.
+    """The service that Envoy calls before it forwards a request.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class AuthorizationStub:
 
 
 class AuthorizationServicer:
-    """Whom Envoy asks before it forwards a request.
+    """The service that Envoy calls before it forwards a request.
     """
 
     def Check(self, request, context):
@@ -71,7 +71,7 @@ def add_AuthorizationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Authorization:
-    """Whom Envoy asks before it forwards a request.
+    """The service that Envoy calls before it forwards a request.
     """
 
     @staticmethod
