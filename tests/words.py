@@ -1,7 +1,6 @@
 """Check the English of the repository: `python -m tests.words` fails on the forms that a reader has to decode.
 
-It reads docstrings, comments, messages, names of tests, and pages. `tests/words.txt` lists the files that are not clean
-yet; their findings do not count, and the list may only get shorter.
+It reads docstrings, comments, messages, names of tests, and pages.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 ROOT: Final = Path(__file__).parents[1]
-NOT_YET: Final = ROOT / "tests/words.txt"
 SKIPPED: Final = ("authz/envoy/pb/", "tests/words.", "tests/unit/test_words.py", "tests/deploy/schemas/")
 HASH_COMMENTS: Final = (".sh", ".toml", ".yaml", ".yml", ".j2", ".conf", ".service", "Makefile", "Dockerfile", "/run")
 NOT_PROSE: Final = re.compile(r"(?:^!|noqa|type: ignore|ruff:|fmt:|shellcheck|yaml-language-server).*")
@@ -207,23 +205,17 @@ def count(paths: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.words", description=__doc__.split("\n")[0])
-    parser.add_argument("paths", nargs="*", help="show all findings below these paths, listed or not")
+    parser.add_argument("paths", nargs="*", help="look only below these paths")
     parser.add_argument("--count", action="store_true", help="show the share of affected texts instead")
-    parser.add_argument("--shrink", action="store_true", help="take clean files off tests/words.txt")
     given = parser.parse_args(arguments)
     below = tuple(given.paths)
     paths = [path for path in files() if not below or path.startswith(below)]
     if given.count:
         sys.stdout.write(f"{count(paths)}\n")
         return 0
-    found = {path: [one for text in read(path) for one in findings(text)] for path in paths}
-    not_yet = NOT_YET.read_text("utf-8").split() if NOT_YET.exists() else []
-    if given.shrink:
-        NOT_YET.write_text("".join(f"{path}\n" for path in not_yet if found.get(path)), "utf-8")
-        return 0
-    shown = [one for path, some in found.items() for one in some if below or path not in not_yet]
-    sys.stdout.write("".join(f"{one}\n" for one in shown))
-    return 1 if shown else 0
+    found = [one for path in paths for text in read(path) for one in findings(text)]
+    sys.stdout.write("".join(f"{one}\n" for one in found))
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

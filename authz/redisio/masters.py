@@ -116,7 +116,7 @@ class Masters:
             owner = max(lagging, key=lambda one: one.epoch)
             self._epoch = owner.epoch
             return owner.address
-        raise MasterUnknown(f"nobody names the master; of the last one asked: {reason}")
+        raise MasterUnknown(f"no server names the master; the last one: {reason}")
 
     async def ask(self, run: Run, seed: Address) -> View:
         """Query one Sentinel or node. Raises MasterUnknown."""

@@ -405,7 +405,7 @@ class Export:
             elif not self._is_peppered():
                 yield replace(stored.key, value_sha256=stored.index)
             else:
-                self.warnings.append(f"apikey {name}: left out: under a pepper only a sealed value can be told")
+                self.warnings.append(f"apikey {name}: left out: under a pepper only a sealed value can be exported")
 
     def _value(self, stored: StoredKey) -> str | None:
         try:

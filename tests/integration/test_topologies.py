@@ -461,8 +461,8 @@ async def test_a_silent_node_is_not_tried_first_again(steady: Fleet) -> None:
 @pytest.mark.parametrize(
     ("url", "error"),
     [
-        (f"redis+sentinel://{HOST}:1,{HOST}:2/main", "MasterUnknown: nobody names the master"),
-        (f"redis+cluster://{HOST}:1", "MasterUnknown: nobody names the master"),
+        (f"redis+sentinel://{HOST}:1,{HOST}:2/main", "MasterUnknown: no server names the master"),
+        (f"redis+cluster://{HOST}:1", "MasterUnknown: no server names the master"),
     ],
 )
 async def test_no_server_answers(url: str, error: str, account: str) -> None:

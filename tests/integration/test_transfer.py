@@ -267,7 +267,7 @@ async def test_an_export_under_a_pepper_tells_sealed_values_or_nothing(store: St
     items = await everything(store)
     closed, open_ = Export(items, SEALED), Export(items, SEALED, include_values=True)
     assert "apiKeys" not in loaded(closed)
-    assert "apikey k1: left out: under a pepper only a sealed value can be told" in closed.warnings
+    assert "apikey k1: left out: under a pepper only a sealed value can be exported" in closed.warnings
     assert loaded(open_)["apiKeys"][0]["value"] == value_of("k1")
     assert any(text.startswith("restapi a1b2c3: left out, for want of words in a file: ") for text in open_.warnings)
     other = Export(items, Sealer([b"t" * 32], b"some pepper for us"), include_values=True)
