@@ -12,10 +12,10 @@ from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.patch import PatchRule, invalid_path
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import new_id
-from authz.control.operations.restapis import Reader, api_of, given, listed, operations_of, patched
+from authz.control.operations.restapis import api_of, given, listed, operations_of, patched
 from authz.control.operations.stages import Canary, warn_of_canary
 from authz.core.stored import StoredDeployment, StoredStage, children, stage_id
-from authz.store.ports import Draft
+from authz.store.ports import Draft, ItemSource
 
 
 class NewDeployment(Struct, frozen=True, rename="camel"):
@@ -43,7 +43,7 @@ def _shown(found: StoredDeployment, *, summary: bool = False) -> dict[str, Any]:
     }
 
 
-async def _deployment(call: Call, source: Reader) -> StoredDeployment:
+async def _deployment(call: Call, source: ItemSource) -> StoredDeployment:
     api = await api_of(call, source)
     found = await source.get("deployment", f"{api.id}/{call.params['deployment_id']}")
     if not isinstance(found, StoredDeployment):

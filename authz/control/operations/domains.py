@@ -15,7 +15,6 @@ from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import (
     ENDPOINTS,
     Endpoint,
-    Reader,
     bare_style,
     given,
     listed,
@@ -25,7 +24,7 @@ from authz.control.operations.restapis import (
 )
 from authz.core.rules import BASE_PATH, HOST
 from authz.core.stored import BasePathMapping, DomainName, RestApi, StoredStage, stage_id
-from authz.store.ports import Draft
+from authz.store.ports import Draft, ItemSource
 
 NO_BASE_PATH: Final = "(none)"  # how AWS writes the empty base path
 NO_TARGET: Final = "no-domain-target.invalid"  # never resolves (RFC 2606), and names the setting that is missing
@@ -99,7 +98,7 @@ def _targets(call: Call, domain: DomainName) -> dict[str, Any]:
     }
 
 
-async def _domain(call: Call, source: Reader) -> DomainName:
+async def _domain(call: Call, source: ItemSource) -> DomainName:
     found = await source.get("domain", call.params["domain_name"].lower())
     if not isinstance(found, DomainName):
         raise not_found("Invalid domain name identifier specified")

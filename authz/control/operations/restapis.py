@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import structlog
@@ -35,7 +35,6 @@ from authz.control.operations.ids import new_id
 from authz.core.resources import AuthorizerSource, Deployment, KeySource
 from authz.core.stored import (
     DomainName,
-    Item,
     RestApi,
     StoredDeployment,
     StoredPlan,
@@ -45,7 +44,7 @@ from authz.core.stored import (
     stage_id,
     stage_plans,
 )
-from authz.store.ports import Draft
+from authz.store.ports import Draft, ItemSource
 
 log = structlog.get_logger(__name__)
 
@@ -66,13 +65,7 @@ UNKNOWN_API: Final = "Invalid API identifier specified"
 # --- for the parts of an API --------------------------------------------------------------------------------------
 
 
-class Reader(Protocol):
-    """The store, or an edit of it."""
-
-    async def get(self, kind: str, item_id: str, /) -> Item | None: ...
-
-
-async def api_of(call: Call, source: Reader, api_id: str | None = None) -> RestApi:
+async def api_of(call: Call, source: ItemSource, api_id: str | None = None) -> RestApi:
     """Return the API with this id, or the one in the call's path. Raises ApiError."""
     wanted = call.params["restapi_id"] if api_id is None else api_id
     found = await source.get("restapi", wanted)
@@ -92,7 +85,7 @@ def unknown_api_as(error: ApiError) -> Iterator[None]:
         raise
 
 
-async def served_by(source: Reader, api_id: str, stage_name: str) -> Deployment | None:
+async def served_by(source: ItemSource, api_id: str, stage_name: str) -> Deployment | None:
     """Return the deployment that a stage serves; None without the stage or its deployment."""
     stage = await source.get("stage", stage_id(api_id, stage_name))
     if not isinstance(stage, StoredStage):

@@ -13,7 +13,6 @@ from authz.aws.errors import bad_request, conflict, not_found
 from authz.aws.patch import PatchOperation, PatchRule, PatchStep, Type, member, member_or_removed
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import (
-    Reader,
     api_of,
     check_unmapped,
     detach,
@@ -27,7 +26,7 @@ from authz.core.bounds import MAX_INT
 from authz.core.resources import Deployment
 from authz.core.rules import missing_method
 from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
-from authz.store.ports import Draft
+from authz.store.ports import Draft, ItemSource
 
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
@@ -88,7 +87,7 @@ def shown(stage: StoredStage) -> dict[str, Any]:
     }
 
 
-async def _stage(call: Call, source: Reader) -> tuple[RestApi, StoredStage]:
+async def _stage(call: Call, source: ItemSource) -> tuple[RestApi, StoredStage]:
     api = await api_of(call, source)
     found = await source.get("stage", stage_id(api.id, call.params["stage_name"]))
     if not isinstance(found, StoredStage):
