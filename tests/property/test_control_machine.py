@@ -24,14 +24,13 @@ from authz.store.consistency import differences
 from authz.store.keys import StoreKeyCache
 from authz.store.ports import Head
 from authz.store.store import Store
-from tests.support.control import Control, Reply, raw, running
+from tests.support.control import Control, Reply, patiently, running
 from tests.support.servers import DEADLINE_SECONDS, RedisServer
 
 STAGES = ("s1", "s2")  # few of everything, so that they meet
 NAMES, VALUES = 3, 4
 STEPS = 12
 EXAMPLES = max(1, settings().max_examples // 30)
-ATTEMPTS = 10
 FINE = {200, 201, 202, 400, 404, 409}  # done, or refused by a rule
 
 
@@ -115,12 +114,7 @@ class Clients(RuleBasedStateMachine):
             self._take(sent, reply)
 
     def _send(self, sent: Sent) -> tuple[Sent, Reply]:
-        """Call again after a 503, as AWS's clients do: a busy machine can keep Redis's answer from us for a second."""
-        for _ in range(ATTEMPTS):
-            reply = raw(self.control, sent.verb, sent.path, sent.body)
-            if reply.status != 503:
-                break
-        return sent, reply
+        return sent, patiently(self.control, sent.verb, sent.path, sent.body)
 
     def _take(self, sent: Sent, reply: Reply) -> None:
         assert reply.status in FINE, (sent, reply)

@@ -189,6 +189,15 @@ def signed(control: Control, verb: str, path: str, body: bytes, headers: Mapping
     return {name: str(value) for name, value in request.headers.items()}
 
 
+def patiently(control: Control, verb: str, path: str, body: Any = None) -> Reply:
+    """Call again after a 503, as AWS's clients do: a busy machine can keep Redis's answer from us for a second."""
+    for _ in range(10):
+        reply = raw(control, verb, path, body)
+        if reply.status != 503:
+            break
+    return reply
+
+
 def raw(
     control: Control,
     verb: str,

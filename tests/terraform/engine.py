@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-from tests.support.control import Control, raw
+from tests.support.control import Control, patiently
 
 PLACE: Final = re.compile(r"\{([a-z_]+)\}")
 ABSENT: Final = object()  # a member that no answer may show
@@ -80,7 +80,7 @@ class Replay:
 
     def send(self, send: Send) -> Any:
         """The JSON of the answer. Fails where the provider would report an error."""
-        answer = raw(self.control, send.verb, self.filled(send.path, escape=True), self._body(send.body))
+        answer = patiently(self.control, send.verb, self.filled(send.path, escape=True), self._body(send.body))
         wanted = (send.status,) if send.status else range(200, 300)
         assert answer.status in wanted, f"{send.verb} {send.path}: {answer}"
         self.version = answer.headers.get("x-authz-version", self.version)
@@ -122,7 +122,7 @@ class Replay:
         """True if the read that follows a destruction says that nothing is there, in the way the provider knows."""
         if table.gone is None:
             return True
-        answer = raw(self.control, "GET", self.filled(table.gone, escape=True))
+        answer = patiently(self.control, "GET", self.filled(table.gone, escape=True))
         return (answer.status, answer.code) == (404, "NotFoundException")
 
 
