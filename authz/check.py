@@ -1,8 +1,8 @@
 """The use case: is this request allowed? Start reading here.
 
-Two pure functions decide a request, with one Redis call between them: `catalog.resolve` finds out who is calling and
-which limits cover the call, the limiter takes a unit from all of those limits or from none, and `judge` makes the
-verdict. Only a key that is not in memory costs one more call, a look-up.
+Two pure functions decide a request, with one Redis call between them. `catalog.resolve` finds the caller, and the
+limits that cover the call. The limiter takes a unit from all of those limits or from none. `judge` makes the verdict. A
+key that is not in memory costs one more call to Redis, a look-up.
 """
 
 from __future__ import annotations

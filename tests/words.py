@@ -1,4 +1,4 @@
-"""Check the English of the repository: `python -m tests.words` fails on the forms that a reader has to decode.
+"""Check the English of the repository: `python -m tests.words` fails on phrases that are hard to read.
 
 It reads docstrings, comments, messages, names of tests, and pages.
 """

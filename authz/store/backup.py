@@ -120,9 +120,8 @@ class Backups:
         """False if another writer added a list meanwhile, which would stay behind. Nothing has changed then."""
         database = self._database
         async with database.within(SLOW_SECONDS), database.redis.pipeline(transaction=True) as steps:
-            await steps.watch(
-                database.store_key("lists")
-            )  # a write that neither adds nor ends a list is replaced whole
+            # A write that neither adds nor ends a list needs no watch: it is replaced whole.
+            await steps.watch(database.store_key("lists"))
             old = {*names, *await self._store_names()}
             steps.multi()  # type: ignore[no-untyped-call]
             for some in chunks(sorted(old)):

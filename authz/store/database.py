@@ -117,7 +117,7 @@ class Database:
                 yield
         except (RedisError, OSError, TimeoutError) as error:
             await self.hang_up()  # other idle connections have most likely gone with the same Redis
-            raise unavailable(error) from error
+            raise _unavailable(error) from error
 
     async def hang_up(self) -> None:
         """Close the idle connections."""
@@ -135,7 +135,7 @@ class Database:
         return self._budget + sum(map(len, args)) / BYTES_A_SECOND
 
 
-def unavailable(error: Exception) -> StoreUnavailable:
+def _unavailable(error: Exception) -> StoreUnavailable:
     """The store's exception for a fault of Redis."""
     lost = isinstance(error, (RedisConnectionError, OSError)) and not isinstance(error, TimeoutError)
     kind = ConnectionLost if lost else StoreUnavailable

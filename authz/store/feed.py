@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
-from redis.exceptions import RedisError
 
 from authz.background import in_background
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.stored import StoredKey, id_of
 from authz.redisio.client import Script, connect, hang_up
-from authz.store.database import Database, unavailable
+from authz.store.database import Database
 from authz.store.items import decode
-from authz.store.ports import CallerName, ConnectionLost, Event, Head, KeyLookup, Name, Presence, StoreSnapshot
+from authz.store.ports import (
+    CallerName,
+    ConnectionLost,
+    Event,
+    Head,
+    KeyLookup,
+    Name,
+    Presence,
+    StoreSnapshot,
+    StoreUnavailable,
+)
 
 FIND: Final = Script.load("find.lua")
 SNAPSHOT: Final = Script.load("snapshot.lua")
@@ -74,13 +82,13 @@ class Feed:
         """The commits after a version, in order. Waits up to `block_ms` for the first, on its own connection."""
         wait = ("BLOCK", block_ms) if block_ms else ()
         key = self.database.store_key("changes")
+        run: Callable[..., Awaitable[Any]] = self._stream.execute_command
         try:
-            async with asyncio.timeout(block_ms / 1000 + GRACE_SECONDS):
-                run: Callable[..., Awaitable[Any]] = self._stream.execute_command
+            async with self.database.within(block_ms / 1000 + GRACE_SECONDS):
                 streams = await run("XREAD", "COUNT", EVENTS, *wait, "STREAMS", key, f"{after}-0")
-        except (RedisError, OSError, TimeoutError) as error:
-            await self.hang_up()  # the other connections may be half open too
-            raise unavailable(error) from error
+        except StoreUnavailable:
+            await hang_up(self._stream)
+            raise
         return [_event(entry_id, fields) for _, entries in streams or () for entry_id, fields in entries]
 
     async def hang_up(self) -> None:

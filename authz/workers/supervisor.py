@@ -246,7 +246,7 @@ class Supervisor:
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
     def _give_up(self, slot: Slot, status: int) -> None:
-        """Stop: a worker that cannot start the first time is a mistake of the operator, who is there to read of it."""
+        """Stop. If a worker cannot start the first time, the configuration is wrong, and its operator is watching."""
         log.error("a worker cannot start", slot=slot.number, status=status)
         self._status = status
         self._stop.set()

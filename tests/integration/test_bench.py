@@ -181,13 +181,13 @@ def test_a_no_op_is_a_host_that_admits_anybody(host: Host, noop: Noop, tmp_path:
     """While the complete one, which is started in the same way, knows who may call."""
     config = inputs.written(inputs.document(keys=1, plans=1), tmp_path)
     everywhere = machine.Cores.here().all
-    nobody = inputs.check_request("nobody")
+    unknown = inputs.check_request("unknown")
     with (
         redis_server() as redis,
         sidecar(config, redis.url, host=host, noop=noop, cores=everywhere) as idle,
         sidecar(config, redis.url, host=host, cores=everywhere) as whole,
     ):
-        assert [inputs.admits(call(found.address, nobody)) for found in (idle, whole)] == [True, False]
+        assert [inputs.admits(call(found.address, unknown)) for found in (idle, whole)] == [True, False]
 
 
 @pytest.fixture(scope="module")

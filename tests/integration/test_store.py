@@ -464,9 +464,7 @@ async def test_every_write_is_an_audit_line(store: Store, clock: Clock) -> None:
     await _put(store, _plan("p1"))
     clock.advance(1)
     await store.write(lambda draft: _touch(draft), who="bob", what="UpdateUsage p1 k1")
-    lines = await audit(
-        store.database,
-    )
+    lines = await audit(store.database)
     assert [(line.version, line.who, line.what) for line in lines] == [
         (1, "ann", "Test usageplan/p1"),
         (2, "bob", "UpdateUsage p1 k1"),
@@ -483,9 +481,7 @@ async def test_an_audit_line_names_created_objects_once_and_not_without_end(stor
             draft.put(_plan(f"p{number}"))
 
     await store.write(edit, who="ann", what="Import p0")
-    (line,) = await audit(
-        store.database,
-    )
+    (line,) = await audit(store.database)
     named = " ".join(f"usageplan/p{number}" for number in range(1, 21))
     assert line.what == f"Import p0 {named} and 9 more"
 

@@ -1,4 +1,4 @@
-"""The check of our English catches each form that a reader has to decode, and lets plain sentences pass."""
+"""The check of our English catches each phrase that is hard to read, and lets plain sentences pass."""
 
 from __future__ import annotations
 

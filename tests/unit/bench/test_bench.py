@@ -156,7 +156,7 @@ def test_keys_are_drawn_from_all(new_ids: bool) -> None:
 
 def test_our_answers_are_read_right() -> None:
     answer = answering(compiled(inputs.document(keys=1, plans=1)))
-    for key, admitted in ((inputs.value_of(0), True), ("nobody", False)):
+    for key, admitted in ((inputs.value_of(0), True), ("unknown", False)):
         told = answer(inputs.check_request(key))
         assert inputs.admits(told) == inputs.admits_any(told) == admitted
 
