@@ -270,15 +270,17 @@ def _unknown(environ: Mapping[str, str], file_settings: Mapping[str, Any], name:
     variables = [option.variable for option in options()]
     names = [option.name for option in options()]
     former = [option.former for option in options() if option.former]
-    accepted = {*variables, *names, *(old.variable for old in former), *(old.name for old in former)}
+    former_variables, former_names = {old.variable for old in former}, {old.name for old in former}
     return [
         Problem(f"environment {variable}", not_known("setting", variable, variables))
         for variable in environ
-        if variable.startswith(PREFIX) and variable not in accepted and not FOREIGN.fullmatch(variable)
+        if variable.startswith(PREFIX)
+        and variable not in {*variables, *former_variables}
+        and not FOREIGN.fullmatch(variable)
     ] + [
         Problem(f"{name}: $.settings.{shortened(given)}", not_known("field", given, names))
         for given in file_settings
-        if given not in accepted
+        if given not in {*names, *former_names}
     ]
 
 
@@ -290,15 +292,16 @@ def _former_names(
         if not (old := option.former):
             continue
         if flags.get(old.field) is not None:
-            yield Problem(f"flag {old.flag}", f"renamed; use {option.flag}. The next release refuses the old name")
+            yield renamed(f"flag {old.flag}", option.flag)
         if old.variable in environ:
-            yield Problem(
-                f"environment {old.variable}", f"renamed; use {option.variable}. The next release refuses the old name"
-            )
+            yield renamed(f"environment {old.variable}", option.variable)
         if old.name in file_settings:
-            yield Problem(
-                f"{name}: $.settings.{old.name}", f"renamed; use {option.name}. The next release refuses the old name"
-            )
+            yield renamed(f"{name}: $.settings.{old.name}", option.name)
+
+
+def renamed(place: str, new: str) -> Problem:
+    """The warning for a former name at `place`."""
+    return Problem(place, f"renamed; use {new}. The next release refuses the old name")
 
 
 def _given(

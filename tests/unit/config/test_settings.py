@@ -49,6 +49,9 @@ def test_text_from_the_environment_becomes_what_the_setting_is() -> None:
         ({}, {"AUTHZ_REFLECTION": "perhaps"}, {}, "environment AUTHZ_REFLECTION: expected true or false"),
         ({}, {}, {"log_level": "loud"}, "flag --log-level: expected one of debug, info, warning, error"),
         ({}, {"AUTHZ_REPLICA": "1"}, {}, "environment AUTHZ_REPLICA: unknown setting; did you mean AUTHZ_REPLICAS?"),
+        ({"AUTHZ_REPLICAS": 1}, {}, {}, "f.yaml: $.settings.AUTHZ_REPLICAS: unknown field"),
+        ({"AUTHZ_SERVER": "pyvoy"}, {}, {}, "f.yaml: $.settings.AUTHZ_SERVER: unknown field"),
+        ({"AUTHZ_HOST": "pyvoy"}, {}, {}, "f.yaml: $.settings.AUTHZ_HOST: unknown field"),
         (
             {"accountId": 12},
             {},
