@@ -23,6 +23,7 @@ except ImportError:  # PyYAML built without libyaml
 
 KEYS: Final = "apiKeys"
 PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*( [A-Za-z0-9_-]+)*")
+LINE_END: Final = re.compile(r"(?<=[\n\x85\u2028\u2029])|(?<=\r)(?!\n)")  # where YAML begins a new line
 BY_HAND: Final = "the key cannot be put into this layout without changing more; add it by hand"
 
 
@@ -63,7 +64,7 @@ def _check_new(resources: Resources, key: ApiKey, plan: str | None, name: str) -
 
 
 def _differs_by(before: Config, text: str, key: ApiKey, plan: str | None, name: str) -> bool:
-    """True if the text says what it said, and the key besides. Raises ConfigError if the key breaks a rule."""
+    """True if the new text differs only by the key. Raises ConfigError if the key breaks a rule."""
     try:
         after = parse(text, name)
     except ConfigError as refused:
@@ -170,11 +171,11 @@ def _nth(root: yaml.MappingNode, field: str, position: int, name: str) -> yaml.M
 
 def _inserted(text: str, added: Sequence[_Insertion]) -> str:
     """The text with all insertions. Of two in one place the later one comes first."""
-    ending = "\r\n" if "\r\n" in text else "\n"
-    lines = text.split("\n")
+    ending = next((mark for mark in ("\r\n", "\n", "\r") if mark in text), "\n")
+    lines = LINE_END.split(text)
     if max(one.line for one in added) == len(lines):  # below a last line that does not end
-        lines = f"{text}{ending}".split("\n")
+        lines = LINE_END.split(f"{text}{ending}")
     for one in sorted(added, key=lambda one: (one.line, one.column), reverse=True):
         line = lines[one.line]
         lines[one.line] = line[: one.column] + one.text.replace("\n", ending) + line[one.column :]
-    return "\n".join(lines)
+    return "".join(lines)

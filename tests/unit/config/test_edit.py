@@ -107,6 +107,22 @@ def test_a_first_key_joins_a_plan_at_the_end_of_a_file() -> None:
     ]
 
 
+@pytest.mark.parametrize("mark", ["\r", "\u0085", "\u2028", "\u2029"])
+def test_a_line_may_end_as_yaml_lets_it(mark: str) -> None:
+    """Within a text in quotes too, where YAML counts a line for each of these marks."""
+    words = f'"a{mark}b{mark}{mark}c"'
+    text = f"usagePlans: [{{id: p, name: P, description: {words}}}]\napiKeys:\n  - {{ id: one, {OLD} }}\n"
+    after = with_key(text, KEY, "p", "plans.yaml")
+    assert parse(after, "plans.yaml").resources.usage_plans[0].keys == ("new",)
+    assert after.startswith(f"usagePlans: [{{id: p, name: P, description: {words}")
+
+
+def test_a_file_with_carriage_returns_alone_takes_a_key() -> None:
+    after = with_key(f"apiKeys:\r  - {{ id: one, {OLD} }}\r", KEY, None, "plans.yaml")
+    assert [key.id for key in parse(after, "plans.yaml").resources.api_keys] == ["one", "new"]
+    assert "\n" not in after
+
+
 @pytest.mark.parametrize("id_", ["0123", "yes", "null", "-", "1e3", "a-b_c"])
 def test_an_id_that_yaml_would_read_as_something_else_is_put_in_quotes(id_: str) -> None:
     after = with_key(f"{PLAN}apiKeys: []\n", ApiKey(id_, value_sha256="ab" * 32), "p", "plans.yaml")
