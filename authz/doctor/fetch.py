@@ -1,6 +1,6 @@
-"""Asks the addresses that the doctor was given, and hands on what they say as facts.
+"""Queries the addresses that the doctor was given, and returns their answers as facts.
 
-Changes nothing, but that leases of the store which have expired go when they are listed.
+Changes nothing, except that listing the workers of a store removes expired entries.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from authz.doctor import envoydump
 from authz.doctor.facts import ControlFacts, Envoy, Facts, GrpcHealth, ProcessFacts, Redis, SidecarFacts
 from authz.redisio.client import connect
 from authz.redisio.url import check_tls_files, in_words, mask_url, read_url
-from authz.store.feed import Feed
 from authz.store.ports import StoreUnavailable
 from authz.store.store import Store
 
@@ -304,6 +303,7 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
         async with asyncio.timeout(3 * SECONDS):
             await _connect(client)
             endless, looked_at = await _endless(run, account)
+            workers, unvalidated = await _store_facts(url, account) if store else (None, ())
             node = urlsplit(found.node)
             return Redis(
                 url=mask_url(url),
@@ -318,8 +318,8 @@ async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]
                 default_user_is_open=await _is_open(run),
                 endless=endless,
                 looked_at=looked_at,
-                workers=await _followers(url, account) if store else None,
-                unvalidated=await _unvalidated(url, account) if store else (),
+                workers=workers,
+                unvalidated=unvalidated,
                 refused=sorted(refused & NEEDED),
             )
     except (RedisError, OSError, TimeoutError) as error:
@@ -391,25 +391,19 @@ async def _is_open(run: Run) -> bool | None:
     return {"on", "nopass"} <= flags
 
 
-async def _followers(url: str, account: str) -> int | None:
-    """How many workers follow the store."""
-    feed = Feed(url, account=account, budget=SECONDS)
-    try:
-        return len(await feed.presences())
-    except StoreUnavailable:
-        return None
-    finally:
-        await feed.aclose()
+async def _store_facts(url: str, account: str) -> tuple[int | None, Sequence[str]]:
+    """The number of workers that follow the store, and its APIs with request validators or models of their own.
 
-
-async def _unvalidated(url: str, account: str) -> Sequence[str]:
-    """The APIs of the store with request validators or models of their own; none if they can't be read."""
+    None and no API where they can't be read. A newer release may have written items that this one can't decode.
+    """
+    workers, apis = None, list[RestApi]()
     store = Store(url, account=account, budget=SECONDS)
     try:
+        workers = len(await store.presences())
         page = await store.page("restapi", "restapi", MAX_APIS)
-    except StoreUnavailable:
-        return ()
+        apis = [api for api in page.items if isinstance(api, RestApi)]
+    except (StoreUnavailable, msgspec.DecodeError):
+        pass
     finally:
         await store.aclose()
-    found = [api for api in page.items if isinstance(api, RestApi)]
-    return [api.id for api in found if api.request_validators or models(api).keys() - STANDARD.keys()]
+    return workers, [api.id for api in apis if api.request_validators or models(api).keys() - STANDARD.keys()]

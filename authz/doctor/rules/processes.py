@@ -180,12 +180,12 @@ def replicas_too_low(facts: Facts) -> Iterator[Seen]:
     workers = max(facts.told("workers"), default=1)
     if told is not None:
         running = len(facts.sidecars)
-        leased = facts.redis.workers if facts.redis and facts.redis.workers else 0
+        announced = facts.redis.workers if facts.redis and facts.redis.workers else 0
         if running > told:
             yield Seen("settings.replicas", f"{told}, and {running} sidecars answer", f"settings.replicas: {running}")
-        elif leased > told * workers:
-            needed = -(-leased // workers)
-            what = f"{told} x {workers} workers, and {leased} workers hold leases in Redis"
+        elif announced > told * workers:
+            needed = -(-announced // workers)
+            what = f"{told} x {workers} workers, and {announced} workers announce themselves in Redis"
             yield Seen("settings.replicas", what, f"settings.replicas: {needed}")
 
 
@@ -213,7 +213,7 @@ def _slot(worker: Json) -> str:
     fix="validate in the upstream or in a filter of Envoy's",
 )
 def validation_not_carried_out(facts: Facts) -> Iterator[Seen]:
-    """APIs of the store have request validators or models of their own."""
+    """APIs of the store have request validators or models of their own. Needs --redis and a --sidecar with a store."""
     if facts.redis and facts.redis.unvalidated:
         yield Seen(facts.redis.where, f"APIs {', '.join(facts.redis.unvalidated)}")
 
