@@ -19,7 +19,7 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progres
 
 @contextmanager
 def progress(label: str, length: int | None, quiet: bool) -> Iterator[Step]:
-    """A bar on standard error, if that is a terminal. Each call of the yielded function moves it on by that much."""
+    """A bar on standard error, if that is a terminal. The yielded function advances the bar by its argument."""
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -185,14 +185,14 @@ async def _copied(store: Store, step: Step, copy: Callable[[transfer.Seen], Awai
     """Copy a whole store, with a step for each byte, and count what it has."""
     counters = size = 0
 
-    def seen(name: str, length: int) -> None:
+    def seen(length: int, is_counter: bool) -> None:
         nonlocal counters, size
-        counters += not name.startswith("store:")
+        counters += is_counter
         size += length
         step(length)
 
     redis_keys = await copy(seen)
-    held = {word: len(await store.members(kind)) for kind, word in KINDS.items()}
+    held = {word: await store.count(kind) for kind, word in KINDS.items()}
     return Copied(redis_keys, {**held, "counter": counters}, size)
 
 

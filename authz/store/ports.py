@@ -134,6 +134,11 @@ class BackupEntry:
     value: bytes
     lasts: int | None = None
 
+    @property
+    def is_counter(self) -> bool:
+        """True for the state of limits and usage; False for the store's own keys."""
+        return not self.name.startswith("store:")
+
 
 @dataclass(frozen=True, slots=True)
 class UsageReading:

@@ -14,14 +14,15 @@ from secrets import token_hex
 from typing import BinaryIO, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
-import yaml
 from msgspec.structs import replace
 
 from authz.aws.awsfiles import Wanted, written
 from authz.aws.convert import flattened, plain_method, to_resources
 from authz.aws.merged import lost_methods, merged
 from authz.aws.restapis import snapshot
+from authz.config.documents import as_yaml
 from authz.config.faults import ConfigError
+from authz.config.fields import camel
 from authz.core.resources import ApiKey, UsagePlan
 from authz.core.rules import Problem, problems
 from authz.core.stored import (
@@ -338,12 +339,7 @@ def _differences(old: Item | None, new: Item) -> tuple[str, ...]:
         differing += [part for part in parts if getattr(was, part) != getattr(is_, part)] or [name]
     if isinstance(old, StoredKey) and isinstance(new, StoredKey) and (old.index, old.sealed) != (new.index, new.sealed):
         differing.append("value")
-    return tuple(_camel(name) for name in differing)
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(map(str.capitalize, rest))
+    return tuple(map(camel, differing))
 
 
 # --- export -------------------------------------------------------------------------------------------------------
@@ -371,7 +367,7 @@ class Export:
         whole = flattened(replace(resources, usage_plans=plans, api_keys=keys))
         self._tell_lost()
         self.warnings += [f"the file will be refused: {problem}" for problem in problems(whole)]
-        return yaml.safe_dump(msgspec.to_builtins(whole), sort_keys=False, allow_unicode=True, width=120)
+        return as_yaml(msgspec.to_builtins(whole))
 
     def aws(self) -> dict[str, bytes]:
         """Return the resources as files, by name, in the form of the aws cli's get-commands."""
@@ -433,7 +429,7 @@ class Export:
         names = [
             name for name in item.__struct_fields__ if name not in SAID and getattr(item, name) != getattr(plain, name)
         ]
-        found = [_camel(name) for name in names]
+        found = [camel(name) for name in names]
         nodes = item.resources.values() if isinstance(item, RestApi) else ()
         if any(_says_more(node.id, method) for node in nodes for method in node.methods.values()):
             found.append("integrations and responses of methods")
@@ -478,11 +474,11 @@ def _of(items: Mapping[tuple[str, str], Item], kind: type[T]) -> list[T]:
 # --- backup -------------------------------------------------------------------------------------------------------
 
 
-Seen = Callable[[str, int], None]
+Seen = Callable[[int, bool], None]
 """Called for each Redis key of a backup with its name within the account and the bytes that it takes in the file."""
 
 
-def _unseen(_name: str, _length: int) -> None:
+def _unseen(_size: int, _is_counter: bool) -> None:
     """The default: does nothing."""
 
 
@@ -498,13 +494,15 @@ async def backup(archive: Archive, path: Path, seen: Seen = _unseen) -> int:
 async def _dump(archive: Archive, file: BinaryIO, seen: Seen) -> int:
     count, summed = 0, hashlib.sha256()
     file.write(MAGIC)
+    seen(len(MAGIC), False)
     async for kept in archive.dump():
         frame = msgspec.msgpack.encode(kept)
         summed.update(frame)
         file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
         count += 1
-        seen(kept.name, len(frame))
+        seen(LENGTH_BYTES + len(frame), kept.is_counter)
     file.write(bytes(LENGTH_BYTES) + summed.digest())
+    seen(LENGTH_BYTES + summed.digest_size, False)
     return count
 
 
@@ -519,10 +517,12 @@ async def restore(archive: Archive, path: Path, seen: Seen = _unseen) -> int:
 
 
 async def _kept(file: BinaryIO, path: Path, seen: Seen) -> AsyncIterator[BackupEntry]:
+    seen(len(MAGIC), False)
     for frame in _frames(file, path):
         kept = _decoded(frame, path)
-        seen(kept.name, len(frame))
+        seen(LENGTH_BYTES + len(frame), kept.is_counter)
         yield kept
+    seen(LENGTH_BYTES + hashlib.sha256().digest_size, False)
 
 
 def _frames(file: BinaryIO, path: Path) -> Iterator[bytes]:

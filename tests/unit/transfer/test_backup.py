@@ -43,6 +43,15 @@ def path(archive: DictArchive, tmp_path: Path) -> Path:
     return tmp_path / "backup"
 
 
+def test_every_byte_and_counter_is_reported(archive: DictArchive, path: Path) -> None:
+    """So the bar of a restore, which is as long as the file, reaches its end."""
+    for copy in (backup, restore):
+        seen: list[tuple[int, bool]] = []
+        asyncio.run(copy(archive, path, lambda *each, seen=seen: seen.append(each)))
+        assert sum(size for size, _ in seen) == path.stat().st_size
+        assert sum(is_counter for _, is_counter in seen) == 1
+
+
 def test_a_whole_backup_is_restored(archive: DictArchive, path: Path) -> None:
     assert asyncio.run(restore(archive, path)) == len(ENTRIES)
     assert archive.restored == ENTRIES
