@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import msgspec
@@ -43,7 +44,7 @@ class Exported:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exporter:
     """Writes the document of one stage.
 
@@ -114,12 +115,13 @@ class Exporter:
 
     # --- methods --------------------------------------------------------------------------------------------------
 
-    def _stored(self, path: str, verb: HttpMethod) -> StoredMethod | None:
-        found = self._resource(path)
-        return found.methods.get(verb) if found else None
+    @cached_property
+    def _resources(self) -> Mapping[str, StoredResource]:
+        return {one.path: one for one in self.api.resources.values()}
 
-    def _resource(self, path: str) -> StoredResource | None:
-        return next((one for one in self.api.resources.values() if one.path == path), None)
+    def _stored(self, path: str, verb: HttpMethod) -> StoredMethod | None:
+        found = self._resources.get(path)
+        return found.methods.get(verb) if found else None
 
     def _operation(self, path: str, verb: HttpMethod, key_required: bool) -> dict[str, Any]:
         held = self._stored(path, verb) or StoredMethod()
@@ -184,7 +186,7 @@ class Exporter:
 
     def _method_extensions(self, path: str, held: StoredMethod) -> dict[str, Any]:
         validator = self.api.request_validators.get(held.request_validator_id or "")
-        resource = self._resource(path)
+        resource = self._resources.get(path)
         given = held.method_integration if self._has_integrations else None
         return {
             **(
