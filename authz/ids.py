@@ -6,12 +6,19 @@ import secrets
 import string
 from typing import Final
 
+KEY_LENGTH: Final = 40
+
 LOWER: Final = string.ascii_lowercase + string.digits
 LETTERS: Final = string.ascii_letters + string.digits
 
 
 def random_word(letters: str, length: int) -> str:
     return "".join(secrets.choice(letters) for _ in range(length))
+
+
+def random_key_value() -> str:
+    """A random value of an API key: 40 letters and digits, some 238 bits."""
+    return random_word(LETTERS, KEY_LENGTH)
 
 
 def random_hex(size: int = 8) -> str:

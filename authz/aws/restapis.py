@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -75,8 +75,6 @@ AUTHORIZATIONS: Final = ("AWS_IAM", "CUSTOM", "COGNITO_USER_POOLS")  # stored, a
 NO_METHOD: Final = "Invalid Method identifier specified"
 INTEGRATION_TIMEOUT_MS: Final = 29_000
 
-NewId = Callable[[], str]
-
 
 # --- the tree -----------------------------------------------------------------------------------------------------
 
@@ -134,18 +132,6 @@ def branch(api: RestApi, resource_id: str) -> set[str]:
         found.add(current := open_.pop())
         open_.extend(below.get(current, ()))
     return found
-
-
-def ensure_path(api: RestApi, path: str, new_id: NewId) -> tuple[RestApi, str]:
-    """Add the missing resources of a path such as `/pets/{id}`; also return the id of the last one. Raises ApiError."""
-    at = api.root_resource_id
-    for part in path.split("/")[1:]:
-        found = next((one.id for one in _children(api, at) if one.path_part == part), None)
-        if found is None:
-            found = new_id()
-            api = add_resource(api, at, part, found)
-        at = found
-    return api, at
 
 
 def _check_place(api: RestApi, parent: StoredResource, part: str, resource_id: str) -> None:

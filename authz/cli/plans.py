@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +17,7 @@ from authz.config.faults import ConfigError
 from authz.core.catalog import Catalog
 from authz.core.resources import ApiKey, digest
 from authz.core.rules import Problem, warnings
+from authz.ids import random_hex, random_key_value
 from authz.transfer.files import written
 
 ID_BYTES = 5
@@ -32,16 +32,16 @@ def init(path: Path) -> None:
     Prints the value of the key, which the file has as a digest only. FILE is plans.yaml unless given; one that exists
     is left as it is.
     """
-    value = configuration.new_key()
+    value = random_key_value()
     template = files("authz").joinpath("samples", "first.yaml").read_text("utf-8")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(template.replace("VALUE_SHA256", digest(value).hex()))
     except FileExistsError:
         raise ConfigError([Problem(str(path), "exists already, and is left as it is")]) from None
-    path.with_name(schemas.NAME).write_text(schemas.text(), "utf-8")
     click.echo(f"{path}: an API, a plan and a key; next: authz check-config {path}")
     click.echo(f"value of the key: {value}")
+    path.with_name(schemas.NAME).write_text(schemas.text(), "utf-8")  # last: if this fails, the value is known
 
 
 @click.command()
@@ -88,13 +88,13 @@ def new_key(into: Path | None, id_: str | None, name: str, plan: str | None) -> 
     With --into the file gets the digest, never the value. A sidecar that follows the file takes the key within a
     second.
     """
-    value = configuration.new_key()
+    value = random_key_value()
     shown = digest(value).hex()
     if into is None:
         if id_ or name or plan:
             raise click.UsageError("--id, --name and --plan are for --into")
     else:
-        key = ApiKey(id_ or secrets.token_hex(ID_BYTES), name, value_sha256=shown)
+        key = ApiKey(id_ or random_hex(ID_BYTES), name, value_sha256=shown)
         _add(into, key, plan)
         click.echo(f"id:          {key.id}")
     click.echo(f"value:       {value}")

@@ -11,8 +11,6 @@ import gc
 import hashlib
 import os
 import re
-import secrets
-import string
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +40,6 @@ T = TypeVar("T")
 
 REFUSED: Final = 3  # exit status of the child: the file is at fault, and stdout holds its problems
 CHILD_SECONDS: Final = 120.0
-KEY_LENGTH: Final = 40
 # What a file may come to with its aliases written out, so that a few lines cannot fill the memory: 16 for each value,
 # and its characters. 100,000 keys come to some 30 million.
 LARGEST: Final = 100_000_000
@@ -365,14 +362,6 @@ def _is_struct(kind: Any) -> bool:
 @cache
 def _fields(kind: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(kind)}
-
-
-# --- keys ---------------------------------------------------------------------------------------------------------
-
-
-def new_key() -> str:
-    """A random key value: 40 letters and digits, some 238 bits."""
-    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(KEY_LENGTH))
 
 
 # --- the child ----------------------------------------------------------------------------------------------------

@@ -39,7 +39,6 @@ def schema() -> dict[str, Any]:
     for option in options():
         if old := option.former:
             settings[old.name] = {**settings[option.name], "deprecated": True}
-    parts["Resources"]["description"] = "What a sidecar decides by."
     return {"$schema": DRAFT, "title": TITLE, **_portable({**root, "$defs": parts})}
 
 
@@ -71,7 +70,7 @@ def _name_keys(shown: dict[str, Any], kind: Any) -> None:
 
 
 def _portable(part: Any) -> Any:
-    """The schema with patterns as ECMAScript spells them: `\\Z` is Python's alone."""
+    """The schema with patterns as ECMAScript spells them (`\\Z` is Python's alone), and no empty `required`."""
     match part:
         case dict():
             return {name: _portable(value) for name, value in part.items() if (name, value) != ("required", [])}

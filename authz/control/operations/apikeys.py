@@ -17,11 +17,12 @@ from authz.aws.plans import KEY_TABLE, checked_key, checked_value, join, key_doc
 from authz.background import in_background
 from authz.config.documents import text_of
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.ids import new_value, unused_id
+from authz.control.operations.ids import unused_id
 from authz.control.operations.restapis import invalid_value
 from authz.core.resources import digest
 from authz.core.rules import shortened
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
+from authz.ids import random_key_value
 from authz.store.ports import Draft, ItemSource
 from authz.store.sealing import SealError
 
@@ -85,7 +86,7 @@ def page_answer(page: Page[Any], show: Callable[[Any], Document]) -> Answer:
 
 async def create_api_key(call: Call) -> Answer:
     body = call.read(CreateApiKey)
-    value = checked_value(body.value) if body.value else new_value()
+    value = checked_value(body.value) if body.value else random_key_value()
     document = {
         "name": body.name,
         "description": body.description,

@@ -14,11 +14,11 @@ from authz.config.faults import ConfigError
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import stored_key
 from authz.control.operations.explaining import request_of
-from authz.control.operations.ids import new_value
 from authz.core.request import Request, joined
 from authz.core.resources import digest
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.envoy.accesslog import LogLine, checked
+from authz.ids import random_key_value
 from authz.store.ports import Draft, Presence
 
 POLL_SECONDS: Final = 0.02
@@ -75,7 +75,7 @@ class RotateApiKey(Struct, frozen=True, rename="camel"):
 
 async def rotate_api_key(call: Call) -> Answer:
     body = call.read(RotateApiKey)
-    value = checked_value(body.value) if body.value else new_value()
+    value = checked_value(body.value) if body.value else random_key_value()
 
     async def rotate(edit: Draft) -> StoredKey:
         stored = await stored_key(edit, call.params["api_Key"])

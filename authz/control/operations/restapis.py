@@ -397,9 +397,7 @@ TABLE: Final = (
     PatchRule(("replace",), "/version"),
     PatchRule(("replace",), "/apiKeySource", effect=one_of(KEY_SOURCES, BAD_KEY_SOURCE)),
     PatchRule(("replace",), "/securityPolicy", effect=member_or_removed),
-    PatchRule(
-        ("replace",), "/endpointAccessMode", effect=one_of(ACCESS_MODES, "Invalid endpoint access mode specified")
-    ),
+    PatchRule(("replace",), "/endpointAccessMode", effect=one_of(ACCESS_MODES, BAD_ACCESS_MODE)),
     PatchRule(("replace",), "/disableExecuteApiEndpoint", Type.BOOL),
     PatchRule(("replace",), "/policy"),
     PatchRule(("replace",), "/minimumCompressionSize", effect=_compression_size),

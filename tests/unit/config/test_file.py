@@ -25,12 +25,12 @@ from authz.config.file import (
     LoaderStoppedError,
     load,
     load_in_child,
-    new_key,
     parse,
     stamp,
 )
 from authz.core.resources import HttpMethod, ThrottleSettings, digest
 from authz.core.rules import value_problem
+from authz.ids import random_key_value
 from tests.support.builders import resources, value_of
 
 SECRET = "K1-a-value-that-nobody-may-read"
@@ -398,7 +398,7 @@ def test_no_message_repeats_a_value_in_the_place_of_an_id() -> None:
 
 
 def test_new_keys_are_acceptable_and_different() -> None:
-    values = {new_key() for _ in range(100)}
+    values = {random_key_value() for _ in range(100)}
     assert len(values) == 100
     assert all(value_problem(value) is None and len(value) == 40 for value in values)
 
