@@ -7,11 +7,11 @@ key that is not in memory costs one more call to Redis, a look-up.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from authz.core.catalog import UNLOOKED, Caller, Catalog, Find, KeyNeeded, Unlooked
-from authz.core.limits import Limit, Meter
+from authz.core.limits import Charge
 from authz.core.request import Request
 from authz.core.resources import FailurePolicy
 from authz.core.verdict import Denied, Grant, Reason, Tally, Verdict, allow, judge
@@ -53,21 +53,16 @@ NO_KEYS: Final = NoKeys()
 
 
 class Limiter(Protocol):
-    """Takes a unit from all limits or from none, and counts an admitted call in the meter."""
+    """Takes a charge from all its limits or from none, and counts an admitted call in the meter."""
 
-    async def admit(
-        self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None, once: str = ""
-    ) -> Tally:
-        """Raises LimiterUnavailable. `deadline` is in seconds of `time.monotonic()`.
-
-        A call that is admitted again under the same `once` and the same limits is not charged again; "" is no name.
-        """
+    async def admit(self, charge: Charge) -> Tally:
+        """Raises LimiterUnavailable."""
 
 
 class Fallback(Protocol):
     """Decides while Redis is away, from this process's share of each limit."""
 
-    def admit(self, limits: Sequence[Limit], meter: Meter | None, now: int) -> Tally: ...
+    def admit(self, charge: Charge, now: int) -> Tally: ...
 
 
 async def resolved(catalog: Callable[[], Catalog | None], keys: KeyCache, request: Request, now: int) -> Grant | Denied:
@@ -117,31 +112,32 @@ class Checker:
         grant = await resolved(self._catalog, self._keys, request, self._now())
         if isinstance(grant, Denied):
             return grant
+        charge = self._charge(grant, request, deadline)
         try:
-            tally = await self._admit(grant, request, deadline)
+            tally = await self._limiter.admit(charge)
             if not tally.stale:
                 return judge(grant, tally, request)
             return await self._again(request, tally.now, deadline)
         except Overloaded:
             return Denied(Reason.OVERLOADED, grant.subject)
         except LimiterUnavailable:
-            return self._without_redis(grant, request)
+            return self._without_redis(grant, charge, request)
 
-    def _admit(self, grant: Grant, request: Request, deadline: float | None) -> Awaitable[Tally]:
+    def _charge(self, grant: Grant, request: Request, deadline: float | None) -> Charge:
         once = _once(request, grant) if self._charge_once and request.id else ""
-        return self._limiter.admit(grant.limits, grant.meter, deadline=deadline, once=once)
+        return Charge(grant.limits, grant.meter, grant.cost, once, deadline)
 
     async def _again(self, request: Request, now: int, deadline: float | None) -> Verdict:
         """Resolve once more, at Redis's own time: a quota's period has ended, or our clock was off."""
         grant = await resolved(self._catalog, self._keys, request, now)
         if isinstance(grant, Denied):
             return grant
-        tally = await self._admit(grant, request, deadline)
+        tally = await self._limiter.admit(self._charge(grant, request, deadline))
         if tally.stale:
             raise LimiterUnavailable("the quota's period was stale twice")
         return judge(grant, tally, request)
 
-    def _without_redis(self, grant: Grant, request: Request) -> Verdict:
+    def _without_redis(self, grant: Grant, charge: Charge, request: Request) -> Verdict:
         """The caller is known, so only the limits are in doubt: the plan's failure policy decides."""
         match grant.failure_policy:
             case FailurePolicy.ALLOW:
@@ -149,7 +145,7 @@ class Checker:
             case FailurePolicy.DENY:
                 return Denied(Reason.UNAVAILABLE, grant.subject)
             case FailurePolicy.LOCAL:
-                return judge(grant, self._fallback.admit(grant.limits, grant.meter, self._now()), request)
+                return judge(grant, self._fallback.admit(charge, self._now()), request)
 
 
 def _once(request: Request, grant: Grant) -> str:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from authz.check import NO_KEYS, KeyCache, LimiterUnavailable, resolved
 from authz.core.catalog import Caller, Catalog
-from authz.core.limits import Limit, Quota, remaining
+from authz.core.limits import Charge, Limit, Quota, remaining
 from authz.core.request import Request
 from authz.core.responses import Profile, render
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
@@ -37,7 +37,7 @@ async def explain(
     """
     tally: Tally | None = None
     if limiter:
-        now = (await limiter.peek((), None)).now
+        now = (await limiter.peek(Charge(()))).now
     past: list[str] = []
     if line:
         past += [_then(line), *_unknown_parts(line)]
@@ -48,7 +48,7 @@ async def explain(
         grant, note = _by_id(catalog, request, now, line.authz or Told(), caller, grant)
         past += note
     if limiter and isinstance(grant, Grant):
-        tally = await limiter.peek(grant.limits, grant.meter)
+        tally = await limiter.peek(Charge(grant.limits, grant.meter, grant.cost))
         if tally.stale:
             raise LimiterUnavailable("the quota's period ended during the look-up; try again")
     return "\n".join([*past, *_story(request, grant, tally, profile, _notes(catalog, request, grant))])

@@ -12,15 +12,13 @@ import gc
 import itertools
 import random
 import time
-from collections.abc import Sequence
-from typing import Any
 
 import click
 import uvloop
 
 from authz.check import Checker
 from authz.core.catalog import Catalog
-from authz.core.limits import Layer, Limit
+from authz.core.limits import Charge, Layer
 from authz.core.resources import (
     Api,
     ApiKey,
@@ -92,7 +90,8 @@ class Says:
     def __init__(self, refused_by: Layer | None = None) -> None:
         self._refused_by = refused_by
 
-    async def admit(self, limits: Sequence[Limit], *_: Any, **__: Any) -> Tally:
+    async def admit(self, charge: Charge) -> Tally:
+        limits = charge.limits
         states = tuple(1 for _ in limits)
         refused = next((limit for limit in limits if limit.layer is self._refused_by), None)
         return Tally(now=time.time_ns() // 1000, states=states, refused_by=refused, wait_us=5_000_000)

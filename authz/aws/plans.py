@@ -25,6 +25,7 @@ from authz.core.limits import check_throttle
 from authz.core.methods import method_of, no_method
 from authz.core.periods import max_offset
 from authz.core.resources import (
+    AWS_PERIODS,
     ApiKey,
     ApiStage,
     FailurePolicy,
@@ -240,7 +241,7 @@ def _quota(document: Document) -> QuotaSettings:
     limit, offset, given = document.get("limit"), document.get("offset") or 0, document.get("period")
     if limit is None or not 1 <= limit <= MAX_INT:
         raise bad_request("Usage Plan quota limit must be a non-negative numeric")
-    if given not in tuple(Period):
+    if given not in AWS_PERIODS:
         raise bad_request("Invalid Usage Plan quota period specified. Must be one of [DAY, WEEK, MONTH]")
     period = Period(given)
     last = max_offset(period)

@@ -14,6 +14,7 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "apis": "What callers can call.",
         "usagePlans": "The contracts that you sell.",
         "apiKeys": "The callers.",
+        "customers": "Holders of keys, for plans whose limits are per customer.",
     },
     "Account": {"throttleSettings": "A throttle over everything: layer 5."},
     "Api": {
@@ -24,6 +25,7 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "keySources": "Where a client may put its key. The first source that is present and not empty wins.",
         "authorizer": "Where an earlier filter left the key; only for `AUTHORIZER`.",
         "forwardApiKey": "`true` leaves the key in the request to the upstream; `false` removes all that could be one.",
+        "costFrom": "Where Envoy's dynamic metadata has the cost of a call. A method's own stands before it.",
         "hosts": "Hosts and base paths that reach this API.",
         "resources": "Path template (`/pets/{id}`, `/files/{proxy+}`), then method, then its needs. Without any, the "
         "whole stage is one method that requires a key.",
@@ -44,7 +46,15 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "basePath": "The first part of the path. The longest match wins, and is removed before routes are matched.",
         "stage": "The stage that is reached. Without one, the next segment of the path names it.",
     },
-    "Method": {"apiKeyRequired": "`false`: every caller may call it, and only layers 4 and 5 apply."},
+    "Method": {
+        "apiKeyRequired": "`false`: every caller may call it, and only layers 4 and 5 apply.",
+        "cost": "The units that a call takes from limits that count units; 1 unless given.",
+        "costFrom": "Where Envoy's dynamic metadata has the cost of a call. Without a whole number, `cost` holds.",
+    },
+    "CostFrom": {
+        "metadata": "The namespace, then the names of fields that lead to the number.",
+        "max": "A greater cost counts as this one.",
+    },
     "Stage": {
         "name": "The first segment of the path, unless the host or the route names the stage.",
         "methodSettings": "`*/*`, `pets/GET` or `~1pets~1{id}/GET` to a throttle that all callers share: layer 4. The "
@@ -74,7 +84,9 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "description": "For people.",
         "apiStages": "The stages that the plan covers.",
         "throttle": "A throttle for each key, over all its stages: layer 1.",
-        "quota": "A quota for each key: layer 3.",
+        "quota": "A quota for each key: layer 3. Give this or `quotas`.",
+        "quotas": "One to four quotas, checked in this order. No two have the same period and `counts`.",
+        "limitsPer": "`CUSTOMER`: all keys of a customer share the plan's throttles and quotas.",
         "keys": "Ids of `apiKeys`. A key has at most one plan for a stage.",
         "mode": "`shadow`: count and report the calls that would be refused, and let them through.",
         "failurePolicy": "What happens to its calls while Redis is away. Without one, the setting `failurePolicy`.",
@@ -88,11 +100,27 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
     "ThrottleSettings": {
         "rateLimit": "Requests a second: 0, or at least 0.000001. Without one there is no throttle.",
         "burstLimit": "Requests at once. Without one: the rate, rounded up. 0 refuses every call.",
+        "counts": "`UNITS`: a call takes its cost. Only for a plan's throttles.",
     },
     "QuotaSettings": {
-        "limit": "Requests in a period.",
-        "period": "The period, in UTC.",
-        "offset": "The day on which it begins: for WEEK 0 (Sunday) to 6, for MONTH 0 (the 1st) to 27, for DAY 0.",
+        "limit": "Units in a period.",
+        "period": "The period; `TOTAL` never ends.",
+        "offset": "The day on which it begins: for WEEK 0 (Sunday) to 6, for MONTH 0 (the 1st) to 27, for others 0.",
+        "counts": "`REQUESTS`: a call takes one. `UNITS`: it takes its cost.",
+        "timeZone": "An IANA name such as `Europe/Paris`. Periods begin at midnight there; in UTC without one.",
+        "anchor": "`BILLING_DAY`: a MONTH begins on the billing day of the key, or of the customer.",
+        "overage": "Units beyond the limit that are admitted and marked.",
+        "alerts": "Percents of the limit. The call that reaches one is reported once.",
+    },
+    "Overage": {"upTo": "Units beyond the limit, or `UNLIMITED`."},
+    "Override": {
+        "throttle": "Rate and burst in place of the plan's.",
+        "quotas": "Limits in place of the plan's, by period.",
+    },
+    "QuotaOverride": {
+        "period": "The period of the plan's quota.",
+        "limit": "The limit in place of the plan's.",
+        "counts": "What the quota counts, if two quotas have the period.",
     },
     "ApiKey": {
         "id": "Names the caller in logs, metadata, `x-api-key-id` and Redis. It is no secret.",
@@ -104,6 +132,15 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "enabled": "`false`: every call with the key is refused with 403.",
         "expiresAt": "From this time on, every call with the key is refused with 403.",
         "customerId": "The upstream reads it in `x-customer-id`.",
+        "billingDay": "The day on which months with `anchor: BILLING_DAY` begin; the 1st without one.",
+        "overrides": "Id of a plan to numbers in place of the plan's.",
+        "tags": "For people.",
+    },
+    "Customer": {
+        "id": "The `customerId` of its keys.",
+        "name": "For people.",
+        "billingDay": "As in a key, for plans with `limitsPer: CUSTOMER`.",
+        "overrides": "As in a key, for plans with `limitsPer: CUSTOMER`.",
         "tags": "For people.",
     },
 }  # fmt: skip

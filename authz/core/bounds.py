@@ -20,3 +20,5 @@ MAX_PLANS_OF_A_KEY: Final = 10
 MAX_RESOURCES: Final = 2_000  # of an API; AWS allows 300 until a customer requests more
 MAX_MODELS: Final = 500
 MAX_VALIDATORS: Final = 100
+MAX_COST: Final = 1_000_000  # units of one call
+MAX_QUOTAS: Final = 4  # of a plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
@@ -31,12 +32,14 @@ class Throttle(Struct, frozen=True, gc=False):
 
     `rate` and `burst` are as configured; n and m are coprime integers with burst·m at most 2⁵³, so that a debt
     counted in 1/m tokens is exact in Redis. Where no such fraction equals the rate, it is the closest one below.
+    A call takes one token, or its cost if the bucket counts units.
     """
 
     rate: float
     burst: int
     n: int
     m: int
+    counts_units: bool = False
 
     @property
     def exact(self) -> bool:
@@ -55,11 +58,26 @@ def _window_seconds(rate: float, burst: int) -> int | None:
 
 
 class Quota(Struct, frozen=True, gc=False):
-    """At most `limit` requests within [start, end), both in microseconds of Unix time."""
+    """At most `limit` units within [start, end), both in microseconds of Unix time, and `overage` more at a price.
+
+    A call takes its cost, or one if the quota counts requests. A period that never ends has `end` 2⁵³. `alerts` are
+    percents of the limit: the call that takes the used units to one of them is reported. `moves` is True if the time
+    zone or the billing day decides when periods begin: a change of those takes effect with the next period.
+    """
 
     limit: int
     start: int
     end: int
+    period: str = ""
+    counts_units: bool = True
+    overage: int = 0
+    alerts: tuple[int, ...] = ()
+    moves: bool = False
+
+    @property
+    def ceiling(self) -> int:
+        """The units that are admitted in a period, overage included."""
+        return min(self.limit + self.overage, EXACT)
 
 
 class Limit(Struct, frozen=True, gc=False):
@@ -75,10 +93,28 @@ class Limit(Struct, frozen=True, gc=False):
 
 
 class Meter(Struct, frozen=True, gc=False):
-    """The Redis keys that count an admitted call for usage: the caller's ledger and its history of days."""
+    """The Redis keys that count an admitted call for usage: the caller's ledger and its history of days.
+
+    `shared` is the ledger with the limits of a customer, whose keys share them; "" if the caller's own ledger has them.
+    """
 
     ledger: str
     history: str
+    shared: str = ""
+
+
+class Charge(Struct, frozen=True, gc=False):
+    """The amounts that a call takes from its limits, all or none, and where it is counted.
+
+    `cost` is what limits take that count units; the others take one. A call that is admitted again under the same name
+    `once` and the same limits is not charged again; "" is no name. `deadline` is in seconds of `time.monotonic()`.
+    """
+
+    limits: Sequence[Limit]
+    meter: Meter | None = None
+    cost: int = 1
+    once: str = ""
+    deadline: float | None = None
 
 
 def throttle(rate: float | None, burst: int | None) -> Throttle | None:

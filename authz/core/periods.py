@@ -8,9 +8,12 @@ from typing import assert_never
 
 from msgspec import Struct
 
+from authz.core.limits import EXACT
 from authz.core.resources import Period, QuotaSettings
 
-DAY_US = 86_400_000_000
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
+FOREVER_US = EXACT  # the end of a period that has none
 EPOCH = date(1970, 1, 1).toordinal()
 THURSDAY = 4  # 1 January 1970, with Sunday as 0
 
@@ -24,13 +27,20 @@ class Interval(Struct, frozen=True, gc=False):
 
 def interval(quota: QuotaSettings, now: int) -> Interval:
     """The period of `quota` that contains `now` (µs of Unix time)."""
-    return _interval_of_day(quota.period, quota.offset, now // DAY_US)
+    match quota.period:
+        case Period.HOUR:
+            start = now - now % HOUR_US
+            return Interval(start, start + HOUR_US)
+        case Period.TOTAL:
+            return Interval(0, FOREVER_US)
+        case _:
+            return _interval_of_day(quota.period, quota.offset, now // DAY_US)
 
 
 def max_offset(period: Period) -> int:
     """The greatest offset in days. A month's names a day that every month has."""
     match period:
-        case Period.DAY:
+        case Period.HOUR | Period.DAY | Period.TOTAL:
             return 0
         case Period.WEEK:
             return 6
@@ -51,7 +61,7 @@ def _interval_of_day(period: Period, offset: int, day: int) -> Interval:
         case Period.MONTH:
             first, end = _month(day, offset)
         case _:
-            assert_never(period)
+            raise ValueError(f"{period} does not begin at midnight")
     return Interval(first * DAY_US, end * DAY_US)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from authz.core.bounds import MAX_INT
+from authz.core.bounds import MAX_COST, MAX_INT
 
 DEFAULT_ACCOUNT = "000000000000"
 
@@ -24,16 +24,45 @@ Rate = Annotated[float, Meta(ge=0)]
 Burst = Annotated[int, Meta(ge=0, le=MAX_INT)]
 StageRate = Annotated[float, Meta(ge=-1)]
 StageBurst = Annotated[int, Meta(ge=-1, le=MAX_INT)]
+QuotaLimit = Annotated[int, Meta(ge=1, le=MAX_INT)]
+BillingDay = Annotated[int, Meta(ge=1, le=28)]
+Cost = Annotated[int, Meta(ge=0, le=MAX_COST)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 StatusCode = Annotated[str, Meta(pattern=r"^[1-5][0-9]{2}\Z")]
 
 
 class Period(StrEnum):
-    """How long a quota lasts."""
+    """How long a quota lasts. AWS knows DAY, WEEK and MONTH; TOTAL never ends."""
 
+    HOUR = "HOUR"
     DAY = "DAY"
     WEEK = "WEEK"
     MONTH = "MONTH"
+    TOTAL = "TOTAL"
+
+
+AWS_PERIODS = (Period.DAY, Period.WEEK, Period.MONTH)
+
+
+class Counts(StrEnum):
+    """What a limit counts: calls, or the cost of calls."""
+
+    REQUESTS = "REQUESTS"
+    UNITS = "UNITS"
+
+
+class LimitsPer(StrEnum):
+    """Who has the limits of a plan: each key, or all keys of a customer together."""
+
+    KEY = "KEY"
+    CUSTOMER = "CUSTOMER"
+
+
+class Anchor(StrEnum):
+    """The day on which a month begins: the quota's `offset`, or the billing day of the key or customer."""
+
+    CALENDAR = "CALENDAR"
+    BILLING_DAY = "BILLING_DAY"
 
 
 class FailurePolicy(StrEnum):
@@ -67,18 +96,48 @@ class Resource(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
 
 
 class ThrottleSettings(Resource, frozen=True):
-    """A token bucket: `rate_limit` tokens a second, at most `burst_limit` at once."""
+    """A token bucket: `rate_limit` tokens a second, at most `burst_limit` at once. Only a plan's may count units."""
 
     rate_limit: Rate | None = None
     burst_limit: Burst | None = None
+    counts: Counts = Counts.REQUESTS
+
+
+class Overage(Resource, frozen=True):
+    """Units beyond a quota's limit that are admitted, and marked as paid for apart."""
+
+    up_to: QuotaLimit | Literal["UNLIMITED"]
 
 
 class QuotaSettings(Resource, frozen=True):
-    """Requests in a period; `offset` is the day on which a WEEK (0 = Sunday) or MONTH (0 = the 1st) begins."""
+    """Units in a period; `offset` is the day on which a WEEK (0 = Sunday) or MONTH (0 = the 1st) begins.
 
-    limit: Annotated[int, Meta(ge=1, le=MAX_INT)]
+    Periods begin at midnight in `time_zone`, an IANA name (UTC by default). `alerts` are percents of the limit.
+    """
+
+    limit: QuotaLimit
     period: Period
     offset: Annotated[int, Meta(ge=0)] = 0
+    counts: Counts = Counts.UNITS
+    time_zone: str | None = None
+    anchor: Anchor = Anchor.CALENDAR
+    overage: Overage | None = None
+    alerts: Annotated[tuple[Annotated[int, Meta(ge=1, le=1000)], ...], Meta(max_length=8)] = ()
+
+
+class QuotaOverride(Resource, frozen=True):
+    """Another limit for the quota with this period. `counts` is needed only if two quotas have the period."""
+
+    period: Period
+    limit: QuotaLimit
+    counts: Counts | None = None
+
+
+class Override(Resource, frozen=True):
+    """Numbers of a single key, or customer, in place of the plan's."""
+
+    throttle: ThrottleSettings | None = None
+    quotas: tuple[QuotaOverride, ...] = ()
 
 
 class ApiStage(Resource, frozen=True):
@@ -90,7 +149,11 @@ class ApiStage(Resource, frozen=True):
 
 
 class UsagePlan(Resource, frozen=True):
-    """A contract with callers: limits, the stages that it covers, and the ids of its keys."""
+    """A contract with callers: limits, the stages that it covers, and the ids of its keys.
+
+    Calls take from `quota`, if it is set, and then from each of `quotas`. AWS knows only `quota`, so that one has a
+    period of `AWS_PERIODS`.
+    """
 
     id: Id
     name: Annotated[str, Meta(min_length=1)]
@@ -98,14 +161,24 @@ class UsagePlan(Resource, frozen=True):
     api_stages: tuple[ApiStage, ...] = ()
     throttle: ThrottleSettings | None = None
     quota: QuotaSettings | None = None
+    quotas: tuple[QuotaSettings, ...] = ()
+    limits_per: LimitsPer = LimitsPer.KEY
     keys: tuple[Id, ...] = ()
     mode: Mode = Mode.ENFORCE
     failure_policy: FailurePolicy | None = None
     tags: dict[str, str] = {}
 
+    @property
+    def all_quotas(self) -> tuple[QuotaSettings, ...]:
+        """The quotas in the order in which they are checked."""
+        return (self.quota, *self.quotas) if self.quota else self.quotas
+
 
 class ApiKey(Resource, frozen=True):
-    """Names a caller. Of `value` and `value_sha256` exactly one is given; only the digest leaves the loader."""
+    """Names a caller. Of `value` and `value_sha256` exactly one is given; only the digest leaves the loader.
+
+    `billing_day` and `overrides` (by the id of a plan) apply where the plan's limits are per key.
+    """
 
     id: Id
     name: str = ""
@@ -115,6 +188,18 @@ class ApiKey(Resource, frozen=True):
     enabled: bool = True
     expires_at: datetime | None = None
     customer_id: str | None = None
+    billing_day: BillingDay | None = None
+    overrides: dict[Id, Override] = {}
+    tags: dict[str, str] = {}
+
+
+class Customer(Resource, frozen=True):
+    """Holds keys: those that name it in `customer_id`. A plan with `limits_per` CUSTOMER limits them together."""
+
+    id: Annotated[str, Meta(min_length=1)]
+    name: str = ""
+    billing_day: BillingDay | None = None
+    overrides: dict[Id, Override] = {}
     tags: dict[str, str] = {}
 
 
@@ -134,10 +219,22 @@ class AuthorizerSource(Resource, frozen=True):
     path: tuple[str, ...] = ("jwt_payload", "api_key")
 
 
+class CostFrom(Resource, frozen=True):
+    """Where an earlier filter of Envoy left the cost of a call: a namespace of dynamic metadata, then field names.
+
+    A greater cost counts as `max`.
+    """
+
+    metadata: Annotated[tuple[str, ...], Meta(min_length=2)]
+    max: Cost
+
+
 class Method(Resource, frozen=True):
-    """One verb of a resource."""
+    """One verb of a resource, and the units that a call of it costs. `cost_from` stands before the API's."""
 
     api_key_required: bool = True
+    cost: Cost = 1
+    cost_from: CostFrom | None = None
 
 
 class MethodSetting(Resource, frozen=True):
@@ -162,6 +259,7 @@ class Deployment(Resource, frozen=True):
     key_sources: tuple[KeySource, ...] = (KeySource(header="x-api-key"),)
     authorizer: AuthorizerSource = AuthorizerSource()
     forward_api_key: bool = False
+    cost_from: CostFrom | None = None
     resources: dict[str, dict[HttpMethod, Method]] = {}
     gateway_responses: dict[GatewayResponseType, GatewayResponse] = {}
 
@@ -200,6 +298,7 @@ class Api(Resource, frozen=True):
     key_sources: tuple[KeySource, ...] = (KeySource(header="x-api-key"),)
     authorizer: AuthorizerSource = AuthorizerSource()
     forward_api_key: bool = False
+    cost_from: CostFrom | None = None
     hosts: tuple[Host, ...] = ()
     resources: dict[str, dict[HttpMethod, Method]] = {}
     stages: tuple[Stage, ...] = ()
@@ -212,12 +311,13 @@ class Account(Resource, frozen=True):
 
 
 class Resources(Resource, frozen=True):
-    """The account, the APIs, the usage plans and the API keys. A reload replaces all of them at once."""
+    """The account, the APIs, the usage plans, the API keys and the customers. A reload replaces all of them at once."""
 
     account: Account = Account()
     apis: tuple[Api, ...] = ()
     usage_plans: tuple[UsagePlan, ...] = ()
     api_keys: tuple[ApiKey, ...] = ()
+    customers: tuple[Customer, ...] = ()
 
 
 def digest(value: str) -> bytes:

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from authz.core.credentials import NO_STRIP, Credentials, Strip, strip_of
 from authz.core.limits import Layer, Limit, Meter, remaining
 from authz.core.request import Request
-from authz.core.resources import FailurePolicy, GatewayResponse, GatewayResponseType
+from authz.core.resources import CostFrom, FailurePolicy, GatewayResponse, GatewayResponseType
 from authz.core.routes import Route
 
 NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
@@ -72,15 +72,18 @@ class Shared(Struct, gc=False):
 
 
 class Grant(Struct, frozen=True, gc=False):
-    """The limits that cover a request: it takes a unit from each of them or from none, and counts in the meter.
+    """The limits that cover a request: it takes its cost from each of them or from none, and counts in the meter.
 
-    Calls of one caller to one method share a grant.
+    Calls of one caller to one method share a grant. If `cost_from` is set, the cost of a call may stand in Envoy's
+    dynamic metadata.
     """
 
     subject: Subject
     limits: tuple[Limit, ...]
     meter: Meter | None = None
     failure_policy: FailurePolicy = FailurePolicy.LOCAL
+    cost: int = 1
+    cost_from: CostFrom | None = None
     shared: Shared = field(default_factory=Shared)
 
 

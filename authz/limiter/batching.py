@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
 from msgspec import Struct
 
 from authz.check import LimiterUnavailable
-from authz.core.limits import Limit, Meter
+from authz.core.limits import Charge
 from authz.core.verdict import Tally
 from authz.redisio.url import in_words
 
@@ -23,14 +23,9 @@ SWEEP_SECONDS = 0.001  # between two searches for callers whose time is up
 
 
 class Waiter(Struct, eq=False):
-    """A caller that waits for a tally, until `expires` (a time of `time.monotonic`).
+    """A caller that waits for a tally, until `expires` (a time of `time.monotonic`)."""
 
-    `once` names a request that is charged once; "" names none.
-    """
-
-    limits: Sequence[Limit]
-    meter: Meter | None
-    once: str
+    charge: Charge
     expires: float
     tally: asyncio.Future[Tally]
 

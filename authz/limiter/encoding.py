@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from authz.core.limits import EXACT, Limit, Meter, Quota, Throttle, redis_key
+from authz.core.limits import EXACT, Charge, Meter, Quota, Throttle, redis_key
 from authz.limiter.batching import Waiter
 
 ONCE_DIGITS = 32  # hexadecimal, of a SHA-256
@@ -48,8 +48,8 @@ class Encoder:
         encoded, requests, onces = [], [], []
         for waiter in waiters:
             try:
-                request = self._request(waiter.limits, waiter.meter)
-                once = self._once(waiter) if waiter.once else 0
+                request = self._request(waiter.charge)
+                once = self._once(waiter.charge) if waiter.charge.once else 0
             except Exception as error:  # of any kind: it must not fail the other callers
                 waiter.finish(error)
                 continue
@@ -63,7 +63,8 @@ class Encoder:
             encoded, keys, len(self._ledgers), len(self._buckets), self._rules, requests, onces if self._onces else []
         )
 
-    def _request(self, limits: Sequence[Limit], meter: Meter | None) -> list[int]:
+    def _request(self, charge: Charge) -> list[int]:
+        limits, meter = charge.limits, charge.meter
         ledger, caller, numbers, buckets = None, 0, self._numbers, self._buckets
         if meter:
             ledger = meter.ledger
@@ -101,16 +102,16 @@ class Encoder:
         self._numbers[id(rule)] = number = len(self._rules)
         return number
 
-    def _once(self, waiter: Waiter) -> int:
-        key = once_key(self._account, waiter.once, waiter.limits, waiter.meter)
+    def _once(self, charge: Charge) -> int:
+        key = once_key(self._account, charge)
         return self._onces.setdefault(key, len(self._onces) + 1)
 
 
-def once_key(account: str, once: str, limits: Sequence[Limit], meter: Meter | None) -> str:
-    """The Redis key of the kept result of a request named `once`.
+def once_key(account: str, charge: Charge) -> str:
+    """The Redis key of the kept result of a request with the name `once`.
 
     The same name with another caller or other limits spells another key.
     """
-    bound = (once, meter.ledger if meter else "", *(limit.key for limit in limits))
+    bound = (charge.once, charge.meter.ledger if charge.meter else "", *(limit.key for limit in charge.limits))
     name = hashlib.sha256("\0".join(bound).encode()).hexdigest()[:ONCE_DIGITS]
     return _prefix(account, "once", "") + name

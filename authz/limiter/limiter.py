@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from authz.check import LimiterUnavailable, Overloaded
-from authz.core.limits import Limit, Meter
+from authz.core.limits import Charge, Limit
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.verdict import Tally
 from authz.limiter.batching import LINGER_SECONDS, Pace, Queue, Waiter, fail
@@ -111,29 +111,27 @@ class RedisLimiter:
         """Forget the refusals of these callers, or of all. Call it when a limit or a usage counter was changed."""
         self._refusals.forget(ledgers)
 
-    async def admit(
-        self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None, once: str = ""
-    ) -> Tally:
-        """Take a unit from each limit, or from none. Raises LimiterUnavailable.
+    async def admit(self, charge: Charge) -> Tally:
+        """Take a charge from each of its limits, or from none. Raises LimiterUnavailable.
 
         A call with a name, `once`, is never refused from memory: another worker may have admitted it before.
         """
-        if not limits and not meter:
+        if not charge.limits and not charge.meter:
             return Tally(self.clock.now())
         if not self._available:
             raise LimiterUnavailable("Redis is left alone until it answers a probe")
-        if self._refusals and not once and (refusal := self._recall(limits, meter)):
+        if self._refusals and not charge.once and (refusal := self._recall(charge)):
             return refusal
         if len(self._queue) >= MAX_WAITING:
             raise Overloaded("too many callers are waiting")
         now = time.monotonic()  # the loop's own clock, but uvloop's `time()` hands the interpreter to another thread
         expires = now + self._budget
-        if deadline is not None and deadline < expires:
-            expires = deadline
+        if charge.deadline is not None and charge.deadline < expires:
+            expires = charge.deadline
             if expires <= now:
                 raise LimiterUnavailable("no time is left to ask")
         tally: asyncio.Future[Tally] = asyncio.get_running_loop().create_future()
-        self._queue.put(Waiter(limits, meter, once, expires, tally))
+        self._queue.put(Waiter(charge, expires, tally))
         return await tally
 
     async def run(self) -> None:
@@ -156,15 +154,15 @@ class RedisLimiter:
             return False
         return True
 
-    async def peek(self, limits: Sequence[Limit], meter: Meter | None) -> Tally:
+    async def peek(self, charge: Charge) -> Tally:
         """The tally that `admit` would return now, without spending anything. Raises LimiterUnavailable."""
         expires = time.monotonic() + self._budget
-        waiter = Waiter(limits, meter, "", expires, asyncio.get_running_loop().create_future())
+        waiter = Waiter(charge, expires, asyncio.get_running_loop().create_future())
         batch = Encoder(self._account).batch([waiter])
         if not batch.waiters:
             return await waiter.tally
         now, results = await self._sender.peek(batch, expires)
-        return _tally(limits, now, results[0])
+        return _tally(charge.limits, now, results[0])
 
     async def flush(self, spent: Spent) -> int | None:
         """Count a debt in Redis. After an error, send it again: it is counted once.
@@ -176,8 +174,8 @@ class RedisLimiter:
     async def aclose(self) -> None:
         await self._sender.aclose()
 
-    def _recall(self, limits: Sequence[Limit], meter: Meter | None) -> Tally | None:
-        refusal = self._refusals.recall(limits, meter, self.clock.ticks(), self.clock.now())
+    def _recall(self, charge: Charge) -> Tally | None:
+        refusal = self._refusals.recall(charge, self.clock.ticks(), self.clock.now())
         if refusal:
             self.recalled += 1
         return refusal
@@ -198,7 +196,7 @@ class RedisLimiter:
             return waiters
         others = []
         for waiter in waiters:
-            if not waiter.once and (refusal := self._recall(waiter.limits, waiter.meter)):
+            if not waiter.charge.once and (refusal := self._recall(waiter.charge)):
                 waiter.finish(refusal)
             else:
                 others.append(waiter)
@@ -220,7 +218,7 @@ class RedisLimiter:
         for waiter, result in zip(batch.waiters, results, strict=True):
             tally = self._finish(waiter, now, result)
             if tally and tally.refused_by and age == self._refusals.age:
-                self._refusals.remember(waiter.limits, waiter.meter, tally, sent)
+                self._refusals.remember(waiter.charge, tally, sent)
 
     async def _timed(self, batch: Batch, expires: float) -> tuple[int, Results]:
         started = time.perf_counter()
@@ -233,18 +231,19 @@ class RedisLimiter:
     def _finish(self, waiter: Waiter, now: int, result: list[int]) -> Tally | None:
         """Finish one caller from its result, and return the tally. A malformed result fails that caller only."""
         if result and result[0] == BAD_STATE:
-            keys = [*({waiter.meter.ledger} if waiter.meter else ()), *(limit.key for limit in waiter.limits)]
-            log.error("bad state in Redis; the value is left alone", keys=sorted(set(keys)))
+            charge = waiter.charge
+            keys = {*([charge.meter.ledger] if charge.meter else ()), *(limit.key for limit in charge.limits)}
+            log.error("bad state in Redis; the value is left alone", keys=sorted(keys))
             waiter.finish(LimiterUnavailable("bad state in Redis"))
             return None
         try:
-            tally = _tally(waiter.limits, now, result)
+            tally = _tally(waiter.charge.limits, now, result)
         except (ValueError, IndexError) as error:
             fail([waiter], error)
             return None
         waiter.finish(tally)
         if tally.states:
-            _notify(self._observer.on_tally, waiter.limits, tally.states)
+            _notify(self._observer.on_tally, waiter.charge.limits, tally.states)
         return tally
 
 

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, refilled, remaining, room_us
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, refilled, remaining, room_us
 from authz.core.periods import DAY_US
 from authz.core.recent import Recent
 from authz.core.verdict import Tally
@@ -104,15 +104,16 @@ class LocalLimiter:
         for ledger in ledgers or ():
             self._quotas.drop(ledger)
 
-    def admit(self, limits: Sequence[Limit], meter: Meter | None, now: int) -> Tally:
-        """Take a unit from this process's share of each limit, or from none."""
+    def admit(self, charge: Charge, now: int) -> Tally:
+        """Take a charge from this process's share of each limit, or from none."""
         buckets, callers = len(self._buckets), len(self._used)
-        tally = self._decide(limits, meter, now)
+        tally = self._decide(charge, now)
         _shed(self._buckets, lambda bucket: bucket.is_full_at(now), len(self._buckets) - buckets)
         _shed(self._used, lambda used: used.is_over_at(now), len(self._used) - callers)
         return tally
 
-    def _decide(self, limits: Sequence[Limit], meter: Meter | None, now: int) -> Tally:
+    def _decide(self, charge: Charge, now: int) -> Tally:
+        limits, meter = charge.limits, charge.meter
         short = [limit for limit in limits if not self._has_room(limit, now)]
         refused = [limit for limit in short if not limit.shadow]
         shadowed = next((limit for limit in short if limit.shadow), None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from authz.core.limits import Layer, Limit, Meter, Quota, refilled, room_us
+from authz.core.limits import Charge, Layer, Limit, Quota, refilled, room_us
 from authz.core.verdict import Tally
 
 MAX_US = 1_000_000
@@ -17,10 +17,14 @@ REMEMBERED_WITHOUT_KEY = frozenset({Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_T
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Redis's tally of these limits. `decisive` are the limits up to the refusing one. Holds in [since, until), µs."""
+    """Redis's tally of these limits for a call of this cost, in [since, until), µs.
+
+    `decisive` are the limits up to the refusing one.
+    """
 
     limits: tuple[Limit, ...]
     decisive: tuple[Limit, ...]
+    cost: int
     tally: Tally
     since: int
     until: int
@@ -41,26 +45,27 @@ class Refusals:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def recall(self, limits: Sequence[Limit], meter: Meter | None, ticks: int, now: int) -> Tally | None:
-        """The refusal that Redis would still give for these limits; None if Redis has to decide."""
-        caller = meter.ledger if meter else limits[0].key
+    def recall(self, charge: Charge, ticks: int, now: int) -> Tally | None:
+        """The refusal that Redis would still give for this charge; None if Redis has to decide."""
+        limits, caller = charge.limits, _caller(charge)
         kept = self._kept.get(caller)
         if kept is None:
             return None
         if not kept.since <= ticks < kept.until:
             del self._kept[caller]
             return None
-        if tuple(limits[: len(kept.decisive)]) != kept.decisive:
+        if charge.cost != kept.cost or tuple(limits[: len(kept.decisive)]) != kept.decisive:
             if kept.decisive[-1] not in limits:  # the refusing limit itself has changed, not just the route
                 del self._kept[caller]
             return None
         return _later(kept, now, whole=tuple(limits) == kept.limits)
 
-    def remember(self, limits: Sequence[Limit], meter: Meter | None, tally: Tally, sent: int) -> None:
+    def remember(self, charge: Charge, tally: Tally, sent: int) -> None:
         """Keep a refusal, if its layer is one that is remembered. `sent` is when its batch left, in ticks."""
         by = tally.refused_by
         if by is None or tally.stale or tally.degraded or not self._callers:
             return
+        limits, meter = charge.limits, charge.meter
         at = limits.index(by)
         decisive = tuple(limits[: at + 1])
         if by.layer not in (REMEMBERED if meter else REMEMBERED_WITHOUT_KEY) or any(limit.shadow for limit in decisive):
@@ -71,8 +76,8 @@ class Refusals:
         holds = min(MAX_US, *(quota.end - tally.now for quota in quotas), MAX_US if wait is None else wait)
         if holds <= 0:
             return
-        caller = meter.ledger if meter else limits[0].key
-        self._kept[caller] = _Refusal(tuple(limits), decisive, tally, sent, sent + holds)
+        caller = _caller(charge)
+        self._kept[caller] = _Refusal(tuple(limits), decisive, charge.cost, tally, sent, sent + holds)
         self._kept.move_to_end(caller)
         if len(self._kept) > self._callers:
             self._kept.popitem(last=False)
@@ -85,6 +90,10 @@ class Refusals:
         else:
             for ledger in ledgers:
                 self._kept.pop(ledger, None)
+
+
+def _caller(charge: Charge) -> str:
+    return charge.meter.ledger if charge.meter else charge.limits[0].key
 
 
 def _later(kept: _Refusal, now: int, *, whole: bool) -> Tally:

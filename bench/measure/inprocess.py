@@ -16,7 +16,7 @@ import msgspec
 
 from authz.check import Checker
 from authz.core.catalog import Catalog
-from authz.core.limits import Limit, Meter
+from authz.core.limits import Charge
 from authz.core.request import Request
 from authz.core.resources import Resources, digest
 from authz.core.verdict import Grant, Tally
@@ -80,14 +80,16 @@ async def touch(url: str, grants: Sequence[Grant]) -> None:
     """One call for each grant, so that Redis holds the state of each."""
     async with _running(url, 1) as (limiter,):
         for start in range(0, len(grants), MANY):
-            await asyncio.gather(*(limiter.admit(grant.limits, grant.meter) for grant in grants[start : start + MANY]))
+            await asyncio.gather(
+                *(limiter.admit(Charge(grant.limits, grant.meter)) for grant in grants[start : start + MANY])
+            )
 
 
 async def _ask(limiter: RedisLimiter, grants: Sequence[Grant], batch: int, ends: float) -> int:
     draw, asked = Random(batch), 0
     while perf_counter() < ends:
         chosen = draw.choices(grants, k=batch)
-        tallies = await asyncio.gather(*(limiter.admit(grant.limits, grant.meter) for grant in chosen))
+        tallies = await asyncio.gather(*(limiter.admit(Charge(grant.limits, grant.meter)) for grant in chosen))
         assert not any(tally.refused_by for tally in tallies), "a call was refused that has room"
         asked += batch
     return asked
@@ -96,15 +98,8 @@ async def _ask(limiter: RedisLimiter, grants: Sequence[Grant], batch: int, ends:
 class Admitting:
     """A limiter that has room for everything, at no cost."""
 
-    async def admit(
-        self,
-        limits: Sequence[Limit],
-        meter: Meter | None = None,  # noqa: ARG002
-        *,
-        deadline: float | None = None,  # noqa: ARG002
-        once: str = "",  # noqa: ARG002
-    ) -> Tally:
-        return Tally(NOW, (1,) * len(limits))
+    async def admit(self, charge: Charge) -> Tally:
+        return Tally(NOW, (1,) * len(charge.limits))
 
 
 def answering(catalog: Catalog, **options: Any) -> Callable[[bytes], bytes]:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from authz.check import LimiterUnavailable, Overloaded
-from authz.core.limits import Layer, Limit, Meter, redis_key, throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, redis_key, throttle
 from authz.core.verdict import Tally
 from authz.limiter.batching import MAX_BATCH, Waiter
 from authz.limiter.encoding import Batch, Encoder
@@ -56,7 +56,7 @@ class Asked:
         return Limit(Layer.ACCOUNT_THROTTLE, redis_key(self.limiter._account, "bucket"), rule)
 
     def call(self, limit: Limit | None = None, **options: Any) -> asyncio.Task[Tally]:
-        return asyncio.create_task(self.limiter.admit([limit or self.bucket()], **options))
+        return asyncio.create_task(self.limiter.admit(Charge([limit or self.bucket()], **options)))
 
     async def is_well(self) -> None:
         """It goes on to answer everybody."""
@@ -179,7 +179,7 @@ async def test_a_crowd_that_does_not_come_is_not_waited_for_long(asked: Asked) -
 def _said(*asked: tuple[list[Limit], Meter | None]) -> Batch:
     """A batch in the script's words."""
     loop = asyncio.get_running_loop()
-    return Encoder("a").batch([Waiter(limits, meter, "", 0.0, loop.create_future()) for limits, meter in asked])
+    return Encoder("a").batch([Waiter(Charge(limits, meter), 0.0, loop.create_future()) for limits, meter in asked])
 
 
 async def test_a_key_and_a_rule_that_two_requests_share_are_sent_once() -> None:
@@ -278,7 +278,7 @@ async def test_each_caller_has_its_own_time(asked: Asked, between: Proxy) -> Non
 
 async def test_a_caller_that_arrives_too_late_is_not_sent(asked: Asked, between: Proxy) -> None:
     with pytest.raises(LimiterUnavailable):
-        await asked.limiter.admit([asked.bucket()], deadline=asyncio.get_running_loop().time())
+        await asked.limiter.admit(Charge([asked.bucket()], deadline=asyncio.get_running_loop().time()))
     assert between.batches == 0
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from authz.check import LimiterUnavailable
-from authz.core.limits import Layer, Limit, Meter, Quota, redis_key, throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, redis_key, throttle
 from authz.core.periods import interval
 from authz.core.resources import Period, QuotaSettings
 from authz.core.verdict import Tally
@@ -76,27 +76,27 @@ async def test_a_repeated_request_is_charged_once_and_answered_alike(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     limits, meter = _limits(account, clock), _meter(account)
-    first = await limiter.admit(limits, meter, once="r1")
-    again = await limiter.admit(limits, meter, once="r1")
+    first = await limiter.admit(Charge(limits, meter, once="r1"))
+    again = await limiter.admit(Charge(limits, meter, once="r1"))
     assert first == again
-    assert (await limiter.admit(limits, meter, once="r2")).states == (2, 2)
+    assert (await limiter.admit(Charge(limits, meter, once="r2"))).states == (2, 2)
 
 
 async def test_a_retry_through_another_worker_is_charged_once(
     shared_redis: RedisServer, limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     limits, meter = _limits(account, clock), _meter(account)
-    first = await limiter.admit(limits, meter, once="r1")
+    first = await limiter.admit(Charge(limits, meter, once="r1"))
     async with _worker(shared_redis.url, account, RedisClock(clock)) as other:
-        assert await other.admit(limits, meter, once="r1") == first
-        assert (await other.admit(limits, meter, once="r2")).states == (2, 2)
+        assert await other.admit(Charge(limits, meter, once="r1")) == first
+        assert (await other.admit(Charge(limits, meter, once="r2"))).states == (2, 2)
 
 
 async def test_a_request_twice_in_one_batch_is_charged_once(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     """And with others around it."""
     limits, meter = _limits(account, clock), _meter(account)
     ids = ("r1", "", "r1", "r2", "", "r1")
-    tallies = await asyncio.gather(*(limiter.admit(limits, meter, once=once) for once in ids))
+    tallies = await asyncio.gather(*(limiter.admit(Charge(limits, meter, once=once)) for once in ids))
     assert [tally.states[0] for tally in tallies] == [1, 2, 1, 3, 4, 1]
 
 
@@ -113,7 +113,7 @@ async def test_the_same_id_by_another_key_or_on_another_route_is_another_request
         ([shared], _meter(account, "k2")),
     ]
     for _ in range(2):
-        tallies = [await limiter.admit(limits, meter, once="r1") for limits, meter in asks]
+        tallies = [await limiter.admit(Charge(limits, meter, once="r1")) for limits, meter in asks]
         assert [tally.states for tally in tallies] == [(1, 1), (1, 2), (2, 1), (3,), (4,), (5,)]
 
 
@@ -121,25 +121,25 @@ async def test_a_refusal_is_not_kept_under_a_name(limiter: RedisLimiter, account
     """When there is room again, the same request is admitted, and charged."""
     meter = _meter(account)
     limits = _limits(account, clock, limit=1)
-    await limiter.admit(limits, meter)
-    assert (await limiter.admit(limits, meter, once="r1")).refused_by is limits[0]
+    await limiter.admit(Charge(limits, meter))
+    assert (await limiter.admit(Charge(limits, meter, once="r1"))).refused_by is limits[0]
     raised = _limits(account, clock, limit=3)
-    assert [(await limiter.admit(raised, meter, once="r1")).states[0] for _ in range(2)] == [2, 2]
+    assert [(await limiter.admit(Charge(raised, meter, once="r1"))).states[0] for _ in range(2)] == [2, 2]
 
 
 async def test_an_admitted_request_stays_admitted_when_the_limit_is_full(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     meter, limits = _meter(account), _limits(account, clock, limit=1)
-    asked = [await limiter.admit(limits, meter, once=once) for once in ("r1", "r2", "r1")]
+    asked = [await limiter.admit(Charge(limits, meter, once=once)) for once in ("r1", "r2", "r1")]
     assert [tally.refused_by is None for tally in asked] == [True, False, True]
 
 
 async def test_a_retry_reports_the_same_shadow_refusal(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     meter, limits = _meter(account), _limits(account, clock, limit=1)
     limits[0] = replace(limits[0], shadow=True)
-    await limiter.admit(limits, meter)
-    first, again = [await limiter.admit(limits, meter, once="r1") for _ in range(2)]
+    await limiter.admit(Charge(limits, meter))
+    first, again = [await limiter.admit(Charge(limits, meter, once="r1")) for _ in range(2)]
     assert first.shadowed_by is limits[0]
     assert first == again
 
@@ -149,12 +149,12 @@ async def test_a_remembered_refusal_does_not_refuse_an_admitted_request(
 ) -> None:
     """The quota is over, and that is remembered; a request that took a unit comes again, alone or behind others."""
     meter, limits = _meter(account), _limits(account, clock, limit=1)
-    await limiter.admit(limits, meter, once="r1")
-    await limiter.admit(limits, meter)
-    assert (await limiter.admit(limits, meter)).refused_by is limits[0]
+    await limiter.admit(Charge(limits, meter, once="r1"))
+    await limiter.admit(Charge(limits, meter))
+    assert (await limiter.admit(Charge(limits, meter))).refused_by is limits[0]
     assert limiter.recalled == 1
-    assert (await limiter.admit(limits, meter, once="r1")).refused_by is None
-    calls = [limiter.admit(limits, meter, once=once) for once in ("r2", "r1", "")]
+    assert (await limiter.admit(Charge(limits, meter, once="r1"))).refused_by is None
+    calls = [limiter.admit(Charge(limits, meter, once=once)) for once in ("r2", "r1", "")]
     assert [tally.refused_by is None for tally in await asyncio.gather(*calls)] == [False, True, False]
 
 
@@ -162,7 +162,7 @@ async def test_a_request_without_a_name_leaves_no_key(
     limiter: RedisLimiter, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     limits, meter = _limits(account, clock), _meter(account)
-    await limiter.admit(limits, meter)
+    await limiter.admit(Charge(limits, meter))
     kept = await _keys(spy, account)
     assert kept == {meter.ledger, limits[1].key, limiter._sender._reply_key()}
 
@@ -172,8 +172,8 @@ async def test_a_name_is_kept_for_ten_seconds_and_hides_the_request_id(
 ) -> None:
     """Nothing else is written for it: a script touches only the keys that it was given."""
     limits, meter = _limits(account, clock), _meter(account)
-    await limiter.admit(limits, meter, once="an id")
-    key = once_key(account, "an id", limits, meter)
+    await limiter.admit(Charge(limits, meter, once="an id"))
+    key = once_key(account, Charge(limits, meter, once="an id"))
     kept = await _keys(spy, account)
     assert kept == {meter.ledger, limits[1].key, limiter._sender._reply_key(), key}
     assert ONCE_MS / 2 < await spy.pttl(key) <= ONCE_MS
@@ -195,9 +195,9 @@ async def test_a_foreign_value_under_a_name_fails_its_own_request(
 ) -> None:
     """It is left alone, charges nothing, and its neighbours are decided."""
     limits, meter = _limits(account, clock), _meter(account)
-    key = once_key(account, "bad", limits, meter)
+    key = once_key(account, Charge(limits, meter, once="bad"))
     await spy.set(key, raw)
-    calls = [limiter.admit(limits, meter, once=once) for once in ("r1", "bad", "r2")]
+    calls = [limiter.admit(Charge(limits, meter, once=once)) for once in ("r1", "bad", "r2")]
     first, bad, last = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(bad, LimiterUnavailable)
     assert isinstance(first, Tally)
@@ -208,7 +208,7 @@ async def test_a_foreign_value_under_a_name_fails_its_own_request(
 
 async def test_an_id_that_cannot_be_encoded_fails_alone(limiter: RedisLimiter, account: str, clock: Clock) -> None:
     limits, meter = _limits(account, clock), _meter(account)
-    calls = [limiter.admit(limits, meter, once=once) for once in ("r1", "\udc80", "r2")]
+    calls = [limiter.admit(Charge(limits, meter, once=once)) for once in ("r1", "\udc80", "r2")]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [isinstance(outcome, Tally) for outcome in outcomes] == [True, False, True]
 
@@ -222,10 +222,10 @@ async def test_a_batch_of_unknown_fate_and_its_repeat_are_charged_once(
         await limiter.probe()
         between.cuts = 2
         with pytest.raises(LimiterUnavailable):
-            await limiter.admit(limits, meter, once="r1")
+            await limiter.admit(Charge(limits, meter, once="r1"))
     async with _worker(reachable.url, account, time) as other:
-        assert (await other.admit(limits, meter, once="r1")).states == (1, 1)
-        assert (await other.admit(limits, meter)).states == (2, 2)
+        assert (await other.admit(Charge(limits, meter, once="r1"))).states == (1, 1)
+        assert (await other.admit(Charge(limits, meter))).states == (2, 2)
 
 
 STORIES = iter(range(10**9))
@@ -242,8 +242,8 @@ async def test_each_request_is_charged_once(
     name = f"{account}{next(STORIES)}"
     limits, meter = _limits(name, clock), _meter(name)
     for ids in batches:
-        tallies = await asyncio.gather(*(limiter.admit(limits, meter, once=once) for once in ids))
+        tallies = await asyncio.gather(*(limiter.admit(Charge(limits, meter, once=once)) for once in ids))
         assert all(tally.refused_by is None for tally in tallies)
     asked = [once for ids in batches for once in ids]
-    charged = (await limiter.peek(limits, meter)).states[0] - 1
+    charged = (await limiter.peek(Charge(limits, meter))).states[0] - 1
     assert charged == asked.count("") + len(set(asked) - {""})

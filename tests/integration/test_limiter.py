@@ -12,7 +12,7 @@ import pytest
 import redis.asyncio
 
 from authz.check import LimiterUnavailable
-from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, remaining, throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, redis_key, remaining, throttle
 from authz.core.periods import DAY_US, interval
 from authz.core.resources import QuotaSettings
 from authz.core.verdict import Tally
@@ -82,7 +82,7 @@ def _plan_throttle(meter: Meter, rate: float, burst: int, *, shadow: bool = Fals
 async def _admitted(
     limiter: RedisLimiter, limits: Sequence[Limit], meter: Meter | None = None, times: int = 1
 ) -> list[bool]:
-    tallies = await asyncio.gather(*(limiter.admit(limits, meter) for _ in range(times)))
+    tallies = await asyncio.gather(*(limiter.admit(Charge(limits, meter)) for _ in range(times)))
     return [tally.refused_by is None for tally in tallies]
 
 
@@ -134,7 +134,7 @@ async def test_a_debt_near_the_largest_exact_integer_loses_no_digit(
     debt = (rule.burst - 1) * rule.m - 1
     assert debt > 2**51
     await spy.set(limit.key, struct.pack(">Bdddd", 1, debt, clock.now, rule.n, rule.m))
-    assert (await limiter.admit([limit])).states == (debt + rule.m,)
+    assert (await limiter.admit(Charge([limit]))).states == (debt + rule.m,)
     assert struct.unpack(">Bdddd", await _raw(spy, limit.key)) == (1, debt + rule.m, clock.now, rule.n, rule.m)
 
 
@@ -172,7 +172,7 @@ async def test_the_wait_after_a_lowered_burst_counts_from_the_new_burst(
     """More than the new burst counts as the new burst, also for the calls behind a refused one."""
     await _empty(limiter, _bucket(account, 1.0, 100))
     small = _bucket(account, 1.0, 1)
-    assert (await limiter.admit([small])).wait_us == SECOND
+    assert (await limiter.admit(Charge([small]))).wait_us == SECOND
     clock.advance(1)
     assert await _admitted(limiter, [small]) == [True]
 
@@ -183,7 +183,7 @@ async def test_a_changed_quota_keeps_its_use_and_never_has_a_negative_rest(
     meter = _meter(account)
     await _admitted(limiter, [_quota(meter, 10, clock.now)], meter, 7)
     lowered = _quota(meter, 3, clock.now)
-    tally = await limiter.admit([lowered], meter)
+    tally = await limiter.admit(Charge([lowered], meter))
     assert tally.refused_by is lowered
     assert (tally.states, remaining(lowered.rule, tally.states[0])) == ((7,), 0)
     assert sum(await _admitted(limiter, [_quota(meter, 9, clock.now)], meter, 5)) == 2
@@ -208,7 +208,7 @@ async def test_a_step_back_of_the_clock_refills_nothing_and_refilling_goes_on_fr
     limit = _bucket(account, 1.0, 2)
     await _empty(limiter, limit)
     clock.advance(-3600)
-    tally = await limiter.admit([limit])
+    tally = await limiter.admit(Charge([limit]))
     assert (tally.refused_by, tally.wait_us) == (limit, SECOND)
     clock.advance(1)
     assert sum(await _admitted(limiter, [limit], times=3)) == 1
@@ -229,7 +229,9 @@ async def test_a_period_that_does_not_contain_now_is_stale_and_takes_nothing(
     meter, bucket = _meter(account), _bucket(account, 0.0, 2)
     yesterday, today = (_quota(meter, 5, clock.now - ago) for ago in (DAY_US, 0))
     before, stale, after = await asyncio.gather(
-        limiter.admit([bucket], None), limiter.admit([yesterday, bucket], meter), limiter.admit([today, bucket], meter)
+        limiter.admit(Charge([bucket], None)),
+        limiter.admit(Charge([yesterday, bucket], meter)),
+        limiter.admit(Charge([today, bucket], meter)),
     )
     assert stale == Tally(now=clock.now, stale=True)
     assert (before.states, after.states) == ((1,), (1, 2))
@@ -243,7 +245,7 @@ async def test_a_period_holds_its_start_and_not_its_end(
     meter = _meter(account)
     limit = _quota(meter, 5, clock.now)
     clock.now = clock.now // DAY_US * DAY_US + moment
-    assert (await limiter.admit([limit], meter)).stale is stale
+    assert (await limiter.admit(Charge([limit], meter))).stale is stale
 
 
 async def test_a_period_restarts_only_when_it_begins_later(
@@ -280,7 +282,9 @@ async def test_a_refused_call_does_not_move_the_period_for_the_calls_behind_it(
     meter, full = _meter(account), _bucket(account, 1.0, 0)
     day, month = _quota(meter, 1, clock.now, "DAY"), _quota(meter, 1, clock.now, "MONTH")
     assert await _admitted(limiter, [month], meter) == [True]
-    refused, behind = await asyncio.gather(limiter.admit([day, full], meter), limiter.admit([month], meter))
+    refused, behind = await asyncio.gather(
+        limiter.admit(Charge([day, full], meter)), limiter.admit(Charge([month], meter))
+    )
     assert (refused.refused_by, behind.refused_by) == (full, month)
 
 
@@ -299,7 +303,7 @@ async def test_a_start_more_than_a_day_past_the_end_was_a_wrong_clock_and_restar
 
 async def test_a_burst_of_0_refuses_every_call_with_an_infinite_wait(limiter: RedisLimiter, account: str) -> None:
     limit = _bucket(account, 1000.0, 0)
-    tally = await limiter.admit([limit])
+    tally = await limiter.admit(Charge([limit]))
     assert (tally.refused_by, tally.wait_us) == (limit, None)
 
 
@@ -307,7 +311,7 @@ async def test_a_rate_of_0_admits_its_burst_once(limiter: RedisLimiter, account:
     limit = _bucket(account, 0.0, 3)
     await _empty(limiter, limit)
     clock.advance(300 * 86_400)
-    tally = await limiter.admit([limit])
+    tally = await limiter.admit(Charge([limit]))
     assert (tally.refused_by, tally.wait_us) == (limit, None)
 
 
@@ -331,7 +335,7 @@ async def test_a_batch_is_decided_in_order_and_a_refused_request_takes_nothing(
     """The refused one in the middle leaves the shared unit to the one behind it."""
     shared, full = _bucket(account, 0.0, 2, "shared"), _bucket(account, 1.0, 0, "full")
     asked = ([shared], [shared, full], [full, shared], [shared], [shared])
-    tallies = await asyncio.gather(*(limiter.admit(limits) for limits in asked))
+    tallies = await asyncio.gather(*(limiter.admit(Charge(limits)) for limits in asked))
     assert [tally.refused_by for tally in tallies] == [None, full, full, None, shared]
 
 
@@ -340,14 +344,14 @@ async def test_a_refusal_names_the_first_layer_without_room_and_the_longest_wait
 ) -> None:
     first, second, third = (_bucket(account, rate, 1, str(rate)) for rate in (2.0, 0.5, 1.0))
     await _admitted(limiter, [first, second, third])
-    tally = await limiter.admit([first, second, third])
+    tally = await limiter.admit(Charge([first, second, third]))
     assert (tally.refused_by, tally.wait_us) == (first, 2 * SECOND)
 
 
 async def test_one_infinite_wait_makes_the_whole_wait_infinite(limiter: RedisLimiter, account: str) -> None:
     finite, never = _bucket(account, 1.0, 1, "finite"), _bucket(account, 0.0, 1, "never")
     await _admitted(limiter, [finite, never])
-    tally = await limiter.admit([finite, never])
+    tally = await limiter.admit(Charge([finite, never]))
     assert (tally.refused_by, tally.wait_us) == (finite, None)
 
 
@@ -358,7 +362,7 @@ async def test_the_wait_for_a_quota_lasts_until_its_period_ends(
     clock.at("2026-03-04T23:59:58Z")
     limit = _quota(meter, 1, clock.now)
     await _admitted(limiter, [limit], meter)
-    assert (await limiter.admit([limit], meter)).wait_us == 2 * SECOND
+    assert (await limiter.admit(Charge([limit], meter))).wait_us == 2 * SECOND
 
 
 BAD_STRINGS = {
@@ -394,9 +398,9 @@ async def test_a_foreign_value_fails_its_own_requests_and_is_left_alone(
     await spoil(spy, own.key)
     before = await spy.dump(own.key)
     first, bad, last = await asyncio.gather(
-        limiter.admit([shared]),
-        limiter.admit([shared, own], meter if where == "ledger" else None),
-        limiter.admit([shared]),
+        limiter.admit(Charge([shared])),
+        limiter.admit(Charge([shared, own], meter if where == "ledger" else None)),
+        limiter.admit(Charge([shared])),
         return_exceptions=True,
     )
     assert isinstance(bad, LimiterUnavailable)
@@ -418,7 +422,7 @@ async def test_a_foreign_history_fails_its_own_requests_too(
         await spy.set(meter.history, "not a hash")
     before = await spy.dump(meter.history)
     bad, good = await asyncio.gather(
-        limiter.admit([], meter), limiter.admit([], _meter(account, "k2")), return_exceptions=True
+        limiter.admit(Charge([], meter)), limiter.admit(Charge([], _meter(account, "k2"))), return_exceptions=True
     )
     assert isinstance(bad, LimiterUnavailable)
     assert isinstance(good, Tally)
@@ -509,9 +513,9 @@ async def test_a_forgotten_script_is_sent_again_with_the_same_batch(
     limit = _bucket(account, 0.0, 10)
     assert await _admitted(limiter, [limit]) == [True]
     await spy.script_flush()
-    assert (await limiter.admit([limit])).states == (2,)
+    assert (await limiter.admit(Charge([limit]))).states == (2,)
     assert await spy.script_exists(ADMIT.digest) == [True]
-    assert (await limiter.admit([limit])).states == (3,)
+    assert (await limiter.admit(Charge([limit]))).states == (3,)
 
 
 async def test_a_forgotten_flush_script_counts_once(
@@ -595,7 +599,7 @@ async def test_a_shadow_plan_with_room_is_charged_with_the_rest(
         _quota(meter, 5, clock.now, shadow=True),
         _bucket(account, 0.0, 5),
     ]
-    tally = await limiter.admit(limits, meter)
+    tally = await limiter.admit(Charge(limits, meter))
     assert (tally.states, tally.refused_by, tally.shadowed_by) == ((1, 1, 1), None, None)
 
 
@@ -609,8 +613,8 @@ async def test_a_shadow_plan_without_room_is_reported_and_admits_without_a_charg
         _quota(meter, 1, clock.now, shadow=True),
         _bucket(account, 0.0, 5),
     ]
-    await limiter.admit(limits, meter)
-    tally = await limiter.admit(limits, meter)
+    await limiter.admit(Charge(limits, meter))
+    tally = await limiter.admit(Charge(limits, meter))
     assert (tally.states, tally.refused_by, tally.shadowed_by) == ((1, 1, 2), None, limits[1])
 
 
@@ -619,8 +623,8 @@ async def test_a_refusal_by_the_stage_charges_nothing_and_waits_for_the_stage_al
 ) -> None:
     meter = _meter(account)
     shadow, stage = _quota(meter, 1, clock.now, shadow=True), _bucket(account, 1.0, 1)
-    await limiter.admit([shadow, stage], meter)
-    tally = await limiter.admit([shadow, stage], meter)
+    await limiter.admit(Charge([shadow, stage], meter))
+    tally = await limiter.admit(Charge([shadow, stage], meter))
     assert (tally.refused_by, tally.shadowed_by, tally.wait_us) == (stage, shadow, SECOND)
     assert tally.states[0] == 1
 
@@ -629,7 +633,7 @@ async def test_a_cancelled_caller_disturbs_no_other(limiter: RedisLimiter, accou
     """Cancelled before its batch is sent, or while it is under way: the others are answered, and so are the next."""
     limit = _bucket(account, 0.0, 100)
     for ticks in range(4):
-        calls = [asyncio.ensure_future(limiter.admit([limit])) for _ in range(3)]
+        calls = [asyncio.ensure_future(limiter.admit(Charge([limit]))) for _ in range(3)]
         for _ in range(ticks):
             await asyncio.sleep(0)
         calls[1].cancel()
@@ -644,7 +648,10 @@ async def test_a_caller_that_runs_out_of_time_fails_alone(limiter: RedisLimiter,
     limit = _bucket(account, 0.0, 100)
     expired = asyncio.get_running_loop().time() - 1
     first, late, last = await asyncio.gather(
-        limiter.admit([limit]), limiter.admit([limit], deadline=expired), limiter.admit([limit]), return_exceptions=True
+        limiter.admit(Charge([limit])),
+        limiter.admit(Charge([limit], deadline=expired)),
+        limiter.admit(Charge([limit])),
+        return_exceptions=True,
     )
     assert isinstance(late, LimiterUnavailable)
     assert isinstance(first, Tally)
@@ -665,7 +672,10 @@ async def test_an_entry_that_cannot_be_built_fails_alone(
     good = _bucket(account, 0.0, 100)
     broken = Limit(Layer.PLAN_QUOTA, redis_key(account, "elsewhere"), rule)
     first, failed, last = await asyncio.gather(
-        limiter.admit([good]), limiter.admit([broken], _meter(account)), limiter.admit([good]), return_exceptions=True
+        limiter.admit(Charge([good])),
+        limiter.admit(Charge([broken], _meter(account))),
+        limiter.admit(Charge([good])),
+        return_exceptions=True,
     )
     assert isinstance(failed, ValueError)
     assert isinstance(first, Tally)
@@ -699,7 +709,7 @@ async def test_a_flush_of_the_same_day_is_added_and_may_pass_the_limit(
     await _admitted(limiter, [quota], meter, 4)
     await limiter.flush(_spent(meter, 3, clock.now, 5))
     assert (await _usage(spy, meter))[1:] == (7, clock.now // DAY_US, 7, 0)
-    tally = await limiter.admit([quota], meter)
+    tally = await limiter.admit(Charge([quota], meter))
     assert tally.refused_by is quota
     assert remaining(quota.rule, tally.states[0]) == 0
 
@@ -805,7 +815,7 @@ async def test_a_field_of_the_history_that_is_no_day_is_ignored(
     """Its neighbours are decided, and the batch is written whole."""
     meter = _meter(account)
     await spy.hset(meter.history, "yesterday", b"x" * 16)
-    tallies = await asyncio.gather(limiter.admit([], meter), limiter.admit([], _meter(account, "k2")))
+    tallies = await asyncio.gather(limiter.admit(Charge([], meter)), limiter.admit(Charge([], _meter(account, "k2"))))
     assert [tally.refused_by for tally in tallies] == [None, None]
     assert await spy.hget(meter.history, "yesterday") == b"x" * 16
 

@@ -21,7 +21,7 @@ import yaml
 from authz.check import LimiterUnavailable
 from authz.config.file import load
 from authz.config.settings import Settings
-from authz.core.limits import Layer, Limit, redis_key, throttle
+from authz.core.limits import Charge, Layer, Limit, redis_key, throttle
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.envoy.pb import ext_authz_pb2_grpc
 from authz.hosts.grpcio import GrpcioServer
@@ -448,12 +448,12 @@ async def test_the_client_never_retries_by_itself(server: RedisServer, between: 
             between.commands.clear()
             between.answer = answer
             with pytest.raises(LimiterUnavailable):
-                await limiter.admit([bucket(limiter)])
+                await limiter.admit(Charge([bucket(limiter)]))
             assert between.commands["EVALSHA"] == times
         between.commands.clear()
         between.answer, between.cuts = b"", 1_000_000
         with pytest.raises(LimiterUnavailable):
-            await limiter.admit([bucket(limiter)])
+            await limiter.admit(Charge([bucket(limiter)]))
         assert (between.commands["EVALSHA"], between.commands["EVAL"]) == (2, 0)
 
 
@@ -467,9 +467,9 @@ async def test_callers_that_still_wait_when_the_circuit_opens_ask_no_more(server
     async with limiting(between.url, observer=Opens()) as limiter:
         between.answer = OOM
         between.open.clear()
-        first = asyncio.create_task(limiter.admit([bucket(limiter)]))
+        first = asyncio.create_task(limiter.admit(Charge([bucket(limiter)])))
         await eventually(lambda: between.batches == 1)
-        others = [asyncio.create_task(limiter.admit([bucket(limiter)])) for _ in range(5)]
+        others = [asyncio.create_task(limiter.admit(Charge([bucket(limiter)]))) for _ in range(5)]
         await eventually(lambda: len(limiter._queue) == 5)
         between.open.set()
         outcomes = await asyncio.gather(first, *others, return_exceptions=True)
@@ -535,10 +535,10 @@ async def test_a_batch_whose_reply_is_cut_is_sent_again_and_charged_once(server:
         await limiter.probe()
         between.cuts = 1
         asked = between.commands["EVALSHA"]
-        tallies = await asyncio.gather(*(limiter.admit([bucket(limiter)]) for _ in range(3)))
+        tallies = await asyncio.gather(*(limiter.admit(Charge([bucket(limiter)])) for _ in range(3)))
         assert [tally.states for tally in tallies] == [(1,), (2,), (3,)]
         assert between.commands["EVALSHA"] - asked == 2
-        assert (await limiter.peek([bucket(limiter)], None)).states == (4,)
+        assert (await limiter.peek(Charge([bucket(limiter)], None))).states == (4,)
 
 
 async def test_a_batch_that_is_late_by_a_wrong_clock_goes_once_more_under_a_new_number(
@@ -548,9 +548,9 @@ async def test_a_batch_that_is_late_by_a_wrong_clock_goes_once_more_under_a_new_
     clock = RedisClock()
     clock.learn(clock.now() - 3_600_000_000)
     async with limiting(between.url, clock=clock) as limiter:
-        assert (await limiter.admit([bucket(limiter)])).states == (1,)
+        assert (await limiter.admit(Charge([bucket(limiter)]))).states == (1,)
         assert limiter._sender._sequence == 2
-        assert (await limiter.admit([bucket(limiter)])).states == (2,)
+        assert (await limiter.admit(Charge([bucket(limiter)]))).states == (2,)
         assert limiter._sender._sequence == 3
 
 
@@ -558,11 +558,11 @@ async def test_a_batch_older_than_the_last_decided_one_is_not_charged(server: Re
     """What a cut connection delivers too late finds a higher number."""
     async with limiting(server.url) as limiter, limiting(server.url) as straggler:
         limiter._sender._sequence = 10
-        assert (await limiter.admit([bucket(limiter)])).states == (1,)
+        assert (await limiter.admit(Charge([bucket(limiter)]))).states == (1,)
         straggler._sender._worker, straggler._sender._account = limiter._sender._worker, limiter._account
         with pytest.raises(LimiterUnavailable, match="old"):
-            await straggler.admit([bucket(limiter)])
-        assert (await limiter.admit([bucket(limiter)])).states == (2,)
+            await straggler.admit(Charge([bucket(limiter)]))
+        assert (await limiter.admit(Charge([bucket(limiter)]))).states == (2,)
 
 
 @pytest.mark.parametrize(("budget", "least_ms"), [(0.5, 5_000), (60.0, 50_000)])
@@ -571,7 +571,7 @@ async def test_a_reply_is_kept_until_its_deadline_and_at_least_five_seconds(
 ) -> None:
     """By Redis's own clock, from the moment at which the batch was decided."""
     async with limiting(server.url, budget) as limiter:
-        tally = await limiter.admit([bucket(limiter)])
+        tally = await limiter.admit(Charge([bucket(limiter)]))
         with admin(server) as client:
             expires_ms: Any = client.pexpiretime(limiter._sender._reply_key())
         assert expires_ms - tally.now // 1000 >= least_ms - 100

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from authz.core.limits import Layer, Limit, Meter, Quota, redis_key, throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, redis_key, throttle
 from authz.limiter.limiter import RedisLimiter
 from tests.support.servers import RedisServer
 
@@ -41,7 +41,7 @@ async def _race(url: str, account: str, kind: str) -> int:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    tallies = await asyncio.gather(*(limiter.admit(limits, meter) for _ in range(REQUESTS)))
+    tallies = await asyncio.gather(*(limiter.admit(Charge(limits, meter)) for _ in range(REQUESTS)))
     sending.cancel()
     await limiter.aclose()
     return sum(tally.refused_by is None for tally in tallies)

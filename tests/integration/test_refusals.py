@@ -15,7 +15,7 @@ import redis.asyncio
 from msgspec.structs import replace
 
 from authz.check import LimiterUnavailable
-from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
 from authz.core.periods import interval
 from authz.core.resources import Period, QuotaSettings
 from authz.core.verdict import Tally
@@ -71,7 +71,7 @@ class Asking:
     async def full(self, limits: Sequence[Limit], meter: Meter | None = None) -> Tally:
         """The first refusal, which may be remembered from here on."""
         for _ in range(5):
-            tally = await self.limiter.admit(limits, meter)
+            tally = await self.limiter.admit(Charge(limits, meter))
             if tally.refused_by:
                 return tally
         raise AssertionError("never refused")
@@ -79,7 +79,7 @@ class Asking:
     async def asks(self, limits: Sequence[Limit], meter: Meter | None = None) -> tuple[bool, Tally]:
         """Whether Redis was called, and the tally."""
         sequence = self.limiter._sender._sequence
-        tally = await self.limiter.admit(limits, meter)
+        tally = await self.limiter.admit(Charge(limits, meter))
         return self.limiter._sender._sequence > sequence, tally
 
     async def remembers(self, limits: Sequence[Limit], meter: Meter | None = None) -> bool:
@@ -135,7 +135,7 @@ async def test_a_flood_of_refused_calls_costs_redis_nothing(ask: Asking, server:
     ask.clock.advance(2)
     before = _commands(server)
     for _ in range(2000 // at_once):
-        tallies = await asyncio.gather(*(ask.limiter.admit(limits, meter) for _ in range(at_once)))
+        tallies = await asyncio.gather(*(ask.limiter.admit(Charge(limits, meter)) for _ in range(at_once)))
         assert {tally.refused_by for tally in tallies} == {limits[1]}
     assert _commands(server) - before < 20
     assert ask.limiter.recalled > 1900
@@ -162,7 +162,7 @@ async def test_a_remembered_refusal_is_the_one_that_redis_would_give(ask: Asking
         ask.clock.now += step
         asked, recalled = await ask.asks(limits, meter)
         assert not asked
-        assert recalled == await ask.limiter.peek(limits, meter)
+        assert recalled == await ask.limiter.peek(Charge(limits, meter))
 
 
 async def test_another_route_is_refused_by_the_limits_that_it_shares(ask: Asking) -> None:
@@ -199,7 +199,7 @@ async def test_with_a_key_only_refusals_by_the_plans_throttle_and_quota_are_reme
 async def test_a_raised_limit_is_sent_to_redis(ask: Asking) -> None:
     meter = ask.meter()
     await ask.full((ask.quota(1),), meter)
-    assert (await ask.limiter.admit((ask.quota(2),), meter)).refused_by is None
+    assert (await ask.limiter.admit(Charge((ask.quota(2),), meter))).refused_by is None
 
 
 async def test_changed_usage_drops_remembered_refusals_at_once(ask: Asking, spy: redis.asyncio.Redis) -> None:
@@ -209,7 +209,7 @@ async def test_changed_usage_drops_remembered_refusals_at_once(ask: Asking, spy:
     await ask.full(others, ask.meter("k2"))
     await spy.delete(ask.meter().ledger, ask.meter("k2").ledger)
     ask.limiter.forget([ask.meter().ledger])
-    assert (await ask.limiter.admit(mine, ask.meter())).refused_by is None
+    assert (await ask.limiter.admit(Charge(mine, ask.meter()))).refused_by is None
     assert await ask.remembers(others, ask.meter("k2"))
     ask.limiter.forget(None)
     assert not await ask.remembers(others, ask.meter("k2"))
@@ -218,10 +218,10 @@ async def test_changed_usage_drops_remembered_refusals_at_once(ask: Asking, spy:
 async def test_a_refusal_requested_before_a_change_is_not_remembered(behind: Asking, between: Proxy) -> None:
     """It was in flight when the change arrived."""
     limits, meter = (behind.quota(),), behind.meter()
-    await behind.limiter.admit(limits, meter)
+    await behind.limiter.admit(Charge(limits, meter))
     between.open.clear()
     before = between.batches
-    call = asyncio.create_task(behind.limiter.admit(limits, meter))
+    call = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))
     async with asyncio.timeout(DEADLINE_SECONDS):
         while between.batches == before:  # noqa: ASYNC110  (the proxy tells nobody)
             await asyncio.sleep(0.005)
@@ -249,7 +249,7 @@ async def test_a_flush_that_no_reply_shows_is_missed_for_at_most_a_second(
         ask.clock.now += moment - (ask.clock.now % SECOND)
         if moment == SECOND:
             ask.clock.now = ask.clock.now // SECOND * SECOND
-        assert ((await ask.limiter.admit(limits, meter)).refused_by is not None) is refused
+        assert ((await ask.limiter.admit(Charge(limits, meter))).refused_by is not None) is refused
 
 
 async def test_a_new_connection_drops_remembered_refusals(ask: Asking, spy: redis.asyncio.Redis) -> None:
@@ -258,7 +258,7 @@ async def test_a_new_connection_drops_remembered_refusals(ask: Asking, spy: redi
     await ask.full(mine, ask.meter())
     assert await ask.remembers(mine, ask.meter())
     await spy.client_kill_filter(_type="normal", skipme=True)
-    assert (await ask.limiter.admit(others, ask.meter("k2"))).refused_by is None
+    assert (await ask.limiter.admit(Charge(others, ask.meter("k2")))).refused_by is None
     assert not await ask.remembers(mine, ask.meter())
 
 
@@ -266,7 +266,7 @@ async def test_a_cut_connection_drops_remembered_refusals(behind: Asking, betwee
     mine, others = (behind.quota(),), (behind.quota(9, "k2"),)
     await behind.full(mine, behind.meter())
     between.cuts = 1
-    assert (await behind.limiter.admit(others, behind.meter("k2"))).refused_by is None
+    assert (await behind.limiter.admit(Charge(others, behind.meter("k2")))).refused_by is None
     assert not await behind.remembers(mine, behind.meter())
 
 
@@ -278,7 +278,7 @@ async def test_an_unreachable_redis_drops_remembered_refusals(redis_kind: Kind, 
             assert len(ask.limiter._refusals) == 1
             doomed.kill()
             with pytest.raises(LimiterUnavailable):
-                await ask.limiter.admit((ask.quota(9, "k2"),), ask.meter("k2"))
+                await ask.limiter.admit(Charge((ask.quota(9, "k2"),), ask.meter("k2")))
             assert len(ask.limiter._refusals) == 0
 
 
@@ -296,13 +296,13 @@ async def test_a_clock_step_that_a_reply_shows_drops_remembered_refusals(
 ) -> None:
     """For a reply to any caller. The first one has Redis's own time."""
     async with asking(between.url, clock, RedisClock()) as ask:
-        clock.now = (await ask.limiter.peek((), ask.meter())).now
+        clock.now = (await ask.limiter.peek(Charge((), ask.meter()))).now
         mine, others = (ask.plan(0.0, 1),), (ask.plan(0.0, 1),)
         await ask.full(mine, ask.meter())
         assert await ask.remembers(mine, ask.meter())
         told = msgspec.msgpack.encode(("ok", ask.limiter.clock.now() + step, [[0, 0, 0, 0, 1]]))
         between.answer = b"$%d\r\n%s\r\n" % (len(told), told)
-        await ask.limiter.admit(others, ask.meter("k2"))
+        await ask.limiter.admit(Charge(others, ask.meter("k2")))
         between.answer = b""
         assert not await ask.remembers(mine, ask.meter())
 
@@ -314,7 +314,7 @@ async def test_replies_without_a_clock_step_keep_remembered_refusals(server: Red
         await ask.limiter.probe()
         await ask.full(mine, ask.meter())
         for _ in range(5):
-            assert (await ask.limiter.admit(other)).refused_by is None
+            assert (await ask.limiter.admit(Charge(other))).refused_by is None
         assert len(ask.limiter._refusals) == 1
 
 
@@ -344,14 +344,14 @@ async def test_no_refusal_behind_a_shadow_limit_is_remembered(ask: Asking) -> No
 async def test_a_key_in_two_plans_is_refused_by_the_exhausted_one(ask: Asking) -> None:
     await ask.full((ask.quota(),), ask.meter())
     second = (ask.quota(plan="p2"),)
-    assert (await ask.limiter.admit(second, ask.meter(plan="p2"))).refused_by is None
+    assert (await ask.limiter.admit(Charge(second, ask.meter(plan="p2")))).refused_by is None
 
 
 async def test_a_batch_is_decided_in_order_in_spite_of_remembered_refusals(ask: Asking) -> None:
     """Who was refused by a bucket of all took nothing of his own, and who took the last unit was not refused."""
     full, mine = ask.bucket(Layer.ACCOUNT_THROTTLE, 1.0, 0), ask.quota(2)
     asked = ([mine, full], [mine], [mine], [mine, full], [mine])
-    tallies = await asyncio.gather(*(ask.limiter.admit(limits, ask.meter()) for limits in asked))
+    tallies = await asyncio.gather(*(ask.limiter.admit(Charge(limits, ask.meter())) for limits in asked))
     assert [tally.refused_by for tally in tallies] == [full, None, None, mine, mine]
     assert await ask.remembers([mine], ask.meter())
     assert await ask.remembers([mine, full], ask.meter())
@@ -359,15 +359,15 @@ async def test_a_batch_is_decided_in_order_in_spite_of_remembered_refusals(ask: 
 
 async def test_the_refusal_of_a_cancelled_caller_is_remembered_for_the_others(behind: Asking, between: Proxy) -> None:
     limits, meter = (behind.quota(),), behind.meter()
-    await behind.limiter.admit(limits, meter)
+    await behind.limiter.admit(Charge(limits, meter))
     between.open.clear()
     before = between.batches
-    call = asyncio.create_task(behind.limiter.admit(limits, meter))
+    call = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))
     async with asyncio.timeout(DEADLINE_SECONDS):
         while between.batches == before:  # noqa: ASYNC110  (the proxy tells nobody)
             await asyncio.sleep(0.005)
     call.cancel()
-    behind_it = asyncio.create_task(behind.limiter.admit(limits, meter))
+    behind_it = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))
     between.open.set()
     assert (await behind_it).refused_by is limits[0]
     assert between.batches == before + 1
@@ -377,7 +377,7 @@ async def test_a_peek_is_never_answered_from_memory(ask: Asking, spy: redis.asyn
     limits, meter = (ask.quota(),), ask.meter()
     await ask.full(limits, meter)
     await spy.delete(meter.ledger)
-    assert (await ask.limiter.peek(limits, meter)).refused_by is None
+    assert (await ask.limiter.peek(Charge(limits, meter))).refused_by is None
 
 
 async def test_a_refusal_does_not_outlive_the_period_of_its_quota(ask: Asking) -> None:
@@ -388,8 +388,8 @@ async def test_a_refusal_does_not_outlive_the_period_of_its_quota(ask: Asking) -
     ask.clock.now += SECOND // 2 - 1
     assert await ask.remembers(limits, meter)
     ask.clock.now += 1
-    assert (await ask.limiter.admit(limits, meter)).stale
-    assert (await ask.limiter.admit((ask.quota(),), meter)).refused_by is None
+    assert (await ask.limiter.admit(Charge(limits, meter))).stale
+    assert (await ask.limiter.admit(Charge((ask.quota(),), meter))).refused_by is None
 
 
 async def test_a_quota_restarted_under_another_limit_is_its_own(ask: Asking) -> None:

@@ -22,7 +22,7 @@ import redis
 import yaml
 
 from authz.check import LimiterUnavailable
-from authz.core.limits import Layer, Limit, Meter, Quota, redis_key
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, redis_key
 from authz.core.resources import ApiKey, UsagePlan
 from authz.core.stored import StoredKey, StoredPlan
 from authz.envoy.pb import ext_authz_pb2_grpc
@@ -90,7 +90,9 @@ class Traffic:
     async def call(self) -> None:
         limit = Limit(Layer.PLAN_QUOTA, self.ledger, Quota(LIMIT, 0, FAR_FUTURE))
         try:
-            tally = await self.limiter.admit([limit], Meter(self.ledger, redis_key(self.account, "history", "p", "k")))
+            tally = await self.limiter.admit(
+                Charge([limit], Meter(self.ledger, redis_key(self.account, "history", "p", "k")))
+            )
         except LimiterUnavailable:
             self.failed += 1
             await asyncio.sleep(0.01)
@@ -468,7 +470,7 @@ async def test_a_silent_node_is_not_tried_first_again(steady: Fleet) -> None:
 async def test_no_server_answers(url: str, error: str, account: str) -> None:
     async with _traffic(url, account) as traffic:
         with pytest.raises(LimiterUnavailable, match=error):
-            await traffic.limiter.peek([], Meter(traffic.ledger, redis_key(account, "history")))
+            await traffic.limiter.peek(Charge([], Meter(traffic.ledger, redis_key(account, "history"))))
 
 
 async def test_a_sentinel_may_not_know_the_name_or_be_behind(redis_kind: Kind) -> None:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from authz.aws.convert import from_resources
 from authz.aws.usage import Days, DayUse, pairs, window
 from authz.core.catalog import Catalog
-from authz.core.limits import Layer, Limit, Meter, redis_key
+from authz.core.limits import Charge, Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US
 from authz.core.resources import Period, QuotaSettings
 from authz.limiter.limiter import RedisLimiter
@@ -64,7 +64,7 @@ def use(limiter: RedisLimiter, account: str, clock: Clock) -> Use:
     async def calls(count: int, quota: QuotaSettings | None, plan: str = "p", key: str = "k") -> int:
         meter = Meter(redis_key(account, "ledger", plan, key), redis_key(account, "history", plan, key))
         limits = [Limit(Layer.PLAN_QUOTA, meter.ledger, window(quota, clock()))] if quota else []
-        tallies = await asyncio.gather(*(limiter.admit(limits, meter) for _ in range(count)))
+        tallies = await asyncio.gather(*(limiter.admit(Charge(limits, meter)) for _ in range(count)))
         return sum(tally.refused_by is None for tally in tallies)
 
     return calls

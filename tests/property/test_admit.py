@@ -16,7 +16,7 @@ import redis.asyncio
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
 from authz.core.periods import DAY_US, interval
 from authz.core.resources import Period, QuotaSettings
 from authz.core.verdict import Tally
@@ -147,7 +147,7 @@ class World:
     async def admit(self, batch: Sequence[tuple[Sequence[Limit], Meter | None]]) -> list[Tally]:
         """Requests of one tick of the loop are decided in one batch, in order."""
         self.sizes.clear()
-        tallies = await asyncio.gather(*(self.limiter.admit(limits, meter) for limits, meter in batch))
+        tallies = await asyncio.gather(*(self.limiter.admit(Charge(limits, meter)) for limits, meter in batch))
         asked = [limits for limits, meter in batch if limits or meter]
         assert self.sizes == ([len(asked)] if asked else [])
         return tallies

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, remaining, throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, remaining, throttle
 from authz.core.periods import DAY_US
 from authz.core.verdict import Tally
 from authz.limiter.local import LocalLimiter
@@ -65,7 +65,7 @@ def test_a_single_process_decides_as_redis_would(
     local, model, limits, now = LocalLimiter(1), Model(), _limits(chosen, shadow), NOON
     for gap in waits:
         now += gap
-        tally = local.admit(limits, METER, now)
+        tally = local.admit(Charge(limits, METER), now)
         expected = model.admit(limits, METER, now, tally)
         assert (tally.refused_by, tally.wait_us) == (expected.refused_by, expected.wait_us)
         assert tally.shadowed_by == expected.shadowed_by
@@ -91,7 +91,7 @@ def _admitted(fleet: Sequence[LocalLimiter], limits: Sequence[Limit], script: Se
     now, times = NOON, []
     for turn in script:
         now += turn.gap
-        if fleet[turn.process % len(fleet)].admit(limits, METER, now).refused_by is None:
+        if fleet[turn.process % len(fleet)].admit(Charge(limits, METER), now).refused_by is None:
             times.append(now)
     return times
 
@@ -142,7 +142,7 @@ def test_a_rest_reported_in_another_period_is_ignored(limit: int, count: int) ->
     local, quota = LocalLimiter(count), _quota(limit)
     over = replace(quota, start=quota.start - DAY_US, end=quota.start)
     local.observe([Limit(Layer.PLAN_QUOTA, METER.ledger, over)], [limit])
-    assert local.admit([Limit(Layer.PLAN_QUOTA, METER.ledger, quota)], METER, NOON).refused_by is None
+    assert local.admit(Charge([Limit(Layer.PLAN_QUOTA, METER.ledger, quota)], METER), NOON).refused_by is None
 
 
 @given(layers, st.integers(1, 3), gaps)
@@ -157,8 +157,8 @@ def test_a_refused_request_takes_nothing_from_any_share(
     doomed = [*limits, Limit(Layer.ACCOUNT_THROTTLE, "full", full)]
     for gap in waits:
         now += gap
-        assert heard.admit(doomed, METER, now).refused_by is not None
-        assert heard.admit(limits, METER, now) == spared.admit(limits, METER, now)
+        assert heard.admit(Charge(doomed, METER), now).refused_by is not None
+        assert heard.admit(Charge(limits, METER), now) == spared.admit(Charge(limits, METER), now)
     assert heard.take_spent() == spared.take_spent()
 
 
@@ -173,10 +173,10 @@ def test_a_shadow_plan_without_room_is_not_charged_and_never_refuses(
     for gap in waits:
         now += gap
         before = deepcopy(local)
-        tally = local.admit(limits, METER, now)
+        tally = local.admit(Charge(limits, METER), now)
         assert tally.refused_by is None
         if tally.shadowed_by:
-            assert _lefts(limits, tally) == _lefts(limits, before.admit(limits, METER, now))
+            assert _lefts(limits, tally) == _lefts(limits, before.admit(Charge(limits, METER), now))
     assert local.owed == len(waits)
 
 
@@ -191,8 +191,8 @@ def test_spent_units_are_handed_over_once_oldest_day_first(rule: Throttle, limit
             Limit(Layer.PLAN_THROTTLE, METER.ledger, rule),
             Limit(Layer.PLAN_QUOTA, METER.ledger, Quota(limit, start, start + DAY_US)),
         ]
-        admitted += local.admit(limits, METER, now).refused_by is None
-        local.admit(limits, None, now)
+        admitted += local.admit(Charge(limits, METER), now).refused_by is None
+        local.admit(Charge(limits, None), now)
     assert local.owed == admitted
     spent = local.take_spent()
     assert sum(part.amount for part in spent) == admitted
@@ -233,7 +233,7 @@ def _part(left: int, count: int) -> int:
 
 def _asked(local: LocalLimiter, limits: Sequence[Limit], times: int) -> int:
     """The number of admitted calls among `times` at one moment."""
-    return sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(times))
+    return sum(local.admit(Charge(limits, METER), NOON).refused_by is None for _ in range(times))
 
 
 @given(st.integers(1, 9), processes, st.integers(1, 9))
@@ -242,7 +242,7 @@ def test_units_that_could_not_be_flushed_stay_in_the_share_of_the_process(limit:
     local, limits = LocalLimiter(count), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
     admitted = 0
     for _ in range(rounds):
-        admitted += sum(local.admit(limits, METER, NOON).refused_by is None for _ in range(20))
+        admitted += sum(local.admit(Charge(limits, METER), NOON).refused_by is None for _ in range(20))
         for spent in local.take_spent():
             local.counted(spent, None)
     assert admitted == max(1, limit // count)
@@ -253,7 +253,7 @@ def test_a_call_that_a_shadow_quota_would_refuse_is_not_charged_to_it(limit: int
     """It is still counted as usage."""
     local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit), shadow=True)]
     for _ in range(calls):
-        local.admit(limits, METER, NOON)
+        local.admit(Charge(limits, METER), NOON)
     charged = {spent.quota is not None: spent.amount for spent in local.take_spent()}
     assert charged.get(True, 0) == min(calls, limit)
     assert charged.get(False, 0) == max(0, calls - limit)
@@ -271,7 +271,7 @@ def test_dropping_full_buckets_gives_no_caller_a_token(calls: list[tuple[int, in
             Limit(Layer.PLAN_METHOD_THROTTLE, f"method{caller}", rule),
             Limit(Layer.PLAN_QUOTA, f"ledger{caller}", _quota(40)),
         ]
-        assert together.admit(limits, METER, now) == alone[caller].admit(limits, METER, now)
+        assert together.admit(Charge(limits, METER), now) == alone[caller].admit(Charge(limits, METER), now)
 
 
 def _kept(local: LocalLimiter) -> tuple[int, int]:
@@ -286,7 +286,7 @@ def test_the_state_of_an_outage_is_dropped_when_it_decides_nothing() -> None:
         for caller in range(1_000):
             name = f"{day}-{caller}"
             limits = [Limit(Layer.PLAN_THROTTLE, name, rule), Limit(Layer.PLAN_QUOTA, name, quota)]
-            assert local.admit(limits, METER, day * DAY_US).refused_by is None
+            assert local.admit(Charge(limits, METER), day * DAY_US).refused_by is None
     assert _kept(local) <= (2_000, 4_000)
 
 
@@ -297,9 +297,9 @@ def test_spent_units_are_kept_with_any_number_of_later_callers() -> None:
     def limits(caller: int) -> list[Limit]:
         return [Limit(Layer.PLAN_THROTTLE, f"l{caller}", never), Limit(Layer.PLAN_QUOTA, f"l{caller}", _quota(1))]
 
-    assert all(local.admit(limits(caller), METER, NOON).refused_by is None for caller in range(500))
-    assert all(local.admit(limits(caller), METER, NOON + 1).refused_by is not None for caller in range(500))
-    assert all(local.admit(limits(caller)[1:], METER, NOON + 1).refused_by is not None for caller in range(500))
+    assert all(local.admit(Charge(limits(caller), METER), NOON).refused_by is None for caller in range(500))
+    assert all(local.admit(Charge(limits(caller), METER), NOON + 1).refused_by is not None for caller in range(500))
+    assert all(local.admit(Charge(limits(caller)[1:], METER), NOON + 1).refused_by is not None for caller in range(500))
 
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 30), max_size=60))
@@ -319,5 +319,5 @@ def test_a_step_back_over_the_end_of_a_period_gives_no_quota_twice() -> None:
     rule = limits[0].rule
     assert isinstance(rule, Quota)
     earlier = [Limit(Layer.PLAN_QUOTA, METER.ledger, Quota(1, rule.start - DAY_US, rule.start))]
-    assert local.admit(limits, METER, NOON).refused_by is None
-    assert local.admit(earlier, METER, rule.start - 1).refused_by is earlier[0]
+    assert local.admit(Charge(limits, METER), NOON).refused_by is None
+    assert local.admit(Charge(earlier, METER), rule.start - 1).refused_by is earlier[0]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.aws.usage import Days, DayUse, pairs, window
-from authz.core.limits import Layer, Limit, Meter, redis_key
+from authz.core.limits import Charge, Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US, interval
 from authz.core.resources import Period, QuotaSettings
 from authz.limiter.clock import RedisClock
@@ -113,7 +113,7 @@ async def test_the_scripts_do_what_the_model_says(
             case "call":
                 limit = world.limit(rules)
                 for _ in range(do.number):
-                    told = await world.limiter.admit([limit], world.meter)
+                    told = await world.limiter.admit(Charge([limit], world.meter))
                     assert told == model.admit([limit], world.meter, world.clock(), told)
             case "set":
                 await world.usage.set_remaining(world.plan, "k", rules, do.number, who="", what="")
@@ -156,7 +156,7 @@ async def test_usage_is_what_a_diary_says(world: World, quota: QuotaSettings, sc
         match do.what:
             case "call":
                 for _ in range(do.number):
-                    await world.limiter.admit([world.limit(quota)], world.meter)
+                    await world.limiter.admit(Charge([world.limit(quota)], world.meter))
                     diary.call(today)
             case "set":
                 await world.usage.set_remaining(world.plan, "k", quota, do.number, who="", what="")

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from authz.check import Checker, KeysUnavailable, LimiterUnavailable, Overloaded
 from authz.core.catalog import UNLOOKED, Caller, Catalog, Unlooked
-from authz.core.limits import Limit, Meter, Quota
+from authz.core.limits import Charge, Limit, Meter, Quota
 from authz.core.request import Request
 from authz.core.resources import FailurePolicy, Period, QuotaSettings, Resources
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Tally, Verdict
@@ -32,11 +32,9 @@ class FakeLimiter:
         self.answers, self.asked = list(answers), list[tuple[Sequence[Limit], Meter | None, float | None]]()
         self.names: list[str] = []
 
-    async def admit(
-        self, limits: Sequence[Limit], meter: Meter | None = None, *, deadline: float | None = None, once: str = ""
-    ) -> Tally:
-        self.asked.append((limits, meter, deadline))
-        self.names.append(once)
+    async def admit(self, charge: Charge) -> Tally:
+        self.asked.append((charge.limits, charge.meter, charge.deadline))
+        self.names.append(charge.once)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

@@ -214,7 +214,7 @@ SHAPES = {
     ),
     "period": (
         "usagePlans: [{id: p, name: P, quota: {limit: 1, period: YEAR}}]",
-        "plans.yaml: $.usagePlans[0].quota.period: expected one of DAY, WEEK, MONTH, got 'YEAR'",
+        "plans.yaml: $.usagePlans[0].quota.period: expected one of HOUR, DAY, WEEK, MONTH, TOTAL, got 'YEAR'",
     ),
     "mode": (
         "usagePlans: [{id: p, name: P, mode: shaddow}]",

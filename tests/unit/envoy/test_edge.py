@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from authz.check import Checker, LimiterUnavailable
 from authz.core.catalog import Catalog
-from authz.core.limits import Layer, Limit, Quota, throttle
+from authz.core.limits import Charge, Layer, Limit, Quota, throttle
 from authz.core.request import Request
 from authz.core.resources import Account, FailurePolicy, KeySource, Method, Resources, ThrottleSettings
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, allow, judge
@@ -291,7 +291,7 @@ def test_metadata_tells_what_redis_had_no_part_in(verdict: Verdict, degraded: bo
 
 # --- the service --------------------------------------------------------------------------------------------------
 
-Admit = Callable[..., Coroutine[Any, Any, Tally]]
+Admit = Callable[[Charge], Coroutine[Any, Any, Tally]]
 
 
 class FakeLimiter:
@@ -300,17 +300,17 @@ class FakeLimiter:
     def __init__(self, admit: Admit) -> None:
         self._admit = admit
 
-    async def admit(self, *told: Any, **more: Any) -> Tally:
-        return await self._admit(*told, **more)
+    async def admit(self, charge: Charge) -> Tally:
+        return await self._admit(charge)
 
 
 class NoFallback:
-    def admit(self, limits: object, meter: object, now: int) -> Tally:
+    def admit(self, charge: Charge, now: int) -> Tally:
         raise AssertionError("no test here falls back")
 
 
-async def admits(limits: Any, meter: Any = None, *, deadline: float | None = None, once: str = "") -> Tally:
-    return Tally(ANY_TIME, (0,) * len(limits))
+async def admits(charge: Charge) -> Tally:
+    return Tally(ANY_TIME, (0,) * len(charge.limits))
 
 
 def service(admit: Admit = admits, changed: Resources | None = None, **options: Any) -> tuple[Authorization, Metrics]:
@@ -388,9 +388,9 @@ async def test_the_limiter_gets_the_callers_deadline() -> None:
     """A twentieth of the time left is reserved for the answer's way back."""
     told: list[float | None] = []
 
-    async def listens(limits: Any, meter: Any = None, *, deadline: float | None = None, once: str = "") -> Tally:
-        told.append(deadline)
-        return await admits(limits)
+    async def listens(charge: Charge) -> Tally:
+        told.append(charge.deadline)
+        return await admits(charge)
 
     before = asyncio.get_running_loop().time()
     await answered(listens, seconds=5.0)
@@ -424,13 +424,13 @@ async def test_a_process_works_on_max_in_flight_checks_and_refuses_one_more() ->
     """Two are in flight, the third is refused, and an answer makes room for the next one."""
     entered, full, release = [], asyncio.Event(), asyncio.Event()
 
-    async def waits(limits: Any, *_: object, **__: object) -> Tally:
-        entered.append(limits)
+    async def waits(charge: Charge) -> Tally:
+        entered.append(charge)
         if len(entered) == 2:
             full.set()
         if len(entered) <= 2:
             await release.wait()
-        return await admits(limits)
+        return await admits(charge)
 
     authorization, _ = service(waits, max_in_flight=2)
     question = check_request("GET", URL, {"x-api-key": value_of("k1")}).SerializeToString()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authz.core.limits import Charge
 from authz.core.verdict import Tally
 from authz.limiter.batching import MAX_BATCH, Pace, Waiter
 
@@ -62,7 +63,7 @@ def test_no_more_are_waited_for_than_go_into_a_batch(batches: list[tuple[int, in
 @pytest.mark.parametrize("second", [Tally(2), ValueError("too late")])
 async def test_a_caller_with_an_answer_keeps_it(second: Tally | Exception) -> None:
     """Setting the result of a future that is done would raise, and end the loop that serves all callers."""
-    call = Waiter((), None, "", 0.0, asyncio.get_running_loop().create_future())
+    call = Waiter(Charge(()), 0.0, asyncio.get_running_loop().create_future())
     call.finish(Tally(1))
     call.finish(second)
     assert await call.tally == Tally(1)

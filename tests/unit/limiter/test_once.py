@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from authz.core.limits import Layer, Limit, Meter, Throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, Throttle
 from authz.limiter.encoding import once_key
 
 LIMIT = Limit(Layer.PLAN_THROTTLE, "{a}:v1:ledger:p1:k1", Throttle(1.0, 1, 1, 1_000_000))
@@ -12,7 +12,7 @@ METER = Meter("{a}:v1:ledger:p1:k1", "{a}:v1:history:p1:k1")
 
 
 def _name(once: str = "id", limits: tuple[Limit, ...] = (LIMIT,), meter: Meter | None = METER) -> str:
-    return once_key("a", once, limits, meter)
+    return once_key("a", Charge(limits, meter, once=once))
 
 
 def test_one_request_has_one_name() -> None:

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, throttle
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, throttle
 from authz.core.verdict import Tally
 from authz.limiter.refusals import Refusals
 from tests.conftest import micros
@@ -72,8 +72,8 @@ def test_a_recalled_refusal_equals_redis_own(
     assume(tally)
     assert tally
     refusals = Refusals()
-    refusals.remember(limits, meter, tally, 0)
-    recalled = refusals.recall(limits, meter, passed + behind, NOW + passed)
+    refusals.remember(Charge(limits, meter), tally, 0)
+    recalled = refusals.recall(Charge(limits, meter), passed + behind, NOW + passed)
     if recalled:
         assert passed + behind < LONGEST_US
         said = model.admit(limits, meter, NOW + passed, recalled)
@@ -89,8 +89,8 @@ def _tally(by: Limit, *limits: Limit, wait: int | None = 1_000_000) -> Tally:
 
 def _is_remembered(limits: tuple[Limit, ...], tally: Tally, meter: Meter | None = METER) -> bool:
     refusals = Refusals()
-    refusals.remember(limits, meter, tally, 0)
-    return refusals.recall(limits, meter, 1, NOW + 1) is not None
+    refusals.remember(Charge(limits, meter), tally, 0)
+    return refusals.recall(Charge(limits, meter), 1, NOW + 1) is not None
 
 
 SHADOW = replace(PLAN, shadow=True)
@@ -144,14 +144,14 @@ def test_a_refusal_holds_for_the_limits_own_wait_and_a_second_at_most(limit: Lim
     refusals = Refusals()
     for moment, is_there in ((0, True), (holds - 1, True), (holds, False), (holds - 1, False)):
         if moment == 0:
-            refusals.remember((limit, ACCOUNT), METER, _tally(limit, limit, ACCOUNT, wait=None), 0)
-        assert (refusals.recall((limit, ACCOUNT), METER, moment, NOW) is not None) is is_there
+            refusals.remember(Charge((limit, ACCOUNT), METER), _tally(limit, limit, ACCOUNT, wait=None), 0)
+        assert (refusals.recall(Charge((limit, ACCOUNT), METER), moment, NOW) is not None) is is_there
 
 
 def test_a_clock_that_steps_back_takes_the_memory_with_it() -> None:
     refusals = Refusals()
-    refusals.remember((QUOTA,), METER, _tally(QUOTA, QUOTA), 10)
-    assert refusals.recall((QUOTA,), METER, 9, NOW - 1) is None
+    refusals.remember(Charge((QUOTA,), METER), _tally(QUOTA, QUOTA), 10)
+    assert refusals.recall(Charge((QUOTA,), METER), 9, NOW - 1) is None
     assert len(refusals) == 0
 
 
@@ -176,24 +176,24 @@ def test_it_holds_for_the_same_limits_up_to_the_one_that_refused(
     """Another route needs Redis and keeps the memory; a changed limit ends it."""
     limits = (PLAN, METHOD, QUOTA, STAGE)
     refusals = Refusals()
-    refusals.remember(limits, METER, _tally(QUOTA, *limits), 0)
-    recalled = refusals.recall(asked, METER, 1, NOW)
+    refusals.remember(Charge(limits, METER), _tally(QUOTA, *limits), 0)
+    recalled = refusals.recall(Charge(asked, METER), 1, NOW)
     assert (len(recalled.states) if recalled else 0) == states
-    assert (refusals.recall(limits, METER, 1, NOW) is not None) is kept
+    assert (refusals.recall(Charge(limits, METER), 1, NOW) is not None) is kept
 
 
 def test_as_many_callers_are_remembered_as_were_said_and_the_oldest_go() -> None:
     refusals, meters = Refusals(2), [Meter(name, name) for name in "abc"]
     for meter in meters:
         quota = replace(QUOTA, key=meter.ledger)
-        refusals.remember((quota,), meter, _tally(quota, quota), 0)
-    recalled = [refusals.recall((replace(QUOTA, key=meter.ledger),), meter, 1, NOW) for meter in meters]
+        refusals.remember(Charge((quota,), meter), _tally(quota, quota), 0)
+    recalled = [refusals.recall(Charge((replace(QUOTA, key=meter.ledger),), meter), 1, NOW) for meter in meters]
     assert [tally is not None for tally in recalled] == [False, True, True]
 
 
 def test_a_memory_of_size_0_remembers_no_caller() -> None:
     refusals = Refusals(0)
-    refusals.remember((QUOTA,), METER, _tally(QUOTA, QUOTA), 0)
+    refusals.remember(Charge((QUOTA,), METER), _tally(QUOTA, QUOTA), 0)
     assert len(refusals) == 0
 
 
@@ -201,8 +201,8 @@ def test_a_memory_of_size_0_remembers_no_caller() -> None:
 def test_what_changed_is_forgotten_and_nothing_else(ledgers: list[str] | None, left: int) -> None:
     """Each time its age grows, so that an answer in flight is known to be from before."""
     refusals = Refusals()
-    refusals.remember((QUOTA,), METER, _tally(QUOTA, QUOTA), 0)
-    refusals.remember((STAGE,), None, _tally(STAGE, STAGE), 0)
+    refusals.remember(Charge((QUOTA,), METER), _tally(QUOTA, QUOTA), 0)
+    refusals.remember(Charge((STAGE,), None), _tally(STAGE, STAGE), 0)
     before = refusals.age
     refusals.forget(ledgers)
     assert len(refusals) == left
