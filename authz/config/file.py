@@ -13,21 +13,21 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC
-from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args, get_origin
+from typing import Any, Final, TypeVar
 
 import msgspec
 import yaml
-from msgspec import Struct, ValidationError
+from msgspec import Struct
 
 from authz.background import PIECE, in_background
-from authz.config.faults import ConfigError, bare_kind, choices, not_known, rule_of
+from authz.config.faults import ConfigError
 from authz.config.places import located
 from authz.config.settings import load_settings
+from authz.config.shape import faults
 from authz.core.resources import ApiKey, Resources, UsagePlan, digest, digest_of
 from authz.core.rules import Problem, problems, shortened
 
@@ -135,7 +135,7 @@ def parse(text: str, name: str) -> Config:
     """Read and check a file's text; `name` stands in front of each address."""
     document = _yaml(text, name)
     settings = document.get("settings") or {}
-    found = [*_file_settings(settings), *_faults(document, _Document, "$")]
+    found = [*_file_settings(settings), *faults(document, _Document, "$")]
     resources = Resources() if found else msgspec.convert(_without_settings(document), Resources)
     if broken := found or problems(resources):
         raise ConfigError(_named(problem, name) for problem in located(broken, document, text))
@@ -306,62 +306,6 @@ def _line(text: str, position: int) -> int:
 
 def _place(mark: yaml.Mark) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
-
-
-# --- mistakes in a value ------------------------------------------------------------------------------------------
-
-
-def _faults(value: Any, kind: Any, at: str) -> Iterator[Problem]:
-    """Yield all mistakes in a value of a kind. msgspec names only the first one, so each part is tried by itself."""
-    try:
-        msgspec.convert(value, kind)
-    except ValidationError as fault:
-        bare = bare_kind(kind)
-        found = [*_misfits(value, bare, at), *(one for part in _parts(value, bare, at) for one in _faults(*part))]
-        yield from found or [Problem(at, rule_of(str(fault), kind))]
-
-
-def _parts(value: Any, kind: Any, at: str) -> Iterator[tuple[Any, Any, str]]:
-    """Yield the parts of a value, each with its kind and address."""
-    if _is_struct(kind) and isinstance(value, dict):
-        fields = _fields(kind)
-        yield from ((part, fields[name].type, f"{at}.{name}") for name, part in value.items() if name in fields)
-    elif get_origin(kind) is tuple and isinstance(value, list):
-        yield from ((part, get_args(kind)[0], f"{at}[{n}]") for n, part in enumerate(value))
-    elif get_origin(kind) is dict and isinstance(value, dict):
-        key_kind, part_kind = get_args(kind)
-        for key, part in value.items():
-            place = f"{at}['{_entry(key, key_kind)}']"
-            yield key, key_kind, place
-            yield part, part_kind, place
-
-
-def _entry(key: object, kind: Any) -> str:
-    """A key of a mapping as addresses show it: in full where that is a path, a header or a word of ours."""
-    named = str(key).startswith(("/", "~1", "gatewayresponse.")) or key in choices(kind)
-    return str(key) if named else shortened(key)
-
-
-def _misfits(value: Any, kind: Any, at: str) -> Iterator[Problem]:
-    """Yield a mistake for each unknown or missing field."""
-    if not (_is_struct(kind) and isinstance(value, dict)):
-        return
-    fields = _fields(kind)
-    for name in value:
-        if name not in fields:
-            yield Problem(f"{at}.{shortened(name)}", not_known("field", name, fields))
-    for name, field in fields.items():
-        if field.required and name not in value:
-            yield Problem(f"{at}.{name}", "required")
-
-
-def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Struct)
-
-
-@cache
-def _fields(kind: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
 # --- the child ----------------------------------------------------------------------------------------------------
