@@ -24,10 +24,12 @@ from authz.core.resources import (
     Api,
     ApiKey,
     ApiStage,
+    Customer,
     Deployment,
     FailurePolicy,
     MethodSetting,
     Mode,
+    Override,
     QuotaSettings,
     Resources,
     Stage,
@@ -42,6 +44,7 @@ from authz.core.verdict import Denied, Grant, Reason, Subject
 T = TypeVar("T")
 
 NO_REFS: Final[Mapping[str, str]] = MappingProxyType({})
+NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
 
 
 class _QuotaNow(Struct, gc=False):
@@ -114,14 +117,31 @@ NOTHING: Final[_Covered] = MappingProxyType({})
 NO_THROTTLES: Final[Mapping[Route, tuple[str, Throttle]]] = {}
 
 
+class CustomerTerms(Struct, frozen=True, gc=False):
+    """What a customer's keys have in common: its billing day, and its overrides by the reference of their plan."""
+
+    billing_day: int | None = None
+    overrides: Mapping[str, Override] = NO_OVERRIDES
+
+
+NO_TERMS: Final = CustomerTerms()
+
+
 class Caller(Struct, frozen=True, gc=False):
-    """An API key as requests need it. `plans` are references to plans, `expires_us` is in µs of Unix time."""
+    """An API key as requests need it. `plans` are references to plans, `expires_us` is in µs of Unix time.
+
+    `billing_day` and `overrides` (by the reference of their plan) are the key's own, the others its customer's.
+    """
 
     id: str
     enabled: bool
     expires_us: int | None
     customer: str
     plans: tuple[str, ...]
+    billing_day: int | None = None
+    overrides: Mapping[str, Override] = NO_OVERRIDES
+    customer_billing_day: int | None = None
+    customer_overrides: Mapping[str, Override] = NO_OVERRIDES
 
 
 class Unlooked(Enum):
@@ -191,6 +211,7 @@ class Catalog:
     plans: Mapping[str, _Covered]
     callers: Mapping[bytes, Caller]
     failure_policy: FailurePolicy
+    customers: Mapping[str, CustomerTerms] = field(default_factory=dict)
     granted: Recent[_Place, _Kept] = field(default_factory=lambda: Recent(GRANTS), compare=False)
 
     @classmethod
@@ -336,6 +357,7 @@ class Catalog:
     def _granted(
         self, caller: Caller, stage: _Stage, route: Route, skip: int, now: int, place: _Place
     ) -> Grant | Denied:
+        sent, caller = caller, self._on_terms(caller)
         if not caller.enabled:
             return Denied(Reason.KEY_DISABLED, _subject(stage, route, skip, caller))
         if caller.expires_us is not None and caller.expires_us <= now:
@@ -353,8 +375,15 @@ class Catalog:
         since, until = (quota.start, quota.end) if quota else (0, FOREVER)
         if caller.expires_us is not None:
             until = min(until, caller.expires_us)
-        self.granted.put(place, _Kept(caller, since, until, grant))
+        self.granted.put(place, _Kept(sent, since, until, grant))
         return grant
+
+    def _on_terms(self, caller: Caller) -> Caller:
+        """The caller on the terms of its customer in the file, which come before the store's."""
+        terms = self.customers.get(caller.customer)
+        if terms is None:
+            return caller
+        return replace(caller, customer_billing_day=terms.billing_day, customer_overrides=terms.overrides)
 
     def _plan(self, caller: Caller, subject: Subject) -> _Plan | None:
         """The caller's plan for a stage. A reference to a plan that this catalog lacks covers nothing."""
@@ -387,6 +416,7 @@ class Compiler:
             plans=plans,
             callers=self._compile_callers(resources, refs),
             failure_policy=self._failure_policy,
+            customers={customer.id: _terms_of(customer, refs) for customer in resources.customers},
         )
 
     def _compile_apis(self, resources: Resources) -> dict[str, _Api]:
@@ -593,14 +623,34 @@ def _compile_callers(keys: Iterable[ApiKey], members: _Members) -> dict[bytes, C
     callers = {}
     for key in keys:
         plans = tuple(plans_of.get(key.id, ()))
-        callers[digest_of(key)] = caller_of(key, shared.setdefault(plans, plans))
+        callers[digest_of(key)] = caller_of(key, shared.setdefault(plans, plans), key.overrides or NO_OVERRIDES)
     return callers
 
 
-def caller_of(key: ApiKey, plans: tuple[str, ...]) -> Caller:
-    """The caller of a key. `plans` are references to its plans."""
+def caller_of(
+    key: ApiKey,
+    plans: tuple[str, ...],
+    overrides: Mapping[str, Override] = NO_OVERRIDES,
+    customer: CustomerTerms = NO_TERMS,
+) -> Caller:
+    """The caller of a key. `plans` are references to its plans, and `overrides` are by such references."""
     expires = round(key.expires_at.timestamp() * 1_000_000) if key.expires_at else None
-    return Caller(key.id, key.enabled, expires, key.customer_id or "", plans)
+    return Caller(
+        key.id,
+        key.enabled,
+        expires,
+        key.customer_id or "",
+        plans,
+        key.billing_day,
+        overrides,
+        customer.billing_day,
+        customer.overrides,
+    )
+
+
+def _terms_of(customer: Customer, refs: Mapping[str, str]) -> CustomerTerms:
+    overrides = {refs.get(plan_id, plan_id): override for plan_id, override in customer.overrides.items()}
+    return CustomerTerms(customer.billing_day, overrides or NO_OVERRIDES)
 
 
 def _compile_plan(
