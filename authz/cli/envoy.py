@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
-from authz.cli.options import config_file, load_file, settings_flags
+from authz.cli.options import FILE, config_file, load_file, settings_flags
+from authz.config.documents import DocumentError, as_yaml, read_document
+from authz.config.faults import ConfigError
 from authz.config.settings import Settings, endpoints_of
 from authz.core.address import Address
+from authz.core.rules import Problem
 from authz.envoy.config import PARTS, EnvoyOptions, Part, Tls, render
 
 ENVOY = EnvoyOptions()
@@ -35,6 +38,9 @@ SDS = Tls(ca="", name="").sds
     help="Envoy's patience for a check.",
 )
 @click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
+@click.option(
+    "--filters", type=FILE, help="HTTP filters to put before the check: a YAML file with a list `http_filters`."
+)
 @click.option("--tls", is_flag=True, help="Ask authz over TLS; needs --tls-ca.")
 @click.option("--tls-ca", metavar="FILE", help="The CAs (PEM) that sign authz's certificate, where Envoy runs.")
 @click.option("--tls-name", metavar="NAME", help="DNS name, address or URI in it.  [default: the host of --authz]")
@@ -52,6 +58,7 @@ def envoy_config(
     endpoints: tuple[str, ...],
     timeout_ms: int,
     origins: tuple[str, ...],
+    filters: Path | None,
     tls: bool,
     tls_ca: str | None,
     tls_name: str | None,
@@ -79,12 +86,30 @@ def envoy_config(
             only=only,
             store=loaded.settings.store,
             max_in_flight=loaded.settings.max_in_flight,
+            filters=_filters(filters) if filters else "",
             retry_after=loaded.settings.response_profile == "standard",
         )
         _check_tls(loaded.settings, options)
         click.echo(render(read.resources, options), nl=False)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _filters(path: Path) -> str:
+    """The list `http_filters` of a file, as YAML. Raises ConfigError for a file without it."""
+    try:
+        document = read_document(path.read_bytes())
+    except OSError as error:
+        raise ConfigError([Problem(str(path), error.strerror or "cannot be read")]) from None
+    except DocumentError as error:
+        raise ConfigError([Problem(str(path), str(error))]) from None
+    found = document.get("http_filters")
+    if not isinstance(found, list) or not found or document.keys() != {"http_filters"}:
+        raise ConfigError([Problem(str(path), "expected a list `http_filters` and nothing beside it")])
+    for at, one in enumerate(found):
+        if not isinstance(one, dict) or not one.get("name"):
+            raise ConfigError([Problem(f"{path}: $.http_filters[{at}]", "expected a filter with a name")])
+    return as_yaml(found)
 
 
 def _tls(

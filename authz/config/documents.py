@@ -60,7 +60,7 @@ def read_template(body: bytes) -> dict[str, Any]:
     return read_document(body, _TemplateLoader)
 
 
-def as_yaml(document: dict[str, Any]) -> str:
+def as_yaml(document: dict[str, Any] | list[Any]) -> str:
     """A document of JSON values as YAML, with names in their own order."""
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 

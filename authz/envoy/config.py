@@ -91,6 +91,7 @@ class EnvoyOptions:
     store: bool = False  # whether authz has APIs besides the file's
     max_in_flight: int = Settings().max_in_flight
     retry_after: bool = True  # with what Envoy refuses because of authz; AWS does not send it
+    filters: str = ""  # HTTP filters to put before the check: a list in YAML
 
     @property
     def max_requests(self) -> int:
@@ -165,6 +166,8 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
     # An API of the store has the key sources of one that says nothing.
     apis = (*resources.apis, Api(id="stored")) if options.store else resources.apis
     template = f"{options.only or 'envoy'}.yaml.j2"
+    if options.filters and options.only not in (None, "filter"):
+        raise ValueError(f"--only {options.only} prints no filters, so --filters would do nothing")
     if options.only in ("sds-ca", "sds-certificate") and not options.tls:
         raise ValueError(f"--only {options.only} prints nothing without --tls")
     if options.only == "sds-certificate" and not (options.tls and options.tls.certificate):
@@ -174,6 +177,7 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
         .get_template(template)
         .render(
             options=options,
+            filters=options.filters,
             tls=options.tls,
             listen=listen,
             admin=admin,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from authz.cli.main import cli
 from authz.cli.up import envoy_binary
@@ -269,6 +269,59 @@ def test_authz_is_shown_what_the_configuration_reads(of: Api, header: str) -> No
 def test_metadata_travels_only_for_authorizers() -> None:
     assert "metadata_context_namespaces" not in ext_authz()
     assert ext_authz(RICH)["metadata_context_namespaces"] == ["com.example.login"]
+
+
+JSON_FILTER = """http_filters:
+  - name: envoy.filters.http.json_to_metadata
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata
+      request_rules:
+        rules:
+          - selectors: [{ key: max_tokens }]
+            on_present: { metadata_namespace: cost, key: tokens, type: NUMBER }
+            on_missing: { metadata_namespace: cost, key: tokens, value: "on" }
+"""
+
+
+def with_filters(text: str, tmp_path: Path, *flags: str) -> Result:
+    """Run `authz envoy-config` with a file of filters."""
+    file = tmp_path / "filters.yaml"
+    file.write_text(text)
+    command = ["envoy-config", "--config", str(ROOT / "authz/samples/plans.yaml"), "--filters", str(file), *flags]
+    return CliRunner().invoke(cli, command)
+
+
+def test_the_filters_of_a_file_come_between_cors_and_the_check(tmp_path: Path) -> None:
+    printed = with_filters(JSON_FILTER, tmp_path)
+    assert_valid(printed.output, tmp_path)
+    listener = yaml.safe_load(printed.output)["static_resources"]["listeners"][0]
+    filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    [written] = yaml.safe_load(JSON_FILTER)["http_filters"]
+    assert [one["name"] for one in filters][:3] == [CORS, written["name"], EXT_AUTHZ]
+    assert filters[1] == written
+
+
+def test_the_filters_of_a_file_are_in_the_part_for_another_configuration(tmp_path: Path) -> None:
+    printed = with_filters(JSON_FILTER, tmp_path, "--only", "filter")
+    assert [one["name"] for one in yaml.safe_load(printed.output)][1] == "envoy.filters.http.json_to_metadata"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("- name: a\n", (), "expected a mapping, got list"),
+        ("http_filters: []\n", (), "expected a list `http_filters` and nothing beside it"),
+        ("http_filters: [{ name: a }]\nlisteners: []\n", (), "expected a list `http_filters` and nothing beside it"),
+        ("http_filters: [{ typed_config: {} }]\n", (), "$.http_filters[0]: expected a filter with a name"),
+        ("http_filters: [a\n", (), "line 2, column 1"),
+        (JSON_FILTER, ("--only", "cluster"), "--only cluster prints no filters, so --filters would do nothing"),
+    ],
+)
+def test_a_file_without_filters_is_refused(text: str, flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    run = with_filters(text, tmp_path, *flags)
+    shown = run.output + str(run.exception)
+    assert run.exit_code != 0
+    assert said in shown
 
 
 def test_the_only_api_is_named_for_every_host() -> None:
