@@ -104,7 +104,9 @@ class Authorization:
         style: Style = STANDARD,
         log_sample: float = 0.0,
         max_in_flight: int = 1_000,
+        on_refusal: Callable[[Denied], None] = lambda _: None,
     ) -> None:
+        """`on_refusal` is called for each refused request whose answer is sent."""
         self.bad = BadCalls(metrics)
         self._checker = checker
         self._metrics = metrics
@@ -112,6 +114,7 @@ class Authorization:
         self._style = style
         self._log_sample = log_sample
         self._max_in_flight = max_in_flight
+        self._on_refusal = on_refusal
         self._logs_all = log.bind().is_enabled_for(logging.DEBUG)
         self.in_flight = 0
 
@@ -157,6 +160,8 @@ class Authorization:
             verdict = Denied(Reason.INTERNAL)
             response = encode(verdict, None, style=self._style, request_id=str(uuid.uuid4()))
         self._metrics.observe(verdict, time.perf_counter() - started)
+        if isinstance(verdict, Denied):
+            self._on_refusal(verdict)
         return response
 
     def _encoded(self, verdict: Verdict, request: Request | None) -> bytes:

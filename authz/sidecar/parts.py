@@ -18,11 +18,13 @@ from authz.envoy.edge import Authorization
 from authz.limiter.circuit import Circuit
 from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import LocalLimiter
+from authz.limiter.refused import RefusedSender
 from authz.observe.metrics import Metrics
 from authz.redisio.url import mask_url
 from authz.sidecar.certificates import Certificates
 from authz.sidecar.debts import Debts
 from authz.sidecar.follower import Callers, StoreCatalog
+from authz.sidecar.refused import RefusedCalls
 from authz.sidecar.seat import Seat
 from authz.store.feed import Feed
 from authz.store.keys import LookupResult, StoreKeyCache
@@ -48,6 +50,8 @@ class Parts:
     limiter: RedisLimiter
     circuit: Circuit
     debts: Debts
+    refused: RefusedCalls
+    refused_sender: RefusedSender
     live: LiveCatalog[Catalog] | StoreCatalog
     lookups: Feed | None
     service: Authorization
@@ -80,6 +84,10 @@ class Parts:
             observer=redis,
         )
         debts = Debts(fallback, limiter.flush, redis.on_failure, address)
+        sender = RefusedSender(
+            settings.redis_url, account=settings.account_id, retention_days=settings.usage_retention_days
+        )
+        refused = RefusedCalls(sender.send, address)
         effects = CatalogEffects(settings.account_id, metrics, limiter, fallback)
         lookups: Feed | None = None
         keys: KeyCache = NO_KEYS
@@ -107,8 +115,23 @@ class Parts:
             style=Style(settings.response_profile, settings.rate_limit_headers_on_success, settings.dynamic_metadata),
             log_sample=settings.refusal_log_sample,
             max_in_flight=settings.max_in_flight,
+            on_refusal=refused.count,
         )
-        parts = cls(settings, seat, metrics, certificates, fallback, limiter, circuit, debts, live, lookups, service)
+        parts = cls(
+            settings,
+            seat,
+            metrics,
+            certificates,
+            fallback,
+            limiter,
+            circuit,
+            debts,
+            refused,
+            sender,
+            live,
+            lookups,
+            service,
+        )
         metrics.at_flush(Gauges(parts).update)
         return parts
 
@@ -120,6 +143,7 @@ class Parts:
     async def aclose(self) -> None:
         """Close the connections, and hand over the last metrics."""
         await self.limiter.aclose()
+        await self.refused_sender.aclose()
         if isinstance(self.live, StoreCatalog):
             await self.live.aclose()
         if self.lookups:

@@ -105,6 +105,7 @@ class Sidecar:
             parts.circuit.run(),
             parts.live.watch(),
             parts.debts.keep_paying(lambda: parts.circuit.is_open),
+            parts.refused.keep_sending(lambda: parts.circuit.is_open),
             self._reload_on(hup),
             self._keep_flushed(),
         )
@@ -153,10 +154,11 @@ class Sidecar:
         await server.stop(settings.grace_seconds)
 
     async def _close(self, server: GrpcServer) -> None:
-        """Always stop the server, pay the debts to Redis (or log the loss), and close the connections."""
+        """Always stop the server, hand the last counts to Redis (or log the loss), and close the connections."""
         await server.stop(0)
         if not await self.parts.debts.pay():
             log.error("admitted requests are lost to the count", requests=self.parts.debts.owed)
+        await self.parts.refused.drain()
         await self.parts.aclose()
 
     async def _reload_on(self, hup: asyncio.Event) -> None:
