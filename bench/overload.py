@@ -193,9 +193,9 @@ def open_loop(callers: Callers, rate: float, seconds: float) -> Result:
 def h2load(url: str, seconds: float, rate: float | None) -> Result:
     """Plain HTTP with one key; without a rate a closed loop. What Envoy lets through came within its timeout."""
     if rate is None:
-        shape = ("-c1", f"-m{PEAK_IN_FLIGHT}")
+        shape = ["-c1", f"-m{PEAK_IN_FLIGHT}"]
     else:
-        shape = (f"-c{FRONT_CONNECTIONS}", f"-m{FRONT_STREAMS}", f"--rps={rate / FRONT_CONNECTIONS:.3f}")
+        shape = [f"-c{FRONT_CONNECTIONS}", f"-m{FRONT_STREAMS}", f"--rps={rate / FRONT_CONNECTIONS:.3f}"]
     command = [
         "h2load",
         *shape,
@@ -235,7 +235,7 @@ class Onlooker:
 
     def _watch(self) -> None:
         with grpc.insecure_channel(self._server.address) as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+            stub: Any = health_pb2_grpc.HealthStub(channel)
             while not self._done.wait(PROBE_SECONDS):
                 began = perf_counter()
                 self.lost += not _is_serving(stub)

@@ -27,7 +27,16 @@ import uvloop
 from authz.config.file import load_in_child
 from authz.config.live import LiveCatalog
 from authz.core.catalog import Compiler
-from authz.core.resources import ApiStage, Deployment, Method, Period, QuotaSettings, ThrottleSettings, UsagePlan
+from authz.core.resources import (
+    ApiStage,
+    Deployment,
+    HttpMethod,
+    Method,
+    Period,
+    QuotaSettings,
+    ThrottleSettings,
+    UsagePlan,
+)
 from authz.core.stored import Item, StoredDeployment, StoredPlan, StoredStage
 from authz.sidecar import memory
 from authz.sidecar.follower import StoreCatalog
@@ -106,7 +115,7 @@ async def measure(directory: Path, size: Size, rounds: int) -> list[Result]:
     path.write_text(document(size.keys, size.plans, 50, size.routes))
     swapped = asyncio.Event()
     live = LiveCatalog(path, await load_in_child(path), Compiler(), lambda _: swapped.set())
-    memory.settle()
+    memory.freeze()
     stall = Stall()
     tasks = [asyncio.create_task(live.watch()), asyncio.create_task(stall.run())]
     await asyncio.sleep(0.5)  # the watch is in place
@@ -121,7 +130,7 @@ async def measure(directory: Path, size: Size, rounds: int) -> list[Result]:
 async def measure_store(url: str, size: Size, rounds: int) -> list[Result]:
     """As above, where the plans and the API are the store's."""
     writer, store = Store(url, budget=STORE_SECONDS), Store(url, budget=STORE_SECONDS)
-    routes = {f"/r{route}/{{id}}": {"GET": Method()} for route in range(size.routes)}
+    routes: dict[str, dict[HttpMethod, Method]] = {f"/r{n}/{{id}}": {"GET": Method()} for n in range(size.routes)}
     await _put(
         writer, [StoredDeployment("d1", "a1", 1, Deployment(resources=routes)), StoredStage("a1", "prod", "d1", 1, 1)]
     )
@@ -133,7 +142,7 @@ async def measure_store(url: str, size: Size, rounds: int) -> list[Result]:
     stall = Stall()
     tasks = [asyncio.create_task(catalog.watch()), asyncio.create_task(stall.run())]
     await catalog.loaded()
-    memory.settle()
+    memory.freeze()
     results = [await _change_plan(writer, f"round {turn}", swapped, stall) for turn in range(rounds)]
     for task in tasks:
         task.cancel()

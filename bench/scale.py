@@ -55,8 +55,7 @@ Curve = list[tuple[int, float]]
 def world(keys: int, plans: int = PLANS, routes: int = ROUTES, layers: int = LAYERS) -> Resources:
     """One API, its keys spread evenly over the plans; as many layers of limits out of reach."""
     setting = MethodSetting(throttling_rate_limit=1e5, throttling_burst_limit=100_000)
-    plan_throttle = {"throttle": LIMIT} if layers >= 2 else {}
-    quota = {"quota": QuotaSettings(limit=10**9, period=Period.MONTH)} if layers >= 3 else {}
+    quota = QuotaSettings(limit=10**9, period=Period.MONTH)
     stage = Stage(name="prod", method_settings={"*/*": setting} if layers >= 4 else {})
     covered = ApiStage(api_id="a1", stage="prod", throttle={"*/*": LIMIT} if layers >= 5 else {})
     return Resources(
@@ -69,8 +68,8 @@ def world(keys: int, plans: int = PLANS, routes: int = ROUTES, layers: int = LAY
                 name=f"Plan {n}",
                 api_stages=(covered,),
                 keys=tuple(f"k{key}" for key in range(n, keys, plans)),
-                **plan_throttle,
-                **quota,
+                throttle=LIMIT if layers >= 2 else None,
+                quota=quota if layers >= 3 else None,
             )
             for n in range(plans)
         ),
@@ -97,7 +96,7 @@ def cost(catalog: Catalog, asked: list[bytes], calls: int, ring: KeyCache = NO_K
     service = Authorization(checker, Metrics(), version=lambda: "1-abc")
 
     async def run() -> float:
-        found, drawn = [], itertools.cycle(asked)
+        found, drawn = list[float](), itertools.cycle(asked)
         for _ in range(ROUNDS + 1):
             began = time.process_time()
             for _ in range(calls if found else len(asked)):

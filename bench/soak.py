@@ -44,7 +44,7 @@ from tests.support.servers import AuthzServer, Host, RedisServer, authz_serve, r
 
 ACCOUNT = "soak"
 RATE, BURST, QUOTA = 20, 10, 300
-KEYS = {  # a plan and its only key have one name
+KEYS: dict[str, dict[str, Any]] = {  # a plan and its only key have one name
     "throttled-1": {"throttle": {"rateLimit": RATE, "burstLimit": BURST}},
     "throttled-2": {"throttle": {"rateLimit": RATE, "burstLimit": BURST}},
     "quota-1": {"quota": {"limit": QUOTA, "period": "MONTH"}},

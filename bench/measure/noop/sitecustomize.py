@@ -38,4 +38,4 @@ if os.environ.get("BENCH_NOOP"):
     async def bare(_self: Authorization, _message: bytes, _seconds_left: float | None) -> bytes:
         return OK
 
-    Authorization.answer = {"parse": parse, "bare": bare}[os.environ["BENCH_NOOP"]]  # type: ignore[method-assign]
+    Authorization.answer = {"parse": parse, "bare": bare}[os.environ["BENCH_NOOP"]]  # type: ignore[method-assign, assignment]
