@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -231,9 +231,7 @@ async def test_a_batch_of_unknown_fate_and_its_repeat_are_charged_once(
 STORIES = iter(range(10**9))
 
 
-@settings(  # each example has an account of its own
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=100)  # each has an account of its own
 @given(batches=st.lists(st.lists(st.sampled_from(("", "a", "b", "c")), min_size=1, max_size=5), max_size=5))
 async def test_each_request_is_charged_once(
     limiter: RedisLimiter, account: str, clock: Clock, batches: list[list[str]]

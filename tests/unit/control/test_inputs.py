@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
@@ -155,7 +155,6 @@ NESTED = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([field.encode_name for field in msgspec.structs.fields(Thing)]), NESTED))
 def test_whatever_comes_is_read_or_refused(body: dict[str, Any]) -> None:
     content = json.dumps(body).encode("utf-8", "surrogatepass")
