@@ -12,10 +12,13 @@ from authz.aws.restapis import integration_defaults, named_method, served_method
 from authz.core.resources import (
     Account,
     Api,
+    Customer,
     Deployment,
     Host,
     HttpMethod,
+    Method,
     MethodSetting,
+    Override,
     Resources,
     Stage,
     digest_of,
@@ -27,6 +30,7 @@ from authz.core.stored import (
     Items,
     RestApi,
     StoredAccount,
+    StoredCustomer,
     StoredDeployment,
     StoredKey,
     StoredMethod,
@@ -67,13 +71,30 @@ def to_resources(items: Items, fixed: Resources = NOTHING) -> tuple[Resources, d
         if plan.id not in named
     )
     account = next((item.account for item in _of(items, StoredAccount)), fixed.account)
-    return Resources(account, apis, (*fixed.usage_plans, *stored), fixed.api_keys), refs
+    ids = {ref: plan_id for plan_id, ref in refs.items()}
+    known = {customer.id for customer in fixed.customers}
+    customers = (customer_of(item, ids) for item in _of(items, StoredCustomer) if item.id not in known)
+    whole = Resources(
+        account, apis, (*fixed.usage_plans, *stored), fixed.api_keys, customers=(*fixed.customers, *customers)
+    )
+    return whole, refs
+
+
+def customer_of(stored: StoredCustomer, ids: Mapping[str, str]) -> Customer:
+    """Return a stored customer as the file has it; `ids` are the ids of the living plans by their references."""
+    return replace(stored.customer, overrides=by_plan_id(stored.overrides, ids))
+
+
+def by_plan_id(overrides: Mapping[str, Override], ids: Mapping[str, str]) -> dict[str, Override]:
+    """Return overrides by the ids of their plans, without those in deleted plans. `ids` are by reference."""
+    return {ids[ref]: override for ref, override in overrides.items() if ref in ids}
 
 
 def clashes(items: Items, fixed: Resources) -> list[str]:
     """Return the ids that the store and the file both have, each with its noun, such as `plan gold`."""
     pairs = [("API", {stage.api_id for stage in _of(items, StoredStage)}, {api.id for api in fixed.apis})]
     pairs += [("plan", {plan.plan.id for plan in _of(items, StoredPlan)}, {plan.id for plan in fixed.usage_plans})]
+    pairs += [("customer", {one.id for one in _of(items, StoredCustomer)}, {one.id for one in fixed.customers})]
     pairs += [("key", {key.key.id for key in _of(items, StoredKey)}, {key.id for key in fixed.api_keys})]
     return [f"{what} {name}" for what, ours, files in pairs for name in sorted(ours & files)]
 
@@ -132,6 +153,7 @@ def _with_draft(api: Api, draft: RestApi) -> Api:
         name="" if draft.name == draft.id else draft.name,
         api_key_source=source,
         forward_api_key=draft.forward_api_key,
+        cost_from=draft.cost_from,
         resources=dict(sorted(served_methods(draft).items())),
         key_sources=api.key_sources if draft.key_sources is None else draft.key_sources,
         authorizer=draft.authorizer or api.authorizer,
@@ -193,8 +215,12 @@ def from_resources(resources: Resources, created: int = 0, index: Callable[[byte
         for key_id in plan.keys:
             refs.setdefault(key_id, []).append(stored.ref)
     for key in resources.api_keys:
-        bare = replace(key, value=None, value_sha256=None)
-        items.append(StoredKey(bare, index(digest_of(key)), created, created, plans=tuple(refs.get(key.id, ()))))
+        bare = replace(key, value=None, value_sha256=None, overrides={})
+        plans_of = tuple(refs.get(key.id, ()))  # a plan of a file is its own reference
+        items.append(StoredKey(bare, index(digest_of(key)), created, created, plans=plans_of, overrides=key.overrides))
+    for customer in resources.customers:
+        bare_customer = replace(customer, overrides={})
+        items.append(StoredCustomer(bare_customer, created, created, customer.overrides))
     return {(kind_of(item), id_of(item)): item for item in items}
 
 
@@ -209,6 +235,7 @@ def deployment_of(api: Api, stage: Stage | None = None) -> Deployment:
         forward_api_key=api.forward_api_key,
         resources=api.resources,
         gateway_responses=stage.gateway_responses if stage else {},
+        cost_from=api.cost_from,
     )
 
 
@@ -234,16 +261,19 @@ def resource_tree(
     return nodes[0].id, {node.id: node for node in nodes}
 
 
-def plain_method(resource_id: str, key_required: bool) -> StoredMethod:
+def plain_method(resource_id: str, method: Method) -> StoredMethod:
     """Return a method of a file, with the smallest integration that AWS's tools can deploy again."""
     return StoredMethod(
-        api_key_required=key_required, method_integration=dict(integration_defaults("MOCK", resource_id))
+        api_key_required=method.api_key_required,
+        method_integration=dict(integration_defaults("MOCK", resource_id)),
+        cost=method.cost,
+        cost_from=method.cost_from,
     )
 
 
 def _rest_api(api: Api, created: int) -> RestApi:
     methods: dict[str, dict[HttpMethod, StoredMethod]] = {
-        path: {verb: plain_method(stable_id(api.id, path), method.api_key_required) for verb, method in found.items()}
+        path: {verb: plain_method(stable_id(api.id, path), method) for verb, method in found.items()}
         for path, found in api.resources.items()
     }
     root, nodes = resource_tree(api.id, methods)
@@ -260,6 +290,7 @@ def _rest_api(api: Api, created: int) -> RestApi:
         key_sources=None if api.key_sources == default.key_sources else api.key_sources,
         authorizer=None if api.authorizer == default.authorizer else api.authorizer,
         forward_api_key=api.forward_api_key,
+        cost_from=api.cost_from,
     )
 
 

@@ -39,7 +39,7 @@ def merged(old: Item, new: Item) -> Item:
 
 
 def _api(old: RestApi, new: RestApi) -> RestApi:
-    """Give the old API the methods of the new one. A node keeps its id, a method all but its key requirement."""
+    """Give the old API the methods of the new one. A node keeps its id, a method all but what a file says of it."""
     known = {node.path: node for node in old.resources.values()}
     ids = {node.id: known[node.path].id if node.path in known else node.id for node in new.resources.values()}
     nodes = {}
@@ -49,7 +49,13 @@ def _api(old: RestApi, new: RestApi) -> RestApi:
         for verb, method in node.methods.items():
             kept = before.get(verb, method)
             behind = kept.method_integration or method.method_integration  # an older release imported methods without
-            methods[verb] = replace(kept, api_key_required=method.api_key_required, method_integration=behind)
+            methods[verb] = replace(
+                kept,
+                api_key_required=method.api_key_required,
+                method_integration=behind,
+                cost=method.cost,
+                cost_from=method.cost_from,
+            )
         parent = ids[node.parent_id] if node.parent_id else None
         nodes[ids[node.id]] = replace(node, id=ids[node.id], parent_id=parent, methods=methods)
     for node in sorted(old.resources.values(), key=lambda node: node.path):
@@ -62,6 +68,7 @@ def _api(old: RestApi, new: RestApi) -> RestApi:
         key_sources=new.key_sources,
         authorizer=new.authorizer,
         forward_api_key=new.forward_api_key,
+        cost_from=new.cost_from,
         gateway_responses=new.gateway_responses,
         root_resource_id=ids[new.root_resource_id],
         resources=nodes,

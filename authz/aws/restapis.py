@@ -315,7 +315,11 @@ def check_api(api: RestApi) -> None:
         check_response(response)
     served = snapshot(api)
     shown = Api(
-        id="api", api_key_source=served.api_key_source, key_sources=served.key_sources, resources=served.resources
+        id="api",
+        api_key_source=served.api_key_source,
+        key_sources=served.key_sources,
+        resources=served.resources,
+        cost_from=served.cost_from,
     )
     if api.api_key_source == "AUTHORIZER":
         shown = replace(shown, authorizer=served.authorizer)
@@ -334,13 +338,14 @@ def snapshot(api: RestApi) -> Deployment:
         gateway_responses={
             kind: api.gateway_responses[kind] for kind in GatewayResponseType if kind in api.gateway_responses
         },
+        cost_from=api.cost_from,
     )
 
 
 def served_methods(api: RestApi) -> dict[str, dict[HttpMethod, Method]]:
     """Return the methods of an API by path and verb."""
     return {
-        one.path: {verb: Method(held.api_key_required) for verb, held in one.methods.items()}
+        one.path: {verb: Method(held.api_key_required, held.cost, held.cost_from) for verb, held in one.methods.items()}
         for one in api.resources.values()
         if one.methods
     }

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from authz.core.resources import (
     Account,
     ApiKey,
     AuthorizerSource,
+    CostFrom,
+    Customer,
     Deployment,
     GatewayResponse,
     HttpMethod,
     KeySource,
+    Override,
     Resource,
     UsagePlan,
 )
@@ -26,6 +30,8 @@ from authz.core.resources import (
 
 class StoredKey(Resource, frozen=True):
     """An API key. `key.value` and `key.value_sha256` are never set here: `index` is all that is known of the value.
+
+    Nor are `key.overrides`: `overrides` has them by the references of plans.
 
     `index` and `previous_index` are hex digests under the pepper; `sealed` is the encrypted value, where a sealing key
     was given. `previous_*` is the secret before the last rotation, good until `previous_expires_at` (Unix seconds).
@@ -42,6 +48,27 @@ class StoredKey(Resource, frozen=True):
     previous_expires_at: int | None = None
     stage_keys: tuple[str, ...] = ()
     plans: tuple[str, ...] = ()
+    overrides: dict[str, Override] = {}
+
+    def in_plans(self, refs: tuple[str, ...]) -> StoredKey:
+        """The key in these plans. An override ends with the membership that it belongs to."""
+        return replace(self, plans=refs, overrides={ref: self.overrides[ref] for ref in refs if ref in self.overrides})
+
+
+class StoredCustomer(Resource, frozen=True):
+    """A customer, whose keys name it. `customer.overrides` is never set here: `overrides` has them by plan reference.
+
+    The id is any text that a key's `customerId` may be. Dates are Unix seconds.
+    """
+
+    customer: Customer
+    created_date: int
+    last_updated_date: int
+    overrides: dict[str, Override] = {}
+
+    @property
+    def id(self) -> str:
+        return self.customer.id
 
 
 class StoredPlan(Resource, frozen=True):
@@ -61,7 +88,10 @@ class StoredPlan(Resource, frozen=True):
 
 
 class StoredMethod(Resource, frozen=True):
-    """A method as it is edited; responses and integration are stored as given and never executed."""
+    """A method as it is edited; responses and integration are stored as given and never executed.
+
+    `cost` and `cost_from` are ours.
+    """
 
     api_key_required: bool = False
     authorization_type: str = "NONE"
@@ -73,6 +103,8 @@ class StoredMethod(Resource, frozen=True):
     request_models: dict[str, str] = {}
     method_responses: dict[str, dict[str, Any]] = {}
     method_integration: dict[str, Any] | None = None
+    cost: int = 1
+    cost_from: CostFrom | None = None
 
 
 class StoredResource(Resource, frozen=True):
@@ -105,7 +137,7 @@ class RequestValidator(Resource, frozen=True):
 
 
 class RestApi(Resource, frozen=True):
-    """An API as it is edited: nothing of it reaches a stage before a deployment. The last three fields are ours.
+    """An API as it is edited: nothing of it reaches a stage before a deployment. The last four fields are ours.
 
     `models` is by name, and None for the two that AWS gives every new API (`authz.aws.models.STANDARD`).
     """
@@ -132,6 +164,7 @@ class RestApi(Resource, frozen=True):
     key_sources: tuple[KeySource, ...] | None = None
     authorizer: AuthorizerSource | None = None
     forward_api_key: bool = False
+    cost_from: CostFrom | None = None
 
 
 class StoredDeployment(Resource, frozen=True):
@@ -229,13 +262,24 @@ KINDS: Final[dict[str, type[Struct]]] = {
     "account": StoredAccount,
     "apikey": StoredKey,
     "credential": Credential,
+    "customer": StoredCustomer,
     "deployment": StoredDeployment,
     "domain": DomainName,
     "restapi": RestApi,
     "stage": StoredStage,
     "usageplan": StoredPlan,
 }
-Item = StoredAccount | StoredKey | Credential | StoredDeployment | DomainName | RestApi | StoredStage | StoredPlan
+Item = (
+    StoredAccount
+    | StoredKey
+    | Credential
+    | StoredCustomer
+    | StoredDeployment
+    | DomainName
+    | RestApi
+    | StoredStage
+    | StoredPlan
+)
 Items = dict[tuple[str, str], Item]  # by kind and id
 
 

@@ -92,6 +92,7 @@ class StoreCatalog:
         self._refusal: str | None = None
         self._unauthorized: tuple[str, ...] = ()
         self._position: Head | None = None  # of the last applied change
+        self._named: frozenset[str] = frozenset()  # customers that the store defines for keys of the file
         self._needed = 0  # the version of the last change that affects the catalog
         self._life = 0
         self._behind = False
@@ -238,8 +239,9 @@ class StoreCatalog:
         ours = self._position
         if ours is None or (event.version, event.previous) != (ours.version + 1, ours.tag):
             return False
-        self._ring.touched(event.version, event.indexes)
-        if any(kind in COMPILED for kind, _ in event.changes):
+        customers = [item_id for kind, item_id in event.changes if kind == "customer"]
+        self._ring.touched(event.version, event.indexes, customers)
+        if any(kind in COMPILED for kind, _ in event.changes) or not self._named.isdisjoint(customers):
             self._needed = event.version
             self._wanted.set()
         if event.usage:
@@ -278,7 +280,9 @@ class StoreCatalog:
     async def _take_over(self) -> float | None:
         """Compile the store's current resources and swap them in. Return the seconds until a retry, if it fails."""
         try:
-            life, snapshot = self._life, await self._store.snapshot()
+            if self._file:
+                self._named = await in_background(_named_customers, self._file.current)
+            life, snapshot = self._life, await self._store.snapshot(sorted(self._named))
             outcome = await self._swap(life, snapshot.head, snapshot.items)
         except StoreUnavailable as fault:
             self._unread.says(in_words(fault))
@@ -349,6 +353,12 @@ class StoreCatalog:
                 continue
 
 
+def _named_customers(fixed: Resources) -> frozenset[str]:
+    """The customers that keys of the file name, and that the file does not define: the store may."""
+    named = {key.customer_id for key in fixed.api_keys if key.customer_id is not None}
+    return frozenset(named - {customer.id for customer in fixed.customers})
+
+
 def _merged(items: Items, fixed: Resources) -> tuple[Resources, dict[str, str], list[str], tuple[str, ...]]:
     """The resources to compile, the plans' references, the ids that file and store share, and methods that lack their
     authorization."""
@@ -364,11 +374,11 @@ def _few(methods: Sequence[str]) -> list[str]:
 def _content(resources: Resources, refs: Mapping[str, str], file: str) -> str:
     """A digest of the resources to compile, equal in every sidecar. `file` is the digest of the file and its keys."""
     whole = hashlib.sha256(file.encode())
-    plans, named = resources.usage_plans, sorted(refs.items())
+    plans, named, customers = resources.usage_plans, sorted(refs.items()), resources.customers
     whole.update(msgspec.msgpack.encode((resources.account, len(resources.apis), len(plans), len(named))))
     for api in resources.apis:
         whole.update(msgspec.msgpack.encode(api))
-    for values in (plans, named):
+    for values in (plans, named, customers):
         for at in range(0, len(values), PIECE):
             whole.update(msgspec.msgpack.encode(values[at : at + PIECE]))
     return whole.hexdigest()[:12]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -10,7 +10,7 @@ import msgspec
 
 from authz.background import in_background
 from authz.core.resources import DEFAULT_ACCOUNT
-from authz.core.stored import StoredKey, id_of
+from authz.core.stored import StoredCustomer, StoredKey, id_of
 from authz.redisio.client import Script, connect, hang_up
 from authz.store.database import Database
 from authz.store.items import decode
@@ -65,7 +65,7 @@ class Feed:
         return await read_head(self.database)
 
     async def find(self, index: str) -> KeyLookup:
-        """Look up a key by the digest (hex) of its value, or of its value before the last rotation.
+        """Look up a key and its customer by the digest (hex) of the value, or of the value before the last rotation.
 
         A caller waits for the answer, and nothing is written. So a lost connection is replaced once.
         """
@@ -73,10 +73,11 @@ class Feed:
             return await _find(self.database, KEY_WORD + index)
         return await _find(self.database, KEY_WORD + index)
 
-    async def snapshot(self) -> StoreSnapshot:
+    async def snapshot(self, customers: Sequence[str] = ()) -> StoreSnapshot:
         database = self.database
-        names = [database.store_key("head"), *map(database.items_key, SNAPSHOT_KINDS)]
-        return await in_background(_snapshot, SNAPSHOT_KINDS, await database.run(SNAPSHOT, names, b""))
+        names = [*map(database.store_key, ("head",)), *map(database.items_key, ("customer", *SNAPSHOT_KINDS))]
+        blob = msgspec.msgpack.encode(customers)
+        return await in_background(_snapshot, ("customer", *SNAPSHOT_KINDS), await database.run(SNAPSHOT, names, blob))
 
     async def changes(self, after: int, block_ms: int) -> list[Event]:
         """The commits after a version, in order. Waits up to `block_ms` for the first, on its own connection."""
@@ -128,7 +129,7 @@ async def read_head(database: Database) -> Head:
 
 def finding(database: Database, word: str) -> tuple[list[str], bytes]:
     """The keys and the argument of `find.lua`; without a word it reads the head only."""
-    keys = [database.store_key("head"), database.store_key("unique"), database.items_key("apikey")]
+    keys = [*map(database.store_key, ("head", "unique")), *map(database.items_key, ("apikey", "customer"))]
     return keys, msgspec.msgpack.encode((word, len("apikey/")))
 
 
@@ -139,8 +140,10 @@ def version_of(entry_id: bytes) -> int:
 
 async def _find(database: Database, word: str) -> KeyLookup:
     reply = await database.run(FIND, *finding(database, word))
-    epoch, version, tag, raw = msgspec.msgpack.decode(reply, type=tuple[str, int, str, str])
-    return KeyLookup(Head(epoch, version, tag), cast("StoredKey", decode("apikey", raw)) if raw else None)
+    epoch, version, tag, raw, raw_customer = msgspec.msgpack.decode(reply, type=tuple[str, int, str, str, str])
+    key = cast("StoredKey", decode("apikey", raw)) if raw else None
+    customer = cast("StoredCustomer", decode("customer", raw_customer)) if raw_customer else None
+    return KeyLookup(Head(epoch, version, tag), key, customer)
 
 
 def _snapshot(kinds: Iterable[str], reply: bytes) -> StoreSnapshot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,9 +13,9 @@ from typing import Final, Literal
 from msgspec.structs import replace
 
 from authz.check import KeysUnavailable
-from authz.core.catalog import UNLOOKED, Caller, Unlooked, caller_of
+from authz.core.catalog import NO_OVERRIDES, NO_TERMS, UNLOOKED, Caller, CustomerTerms, Unlooked, caller_of
 from authz.core.recent import Recent
-from authz.core.stored import StoredKey
+from authz.core.stored import StoredCustomer, StoredKey
 from authz.store.ports import KeyLookup, StoreUnavailable
 
 FRESH_SECONDS: Final = 0.5  # for which the cache is trusted after each read of the change stream
@@ -56,7 +56,8 @@ class StoreKeyCache:
         self._away = away
         self._observe = observe
         self._clock = clock
-        self._callers: Recent[str, Caller] = Recent(size)
+        self._callers: Recent[str, Caller] = Recent(size, self._evicted)
+        self._of_customer = _Indexes()
         self._unknown: Recent[str, bool] = Recent(MAX_UNKNOWN)
         self._flights: dict[str, _Flight] = {}
         self._generation = 0
@@ -88,14 +89,18 @@ class StoreKeyCache:
         """Record that `touched` has announced all changes up to `at`, in seconds of our clock."""
         self._heard = at
 
-    def touched(self, version: int, indexes: Iterable[str]) -> None:
-        """Drop the keys of these indexes: this version of the store has changed them."""
+    def touched(self, version: int, indexes: Iterable[str], customers: Collection[str] = ()) -> None:
+        """Drop the keys of these indexes and of these customers: this version of the store has changed them."""
         self._version = version
         for index in indexes:
-            self._callers.drop(index)
-            self._unknown.drop(index)
+            self._drop(index)
             if flight := self._flights.get(index):
                 flight.floor = version
+        for customer in customers:
+            for index in self._of_customer.pop(customer):
+                self._drop(index)
+        for flight in self._flights.values() if customers else ():  # the customer of its key is not known yet
+            flight.floor = version
 
     def forget(self, version: int = 0) -> None:
         """Drop all cached keys and invalidate look-ups in flight; later changes start at `version`."""
@@ -105,6 +110,7 @@ class StoreKeyCache:
             flight.floor = 0  # versions before may belong to another history
         self._callers.clear()
         self._unknown.clear()
+        self._of_customer = _Indexes()
 
     async def _shared(self, index: str) -> Caller | None:
         """Share one look-up among all its callers. A caller that is cancelled does not cancel it."""
@@ -130,7 +136,7 @@ class StoreKeyCache:
         for _ in range(TRIES):
             generation, announced = self._generation, self._version
             lookup = await self._ask(index)
-            caller = _caller(lookup.key, index) if lookup.key else None
+            caller = _caller(lookup.key, index, lookup.customer) if lookup.key else None
             if generation == self._generation and lookup.head.version >= max(announced, self._flights[index].floor):
                 self._keep(index, caller)
                 break
@@ -145,12 +151,62 @@ class StoreKeyCache:
             raise
 
     def _keep(self, index: str, caller: Caller | None) -> None:
-        self._callers.drop(index)
-        self._unknown.drop(index)
+        self._drop(index)
         if caller:
             self._callers.put(index, caller)
+            self._of_customer.add(caller.customer, index)
         else:
             self._unknown.put(index, True)
+
+    def _drop(self, index: str) -> None:
+        self._unknown.drop(index)
+        if caller := self._callers.drop(index):
+            self._of_customer.discard(caller.customer, index)
+
+    def _evicted(self, index: str, caller: Caller) -> None:
+        if index not in self._callers:
+            self._of_customer.discard(caller.customer, index)
+
+
+class _Indexes:
+    """The indexes of cached keys by their customer, of keys that have one.
+
+    Most customers have one key, whose index stands without a set around it: there may be 100,000 of them.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str, str | set[str]] = {}
+
+    def __len__(self) -> int:
+        return sum(1 if isinstance(indexes, str) else len(indexes) for indexes in self._of.values())
+
+    def add(self, customer: str, index: str) -> None:
+        if not customer:
+            return
+        match self._of.setdefault(customer, index):
+            case set() as several:
+                several.add(index)
+            case str() as one if one != index:
+                self._of[customer] = {one, index}
+
+    def discard(self, customer: str, index: str) -> None:
+        match self._of.get(customer):
+            case set() as several:
+                several.discard(index)
+                if not several:
+                    del self._of[customer]
+            case str() as one if one == index:
+                del self._of[customer]
+
+    def pop(self, customer: str) -> Collection[str]:
+        """Remove and return the indexes of a customer."""
+        found = self._of.pop(customer, ())
+        return (found,) if isinstance(found, str) else found
+
+
+def terms_of(customer: StoredCustomer | None) -> CustomerTerms:
+    """The terms on which the keys of a customer of the store are served."""
+    return CustomerTerms(customer.customer.billing_day, customer.overrides or NO_OVERRIDES) if customer else NO_TERMS
 
 
 @lru_cache(maxsize=10_000)
@@ -159,9 +215,9 @@ def _interned(plans: tuple[str, ...]) -> tuple[str, ...]:
     return plans
 
 
-def _caller(stored: StoredKey, index: str) -> Caller:
+def _caller(stored: StoredKey, index: str, customer: StoredCustomer | None) -> Caller:
     """The caller with this key. A secret from before the last rotation expires earlier than the key."""
-    caller = caller_of(stored.key, _interned(stored.plans))
+    caller = caller_of(stored.key, _interned(stored.plans), stored.overrides or NO_OVERRIDES, terms_of(customer))
     if index == stored.index:
         return caller
     ends = [(stored.previous_expires_at or 0) * 1_000_000]

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from authz.aws.usage import CallerUse, Days
 from authz.core.resources import QuotaSettings
-from authz.core.stored import Item, Items, StoredKey
+from authz.core.stored import Item, Items, StoredCustomer, StoredKey
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Item)
@@ -91,15 +91,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class KeyLookup:
-    """The key that a digest belongs to, if any, and the state of the store at that moment."""
+    """The key that a digest belongs to and its customer, if there are any, and the state of the store then."""
 
     head: Head
     key: StoredKey | None
+    customer: StoredCustomer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSnapshot:
-    """The items that a catalog is compiled from: no keys, and only the deployments that stages use."""
+    """The items that a catalog is compiled from: no keys, only requested customers and deployments that stages use."""
 
     head: Head
     items: Items
@@ -213,10 +214,12 @@ class Reader(ItemSource, Protocol):
     async def head(self) -> Head: ...
 
     async def find(self, index: str) -> KeyLookup:
-        """Look up a key by the digest (hex) of its value, or of its value before the last rotation."""
+        """Look up a key and its customer by the digest (hex) of the value, or of the value before the last rotation."""
         ...
 
-    async def snapshot(self) -> StoreSnapshot: ...
+    async def snapshot(self, customers: Sequence[str] = ()) -> StoreSnapshot:
+        """The items that a catalog is compiled from; of the customers only those of these ids."""
+        ...
 
     async def presences(self) -> list[Presence]:
         """The live workers that follow this store."""
@@ -254,7 +257,9 @@ class ChangeFeed(Protocol):
 
     async def head(self) -> Head: ...
 
-    async def snapshot(self) -> StoreSnapshot: ...
+    async def snapshot(self, customers: Sequence[str] = ()) -> StoreSnapshot:
+        """The items that a catalog is compiled from; of the customers only those of these ids."""
+        ...
 
     async def changes(self, after: int, block_ms: int) -> list[Event]:
         """The commits after a version, in order. Waits up to `block_ms` for the first."""

@@ -17,19 +17,20 @@ import msgspec
 from msgspec.structs import replace
 
 from authz.aws.awsfiles import Wanted, written
-from authz.aws.convert import flattened, plain_method, to_resources
+from authz.aws.convert import by_plan_id, flattened, plain_method, to_resources
 from authz.aws.merged import lost_methods, merged
 from authz.aws.restapis import snapshot
 from authz.config.documents import as_yaml
 from authz.config.faults import ConfigError
 from authz.config.fields import camel
-from authz.core.resources import ApiKey, UsagePlan
+from authz.core.resources import ApiKey, Method, Override, UsagePlan
 from authz.core.rules import Problem, problems
 from authz.core.stored import (
     Item,
     Items,
     RestApi,
     StoredAccount,
+    StoredCustomer,
     StoredDeployment,
     StoredKey,
     StoredMethod,
@@ -48,9 +49,9 @@ T = TypeVar("T")
 
 CHUNK: Final = 500  # items in one write: enough to be quick, few enough not to block Redis for other callers
 # The kinds in the order of writing: an item comes after the items that it refers to.
-ORDER: Final = ("account", "restapi", "deployment", "stage", "domain", "usageplan", "apikey")
+ORDER: Final = ("account", "restapi", "deployment", "stage", "domain", "usageplan", "customer", "apikey")
 UNTOLD: Final = frozenset({"created_date", "last_updated_date", "nonce", "sealed", "index", "plans"})
-NESTED: Final = frozenset({"account", "key", "plan"})
+NESTED: Final = frozenset({"account", "customer", "key", "plan"})
 # Members of APIs and stages that a plans.yaml can express, or that the store sets by itself.
 SAID: Final = frozenset(
     {
@@ -63,7 +64,7 @@ SAID: Final = frozenset(
         "key_sources",
         "authorizer",
     }
-    | {"forward_api_key", "resources", "gateway_responses", "endpoint_configuration"}
+    | {"forward_api_key", "cost_from", "resources", "gateway_responses", "endpoint_configuration"}
     | {"api_id", "stage_name", "deployment_id", "method_settings", "variables"}
 )
 NONCE_BYTES: Final = 6
@@ -167,6 +168,8 @@ class Import:
                 return replace(item, plan=await self._covering(target, item.plan), nonce=nonce)
             case StoredKey(), _:
                 return await self._key(target, item, old if isinstance(old, StoredKey) else None)
+            case StoredCustomer(), _:
+                item = replace(item, overrides=await self._by_ref(target, f"customer {item.id}", item.overrides))
         return _dated(item, old, self.now)
 
     async def _merged(self, target: _Target, item: Item, old: Item | None) -> Item:
@@ -212,16 +215,30 @@ class Import:
             self.warnings.append(f"apikey {name}: not kept: its value is missing: print with --include-values")
             return None
         refs = await self._refs(target, name, old)
+        overrides = await self._by_ref(target, f"apikey {name}", item.overrides)
         if old is None:
-            return replace(item, plans=refs, sealed=self._sealed(name))
+            return replace(item, overrides=overrides, sealed=self._sealed(name)).in_plans(refs)
+        if not self.wanted.is_partial:  # AWS's documents have no overrides
+            overrides = old.overrides | overrides
+        item = replace(item, overrides=overrides).in_plans(refs)
         if item.index in ("", old.index):
             sealed = old.sealed or self._sealed(name)
-            same = replace(old, key=item.key, plans=refs, stage_keys=item.stage_keys or old.stage_keys, sealed=sealed)
+            stages = item.stage_keys or old.stage_keys
+            same = replace(old, key=item.key, plans=refs, overrides=item.overrides, stage_keys=stages, sealed=sealed)
         else:  # another value: the key's old values become invalid
-            same = replace(
-                item, plans=refs, sealed=self._sealed(name), created_date=old.created_date, last_updated_date=0
-            )
+            same = replace(item, sealed=self._sealed(name), created_date=old.created_date, last_updated_date=0)
         return same if same == old else replace(same, last_updated_date=self.now)
+
+    async def _by_ref(self, target: _Target, what: str, overrides: Mapping[str, Override]) -> dict[str, Override]:
+        """Return overrides by plan id as overrides by reference. Add a warning for each plan that does not exist."""
+        found = {}
+        for plan_id, override in overrides.items():
+            plan = await target.get("usageplan", plan_id)
+            if isinstance(plan, StoredPlan):
+                found[plan.ref] = override
+            else:
+                self.warnings.append(f"{what}: there is no usage plan {plan_id}; its override is left out")
+        return found
 
     def _sealed(self, name: str) -> str | None:
         value = self.wanted.values.get(name)
@@ -391,15 +408,17 @@ class Export:
 
     def _keys(self) -> Iterator[ApiKey]:
         """Yield keys, each with its value or its digest. Leave out keys without either, and add a warning for each."""
+        ids = {plan.ref: plan.plan.id for plan in _of(self.items, StoredPlan)}
         for stored in _of(self.items, StoredKey):
             name = stored.key.id
             if stored.previous_index:
                 self.warnings.append(f"apikey {name}: the value before the last rotation is left out")
             value = self._value(stored) if self.include_values else None
+            key = replace(stored.key, overrides=by_plan_id(stored.overrides, ids))
             if value is not None:
-                yield replace(stored.key, value=value)
+                yield replace(key, value=value)
             elif not self._is_peppered():
-                yield replace(stored.key, value_sha256=stored.index)
+                yield replace(key, value_sha256=stored.index)
             else:
                 self.warnings.append(f"apikey {name}: left out: under a pepper only a sealed value can be exported")
 
@@ -439,8 +458,9 @@ class Export:
 
 def _says_more(resource_id: str, method: StoredMethod) -> bool:
     """True if a method has more than a file can express, and more than an import derives from the file."""
-    bare = StoredMethod(api_key_required=method.api_key_required)
-    return method not in (bare, plain_method(resource_id, method.api_key_required))
+    served = Method(method.api_key_required, method.cost, method.cost_from)
+    plain = plain_method(resource_id, served)
+    return method not in (plain, replace(plain, method_integration=None))
 
 
 async def everything(store: Reader, step: Callable[[int], None] = lambda _: None) -> Items:
@@ -449,7 +469,7 @@ async def everything(store: Reader, step: Callable[[int], None] = lambda _: None
     `step` is called with 1 for each API and each key.
     """
     items = dict((await store.snapshot()).items)
-    for kind in ("restapi", "apikey"):
+    for kind in ("restapi", "customer", "apikey"):
         async for item in _listed(store, kind):
             items[kind, id_of(item)] = item
             step(1)

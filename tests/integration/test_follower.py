@@ -28,12 +28,13 @@ from structlog.testing import capture_logs
 from authz import notice
 from authz.check import Checker
 from authz.config.file import Config, load
-from authz.core.catalog import Catalog
+from authz.core.catalog import Caller, Catalog
 from authz.core.limits import redis_key
 from authz.core.resources import (
     DEFAULT_ACCOUNT,
     ApiKey,
     ApiStage,
+    Customer,
     Deployment,
     FailurePolicy,
     Method,
@@ -43,7 +44,7 @@ from authz.core.resources import (
     UsagePlan,
     digest,
 )
-from authz.core.stored import Item, StoredDeployment, StoredKey, StoredPlan, StoredStage
+from authz.core.stored import Item, StoredCustomer, StoredDeployment, StoredKey, StoredPlan, StoredStage
 from authz.core.verdict import Allowed, Tally
 from authz.limiter.local import LocalLimiter
 from authz.sidecar import follower
@@ -70,11 +71,14 @@ SNAPSHOT = Deployment(resources={"/pets": {"GET": Method()}})
 def stored_key(name: str = "k1", **changes: Any) -> StoredKey:
     """A key in plan p1; its value is `value_of(name)`."""
     key, rest = {"id": name}, dict(changes)
-    if "enabled" in rest:
-        key["enabled"] = rest.pop("enabled")
+    key |= {member: rest.pop(member) for member in ("enabled", "customer_id") if member in rest}
     index = digest(value_of(name)).hex()
     fields = {"index": index, "created_date": 1, "last_updated_date": 1, "plans": ("p1.one",), **rest}
     return StoredKey(key=ApiKey(**key), **fields)  # type: ignore[arg-type]
+
+
+def customer_of(name: str, billing_day: int) -> StoredCustomer:
+    return StoredCustomer(Customer(id=name, billing_day=billing_day), 1, 1)
 
 
 def stored_plan(nonce: str = "one", **changes: Any) -> StoredPlan:
@@ -213,6 +217,26 @@ async def test_a_key_is_let_in_although_it_was_refused_a_moment_before(sidecar: 
 async def test_a_key_that_changes_costs_no_new_catalog(sidecar: Sidecar) -> None:
     compiled = sidecar.compiled
     await sidecar.takes_over(await sidecar.put(stored_key("k2"), stored_key("k3")))
+    assert sidecar.compiled == compiled
+
+
+async def test_a_customers_change_reaches_its_warm_keys_once_the_version_is_served(sidecar: Sidecar) -> None:
+    """It is made, changed and deleted, and compiles no catalog."""
+    await sidecar.takes_over(await sidecar.put(stored_key(customer_id="Acme & Söhne/1")))
+    compiled, days = sidecar.compiled, list[int | None]()
+    for write in (
+        sidecar.put(customer_of("Acme & Söhne/1", 7)),
+        sidecar.put(customer_of("Acme & Söhne/1", 15)),
+        sidecar.put(customer_of("another", 1)),
+        sidecar.delete("customer", "Acme & Söhne/1"),
+    ):
+        assert await sidecar.answer() == "allowed"
+        await sidecar.takes_over(await write)
+        assert await sidecar.answer() == "allowed"
+        found = sidecar.ring.known(digest(value_of("k1")))
+        assert isinstance(found, Caller)
+        days.append(found.customer_billing_day)
+    assert days == [7, 15, 15, None]
     assert sidecar.compiled == compiled
 
 
@@ -635,6 +659,27 @@ async def test_the_files_resources_are_served_beside_the_stores(
             return not isinstance(found, Allowed) and found.reason == refused
 
         await eventually(gone)
+
+
+async def test_a_customer_of_the_store_serves_the_files_keys_unless_the_file_has_it(
+    shared_redis: RedisServer, account: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "plans.yaml"
+    keys = [
+        {"id": f"k{n}", "value": value_of(f"f{n}"), "customerId": name} for n, name in enumerate(("ours", "theirs"))
+    ]
+    path.write_text(yaml.safe_dump({"apiKeys": keys, "customers": [{"id": "ours", "billingDay": 3}]}))
+    async with following(shared_redis.url, account, (path, load(path))) as sidecar:
+        customers = (customer_of("ours", 9), customer_of("theirs", 9), customer_of("nobody's", 9))
+        await sidecar.takes_over(await sidecar.put(*customers))
+
+        def days() -> dict[str, int | None]:
+            assert sidecar.catalog.current is not None
+            return {name: terms.billing_day for name, terms in sidecar.catalog.current.customers.items()}
+
+        assert days() == {"ours": 3, "theirs": 9}
+        await sidecar.takes_over(await sidecar.put(customer_of("theirs", 10)))
+        assert days() == {"ours": 3, "theirs": 10}
 
 
 async def test_where_both_have_an_id_the_file_wins_with_a_report(

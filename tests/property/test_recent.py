@@ -31,6 +31,32 @@ def test_it_never_holds_more_than_its_size_nor_an_old_value(size: int, script: l
         assert len(recent) <= size
 
 
+@given(sizes, moves)
+def test_a_value_is_reported_when_it_is_evicted(size: int, script: list[tuple[str, int]]) -> None:
+    """What was put, and was neither dropped nor reported, is there."""
+    told: dict[int, int] = {}
+
+    def evicted(key: int, _: int) -> None:
+        if key not in recent:
+            told.pop(key, None)
+
+    recent: Recent[int, int] = Recent(size, evicted)
+    for value, (move, key) in enumerate(script):
+        match move:
+            case "get":
+                recent.get(key)
+            case "put":
+                recent.put(key, value)
+                told[key] = value
+            case "drop":
+                assert recent.drop(key) in {told.pop(key, None), None}
+            case "clear":
+                recent.clear()
+                told.clear()
+        assert {key for key in range(21) if key in recent} <= told.keys()
+        assert len(told) <= size
+
+
 @given(sizes, st.lists(keys, max_size=200))
 def test_a_key_used_among_the_last_half_of_different_keys_is_there(size: int, used: list[int]) -> None:
     """A use is a hit or, where that misses, a put: as a cache is used."""

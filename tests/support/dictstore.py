@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from authz.core.stored import Indexes, Item, Items, StoredKey, id_of, indexes, kind_of
+from authz.core.stored import Indexes, Item, Items, StoredCustomer, StoredKey, id_of, indexes, kind_of
 from authz.store.ports import (
     Draft,
     Head,
@@ -67,10 +67,14 @@ class DictStore:
 
     async def find(self, index: str) -> KeyLookup:
         key = next((item for item in self.items.values() if f"key/{index}" in indexes(item).unique), None)
-        return KeyLookup(await self.head(), key if isinstance(key, StoredKey) else None)
+        if not isinstance(key, StoredKey):
+            return KeyLookup(await self.head(), None)
+        customer = self.items.get(("customer", key.key.customer_id or ""))
+        return KeyLookup(await self.head(), key, customer if isinstance(customer, StoredCustomer) else None)
 
-    async def snapshot(self) -> StoreSnapshot:
-        return StoreSnapshot(await self.head(), dict(self.items))
+    async def snapshot(self, customers: Sequence[str] = ()) -> StoreSnapshot:
+        kept = {name: item for name, item in self.items.items() if name[0] != "customer" or name[1] in customers}
+        return StoreSnapshot(await self.head(), kept)
 
     async def presences(self) -> list[Presence]:
         return []

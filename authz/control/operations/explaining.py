@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 from authz.aws.convert import to_resources
 from authz.aws.errors import bad_request
-from authz.core.catalog import Catalog, caller_of
+from authz.core.catalog import Caller, Catalog, caller_of
 from authz.core.request import Request, joined
-from authz.core.stored import Items, StoredKey
+from authz.core.stored import Items, StoredCustomer, StoredKey
 from authz.envoy.accesslog import LogLine
 from authz.explain import explain
 from authz.limiter.limiter import RedisLimiter
-from authz.store.keys import StoreKeyCache
+from authz.store.keys import StoreKeyCache, terms_of
 from authz.store.ports import KeyLookup, Reader
 from authz.store.sealing import Sealer
 
@@ -40,7 +40,7 @@ class Explainer:
         ring = StoreKeyCache(self._find, self._sealer.index, size=1)  # it follows no changes, so each call has its own
         key_id = line.authz.key_id if line and line.authz else ""
         key = await self._store.get("apikey", key_id) if key_id else None
-        caller = caller_of(key.key, key.plans) if isinstance(key, StoredKey) else None
+        caller = await self._caller(key) if isinstance(key, StoredKey) else None
         return await explain(catalog, request, 0, self._limiter, keys=ring, line=line, caller=caller)
 
     def _compile(self, items: Items) -> Catalog:
@@ -52,7 +52,14 @@ class Explainer:
         found = await self._store.find(index)
         owner = None if found.key else await self._store.owner(f"key/{index}")
         key = await self._store.get("apikey", owner.partition("/")[2]) if owner else None
-        return KeyLookup(found.head, key) if isinstance(key, StoredKey) else found
+        return KeyLookup(found.head, key, await self._customer(key)) if isinstance(key, StoredKey) else found
+
+    async def _caller(self, key: StoredKey) -> Caller:
+        return caller_of(key.key, key.plans, key.overrides, terms_of(await self._customer(key)))
+
+    async def _customer(self, key: StoredKey) -> StoredCustomer | None:
+        found = await self._store.get("customer", key.key.customer_id) if key.key.customer_id else None
+        return found if isinstance(found, StoredCustomer) else None
 
 
 def request_of(

@@ -8,8 +8,8 @@ import pytest
 
 from authz.check import KeysUnavailable
 from authz.core.catalog import UNLOOKED, Caller
-from authz.core.resources import ApiKey, digest
-from authz.core.stored import StoredKey
+from authz.core.resources import ApiKey, Customer, Override, ThrottleSettings, digest
+from authz.core.stored import StoredCustomer, StoredKey
 from authz.store.keys import MAX_UNKNOWN, StoreKeyCache
 from authz.store.ports import Head, KeyLookup, StoreUnavailable
 
@@ -22,6 +22,7 @@ class Shelf:
 
     def __init__(self, size: int = 100) -> None:
         self.keys: dict[str, StoredKey] = {}
+        self.customers: dict[str, StoredCustomer] = {}
         self.version, self.asked, self.now, self.away, self.broken = 1, 0, 100.0, False, False
         self.go = asyncio.Event()
         self.go.set()
@@ -32,21 +33,33 @@ class Shelf:
         self.asked += 1
         if self.broken:
             raise StoreUnavailable("down")
-        found = KeyLookup(Head("e", self.version, str(self.version)), self.keys.get(index))
+        key = self.keys.get(index)
+        customer = self.customers.get(key.key.customer_id or "") if key else None
+        found = KeyLookup(Head("e", self.version, str(self.version)), key, customer)
         await self.go.wait()
         return found
 
     def put(self, name: str = "k1", *, index: str = INDEX, **changes: object) -> None:
         """Write a key, without an event for the ring."""
-        key = ApiKey(id=name, **{n: v for n, v in changes.items() if n == "enabled"})  # type: ignore[arg-type]
-        rest = {n: v for n, v in changes.items() if n != "enabled"}
+        own = ("enabled", "customer_id", "billing_day")
+        key = ApiKey(id=name, **{n: v for n, v in changes.items() if n in own})  # type: ignore[arg-type]
+        rest = {n: v for n, v in changes.items() if n not in own}
         stored = StoredKey(key=key, index=index, created_date=1, last_updated_date=1, plans=("p.1",), **rest)  # type: ignore[arg-type]
         self.keys[index] = stored
+        self.version += 1
+
+    def put_customer(self, customer: str, **changes: object) -> None:
+        """Write a customer, without an event for the ring."""
+        self.customers[customer] = StoredCustomer(Customer(id=customer), 1, 1, **changes)  # type: ignore[arg-type]
         self.version += 1
 
     def tell(self, *indexes: str) -> None:
         """Deliver the event of the last write."""
         self.ring.touched(self.version, indexes or (INDEX,))
+
+    def tell_customer(self, *customers: str) -> None:
+        """Deliver the event of the last write, of these customers."""
+        self.ring.touched(self.version, (), customers)
 
 
 @pytest.fixture
@@ -206,3 +219,89 @@ async def test_the_secret_before_the_last_rotation_ends_when_it_was_said_to(shel
     shelf.keys[old.hex()] = shelf.keys[INDEX]
     ends = [found and found.expires_us for found in (await shelf.ring.find(KEY), await shelf.ring.find(old))]
     assert ends == [None, 500_000_000]
+
+
+# --- customers ----------------------------------------------------------------------------------------------------
+
+FAST = Override(ThrottleSettings(9, 9))
+SLOW = Override(ThrottleSettings(1, 1))
+
+
+def stored_customer(customer: str, billing_day: int) -> StoredCustomer:
+    return StoredCustomer(Customer(id=customer, billing_day=billing_day), 1, 1, {"p.1": FAST})
+
+
+async def test_a_key_comes_with_its_overrides_and_its_customers_terms(shelf: Shelf) -> None:
+    shelf.put(customer_id="acme", billing_day=3, overrides={"p.1": SLOW})
+    shelf.customers["acme"] = stored_customer("acme", billing_day=15)
+    found = await shelf.ring.find(KEY)
+    assert found is not None
+    assert (found.billing_day, found.overrides) == (3, {"p.1": SLOW})
+    assert (found.customer_billing_day, found.customer_overrides) == (15, {"p.1": FAST})
+
+
+async def test_a_customer_that_is_not_listed_has_no_terms(shelf: Shelf) -> None:
+    shelf.put(customer_id="acme")
+    found = await shelf.ring.find(KEY)
+    assert found is not None
+    assert (found.customer, found.customer_billing_day, found.customer_overrides) == ("acme", None, {})
+
+
+async def test_a_change_of_a_customer_drops_all_its_keys_and_no_other(shelf: Shelf) -> None:
+    values = {"a1": "acme", "a2": "acme", "a3": "acme", "g": "globex", "n": None}
+    for value, customer in values.items():
+        shelf.put(value, index=digest(value).hex(), customer_id=customer)
+        await shelf.ring.find(digest(value))
+    shelf.put_customer("acme")
+    shelf.tell_customer("acme")
+    dropped = [value for value in values if shelf.ring.known(digest(value)) is UNLOOKED]
+    assert dropped == ["a1", "a2", "a3"]
+
+
+async def test_a_key_that_moved_is_dropped_with_its_new_customer(shelf: Shelf) -> None:
+    shelf.put(customer_id="acme")
+    await shelf.ring.find(KEY)
+    shelf.put(customer_id="globex")
+    shelf.tell()
+    await shelf.ring.find(KEY)
+    shelf.tell_customer("acme")
+    assert name(shelf.ring.known(KEY)) == "k1"
+    shelf.tell_customer("globex")
+    assert shelf.ring.known(KEY) is UNLOOKED
+
+
+async def test_a_look_up_from_before_a_change_of_its_customer_is_repeated(shelf: Shelf) -> None:
+    shelf.put(customer_id="acme")
+    shelf.go.clear()
+    waiting = asyncio.create_task(shelf.ring.find(KEY))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    shelf.put_customer("acme", overrides={"p.1": SLOW})
+    shelf.tell_customer("acme")
+    shelf.go.set()
+    found = await waiting
+    assert found is not None
+    assert (found.customer_overrides, shelf.asked) == ({"p.1": SLOW}, 2)
+
+
+async def test_a_customer_of_an_evicted_key_takes_no_memory() -> None:
+    shelf = Shelf(size=4)
+    for n in range(40):
+        shelf.put(str(n), index=digest(str(n)).hex(), customer_id=f"c{n % 15}")
+        await shelf.ring.find(digest(str(n)))
+        await shelf.ring.find(digest(str(n // 2)))
+    assert len(shelf.ring._of_customer) <= 4
+    shelf.ring.forget()
+    assert len(shelf.ring._of_customer) == 0
+
+
+async def test_a_key_that_was_evicted_and_came_back_follows_its_customer() -> None:
+    """The evicted copy leaves memory later than the new one enters it."""
+    shelf = Shelf(size=4)
+    for value in ("k", "1", "2", "3", "4", "k", "5", "k", "6", "k", "7", "k"):
+        shelf.put(value, index=digest(value).hex(), customer_id="acme" if value == "k" else None)
+        if shelf.ring.known(digest(value)) is UNLOOKED:
+            await shelf.ring.find(digest(value))
+    shelf.put_customer("acme")
+    shelf.tell_customer("acme")
+    assert shelf.ring.known(digest("k")) is UNLOOKED
