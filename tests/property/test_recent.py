@@ -33,7 +33,7 @@ def test_it_never_holds_more_than_its_size_nor_an_old_value(size: int, script: l
 
 @given(sizes, moves)
 def test_a_value_is_reported_when_it_is_evicted(size: int, script: list[tuple[str, int]]) -> None:
-    """What was put, and was neither dropped nor reported, is there."""
+    """A value is in memory only until it is reported or dropped, and no more values than `size` go unreported."""
     told: dict[int, int] = {}
 
     def evicted(key: int, _: int) -> None:
