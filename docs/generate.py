@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from authz.cli.main import cli
 from authz.config import schema
-from authz.config.faults import bare_kind, choices
+from authz.config.faults import alternatives, bare_kind, choices
 from authz.config.fields import FIELDS, sentence
 from authz.config.settings import Option, options
 from authz.control import app
@@ -81,7 +81,9 @@ def _setting(option: Option) -> tuple[str, ...]:
 
 def takes(kind: Any) -> str:
     """What a field accepts, in words."""
-    bare = _bare(kind)
+    if len(kinds := alternatives(kind)) > 1:
+        return ", or ".join(map(takes, kinds))
+    bare = bare_kind(kind)
     if get_origin(bare) is tuple:
         return f"list of {_named(get_args(bare)[0])}"
     if get_origin(bare) is dict:
@@ -92,20 +94,13 @@ def takes(kind: Any) -> str:
 def _named(kind: Any) -> str:
     if words := choices(kind):
         return ", ".join(map(code, words))
-    bare = _bare(kind)
+    bare = bare_kind(kind)
     if get_origin(bare) is dict:
         return f"mappings to {_named(get_args(bare)[1])}"
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
         name = bare.__name__
         return f"[{name}](#{name.lower()})" if name in FIELDS else "mapping"
     return WORDS[bare]
-
-
-def _bare(kind: Any) -> Any:
-    """The kind without `| None` and without its annotations."""
-    while (bare := bare_kind(get_args(kind)[0] if get_origin(kind) is Annotated else kind)) is not kind:
-        kind = bare
-    return kind
 
 
 def _bounds(kind: Any) -> str:

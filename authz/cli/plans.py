@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sized
 from importlib.resources import files
 from pathlib import Path
 
@@ -59,8 +60,9 @@ def check_config(path: Path, show: bool, **flags: object | None) -> None:
     read, loaded = load_file(path, flags)
     resources = read.resources
     Catalog.compile(resources, loaded.settings.account_id)
-    counted = (("API", resources.apis), ("plan", resources.usage_plans), ("key", resources.api_keys))
-    counts = ", ".join(f"{len(found)} {what}{'' if len(found) == 1 else 's'}" for what, found in counted)
+    counted: dict[str, Sized] = {"API": resources.apis, "plan": resources.usage_plans, "key": resources.api_keys}
+    counted |= {"customer": resources.customers} if resources.customers else {}
+    counts = ", ".join(f"{len(found)} {what}{'' if len(found) == 1 else 's'}" for what, found in counted.items())
     unmeant = warnings(resources)
     click.echo(f"{path}: {counts}; {'no rule is broken' if unmeant else 'nothing wrong'}")
     for problem in (*unmeant, *loaded.warnings):

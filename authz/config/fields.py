@@ -14,7 +14,7 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "apis": "What callers can call.",
         "usagePlans": "The contracts that you sell.",
         "apiKeys": "The callers.",
-        "customers": "Holders of keys, for plans whose limits are per customer.",
+        "customers": "Those who hold keys, where a plan limits them together or they have numbers of their own.",
     },
     "Account": {"throttleSettings": "A throttle over everything: layer 5."},
     "Api": {
@@ -25,7 +25,7 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "keySources": "Where a client may put its key. The first source that is present and not empty wins.",
         "authorizer": "Where an earlier filter left the key; only for `AUTHORIZER`.",
         "forwardApiKey": "`true` leaves the key in the request to the upstream; `false` removes all that could be one.",
-        "costFrom": "Where Envoy's dynamic metadata has the cost of a call. A method's own stands before it.",
+        "costFrom": "Where Envoy's metadata has the cost of a call, for methods without a `costFrom` of their own.",
         "hosts": "Hosts and base paths that reach this API.",
         "resources": "Path template (`/pets/{id}`, `/files/{proxy+}`), then method, then its needs. Without any, the "
         "whole stage is one method that requires a key.",
@@ -46,14 +46,16 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "basePath": "The first part of the path. The longest match wins, and is removed before routes are matched.",
         "stage": "The stage that is reached. Without one, the next segment of the path names it.",
     },
+    "CostFrom": {
+        "metadata": "A namespace of Envoy's dynamic metadata, and the names that lead to the cost within it. Never a "
+        "header: a client could send it.",
+        "max": "The most that a call costs, whatever the metadata says.",
+    },
     "Method": {
         "apiKeyRequired": "`false`: every caller may call it, and only layers 4 and 5 apply.",
-        "cost": "The units that a call takes from limits that count units; 1 unless given.",
-        "costFrom": "Where Envoy's dynamic metadata has the cost of a call. Without a whole number, `cost` holds.",
-    },
-    "CostFrom": {
-        "metadata": "The namespace, then the names of fields that lead to the number.",
-        "max": "A greater cost counts as this one.",
+        "cost": "The units that a call takes from each limit that counts units. 0 takes nothing, and passes a quota "
+        "that is used up.",
+        "costFrom": "Where Envoy's metadata has the cost of a call. Without a whole number there, `cost` counts.",
     },
     "Stage": {
         "name": "The first segment of the path, unless the host or the route names the stage.",
@@ -86,7 +88,8 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "throttle": "A throttle for each key, over all its stages: layer 1.",
         "quota": "A quota for each key: layer 3. Give this or `quotas`.",
         "quotas": "One to four quotas, checked in this order. No two have the same period and `counts`.",
-        "limitsPer": "`CUSTOMER`: all keys of a customer share the plan's throttles and quotas.",
+        "limitsPer": "`CUSTOMER`: the keys that name the same customer share the plan's limits. A key without a "
+        "`customerId` has them for itself.",
         "keys": "Ids of `apiKeys`. A key has at most one plan for a stage.",
         "mode": "`shadow`: count and report the calls that would be refused, and let them through.",
         "failurePolicy": "What happens to its calls while Redis is away. Without one, the setting `failurePolicy`.",
@@ -100,28 +103,20 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
     "ThrottleSettings": {
         "rateLimit": "Requests a second: 0, or at least 0.000001. Without one there is no throttle.",
         "burstLimit": "Requests at once. Without one: the rate, rounded up. 0 refuses every call.",
-        "counts": "`UNITS`: a call takes its cost. Only for a plan's throttles.",
+        "counts": "`UNITS`: a call takes its method's cost. Only in a plan.",
     },
     "QuotaSettings": {
-        "limit": "Units in a period.",
-        "period": "The period; `TOTAL` never ends.",
-        "offset": "The day on which it begins: for WEEK 0 (Sunday) to 6, for MONTH 0 (the 1st) to 27, for others 0.",
-        "counts": "`REQUESTS`: a call takes one. `UNITS`: it takes its cost.",
-        "timeZone": "An IANA name such as `Europe/Paris`. Periods begin at midnight there; in UTC without one.",
-        "anchor": "`BILLING_DAY`: a MONTH begins on the billing day of the key, or of the customer.",
-        "overage": "Units beyond the limit that are admitted and marked.",
-        "alerts": "Percents of the limit. The call that reaches one is reported once.",
+        "limit": "Units in a period. A call takes its method's cost, 1 unless set.",
+        "period": "`TOTAL` never ends: for trials and prepaid packs.",
+        "offset": "The day on which it begins: for WEEK 0 (Sunday) to 6, for MONTH 0 (the 1st) to 27, otherwise 0.",
+        "counts": "`REQUESTS`: a call takes 1, whatever its method costs.",
+        "timeZone": "An IANA name, such as `Europe/Berlin`: periods begin at midnight there. Without one: UTC.",
+        "anchor": "`BILLING_DAY`, for MONTH: it begins on the `billingDay` of the key, or of the customer with "
+        "`limitsPer: CUSTOMER`; on the 1st where none is set.",
+        "overage": "Calls that are admitted beyond the limit, and marked.",
+        "alerts": "Percents of the limit. The call that reaches one is reported, once a period.",
     },
-    "Overage": {"upTo": "Units beyond the limit, or `UNLIMITED`."},
-    "Override": {
-        "throttle": "Rate and burst in place of the plan's.",
-        "quotas": "Limits in place of the plan's, by period.",
-    },
-    "QuotaOverride": {
-        "period": "The period of the plan's quota.",
-        "limit": "The limit in place of the plan's.",
-        "counts": "What the quota counts, if two quotas have the period.",
-    },
+    "Overage": {"upTo": "The units beyond the limit, or `UNLIMITED`."},
     "ApiKey": {
         "id": "Names the caller in logs, metadata, `x-api-key-id` and Redis. It is no secret.",
         "name": "For people.",
@@ -131,17 +126,26 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "valueSha256": "The SHA-256 of the value, in hex; the file then holds no secret. `authz new-key` prints both.",
         "enabled": "`false`: every call with the key is refused with 403.",
         "expiresAt": "From this time on, every call with the key is refused with 403.",
-        "customerId": "The upstream reads it in `x-customer-id`.",
-        "billingDay": "The day on which months with `anchor: BILLING_DAY` begin; the 1st without one.",
-        "overrides": "Id of a plan to numbers in place of the plan's.",
+        "customerId": "The upstream reads it in `x-customer-id`. It need not be one of `customers`.",
+        "billingDay": "The day of the month on which quotas with the anchor `BILLING_DAY` begin.",
+        "overrides": "The id of a plan to the key's own numbers in it.",
         "tags": "For people.",
     },
     "Customer": {
         "id": "The `customerId` of its keys.",
         "name": "For people.",
-        "billingDay": "As in a key, for plans with `limitsPer: CUSTOMER`.",
-        "overrides": "As in a key, for plans with `limitsPer: CUSTOMER`.",
+        "billingDay": "As the key's, in plans with `limitsPer: CUSTOMER`.",
+        "overrides": "As the key's, in plans with `limitsPer: CUSTOMER`.",
         "tags": "For people.",
+    },
+    "Override": {
+        "throttle": "The rate, the burst or both, in place of those of the plan's `throttle`.",
+        "quotas": "Other limits for quotas of the plan.",
+    },
+    "QuotaOverride": {
+        "period": "The period of a quota of the plan.",
+        "limit": "The limit in place of the plan's.",
+        "counts": "What that quota counts, if two have the period.",
     },
 }  # fmt: skip
 

@@ -26,9 +26,10 @@ from msgspec import Struct
 from authz.background import PIECE, in_background
 from authz.config.faults import ConfigError
 from authz.config.places import located
+from authz.config.quotas import as_written, normalised, quota_problems
 from authz.config.settings import load_settings
 from authz.config.shape import faults
-from authz.core.resources import ApiKey, Resources, UsagePlan, digest, digest_of
+from authz.core.resources import ApiKey, Customer, Resources, UsagePlan, digest, digest_of
 from authz.core.rules import Problem, problems, shortened
 
 try:
@@ -135,9 +136,9 @@ def parse(text: str, name: str) -> Config:
     """Read and check a file's text; `name` stands in front of each address."""
     document = _yaml(text, name)
     settings = document.get("settings") or {}
-    found = [*_file_settings(settings), *faults(document, _Document, "$")]
-    resources = Resources() if found else msgspec.convert(_without_settings(document), Resources)
-    if broken := found or problems(resources):
+    found = [*_file_settings(settings), *faults(document, _Document, "$"), *quota_problems(document)]
+    resources = Resources() if found else normalised(msgspec.convert(_without_settings(document), Resources))
+    if broken := found or [as_written(problem, document, resources) for problem in problems(resources)]:
         raise ConfigError(_named(problem, name) for problem in located(broken, document, text))
     published = () if os.environ.get(TAKES_PUBLISHED) else tuple(key.id for key in resources.api_keys if _is_known(key))
     sealed = _sealed(resources, frozenset(published))
@@ -337,7 +338,7 @@ async def load_in_child(path: Path, seconds: float = CHILD_SECONDS) -> Config:
 
 
 class _Pieces(Struct):
-    """A Config in pieces that are decoded one by one, so that a hundred thousand keys don't hold up the event loop.
+    """A Config in pieces that are decoded one by one, so that 100,000 keys or customers don't hold up the event loop.
 
     `members` are plans by their position and some of their keys.
     """
@@ -346,19 +347,21 @@ class _Pieces(Struct):
     plans: list[bytes]
     members: list[bytes]
     keys: list[bytes]
+    customers: list[bytes]
 
 
 def _sent(config: Config) -> bytes:
     found = config.resources
     plans = [msgspec.structs.replace(plan, keys=()) for plan in found.usage_plans]
     members = [(at, part) for at, plan in enumerate(found.usage_plans) for part in _pieces(plan.keys)]
-    bare = msgspec.structs.replace(found, usage_plans=(), api_keys=())
+    bare = msgspec.structs.replace(found, usage_plans=(), api_keys=(), customers=())
     encode = msgspec.msgpack.encode
     pieces = _Pieces(
         encode(msgspec.structs.replace(config, resources=bare)),
         [encode(part) for part in _pieces(plans)],
         [encode(member) for member in members],
         [encode(part) for part in _pieces(found.api_keys)],
+        [encode(part) for part in _pieces(found.customers)],
     )
     return encode(pieces)
 
@@ -373,8 +376,11 @@ def _received(output: bytes) -> Config:
         members.setdefault(at, []).extend(names)
     plans = [plan for piece in pieces.plans for plan in decode(piece, type=list[UsagePlan])]
     signed = (msgspec.structs.replace(plan, keys=tuple(members.get(at, ()))) for at, plan in enumerate(plans))
+    customers = [customer for piece in pieces.customers for customer in decode(piece, type=list[Customer])]
     config = decode(pieces.rest, type=Config)
-    resources = msgspec.structs.replace(config.resources, usage_plans=tuple(signed), api_keys=tuple(keys))
+    resources = msgspec.structs.replace(
+        config.resources, usage_plans=tuple(signed), api_keys=tuple(keys), customers=tuple(customers)
+    )
     return msgspec.structs.replace(config, resources=resources)
 
 

@@ -16,8 +16,12 @@ except ImportError:  # PyYAML built without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
 STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\['(.*?)'\]")
-KIND: Final = re.compile(r", not (?:a text|a whole number|a number|true or false|nothing|a list|a mapping)(?=:|$)")
+KIND: Final = re.compile(r", not (?:a text|a whole number|a number|true or false|nothing|a list|a mapping)(?=[:;]|$)")
+GUESS: Final = re.compile(r"(?=; did you mean |$)")
 SECRET: Final = re.compile(r"\.(?:value|valueSha256|redisUrl)$")
+A_MAPPING: Final = "a mapping"
+A_LIST: Final = "a list"
+COLLECTIONS: Final = (A_MAPPING, A_LIST)
 MISSING: Final = object()
 
 Step = str | int
@@ -32,8 +36,10 @@ def located(found: Iterable[Problem], document: Any, text: str) -> Iterator[Prob
     for problem in found:
         steps = list(_steps(problem.address))
         value, ids = _walked(document, steps)
-        rule = problem.rule if SECRET.search(problem.address) else _with_value(problem.rule, value)
-        place = ", ".join([f"line {_line(root, steps)}", *(f"in {one}" for one in ids[-1:] if _is_shown(one))])
+        at = _nearest(root, steps)
+        rule = problem.rule if SECRET.search(problem.address) else _with_value(problem.rule, _shown(value, at))
+        line = at.start_mark.line + 1 if at else 1
+        place = ", ".join([f"line {line}", *(f"in {one}" for one in ids[-1:] if _is_shown(one))])
         yield Problem(problem.address, f"{rule} ({place})")
 
 
@@ -55,27 +61,31 @@ def _walked(value: Any, steps: list[Step]) -> tuple[Any, list[str]]:
     return value, ids
 
 
-def _with_value(rule: str, value: Any) -> str:
-    shown = None if value is MISSING else _shown(value)
+def _with_value(rule: str, shown: str | None) -> str:
     if not rule.startswith("expected") or shown is None:
         return rule
     if KIND.search(rule):
         return KIND.sub(lambda _: f", got {shown}", rule, count=1)
-    return rule if isinstance(value, dict | list) else f"{rule}, got {shown}"
+    return rule if shown in COLLECTIONS else GUESS.sub(lambda _: f", got {shown}", rule, count=1)
 
 
-def _shown(value: Any) -> str | None:
+def _shown(value: Any, node: yaml.Node | None) -> str | None:
+    """A value in words; None where it is missing, or may be a key's value."""
+    if value is MISSING:
+        return None
     match value:
         case None:
             return "nothing"
         case bool():
-            return str(value).lower()
+            word = str(value).lower()
+            written = node.value if isinstance(node, yaml.ScalarNode) else word
+            return word if written.lower() == word else f"{written}, which YAML reads as {word}"
         case str():
             return f"'{value}'" if _is_shown(value) else None
         case dict():
-            return "a mapping"
+            return A_MAPPING
         case list():
-            return "a list"
+            return A_LIST
         case _:
             return shortened(value)
 
@@ -84,15 +94,15 @@ def _is_shown(text: str) -> bool:
     return shortened(text) == text and text.isprintable()
 
 
-def _line(node: yaml.Node | None, steps: list[Step]) -> int:
-    """The line of the place, or of the nearest node above it."""
+def _nearest(node: yaml.Node | None, steps: list[Step]) -> yaml.Node | None:
+    """The node at the place, or the nearest one above it."""
     at = node
     for step in steps:
         below = _below(at, step)
         if below is None:
             break
         at = below
-    return at.start_mark.line + 1 if at else 1
+    return at
 
 
 def _below(node: yaml.Node | None, step: Step) -> yaml.Node | None:

@@ -12,6 +12,7 @@ from authz.config.faults import bare_kind, choices
 from authz.config.fields import FIELDS, sentence
 from authz.config.settings import Settings, options
 from authz.core import resources
+from authz.core.bounds import MAX_QUOTAS
 from authz.core.resources import Resources
 
 NAME: Final = "plans.schema.json"
@@ -35,6 +36,7 @@ def schema() -> dict[str, Any]:
     for name in FIELDS:
         _describe(parts[name], getattr(resources, name), FIELDS[name])
     _describe(parts["Deployment"], resources.Deployment, {})
+    _allow_one(parts["UsagePlan"])
     settings = parts["Settings"]["properties"]
     for option in options():
         if old := option.former:
@@ -57,6 +59,12 @@ def _describe(part: dict[str, Any], kind: type[msgspec.Struct], sentences: dict[
         _name_keys(shown, field.type)
         if bare_kind(field.type) is datetime:
             shown["anyOf"][0] |= {"format": "date-time", "pattern": TIME}
+
+
+def _allow_one(plan: dict[str, Any]) -> None:
+    """A plan has `quota` or `quotas`, and then at most `MAX_QUOTAS`."""
+    plan["properties"]["quotas"] |= {"minItems": 1, "maxItems": MAX_QUOTAS}
+    plan["not"] = {"required": ["quota", "quotas"], "properties": {"quota": {"type": "object"}}}
 
 
 def _name_keys(shown: dict[str, Any], kind: Any) -> None:

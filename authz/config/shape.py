@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import Struct, ValidationError
 
-from authz.config.faults import bare_kind, choices, not_known, rule_of
+from authz.config.faults import bare_kind, choices, hint, not_known, rule_of
 from authz.core.rules import Problem, shortened
 
 
@@ -20,7 +20,7 @@ def faults(value: Any, kind: Any, at: str) -> Iterator[Problem]:
     except ValidationError as fault:
         bare = bare_kind(kind)
         found = [*_misfits(value, bare, at), *(one for part in _parts(value, bare, at) for one in faults(*part))]
-        yield from found or [Problem(at, rule_of(str(fault), kind))]
+        yield from found or [Problem(at, rule_of(str(fault), kind) + hint(value, kind))]
 
 
 def _parts(value: Any, kind: Any, at: str) -> Iterator[tuple[Any, Any, str]]:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from authz.core.bounds import MAX_COST, MAX_INT
 
@@ -149,19 +150,15 @@ class ApiStage(Resource, frozen=True):
 
 
 class UsagePlan(Resource, frozen=True):
-    """A contract with callers: limits, the stages that it covers, and the ids of its keys.
-
-    Calls take from `quota`, if it is set, and then from each of `quotas`. AWS knows only `quota`, so that one has a
-    period of `AWS_PERIODS`.
-    """
+    """A contract with callers: limits, the stages that it covers, and the ids of its keys."""
 
     id: Id
     name: Annotated[str, Meta(min_length=1)]
     description: str | None = None
     api_stages: tuple[ApiStage, ...] = ()
     throttle: ThrottleSettings | None = None
-    quota: QuotaSettings | None = None
-    quotas: tuple[QuotaSettings, ...] = ()
+    quota: QuotaSettings | None = None  # the one that AWS knows: its period is one of AWS_PERIODS
+    quotas: tuple[QuotaSettings, ...] = ()  # the further ones
     limits_per: LimitsPer = LimitsPer.KEY
     keys: tuple[Id, ...] = ()
     mode: Mode = Mode.ENFORCE
@@ -172,6 +169,11 @@ class UsagePlan(Resource, frozen=True):
     def all_quotas(self) -> tuple[QuotaSettings, ...]:
         """The quotas in the order in which they are checked."""
         return (self.quota, *self.quotas) if self.quota else self.quotas
+
+    def with_quotas(self, quotas: tuple[QuotaSettings, ...]) -> UsagePlan:
+        """The plan with these quotas. The first one becomes `quota` if AWS knows its period."""
+        known = quotas[:1] if quotas and quotas[0].period in AWS_PERIODS else ()
+        return replace(self, quota=known[0] if known else None, quotas=quotas[len(known) :])
 
 
 class ApiKey(Resource, frozen=True):

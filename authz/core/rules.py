@@ -20,6 +20,7 @@ from authz.core.resources import (
     Api,
     ApiKey,
     ApiStage,
+    Customer,
     Deployment,
     GatewayResponse,
     Host,
@@ -94,20 +95,43 @@ def problems(resources: Resources) -> list[Problem]:
         *_apis(resources.apis),
         *_plans(resources, keys),
         *_keys(resources.api_keys, keys),
+        *_customers(resources.customers),
     ]
 
 
 def warnings(resources: Resources) -> list[Problem]:
-    """Probable mistakes that break no rule: the file looks complete, and calls are refused."""
-    return [
-        Problem(
-            f"$.usagePlans[{i}].apiStages",
-            f"the plan {plan.id} covers no stage, so {_keys_of(plan)} can call nothing by it and gets 403; "
-            "add an entry with apiId and stage",
-        )
-        for i, plan in enumerate(resources.usage_plans)
-        if plan.keys and not plan.api_stages
-    ]
+    """Probable mistakes that break no rule: the file looks complete, and calls are refused or counted apart."""
+    return [*_unopened(resources.usage_plans), *_strangers(resources), *_unnamed(resources)]
+
+
+def _unopened(plans: tuple[UsagePlan, ...]) -> Problems:
+    for i, plan in enumerate(plans):
+        if plan.keys and not plan.api_stages:
+            yield Problem(
+                f"$.usagePlans[{i}].apiStages",
+                f"the plan {plan.id} covers no stage, so {_keys_of(plan)} can call nothing by it and gets 403; "
+                "add an entry with apiId and stage",
+            )
+
+
+def _strangers(resources: Resources) -> Problems:
+    """Keys whose customer is written like one of the file's customers, but for upper and lower case."""
+    listed = {customer.id for customer in resources.customers}
+    spelled = {name.lower(): name for name in listed}
+    for i, key in enumerate(resources.api_keys):
+        if key.customer_id is None or key.customer_id in listed:
+            continue
+        if meant := spelled.get(key.customer_id.lower()):
+            rule = f"{shortened(key.customer_id)} is another customer than {shortened(meant)}, which is listed; "
+            yield Problem(f"$.apiKeys[{i}].customerId", rule + "ids of customers differ by upper and lower case")
+
+
+def _unnamed(resources: Resources) -> Problems:
+    named = {key.customer_id for key in resources.api_keys}
+    for i, customer in enumerate(resources.customers):
+        if customer.id not in named:
+            rule = f"no key of this file names the customer {shortened(customer.id)} in its customerId"
+            yield Problem(f"$.customers[{i}].id", rule)
 
 
 def _keys_of(plan: UsagePlan) -> str:
@@ -464,11 +488,22 @@ def _key(key: ApiKey, at: str) -> Problems:
         yield Problem(f"{at}.expiresAt", "expected a time with its zone, such as 2030-01-31T23:59:59Z")
     elif key.expires_at is not None and not _has_utc(key.expires_at):
         yield Problem(f"{at}.expiresAt", "expected a time that is in the years 1 to 9999 in UTC, too")
-    if key.customer_id is not None and not VISIBLE.fullmatch(key.customer_id):
+    if key.customer_id is not None:
+        yield from _customer_id(key.customer_id, f"{at}.customerId")
+
+
+def _customer_id(name: str, at: str) -> Problems:
+    if not VISIBLE.fullmatch(name):
         rule = (
             "expected printable ASCII characters, the first and last not blank: it is sent to the upstream in a header"
         )
-        yield Problem(f"{at}.customerId", rule)
+        yield Problem(at, rule)
+
+
+def _customers(customers: tuple[Customer, ...]) -> Problems:
+    yield from _repeated(((one.id, f"$.customers[{i}].id") for i, one in enumerate(customers)), "the customer")
+    for i, customer in enumerate(customers):
+        yield from _customer_id(customer.id, f"$.customers[{i}].id")
 
 
 def _has_utc(time: datetime) -> bool:

@@ -23,6 +23,7 @@ from authz.aws.restapis import snapshot
 from authz.config.documents import as_yaml
 from authz.config.faults import ConfigError
 from authz.config.fields import camel
+from authz.config.quotas import to_document
 from authz.core.resources import ApiKey, Method, Override, UsagePlan
 from authz.core.rules import Problem, problems
 from authz.core.stored import (
@@ -384,7 +385,7 @@ class Export:
         whole = flattened(replace(resources, usage_plans=plans, api_keys=keys))
         self._tell_lost()
         self.warnings += [f"the file will be refused: {problem}" for problem in problems(whole)]
-        return as_yaml(msgspec.to_builtins(whole))
+        return as_yaml(to_document(whole))
 
     def aws(self) -> dict[str, bytes]:
         """Return the resources as files, by name, in the form of the aws cli's get-commands."""

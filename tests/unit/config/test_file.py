@@ -140,6 +140,9 @@ THROTTLED = "$.apis[0].stages[0].gatewayResponses['THROTTLED']"
 PLAIN = "expected a number in decimal without leading zeros, or a text in quotes"
 ZONELESS = "expected a time with its zone, such as 2030-01-31T23:59:59Z, got '2030-01-31T23:59:59'"
 NO_MAPPING = "expected a mapping, got 1"
+PERIODS = "expected one of HOUR, DAY, WEEK, MONTH, TOTAL"
+UP_TO = "expected a whole number from 1 to 2147483647 or UNLIMITED"
+QUOTA = "quota: {limit: 5, period: MONTH}"
 SHAPES = {
     "empty": ("", "plans.yaml: the file is empty"),
     "comment": ("# nothing yet", "plans.yaml: the file is empty"),
@@ -186,7 +189,7 @@ SHAPES = {
     ),
     "yes for a text": (
         "apis: [{id: yes}]",
-        "plans.yaml: $.apis[0].id: expected a text, got true: put it in quotes",
+        "plans.yaml: $.apis[0].id: expected a text, got yes, which YAML reads as true: put it in quotes",
     ),
     "rate": (
         "usagePlans: [{id: p, name: P, throttle: {rateLimit: -1}}]",
@@ -218,7 +221,105 @@ SHAPES = {
     ),
     "mode": (
         "usagePlans: [{id: p, name: P, mode: shaddow}]",
-        "plans.yaml: $.usagePlans[0].mode: expected one of enforce, shadow, got 'shaddow'",
+        "plans.yaml: $.usagePlans[0].mode: expected one of enforce, shadow, got 'shaddow'; did you mean shadow?",
+    ),
+    "period in lower case": (
+        "usagePlans: [{id: p, name: P, quotas: [{limit: 1, period: DAY}, {limit: 1, period: monthly}]}]",
+        f"plans.yaml: $.usagePlans[0].quotas[1].period: {PERIODS}, got 'monthly'; did you mean MONTH?",
+    ),
+    "quota and quotas": (
+        f"usagePlans: [{{id: p, name: P, {QUOTA}, quotas: [{{limit: 9, period: HOUR}}]}}]",
+        "plans.yaml: $.usagePlans[0].quota: expected quota or quotas, not both: put this one into quotas, as the first",
+    ),
+    "no quotas": (
+        "usagePlans: [{id: p, name: P, quotas: []}]",
+        "plans.yaml: $.usagePlans[0].quotas: expected at least one quota; leave quotas out if the plan has none",
+    ),
+    "who counts": (
+        "usagePlans: [{id: p, name: P, limitsPer: customers}]",
+        "plans.yaml: $.usagePlans[0].limitsPer: expected one of KEY, CUSTOMER, got 'customers'; did you mean CUSTOMER?",
+    ),
+    "unit": (
+        "usagePlans: [{id: p, name: P, throttle: {rateLimit: 1, counts: UNIT}}]",
+        "plans.yaml: $.usagePlans[0].throttle.counts: expected one of REQUESTS, UNITS, got 'UNIT'; did you mean UNITS?",
+    ),
+    "anchor": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: MONTH, anchor: billingDay}}]",
+        (
+            "plans.yaml: $.usagePlans[0].quota.anchor: expected one of CALENDAR, BILLING_DAY, got 'billingDay'; "
+            "did you mean BILLING_DAY?"
+        ),
+    ),
+    "endless overage in lower case": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: DAY, overage: {upTo: unlimited}}}]",
+        f"plans.yaml: $.usagePlans[0].quota.overage.upTo: {UP_TO}, got 'unlimited'; did you mean UNLIMITED?",
+    ),
+    "overage of 0": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: DAY, overage: {upTo: 0}}}]",
+        f"plans.yaml: $.usagePlans[0].quota.overage.upTo: {UP_TO}, got 0",
+    ),
+    "overage as a number": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: DAY, overage: 500}}]",
+        "plans.yaml: $.usagePlans[0].quota.overage: expected a mapping, got 500; did you mean {upTo: 500}?",
+    ),
+    "overage as a word": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: DAY, overage: UNLIMITED}}]",
+        (
+            "plans.yaml: $.usagePlans[0].quota.overage: expected a mapping, got 'UNLIMITED'; "
+            "did you mean {upTo: UNLIMITED}?"
+        ),
+    ),
+    "alert without a list": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: DAY, alerts: 80}}]",
+        "plans.yaml: $.usagePlans[0].quota.alerts: expected a list, got 80; did you mean [80]?",
+    ),
+    "alert with a percent sign": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: DAY, alerts: [80%]}}]",
+        "plans.yaml: $.usagePlans[0].quota.alerts[0]: expected a whole number, got '80%'; did you mean 80?",
+    ),
+    "alert of 0": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: DAY, alerts: [0]}}]",
+        "plans.yaml: $.usagePlans[0].quota.alerts[0]: expected a whole number ≥ 1, got 0",
+    ),
+    "nine alerts": (
+        "usagePlans: [{id: p, name: P, quota: {limit: 1, period: DAY, alerts: [1, 2, 3, 4, 5, 6, 7, 8, 9]}}]",
+        "plans.yaml: $.usagePlans[0].quota.alerts: expected at most 8 items",
+    ),
+    "cost": (
+        "apis: [{id: a, resources: {/pets: {GET: {cost: 1000001}}}}]",
+        "plans.yaml: $.apis[0].resources['/pets']['GET'].cost: expected a whole number ≤ 1000000, got 1000001",
+    ),
+    "cost from nowhere": (
+        "apis: [{id: a, costFrom: {metadata: [my.filter], max: 9}}]",
+        "plans.yaml: $.apis[0].costFrom.metadata: expected at least 2 items",
+    ),
+    "cost without a maximum": (
+        "apis: [{id: a, costFrom: {metadata: [my.filter, cost]}}]",
+        "plans.yaml: $.apis[0].costFrom.max: required",
+    ),
+    "billing day with a leading zero": (
+        "apiKeys: [{id: k, value: aaaaaaaaaaaaaaaaaaaa, billingDay: 08}]",
+        "plans.yaml: $.apiKeys[0].billingDay: expected a whole number, got '08'; did you mean 8?",
+    ),
+    "billing day that February lacks": (
+        "customers: [{id: acme, billingDay: 29}]",
+        "plans.yaml: $.customers[0].billingDay: expected a whole number ≤ 28, got 29",
+    ),
+    "country as a customer": (
+        "customers: [{id: NO}]",
+        "plans.yaml: $.customers[0].id: expected a text, got NO, which YAML reads as false: put it in quotes",
+    ),
+    "number as a customer": (
+        "customers: [{id: 1001}]",
+        "plans.yaml: $.customers[0].id: expected a text, got 1001: put it in quotes",
+    ),
+    "customer given twice": (
+        "customers: [{id: acme}, {id: acme}]",
+        "plans.yaml: $.customers[1].id: the customer acme is already used by $.customers[0].id",
+    ),
+    "number as the plan of an override": (
+        "customers: [{id: acme, overrides: {2024: {quotas: [{period: DAY, limit: 1}]}}}]",
+        "plans.yaml: $.customers[0].overrides['2024']: expected a text, not a whole number: put it in quotes",
     ),
     "empty name": (
         "usagePlans: [{id: p, name: ''}]",

@@ -20,6 +20,7 @@ BEYOND = frozenset(
         *("comment", "two documents", "open bracket", "tab", "control character", "key given twice"),
         *("octal", "sexagesimal", "sexagesimal fraction", "hexadecimal", "endless", "alias within what it stands for"),
         *("key given twice beside a merged mapping", "long text many times over", "aliases of aliases"),
+        *("customer given twice", "number as the plan of an override"),
         *("reference", "expiry that no year holds in UTC", "id with a line end", "rate that is none"),
     }
 )

@@ -11,6 +11,7 @@ from authz.core.resources import (
     Account,
     ApiStage,
     AuthorizerSource,
+    Customer,
     GatewayResponse,
     GatewayResponseType,
     Host,
@@ -560,6 +561,28 @@ def test_keys_that_can_call_nothing_are_no_broken_rule_and_worth_a_warning() -> 
     assert warning.address == "$.usagePlans[1].apiStages"
     assert "each of its 2 keys (k2 and others) can call nothing by it and gets 403" in warning.rule
     assert warnings(resources(usage_plans=(plan(), plan("p2", api_stages=(), keys=())))) == []
+
+
+def test_a_customer_that_no_key_names_and_a_key_of_a_customer_in_another_case_are_worth_a_warning() -> None:
+    customers = (Customer("acme"), Customer("Globex"))
+    given = resources(
+        customers=customers,
+        api_keys=(key(customer_id="acme"), key("k2", customer_id="GLOBEX"), key("k3", customer_id="unlisted")),
+    )
+    assert problems(given) == []
+    assert list(map(str, warnings(given))) == [
+        (
+            "$.apiKeys[1].customerId: GLOBEX is another customer than Globex, which is listed; "
+            "ids of customers differ by upper and lower case"
+        ),
+        "$.customers[1].id: no key of this file names the customer Globex in its customerId",
+    ]
+
+
+@pytest.mark.parametrize("name", [" acme", "ac\tme", "Zoë", "a\r\nx: y"])
+def test_a_customer_s_id_is_one_that_a_header_can_carry(name: str) -> None:
+    found = problems(resources(customers=(Customer(name),), api_keys=(key(customer_id=name),)))
+    assert [problem.address for problem in found] == ["$.apiKeys[0].customerId", "$.customers[0].id"]
 
 
 @pytest.mark.parametrize(("rate", "is_told"), [(2**31 - 1, False), (2**31, True), (1e20, True)])
