@@ -30,7 +30,6 @@ from authz.config.fields import FIELDS, sentence
 from authz.config.settings import Option, options
 from authz.control import app
 from authz.control.call import Operation
-from authz.control.operations import extensions
 from authz.control.operations.unsupported import UNSUPPORTED
 from authz.control.unfilled import UNFILLED, UNREAD
 from authz.core import resources
@@ -257,7 +256,8 @@ def operations() -> str:
 
 
 def own_operations() -> str:
-    return table(("operation", "request", "writes", ""), (_own(found) for found in extensions.OPERATIONS))
+    found = [one for module in app.MODULES for one in module.OPERATIONS if one.name in OWN]
+    return table(("operation", "request", "writes", ""), map(_own, found))
 
 
 def unsupported() -> str:
@@ -273,7 +273,7 @@ def unfilled() -> str:
 
 
 def _answered(modules: Iterable[ModuleType]) -> Iterator[Operation]:
-    return (found for module in modules if module is not extensions for found in module.OPERATIONS)
+    return (found for module in modules for found in module.OPERATIONS if found.name not in OWN)
 
 
 def _operation(found: Operation) -> tuple[str, ...]:
@@ -295,6 +295,20 @@ OWN: Final = {
     "Explain": "Explain a request as `authz explain --redis` does. The body has `url` and `method`, or `logLine` (an "
     "object of Envoy's access log), and optionally `headers`, `extensions`, `metadata`.",
     "GetTopUsage": "List the keys of the plan `usagePlanId` with most use today, at most `limit` (10 unless set).",
+    "GetUsagePlanExtension": "Show a plan's fields that AWS doesn't have.",
+    "PutUsagePlanExtension": "Replace them, and all quotas of the plan if `quotas` is given.",
+    "DeleteUsagePlanExtension": "Make it a plan of AWS's own shape again.",
+    "GetUsagePlanKeyExtension": "Show the overrides of a key in a plan.",
+    "PutUsagePlanKeyExtension": "Replace them. They end when the key leaves the plan.",
+    "DeleteUsagePlanKeyExtension": "Let the plan's numbers hold for the key again.",
+    "GetRestApiExtension": "Show the costs of an API's methods.",
+    "PutRestApiExtension": "Replace them. A stage serves the costs that were deployed to it.",
+    "DeleteRestApiExtension": "Let each method cost 1 again.",
+    "CreateCustomer": "Make a customer. `id` is the `customerId` of its keys.",
+    "GetCustomers": "List customers, newest first.",
+    "GetCustomer": "Show a customer.",
+    "PutCustomer": "Make or replace a customer.",
+    "DeleteCustomer": "Delete a customer. Its keys stay, and have no billing day and no overrides of a customer.",
 }
 
 

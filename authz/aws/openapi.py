@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -140,7 +140,7 @@ class _Tree:
         self._reader = reader
         self._options = options
         self._ids = {one.path: one.id for one in api.resources.values()}
-        self._before = {one.path: one.id for one in before.resources.values()}  # an overwritten path keeps its id
+        self._before = {one.path: one for one in before.resources.values()}  # an overwritten path keeps its id
         self._made: dict[str, dict[HttpMethod, StoredMethod]] = {}
         self._methods = Methods(reader, options.accept, models(api))
 
@@ -175,10 +175,16 @@ class _Tree:
             places.append(str(place))
             method = self._methods.read(operation, item.get("parameters"), place)
             validator = validator_of(self._api, operation, self._reader, str(place))
-            method = replace(method, request_validator_id=validator)
+            method = self._with_cost(replace(method, request_validator_id=validator), whole, VERBS[name])
             self._made.setdefault(at, {})[place.verb] = method  # type: ignore[index]  # a value of VERBS
         if item.get("security") is not None:
             self._reader.notes.add(Weight.OPEN, "The security of a path is left out; methods have their own", *places)
+
+    def _with_cost(self, method: StoredMethod, path: str, verb: str) -> StoredMethod:
+        """Give a method the cost that it had before the import: a document has none."""
+        methods: Mapping[Any, StoredMethod] = self._before[path].methods if path in self._before else {}
+        held = methods.get(verb)
+        return replace(method, cost=held.cost, cost_from=held.cost_from) if held else method
 
     def _item(self, path: str, given: Any) -> Document | None:
         """Return a path item with the members that it refers to below its own. Note a broken one and return None."""
@@ -211,7 +217,7 @@ class _Tree:
         at = self._ids[known]
         for part in reversed(missing):
             below = f"{known.removesuffix('/')}/{part}"
-            made = self._before.get(below) or self._options.new_id()
+            made = self._before[below].id if below in self._before else self._options.new_id()
             try:
                 self._api = add_resource(self._api, at, part, made)
             except ApiError as refused:

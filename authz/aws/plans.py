@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from authz.aws.errors import ApiError, bad_request, conflict, limit_exceeded, not_found
 from authz.aws.patch import Document, PatchRule, PatchStep, Type, entry_of, member_or_removed
@@ -32,13 +34,16 @@ from authz.core.resources import (
     Mode,
     Period,
     QuotaSettings,
+    Resources,
     ThrottleSettings,
     UsagePlan,
 )
-from authz.core.rules import value_problem
+from authz.core.rules import Problem, problems, value_problem
 from authz.core.stored import StoredKey, StoredPlan
 
 INVALID_STAGE: Final = "Invalid API Stage specified"
+SHOWN: Final = 10  # problems in one answer
+IN_PLAN: Final = re.compile(r"^\$\.usagePlans\[0\](?:\.quota(?:s\[(\d+)\])?(?=\.|$))?")
 Moment = Annotated[datetime, Meta(tz=True)]
 
 
@@ -155,22 +160,66 @@ def _throttle_document(settings: ThrottleSettings) -> Document:
 
 
 def checked_plan(document: Document, stored: StoredPlan) -> StoredPlan:
-    """Check a plan's document and read it. Id, nonce and tags are those of `stored`. Raises ApiError."""
+    """Check a plan's document and read it. What the document does not have is as in `stored`. Raises ApiError."""
     name = document.get("name") or ""
     if not name:
         raise bad_request("Usage Plan name must be provided")
-    plan = UsagePlan(
-        id=stored.plan.id,
+    before = stored.plan
+    plan = replace(
+        before,
         name=name,
         description=document.get("description"),
-        api_stages=_api_stages(document.get("apiStages") or ()),
-        throttle=checked_throttle(document.get("throttle") or {}),
-        quota=None if document.get("quota") is None else _quota(document["quota"]),
+        api_stages=_counting_as(before, _api_stages(document.get("apiStages") or ())),
+        throttle=_counting(before.throttle, checked_throttle(document.get("throttle") or {})),
+        quota=None if document.get("quota") is None else _quota(document["quota"], before.quota),
         mode=_one_of(Mode, "mode", document.get("mode")) or Mode.ENFORCE,
         failure_policy=_one_of(FailurePolicy, "failurePolicy", document.get("failurePolicy")),
-        tags=checked_tags(stored.plan.tags),
+        tags=checked_tags(before.tags),
     )
-    return StoredPlan(plan, nonce=stored.nonce, product_code=document.get("productCode") or None)
+    if plan.all_quotas != before.all_quotas:
+        check_quotas(plan)
+    return replace(stored, plan=plan, product_code=document.get("productCode") or None)
+
+
+def _counting(before: ThrottleSettings | None, throttle: ThrottleSettings | None) -> ThrottleSettings | None:
+    """The throttle, which counts as it did before. That is ours, so AWS's operations keep it."""
+    return replace(throttle, counts=before.counts) if before and throttle else throttle
+
+
+def _counting_as(before: UsagePlan, stages: tuple[ApiStage, ...]) -> tuple[ApiStage, ...]:
+    """The stages, whose method throttles count as they did before. Terraform takes a stage out and adds it again."""
+    held = {(stage.api_id, stage.stage): stage.throttle for stage in before.api_stages}
+    counted = []
+    for stage in stages:
+        known = held.get((stage.api_id, stage.stage), {})
+        throttle = {name: _counting(known.get(name), one) or one for name, one in stage.throttle.items()}
+        counted.append(replace(stage, throttle=throttle))
+    return tuple(counted)
+
+
+def check_quotas(plan: UsagePlan) -> None:
+    """Raise ApiError if the plan's quotas break a rule of the plans file. Their addresses are in one list of all."""
+    bare = replace(plan, name="plan", api_stages=(), keys=(), throttle=None)
+
+    def place(found: re.Match[str]) -> str:
+        if found[0].endswith(".usagePlans[0]"):
+            return "$"
+        return f"$.quotas[{int(found[1]) + (plan.quota is not None) if found[1] else 0}]"
+
+    refuse_any(Problem(IN_PLAN.sub(place, one.address), one.rule) for one in problems(Resources(usage_plans=(bare,))))
+
+
+def refuse_any(found: Iterable[Problem]) -> None:
+    """Raise ApiError if there are problems."""
+    if several := list(found):
+        raise refused(several)
+
+
+def refused(found: Iterable[Problem]) -> ApiError:
+    """Word the refusal of a document with these problems, each with its address."""
+    texts = [f"Invalid {problem.address}: {problem.rule}" for problem in found]
+    more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return bad_request("; ".join([*texts[:SHOWN], *more]))
 
 
 def _one_of(kind: Any, name: str, text: str | None) -> Any:
@@ -237,7 +286,8 @@ def checked_throttle(document: Document) -> ThrottleSettings | None:
     return ThrottleSettings(None if rate is None else float(rate), burst)
 
 
-def _quota(document: Document) -> QuotaSettings:
+def _quota(document: Document, before: QuotaSettings | None) -> QuotaSettings:
+    """Read a quota. What AWS does not know of it is as before."""
     limit, offset, given = document.get("limit"), document.get("offset") or 0, document.get("period")
     if limit is None or not 1 <= limit <= MAX_INT:
         raise bad_request("Usage Plan quota limit must be a non-negative numeric")
@@ -248,7 +298,7 @@ def _quota(document: Document) -> QuotaSettings:
     if not 0 <= offset <= last:
         allowed = f"between 0 and {last} inclusive" if last else "zero"
         raise bad_request(f"Usage Plan quota offset must be {allowed} in the {period} period")
-    return QuotaSettings(limit, period, offset)
+    return replace(before or QuotaSettings(limit, period), limit=limit, period=period, offset=offset)
 
 
 def _place(text: str) -> tuple[str, str]:

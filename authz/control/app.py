@@ -30,13 +30,16 @@ from authz.control.connections import ADDRESS, PROVE
 from authz.control.operations import (
     absent,
     account,
+    apiextensions,
     apikeys,
+    customers,
     deployments,
     domains,
     exports,
     extensions,
     gatewayresponses,
     models,
+    planextensions,
     resources,
     restapis,
     stages,
@@ -78,6 +81,9 @@ MODULES: Final = (
     exports,
     absent,
     extensions,
+    planextensions,
+    apiextensions,
+    customers,
 )
 
 

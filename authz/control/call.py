@@ -107,6 +107,10 @@ class Call:
         """The body as a struct. Raises SerializationException or ValidationException, as AWS words them."""
         return inputs.read(self.body, kind, self.operation)
 
+    def read_strictly(self, kind: type[T]) -> T:
+        """The body as a struct of ours. Raises BadRequestException with the address of each mistake."""
+        return inputs.read_strictly(self.body, kind)
+
     def one(self, name: str) -> str | None:
         """The first value of a query parameter; None where it is absent or empty."""
         return first(self.query, name)

@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from authz.aws.errors import ApiError, bad_request
+from authz.aws.plans import refuse_any
 from authz.config.documents import nests_deeper
+from authz.config.shape import faults
 from authz.core.bounds import MAX_INT
 
 T = TypeVar("T")
@@ -42,6 +44,16 @@ def read(body: bytes, kind: type[T], operation: str) -> T:
         return msgspec.convert(_without_nulls(found, kind), kind, strict=False)
     except (msgspec.ValidationError, OverflowError):
         raise _serialization() from None
+
+
+def read_strictly(body: bytes, kind: type[T]) -> T:
+    """Read a body of ours as `kind`. Raises BadRequestException with the address of each mistake.
+
+    Unlike AWS's bodies, one with an unknown member is refused: no field is accepted and left without effect.
+    """
+    found = document(body)
+    refuse_any(faults(found, kind, "$"))
+    return msgspec.convert(found, kind)
 
 
 def document(body: bytes) -> dict[str, Any]:

@@ -292,7 +292,7 @@ async def _joined(edit: Draft, key: StoredKey, plan: StoredPlan, call: Call) -> 
     if plan.ref in (other.ref for other in others):
         return key
     refuse_fixed_plan(call, plan.plan.id)
-    return msgspec.structs.replace(key, plans=join(key, plan, others))
+    return key.in_plans(join(key, plan, others))
 
 
 def refuse_fixed_plan(call: Call, plan_id: str) -> None:

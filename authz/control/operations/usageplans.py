@@ -204,7 +204,7 @@ async def create_usage_plan_key(call: Call) -> Answer:
         if not plan.plan.api_stages:
             call.warn(f"usage plan {plan.plan.id} covers no stage, so the key gets 403 until it does")
         others = live_plans(key, await edit.many("usageplan", plan_ids(key)))
-        joined = msgspec.structs.replace(key, plans=join(key, plan, others))
+        joined = key.in_plans(join(key, plan, others))
         edit.put(joined)
         return joined
 
@@ -212,11 +212,12 @@ async def create_usage_plan_key(call: Call) -> Answer:
 
 
 async def get_usage_plan_key(call: Call) -> Answer:
-    _, key = await _key_in_plan(call.context.store, call)
+    _, key = await key_in_plan(call.context.store, call)
     return Answer(body=_plan_key(call, key))
 
 
-async def _key_in_plan(source: ItemSource, call: Call) -> tuple[StoredPlan, StoredKey]:
+async def key_in_plan(source: ItemSource, call: Call) -> tuple[StoredPlan, StoredKey]:
+    """Return the plan and the key that the call's path names. Raises ApiError unless the key is in the plan."""
     plan = await stored_plan(source, call.params["usageplanId"])
     key = await stored_key(source, call.params["keyId"])
     if plan.ref not in key.plans:
@@ -239,8 +240,8 @@ async def get_usage_plan_keys(call: Call) -> Answer:
 
 async def delete_usage_plan_key(call: Call) -> Answer:
     async def remove(edit: Draft) -> None:
-        plan, key = await _key_in_plan(edit, call)
-        edit.put(msgspec.structs.replace(key, plans=tuple(ref for ref in key.plans if ref != plan.ref)))
+        plan, key = await key_in_plan(edit, call)
+        edit.put(key.in_plans(tuple(ref for ref in key.plans if ref != plan.ref)))
 
     await call.write(remove)
     return Answer(202)

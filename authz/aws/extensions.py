@@ -1,0 +1,261 @@
+"""What plans, memberships, APIs and customers have beside AWS's members, as documents to read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from authz.aws.convert import customer_of
+from authz.aws.patch import Document
+from authz.aws.plans import check_quotas, checked_tags, refuse_any, refused
+from authz.aws.restapis import check_api
+from authz.core.bounds import MAX_NAME
+from authz.core.methods import method_of
+from authz.core.resources import (
+    ApiKey,
+    ApiStage,
+    BillingDay,
+    Cost,
+    CostFrom,
+    Counts,
+    Customer,
+    HttpMethod,
+    LimitsPer,
+    Override,
+    QuotaSettings,
+    Resource,
+    Resources,
+    ThrottleSettings,
+    UsagePlan,
+)
+from authz.core.rules import CONTROL, Problem, problems
+from authz.core.stored import RestApi, StoredCustomer, StoredMethod, StoredPlan, StoredResource
+
+IN_CUSTOMER: Final = "$.customers[0]"
+
+
+# --- plans --------------------------------------------------------------------------------------------------------
+
+
+class ThrottleExtension(Resource, frozen=True):
+    """What a throttle counts. Its numbers are AWS's."""
+
+    counts: Counts = Counts.REQUESTS
+
+
+class StageExtension(Resource, frozen=True):
+    """What the throttles for methods of one stage count, by `/path/METHOD`."""
+
+    api_id: str
+    stage: str
+    throttle: dict[str, ThrottleExtension] = {}
+
+
+class PlanExtension(Resource, frozen=True):
+    """The extension of a plan. `quotas` has all its quotas; without them AWS's quota stays as AWS knows it."""
+
+    limits_per: LimitsPer = LimitsPer.KEY
+    throttle: ThrottleExtension = ThrottleExtension()
+    api_stages: tuple[StageExtension, ...] = ()
+    quotas: tuple[QuotaSettings, ...] | None = None
+
+
+def plan_extension(plan: UsagePlan) -> Document:
+    """Return the extension of a plan as a document. Written again, it changes nothing."""
+    stages = [
+        {"apiId": stage.api_id, "stage": stage.stage, "throttle": counted}
+        for stage in plan.api_stages
+        if (counted := {name: {"counts": "UNITS"} for name, one in stage.throttle.items() if _counts_units(one)})
+    ]
+    document: Document = {"limitsPer": plan.limits_per.value, "quotas": msgspec.to_builtins(plan.all_quotas)}
+    if _counts_units(plan.throttle):
+        document["throttle"] = {"counts": "UNITS"}
+    return document | ({"apiStages": stages} if stages else {})
+
+
+def _counts_units(throttle: ThrottleSettings | None) -> bool:
+    return throttle is not None and throttle.counts is Counts.UNITS
+
+
+def with_plan_extension(plan: UsagePlan, given: PlanExtension) -> UsagePlan:
+    """Return the plan with this extension in place of its own. Raises ApiError."""
+    throttle = plan.throttle and replace(plan.throttle, counts=given.throttle.counts)
+    if plan.throttle is None and given.throttle.counts is Counts.UNITS:
+        raise refused([Problem("$.throttle.counts", "expected a plan with a throttle; this one has none")])
+    quotas = _plain_quota(plan) if given.quotas is None else given.quotas
+    stages = _with_counts(plan.api_stages, given.api_stages)
+    extended = replace(plan, throttle=throttle, limits_per=given.limits_per, api_stages=stages).with_quotas(quotas)
+    check_quotas(extended)
+    return extended
+
+
+def _plain_quota(plan: UsagePlan) -> tuple[QuotaSettings, ...]:
+    """AWS's quota without the fields that AWS does not know."""
+    return (QuotaSettings(plan.quota.limit, plan.quota.period, plan.quota.offset),) if plan.quota else ()
+
+
+def _with_counts(stages: tuple[ApiStage, ...], given: tuple[StageExtension, ...]) -> tuple[ApiStage, ...]:
+    """Let the throttles of methods count what `given` says, and requests where it says nothing. Raises ApiError."""
+    counts: dict[tuple[str, str, tuple[str, str]], Counts] = {}
+    known = {(stage.api_id, stage.stage, method_of(name)) for stage in stages for name in stage.throttle}
+    for n, stage in enumerate(given):
+        for name, throttle in stage.throttle.items():
+            at = f"$.apiStages[{n}].throttle['{name}']"
+            try:
+                place = stage.api_id, stage.stage, method_of(name)
+            except ValueError as broken:
+                raise refused([Problem(at, str(broken))]) from None
+            if place not in known:
+                rule = f"expected a method with a throttle in the plan's stage {stage.api_id}:{stage.stage}"
+                raise refused([Problem(at, rule)])
+            counts[place] = throttle.counts
+
+    def counted(stage: ApiStage) -> ApiStage:
+        throttles = {
+            name: replace(one, counts=counts.get((stage.api_id, stage.stage, method_of(name)), Counts.REQUESTS))
+            for name, one in stage.throttle.items()
+        }
+        return replace(stage, throttle=throttles)
+
+    return tuple(map(counted, stages))
+
+
+# --- memberships and customers ------------------------------------------------------------------------------------
+
+NO_VALUE: Final = "0" * 64  # a digest, for a key whose value does not matter
+
+
+def check_override(plan: UsagePlan, key: ApiKey, override: Override) -> None:
+    """Raise ApiError if the plans file would refuse this override for the key."""
+    member = replace(key, value_sha256=NO_VALUE, overrides={plan.id: override})
+    within = Resources(usage_plans=(_bare(plan, keys=(key.id,)),), api_keys=(member,))
+    at = f"$.apiKeys[0].overrides['{plan.id}']"
+    found = (one for one in problems(within) if one.address.startswith(at))
+    refuse_any(Problem(one.address.replace(at, "$"), one.rule) for one in found)
+
+
+class CustomerDocument(Resource, frozen=True):
+    """A customer as the API has it. The dates may be given as they are, so that a document can be written back."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)] | None = None
+    name: Annotated[str, Meta(max_length=MAX_NAME)] = ""
+    billing_day: BillingDay | None = None
+    overrides: dict[str, Override] = {}
+    tags: dict[str, str] = {}
+    created_date: int | None = None
+    last_updated_date: int | None = None
+
+
+def customer_document(stored: StoredCustomer, ids: Mapping[str, str]) -> Document:
+    """Return a customer as a document. `ids` are the ids of the living plans by their references."""
+    dates = {"createdDate": stored.created_date, "lastUpdatedDate": stored.last_updated_date}
+    document: Document = msgspec.to_builtins(customer_of(stored, ids))
+    return document | dates
+
+
+def with_customer_document(
+    old: StoredCustomer | None, customer_id: str, given: CustomerDocument, plans: Mapping[str, StoredPlan], now: int
+) -> StoredCustomer:
+    """Return the customer as a document describes it. `plans` are the plans that it names. Raises ApiError."""
+    if CONTROL.search(customer_id):
+        raise refused([Problem("$.id", "expected no control characters")])
+    _check_unchanged(old, customer_id, given)
+    customer = Customer(customer_id, given.name, given.billing_day, given.overrides, checked_tags(given.tags))
+    within = Resources(usage_plans=tuple(_bare(plan.plan) for plan in plans.values()), customers=(customer,))
+    refuse_any(
+        Problem(one.address.replace(IN_CUSTOMER, "$"), one.rule)
+        for one in (*_unknown_plans(given, plans), *problems(within))
+        if one.address != f"{IN_CUSTOMER}.id"  # a key may name any customer, not only one that a header can carry
+    )
+    overrides = {plans[plan_id].ref: override for plan_id, override in given.overrides.items()}
+    made = StoredCustomer(replace(customer, overrides={}), now, now, overrides)
+    if old is None:
+        return made
+    same = replace(made, created_date=old.created_date, last_updated_date=old.last_updated_date)
+    return same if same == old else replace(same, last_updated_date=max(now, old.created_date))
+
+
+def _check_unchanged(old: StoredCustomer | None, customer_id: str, given: CustomerDocument) -> None:
+    """Raise ApiError unless the id and the dates of a document are those of the customer."""
+    held = {
+        "id": customer_id,
+        "createdDate": old and old.created_date,
+        "lastUpdatedDate": old and old.last_updated_date,
+    }
+    sent = {"id": given.id, "createdDate": given.created_date, "lastUpdatedDate": given.last_updated_date}
+    for name, value in sent.items():
+        if value is not None and value != held[name]:
+            raise refused([Problem(f"$.{name}", "expected the value that the customer has, or none: it cannot be set")])
+
+
+def _unknown_plans(given: CustomerDocument, plans: Mapping[str, StoredPlan]) -> Iterator[Problem]:
+    for plan_id in given.overrides:
+        if plan_id not in plans:
+            yield Problem(f"$.overrides['{plan_id}']", "there is no such usage plan")
+
+
+def _bare(plan: UsagePlan, keys: tuple[str, ...] = ()) -> UsagePlan:
+    """The plan for a check of its numbers: without its stages, whose APIs are not at hand."""
+    return replace(plan, api_stages=(), keys=keys)
+
+
+# --- APIs ---------------------------------------------------------------------------------------------------------
+
+
+class MethodExtension(Resource, frozen=True):
+    """The cost of a method."""
+
+    cost: Cost = 1
+    cost_from: CostFrom | None = None
+
+
+class ApiExtension(Resource, frozen=True):
+    """The extension of an API: its costs, by `/path/METHOD`. A method that is not named costs 1."""
+
+    cost_from: CostFrom | None = None
+    methods: dict[str, MethodExtension] = {}
+
+
+def api_extension(api: RestApi) -> Document:
+    """Return the extension of an API as a document. Written again, it changes nothing."""
+    methods = {
+        f"{node.path}/{verb}": MethodExtension(method.cost, method.cost_from)
+        for node in sorted(api.resources.values(), key=lambda node: node.path)
+        for verb, method in node.methods.items()
+    }
+    told = {name: one for name, one in methods.items() if one != MethodExtension()}
+    document: Document = msgspec.to_builtins(ApiExtension(api.cost_from, told))
+    return document
+
+
+def with_api_extension(api: RestApi, given: ApiExtension) -> RestApi:
+    """Return the API with these costs in place of its own. Raises ApiError."""
+    costs: dict[tuple[str, str], MethodExtension] = {}
+    known = {(node.path, verb) for node in api.resources.values() for verb in node.methods}
+    for name, one in given.methods.items():
+        at = f"$.methods['{name}']"
+        try:
+            place = method_of(name)
+        except ValueError as broken:
+            raise refused([Problem(at, str(broken))]) from None
+        if place not in known:
+            raise refused([Problem(at, "the API has no such method")])
+        if place in costs:
+            raise refused([Problem(at, "the method is named twice")])
+        costs[place] = one
+    nodes = {node.id: _with_costs(node, costs) for node in api.resources.values()}
+    changed = replace(api, cost_from=given.cost_from, resources=nodes)
+    check_api(changed)
+    return changed
+
+
+def _with_costs(node: StoredResource, costs: Mapping[tuple[str, str], MethodExtension]) -> StoredResource:
+    methods: dict[HttpMethod, StoredMethod] = {}
+    for verb, method in node.methods.items():
+        one = costs.get((node.path, verb), MethodExtension())
+        methods[verb] = replace(method, cost=one.cost, cost_from=one.cost_from)
+    return replace(node, methods=methods)

@@ -1,0 +1,101 @@
+"""Customers: create, read, replace, delete. A key names its customer in `customerId`; it need not be one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from authz.aws.errors import ApiError, conflict, not_found
+from authz.aws.extensions import CustomerDocument, customer_document, with_customer_document
+from authz.aws.patch import Document
+from authz.aws.plans import refused
+from authz.control.call import Answer, Call, Operation
+from authz.core.resources import LimitsPer
+from authz.core.rules import Problem
+from authz.core.stored import StoredCustomer, StoredPlan
+from authz.store.ports import Draft, ItemSource
+
+
+def no_customer() -> ApiError:
+    return not_found("Invalid Customer identifier specified")
+
+
+async def _stored(source: ItemSource, customer_id: str) -> StoredCustomer:
+    found = await source.get("customer", customer_id)
+    if not isinstance(found, StoredCustomer):
+        raise no_customer()
+    return found
+
+
+async def _shown(source: ItemSource, customers: Iterable[StoredCustomer]) -> list[Document]:
+    """Return customers as documents, with overrides by the ids of the plans that still exist."""
+    several = list(customers)
+    ids = sorted({ref.partition(".")[0] for customer in several for ref in customer.overrides})
+    plans = [plan for plan in await source.many("usageplan", ids) if isinstance(plan, StoredPlan)]
+    by_ref = {plan.ref: plan.plan.id for plan in plans}
+    return [customer_document(customer, by_ref) for customer in several]
+
+
+async def get_customers(call: Call) -> Answer:
+    store = call.context.store
+    page = await store.page("customer", "customer", *call.paging())
+    body: Document = {"item": await _shown(store, page.items)}
+    return Answer(body=body if page.position is None else body | {"position": page.position})
+
+
+async def get_customer(call: Call) -> Answer:
+    store = call.context.store
+    (document,) = await _shown(store, [await _stored(store, call.params["customerId"])])
+    return Answer(body=document)
+
+
+async def create_customer(call: Call) -> Answer:
+    given = call.read_strictly(CustomerDocument)
+    if given.id is None:
+        raise refused([Problem("$.id", "required")])
+    return Answer(201, await _written(call, given.id, given, must_be_new=True))
+
+
+async def put_customer(call: Call) -> Answer:
+    return Answer(body=await _written(call, call.params["customerId"], call.read_strictly(CustomerDocument)))
+
+
+async def _written(call: Call, customer_id: str, given: CustomerDocument, *, must_be_new: bool = False) -> Document:
+    """Write a customer. Return it as a document."""
+
+    async def write(edit: Draft) -> Document:
+        old = await edit.get("customer", customer_id)
+        if old is not None and must_be_new:
+            raise conflict("Customer already exists")
+        found = await edit.many("usageplan", list(given.overrides))
+        plans = {plan.plan.id: plan for plan in found if isinstance(plan, StoredPlan)}
+        held = old if isinstance(old, StoredCustomer) else None
+        changed = with_customer_document(held, customer_id, given, plans, call.context.now())
+        edit.put(changed)
+        for plan in plans.values():
+            if plan.plan.limits_per is LimitsPer.KEY:
+                call.warn(f"the limits of usage plan {plan.plan.id} are per key, so its overrides of customers wait")
+        return customer_document(changed, {plan.ref: plan.plan.id for plan in plans.values()})
+
+    return await call.write(write, *(() if call.params else (customer_id,)))
+
+
+async def delete_customer(call: Call) -> Answer:
+    async def delete(edit: Draft) -> None:
+        stored = await _stored(edit, call.params["customerId"])
+        edit.delete("customer", stored.id)
+
+    await call.write(delete)
+    return Answer(202)
+
+
+_ALL: Final = "/customers"
+_ONE: Final = "/customers/{customerId}"
+
+OPERATIONS: Final = (
+    Operation("CreateCustomer", "POST", _ALL, create_customer, writes=True),
+    Operation("GetCustomers", "GET", _ALL, get_customers, writes=False),
+    Operation("GetCustomer", "GET", _ONE, get_customer, writes=False),
+    Operation("PutCustomer", "PUT", _ONE, put_customer, writes=True),
+    Operation("DeleteCustomer", "DELETE", _ONE, delete_customer, writes=True),
+)

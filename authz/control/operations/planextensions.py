@@ -1,0 +1,101 @@
+"""What plans and the memberships of keys have beside AWS's members: quotas, customers, overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from authz.aws.extensions import PlanExtension, check_override, plan_extension, with_plan_extension
+from authz.aws.patch import Document
+from authz.control.call import Answer, Call, Operation
+from authz.control.operations.usageplans import key_in_plan, stored_plan
+from authz.core.resources import LimitsPer, Override, UsagePlan
+from authz.core.stored import StoredKey, StoredPlan
+from authz.store.ports import Draft
+
+# --- plans --------------------------------------------------------------------------------------------------------
+
+
+async def get_plan_extension(call: Call) -> Answer:
+    stored = await stored_plan(call.context.store, call.params["usageplanId"])
+    return Answer(body=plan_extension(stored.plan))
+
+
+async def put_plan_extension(call: Call) -> Answer:
+    return Answer(body=plan_extension((await _extend(call, call.read_strictly(PlanExtension))).plan))
+
+
+async def delete_plan_extension(call: Call) -> Answer:
+    await _extend(call, PlanExtension())
+    return Answer(202)
+
+
+async def _extend(call: Call, given: PlanExtension) -> StoredPlan:
+    async def change(edit: Draft) -> StoredPlan:
+        stored = await stored_plan(edit, call.params["usageplanId"])
+        changed = replace(stored, plan=with_plan_extension(stored.plan, given))
+        edit.put(changed)
+        return changed
+
+    return await call.write(change)
+
+
+# --- memberships --------------------------------------------------------------------------------------------------
+
+
+async def get_key_extension(call: Call) -> Answer:
+    plan, key = await key_in_plan(call.context.store, call)
+    return Answer(body=_document(key.overrides.get(plan.ref)))
+
+
+async def put_key_extension(call: Call) -> Answer:
+    override = call.read_strictly(Override)
+
+    def check(plan: UsagePlan, key: StoredKey) -> None:
+        check_override(plan, key.key, override)
+        if plan.limits_per is LimitsPer.CUSTOMER and key.key.customer_id is not None:
+            call.warn(f"the limits of usage plan {plan.id} are per customer, so the customer's overrides hold")
+
+    await _override(call, override, check)
+    return Answer(body=_document(override))
+
+
+async def delete_key_extension(call: Call) -> Answer:
+    await _override(call, Override())
+    return Answer(202)
+
+
+def _document(override: Override | None) -> Document:
+    document: Document = msgspec.to_builtins(override or Override())
+    return document
+
+
+async def _override(
+    call: Call, override: Override, check: Callable[[UsagePlan, StoredKey], None] = lambda _plan, _key: None
+) -> None:
+    async def change(edit: Draft) -> None:
+        plan, key = await key_in_plan(edit, call)
+        check(plan.plan, key)
+        others = {ref: one for ref, one in key.overrides.items() if ref != plan.ref}
+        changed = replace(key, overrides=others if override == Override() else {**others, plan.ref: override})
+        if changed != key:
+            changed = replace(changed, last_updated_date=max(call.context.now(), key.created_date))
+        edit.put(changed)
+
+    await call.write(change)
+
+
+_PLAN: Final = "/usageplans/{usageplanId}/extension"
+_KEY: Final = "/usageplans/{usageplanId}/keys/{keyId}/extension"
+
+OPERATIONS: Final = (
+    Operation("GetUsagePlanExtension", "GET", _PLAN, get_plan_extension, writes=False),
+    Operation("PutUsagePlanExtension", "PUT", _PLAN, put_plan_extension, writes=True),
+    Operation("DeleteUsagePlanExtension", "DELETE", _PLAN, delete_plan_extension, writes=True),
+    Operation("GetUsagePlanKeyExtension", "GET", _KEY, get_key_extension, writes=False),
+    Operation("PutUsagePlanKeyExtension", "PUT", _KEY, put_key_extension, writes=True),
+    Operation("DeleteUsagePlanKeyExtension", "DELETE", _KEY, delete_key_extension, writes=True),
+)
