@@ -1,21 +1,24 @@
-"""Quota periods in UTC: each begins at midnight, on the day that the quota's offset names."""
+"""Quota periods: each begins at midnight, or at a full hour, by the clock of the quota's time zone.
+
+See "Periods, time zones and billing days" in docs/explanation/rules.md.
+"""
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, tzinfo
 from functools import lru_cache
-from typing import assert_never
+from typing import Final, assert_never
 
 from msgspec import Struct
 
 from authz.core.limits import EXACT
-from authz.core.resources import Period, QuotaSettings
+from authz.core.resources import Anchor, Period, QuotaSettings
+from authz.core.zones import DAY_US as DAY_US
+from authz.core.zones import EPOCH as EPOCH
+from authz.core.zones import HOUR_US, local_day, midnight, next_hour, offset_us, zone_of
 
-HOUR_US = 3_600_000_000
-DAY_US = 24 * HOUR_US
-FOREVER_US = EXACT  # the end of a period that has none
-EPOCH = date(1970, 1, 1).toordinal()
-THURSDAY = 4  # 1 January 1970, with Sunday as 0
+THURSDAY: Final = 4  # 1 January 1970, with Sunday as 0
+LONGEST_HOUR_US: Final = 2 * HOUR_US  # at least: where a clock is put back by half an hour, one hour has 90 minutes
 
 
 class Interval(Struct, frozen=True, gc=False):
@@ -25,16 +28,24 @@ class Interval(Struct, frozen=True, gc=False):
     end: int
 
 
-def interval(quota: QuotaSettings, now: int) -> Interval:
-    """The period of `quota` that contains `now` (µs of Unix time)."""
+ENDLESS: Final = Interval(0, EXACT)
+
+
+def interval(quota: QuotaSettings, now: int, billing_day: int | None = None) -> Interval:
+    """The period of `quota` that contains `now` (µs of Unix time).
+
+    `billing_day` (1 to 28) is that of the key or customer; only the anchor BILLING_DAY reads it.
+    """
     match quota.period:
         case Period.HOUR:
-            start = now - now % HOUR_US
-            return Interval(start, start + HOUR_US)
+            return _hour(zone_of(quota.time_zone), now)
         case Period.TOTAL:
-            return Interval(0, FOREVER_US)
+            return ENDLESS
+        case Period.DAY | Period.WEEK | Period.MONTH:
+            offset = (billing_day or 1) - 1 if quota.anchor is Anchor.BILLING_DAY else quota.offset
+            return _days(quota.period, offset, now, quota.time_zone)
         case _:
-            return _interval_of_day(quota.period, quota.offset, now // DAY_US)
+            assert_never(quota.period)
 
 
 def max_offset(period: Period) -> int:
@@ -50,19 +61,40 @@ def max_offset(period: Period) -> int:
             assert_never(period)
 
 
-@lru_cache(maxsize=1024)
-def _interval_of_day(period: Period, offset: int, day: int) -> Interval:
-    match period:
-        case Period.DAY:
-            first, end = day, day + 1
-        case Period.WEEK:
-            first = day - (day + THURSDAY - offset) % 7
-            end = first + 7
-        case Period.MONTH:
-            first, end = _month(day, offset)
-        case _:
-            raise ValueError(f"{period} does not begin at midnight")
-    return Interval(first * DAY_US, end * DAY_US)
+def _hour(zone: tzinfo, now: int) -> Interval:
+    offset = offset_us(zone, now)
+    start = now - (now + offset) % HOUR_US
+    end = start + HOUR_US
+    if offset_us(zone, start) == offset == offset_us(zone, end):
+        return Interval(start, end)
+    start = end = next_hour(zone, now - LONGEST_HOUR_US)
+    while end <= now:
+        start, end = end, next_hour(zone, end)
+    return Interval(start, end)
+
+
+def _days(period: Period, offset: int, now: int, zone: str | None) -> Interval:
+    day = local_day(zone_of(zone), now)
+    found = _interval_of_day(period, offset, day, zone)
+    # A clock that is put back over midnight shows the last day of a period again, after the next one has begun.
+    while found.end <= now:
+        day += 1
+        found = _interval_of_day(period, offset, day, zone)
+    return found
+
+
+@lru_cache(maxsize=8192)
+def _interval_of_day(period: Period, offset: int, day: int, zone: str | None) -> Interval:
+    clock, (first, end) = zone_of(zone), _dates(period, offset, day)
+    return Interval(midnight(clock, first), midnight(clock, end))
+
+
+def _dates(period: Period, offset: int, day: int) -> tuple[int, int]:
+    """The first day of a period and that of the next one, in days since 1970."""
+    if period is Period.WEEK:
+        first = day - (day + THURSDAY - offset) % 7
+        return first, first + 7
+    return _month(day, offset) if period is Period.MONTH else (day, day + 1)
 
 
 def _month(day: int, offset: int) -> tuple[int, int]:
