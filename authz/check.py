@@ -14,7 +14,7 @@ from authz.core.catalog import UNLOOKED, Caller, Catalog, Find, KeyNeeded, Unloo
 from authz.core.limits import Charge
 from authz.core.request import Request
 from authz.core.resources import FailurePolicy
-from authz.core.verdict import Denied, Grant, Reason, Tally, Verdict, allow, judge
+from authz.core.verdict import Denied, Grant, Reason, Tally, Verdict, allow, judge, priced
 
 
 class LimiterUnavailable(Exception):  # noqa: N818  (named for what the caller can do about it)
@@ -83,7 +83,10 @@ async def resolved(catalog: Callable[[], Catalog | None], keys: KeyCache, reques
 
 
 def _resolve(catalog: Catalog | None, request: Request, now: int, find: Find) -> Grant | Denied | KeyNeeded:
-    return catalog.resolve(request, now, find) if catalog else Denied(Reason.UNAVAILABLE)
+    if catalog is None:
+        return Denied(Reason.UNAVAILABLE)
+    found = catalog.resolve(request, now, find)
+    return priced(found, request) if isinstance(found, Grant) else found
 
 
 class Checker:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from authz.core.request import Request
+from authz.core.request import Request, metadata_at
 from authz.core.resources import Api, Deployment, KeySource
 
 # Headers that name the caller to the upstream, which may trust them: a client's own copies never reach it.
@@ -64,7 +64,8 @@ class Credentials:
     def find(self, request: Request) -> str | None:
         """The key's value as sent: the first source that is present and not empty, or None."""
         if self.metadata_path is not None:
-            return _metadata(request.metadata, self.metadata_path)
+            value = metadata_at(request.metadata, self.metadata_path)
+            return value if isinstance(value, str) else None
         for source in self.sources:
             if value := _read(source, request):
                 return value
@@ -170,10 +171,3 @@ def _is_text(pair: str) -> bool:
 def _joined(values: Iterator[str]) -> str | None:
     """Join values as Envoy joins headers, or return None. A credential sent twice gets a comma, which no key has."""
     return ",".join(values) or None
-
-
-def _metadata(metadata: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
-    value: Any = metadata
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value if isinstance(value, str) else None

@@ -21,6 +21,14 @@ def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
+def metadata_at(metadata: Mapping[str, Any], path: Iterable[str]) -> Any:
+    """The value at a namespace of dynamic metadata and the fields below it; None if there is none."""
+    value: Any = metadata
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 class Request(Struct, frozen=True, gc=False):
     """One HTTP request as Envoy describes it.
 

@@ -8,7 +8,9 @@ from types import MappingProxyType
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from authz.core.costs import CostSource, price
 from authz.core.credentials import NO_STRIP, Credentials, Strip, strip_of
 from authz.core.limits import Layer, Limit, Meter, remaining
 from authz.core.request import Request
@@ -75,7 +77,7 @@ class Grant(Struct, frozen=True, gc=False):
     """The limits that cover a request: it takes its cost from each of them or from none, and counts in the meter.
 
     Calls of one caller to one method share a grant. If `cost_from` is set, the cost of a call may stand in Envoy's
-    dynamic metadata.
+    dynamic metadata: `priced` makes the grant of that call.
     """
 
     subject: Subject
@@ -84,6 +86,7 @@ class Grant(Struct, frozen=True, gc=False):
     failure_policy: FailurePolicy = FailurePolicy.LOCAL
     cost: int = 1
     cost_from: CostFrom | None = None
+    cost_source: CostSource = CostSource.METHOD
     shared: Shared = field(default_factory=Shared)
 
 
@@ -132,6 +135,14 @@ class Denied(Struct, frozen=True, gc=False):
 
 
 Verdict = Allowed | Denied
+
+
+def priced(grant: Grant, request: Request) -> Grant:
+    """The grant with the cost of this call."""
+    if grant.cost_from is None:
+        return grant
+    units, source = price(grant.cost_from, grant.cost, request.metadata)
+    return replace(grant, cost=units, cost_source=source)
 
 
 def allow(grant: Grant, tally: Tally | None, request: Request) -> Allowed:
