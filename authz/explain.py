@@ -10,10 +10,11 @@ from msgspec.structs import replace
 
 from authz.check import NO_KEYS, KeyCache, LimiterUnavailable, resolved
 from authz.core.catalog import Caller, Catalog
+from authz.core.costs import CostSource
 from authz.core.limits import Charge, Limit, Quota, remaining
 from authz.core.request import Request
 from authz.core.responses import Profile, render
-from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge, priced
 from authz.envoy.accesslog import LogLine, Told
 from authz.limiter.limiter import RedisLimiter
 
@@ -46,6 +47,9 @@ async def explain(
     grant = await resolved(lambda: catalog, keys, request, now)
     if line and isinstance(grant, Denied) and grant.reason is Reason.KEY_MISSING:
         grant, note = _by_id(catalog, request, now, line.authz or Told(), caller, grant)
+        past += note
+    if line and line.authz and isinstance(grant, Grant) and grant.cost_source is CostSource.ABSENT:
+        grant, note = _cost_then(grant, request, line.authz)
         past += note
     if limiter and isinstance(grant, Grant):
         tally = await limiter.peek(Charge(grant.limits, grant.meter, grant.cost))
@@ -115,13 +119,23 @@ def _by_id(
         known = caller or catalog.caller(told.key_id)
         if known:
             note = f"note      the key was taken by its id, {told.key_id}; a log line has no key's value"
-            return catalog.resolve_as(known, request, now), [note]
+            found = catalog.resolve_as(known, request, now)
+            return priced(found, request) if isinstance(found, Grant) else found, [note]
         return unknown, [f"note      no key has the id {told.key_id} now"]
     if told.reason == Reason.KEY_UNKNOWN:
         return unknown, [f"note      the key was unknown then, and a log line has no key's value: {give}"]
     if told.reason == Reason.KEY_MISSING:
         return missing, []
     return missing, [f"note      the log line names no key: {give}"]
+
+
+def _cost_then(grant: Grant, request: Request, told: Told) -> tuple[Grant, list[str]]:
+    """The grant with the cost that the line has: its metadata is not in the line."""
+    found: object = told.cost
+    for name in reversed(grant.cost_from.metadata if grant.cost_from else ()):
+        found = {name: found}
+    note = f"note      the metadata was taken from the cost in the line, {told.cost:g}"
+    return priced(grant, replace(request, metadata=found)), [note]
 
 
 def _notes(catalog: Catalog, request: Request, grant: Grant | Denied) -> Iterator[str]:
@@ -155,6 +169,7 @@ def _story(
     yield from notes
     verdict: Verdict | None = grant if isinstance(grant, Denied) else None
     if isinstance(grant, Grant):
+        yield from _cost(grant)
         yield from _limits(grant, tally)
         verdict = judge(grant, tally, request) if tally else None
     yield from _answer(verdict, request, profile)
@@ -171,17 +186,46 @@ def _reading(request: Request, subject: Subject) -> Iterator[str]:
     yield f"plan      {f'{subject.plan} ({subject.plan_name})' if subject.plan else '(none)'}"
 
 
+def _cost(grant: Grant) -> Iterator[str]:
+    """The cost of the call and where it comes from, unless it is the usual one of a unit."""
+    if not _has_cost(grant):
+        return
+    place = f"the metadata {':'.join(grant.cost_from.metadata)}" if grant.cost_from else ""
+    reasons = {
+        CostSource.METHOD: "the method's",
+        CostSource.METADATA: f"from {place}",
+        CostSource.MAX: f"the max of costFrom: {place} is greater",
+        CostSource.ABSENT: f"the method's: without {place}, which -m gives, or a body's `metadata`",
+        CostSource.NOT_WHOLE: f"the method's: {place} is no whole number of at least 0",
+    }
+    yield f"cost      {grant.cost}, {reasons[grant.cost_source]}"
+
+
+def _has_cost(grant: Grant) -> bool:
+    return grant.meter is not None and (grant.cost != 1 or grant.cost_from is not None)
+
+
 def _limits(grant: Grant, tally: Tally | None) -> Iterator[str]:
     states = tally.states if tally else [None] * len(grant.limits)
     when = " after it" if tally and tally.refused_by is None else ""
     for limit, state in zip(grant.limits, states, strict=True):
         shadow = ", shadow" if limit.shadow else ""
         left = "" if state is None else f", {remaining(limit.rule, state)} left{when}"
-        yield f"layer     {limit.layer}: {_rule(limit)}{shadow}{left}"
+        counts = _counts(limit, grant.cost) if _has_cost(grant) else ""
+        yield f"layer     {limit.layer}: {_rule(limit)}{counts}{shadow}{left}"
         yield f"            in {limit.key}"
     if grant.meter:
         yield f"usage     in {grant.meter.ledger}"
         yield f"            and {grant.meter.history}"
+
+
+def _counts(limit: Limit, cost: int) -> str:
+    """What the limit counts, and whether the cost can ever fit."""
+    rule = limit.rule
+    if not rule.counts_units:
+        return ", counts requests"
+    room = rule.ceiling if isinstance(rule, Quota) else rule.burst
+    return ", counts units" if cost <= room else ", counts units and never has room for the cost"
 
 
 def _rule(limit: Limit) -> str:

@@ -28,6 +28,7 @@ class Told(Struct, frozen=True):
     resource: str = ""
     plan: str = ""
     key_id: str = ""
+    cost: float = 1  # not in the line where it is 1
 
 
 class LogLine(Struct, frozen=True):
@@ -135,7 +136,7 @@ def checked(fields: Mapping[str, Any], where: str) -> LogLine:
     told = line.authz or Told()
     texts = {name: getattr(line, name) for name in (*REQUIRED, "time")}
     texts |= {f"authz.{name}": getattr(told, name) for name in Told.__struct_fields__}
-    odd = [name for name, text in texts.items() if text and not text.isprintable()]
+    odd = [name for name, text in texts.items() if isinstance(text, str) and not text.isprintable()]
     if odd:  # they would reach a terminal
         raise ConfigError(Problem(f"{where}: {name}", "has characters that cannot be printed") for name in odd)
     return line

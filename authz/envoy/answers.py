@@ -163,6 +163,8 @@ def _metadata(verdict: Verdict, version: str) -> bytes:
     if not shared.about:
         shared.about = _about(grant.subject)
     fields += shared.about
+    if grant.cost != 1:
+        fields += number_entry("cost", grant.cost)
     if tally is None:
         return fields
     fields += _remaining(grant, tally)

@@ -30,6 +30,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from authz.core.costs import FALLBACKS
 from authz.core.resources import FailurePolicy
 from authz.core.verdict import Allowed, Reason, Verdict
 
@@ -95,6 +96,10 @@ class _Counted:
     def __call__(self, *labels: str) -> None:
         self._counts[labels] = self._counts.get(labels, 0) + 1
 
+    def add(self, amount: int, *labels: str) -> None:
+        """Count `amount` at once."""
+        self._counts[labels] = self._counts.get(labels, 0) + amount
+
     def flush(self) -> None:
         counts, self._counts = self._counts, {}
         for labels, count in counts.items():
@@ -124,6 +129,14 @@ class Metrics:
         self.registry = _Registry(self.flush)
         self._checks = self._counted("authz_checks", "Answered checks.", "api", "stage", "plan", "decision", "reason")
         self._shadow = self._counted("authz_shadow_refusals", "Calls that a shadow plan let through.", "plan", "layer")
+        self._units = self._counted("authz_admitted_units", "Units that admitted calls cost.", "api", "stage", "plan")
+        self._cost_fallbacks = self._counted(
+            "authz_cost_fallbacks",
+            "Calls with the cost of their method, because the metadata that `costFrom` names has no whole number.",
+            "api",
+            "stage",
+            "cause",
+        )
         self._seconds = self._observed("authz_check_duration_seconds", "Time to answer a check.", LATENCY_BUCKETS)
         self.cancelled = self._counted("authz_checks_cancelled", "Checks that Envoy cancelled; their charges stay.")
         self.bad_calls = self._counted(
@@ -201,12 +214,17 @@ class Metrics:
         self._seconds(seconds)
         if isinstance(verdict, Allowed):
             self._checks(subject.api, subject.stage, plan, "allowed", "")
+            if plan:
+                self._units.add(verdict.grant.cost, subject.api, subject.stage, plan)
             if tally is None:
                 self._degraded("allow")
         else:
             self._checks(subject.api, subject.stage, plan, "denied", verdict.reason)
             if verdict.reason is Reason.UNAVAILABLE:
                 self._degraded("deny")
+        grant = verdict.grant
+        if grant is not None and grant.cost_source in FALLBACKS:
+            self._cost_fallbacks(subject.api, subject.stage, grant.cost_source)
         if tally is not None and (tally.degraded or tally.shadowed_by):
             if tally.shadowed_by:
                 self._shadow(plan, tally.shadowed_by.layer)

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from authz.check import Checker, LimiterUnavailable
@@ -269,6 +270,22 @@ def test_metadata_describes_a_refused_call_and_the_layer() -> None:
         "remaining": {"plan_throttle": 0.0, "plan_quota": 99.0},
         "retry_after": 2.0,
     }
+
+
+@pytest.mark.parametrize(("cost", "told"), [(1, {}), (0, {"cost": 0.0}), (300, {"cost": 300.0})])
+def test_metadata_has_the_cost_unless_it_is_one(cost: int, told: dict[str, float]) -> None:
+    found = replace(grant(ask()), cost=cost)
+    allowed_, denied = Tally(ANY_TIME, (0,)), Tally(ANY_TIME, (0,), refused_by=found.limits[0])
+    for tally in (allowed_, denied):
+        said = metadata(judge(found, tally, ask()))
+        assert {name: said[name] for name in said if name == "cost"} == told
+
+
+def test_calls_of_one_grant_may_cost_differently() -> None:
+    """They share the bytes of an answer, and not the cost."""
+    found = grant(ask())
+    costs = [metadata(judge(replace(found, cost=cost), Tally(ANY_TIME, (0,)), ask())).get("cost") for cost in (7, 1, 9)]
+    assert costs == [7.0, None, 9.0]
 
 
 def test_metadata_tells_what_a_shadow_plan_would_have_refused() -> None:

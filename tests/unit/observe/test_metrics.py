@@ -7,8 +7,10 @@ import time
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from authz.config.live import Outcome
+from authz.core.costs import CostSource
 from authz.core.limits import Layer, Limit, throttle
 from authz.core.request import Request
 from authz.core.routes import Route
@@ -80,6 +82,43 @@ def test_a_shadow_refusal_is_counted_beside_the_call_it_let_through() -> None:
     metrics = observed(judge(GRANT, Tally(0, shadowed_by=LIMIT), REQUEST))
     assert counted(metrics, "authz_shadow_refusals") == [({"plan": "p1", "layer": "plan_throttle"}, 1.0)]
     assert counted(metrics, "authz_checks") == [(labels(decision="allowed"), 1.0)]
+
+
+def priced(cost: int, source: CostSource = CostSource.METADATA) -> Grant:
+    return Grant(SUBJECT, (LIMIT,), cost=cost, cost_source=source)
+
+
+def test_the_units_of_admitted_calls_are_counted_beside_the_calls() -> None:
+    """A refused call costs nothing, and neither does one without a plan."""
+    grants = priced(300), priced(0), GRANT, Grant(Subject("a1", "prod"), (LIMIT,), cost=7)
+    refused = judge(priced(50), Tally(0, refused_by=LIMIT), REQUEST)
+    metrics = observed(*(judge(grant, Tally(0), REQUEST) for grant in grants), refused, Allowed(priced(9), None))
+    where = {"api": "a1", "stage": "prod", "plan": "p1"}
+    assert counted(metrics, "authz_admitted_units") == [(where, 310.0)]
+
+
+def test_the_units_of_plans_beyond_the_bound_are_added_up() -> None:
+    plans = [replace(priced(cost), subject=replace(SUBJECT, plan=f"p{cost}")) for cost in (1, 2, 3)]
+    metrics = observed(*(judge(grant, Tally(0), REQUEST) for grant in plans), max_plans=1)
+    assert [value for _, value in counted(metrics, "authz_admitted_units")] == [1.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("source", "causes"),
+    [
+        (CostSource.METHOD, []),
+        (CostSource.METADATA, []),
+        (CostSource.MAX, []),
+        (CostSource.ABSENT, ["absent"]),
+        (CostSource.NOT_WHOLE, ["not_whole"]),
+    ],
+)
+def test_a_cost_that_metadata_lacks_is_counted_by_its_cause(source: CostSource, causes: list[str]) -> None:
+    """Whether the call was admitted or refused."""
+    grant = priced(7, source)
+    metrics = observed(judge(grant, Tally(0), REQUEST), judge(grant, Tally(0, refused_by=LIMIT), REQUEST))
+    expected = [({"api": "a1", "stage": "prod", "cause": cause}, 2.0) for cause in causes]
+    assert counted(metrics, "authz_cost_fallbacks") == expected
 
 
 def test_a_plan_beyond_the_bound_is_other() -> None:
