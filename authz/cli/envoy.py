@@ -39,6 +39,12 @@ SDS = Tls(ca="", name="").sds
 )
 @click.option("--cors-origin", "origins", multiple=True, help="Answer CORS preflights for this origin; repeatable.")
 @click.option(
+    "--metadata-namespace",
+    "namespaces",
+    multiple=True,
+    help="Send authz this dynamic metadata too, as APIs of the store need it; repeatable.",
+)
+@click.option(
     "--filters", type=FILE, help="HTTP filters to put before the check: a YAML file with a list `http_filters`."
 )
 @click.option("--tls", is_flag=True, help="Ask authz over TLS; needs --tls-ca.")
@@ -58,6 +64,7 @@ def envoy_config(
     endpoints: tuple[str, ...],
     timeout_ms: int,
     origins: tuple[str, ...],
+    namespaces: tuple[str, ...],
     filters: Path | None,
     tls: bool,
     tls_ca: str | None,
@@ -86,6 +93,7 @@ def envoy_config(
             only=only,
             store=loaded.settings.store,
             max_in_flight=loaded.settings.max_in_flight,
+            namespaces=namespaces,
             filters=_filters(filters) if filters else "",
             retry_after=loaded.settings.response_profile == "standard",
         )

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from authz.config.settings import Settings
 from authz.core.address import Address, is_ip
 from authz.core.credentials import LOOKALIKES
-from authz.core.resources import Api, Resources
+from authz.core.resources import Api, CostFrom, Deployment, Resources
 from authz.core.rules import REQUEST_HEADER
 
 T = TypeVar("T")
@@ -91,6 +91,7 @@ class EnvoyOptions:
     store: bool = False  # whether authz has APIs besides the file's
     max_in_flight: int = Settings().max_in_flight
     retry_after: bool = True  # with what Envoy refuses because of authz; AWS does not send it
+    namespaces: tuple[str, ...] = ()  # of dynamic metadata, beside those of the file
     filters: str = ""  # HTTP filters to put before the check: a list in YAML
 
     @property
@@ -191,7 +192,7 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
             raw_headers="cookie" in allowed_headers(apis),
             lookalikes=LOOKALIKES,
             underscores=any("_" in header for header in allowed_headers(apis)),
-            metadata_namespaces=metadata_namespaces(apis),
+            metadata_namespaces=sorted({*metadata_namespaces(apis), *options.namespaces}),
             cors_headers=sorted(CORS_HEADERS | set(_key_headers(apis))),
             # A cookie is only sent along if the server says so, and "*" would say so to every site there is.
             cors_credentials="cookie" in allowed_headers(apis) and "*" not in options.cors_origins,
@@ -243,8 +244,32 @@ def allowed_headers(apis: Iterable[Api]) -> list[str]:
 
 
 def metadata_namespaces(apis: Iterable[Api]) -> list[str]:
+    """The namespaces of dynamic metadata that authz reads."""
+    apis = tuple(apis)
+    return sorted({*key_namespaces(apis), *cost_namespaces(apis)})
+
+
+def key_namespaces(apis: Iterable[Api]) -> list[str]:
     """Where filters before ours leave a key that they verified."""
-    return sorted({api.authorizer.namespace for api in apis if api.api_key_source == "AUTHORIZER"})
+    served = (one for api in apis for one in _served(api))
+    return sorted({one.authorizer.namespace for one in served if one.api_key_source == "AUTHORIZER"})
+
+
+def cost_namespaces(apis: Iterable[Api]) -> list[str]:
+    """Where filters before ours leave the cost of a call."""
+    return sorted({found.metadata[0] for api in apis for one in _served(api) for found in _costs(one)})
+
+
+def _served(api: Api) -> Iterator[Api | Deployment]:
+    """The API, and each version of it that a stage serves in its place."""
+    yield api
+    yield from (stage.deployment for stage in api.stages if stage.deployment)
+
+
+def _costs(served: Api | Deployment) -> Iterator[CostFrom]:
+    """Each place where the cost of a call may stand."""
+    methods = (method for verbs in served.resources.values() for method in verbs.values())
+    yield from (one.cost_from for one in (served, *methods) if one.cost_from)
 
 
 def virtual_hosts(apis: tuple[Api, ...], *, stored: bool = False) -> list[VirtualHost]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from authz.config.file import load
-from authz.core.resources import Api, AuthorizerSource, KeySource
+from authz.core.resources import Api, AuthorizerSource, CostFrom, KeySource
 from authz.doctor.examine import examine
 from authz.doctor.facts import Envoy, Facts
 from authz.doctor.fetch import Targets, look
@@ -666,7 +666,79 @@ WAYS_PAST = (
 )
 
 
-@pytest.mark.parametrize("trap", [*TRAPS, *WAYS_PAST], ids=lambda trap: f"{trap.id}-{trap.name}".removesuffix("-"))
+COST = "com.example.cost"
+COSTED = (api("a1", cost_from=CostFrom((COST, "tokens"), max=10)),)
+TOKENS = {"metadata_namespace": COST, "key": "tokens", "type": "NUMBER"}
+FROM_JSON = (
+    "json_to_metadata.v3.JsonToMetadata",
+    {"request_rules": {"rules": [{"selectors": [{"key": "max_tokens"}], "on_present": TOKENS}]}},
+)
+FROM_HEADER = (
+    "header_to_metadata.v3.Config",
+    {"request_rules": [{"header": "x-request-cost", "on_header_present": TOKENS}]},
+)
+SET_ALWAYS = ("set_metadata.v3.Config", {"metadata": [{"metadata_namespace": COST, "value": {"tokens": 5}}]})
+
+
+def passed_on(patch: Patch = lambda _: None) -> Patch:
+    """With the namespace of the cost passed on to authz."""
+
+    def both(it: Any) -> None:
+        ext_authz(it)["metadata_context_namespaces"] = [COST]
+        patch(it)
+
+    return both
+
+
+COSTS = (
+    Trap("cost-not-shown", FILTER, beside(*FROM_JSON), apis=COSTED, seen=f"{COST} is not passed on"),
+    Trap("cost-not-written", FILTER, passed_on(), apis=COSTED, seen="no filter before it does", name="nobody"),
+    Trap(
+        "cost-not-written",
+        FILTER,
+        passed_on(beside(*FROM_JSON, after=True)),
+        apis=COSTED,
+        seen="other comes after it",
+        name="late",
+    ),
+    Trap(
+        "cost-not-written",
+        FILTER,
+        passed_on(beside(MUTATION, {})),
+        apis=COSTED,
+        seen="no filter before it does",
+        name="another",
+    ),
+    Trap(
+        "cost-from-header",
+        f"{MANAGER}, filter other",
+        passed_on(beside(*FROM_HEADER)),
+        apis=COSTED,
+        seen="reads x-request-cost",
+    ),
+)
+
+
+@pytest.mark.parametrize("kind", [FROM_JSON, SET_ALWAYS, LUA], ids=["json", "set", "lua"])
+def test_a_cost_that_is_written_before_the_check_is_no_trap(kind: tuple[str, Any], sidecar: AuthzServer) -> None:
+    with envoy(config(sidecar, passed_on(beside(*kind)))) as server:
+        assert not [name for name in found(seen(server, sidecar, COSTED)) if name.startswith("cost")]
+
+
+def test_a_route_may_write_the_cost(sidecar: AuthzServer) -> None:
+    def patch(it: Any) -> None:
+        kind, rules = FROM_HEADER
+        typed = f"{TYPES}extensions.filters.http.{kind}"
+        last_route(it)["typed_per_filter_config"] = {"other": {"@type": typed, **rules}}
+        beside(kind, {})(it)
+
+    with envoy(config(sidecar, passed_on(patch))) as server:
+        assert "cost-not-written" not in found(seen(server, sidecar, COSTED))
+
+
+@pytest.mark.parametrize(
+    "trap", [*TRAPS, *WAYS_PAST, *COSTS], ids=lambda trap: f"{trap.id}-{trap.name}".removesuffix("-")
+)
 def test_a_planted_trap_is_found_and_nothing_else(trap: Trap, sidecar: AuthzServer) -> None:
     with envoy(config(sidecar, trap.patch)) as server:
         facts = seen(server, sidecar, trap.apis)

@@ -20,10 +20,13 @@ from authz.core.address import Address
 from authz.core.resources import (
     Api,
     AuthorizerSource,
+    CostFrom,
+    Deployment,
     GatewayResponse,
     GatewayResponseType,
     Host,
     KeySource,
+    Method,
     Resources,
     Stage,
 )
@@ -269,6 +272,32 @@ def test_authz_is_shown_what_the_configuration_reads(of: Api, header: str) -> No
 def test_metadata_travels_only_for_authorizers() -> None:
     assert "metadata_context_namespaces" not in ext_authz()
     assert ext_authz(RICH)["metadata_context_namespaces"] == ["com.example.login"]
+
+
+def test_metadata_travels_for_every_cost() -> None:
+    """That of the API, of a method, and of the versions that stages serve."""
+
+    def cost(namespace: str) -> CostFrom:
+        return CostFrom((namespace, "units"), max=10)
+
+    served = Deployment(
+        cost_from=cost("deployed"),
+        api_key_source="AUTHORIZER",
+        authorizer=AuthorizerSource(namespace="login"),
+        resources={"/": {"GET": Method(cost_from=cost("deployed.method"))}},
+    )
+    priced = api(
+        cost_from=cost("api"),
+        resources={"/a": {"GET": Method(cost_from=cost("method"))}, "/b": {"GET": Method(cost_from=cost("api"))}},
+        stages=(Stage("prod"), Stage("old", deployment=served)),
+    )
+    passed = ext_authz(resources(apis=(priced,)))["metadata_context_namespaces"]
+    assert passed == ["api", "deployed", "deployed.method", "login", "method"]
+
+
+def test_metadata_of_the_stores_apis_is_named_by_hand() -> None:
+    passed = ext_authz(RICH, EnvoyOptions(namespaces=("cost", "com.example.login")))["metadata_context_namespaces"]
+    assert passed == ["com.example.login", "cost"]
 
 
 JSON_FILTER = """http_filters:

@@ -10,7 +10,7 @@ from authz.core.credentials import IDENTITY, lookalikes
 from authz.core.resources import Api
 from authz.doctor.facts import SILENT, Check, Facts, Json, Manager
 from authz.doctor.finding import Rule, Seen, rule
-from authz.envoy.config import allowed_headers, metadata_namespaces
+from authz.envoy.config import allowed_headers, key_namespaces
 
 BODY_BYTES: Final = (1 << 20) - (1 << 16)  # the bound of a message, and room for all else that it says
 CORS: Final = "envoy.filters.http.cors"
@@ -88,7 +88,7 @@ def header_not_shown(facts: Facts) -> Iterator[Seen]:
 def metadata_not_shown(facts: Facts) -> Iterator[Seen]:
     """A namespace that holds the key of an API with `apiKeySource: AUTHORIZER` is not passed on. Needs --config."""
     for check in facts.checks():
-        for namespace in metadata_namespaces(facts.apis):
+        for namespace in key_namespaces(facts.apis):
             if namespace not in check.config.get("metadata_context_namespaces", ()):
                 fix = f"metadata_context_namespaces: [{namespace}]"
                 yield Seen(check.where, f"{namespace} is not passed on", fix)
