@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from authz.aws.convert import BURST, RATE, stable_id
+from authz.aws.convert import BURST, RATE, by_plan_id, customer_of, stable_id
 from authz.aws.errors import ApiError
 from authz.aws.foreign import Row
 from authz.aws.restapis import authorizations, check_api, snapshot
@@ -25,6 +25,8 @@ from authz.core.resources import (
     Api,
     ApiKey,
     ApiStage,
+    Counts,
+    Customer,
     GatewayResponse,
     GatewayResponseType,
     Id,
@@ -41,6 +43,7 @@ from authz.core.stored import (
     Items,
     RestApi,
     StoredAccount,
+    StoredCustomer,
     StoredDeployment,
     StoredKey,
     StoredMethod,
@@ -55,7 +58,8 @@ T = TypeVar("T", bound=Struct)
 
 DATES: Final = ("createdDate", "lastUpdatedDate")
 PLAN_MEMBERS: Final = frozenset({"id", "name", "description", "apiStages", "throttle", "quota", "productCode", "tags"})
-OURS_IN_PLANS: Final = frozenset({"mode", "failurePolicy"})
+OURS_IN_PLANS: Final = frozenset({"mode", "failurePolicy", "quotas", "limitsPer"})
+CUSTOMER_MEMBERS: Final = frozenset({"id", "name", "billingDay", "overrides", "tags", *DATES})
 KINDS_OF_RESPONSES: Final = frozenset(kind.value for kind in GatewayResponseType)
 QUOTED_VALUE: Final = re.compile(r"'[^']{4,}'|\"[^\"]{4,}\"")
 
@@ -107,6 +111,7 @@ class _Reading:
         owned = [self._owned(kind, apis) for kind in ("resources", "stages", "gateway-responses")]
         self._each("rest-apis", lambda row: self.api(row, *(rows.get(row["id"]) for rows in owned)))
         self._each("usage-plans", self.plan)
+        self._each("customers", self.customer)
         self._each("api-keys", self.key)
         plans = [key[1] for key in self.wanted.items if key[0] == "usageplan"]
         for plan, rows in self._owned("usage-plan-keys", plans).items():
@@ -244,10 +249,20 @@ class _Reading:
         plan = self._convert(given, UsagePlan, what)
         if plan is None:
             return
-        if plan.throttle and not self._is_throttle(plan.throttle, what):
+        if plan.throttle and not self._is_plan_throttle(plan.throttle, what):
             plan = replace(plan, throttle=None)
+        plan = plan.with_quotas(plan.quotas or plan.all_quotas)  # `quotas`, where it stands, has all of them
+        for fault in problems(Resources(usage_plans=(replace(plan, throttle=None),))):
+            self.warn(f"{what}: the quotas are not kept: {fault.rule}")
+            plan = plan.with_quotas(())
         plan = replace(plan, api_stages=tuple(stage for stage in stages if stage))
         self.wanted.add(StoredPlan(plan, product_code=row.get("productCode")))
+
+    def customer(self, row: Row) -> None:
+        customer = self._convert(row, Customer, f"customer {row['id']}")
+        if customer is not None:
+            created, updated = (_seconds(row.get(name), self.created) for name in DATES)
+            self.wanted.add(StoredCustomer(replace(customer, overrides={}), created, updated, customer.overrides))
 
     def _covered(self, row: Row, what: str) -> ApiStage | None:
         stage = self._convert(row, ApiStage, f"{what}: a stage")
@@ -256,7 +271,7 @@ class _Reading:
         throttle = {
             name: settings
             for name, settings in stage.throttle.items()
-            if self._is_method(name, what) and self._is_throttle(settings, f"{what}: {name}")
+            if self._is_method(name, what) and self._is_plan_throttle(settings, f"{what}: {name}")
         }
         return replace(stage, throttle=throttle)
 
@@ -278,7 +293,9 @@ class _Reading:
             index = self.index(bytes.fromhex(sha256))
         created, updated = (_seconds(row.get(name), self.created) for name in DATES)
         stage_keys = tuple(map(str, row.get("stageKeys") or ()))
-        self.wanted.add(StoredKey(replace(key, value_sha256=None), index, created, updated, stage_keys=stage_keys))
+        bare = replace(key, value_sha256=None, overrides={})
+        stored = StoredKey(bare, index, created, updated, stage_keys=stage_keys, overrides=key.overrides)
+        self.wanted.add(stored)
 
     # --- checks: each warns if it fails
 
@@ -300,6 +317,10 @@ class _Reading:
 
     def _is_throttle(self, settings: ThrottleSettings, what: str) -> bool:
         return self._holds(Resources(Account(settings)), what)
+
+    def _is_plan_throttle(self, settings: ThrottleSettings, what: str) -> bool:
+        """Unlike the account's, a plan's throttle may count units."""
+        return self._is_throttle(replace(settings, counts=Counts.REQUESTS), what)
 
     def _is_setting(self, given: Row, what: str) -> bool:
         numbers = {name: given[name] for name in (RATE, BURST) if given.get(name) is not None}
@@ -328,6 +349,8 @@ def recognised(row: Any) -> str | None:
         return "resources"
     if "type" in names:
         return "usage-plan-keys"
+    if set(DATES) <= names <= CUSTOMER_MEMBERS:  # AWS prints lastUpdatedDate of keys and stages only
+        return "customers"
     if "createdDate" in names:
         return "api-keys" if {"enabled", "stageKeys"} & names else "rest-apis" if "name" in names else None
     # An id and a name alone fit anything; AWS prints the `apiStages` of every plan, also if there are none.
@@ -399,8 +422,18 @@ def written(items: Items, keys: Mapping[str, Row]) -> dict[str, Any]:
     for plan in plans:
         members = [{"id": key.key.id, "type": "API_KEY"} for key in stored_keys if plan.ref in key.plans]
         documents[f"get-usage-plan-keys-{plan.plan.id}.json"] = {"items": members}
-    documents["get-api-keys.json"] = {"items": [{**_printed(key), **keys[key.key.id]} for key in stored_keys]}
+    ids = {plan.ref: plan.plan.id for plan in plans}
+    if customers := [item for item in items.values() if isinstance(item, StoredCustomer)]:
+        rows = [{**_row(customer_of(customer, ids)), **_dates(customer)} for customer in customers]
+        documents["get-customers.json"] = {"item": rows}
+    rows = [{**_printed(key), **_overrides(key, ids), **keys[key.key.id]} for key in stored_keys]
+    documents["get-api-keys.json"] = {"items": rows}
     return documents
+
+
+def _overrides(key: StoredKey, ids: Mapping[str, str]) -> Row:
+    found = by_plan_id(key.overrides, ids)
+    return {"overrides": msgspec.to_builtins(found)} if found else {}
 
 
 def _printed(item: StoredAccount | RestApi | StoredResource | StoredStage | StoredPlan | StoredKey) -> Row:
@@ -423,15 +456,21 @@ def _printed(item: StoredAccount | RestApi | StoredResource | StoredStage | Stor
             return _row(item, "apiId")
         case StoredPlan():
             row = {"apiStages": [], **_row(item.plan)}
+            if item.plan.quotas:  # here, as in a plans file, `quotas` has all of them
+                row["quotas"] = msgspec.to_builtins(item.plan.all_quotas)
             return row | ({"productCode": item.product_code} if item.product_code else {})
         case StoredKey():
-            dates = {"createdDate": _time(item.created_date), "lastUpdatedDate": _time(item.last_updated_date)}
-            return {"enabled": item.key.enabled, "stageKeys": list(item.stage_keys), **_row(item.key), **dates}
+            row = {"enabled": item.key.enabled, "stageKeys": list(item.stage_keys), **_row(item.key)}
+            return row | _dates(item)
 
 
 def _row(item: Struct, *without: str) -> Row:
     row: Row = {name: value for name, value in msgspec.to_builtins(item).items() if name not in without}
     return row | {name: _time(row[name]) for name in DATES if name in row}
+
+
+def _dates(item: StoredKey | StoredCustomer) -> Row:
+    return {"createdDate": _time(item.created_date), "lastUpdatedDate": _time(item.last_updated_date)}
 
 
 def _time(seconds: int) -> str:
