@@ -129,6 +129,8 @@ def commands() -> str:
 
 def _all_commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group) and command.invoke_without_command:
+            yield (*path, name), command
         if isinstance(command, click.Group):
             yield from _all_commands(command, (*path, name))
         else:
@@ -309,6 +311,8 @@ OWN: Final = {
     "GetCustomer": "Show a customer.",
     "PutCustomer": "Make or replace a customer.",
     "DeleteCustomer": "Delete a customer. Its keys stay, and have no billing day and no overrides of a customer.",
+    "GetUsageDays": "Read [usage by day](#usage-in-rows), in pages or as CSV.",
+    "GetUsageAlerts": "List [alerts](#alerts), the newest first, or the oldest with `order=oldest`.",
 }
 
 

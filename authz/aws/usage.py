@@ -8,29 +8,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import NamedTuple
 
 from authz.aws.errors import bad_request
 from authz.core.limits import Quota
 from authz.core.periods import DAY_US, EPOCH, interval
-from authz.core.resources import QuotaSettings
+from authz.core.resources import Counts, QuotaSettings
 
 NO_QUOTA = -1  # the remaining quota of a plan without one
 
 YEARS = range(1970, 9999)
 
-DayUse = tuple[int, int]  # used on a day, remaining after its last event
+DayUse = tuple[int, int]  # used on a day, remaining after its last event, as GetUsage shows it
+
+
+class DayRow(NamedTuple):
+    """A caller's day: calls, what remained of the quota after the last event, units, and units beyond a limit."""
+
+    requests: int
+    left: int
+    units: int
+    over: int
 
 
 @dataclass(frozen=True, slots=True)
 class CallerUse:
     """The usage of one caller in Redis: `used` in the period that began at `start` (µs), and a row for each day.
 
-    `rows` has the days as numbers since 1970.
+    `refused` has the calls that throttles and quotas refused. Days are numbers since 1970.
     """
 
     start: int = 0
     used: int = 0
-    rows: Mapping[int, DayUse] = field(default_factory=dict)
+    rows: Mapping[int, DayRow] = field(default_factory=dict)
+    refused: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,7 @@ def left(record: CallerUse, quota: QuotaSettings | None, now: int) -> int:
 def pairs(record: CallerUse, quota: QuotaSettings | None, asked: Days, now: int) -> list[DayUse]:
     """Return `(used, remaining)` for each day in `asked` that has begun, oldest first.
 
+    `used` is in the quota's own measure: units or requests; requests without a quota.
     `remaining` of a past day is the number in its row. A day without a row keeps the previous day's number, and the
     first day of a period starts at the limit.
     """
@@ -112,8 +124,16 @@ def pairs(record: CallerUse, quota: QuotaSettings | None, asked: Days, now: int)
         if quota is None or first_needed(quota, day) == day:
             remaining = untouched
         row = record.rows.get(day)
-        recorded[day] = remaining = row[1] if row else remaining
-        if row and row[1] == NO_QUOTA:
+        recorded[day] = remaining = row.left if row else remaining
+        if row and row.left == NO_QUOTA:
             remaining = untouched  # the plan had no quota on that day, so no value carries over
     recorded[today] = left(record, quota, now)
-    return [(record.rows.get(day, (0, 0))[0], recorded[day]) for day in asked.until(today)]
+    return [(used_on(record, quota, day), recorded[day]) for day in asked.until(today)]
+
+
+def used_on(record: CallerUse, quota: QuotaSettings | None, day: int) -> int:
+    """Return what a day has used, in the quota's own measure."""
+    row = record.rows.get(day)
+    if row is None:
+        return 0
+    return row.units if quota and quota.counts is Counts.UNITS else row.requests

@@ -104,7 +104,7 @@ def control(
     """
     # A child process reads the file, so that this one never holds its text, and so no key's value.
     read = asyncio.run(configuration.load_in_child(path)) if path else None
-    settings = _settings(redis_url, account_id, read.settings if read else {}, store_replicas)
+    settings = store_settings(redis_url, account_id, read.settings if read else {}, store_replicas)
     log.configure(settings.log_level, settings.log_format)
     sealer = load_sealer(os.environ, pepper_file or settings.pepper_file, sealing_key_file or settings.sealing_key_file)
     options = ControlOptions(
@@ -140,7 +140,7 @@ async def _serve(options: ControlOptions, live: LiveCatalog[Items]) -> None:
         watching.cancel()
 
 
-def _settings(
+def store_settings(
     redis_url: str | None,
     account_id: str | None,
     file_settings: dict[str, Any] | None = None,
@@ -154,10 +154,25 @@ def on_store(
     act: Callable[[Store], Awaitable[T]], redis_url: str | None, account_id: str | None, seconds: float = SECONDS
 ) -> T:
     """Act on the store. Raises ConfigError or OSError with one line for the operator."""
-    settings = _settings(redis_url, account_id)
+    return on_store_of(store_settings(redis_url, account_id), act, seconds)
+
+
+def on_store_of(
+    settings: Settings,
+    act: Callable[[Store], Awaitable[T]],
+    seconds: float = SECONDS,
+    fixed: Callable[[], Items] = dict,
+) -> T:
+    """Act on the store that the settings name, beside a file's items. Raises ConfigError or OSError."""
 
     async def run() -> T:
-        store = Store(settings.redis_url, account=settings.account_id, budget=seconds, replicas=settings.store_replicas)
+        store = Store(
+            settings.redis_url,
+            account=settings.account_id,
+            budget=seconds,
+            fixed=fixed,
+            replicas=settings.store_replicas,
+        )
         try:
             return await act(store)
         finally:

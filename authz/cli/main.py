@@ -23,6 +23,7 @@ from authz.cli.explain import explain
 from authz.cli.options import FILE, Grouped, config_file, settings_flags, takes_file, with_options
 from authz.cli.up import PORTS, Port, UpOptions, ports_from
 from authz.cli.up import up as run_up
+from authz.cli.usage import usage
 from authz.config import file as config
 from authz.config.faults import ConfigError
 from authz.config.file import Config
@@ -57,6 +58,7 @@ class Commands(Grouped):
         "Operate": {
             "doctor": "Find mistakes in a running system.",
             "credentials": "Manage callers of the control plane.",
+            "usage": "Show how much plans are used.",
             "audit": "List all changes of the store.",
             "backup": "Write an account to a file.",
             "restore": "Restore an account from a file.",
@@ -70,7 +72,7 @@ def cli() -> None:
     """Usage plans for any Envoy: API keys, throttles and quotas as Amazon API Gateway sells them."""
 
 
-for command in (control, credentials, audit, doctor, envoy_config, explain, *plans.COMMANDS, *transfer.COMMANDS):
+for command in (control, credentials, audit, doctor, envoy_config, explain, usage, *plans.COMMANDS, *transfer.COMMANDS):
     cli.add_command(command)
 
 

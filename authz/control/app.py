@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -38,6 +38,7 @@ from authz.control.operations import (
     exports,
     extensions,
     gatewayresponses,
+    metering,
     models,
     planextensions,
     resources,
@@ -84,6 +85,7 @@ MODULES: Final = (
     planextensions,
     apiextensions,
     customers,
+    metering,
 )
 
 
@@ -182,6 +184,9 @@ class ControlPlane:
             if self._unavailable.reason and getattr(request.state, "operation", "") == self._failing:
                 self._unavailable.ended("calls are answered again", operation=self._failing)
         self._observe(getattr(request.state, "operation", ""), answer.status, time.perf_counter() - started)
+        if isinstance(answer.body, AsyncIterator):
+            await _stream(answer, answer.body, request_id, request, send)
+            return
         async with asyncio.timeout(SEND_SECONDS):
             await _response(answer, request_id)(scope, receive, send)
 
@@ -309,12 +314,34 @@ def _refusal(error: ApiError) -> Answer:
     return Answer(error.status, {"message": error.message}, headers)
 
 
-def _response(answer: Answer, request_id: str) -> Response:
-    body = answer.body if isinstance(answer.body, bytes) else b""
-    headers = {
+async def _stream(answer: Answer, body: AsyncIterator[bytes], request_id: str, request: Request, send: Send) -> None:
+    """Send a body piece by piece. After a fault the connection is closed, so that the client sees a broken body."""
+    headers = {**_marks(request_id), **answer.headers}
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+        async for piece in body:
+            if await request.is_disconnected():
+                return
+            if piece:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except (StoreUnavailable, TimeoutError) as fault:
+        log.warning("an answer was broken off", operation=request.state.operation, reason=in_words(fault))
+
+
+def _marks(request_id: str) -> dict[str, str]:
+    """The headers that AWS gives every answer."""
+    return {
         "x-amzn-RequestId": request_id,
         "x-amz-apigw-id": base64.urlsafe_b64encode(secrets.token_bytes(11)).decode(),
     }
+
+
+def _response(answer: Answer, request_id: str) -> Response:
+    body = answer.body if isinstance(answer.body, bytes) else b""
+    headers = _marks(request_id)
     if answer.body is not None and not isinstance(answer.body, bytes):
         body = msgspec.json.encode(answer.body)
         headers["Content-Type"] = "application/json"

@@ -63,7 +63,11 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a call. A `body` of None is no body, bytes are sent unchanged, and any other value becomes JSON."""
+    """The answer to a call.
+
+    A `body` of None is no body. Bytes are sent unchanged, an async iterator of bytes piece by piece. Any other value
+    becomes JSON.
+    """
 
     status: int = 200
     body: Any = None

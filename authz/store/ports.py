@@ -150,6 +150,52 @@ class UsageReading:
 
 
 @dataclass(frozen=True, slots=True)
+class Alert:
+    """A call that took a quota's `used` units to `percent` of its `limit`. Exactly one of key and customer is set.
+
+    `start`, `end` (None: the period never ends) and `at` are µs of Unix time.
+    """
+
+    id: str
+    plan_id: str
+    key_id: str | None
+    customer_id: str | None
+    period: str
+    counts: str
+    percent: int
+    used: int
+    limit: int
+    start: int
+    end: int | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlertQuery:
+    """The alerts to read: of a plan, a key or a customer, or all of them."""
+
+    plan_id: str | None = None
+    key_id: str | None = None
+    customer_id: str | None = None
+    newest_first: bool = True
+
+    def matches(self, alert: Alert) -> bool:
+        return (
+            self.plan_id in (None, alert.plan_id)
+            and self.key_id in (None, alert.key_id)
+            and self.customer_id in (None, alert.customer_id)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AlertPage:
+    """Some alerts, and the position after them; None on the last page."""
+
+    alerts: list[Alert]
+    position: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RemainingSet:
     """UpdateUsage was applied at `now` (µs), on a day with `used` calls so far."""
 
@@ -294,7 +340,13 @@ class Archive(Protocol):
 class Usage(Protocol):
     """Reads and sets what callers have used."""
 
-    async def read(self, plan_id: str, key_ids: Sequence[str], days: Days) -> UsageReading: ...
+    async def read(self, plan_id: str, key_ids: Sequence[str], days: Days, *, refused: bool = False) -> UsageReading:
+        """The records of these keys in a plan, with the rows of these days, and with `refused` the refused calls."""
+        ...
+
+    async def alerts(self, query: AlertQuery, limit: int, position: str | None = None) -> AlertPage:
+        """Up to `limit` alerts after a position. Raises InvalidPosition."""
+        ...
 
     async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
         """Up to `count` keys with the most calls today (UTC), and their calls. Keys without a call are left out."""

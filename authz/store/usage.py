@@ -10,13 +10,14 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from authz.aws.usage import CallerUse, Days, window
+from authz.aws.usage import CallerUse, DayRow, Days, window
 from authz.core.periods import DAY_US
 from authz.core.resources import DEFAULT_ACCOUNT, QuotaSettings
 from authz.ids import random_hex
 from authz.redisio.client import Script
+from authz.store.alerts import read_alerts
 from authz.store.database import Database, chunks
-from authz.store.ports import RemainingSet, StoreUnavailable, UsageReading, Written
+from authz.store.ports import AlertPage, AlertQuery, RemainingSet, StoreUnavailable, UsageReading, Written
 
 log = structlog.get_logger(__name__)
 
@@ -55,12 +56,14 @@ class UsageLedger:
         )
         self._retention_days = retention_days
 
-    async def read(self, plan_id: str, key_ids: Sequence[str], days: Days = NO_DAYS) -> UsageReading:
+    async def read(
+        self, plan_id: str, key_ids: Sequence[str], days: Days = NO_DAYS, *, refused: bool = False
+    ) -> UsageReading:
         """Read the records of these keys in a plan, with the rows of these days. Raises StoreUnavailable."""
         now, records = self._now(), dict[str, CallerUse]()
-        size = min(CALLERS, max(1, ROWS // max(1, days.last - days.first + 1)))
-        for ids in chunks(key_ids, size):
-            blob = msgspec.msgpack.encode((self._database.pinned(), days.first, days.last))
+        fields = max(1, days.last - days.first + 1) * (3 if refused else 1)
+        blob = msgspec.msgpack.encode((self._database.pinned(), days.first, days.last, int(refused)))
+        for ids in chunks(key_ids, min(CALLERS, max(1, ROWS // fields))):
             keys = [key for key_id in ids for key in self._keys(plan_id, key_id)]
             now, replies = _READING.decode(await self._database.run(READ, keys, blob))
             for key_id, numbers in zip(ids, replies, strict=True):
@@ -70,13 +73,21 @@ class UsageLedger:
                     _warn(plan_id, key_id)
         return UsageReading(now, records)
 
+    async def alerts(self, query: AlertQuery, limit: int, position: str | None = None) -> AlertPage:
+        """Read up to `limit` alerts after a position. Raises InvalidPosition and StoreUnavailable."""
+        return await read_alerts(self._database, query, limit, position)
+
     async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
         """Return up to `count` keys with the most calls today (UTC), and their calls; no key without a call."""
         best: list[tuple[str, int]] = []
         for ids in chunks(key_ids, CALLERS):
             reading = await self.read(plan_id, ids)
             today = reading.now // DAY_US
-            used = [(key_id, record.rows.get(today, (0, 0))[0]) for key_id, record in reading.records.items()]
+            used = [
+                (key_id, record.rows[today].requests)
+                for key_id, record in reading.records.items()
+                if today in record.rows
+            ]
             best = heapq.nlargest(count, [*best, *used], key=lambda pair: pair[1])
         return [(key_id, used) for key_id, used in best if used]
 
@@ -85,7 +96,7 @@ class UsageLedger:
     ) -> Written[RemainingSet]:
         """Set the remaining units of the current period. Repeating the call is safe. Raises StoreUnavailable."""
         body = msgspec.msgpack.encode(((), (), ((plan_id, key_id),)))
-        keys = [*self._keys(plan_id, key_id), *map(self._database.store_key, ("head", "changes", "audit"))]
+        keys = [*self._keys(plan_id, key_id)[:2], *map(self._database.store_key, ("head", "changes", "audit"))]
         now = self._now()
         for _ in range(ATTEMPTS):
             blob = msgspec.msgpack.encode((*self._setting(quota, remaining, now), who, what))
@@ -107,15 +118,20 @@ class UsageLedger:
         return (self._database.pinned(), remaining, *bounds, self._retention_days, random_hex(), random_hex())
 
     def _keys(self, plan_id: str, key_id: str) -> list[str]:
-        return [self._database.key(kind, plan_id, key_id) for kind in ("ledger", "history")]
+        return [self._database.key(kind, plan_id, key_id) for kind in ("ledger", "history", "refused")]
 
     def _now(self) -> int:
         """Return the time (µs) of our own clock, a first guess until Redis reports its time."""
         return self._database.pinned() or time.time_ns() // 1000
 
 
-def _record(start: int, used: int, rows: list[list[int]]) -> CallerUse:
-    return CallerUse(start, used, {day: (amount, left) for day, amount, left in rows})
+def _record(start: int, used: int, rows: list[list[int]], refused: list[list[int]]) -> CallerUse:
+    return CallerUse(
+        start,
+        used,
+        {day: DayRow(*numbers) for day, *numbers in rows},
+        {day: (throttle, quota) for day, throttle, quota in refused},
+    )
 
 
 def _warn(plan_id: str, key_id: str) -> None:

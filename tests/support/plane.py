@@ -22,7 +22,7 @@ from authz.core.request import Request
 from authz.core.resources import QuotaSettings
 from authz.core.stored import Items
 from authz.envoy.accesslog import LogLine
-from authz.store.ports import RemainingSet, UsageReading, Written
+from authz.store.ports import AlertPage, AlertQuery, RemainingSet, UsageReading, Written
 from authz.store.sealing import Sealer
 from tests.support.dictstore import DictStore
 
@@ -33,8 +33,11 @@ HOST = "control.test"
 class NoUsage:
     """A `Usage` that has counted nothing."""
 
-    async def read(self, plan_id: str, key_ids: Sequence[str], days: Days) -> UsageReading:
+    async def read(self, plan_id: str, key_ids: Sequence[str], days: Days, *, refused: bool = False) -> UsageReading:
         return UsageReading(_now() * 1_000_000, {})
+
+    async def alerts(self, query: AlertQuery, limit: int, position: str | None = None) -> AlertPage:
+        return AlertPage([], None)
 
     async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
         return []

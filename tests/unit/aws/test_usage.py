@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from authz.aws.errors import ApiError
-from authz.aws.usage import CallerUse, Days, DayUse, days, iso_day, left, pairs
+from authz.aws.usage import CallerUse, DayRow, Days, DayUse, days, iso_day, left, pairs
 from authz.core.resources import Period, QuotaSettings
 from tests.conftest import micros
 
@@ -22,7 +22,7 @@ def _day(text: str) -> int:
 
 
 def _record(rows: dict[str, DayUse], used: int = 0, start: int = MARCH) -> CallerUse:
-    return CallerUse(start, used, {_day(text): row for text, row in rows.items()})
+    return CallerUse(start, used, {_day(text): DayRow(calls, left, calls, 0) for text, (calls, left) in rows.items()})
 
 
 def _pairs(record: CallerUse, quota: QuotaSettings | None, first: str, last: str) -> list[DayUse]:

@@ -1,0 +1,301 @@
+"""`authz usage`: the use of plans by key, customer or day, and the alerts of quotas."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from authz.aws.convert import from_resources
+from authz.aws.errors import ApiError
+from authz.aws.usage import Days, days, iso_day
+from authz.cli.control import PLACE, on_store_of, store_settings
+from authz.cli.options import FILE, with_options
+from authz.config import file as configuration
+from authz.config.faults import ConfigError
+from authz.config.settings import Settings
+from authz.core.rules import Problem
+from authz.core.stored import Items
+from authz.store.alerts import document_of
+from authz.store.ports import AlertQuery
+from authz.store.report import (
+    PARTS,
+    Group,
+    Query,
+    Rows,
+    Sums,
+    UnknownName,
+    csv_lines,
+    document,
+    in_order,
+    merge,
+    read_all,
+)
+from authz.store.store import Store
+from authz.store.usage import UsageLedger
+
+T = TypeVar("T")
+
+SECONDS: Final = 10.0
+LONGEST_RANGE: Final = 400  # days
+DAYS: Final = 30
+ALERTS: Final = 100
+PAGE: Final = 500
+BARS: Final = "▁▂▃▄▅▆▇█"
+WIDTH: Final = 31  # bars of a sparkline; more days share bars
+
+CONFIG = click.option("--config", "path", type=FILE, envvar="AUTHZ_CONFIG", help="A file whose plans are shown too.")
+WHO = (
+    click.option("--plan", "plan_id", metavar="ID", help="Only this usage plan."),
+    click.option("--key", "key_id", metavar="ID", help="Only this key."),
+    click.option("--customer", "customer_id", metavar="ID", help="Only this customer's keys."),
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Parts(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click
+    """Some of PARTS, separated by commas."""
+
+    name = "parts"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = tuple(dict.fromkeys(str(value).split(",")))
+        if strange := [part for part in parts if part not in PARTS]:
+            self.fail(f"expected some of {', '.join(PARTS)}, got {strange[0]!r}", param, ctx)
+        return parts
+
+
+@click.group(invoke_without_command=True)
+@with_options(*WHO)
+@click.option("--start", metavar="DATE", help="The first day (UTC), as 2026-03-01.")
+@click.option("--end", metavar="DATE", help="The last day.  [default: today]")
+@click.option("--days", "count", type=click.IntRange(1, LONGEST_RANGE), help="How many days.  [default: 30]")
+@click.option(
+    "--group-by",
+    "by",
+    type=Parts(),
+    metavar="PARTS",
+    default="plan,key",
+    show_default=True,
+    help="A row for each of these: plan, customer, key, day.",
+)
+@JSON
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@CONFIG
+@with_options(*PLACE)
+@click.pass_context
+def usage(
+    context: click.Context,
+    plan_id: str | None,
+    key_id: str | None,
+    customer_id: str | None,
+    start: str | None,
+    end: str | None,
+    count: int | None,
+    by: tuple[str, ...],
+    as_json: bool,
+    as_csv: bool,
+    path: Path | None,
+    redis_url: str | None,
+    account_id: str | None,
+) -> None:
+    """Print how much plans are used: requests, units, overage, and refused calls by reason.
+
+    Rows without any use are left out. On a terminal each row ends in a sparkline of its requests by day.
+
+    \b
+    authz usage --plan silver --days 7
+    authz usage --customer acme --group-by plan,day --start 2026-03-01 --end 2026-03-31 --csv
+    """
+    if context.invoked_subcommand:
+        return
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv are two forms; give one")
+    query = Query(_days(start, end, count), by, plan_id, key_id, customer_id)
+
+    async def act(store: Store, ledger: UsageLedger) -> None:
+        if as_json:
+            await _print_json(document(*row) async for rows in read_all(store, ledger, query) for row in rows.items())
+        elif as_csv:
+            click.echo(csv_lines({}, head=True), nl=False)
+            async for rows in read_all(store, ledger, query):
+                click.echo(csv_lines(rows), nl=False)
+        else:
+            await _print_table(store, ledger, query)
+
+    _on_usage(act, path, redis_url, account_id)
+
+
+@usage.command("alerts")
+@with_options(*WHO)
+@click.option("--count", default=ALERTS, show_default=True, type=click.IntRange(1, 100_000), help="At most so much.")
+@click.option("--oldest-first", is_flag=True, help="Begin with the oldest.")
+@click.option("--after", metavar="ID", help="Go on after the alert with this id.")
+@JSON
+@with_options(*PLACE)
+def alerts(
+    plan_id: str | None,
+    key_id: str | None,
+    customer_id: str | None,
+    count: int,
+    oldest_first: bool,
+    after: str | None,
+    as_json: bool,
+    redis_url: str | None,
+    account_id: str | None,
+) -> None:
+    """Print the alerts of quotas, the newest first: calls that reached a percent of a limit."""
+    query = AlertQuery(plan_id, key_id, customer_id, newest_first=not oldest_first)
+
+    async def act(_: Store, ledger: UsageLedger) -> list[dict[str, Any]]:
+        found, position = list[dict[str, Any]](), after
+        while len(found) < count:
+            page = await ledger.alerts(query, min(PAGE, count - len(found)), position)
+            found += map(document_of, page.alerts)
+            position = page.position
+            if position is None:
+                break
+        return found
+
+    found = _on_usage(act, None, redis_url, account_id)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    for alert in found:
+        who = f"key {alert['keyId']}" if "keyId" in alert else f"customer {alert['customerId']}"
+        what = f"{alert['percent']} % of {alert['limit']:,} {alert['counts'].lower()}"
+        click.echo(f"{alert['id']}  {alert['at']}  {alert['usagePlanId']}  {who}  {alert['period']}  {what}")
+
+
+def _on_usage(
+    act: Callable[[Store, UsageLedger], Awaitable[T]], path: Path | None, redis_url: str | None, account_id: str | None
+) -> T:
+    """Act on the store and its usage, beside a file's items. Raises ConfigError or OSError."""
+    read = configuration.load(path) if path else None
+    settings = store_settings(redis_url, account_id, read.settings if read else {})
+    items: Items = from_resources(read.resources, int(time.time()), bytes.hex) if read else {}
+
+    async def run(store: Store) -> T:
+        ledger = _ledger(settings)
+        try:
+            return await act(store, ledger)
+        except UnknownName as error:
+            raise ConfigError([Problem(error.kind, str(error))]) from None
+        finally:
+            await ledger.aclose()
+
+    return on_store_of(settings, run, SECONDS, lambda: items)
+
+
+def _ledger(settings: Settings) -> UsageLedger:
+    return UsageLedger(
+        settings.redis_url,
+        account=settings.account_id,
+        retention_days=settings.usage_retention_days,
+        budget=SECONDS,
+        replicas=settings.store_replicas,
+    )
+
+
+def _days(start: str | None, end: str | None, count: int | None) -> Days:
+    """The days that the options name."""
+    if start and count:
+        raise click.UsageError("--start and --days both say where to begin; give one")
+    last = end or datetime.now(UTC).date().isoformat()
+    try:
+        first = start or (date.fromisoformat(last) - timedelta(days=(count or DAYS) - 1)).isoformat()
+        return days(first, last, LONGEST_RANGE)
+    except (ApiError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+
+
+async def _print_json(documents: Any) -> None:
+    """Print a list, one object a line."""
+    before = "["
+    async for each in documents:
+        click.echo(before + "\n" + msgspec.json.encode(each).decode(), nl=False)
+        before = ","
+    click.echo("[]" if before == "[" else "\n]")
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+async def _print_table(store: Store, ledger: UsageLedger, query: Query) -> None:
+    daily = replace(query, by=(*query.by, *(() if "day" in query.by else ("day",))))
+    rows, series = Rows(), dict[Group, dict[int, int]]()
+    async for found in read_all(store, ledger, daily):
+        for group, sums in found.items():
+            whole = group if "day" in query.by else group._replace(day=None)
+            merge(rows, {whole: sums})
+            if group.day is not None:
+                series.setdefault(whole, {})[group.day] = sums.requests
+    if not rows:
+        click.echo("no use in these days")
+        return
+    draws = "day" not in query.by and sys.stdout.isatty()
+    lines = [_head(query, draws)]
+    for group, sums in in_order(rows).items():
+        lines.append(
+            [*_names(query, group), *map(_number, sums), *([_line(series[group], query.days)] if draws else [])]
+        )
+    if len(rows) > 1:
+        total = Sums(*map(sum, zip(*rows.values(), strict=True)))
+        names = ["total", *[""] * (len(lines[0]) - len(total) - 1 - draws)]
+        lines.append([*names, *map(_number, total), *([""] if draws else [])])
+    for line in _aligned(lines, len(_name_columns(query))):
+        click.echo(line)
+
+
+def _name_columns(query: Query) -> Sequence[str]:
+    """The columns that name a row."""
+    return [part for part in PARTS if part in query.by or (part == "customer" and "key" in query.by)]
+
+
+def _head(query: Query, draws: bool) -> list[str]:
+    numbers = ("requests", "units", "overage", "throttled", "over quota")
+    return [*_name_columns(query), *numbers, *(["by day"] if draws else [])]
+
+
+def _names(query: Query, group: Group) -> Iterator[str]:
+    for part in _name_columns(query):
+        value = getattr(group, part)
+        yield iso_day(value) if part == "day" else _printable(value or "-")
+
+
+def _printable(text: str) -> str:
+    """Without characters that would move the cursor of a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _number(number: int) -> str:
+    return f"{number:,}"
+
+
+def _line(by_day: dict[int, int], asked: Days) -> str:
+    """A sparkline of the days; of more than WIDTH days, some share a bar."""
+    numbers = [by_day.get(day, 0) for day in range(asked.first, asked.last + 1)]
+    share = -(-len(numbers) // WIDTH)
+    bars = [sum(numbers[at : at + share]) for at in range(0, len(numbers), share)]
+    most = max(bars) or 1
+    return "".join(BARS[-(-bar * (len(BARS) - 1) // most)] for bar in bars)
+
+
+def _aligned(lines: Sequence[Sequence[str]], names: int) -> Iterable[str]:
+    """Names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (
+            cell.ljust(width) if at < names or at >= names + len(Sums._fields) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()

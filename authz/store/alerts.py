@@ -1,0 +1,92 @@
+"""The account's alerts: calls that took a quota's used units to a percent of its limit, in the order of Redis."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import unquote
+
+from authz.core.periods import FOREVER_US
+from authz.store.database import Database
+from authz.store.ports import Alert, AlertPage, AlertQuery, InvalidPosition
+
+ID: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}", re.ASCII)
+READ: Final = 200  # entries in one command
+SCANNED: Final = 2_000  # entries for one page, where few match
+OF_CUSTOMERS: Final = frozenset({"customer-ledger", "customer-quota"})
+
+
+async def read_alerts(database: Database, query: AlertQuery, limit: int, position: str | None) -> AlertPage:
+    """Read at most `limit` alerts behind a position, which is the id of an alert. Raises InvalidPosition.
+
+    A page may have fewer alerts although others follow. Without a position after it, a page is the last.
+    """
+    if position is not None and not ID.fullmatch(position):
+        raise InvalidPosition("Invalid position parameter")
+    found: list[Alert] = []
+    for _ in range(SCANNED // READ):
+        rows = await _rows(database, query.newest_first, position)
+        for entry_id, fields in rows:
+            position = entry_id.decode()
+            alert = _alert(database, position, fields)
+            if query.matches(alert):
+                found.append(alert)
+                if len(found) == limit:
+                    return AlertPage(found, position)
+        if len(rows) < READ:
+            return AlertPage(found, None)
+    return AlertPage(found, position)
+
+
+async def _rows(database: Database, newest_first: bool, position: str | None) -> list[tuple[bytes, Any]]:
+    key = database.key("alerts")
+    if newest_first:
+        top = "+" if position is None else f"({position}"
+        rows = await database.ask("XREVRANGE", key, top, "-", "COUNT", READ)
+    else:
+        bottom = "-" if position is None else f"({position}"
+        rows = await database.ask("XRANGE", key, bottom, "+", "COUNT", READ)
+    return list(rows)
+
+
+def _alert(database: Database, entry_id: str, fields: Mapping[bytes, bytes]) -> Alert:
+    texts = {name.decode(): value.decode() for name, value in fields.items()}
+    kind, plan, who, *_ = map(unquote, database.name_of(texts["value"]).split(":"))
+    end = int(float(texts["end"]))
+    return Alert(
+        id=entry_id,
+        plan_id=plan,
+        key_id=None if kind in OF_CUSTOMERS else who,
+        customer_id=who if kind in OF_CUSTOMERS else None,
+        period=texts["period"],
+        counts=texts["counts"],
+        percent=int(float(texts["percent"])),
+        used=int(float(texts["used"])),
+        limit=int(float(texts["limit"])),
+        start=int(float(texts["start"])),
+        end=None if end >= FOREVER_US else end,
+        at=int(float(texts["at"])),
+    )
+
+
+def document_of(alert: Alert) -> dict[str, Any]:
+    """An alert as JSON has it. `id` is the position after it."""
+    return {
+        "id": alert.id,
+        "at": _moment(alert.at),
+        "usagePlanId": alert.plan_id,
+        **({"keyId": alert.key_id} if alert.customer_id is None else {"customerId": alert.customer_id}),
+        "period": alert.period,
+        "counts": alert.counts,
+        "percent": alert.percent,
+        "used": alert.used,
+        "limit": alert.limit,
+        **({} if alert.end is None else {"start": _moment(alert.start), "end": _moment(alert.end)}),
+    }
+
+
+def _moment(micros: int) -> str:
+    """A time (µs of Unix time) as ISO 8601 has it, in whole seconds of UTC."""
+    return datetime.fromtimestamp(micros // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,271 @@
+"""Usage as sellers read it: requests, units, overage and refusals of many keys, in pages of bounded work."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from authz.aws.usage import CallerUse, Days, iso_day
+from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_keys
+from authz.store.ports import InvalidPosition, Reader, Usage
+
+PARTS: Final = ("plan", "customer", "key", "day")
+MAX_KEYS: Final = 500  # of one page
+MAX_PLANS: Final = 25  # of one page: some may have no keys
+MAX_GROUPS: Final = 100_000  # summed in memory
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # begin a formula in a spreadsheet
+COLUMNS: Final = (
+    "usagePlanId",
+    "customerId",
+    "keyId",
+    "keyName",
+    "day",
+    "requests",
+    "units",
+    "overage",
+    "refusedByThrottle",
+    "refusedByQuota",
+)
+
+
+class Sums(NamedTuple):
+    """Admitted calls, their units, the units beyond a quota's limit, and refused calls by reason."""
+
+    requests: int = 0
+    units: int = 0
+    overage: int = 0
+    by_throttle: int = 0
+    by_quota: int = 0
+
+    def plus(self, other: Sums) -> Sums:
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Group(NamedTuple):
+    """Names the use that a row sums; a part that rows are not grouped by is None. A key brings its customer."""
+
+    plan: str | None = None
+    customer: str | None = None
+    key: str | None = None
+    key_name: str | None = None
+    day: int | None = None
+
+
+Rows = dict[Group, Sums]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The days, plans, keys and customers to read, and the parts of PARTS that rows are grouped by."""
+
+    days: Days
+    by: tuple[str, ...] = ("plan", "key", "day")
+    plan_id: str | None = None
+    key_id: str | None = None
+    customer_id: str | None = None
+
+    @property
+    def is_summed_by_key(self) -> bool:
+        """True if no two keys share a row, so that a page's rows are complete."""
+        return "plan" in self.by and "key" in self.by
+
+    @property
+    def most_keys(self) -> int:
+        """The keys of one page: fewer for more days, so that a page's rows are bounded."""
+        return max(1, min(MAX_KEYS, 20_000 // (self.days.last - self.days.first + 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPage:
+    """The use of some keys, and the position after them; None on the last page."""
+
+    rows: Rows
+    position: str | None
+
+
+class UnknownName(LookupError):  # noqa: N818  (an answer to the caller)
+    """There is no such plan or key. `kind` is the kind of the item."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"there is no {kind} {name}")
+        self.kind = kind
+
+
+_Members = list[tuple[StoredPlan, list[StoredKey]]]
+
+
+async def read_page(store: Reader, usage: Usage, query: Query, limit: int, position: str | None = None) -> ReportPage:
+    """Read the use of at most `limit` keys. Rows without any use are left out.
+
+    A group with keys on several pages has a row on each; they add up. Raises UnknownName and InvalidPosition.
+    """
+    members, position = await _members(store, query, min(limit, query.most_keys), position)
+    rows: Rows = {}
+    for plan, keys in members:
+        reading = await usage.read(plan.plan.id, [key.key.id for key in keys], query.days, refused=True)
+        for key in keys:
+            if record := reading.records.get(key.key.id):
+                _add(rows, query, plan, key, record)
+    return ReportPage(rows, position)
+
+
+async def read_all(store: Reader, usage: Usage, query: Query) -> AsyncIterator[Rows]:
+    """Yield all rows: page by page where no two pages share a row, else summed and sorted.
+
+    Beyond MAX_GROUPS a group may have several rows, which add up.
+    """
+    position, summed = None, Rows()
+    while True:
+        page = await read_page(store, usage, query, MAX_KEYS, position)
+        if query.is_summed_by_key:
+            yield page.rows
+        else:
+            merge(summed, page.rows)
+            if len(summed) > MAX_GROUPS:
+                yield in_order(summed)
+                summed = {}
+        position = page.position
+        if position is None:
+            break
+    if summed:
+        yield in_order(summed)
+
+
+def merge(rows: Rows, others: Rows) -> None:
+    """Add the other rows to `rows`."""
+    for group, sums in others.items():
+        rows[group] = rows[group].plus(sums) if group in rows else sums
+
+
+def in_order(rows: Rows) -> Rows:
+    return dict(sorted(rows.items(), key=lambda row: tuple((part is not None, part or 0) for part in row[0])))
+
+
+def csv_lines(rows: Rows, *, head: bool = False) -> str:
+    """The rows as RFC 4180 has them. A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    if head:
+        writer.writerow(COLUMNS)
+    for group, sums in rows.items():
+        day = None if group.day is None else iso_day(group.day)
+        names = (group.plan, group.customer, group.key, group.key_name, day)
+        writer.writerow([*map(_cell, names), *sums])
+    return text.getvalue()
+
+
+def document(group: Group, sums: Sums) -> dict[str, object]:
+    """A row as JSON has it."""
+    day = None if group.day is None else iso_day(group.day)
+    names = zip(COLUMNS, (group.plan, group.customer, group.key, group.key_name, day), strict=False)
+    return {name: value for name, value in names if value is not None} | {
+        "requests": sums.requests,
+        "units": sums.units,
+        "overage": sums.overage,
+        "refused": {"throttle": sums.by_throttle, "quota": sums.by_quota},
+    }
+
+
+def _cell(text: str | None) -> str:
+    if text is None:
+        return ""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _add(rows: Rows, query: Query, plan: StoredPlan, key: StoredKey, record: CallerUse) -> None:
+    by, days = query.by, query.days
+    for day in sorted(record.rows.keys() | record.refused.keys()):
+        if not days.first <= day <= days.last:
+            continue
+        row, refused = record.rows.get(day), record.refused.get(day, (0, 0))
+        sums = Sums(row.requests, row.units, row.over, *refused) if row else Sums(0, 0, 0, *refused)
+        if not any(sums):
+            continue
+        group = Group(
+            plan=plan.plan.id if "plan" in by else None,
+            customer=(key.key.customer_id or "") if "customer" in by or "key" in by else None,
+            key=key.key.id if "key" in by else None,
+            key_name=key.key.name if "key" in by else None,
+            day=day if "day" in by else None,
+        )
+        rows[group] = rows[group].plus(sums) if group in rows else sums
+
+
+# --- the keys of a page -------------------------------------------------------------------------------------------
+
+
+async def _members(store: Reader, query: Query, limit: int, position: str | None) -> tuple[_Members, str | None]:
+    """Some keys with a plan of each, and the position after them."""
+    plan = await _plan(store, query.plan_id) if query.plan_id is not None else None
+    if query.key_id is not None:
+        return await _members_of_key(store, query, query.key_id, plan), None
+    if query.customer_id is not None:
+        page = await store.search(by_customer(query.customer_id), limit, position)
+        return await _by_plan(store, page.items, plan), page.position
+    if plan is not None:
+        page = await store.page("apikey", plan_keys(plan.ref), limit, position)
+        return [(plan, page.items)], page.position
+    return await _members_of_all(store, limit, position)
+
+
+async def _members_of_key(store: Reader, query: Query, key_id: str, plan: StoredPlan | None) -> _Members:
+    """A key that is named with a plan may have left it."""
+    key = await store.get("apikey", key_id)
+    if not isinstance(key, StoredKey):
+        raise UnknownName("apikey", key_id)
+    if query.customer_id is not None and key.key.customer_id != query.customer_id:
+        return []
+    return [(plan, [key])] if plan else await _by_plan(store, [key], None)
+
+
+async def _members_of_all(store: Reader, limit: int, position: str | None) -> tuple[_Members, str | None]:
+    """Walk through the plans; a position is that before a plan, a dot, and that among its keys."""
+    at, inner = _parts(position)
+    members: _Members = []
+    for _ in range(MAX_PLANS):
+        plans = await store.page("usageplan", "usageplan", 1, at)
+        for plan in plans.items:
+            page = await store.page("apikey", plan_keys(plan.ref), limit, inner)
+            members.append((plan, page.items))
+            limit -= len(page.items)
+            if page.position is not None:
+                return members, f"{at or ''}.{page.position}"
+        if plans.position is None:
+            return members, None
+        at, inner = plans.position, None
+        if limit <= 0:
+            break
+    return members, f"{at}."
+
+
+def _parts(position: str | None) -> tuple[str | None, str | None]:
+    if position is None:
+        return None, None
+    at, dot, inner = position.partition(".")
+    if not dot:
+        raise InvalidPosition("Invalid position parameter")
+    return at or None, inner or None
+
+
+async def _by_plan(store: Reader, keys: Sequence[StoredKey], plan: StoredPlan | None) -> _Members:
+    """The keys under each of their plans, or under one plan only."""
+    if plan:
+        return [(plan, [key for key in keys if plan.ref in key.plans])]
+    refs = dict.fromkeys(ref for key in keys for ref in key.plans)
+    found = await store.many("usageplan", list(dict.fromkeys(_ids(refs))))
+    plans = {each.ref: each for each in found if isinstance(each, StoredPlan)}
+    return [(plans[ref], [key for key in keys if ref in key.plans]) for ref in refs if ref in plans]
+
+
+def _ids(refs: Iterable[str]) -> Iterable[str]:
+    return (ref.partition(".")[0] for ref in refs)
+
+
+async def _plan(store: Reader, plan_id: str) -> StoredPlan:
+    plan = await store.get("usageplan", plan_id)
+    if not isinstance(plan, StoredPlan):
+        raise UnknownName("usageplan", plan_id)
+    return plan
