@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
 
-from authz.core.periods import FOREVER_US
+from authz.core.periods import ENDLESS
 from authz.store.database import Database
 from authz.store.ports import Alert, AlertPage, AlertQuery, InvalidPosition
 
@@ -66,7 +66,7 @@ def _alert(database: Database, entry_id: str, fields: Mapping[bytes, bytes]) -> 
         used=int(float(texts["used"])),
         limit=int(float(texts["limit"])),
         start=int(float(texts["start"])),
-        end=None if end >= FOREVER_US else end,
+        end=None if end >= ENDLESS.end else end,
         at=int(float(texts["at"])),
     )
 
