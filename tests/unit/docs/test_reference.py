@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from authz.cli.main import cli
 from authz.config.fields import FIELDS
+from authz.config.file import parse
 from authz.config.settings import Option, options
 from authz.core import resources
 from authz.core.verdict import Reason
@@ -108,6 +109,27 @@ def test_the_whole_example_of_a_plans_file_has_no_mistake(tmp_path: Path) -> Non
     (tmp_path / "plans.yaml").write_text(example[1])
     checked = CliRunner().invoke(cli, ["check-config", str(tmp_path / "plans.yaml")])
     assert checked.output.endswith("plans.yaml: 1 API, 2 plans, 2 keys; nothing wrong\n")
+
+
+def sellers_examples() -> dict[str, str]:
+    """The files of the section about plans for sellers, by heading."""
+    section = re.search(r"^## Plans for sellers\n(.*?)^## ", page("plans-file"), re.MULTILINE | re.DOTALL)
+    assert section
+    return dict(re.findall(r"^### ([^\n]+)\n.*?^```yaml\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("heading", sellers_examples())
+def test_an_example_of_a_plan_for_sellers_has_no_mistake(heading: str) -> None:
+    assert parse(sellers_examples()[heading], heading).resources.usage_plans != ()
+
+
+def test_each_field_for_sellers_has_an_example() -> None:
+    sellers = {
+        *("cost", "costFrom", "metadata", "max", "quotas", "limitsPer", "counts", "timeZone", "anchor", "overage"),
+        *("upTo", "alerts", "billingDay", "overrides", "customers", "customerId"),
+    }
+    shown = set(re.findall(r"\w+(?=:)", "".join(sellers_examples().values())))
+    assert sellers - shown == set()
 
 
 def test_no_resource_of_the_file_is_forgotten() -> None:
