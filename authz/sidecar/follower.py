@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -28,14 +28,16 @@ from authz.store.keys import StoreKeyCache
 from authz.store.ports import CallerName, ChangeFeed, Event, Head, StoreUnavailable
 
 BLOCK_MILLISECONDS: Final = 200
-ANSWER_SECONDS: Final = 0.4  # the timeout of head and lease; a slower connection counts as dead
+ANSWER_SECONDS: Final = 0.4  # the timeout of head and presence; a slower connection counts as dead
 RECONNECT_SECONDS: Final = 0.1
 LONGEST_RECONNECT_SECONDS: Final = 2.0
-LEASE_SECONDS: Final = 1.0
+PRESENCE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.2  # when the store cannot be read
 REFUSED_SECONDS: Final = 5.0  # when its resources cannot be compiled
 MAX_TOLD: Final = 10  # methods without their authorization, in a log line and on the status page
 COMPILED: Final = frozenset({"account", "domain", "stage", "usageplan"})  # the kinds of items that a catalog is made of
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +65,7 @@ class StoreCatalog:
     """The catalog of the store's resources and the file's, if there is a file; None until the store is first read.
 
     `ring` receives every change, and `observe` the outcome of every reload. `reset` receives the callers whose counters
-    were set, or None if they are unknown. `worker` names us in the lease, for calls of the control plane that wait
+    were set, or None if they are unknown. `worker` names us in our presence, for calls of the control plane that wait
     for a version. `rest` pauses before the stream is retried; tests replace it.
     """
 
@@ -103,7 +105,7 @@ class StoreCatalog:
         self._not_understood = Notice("change stream not understood", level="error")
         self._unread = Notice("store not read", redis=store.address)
         self._uncompiled = Notice("catalog failed", level="error")
-        self._unleased = Notice("lease not renewed", redis=store.address)
+        self._unannounced = Notice("presence not renewed", redis=store.address)
         self._unchanged = Notice("catalog loaded", level="info", outcome="unchanged")
 
     @property
@@ -154,18 +156,18 @@ class StoreCatalog:
     async def watch(self) -> None:
         """Follow the store and the file, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for loop in (self._follow(), self._keep_compiled(), self._keep_leased()):
+            for loop in (self._follow(), self._keep_compiled(), self._keep_present()):
                 tasks.create_task(loop)
             if self._file:
                 tasks.create_task(self._file.watch())
 
     async def aclose(self) -> None:
-        """Drop the lease, so that no call waits for this sidecar, and close the connections to the store."""
+        """Drop the presence, so that no call waits for this sidecar, and close the connections to the store."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._store.drop_presence(self._worker)
         except (StoreUnavailable, TimeoutError):
-            log.info("lease not dropped; it ends by itself")
+            log.info("presence not dropped; it expires by itself")
         await self._store.aclose()
 
     # --- the change stream ---
@@ -224,8 +226,16 @@ class StoreCatalog:
         self._heard_at = time.time() - (time.monotonic() - answered)
 
     async def _head(self) -> Head:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await self._store.head()
+        return await self._in_time(self._store.head())
+
+    async def _in_time(self, answer: Awaitable[T]) -> T:
+        """The store's answer. Raises TimeoutError after ANSWER_SECONDS; then idle connections count as dead, too."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await answer
+        except TimeoutError:
+            await self._store.drop_idle()
+            raise
 
     def _is_ours(self, head: Head) -> bool:
         """True if the store's history includes our position; False after FLUSHALL, a restore or lost writes."""
@@ -332,22 +342,21 @@ class StoreCatalog:
             log.warning("methods served without their authorization", methods=_few(lacking), why=why)
         self._unauthorized = lacking
 
-    # --- the lease ---
+    # --- the presence ---
 
-    async def _keep_leased(self) -> None:
-        """Publish the served version in our lease: at once when it changes, and every LEASE_SECONDS."""
+    async def _keep_present(self) -> None:
+        """Announce the served version: at once when it changes, and every PRESENCE_SECONDS."""
         while True:
             self._news.clear()
             try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await self._store.renew_presence(self._worker, self.served)
+                await self._in_time(self._store.renew_presence(self._worker, self.served))
             except (StoreUnavailable, TimeoutError) as fault:
-                self._unleased.says(in_words(fault))
+                self._unannounced.says(in_words(fault))
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            self._unleased.ended("lease renewed again")
+            self._unannounced.ended("presence renewed again")
             try:
-                async with asyncio.timeout(LEASE_SECONDS):
+                async with asyncio.timeout(PRESENCE_SECONDS):
                     await self._news.wait()
             except TimeoutError:
                 continue

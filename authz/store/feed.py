@@ -97,6 +97,11 @@ class Feed:
         await hang_up(self._stream)
         await self.database.hang_up()
 
+    async def drop_idle(self) -> None:
+        """Close the connections that are idle: they may be as dead as one that has not answered."""
+        await hang_up(self._stream, in_use=False)
+        await self.database.hang_up()
+
     async def renew_presence(self, worker: str, served: Head) -> Head:
         """Announce for 3 s that `worker` serves this state. Returns the state of the store."""
         return (await self._present(worker, served))[0]

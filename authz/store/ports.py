@@ -315,6 +315,10 @@ class ChangeFeed(Protocol):
         """Close the connections, so that the next command connects anew: the server's name may have moved."""
         ...
 
+    async def drop_idle(self) -> None:
+        """Close the connections that are idle: they may be as dead as one that has not answered."""
+        ...
+
     async def renew_presence(self, worker: str, served: Head) -> Head:
         """Announce for a few seconds that `worker` serves this state. Returns the state of the store."""
         ...

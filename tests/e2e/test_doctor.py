@@ -423,12 +423,12 @@ def test_sidecars_that_do_not_agree_are_found(
 def test_more_followers_of_a_store_than_replicas_are_found(
     sidecar: AuthzServer, kept: RedisServer, environment: dict[str, str]
 ) -> None:
-    """By their leases, whether or not their addresses were given."""
+    """By their presences, whether or not their addresses were given."""
     with authz_serve(FILE, "--store", env=environment) as second:
         one = {"sidecars": [sidecar.http], "redis": kept.url}
-        until(lambda: found(**one) != [], "no second lease", second)
+        until(lambda: found(**one) != [], "no second presence", second)
         assert found(**one) == ["replicas-too-low"]
-    until(lambda: found(**one) == [], "the lease does not end", sidecar)
+    until(lambda: found(**one) == [], "the presence does not expire", sidecar)
 
 
 def test_clocks_that_differ_are_found(sidecar: AuthzServer, control: str) -> None:

@@ -101,7 +101,7 @@ def test_a_stopped_sidecar_is_named_and_admits_no_key_from_its_stale_memory(tour
         late = tour.control.get(f"/catalog/version?wait={version}&timeout=0")
         assert late.status_code == 409, late.text
         assert "Not every sidecar serves version" in late.text
-        tour.wait(deleted)  # until the lease of the one that stands still has ended
+        tour.wait(deleted)  # until the presence of the one that stands still has expired
         awake = [sidecar for sidecar in tour.stack.sidecars if sidecar is not still]
         assert [ask(sidecar, api_id, value) for sidecar in awake] == ["F"] * (SIDECARS - 1)
     finally:

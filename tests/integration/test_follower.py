@@ -106,7 +106,7 @@ class Sidecar:
         self.reset: list[object] = []
         self.lookups = Store(url, account=account)
         self.ring = StoreKeyCache(self.lookups.find)
-        store = Store(url, account=account, budget=budget)
+        self.store = store = Store(url, account=account, budget=budget)
         reset = self.reset.append
         self.catalog = StoreCatalog(store, self.ring, self._compile, worker="w1", file=file, reset=reset, rest=rest)
         limiter: Any = NoLimits()
@@ -137,13 +137,18 @@ class Sidecar:
         verdict = await self.checker.check(ask(key=key))
         return "allowed" if isinstance(verdict, Allowed) else str(verdict.reason)
 
+    async def is_at_rest(self) -> bool:
+        """True if no command is in flight but the wait for changes."""
+        pool: Any = self.store.database.redis.connection_pool
+        return not pool._in_use_connections
+
     async def takes_over(self, version: int) -> None:
-        """Until the lease names the version, as `GET /catalog/version?wait=V` does."""
+        """Until the presence names the version, as `GET /catalog/version?wait=V` does."""
 
         async def told() -> bool:
             head = await self.writer.head()
-            leases = await self.writer.presences()
-            return [(lease.epoch, lease.version >= version) for lease in leases] == [(head.epoch, True)]
+            presences = await self.writer.presences()
+            return [(one.epoch, one.version >= version) for one in presences] == [(head.epoch, True)]
 
         await eventually(told)
 
@@ -493,16 +498,26 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
             await sink.drain()
 
 
-async def test_half_open_connections_hide_neither_a_key_nor_a_catalog(shared_redis: RedisServer, account: str) -> None:
-    """A sidecar's own timeout bounds the calls to the store that were in flight when the connections froze."""
+@pytest.mark.parametrize(
+    ("at_rest", "budget"),
+    [
+        pytest.param(True, 10 * DEADLINE_SECONDS, id="at rest, whatever the store's own timeout is"),
+        pytest.param(False, STORE_SECONDS, id="at work, where a sidecar's own timeout bounds the calls in flight"),
+    ],
+)
+async def test_half_open_connections_hide_neither_a_key_nor_a_catalog(
+    shared_redis: RedisServer, account: str, at_rest: bool, budget: float
+) -> None:
     relay = Relay(urlsplit(shared_redis.url).path)
     listener = await asyncio.start_server(relay.accept, HOST, 0)
     url = f"redis://{HOST}:{listener.sockets[0].getsockname()[1]}/0"
     direct = Store(shared_redis.url, account=account)
-    async with following(url, account, budget=STORE_SECONDS) as sidecar:
+    async with following(url, account, budget=budget) as sidecar:
         sidecar.writer = direct
         await sidecar.takes_over(await sidecar.put(*world()))
         assert await sidecar.answer() == "allowed"
+        if at_rest:
+            await eventually(sidecar.is_at_rest)
         compiled = sidecar.compiled
         relay.freeze()
         await sidecar.takes_over(await sidecar.put(stored_key(enabled=False), named("changed")))
@@ -748,12 +763,12 @@ def test_a_sidecar_with_a_store_says_once_that_redis_is_away_however_often_it_tr
         began, before = monotonic(), len(server.log_text)
         own_redis.kill()
         until(lambda: "change stream lost" in server.log_text, "it says that Redis is away", server)
-        until(lambda: "lease not renewed" in server.log_text, "it says what follows from that", server)
+        until(lambda: "presence not renewed" in server.log_text, "it says what follows from that", server)
         with closing(HangsUp(port_of(own_redis))) as listener:
             until(lambda: listener.met >= 20, "it tries again and again", server)
             said = Counter(_what_is_said(server.log_text[before:]))
             allowed = 1 + int((monotonic() - began) / notice.REPEAT_SECONDS)
-    assert {"change stream lost", "lease not renewed"} <= {event for event, _ in said}
+    assert {"change stream lost", "presence not renewed"} <= {event for event, _ in said}
     assert {said_of: times for said_of, times in said.items() if times > allowed} == {}
 
 
@@ -781,7 +796,7 @@ async def _set_remaining(url: str, quota: QuotaSettings, remaining: int) -> None
     version = (await ledger.set_remaining("p1", "k1", quota, remaining, who="test", what="set")).version
 
     async def told() -> bool:
-        return [lease.version >= version for lease in await store.presences()] == [True]
+        return [one.version >= version for one in await store.presences()] == [True]
 
     await eventually(told)
     await ledger.aclose()

@@ -496,10 +496,10 @@ async def test_a_lease_lives_for_three_seconds(store: Store, clock: Clock) -> No
     assert await store.renew_presence("w1", head) == head
     clock.advance(2)
     await store.renew_presence("w2", Head())
-    assert [(lease.worker, lease.version) for lease in await store.presences()] == [("w1", 1), ("w2", 0)]
+    assert [(one.worker, one.version) for one in await store.presences()] == [("w1", 1), ("w2", 0)]
     assert (await store.presences())[0].epoch == head.epoch
     clock.advance(1)
-    assert [lease.worker for lease in await store.presences()] == ["w2"]
+    assert [one.worker for one in await store.presences()] == ["w2"]
     await store.drop_presence("w2")
     assert await store.presences() == []
 

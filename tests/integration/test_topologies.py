@@ -398,7 +398,7 @@ async def _store_works(url: str, account: str) -> None:
     assert await Backups(again.database).load(_each(kept)) == len(kept)
     assert await differences(again) == []
     await again.renew_presence("w", await again.head())
-    assert [lease.worker for lease in await again.presences()] == ["w"]
+    assert [one.worker for one in await again.presences()] == ["w"]
     assert (
         len(
             await audit(
