@@ -42,7 +42,7 @@ from authz.control.server import ControlOptions
 from authz.core.resources import ApiKey, Resources, UsagePlan
 from authz.store.consistency import differences
 from authz.store.sealing import Sealer
-from tests.support.control import SEALER, Control, Reply, boto, raw, running
+from tests.support.control import SEALER, Control, Reply, boto, patiently, raw, running
 from tests.support.control import control as control
 from tests.support.servers import Kind, RedisServer, redis_server, until
 
@@ -300,15 +300,6 @@ ENDINGS = ("", "?mode=import&format=csv", "?mode=%ff", "?limit=-1&position=%2F%2
 SERVED = [operation for operation in operations() if operation not in UNSUPPORTED]
 
 
-def patiently(plane: Control, verb: str, path: str, body: bytes) -> Reply:
-    """Call again after a 503, as AWS's clients do: a busy machine can keep Redis's answer from us for a second."""
-    for _ in range(10):
-        reply = bearer(plane, verb, path, body)
-        if reply.status != 503:
-            break
-    return reply
-
-
 def refuse_rubbish(
     plane: Control, body: bytes, ending: str, part: Callable[[str], str], operations_: list[Any]
 ) -> None:
@@ -318,7 +309,7 @@ def refuse_rubbish(
         for operation in operations_
     ]
     with ThreadPoolExecutor(4) as pool:
-        replies = list(pool.map(lambda target: patiently(plane, target[0], target[1], body), targets))
+        replies = list(pool.map(lambda target: patiently(plane, target[0], target[1], body, send=bearer), targets))
     faults = [(target, reply) for target, reply in zip(targets, replies, strict=True) if reply.status >= 500]
     assert not faults
     assert all(reply.json().keys() == {"message"} for reply in replies if reply.status >= 400)

@@ -49,6 +49,7 @@ LIMIT = 100
 MOST = 10  # checks that are worked on at once, where a test says so
 IDLE = 10_000
 STREAMS = 1_000
+REPEATS = 5  # of what was cancelled unread
 SERVING = health_pb2.HealthCheckResponse.SERVING
 SHED = (503, "error_response", "1")
 PATIENT = ("--redis-timeout-ms", "30000")
@@ -382,7 +383,9 @@ async def test_a_thousand_calls_on_one_connection_are_all_answered(
         async with client(server) as envoy:
             answers = await envoy.calls("deny", STREAMS)
             # grpcio cancels a call that it could not read within a second, on a busy machine. Nothing is charged.
-            while unread := answers.pop((0, "CANCELLED", ""), 0):
+            for _ in range(REPEATS if host == "grpcio" else 0):
+                unread = answers.pop((0, "CANCELLED", ""), 0)
+                assert unread < STREAMS
                 answers += await envoy.calls("deny", unread)
             assert statuses(answers) == {200: LIMIT, 429: STREAMS - LIMIT}
 

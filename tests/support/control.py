@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import boto3
 import pytest
@@ -189,15 +189,6 @@ def signed(control: Control, verb: str, path: str, body: bytes, headers: Mapping
     return {name: str(value) for name, value in request.headers.items()}
 
 
-def patiently(control: Control, verb: str, path: str, body: Any = None) -> Reply:
-    """Call again after a 503, as AWS's clients do: a busy machine can keep Redis's answer from us for a second."""
-    for _ in range(10):
-        reply = raw(control, verb, path, body)
-        if reply.status != 503:
-            break
-    return reply
-
-
 def raw(
     control: Control,
     verb: str,
@@ -217,3 +208,15 @@ def raw(
         return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
     finally:
         connection.close()
+
+
+UNAVAILABLE: Final = "The store is unavailable; try again"
+
+
+def patiently(control: Control, verb: str, path: str, body: Any = None, *, send: Callable[..., Reply] = raw) -> Reply:
+    """Call again where Redis did not answer in time, as AWS's clients do: on a busy machine it can take a second."""
+    for _ in range(10):
+        reply = send(control, verb, path, body)
+        if reply.status != 503 or reply.json()["message"] != UNAVAILABLE:
+            break
+    return reply
