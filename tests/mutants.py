@@ -1,7 +1,7 @@
 """Measure whether the tests notice a fault: `python -m tests.mutants` changes one operator at a time and runs them.
 
-A mutant is one change of one line, drawn with a seed. It is killed if a test fails, and survives if all pass. Only the
-fast tests of the changed module run, in a copy of the tree.
+A mutant is one change of one line, drawn with a seed. It is killed if a test fails or takes too long, and survives if
+all pass. Only the fast tests of the changed module run, in a copy of the tree; first all of them, without a mutant.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
+
+import pytest
 
 ROOT: Final = Path(__file__).parents[1]
 SECONDS: Final = 300  # for the tests of a mutant; one that runs into an endless loop is killed
@@ -188,19 +192,40 @@ def drawn(count: int, seed: int, paths: Sequence[str]) -> list[Mutant]:
     return sample[:count]
 
 
-def is_killed(mutant: Mutant, copy: Path) -> bool:
+class Fate(StrEnum):
+    """What the tests say about a mutant; or that they did not run, which says nothing."""
+
+    KILLED = "killed"
+    SURVIVED = "SURVIVED"
+    ERROR = "ERROR"
+
+
+def fate(mutant: Mutant, copy: Path) -> Fate:
+    """The result of the tests with this fault in the copy of the tree."""
     target = copy / mutant.path
     source = target.read_text("utf-8")
     target.write_text(mutant.of(source), "utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS[mutant.path]]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "AUTHZ_TEST_EXAMPLES": "ci"}
     try:
-        ended = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=SECONDS, check=False)
+        status = run(TESTS[mutant.path], copy, SECONDS).returncode
     except subprocess.TimeoutExpired:
-        return True
+        return Fate.KILLED
     finally:
         target.write_text(source, "utf-8")
-    return ended.returncode != 0
+    match status:
+        case pytest.ExitCode.OK:
+            return Fate.SURVIVED
+        case pytest.ExitCode.TESTS_FAILED:
+            return Fate.KILLED
+        case _:
+            return Fate.ERROR
+
+
+def run(tests: Iterable[str], copy: Path, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "AUTHZ_TEST_EXAMPLES": "ci"}
+    return subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+    )
 
 
 def copy_to(folder: Path) -> None:
@@ -218,18 +243,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("paths", nargs="*", help="modules to change (default: all that have their tests named here)")
     given = parser.parse_args(arguments)
     sample = drawn(given.count, given.seed, given.paths or [*TESTS])
-    survivors = 0
+    fates: Counter[Fate] = Counter()
     with TemporaryDirectory(prefix="authz-mutants-") as folder:
-        copy_to(Path(folder))
+        copy = Path(folder)
+        copy_to(copy)
+        unchanged = run(sorted({test for mutant in sample for test in TESTS[mutant.path]}), copy)
+        if unchanged.returncode:
+            sys.exit(f"{unchanged.stdout}{unchanged.stderr}\nthe tests do not pass without a fault")
         for number, mutant in enumerate(sample, 1):
-            killed = is_killed(mutant, Path(folder))
-            survivors += not killed
-            text = mutant.describe((Path(folder) / mutant.path).read_text("utf-8"))
-            sys.stdout.write(f"{number}/{len(sample)} {'killed' if killed else 'SURVIVED'} {text}\n")
+            one = fate(mutant, copy)
+            fates[one] += 1
+            text = mutant.describe((copy / mutant.path).read_text("utf-8"))
+            sys.stdout.write(f"{number}/{len(sample)} {one} {text}\n")
             sys.stdout.flush()
-    killed_in_all = len(sample) - survivors
-    sys.stdout.write(f"score: {killed_in_all} of {len(sample)} killed, {killed_in_all / max(1, len(sample)):.0%}\n")
-    return 0
+    judged = fates[Fate.KILLED] + fates[Fate.SURVIVED]
+    sys.stdout.write(f"score: {fates[Fate.KILLED]} of {judged} killed, {fates[Fate.KILLED] / max(1, judged):.0%}\n")
+    if fates[Fate.ERROR]:
+        sys.stdout.write(f"{fates[Fate.ERROR]} are not judged: their tests did not run\n")
+    return int(fates[Fate.ERROR] > 0)
 
 
 if __name__ == "__main__":
