@@ -83,6 +83,6 @@ $(VENV)/.stamp-up $(VENV)/.stamp-dev $(VENV)/.stamp-bench: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, and it takes >= 3.11: say make PYTHON=…" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing this project[$(EXTRAS)] into $(VENV)"
-	@# The faster host too, where there is a wheel of it.
+	@# The faster server too, where there is a wheel of it.
 	@$(PIP) --editable '.[$(EXTRAS),fast]' 2>/dev/null || $(PIP) --editable '.[$(EXTRAS)]' || { echo "$$NO_WHEEL" >&2; exit 1; }
 	@touch $@

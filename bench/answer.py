@@ -1,4 +1,4 @@
-"""What one answer costs this process without any host or Redis: parse, resolve, judge, encode, count.
+"""What one answer costs this process without any server or Redis: parse, resolve, judge, encode, count.
 
     python bench/answer.py [--calls 20000]
 

@@ -86,7 +86,7 @@ class Side:
 @click.option("--ext-authz", metavar="HOST:PORT", help="An Authorization service.")
 @click.option("--pid", "pids", multiple=True, type=int, help="A process of it, whose CPU is counted.")
 @click.option(
-    "--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True, help="Our host."
+    "--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True, help="Our server."
 )
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="A B, so often.")
 @click.option(

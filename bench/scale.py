@@ -2,8 +2,8 @@
 
     python -m bench.scale [--calls 5000] [--most 1000000]
 
-µs of CPU a call, without any host or Redis: parse, resolve, judge, encode, count. The keys of the calls are drawn from
-all that there are, at most 20,000 of them, so what grows with the number of keys is what the processor's caches miss.
+µs of CPU a call, without any server or Redis: parse, resolve, judge, encode, count. The keys of the calls are drawn
+from all that there are, at most 20,000 of them, so what grows with their number is what the processor's caches miss.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """What workers cost in memory, and how long a reload holds up one that serves.
 
-python -m bench.workers [--keys 100000] [--workers 2] [--plans 10000] [--routes 1000]
+    python -m bench.workers [--keys 100000] [--workers 2] [--calls 12000] [--own] [--plans 10000] [--routes 1000]
+
+Memory is shown after the start, and after some calls: they write to reference counts, and so copy memory that was
+shared. With `--own` each worker reads the file itself, as where there is no template: compare the two to see what a
+template saves.
 """
 
 from __future__ import annotations
@@ -8,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,11 +30,22 @@ import structlog
 from authz.config.file import load_in_child
 from authz.config.live import LiveCatalog
 from authz.core.catalog import Catalog
+from bench.load.h2 import Connection, framed
+from bench.load.inputs import CHECK, admits, check_request
+from bench.load.loops import closed
+from bench.measure.servers import redis
 from bench.reload import Stall, document
 
 START_SECONDS = 180.0
 WATCH_SECONDS = 0.5
-NOWHERE = "redis://127.0.0.1:9"  # no decision matters here
+IN_FLIGHT = 16  # for each worker
+# `authz serve` whose supervisor makes no template.
+WITHOUT_TEMPLATE = """
+from authz.workers import supervisor
+supervisor.SHARES = False
+from authz.__main__ import main
+main()
+"""
 
 
 def routed(plans: int, routes: int, rate: int) -> str:
@@ -59,11 +75,15 @@ def free_ports(count: int) -> int:
 
 
 @contextmanager
-def serving(config: Path, workers: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`authz serve`, once all of its workers are ready; and where it tells of them."""
-    grpc, http = (f"127.0.0.1:{free_ports(n)}" for n in (workers, 1))
-    flags = ("--config", str(config), "--grpc-listen", grpc, "--http-listen", http, "--redis-url", NOWHERE)
-    command = (sys.executable, "-m", "authz", "serve", *flags, "--workers", str(workers), "--drain-seconds", "0")
+def serving(
+    config: Path, redis_url: str, workers: int, *, own: bool
+) -> Iterator[tuple[subprocess.Popen[bytes], str, list[str]]]:
+    """`authz serve`, once all of its workers are ready, the address of its status, and those of the workers."""
+    port, http = free_ports(workers), f"127.0.0.1:{free_ports(1)}"
+    grpc = [f"127.0.0.1:{port + n}" for n in range(workers)]
+    flags = ("--config", str(config), "--grpc-listen", grpc[0], "--http-listen", http, "--redis-url", redis_url)
+    program = ("-c", WITHOUT_TEMPLATE) if own else ("-m", "authz")
+    command = (sys.executable, *program, "serve", *flags, "--workers", str(workers), "--drain-seconds", "0")
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -71,7 +91,7 @@ def serving(config: Path, workers: int) -> Iterator[tuple[subprocess.Popen[bytes
             assert process.poll() is None, "it has ended"
             assert time.monotonic() < deadline, "it is not ready"
             time.sleep(0.1)
-        yield process, http
+        yield process, http, grpc
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -95,23 +115,44 @@ def memory(pid: int) -> tuple[float, float, float]:
     return kb["Rss"] / 1e3, kb["Pss"] / 1e3, (kb["Private_Clean"] + kb["Private_Dirty"]) / 1e3
 
 
-def memory_table(keys: int, workers: int) -> Iterator[str]:
-    yield f"{keys:,} keys, {workers} workers"
-    yield "| process | RSS, MB | PSS, MB | private, MB |\n|---|---:|---:|---:|"
-    with tempfile.TemporaryDirectory() as directory:
+def memory_tables(keys: int, workers: int, calls: int, *, own: bool) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as directory, redis(os.sched_getaffinity(0)) as server:
         config = Path(directory, "plans.yaml")
         config.write_text(document(keys, 1_000, 50))
-        with serving(config, workers) as (supervisor, http):
-            of = {f"worker {one['slot']}": one["pid"] for one in told(http)}
-            children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
-            [template] = {int(child) for child in children} - set(of.values())
-            total = 0.0
-            for name, pid in {"supervisor": supervisor.pid, "template": template, **of}.items():
-                assert isinstance(pid, int)
-                rss, pss, private = memory(pid)
-                total += pss
-                yield f"| {name} | {rss:.0f} | {pss:.0f} | {private:.0f} |"
-            yield f"| all | | {total:.0f} | |"
+        with serving(config, server.address, workers, own=own) as (supervisor, http, grpc):
+            yield f"{keys:,} keys, {workers} workers {'of their own' if own else 'of a template'}, after the start"
+            yield from memory_table(supervisor.pid, http)
+            call(grpc, keys, calls)
+            yield f"\nafter {calls:,} calls"
+            yield from memory_table(supervisor.pid, http)
+
+
+def call(addresses: list[str], keys: int, calls: int) -> None:
+    """Call with random keys, spread evenly over the workers."""
+    connections, draw = [Connection(address, CHECK) for address in addresses], random.Random(1)
+    outcome = closed(
+        connections,
+        lambda: framed(check_request(f"k{draw.randrange(keys)}-{'a' * 24}")),
+        admits,
+        in_flight=IN_FLIGHT * len(connections),
+        total=calls,
+    )
+    assert outcome.answered, "no call was answered"
+    for connection in connections:
+        connection.close()
+
+
+def memory_table(supervisor: int, http: str) -> Iterator[str]:
+    yield "| process | RSS, MB | PSS, MB | private, MB |\n|---|---:|---:|---:|"
+    pids = {f"worker {one['slot']}": int(str(one["pid"])) for one in told(http)}
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    template = [("template", pid) for pid in map(int, children) if pid not in pids.values()]
+    total = 0.0
+    for name, pid in (("supervisor", supervisor), *template, *pids.items()):
+        rss, pss, private = memory(pid)
+        total += pss
+        yield f"| {name} | {rss:.0f} | {pss:.0f} | {private:.0f} |"
+    yield f"| all | | {total:.0f} | |"
 
 
 def pause(plans: int, routes: int) -> str:
@@ -146,11 +187,12 @@ async def _pause(path: Path, draft: Path, what: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("keys", 100_000), ("workers", 2), ("plans", 10_000), ("routes", 1_000)):
+    for name, default in (("keys", 100_000), ("workers", 2), ("calls", 12_000), ("plans", 10_000), ("routes", 1_000)):
         parser.add_argument(f"--{name}", type=int, default=default, help="(default: %(default)s)")
+    parser.add_argument("--own", action="store_true", help="workers that read the file themselves, without a template")
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
-    for line in memory_table(given.keys, given.workers):
+    for line in memory_tables(given.keys, given.workers, given.calls, own=given.own):
         sys.stdout.write(line + "\n")
     sys.stdout.write("\n" + pause(given.plans, given.routes) + "\n")
 

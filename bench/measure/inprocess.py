@@ -103,7 +103,7 @@ class Admitting:
 
 
 def answering(catalog: Catalog, **options: Any) -> Callable[[bytes], bytes]:
-    """All of an answer but the host and Redis: parse, resolve, judge, word and serialise it."""
+    """All of an answer but the server and Redis: parse, resolve, judge, word and serialise it."""
     checker = Checker(lambda: catalog, Admitting(), LocalLimiter(1), lambda: NOW)
     service = Authorization(checker, Metrics(), version=lambda: "1", **options)
     return lambda message: _now(service.answer(message, None))

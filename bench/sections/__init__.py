@@ -8,17 +8,17 @@ from bench.measure.rows import Bench, Section
 from bench.sections.batches import batches_section
 from bench.sections.curves import curves_section
 from bench.sections.front import front_section
-from bench.sections.hosts import hosts_section
 from bench.sections.keys import keys_section
 from bench.sections.latency import latency_section
 from bench.sections.one_key import one_key_section
 from bench.sections.reload import reload_section
+from bench.sections.servers import servers_section
 from bench.sections.start import start_section
 from bench.sections.switches import switches_section
 from bench.sections.workers import workers_section
 
 SECTIONS: Mapping[str, Callable[[Bench], Section]] = {
-    "hosts": hosts_section,
+    "servers": servers_section,
     "one-key": one_key_section,
     "workers": workers_section,
     "front": front_section,

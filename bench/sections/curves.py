@@ -15,7 +15,7 @@ from bench.sections.common import KEYS
 
 
 def curves_section(bench: Bench) -> Section:
-    """The cost of an answer over the size of the catalog, without host and Redis."""
+    """The cost of an answer over the size of the catalog, without server and Redis."""
     seconds = bench.seconds / 4
     tables, plots = [], []
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -36,7 +36,7 @@ def curves_section(bench: Bench) -> Section:
         Plot("layers", "CPU of an answer by layers", "layers", "µs", layers),
     ]
     text = (
-        "All of an answer but the host and Redis, in this process: the question parsed, resolved, judged, its answer "
+        "All of an answer but the server and Redis, in this process: the question parsed, resolved, judged, its answer "
         "worded and serialised."
     )
     return Section("Cost by size", text, tables, plots)

@@ -34,7 +34,7 @@ def start_section(bench: Bench) -> Section:
         "cpu_s": "CPU, s",
     }
     text = f"A file of {KEYS:,} keys in 100 plans; after 2,000 calls."
-    return Section("Start and memory", text, [table(samples, columns, "host")])
+    return Section("Start and memory", text, [table(samples, columns, "server")])
 
 
 def _start(bench: Bench, config: Path, host: Host, store: Running) -> Sample:

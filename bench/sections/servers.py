@@ -35,8 +35,8 @@ from bench.sections.common import (
 )
 
 
-def hosts_section(bench: Bench) -> Section:
-    """Both hosts and their no-ops, keys drawn from 10,000."""
+def servers_section(bench: Bench) -> Section:
+    """Both servers and their no-ops, keys drawn from 10,000."""
     content = document(keys=KEYS)
     config = written(content, bench.scratch)
     found = grants(compiled(content), range(KEYS), now_us())
@@ -55,16 +55,16 @@ def hosts_section(bench: Bench) -> Section:
         rows += [alone_row(bench, store, found), round_trip_row(bench, beside)]
         samples = interleaved(bench, rows)
     return Section(
-        "The hosts",
-        f"Keys drawn uniformly from {KEYS:,}, five layers. A no-op is the same host whose answer is a constant: `bare` "
-        "does not look at the question, the other parses it. Each complete sidecar has a Redis of its own.",
+        "The servers",
+        f"Keys drawn uniformly from {KEYS:,}, five layers. A no-op is the same server whose answer is a constant: "
+        "`bare` does not look at the question, the other parses it. Each complete sidecar has a Redis of its own.",
         [table(samples, COSTS)],
         [],
-        _host_goals(samples, bench.hosts),
+        _server_goals(samples, bench.hosts),
     )
 
 
-def _host_goals(samples: Samples, hosts: Sequence[Host]) -> list[Goal]:
+def _server_goals(samples: Samples, hosts: Sequence[Host]) -> list[Goal]:
     most, found = {"grpcio": 1.2, "pyvoy": 1.5}, []
     for host in hosts:
         what = f"{host}, 64 in flight, five layers: CPU over its no-op"
