@@ -17,6 +17,7 @@ from tests.support.control import Control, patiently
 
 PLACE: Final = re.compile(r"\{([a-z_]+)\}")
 ABSENT: Final = object()  # a member that no answer may show
+FURTHER: Final = {"limit": 7, "period": "HOUR"}  # a quota that AWS does not know
 READS: Final = 3  # the provider reads after a write, before the next plan, and on import
 
 
@@ -117,6 +118,38 @@ class Replay:
                 if found != expected:
                     changes[name] = (found, expected)
         return changes
+
+    def extend(self) -> None:
+        """Set all that AWS does not have, on every plan, membership of a key and API that is there."""
+        for plan in self.send(Send("GET", "/usageplans"))["item"]:
+            at = f"/usageplans/{plan['id']}"
+            units = {"counts": "UNITS"}
+            stages = [
+                {**stage, "throttle": dict.fromkeys(stage["throttle"], units)}
+                for stage in plan.get("apiStages", ())
+                if "throttle" in stage
+            ]
+            quotas = [{**quota, "alerts": [80], "overage": {"upTo": 5}} for quota in filter(None, [plan.get("quota")])]
+            extension = {"limitsPer": "CUSTOMER", "apiStages": stages, "quotas": [*quotas, FURTHER]}
+            self.send(Send("PUT", f"{at}/extension", extension | ({"throttle": units} if "throttle" in plan else {})))
+            override = {"quotas": [{"period": "HOUR", "limit": 9}]}
+            for key in self.send(Send("GET", f"{at}/keys"))["item"]:
+                self.send(Send("PUT", f"{at}/keys/{key['id']}/extension", override))
+        for api in self.send(Send("GET", "/restapis"))["item"]:
+            nodes = self.send(Send("GET", f"/restapis/{api['id']}/resources?embed=methods"))["item"]
+            costs = {
+                f"{node['path']}/{verb}": {"cost": 5} for node in nodes for verb in node.get("resourceMethods", ())
+            }
+            from_metadata = {"metadata": ["envoy.filters.http.json_to_metadata", "tokens"], "max": 100}
+            self.send(Send("PUT", f"/restapis/{api['id']}/extension", {"costFrom": from_metadata, "methods": costs}))
+
+    def extended(self) -> bool:
+        """True if no call since `extend` has taken away what AWS does not have of a plan or of an API."""
+        plans = [f"/usageplans/{plan['id']}/extension" for plan in self.send(Send("GET", "/usageplans"))["item"]]
+        apis = [f"/restapis/{api['id']}/extension" for api in self.send(Send("GET", "/restapis"))["item"]]
+        return all(FURTHER in self.send(Send("GET", path))["quotas"] for path in plans) and all(
+            "costFrom" in self.send(Send("GET", path)) for path in apis
+        )
 
     def destroyed(self, table: Table) -> bool:
         """True if the read that follows a destruction says that nothing is there, in the way the provider knows."""

@@ -11,12 +11,16 @@ from tests.terraform.newer import NEWER_TABLES
 from tests.terraform.tables import BY_RESOURCE, DATA_SOURCES, TABLES, DataSource
 
 
+@pytest.mark.parametrize("extended", [False, True], ids=["aws", "extended"])
 @pytest.mark.parametrize("table", [*TABLES, *NEWER_TABLES], ids=lambda table: table.name)
-def test_a_resource_lives_without_drift(control: Control, table: Table) -> None:
+def test_a_resource_lives_without_drift(control: Control, table: Table, extended: bool) -> None:
+    """It does so with fields that AWS does not have, which Terraform neither sees nor takes away."""
     replay = Replay(control, BY_RESOURCE)
     replay.apply(table.needs)
     for send in table.create:
         replay.send(send)
+    if extended:
+        replay.extend()
     shows = dict(table.shows)
     assert replay.drift(table, shows) == {}, "after the creation"
     for update in table.updates:
@@ -25,6 +29,7 @@ def test_a_resource_lives_without_drift(control: Control, table: Table) -> None:
         shows |= update.shows
         shows = {name: value for name, value in shows.items() if not _replaced(name, update.shows)}
         assert replay.drift(table, shows) == {}, f"after the update: {update.name}"
+        assert not extended or replay.extended(), f"after the update: {update.name}"
     for send in table.destroy:
         replay.send(send)
     assert replay.destroyed(table)
