@@ -66,6 +66,15 @@ def test_a_target_that_is_no_host_name_is_refused() -> None:
         assert "host name" in told.output
 
 
+def test_a_listing_goes_on_after_the_mapping_without_a_base_path(client: Client) -> None:
+    domain = {"domainName": "a.example"}
+    client.create_domain_name(**domain)
+    for base_path in ("(none)", "orders", "shop"):
+        client.create_base_path_mapping(**domain, basePath=base_path, restApiId=client.api)
+    pages = client.get_paginator("get_base_path_mappings").paginate(**domain, PaginationConfig={"PageSize": 1})
+    assert [[one["basePath"] for one in page["items"]] for page in pages] == [["(none)"], ["orders"], ["shop"]]
+
+
 @pytest.mark.parametrize("version", [{}, {"truststoreVersion": "1"}])
 def test_mutual_tls_ends_with_its_truststore(client: Client, version: dict[str, str]) -> None:
     domain = {"domainName": "a.example"}

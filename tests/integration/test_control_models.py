@@ -287,7 +287,7 @@ def test_a_merge_keeps_existing_models_and_an_overwrite_does_not(client: Client)
     assert [one["name"] for one in client.get_models(restApiId=client.api)["items"]] == ["Pet", "Pets"]
 
 
-@pytest.mark.parametrize("position", ["!!", "!", "%", "====", "YQ==!"])
+@pytest.mark.parametrize("position", ["!!", "!", "%", "====", "YQ==!", "YQ=="])
 def test_a_position_that_is_none_is_refused(client: Client, position: str) -> None:
     for listing in (client.get_models, client.get_resources, client.get_request_validators):
         assert refused(listing, restApiId=client.api, position=position)[:2] == (400, "BadRequestException")

@@ -57,6 +57,7 @@ ENDPOINTS_OF_A_PATCH: Final = ("REGIONAL", "EDGE", "PRIVATE")  # AWS lists them 
 KEY_SOURCES: Final = ("AUTHORIZER", "HEADER")
 ADDRESS_TYPES: Final = ("ipv4", "dualstack")
 ACCESS_MODES: Final = ("BASIC", "STRICT")
+AFTER: Final = ">"  # before the key in a position
 BAD_KEY_SOURCE: Final = "Invalid API key source specified"
 BAD_ACCESS_MODE: Final = "Invalid endpoint access mode specified"
 UNKNOWN_API: Final = "Invalid API identifier specified"
@@ -144,17 +145,19 @@ def invalid_value(value: str, at: str, constraint: str) -> ApiError:
 def page_of(items: Iterable[T], key: Callable[[T], str], call: Call) -> tuple[list[T], str | None]:
     """Return the page that a call names, and the position of the next one. Raises ApiError.
 
-    A position is the key of the last item before it, so that inserts do not shift the next page.
+    A position is the key of the last item before it, so that inserts do not shift the next page. The key may be empty:
+    a mark precedes it.
     """
     limit, position = call.paging()
-    after = ""
+    left = sorted(items, key=key)
     if position:
+        after = ""
         with suppress(binascii.Error, ValueError):
             after = base64.b64decode(position.encode(), altchars=b"-_", validate=True).decode()
-        if not after:
+        if not after.startswith(AFTER):
             raise bad_request("Invalid position parameter specified")
-    left = sorted((item for item in items if not after or key(item) > after), key=key)
-    more = base64.urlsafe_b64encode(key(left[limit - 1]).encode()).decode() if len(left) > limit else None
+        left = [item for item in left if key(item) > after.removeprefix(AFTER)]
+    more = base64.urlsafe_b64encode(f"{AFTER}{key(left[limit - 1])}".encode()).decode() if len(left) > limit else None
     return left[:limit], more
 
 
