@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Final, NamedTuple
@@ -15,11 +15,16 @@ from msgspec.structs import replace
 from authz.core.bounds import MAX_KEY_VALUE, MAX_METHOD_THROTTLES, MIN_KEY_VALUE
 from authz.core.limits import check_throttle
 from authz.core.methods import ANY, WILDCARD, method_of
-from authz.core.periods import max_offset
+from authz.core.planrules import cost_problems, idle, override_problems, quota_problems
+from authz.core.problem import Problem as Problem
+from authz.core.problem import Problems
+from authz.core.problem import shortened as shortened
 from authz.core.resources import (
+    Account,
     Api,
     ApiKey,
     ApiStage,
+    Counts,
     Customer,
     Deployment,
     GatewayResponse,
@@ -27,7 +32,6 @@ from authz.core.resources import (
     HttpMethod,
     KeySource,
     Method,
-    QuotaSettings,
     Resources,
     Stage,
     ThrottleSettings,
@@ -74,34 +78,24 @@ FRAMING: Final = frozenset(
 UNNAMED_AUTHORIZERS: Final = (Api(id="default").authorizer, Deployment().authorizer)
 
 
-class Problem(NamedTuple):
-    """A rule that a configuration breaks, and where."""
-
-    address: str
-    rule: str
-
-    def __str__(self) -> str:
-        return f"{self.address}: {self.rule}"
-
-
-Problems = Iterator[Problem]
-
-
 def problems(resources: Resources) -> list[Problem]:
     """All breaches of rules, in the order of the file. A catalog compiles resources that have none."""
     keys = _Keys.of(resources.api_keys)
     return [
-        *_throttle(resources.account.throttle_settings, "$.account.throttleSettings"),
+        *_account(resources.account),
         *_apis(resources.apis),
         *_plans(resources, keys),
         *_keys(resources.api_keys, keys),
         *_customers(resources.customers),
+        *override_problems(resources),
     ]
 
 
 def warnings(resources: Resources) -> list[Problem]:
-    """Probable mistakes that break no rule: the file looks complete, and calls are refused or counted apart."""
-    return [*_unopened(resources.usage_plans), *_strangers(resources), *_unnamed(resources)]
+    """Probable mistakes that break no rule: the file looks complete, and calls are refused or counted apart,
+    or a number has no effect.
+    """
+    return [*_unopened(resources.usage_plans), *_strangers(resources), *_unnamed(resources), *idle(resources)]
 
 
 def _unopened(plans: tuple[UsagePlan, ...]) -> Problems:
@@ -148,9 +142,11 @@ def value_problem(value: str) -> str | None:
     return "expected printable ASCII characters other than blank and comma"
 
 
-def shortened(name: object) -> str:
-    """A name from the file. A name as long as a key's value may be one by mistake, so only its length is given."""
-    return str(name) if len(str(name)) < MIN_KEY_VALUE else f"({len(str(name))} characters)"
+def _account(account: Account) -> Problems:
+    at = "$.account.throttleSettings"
+    yield from _throttle(account.throttle_settings, at)
+    if account.throttle_settings.counts is Counts.UNITS:
+        yield Problem(f"{at}.counts", "expected REQUESTS: only the throttles of plans count units")
 
 
 # --- APIs ---------------------------------------------------------------------------------------------------------
@@ -370,8 +366,7 @@ def _plan(plan: UsagePlan, apis: dict[str, Api], keys: _Keys, at: str) -> Proble
         yield Problem(f"{at}.name", "expected no control characters: it is sent to the upstream in a header")
     if plan.throttle:
         yield from _throttle(plan.throttle, f"{at}.throttle")
-    if plan.quota:
-        yield from _quota(plan.quota, f"{at}.quota")
+    yield from quota_problems(plan, at)
     names = ((f"{covered.api_id}:{covered.stage}", f"{at}.apiStages[{n}]") for n, covered in enumerate(plan.api_stages))
     yield from _repeated(names, "the stage")
     for n, covered in enumerate(plan.api_stages):
@@ -381,13 +376,7 @@ def _plan(plan: UsagePlan, apis: dict[str, Api], keys: _Keys, at: str) -> Proble
     for n, key in enumerate(plan.keys):
         if key not in keys.ids:
             yield Problem(f"{at}.keys[{n}]", keys.missing(key))
-
-
-def _quota(quota: QuotaSettings, at: str) -> Problems:
-    last = max_offset(quota.period)
-    if quota.offset > last:
-        expected = f"a number from 0 to {last}" if last else "0"
-        yield Problem(f"{at}.offset", f"expected {expected} with the period {quota.period}")
+    yield from cost_problems(plan, apis, at)
 
 
 def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:
@@ -532,6 +521,8 @@ def _repeated(named: Iterable[tuple[str, str]], what: str = "the name") -> Probl
 
 def _throttle(settings: ThrottleSettings, at: str) -> Problems:
     yield from _rate(settings.rate_limit, settings.burst_limit, f"{at}.rateLimit")
+    if settings.counts is Counts.UNITS and settings.rate_limit is None:
+        yield Problem(f"{at}.counts", "expected only beside rateLimit: without a rate there is no throttle")
 
 
 def _rate(rate: float | None, burst: int | None, at: str) -> Problems:
