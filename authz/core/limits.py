@@ -14,6 +14,7 @@ from msgspec import Struct
 from authz.core.bounds import MAX_INT, MAX_RATE, MAX_REFILL_SECONDS, MIN_RATE
 
 EXACT = 2**53  # integers up to here are exact in a double, and so in Lua
+FOREVER_US = EXACT  # the end of a period that has none
 MICROSECONDS = 1_000_000
 
 
@@ -192,19 +193,31 @@ def remaining(rule: Throttle | Quota, state: int) -> int:
 
 
 def reset_us(rule: Throttle | Quota, state: int, now: int) -> int | None:
-    """Microseconds until a bucket is full or a quota's period ends; None for a bucket that never fills."""
+    """Microseconds until a bucket is full or a quota's period ends; None if that never happens."""
     if isinstance(rule, Quota):
-        return max(0, rule.end - now)
+        return None if rule.end == FOREVER_US else max(0, rule.end - now)
     return -(-state // rule.n) if rule.n and rule.burst else None
 
 
-def room_us(rule: Throttle | Quota, state: int, now: int) -> int | None:
-    """Microseconds until a full bucket or used-up quota has room for a unit; None if it never will."""
+def amount_of(rule: Throttle | Quota, cost: int) -> int:
+    """What a call of this cost takes from a limit."""
+    return cost if rule.counts_units else 1
+
+
+def has_room(rule: Throttle | Quota, state: int, amount: int) -> bool:
+    """True if the amount fits. An amount of 0 always fits."""
     if isinstance(rule, Quota):
-        return rule.end - now
-    if not rule.n or not rule.burst:
+        return not amount or state + amount <= rule.ceiling
+    return not amount or state <= (rule.burst - amount) * rule.m
+
+
+def room_us(rule: Throttle | Quota, state: int, now: int, amount: int = 1) -> int | None:
+    """Microseconds until a bucket or quota without room has room for this amount; None if it never will."""
+    if isinstance(rule, Quota):
+        return None if rule.end == FOREVER_US or amount > rule.ceiling else rule.end - now
+    if not rule.n or not rule.burst or amount > rule.burst:
         return None
-    return -(-(state - (rule.burst - 1) * rule.m) // rule.n)
+    return -(-(state - (rule.burst - amount) * rule.m) // rule.n)
 
 
 def refilled(rule: Throttle | Quota, state: int, passed: int) -> int:

@@ -11,7 +11,7 @@ from typing import Final, assert_never
 
 from msgspec import Struct
 
-from authz.core.limits import EXACT
+from authz.core.limits import FOREVER_US
 from authz.core.resources import Anchor, Period, QuotaSettings
 from authz.core.zones import DAY_US as DAY_US
 from authz.core.zones import EPOCH as EPOCH
@@ -28,7 +28,7 @@ class Interval(Struct, frozen=True, gc=False):
     end: int
 
 
-ENDLESS: Final = Interval(0, EXACT)
+ENDLESS: Final = Interval(0, FOREVER_US)
 
 
 def interval(quota: QuotaSettings, now: int, billing_day: int | None = None) -> Interval:

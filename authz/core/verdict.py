@@ -91,12 +91,12 @@ class Grant(Struct, frozen=True, gc=False):
 
 
 class Tally(Struct, frozen=True, gc=False):
-    """The limits' answer. `states` are the limits' states after the call, in order: a bucket's debt, a quota's use.
+    """The limits' answer to a call of this `cost`.
 
-    `refused_by` is the first enforced limit without room. `wait_us` is the longest wait of all such limits, None if one
-    never has room again. `shadowed_by` is the limit that would have refused if its plan were enforced. `now` is Redis's
-    time in µs. A `stale` tally decided nothing: a quota's period does not contain `now`. A `degraded` tally was made
-    without Redis.
+    `states` are the limits' states after the call, in order: a bucket's debt, a quota's use. `refused_by` is the first
+    enforced limit without room. `wait_us` is the longest wait of all such limits, None if one never has room again.
+    `shadowed_by` is the limit that would have refused if its plan were enforced. `now` is Redis's time in µs. A `stale`
+    tally decided nothing: a quota's period does not contain `now`. A `degraded` tally was made without Redis.
     """
 
     now: int
@@ -106,6 +106,7 @@ class Tally(Struct, frozen=True, gc=False):
     shadowed_by: Limit | None = None
     stale: bool = False
     degraded: bool = False
+    cost: int = 1
 
 
 class Allowed(Struct, frozen=True, gc=False):

@@ -25,6 +25,10 @@ class RedisClock:
     def now(self) -> int:
         return self.pinned() if self.pinned else time.monotonic_ns() // 1000 + self._offset
 
+    def pin(self) -> int:
+        """The time that tests pin for Redis's scripts; 0 lets them use the server's clock."""
+        return self.pinned() if self.pinned else 0
+
     def ticks(self) -> int:
         """Monotonic time in µs. Only a pinned clock can step."""
         return self.pinned() if self.pinned else time.monotonic_ns() // 1000

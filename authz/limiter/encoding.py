@@ -6,29 +6,35 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from authz.core.limits import EXACT, Charge, Meter, Quota, Throttle, redis_key
+from authz.core.limits import EXACT, Charge, Quota, Throttle, redis_key
 from authz.limiter.batching import Waiter
+from authz.limiter.local import Spent
 
 ONCE_DIGITS = 32  # hexadecimal, of a SHA-256
+
+Rule = tuple[Any, ...]  # of numbers, and the period and what is counted: the header of admit.lua
 
 _prefix = lru_cache(16)(redis_key)  # it does not differ between requests
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The script's KEYS after the worker's own, how many of them are callers and buckets, and the rules and requests.
+    """The script's KEYS after the worker's own, how many of them are what, and the rules and requests.
 
     `waiters` are in the order of `requests`. The header of `admit.lua` describes each part.
     """
 
     waiters: Sequence[Waiter]
     keys: list[str]
-    callers: int
-    buckets: int
-    rules: list[tuple[int, ...]]
+    ledgers: int
+    owned: int
+    rules: list[Rule]
     requests: list[list[int]]
     onces: list[int]
+    costs: list[int]
+    alerts: int
 
 
 class Encoder:
@@ -38,14 +44,15 @@ class Encoder:
         self._account = account
         self._ledgers: dict[str, int] = {}
         self._histories: list[str] = []
-        self._buckets: dict[str, int] = {}
+        self._owned: dict[str, int] = {}
         self._onces: dict[str, int] = {}
         self._numbers: dict[int, int] = {}  # by the identity of a rule, which the waiters keep alive
-        self._rules: list[tuple[int, ...]] = []
+        self._rules: list[Rule] = []
+        self._alerts = 0
 
     def batch(self, waiters: Sequence[Waiter]) -> Batch:
         """Encode the calls. A call that cannot be encoded fails alone and is left out."""
-        encoded, requests, onces = [], [], []
+        encoded, requests, onces, costs = [], [], [], []
         for waiter in waiters:
             try:
                 request = self._request(waiter.charge)
@@ -56,55 +63,87 @@ class Encoder:
             encoded.append(waiter)
             requests.append(request)
             onces.append(once)
+            costs.append(waiter.charge.cost)
         keys = [key for pair in zip(self._ledgers, self._histories, strict=True) for key in pair]
-        keys += self._buckets
+        keys += self._owned
         keys += self._onces
+        if self._alerts:
+            keys.append(_prefix(self._account, "alerts"))
         return Batch(
-            encoded, keys, len(self._ledgers), len(self._buckets), self._rules, requests, onces if self._onces else []
+            encoded,
+            keys,
+            len(self._ledgers),
+            len(self._owned),
+            self._rules,
+            requests,
+            onces if self._onces else [],
+            costs if any(cost != 1 for cost in costs) else [],
+            self._alerts,
         )
 
     def _request(self, charge: Charge) -> list[int]:
-        limits, meter = charge.limits, charge.meter
-        ledger, caller, numbers, buckets = None, 0, self._numbers, self._buckets
+        meter, ledgers, numbers = charge.meter, self._ledgers, self._numbers
+        request = [0]
         if meter:
-            ledger = meter.ledger
-            caller = self._ledgers.get(ledger) or self._caller(meter)
-        request = [caller]
-        for limit in limits:
+            request[0] = ledgers.get(meter.ledger) or self._ledger(meter.ledger, meter.history)
+            if meter.shared and meter.shared not in ledgers:
+                self._ledger(meter.shared, meter.shared)
+        for limit in charge.limits:
             key, rule = limit.key, limit.rule
             number = numbers.get(id(rule)) or self._rule(rule)
-            if key == ledger:
-                value = caller
-            elif type(rule) is Quota:
-                raise ValueError(f"a quota lives in its caller's ledger, not in {key}")
-            else:
-                value = buckets.get(key) or self._bucket(key)
+            value = ledgers.get(key) or self._owned.get(key) or self._value(key)
             request += (value, -number if limit.shadow else number)
         return request
 
-    def _caller(self, meter: Meter) -> int:
-        self._histories.append(meter.history)
-        self._ledgers[meter.ledger] = number = len(self._histories)
+    def _ledger(self, ledger: str, history: str) -> int:
+        self._histories.append(history)
+        self._ledgers[ledger] = number = len(self._histories)
         return number
 
-    def _bucket(self, key: str) -> int:
-        self._buckets[key] = number = -len(self._buckets) - 1
+    def _value(self, key: str) -> int:
+        self._owned[key] = number = -len(self._owned) - 1
         return number
 
     def _rule(self, rule: Throttle | Quota) -> int:
-        if isinstance(rule, Throttle):
-            values = (0, rule.n, rule.m, rule.burst)
-        else:
-            values = (1, rule.limit, rule.start, rule.end)
-        if max(values) > EXACT:
+        values = _bucket(rule) if isinstance(rule, Throttle) else quota_rule(rule)
+        if max(values[:4]) > EXACT:
             raise ValueError("a number of the limit is above 2**53, and so not exact in Lua")
         self._rules.append(values)
         self._numbers[id(rule)] = number = len(self._rules)
+        if isinstance(rule, Quota) and rule.alerts:
+            self._alerts = 1
         return number
 
     def _once(self, charge: Charge) -> int:
         key = once_key(self._account, charge)
         return self._onces.setdefault(key, len(self._onces) + 1)
+
+
+def _bucket(rule: Throttle) -> Rule:
+    return (0, rule.n, rule.m, rule.burst, 1) if rule.counts_units else (0, rule.n, rule.m, rule.burst)
+
+
+def quota_rule(rule: Quota) -> Rule:
+    """The rule in the form of `prelude/quota.lua`: short where it has nothing beyond AWS's."""
+    core = (1, rule.limit, rule.start, rule.end)
+    if rule.counts_units and not (rule.overage or rule.moves or rule.alerts):
+        return core
+    requests = int(not rule.counts_units)
+    counts = "UNITS" if rule.counts_units else "REQUESTS"
+    return (*core, requests, rule.ceiling, int(rule.moves), rule.period, counts, *rule.alerts)
+
+
+def encoded_debt(account: str, spent: Spent, retention_days: int, pinned: int) -> tuple[list[str], tuple[Any, ...]]:
+    """The keys and the argument of `flush.lua`, each without its first: the worker's number and its key."""
+    meter, places = spent.meter, dict[str, int]()
+    for limit in spent.quotas:
+        if limit.key != meter.ledger and limit.key not in places:
+            places[limit.key] = (-1 if limit.key == meter.shared else 1) * (len(places) + 1)
+    rules = [(limit.key, quota_rule(limit.rule)) for limit in spent.quotas if isinstance(limit.rule, Quota)]
+    quotas = [(places.get(key, 0), rule) for key, rule in rules]
+    alerts = int(any(isinstance(limit.rule, Quota) and limit.rule.alerts for limit in spent.quotas))
+    keys = [meter.ledger, meter.history, *places, *([_prefix(account, "alerts")] if alerts else [])]
+    return keys, (spent.requests, spent.units, spent.day, pinned, retention_days, quotas, alerts)
 
 
 def once_key(account: str, charge: Charge) -> str:

@@ -9,7 +9,19 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, refilled, remaining, room_us
+from authz.core.limits import (
+    Charge,
+    Layer,
+    Limit,
+    Meter,
+    Quota,
+    Throttle,
+    amount_of,
+    has_room,
+    refilled,
+    remaining,
+    room_us,
+)
 from authz.core.periods import DAY_US
 from authz.core.recent import Recent
 from authz.core.verdict import Tally
@@ -21,12 +33,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Units that a process admitted without Redis, under one quota on one day (days since 1970)."""
+    """Calls that a process admitted without Redis, under the same quotas on one day (days since 1970)."""
 
     meter: Meter
-    quota: Quota | None
+    quotas: tuple[Limit, ...]
     day: int
-    amount: int
+    requests: int
+    units: int
+
+    def amount(self, limit: Limit) -> int:
+        """What the calls took from one of the quotas."""
+        return self.units if limit.rule.counts_units else self.requests
 
 
 @dataclass(slots=True)
@@ -78,12 +95,12 @@ class LocalLimiter:
         self._used: OrderedDict[str, _Used] = OrderedDict()
         self._quotas: Recent[str, tuple[Quota, int]] = Recent(reports)  # the last report of each ledger
         self._finite: Recent[tuple[str, Layer], int] = Recent(reports)  # units left in buckets that do not refill
-        self._spent: dict[tuple[Meter, Quota | None, int], int] = {}
+        self._spent: dict[tuple[Meter, tuple[Limit, ...], int], tuple[int, int]] = {}  # to requests and units
 
     @property
     def owed(self) -> int:
         """Admitted calls that `take_spent` has not returned yet."""
-        return sum(self._spent.values())
+        return sum(requests for requests, _ in self._spent.values())
 
     def observe(self, limits: Sequence[Limit], states: Sequence[int]) -> None:
         """Remember Redis's report of the limits that do not refill: an outage shares out the units that are left.
@@ -113,58 +130,67 @@ class LocalLimiter:
         return tally
 
     def _decide(self, charge: Charge, now: int) -> Tally:
-        limits, meter = charge.limits, charge.meter
-        short = [limit for limit in limits if not self._has_room(limit, now)]
+        limits = charge.limits
+        short = [limit for limit in limits if not self._has_room(limit, charge.cost, now)]
         refused = [limit for limit in short if not limit.shadow]
         shadowed = next((limit for limit in short if limit.shadow), None)
         if not refused:
             charged = [limit for limit in limits if not (limit.shadow and shadowed)]
-            self._take(charged)
-            self._count(charged, meter, now)
+            self._take(charged, charge.cost)
+            self._count(charged, charge, now)
         return Tally(
             now=now,
             states=tuple(self._state(limit) for limit in limits),
             refused_by=refused[0] if refused else None,
-            wait_us=self._longest_wait(refused, now),
+            wait_us=self._longest_wait(refused, charge.cost, now),
             shadowed_by=shadowed,
             degraded=True,
+            cost=charge.cost,
         )
 
     def take_spent(self) -> list[Spent]:
         """Return the units that Redis does not know, oldest day first. Each is returned once."""
         spent, self._spent = self._spent, {}
         return [
-            Spent(meter, quota, day, amount)
-            for (meter, quota, day), amount in sorted(spent.items(), key=lambda item: item[0][2])
+            Spent(meter, quotas, day, requests, units)
+            for (meter, quotas, day), (requests, units) in sorted(spent.items(), key=lambda item: item[0][2])
         ]
 
-    def counted(self, flushed: Spent, left: int | None) -> None:
-        """Note that Redis has counted these units and reports `left` of the quota; None if it could not count them.
+    def counted(self, flushed: Spent, lefts: Sequence[int]) -> None:
+        """Note that Redis has counted these calls and reports the units left of each quota, -1 for another period.
 
         The units left are shared out anew. Units that could not be counted stay charged to this process's share.
         """
-        if flushed.quota is None or left is None:
-            return
-        quota, ledger = flushed.quota, flushed.meter.ledger
-        self._quotas.put(ledger, (quota, quota.limit - left))
-        used = self._used.get(ledger)
-        if used and used.start == quota.start:
-            used.amount = max(0, used.amount - flushed.amount)
+        for limit, left in zip(flushed.quotas, lefts, strict=False):
+            quota = limit.rule
+            if left < 0 or not isinstance(quota, Quota):
+                continue
+            self._quotas.put(limit.key, (quota, quota.limit - left))
+            used = self._used.get(limit.key)
+            if used and used.start == quota.start:
+                used.amount = max(0, used.amount - flushed.amount(limit))
 
     def _share(self, limit: Limit) -> Throttle | Quota:
         """This process's share of a rule: at least one unit, but a limit of 0 stays 0."""
         rule, parts = limit.rule, self._processes
         if isinstance(rule, Quota):
-            return replace(rule, limit=_part(self._left_of_quota(limit.key, rule), parts))
+            return self._share_of_quota(limit.key, rule)
         if not rule.n:
             left = self._finite.get((limit.key, limit.layer))
             return replace(rule, burst=_part(rule.burst if left is None else min(rule.burst, left), parts))
         return replace(rule, burst=_part(rule.burst, parts), m=rule.m * parts)
 
-    def _left_of_quota(self, ledger: str, quota: Quota) -> int:
-        """The units that Redis last reported as left, if the report is of this period or a later one."""
-        reported, used = self._quotas.get(ledger) or (quota, 0)
-        return min(quota.limit, remaining(reported, used)) if reported.start >= quota.start else quota.limit
+    def _share_of_quota(self, key: str, quota: Quota) -> Quota:
+        """This process's share of the units that Redis last reported as left, and of the overage that is left.
+
+        A report counts if it is of this period or a later one.
+        """
+        reported, used = self._quotas.get(key) or (quota, 0)
+        if reported.start < quota.start:
+            reported, used = quota, 0
+        limit = _part(min(quota.limit, remaining(reported, used)), self._processes)
+        ceiling = _part(max(0, min(quota.ceiling, quota.ceiling - used)), self._processes)
+        return replace(quota, limit=limit, overage=max(0, ceiling - limit) if quota.overage else 0)
 
     def _state_of_share(self, limit: Limit) -> int:
         """The bucket's debt, or the units of the quota's period that Redis has not counted yet."""
@@ -173,40 +199,50 @@ class LocalLimiter:
         used = self._used.get(limit.key)
         return used.amount if used and used.start >= limit.rule.start else 0
 
-    def _has_room(self, limit: Limit, now: int) -> bool:
+    def _has_room(self, limit: Limit, cost: int, now: int) -> bool:
         share = self._share(limit)
         if isinstance(share, Throttle):
             self._buckets.setdefault(limit.key, _Bucket(share, now)).reckon(share, now)
-        return remaining(share, self._state_of_share(limit)) > 0
+        return has_room(share, self._state_of_share(limit), amount_of(share, cost))
 
-    def _take(self, limits: Sequence[Limit]) -> None:
+    def _take(self, limits: Sequence[Limit], cost: int) -> None:
         for limit in limits:
+            amount = amount_of(limit.rule, cost)
             if isinstance(limit.rule, Quota):
-                self._use(limit.key, limit.rule)
+                self._use(limit.key, limit.rule, amount)
             else:
                 bucket = self._buckets[limit.key]
-                bucket.debt += bucket.share.m
+                bucket.debt += amount * bucket.share.m
 
-    def _use(self, ledger: str, quota: Quota) -> None:
-        used = self._used.setdefault(ledger, _Used(quota.start, quota.end, 0))
+    def _use(self, key: str, quota: Quota, amount: int) -> None:
+        used = self._used.setdefault(key, _Used(quota.start, quota.end, 0))
         if used.start < quota.start:  # a period only moves forward
             used.start, used.end, used.amount = quota.start, quota.end, 0
-        used.amount += 1
+        used.amount += amount
 
-    def _count(self, charged: Sequence[Limit], meter: Meter | None, now: int) -> None:
-        if meter:
-            quota = next((limit.rule for limit in charged if isinstance(limit.rule, Quota)), None)
-            key = (meter, quota, now // DAY_US)
-            self._spent[key] = self._spent.get(key, 0) + 1
+    def _count(self, charged: Sequence[Limit], charge: Charge, now: int) -> None:
+        if charge.meter:
+            quotas = tuple(limit for limit in charged if isinstance(limit.rule, Quota))
+            key = (charge.meter, quotas, now // DAY_US)
+            requests, units = self._spent.get(key, (0, 0))
+            self._spent[key] = requests + 1, units + charge.cost
 
     def _state(self, limit: Limit) -> int:
         """The state of the whole limit that leaves as many units as this process's share has left."""
-        rule, left = limit.rule, remaining(self._share(limit), self._state_of_share(limit))
-        return rule.limit - left if isinstance(rule, Quota) else (rule.burst - left) * rule.m
+        rule, share, state = limit.rule, self._share(limit), self._state_of_share(limit)
+        left = remaining(share, state)
+        if not isinstance(rule, Quota):
+            return (rule.burst - left) * rule.m
+        over = max(0, state - share.limit) if isinstance(share, Quota) and rule.overage else 0
+        return rule.limit - left + over
 
-    def _longest_wait(self, refused: Sequence[Limit], now: int) -> int | None:
-        """Microseconds until all of these have room; None if one never will."""
-        waits = [room_us(self._share(limit), self._state_of_share(limit), now) for limit in refused]
+    def _longest_wait(self, refused: Sequence[Limit], cost: int, now: int) -> int | None:
+        """Microseconds until all of these have room for a call of this cost; None if one never will."""
+        waits = [
+            room_us(share, self._state_of_share(limit), now, amount_of(share, cost))
+            for limit in refused
+            for share in [self._share(limit)]
+        ]
         return None if None in waits else max((wait for wait in waits if wait is not None), default=0)
 
 

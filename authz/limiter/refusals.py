@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from authz.core.limits import Charge, Layer, Limit, Quota, refilled, room_us
+from authz.core.limits import Charge, Layer, Limit, Quota, amount_of, refilled, room_us
 from authz.core.verdict import Tally
 
 MAX_US = 1_000_000
@@ -70,7 +70,7 @@ class Refusals:
         decisive = tuple(limits[: at + 1])
         if by.layer not in (REMEMBERED if meter else REMEMBERED_WITHOUT_KEY) or any(limit.shadow for limit in decisive):
             return
-        wait = room_us(by.rule, tally.states[at], tally.now)
+        wait = room_us(by.rule, tally.states[at], tally.now, amount_of(by.rule, charge.cost))
         quotas = [limit.rule for limit in limits if isinstance(limit.rule, Quota)]
         # A quota's next period starts with another state.
         holds = min(MAX_US, *(quota.end - tally.now for quota in quotas), MAX_US if wait is None else wait)
@@ -105,4 +105,5 @@ def _later(kept: _Refusal, now: int, *, whole: bool) -> Tally:
         states=tuple(refilled(limit.rule, state, passed) for limit, state in zip(limits, tally.states, strict=False)),
         refused_by=tally.refused_by,
         wait_us=None if tally.wait_us is None else max(1, tally.wait_us - passed),
+        cost=tally.cost,
     )

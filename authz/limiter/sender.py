@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from authz.check import LimiterUnavailable
 from authz.core.limits import redis_key
 from authz.limiter.clock import RedisClock
-from authz.limiter.encoding import Batch, Encoder
+from authz.limiter.encoding import Batch, Encoder, encoded_debt
 from authz.limiter.local import Spent
 from authz.redisio.client import Script, connect, evaluate, hang_up, master_changes
 from authz.redisio.url import in_words
@@ -103,25 +103,26 @@ class Sender:
             raise LimiterUnavailable(f"Redis cannot be queried: {in_words(error)}") from error
         return now, results
 
-    async def flush(self, spent: Spent) -> int | None:
+    async def flush(self, spent: Spent) -> Sequence[int]:
         """Count a debt in Redis. After an error, send it again: it is counted once.
 
-        Returns the units that Redis has left of the quota, if it says. Raises LimiterUnavailable.
+        Returns the units that Redis has left of each quota; -1 where another period is stored. None are returned if
+        Redis could not count the debt. Raises LimiterUnavailable.
         """
-        quota = (spent.quota.limit, spent.quota.start, spent.quota.end) if spent.quota else (-1, 0, 0)
-        blob = (self._flushed + 1, spent.amount, spent.day, *quota, self._retention_days)
-        keys = [redis_key(self._account, "flush", self._worker), spent.meter.ledger, spent.meter.history]
+        keys, blob = encoded_debt(self._account, spent, self._retention_days, self._clock.pin())
+        keys = [redis_key(self._account, "flush", self._worker), *keys]
+        blob = (self._flushed + 1, *blob)
         try:
             async with self._sending, asyncio.timeout(self._budget):
                 reply = await evaluate(self._redis, FLUSH, keys, msgspec.msgpack.encode(blob))
         except Exception as error:  # of any kind: the debt is kept and flushed again later
             await self.hang_up()
             raise LimiterUnavailable(in_words(error)) from error
-        status, left = msgspec.msgpack.decode(reply, type=tuple[str, int])
+        status, lefts = msgspec.msgpack.decode(reply, type=tuple[str, list[int]])
         if status == "bad state":
-            log.error("bad state in Redis; the value is left alone", keys=keys[1:], lost=spent.amount)
+            log.error("bad state in Redis; the value is left alone", keys=keys[1:], lost=spent.requests)
         self._flushed += 1
-        return None if left < 0 else left
+        return lefts
 
     async def hang_up(self) -> None:
         """Close the connection. The next server may hold an older state, so earlier replies are forgotten."""
@@ -155,9 +156,16 @@ class Sender:
         """The script's argument. Its deadline is in Redis's time."""
         left = expires - time.monotonic() if expires else 0
         deadline = self._clock.now() + int(left * 1_000_000) if expires else 0
-        pinned = self._clock.pinned() if self._clock.pinned else 0
-        numbers = (self._sequence, deadline, pinned, int(dry), batch.callers, batch.buckets, self._retention_days)
-        return PACK((*numbers, batch.rules, batch.requests, batch.onces))
+        numbers = (
+            self._sequence,
+            deadline,
+            self._clock.pin(),
+            int(dry),
+            batch.ledgers,
+            batch.owned,
+            self._retention_days,
+        )
+        return PACK((*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts))
 
     async def _ask(self, batch: Batch, blob: bytes) -> _Reply:
         reply: _Reply = REPLY.decode(await evaluate(self._redis, ADMIT, [self._reply_key(), *batch.keys], blob))

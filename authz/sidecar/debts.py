@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
 from authz.check import LimiterUnavailable
@@ -22,7 +22,7 @@ class Debts:
     def __init__(
         self,
         fallback: LocalLimiter,
-        flush: Callable[[Spent], Awaitable[int | None]],
+        flush: Callable[[Spent], Awaitable[Sequence[int]]],
         failed: Callable[[Exception], None],
         address: str,
     ) -> None:
@@ -36,7 +36,7 @@ class Debts:
     @property
     def owed(self) -> int:
         """Requests that Redis has not counted yet."""
-        return self._fallback.owed + sum(spent.amount for spent in self._unpaid)
+        return self._fallback.owed + sum(spent.requests for spent in self._unpaid)
 
     async def pay(self) -> bool:
         """Count all debts in Redis. Returns False if one failed; it is kept and comes first the next time."""
@@ -46,8 +46,8 @@ class Debts:
                     if not self._unpaid:
                         self._unpaid.extend(self._fallback.take_spent())
                     while self._unpaid:
-                        left = await self._flush(self._unpaid[0])
-                        self._fallback.counted(self._unpaid.popleft(), left)
+                        lefts = await self._flush(self._unpaid[0])
+                        self._fallback.counted(self._unpaid.popleft(), lefts)
             except LimiterUnavailable as error:
                 self._notice.says(in_words(error), requests=self.owed)
                 self._failed(error)

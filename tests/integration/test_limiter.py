@@ -449,7 +449,7 @@ async def _spent_everywhere(limiter: RedisLimiter, account: str, clock: Clock) -
             limits = [_plan_throttle(meter, 5.0, 5), _quota(meter, 5, clock.now), shared]
             assert await _admitted(limiter, limits, meter) == [True]
         clock.advance(86_400)
-    await limiter.flush(Spent(meters[0], None, clock.now // DAY_US, 3))
+    await limiter.flush(Spent(meters[0], (), clock.now // DAY_US, 3, 3))
     own = [redis_key(account, kind, limiter._sender._worker) for kind in ("reply", "flush")]
     return [*(key for meter in meters for key in (meter.ledger, meter.history)), shared.key, *own]
 
@@ -523,7 +523,7 @@ async def test_a_forgotten_flush_script_counts_once(
 ) -> None:
     meter, day = _meter(account), clock.now // DAY_US
     await spy.script_flush()
-    await limiter.flush(Spent(meter, None, day, 2))
+    await limiter.flush(Spent(meter, (), day, 2, 2))
     assert await spy.script_exists(FLUSH.digest) == [True]
     assert (await _usage(spy, meter))[2:] == (day, 2, -1)
 
@@ -662,7 +662,7 @@ async def test_a_caller_that_runs_out_of_time_fails_alone(limiter: RedisLimiter,
 @pytest.mark.parametrize(
     "rule",
     [
-        pytest.param(Quota(5, 0, YEARS_AWAY), id="a quota outside its caller's ledger"),
+        pytest.param(Quota(2**70, 0, YEARS_AWAY), id="a quota that the script could not read"),
         pytest.param(Throttle(1.0, 1, 1, 2**70), id="a number that the script could not read"),
     ],
 )
@@ -684,9 +684,8 @@ async def test_an_entry_that_cannot_be_built_fails_alone(
 
 
 def _spent(meter: Meter, amount: int, now: int, limit: int | None = None, unit: Any = "MONTH") -> Spent:
-    quota = _quota(meter, limit, now, unit).rule if limit else None
-    assert quota is None or isinstance(quota, Quota)
-    return Spent(meter, quota, now // DAY_US, amount)
+    quotas = (_quota(meter, limit, now, unit),) if limit else ()
+    return Spent(meter, quotas, now // DAY_US, amount, amount)
 
 
 async def test_a_flush_without_a_ledger_makes_one(
@@ -695,8 +694,9 @@ async def test_a_flush_without_a_ledger_makes_one(
     meter = _meter(account)
     spent = _spent(meter, 3, clock.now, 10)
     await limiter.flush(spent)
-    assert spent.quota
-    assert await _usage(spy, meter) == (spent.quota.start, 3, spent.day, 3, 7)
+    (quota,) = spent.quotas
+    assert isinstance(quota.rule, Quota)
+    assert await _usage(spy, meter) == (quota.rule.start, 3, spent.day, 3, 7)
     assert sum(await _admitted(limiter, [_quota(meter, 10, clock.now, "MONTH")], meter, 10)) == 7
 
 
@@ -778,11 +778,11 @@ async def test_a_repeated_number_is_not_counted_again(
 ) -> None:
     """The highest number applied is kept for a day, per worker."""
     meter = _meter(account)
-    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == 7
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == [7]
     limiter._sender._flushed -= 1
-    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == 7
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == [7]
     limiter._sender._flushed -= 1
-    assert await limiter.flush(_spent(meter, 3, clock.now, 10, "DAY")) is None, "the ledger holds another period"
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10, "DAY")) == [-1], "the ledger holds another period"
     assert (await _usage(spy, meter))[1] == 3
     assert 0 < await spy.pttl(redis_key(account, "flush", limiter._sender._worker)) <= DAY_MS
 
@@ -825,7 +825,7 @@ async def test_a_flush_into_a_foreign_row_writes_nothing(
 ) -> None:
     meter = _meter(account)
     await spy.hset(meter.history, str(clock.now // DAY_US), b"short")
-    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) is None
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == []
     assert await spy.exists(meter.ledger) == 0
 
 
@@ -833,9 +833,9 @@ async def test_a_flush_reports_the_rest_of_the_quota_and_never_a_negative_one(
     limiter: RedisLimiter, account: str, clock: Clock
 ) -> None:
     meter = _meter(account)
-    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == 7
-    assert await limiter.flush(_spent(meter, 9, clock.now, 10)) == 0
-    assert await limiter.flush(_spent(meter, 1, clock.now)) is None
+    assert await limiter.flush(_spent(meter, 3, clock.now, 10)) == [7]
+    assert await limiter.flush(_spent(meter, 9, clock.now, 10)) == [0]
+    assert await limiter.flush(_spent(meter, 1, clock.now)) == []
 
 
 async def test_a_cancelled_probe_ends_at_any_step(limiter: RedisLimiter) -> None:

@@ -15,15 +15,16 @@ import pytest
 import redis.asyncio
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_struct
 
 from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
 from authz.core.periods import DAY_US, interval
-from authz.core.resources import Period, QuotaSettings
+from authz.core.resources import AWS_PERIODS, Counts, Period, QuotaSettings
 from authz.core.verdict import Tally
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.conftest import Clock, micros
-from tests.support.model import Bucket, Ledger, Model, Row
+from tests.support.model import Alert, Bucket, Ledger, Model, Row
 from tests.support.servers import RedisServer
 
 SECOND = 1_000_000
@@ -31,6 +32,7 @@ HOUR = 3600 * SECOND
 NOON = micros("2026-02-28T12:00:00Z")
 RATES = (0, 1e-6, 0.3, 1, 3, 7, 50, 3000, 9999, 10_000, 700_000, 1e6 / 7, 5e8)
 BURSTS = (0, 1, 2, 3, 5, 10, 100, 5000, 2**31 - 1)
+ALERTS = redis_key("property", "alerts")
 NAMES = count()
 
 
@@ -47,11 +49,44 @@ def _throttles() -> list[Throttle]:
 THROTTLES = _throttles()
 SMALL = [rule for rule in THROTTLES if rule.burst <= 5]
 
-throttles = st.sampled_from(SMALL) | st.sampled_from(THROTTLES)
-quotas = st.builds(
-    QuotaSettings,
-    limit=st.sampled_from((1, 2, 3, 5, 1000)),
-    period=st.sampled_from(Period),
+UNITS = [replace_struct(rule, counts_units=True) for rule in THROTTLES]
+throttles = st.sampled_from(SMALL) | st.sampled_from(THROTTLES) | st.sampled_from(UNITS)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A quota's settings. With a `shift` its periods begin that much later than in UTC, as in another time zone."""
+
+    limit: int
+    period: Period
+    counts: Counts
+    overage: int
+    alerts: tuple[int, ...]
+    shift: int | None
+
+    def at(self, now: int) -> Quota:
+        shift = 0 if self.period is Period.TOTAL else self.shift or 0
+        window = interval(QuotaSettings(self.limit, self.period), now - shift)
+        start, end = window.start + shift, window.end + shift
+        units, moves = self.counts is Counts.UNITS, self.shift is not None
+        return Quota(self.limit, start, end, self.period, units, self.overage, self.alerts, moves)
+
+
+def terms(periods: Sequence[Period]) -> st.SearchStrategy[Terms]:
+    return st.builds(
+        Terms,
+        limit=st.sampled_from((1, 2, 3, 5, 1000)),
+        period=st.sampled_from(periods),
+        counts=st.sampled_from(Counts),
+        overage=st.sampled_from((0, 0, 0, 1, 7, 2**53)),
+        alerts=st.sampled_from(((), (), (50,), (80, 100), (1, 34, 100, 300))),
+        shift=st.sampled_from((None, None, 0, 5 * HOUR, -9 * HOUR, 3 * DAY_US)),
+    )
+
+
+quotas = terms(AWS_PERIODS)
+more_quotas = st.lists(terms(tuple(Period)), max_size=2, unique_by=lambda found: (found.period, found.counts)).map(
+    tuple
 )
 moves = st.sampled_from((0, 0, 0, 1, 7, 999, 1000, SECOND, 3 * SECOND, HOUR, 12 * HOUR, DAY_US, 8 * DAY_US)) | (
     st.sampled_from((-1, -1000, -SECOND, -HOUR, -DAY_US, -3 * DAY_US, 500 * DAY_US))
@@ -64,10 +99,12 @@ class Plan:
 
     plan: Throttle | None
     method: Throttle | None
-    quota: QuotaSettings | None
+    quota: Terms | None
+    more: tuple[Terms, ...]
     stage: Throttle | None
     account: Throttle | None
     shadow: bool
+    per_customer: bool
 
 
 plans = st.builds(
@@ -75,17 +112,23 @@ plans = st.builds(
     plan=st.none() | throttles,
     method=st.none() | throttles,
     quota=st.none() | quotas,
+    more=st.just(()) | more_quotas,
     stage=st.none() | throttles,
     account=st.none() | throttles,
     shadow=st.booleans(),
+    per_customer=st.booleans(),
 )
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request of a batch: of caller a, b or without a key, under today's limits or yesterday's numbers for them."""
+    """One request of a batch: of caller a, b or without a key, under today's limits or yesterday's numbers for them.
+
+    The callers a and b are keys of one customer.
+    """
 
     caller: Literal["a", "b", ""]
+    cost: int
     outdated: bool
     stale: bool
 
@@ -93,6 +136,7 @@ class Call:
 calls = st.builds(
     Call,
     caller=st.sampled_from(("a", "a", "a", "b", "")),
+    cost=st.sampled_from((1, 1, 1, 0, 2, 5, 1000)),
     outdated=st.sampled_from((False, False, False, True)),
     stale=st.sampled_from((False,) * 9 + (True,)),
 )
@@ -144,11 +188,11 @@ class World:
     clock: Clock
     sizes: list[int]
 
-    async def admit(self, batch: Sequence[tuple[Sequence[Limit], Meter | None]]) -> list[Tally]:
+    async def admit(self, batch: Sequence[Charge]) -> list[Tally]:
         """Requests of one tick of the loop are decided in one batch, in order."""
         self.sizes.clear()
-        tallies = await asyncio.gather(*(self.limiter.admit(Charge(limits, meter)) for limits, meter in batch))
-        asked = [limits for limits, meter in batch if limits or meter]
+        tallies = await asyncio.gather(*map(self.limiter.admit, batch))
+        asked = [charge for charge in batch if charge.limits or charge.meter]
         assert self.sizes == ([len(asked)] if asked else [])
         return tallies
 
@@ -158,18 +202,26 @@ class World:
 
     async def history(self, key: str) -> dict[int, Row]:
         rows: Any = await self.redis.hgetall(key)
-        return {int(day): _row(*struct.unpack(">dd", row)) for day, row in rows.items()}
+        return {int(day): _row(*struct.unpack(f">{len(row) // 8}d", row)) for day, row in rows.items()}
+
+    async def alerts(self) -> list[Alert]:
+        entries: Any = await self.redis.xrange(ALERTS)
+        return [
+            Alert(said[b"value"].decode(), int(said[b"percent"]), int(said[b"used"]), int(said[b"start"]))
+            for _, said in entries
+        ]
 
 
-def _row(used: float, left: float) -> Row:
-    return int(used), int(left)
+def _row(requests: float, left: float, units: float | None = None, over: float = 0) -> Row:
+    return int(requests), int(left), int(requests if units is None else units), int(over)
 
 
 def _meaning(stored: dict[str, bytes]) -> dict[str, tuple[float, ...]]:
     """What values say. At what time and rate a debt of 0 was reckoned says nothing; a bucket without debt is none."""
     unpacked = {key: struct.unpack(f">B{len(raw) // 8}d", raw) for key, raw in stored.items()}
     said = {
-        key: (kind, debt, *(rest if debt else (0, 0, 0, *rest[3:]))) for key, (kind, debt, *rest) in unpacked.items()
+        key: (kind, debt, *(rest if debt or kind == 4 else (0, 0, 0, *rest[3:])))
+        for key, (kind, debt, *rest) in unpacked.items()
     }
     return {key: numbers for key, numbers in said.items() if any(numbers[1:])}
 
@@ -217,20 +269,26 @@ class Story:
     wait: int = 0
 
     def meter(self, caller: str) -> Meter:
-        return Meter(redis_key(self.account, "ledger", caller), redis_key(self.account, "history", caller))
+        shared = self.key("customer") if self.plan.per_customer else ""
+        return Meter(self.key("ledger", caller), self.key("history", caller), shared)
 
     def keys(self) -> list[str]:
-        callers = [key for caller in "ab" for key in (self.meter(caller).ledger, self.key("method", caller))]
-        return [*callers, self.key("stage"), self.key("account")]
+        owners = [key for who in ("a", "b", "ab") for key in (self.key("ledger", who), *self._owned(who))]
+        return [*owners, self.key("customer"), self.key("stage"), self.key("account")]
+
+    def _owned(self, who: str) -> list[str]:
+        quotas = [self.key("quota", who, period, counts) for period in Period for counts in Counts]
+        return [self.key("method", who), *quotas]
 
     def key(self, kind: str, *parts: str) -> str:
         return redis_key(self.account, kind, *parts)
 
-    def request(self, call: Call) -> tuple[list[Limit], Meter | None]:
+    def request(self, call: Call) -> Charge:
         plan = self._outdated() if call.outdated else self.plan
         meter = self.meter(call.caller) if call.caller else None
         now = self.world.clock() - (40 * DAY_US if call.stale else 0)
-        return [*(self._own(plan, meter, call.caller, now) if meter else ()), *self._shared(plan)], meter
+        own = self._own(plan, meter, "ab" if plan.per_customer else call.caller, now) if meter else []
+        return Charge([*own, *self._shared(plan)], meter, call.cost)
 
     def _outdated(self) -> Plan:
         """The numbers of the plan before: a sidecar that has not read the change. The set of limits stays."""
@@ -240,19 +298,21 @@ class Story:
             plan=self.plan.plan and (old.plan or self.plan.plan),
             method=self.plan.method and (old.method or self.plan.method),
             quota=self.plan.quota and (old.quota or self.plan.quota),
+            more=old.more if _kinds(old.more) == _kinds(self.plan.more) else self.plan.more,
             stage=self.plan.stage and (old.stage or self.plan.stage),
         )
 
-    def _own(self, plan: Plan, meter: Meter, caller: str, now: int) -> list[Limit]:
-        found = []
+    def _own(self, plan: Plan, meter: Meter, who: str, now: int) -> list[Limit]:
+        found, ledger = [], meter.shared or meter.ledger
         if plan.plan:
-            found.append(Limit(Layer.PLAN_THROTTLE, meter.ledger, plan.plan, plan.shadow))
+            found.append(Limit(Layer.PLAN_THROTTLE, ledger, plan.plan, plan.shadow))
         if plan.method:
-            found.append(Limit(Layer.PLAN_METHOD_THROTTLE, self.key("method", caller), plan.method, plan.shadow))
+            found.append(Limit(Layer.PLAN_METHOD_THROTTLE, self.key("method", who), plan.method, plan.shadow))
         if plan.quota:
-            window = interval(plan.quota, now)
-            quota = Quota(plan.quota.limit, window.start, window.end)
-            found.append(Limit(Layer.PLAN_QUOTA, meter.ledger, quota, plan.shadow))
+            found.append(Limit(Layer.PLAN_QUOTA, ledger, plan.quota.at(now), plan.shadow))
+        for quota in plan.more:
+            key = self.key("quota", who, quota.period, quota.counts)
+            found.append(Limit(Layer.PLAN_QUOTA, key, quota.at(now), plan.shadow))
         return found
 
     def _shared(self, plan: Plan) -> list[Limit]:
@@ -271,20 +331,22 @@ class Story:
             case Debt(ledger, share):
                 await self.owe(ledger, share)
 
-    async def ask(self, batch: list[tuple[list[Limit], Meter | None]]) -> None:
+    async def ask(self, batch: Sequence[Charge]) -> None:
         """Redis and the model give equal answers, and hold equal bytes afterwards."""
         tallies = await self.world.admit(batch)
-        for (limits, meter), tally in zip(batch, tallies, strict=True):
-            assert tally == self.model.admit(limits, meter, self.world.clock(), tally)
+        for charge, tally in zip(batch, tallies, strict=True):
+            assert tally == self.model.admit(charge, self.world.clock(), tally)
             self.wait = tally.wait_us or self.wait
             event("stale" if tally.stale else f"refused by {tally.refused_by and tally.refused_by.layer}")
         assert _meaning(await self.world.stored(self.keys())) == _meaning(self.model.stored())
         for meter in map(self.meter, "ab"):
             assert await self.world.history(meter.history) == self.model.histories.get(meter.history, {})
+        assert await self.world.alerts() == self.model.alerts
 
     async def owe(self, ledger: bool, share: int) -> None:
         """Debts that no test could run up by asking."""
-        rule, key = (self.plan.plan, self.meter("a").ledger) if ledger else (self.plan.account, self.key("account"))
+        own = self.meter("a").shared or self.meter("a").ledger
+        rule, key = (self.plan.plan, own) if ledger else (self.plan.account, self.key("account"))
         if rule:
             debt = Fraction(rule.burst * rule.m * share // 1_000_000, rule.m)
             bucket = Bucket(self.world.clock(), debt, rule.n, rule.m)
@@ -296,6 +358,10 @@ class Story:
             await self.world.redis.set(key, self.model.stored()[key])
 
 
+def _kinds(quotas: Sequence[Terms]) -> set[tuple[Period, Counts]]:
+    return {(found.period, found.counts) for found in quotas}
+
+
 @given(plan=plans, script=st.lists(steps, min_size=10, max_size=40))
 async def test_the_script_does_what_the_model_says(world: World, plan: Plan, script: list[Batch | Move]) -> None:
     """Batches, mixed and shadow limits, limits that change, clocks that step, debts of any size.
@@ -303,6 +369,7 @@ async def test_the_script_does_what_the_model_says(world: World, plan: Plan, scr
     The model admits a request if every layer has room, and else names the first without.
     """
     world.clock.now = NOON
+    await world.redis.delete(ALERTS)
     story = Story(world, plan)
     for step in script:
         await story.run(step)
@@ -333,7 +400,7 @@ async def test_no_window_admits_more_than_its_burst_and_the_refill(
     admitted: list[int] = []
     for gap in waits:
         world.clock.now += gap
-        for tally in await world.admit([(limits, None)] * 3):
+        for tally in await world.admit([Charge(limits)] * 3):
             if tally.refused_by is None:
                 admitted.append(world.clock())
         world.clock.now += (tally.wait_us or 0) if follow else 0
@@ -363,7 +430,7 @@ async def test_a_refused_request_leaves_every_byte_as_it_was(
     keys = [meter.ledger, limits[2].key]
     for _ in range(count_of_calls):
         before = await world.stored(keys)
-        (tally,) = await world.admit([(limits, meter)])
+        (tally,) = await world.admit([Charge(limits, meter)])
         changed = await world.stored(keys) != before
         assert changed == (tally.refused_by is None)
         world.clock.now += gap
@@ -376,16 +443,16 @@ async def test_the_wait_is_neither_too_long_nor_too_short(world: World, rules: l
     limits = [Limit(Layer.STAGE_METHOD_THROTTLE, redis_key(name, "b", str(at)), rule) for at, rule in enumerate(rules)]
     for _ in range(3):
         world.clock.now += skip
-        tallies = await world.admit([(limits, None)] * 6)
+        tallies = await world.admit([Charge(limits)] * 6)
     refused = tallies[-1]
     assume(refused.refused_by and refused.wait_us)
     assert refused.wait_us is not None
     world.clock.now += refused.wait_us - 1
-    (early,) = await world.admit([(limits, None)])
+    (early,) = await world.admit([Charge(limits)])
     assert early.refused_by is not None
     assert early.wait_us == 1
     world.clock.now += 1
-    (there,) = await world.admit([(limits, None)])
+    (there,) = await world.admit([Charge(limits)])
     assert there.refused_by is None
 
 
@@ -406,6 +473,6 @@ async def test_a_conversion_is_never_below_the_exact_debt_and_at_most_three_unit
     model = Model(buckets={key: Bucket(NOON, Fraction(debt, old.m), old.n, old.m)})
     await world.redis.set(key, model.stored()[key])
     limits = [Limit(Layer.ACCOUNT_THROTTLE, key, new)]
-    (tally,) = await world.admit([(limits, None)])
-    assert tally == model.admit(limits, None, world.clock(), tally)
+    (tally,) = await world.admit([Charge(limits)])
+    assert tally == model.admit(Charge(limits), world.clock(), tally)
     assert _meaning(await world.stored([key])) == _meaning(model.stored())

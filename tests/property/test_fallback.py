@@ -66,7 +66,7 @@ def test_a_single_process_decides_as_redis_would(
     for gap in waits:
         now += gap
         tally = local.admit(Charge(limits, METER), now)
-        expected = model.admit(limits, METER, now, tally)
+        expected = model.admit(Charge(limits, METER), now, tally)
         assert (tally.refused_by, tally.wait_us) == (expected.refused_by, expected.wait_us)
         assert tally.shadowed_by == expected.shadowed_by
         assert _lefts(limits, tally) == _lefts(limits, expected)
@@ -195,9 +195,11 @@ def test_spent_units_are_handed_over_once_oldest_day_first(rule: Throttle, limit
         local.admit(Charge(limits, None), now)
     assert local.owed == admitted
     spent = local.take_spent()
-    assert sum(part.amount for part in spent) == admitted
+    assert sum(part.requests for part in spent) == admitted
     assert [part.day for part in spent] == sorted({part.day for part in spent})
-    assert all(part.quota and part.quota.start == part.day * DAY_US for part in spent)
+    assert all(
+        kept.rule == Quota(limit, part.day * DAY_US, (part.day + 1) * DAY_US) for part in spent for kept in part.quotas
+    )
     assert local.take_spent() == []
     assert local.owed == 0
 
@@ -213,7 +215,7 @@ def test_after_a_flush_the_share_comes_from_the_new_rest(
     assert before == min(asked, _part(max(0, limit - used), count))
     left = max(0, limit - used - before - others)
     for spent in local.take_spent():
-        local.counted(spent, left)
+        local.counted(spent, [left])
     expected = _part(left, count) if before else _part(max(0, limit - used), count)
     assert _asked(local, limits, 20) == expected
 
@@ -223,7 +225,7 @@ def test_what_could_not_be_counted_stays_in_the_process_part(limit: int, asked: 
     local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit))]
     before = _asked(local, limits, asked)
     for spent in local.take_spent():
-        local.counted(spent, None)
+        local.counted(spent, [])
     assert before + _asked(local, limits, 20) == limit
 
 
@@ -244,7 +246,7 @@ def test_units_that_could_not_be_flushed_stay_in_the_share_of_the_process(limit:
     for _ in range(rounds):
         admitted += sum(local.admit(Charge(limits, METER), NOON).refused_by is None for _ in range(20))
         for spent in local.take_spent():
-            local.counted(spent, None)
+            local.counted(spent, [])
     assert admitted == max(1, limit // count)
 
 
@@ -254,7 +256,7 @@ def test_a_call_that_a_shadow_quota_would_refuse_is_not_charged_to_it(limit: int
     local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, _quota(limit), shadow=True)]
     for _ in range(calls):
         local.admit(Charge(limits, METER), NOON)
-    charged = {spent.quota is not None: spent.amount for spent in local.take_spent()}
+    charged = {bool(spent.quotas): spent.requests for spent in local.take_spent()}
     assert charged.get(True, 0) == min(calls, limit)
     assert charged.get(False, 0) == max(0, calls - limit)
 

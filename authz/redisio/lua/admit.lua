@@ -1,23 +1,27 @@
 --[[
-Decides a batch of requests in arrival order: each takes a unit from all of its limits, or from none.
+Decides a batch of requests in arrival order: each takes its amounts from all of its limits, or from none.
 
 KEYS[1]             the worker's last reply: cmsgpack {sequence, reply}
-KEYS[2 .. 2L+1]     L callers, two keys each: the ledger, and its history   (layouts: prelude/ledger.lua)
-KEYS[2L+2 .. ]      B buckets: throttles that are not part of a caller's ledger
-KEYS[2L+B+2 .. ]    names of requests that are charged once: the result of the one that was admitted, cmsgpack
+KEYS[2 .. 2L+1]     L ledgers, two keys each: the ledger of a caller, and its history   (layouts: prelude/ledger.lua);
+                    or the ledger of a customer, twice: it has no history
+KEYS[2L+2 .. ]      B values of their own: throttles and quotas that are in no ledger
+     ..             names of requests that are charged once: the result of the one that was admitted, cmsgpack
+     ..             the stream of alerts, if a rule of the batch has any
 
-ARGV[1]             cmsgpack {sequence, deadline, pinned, dry, L, B, retention, rules, requests, onces}
+ARGV[1]             cmsgpack {sequence, deadline, pinned, dry, L, B, retention, rules, requests, onces, costs, alerts}
   sequence          of this batch, rising for each worker; a batch that is sent again keeps its number
   deadline          µs of Redis's time after which nothing is charged; 0 for none
   pinned            µs of Unix time to decide at, for tests; 0 for the server's clock
   dry               1: decide, write nothing
   retention         days for which usage is kept
-  rules             {{0, n, m, burst}   a bucket that gains n/m tokens a µs
-                     {1, limit, start, end}, …}   a quota over [start, end) in µs
+  rules             {{0, n, m, burst, units}   a bucket that gains n/m tokens a µs; units is 1 if a call takes its cost
+                     {1, limit, start, end, …}, …}   a quota over [start, end) in µs   (prelude/quota.lua)
   requests          {{caller, value, rule, value, rule, …}, …}, a value and a rule for each limit
                     caller is 1 .. L whose usage counts the call, or 0; value is 1 .. L for a ledger, -1 .. -B for a
-                    bucket; rule is its position in rules, below zero for a limit that only reports
+                    value of its own; rule is its position in rules, below zero for a limit that only reports
   onces             position of each request's name among those keys, 0 for none; empty if no request has one
+  costs             units of each request; empty if each costs one
+  alerts            1 if the last key is the stream of alerts
 
 A bucket is '>Bdddd':   1, debt (1/m tokens), at (µs), n, m; integers below 2^53
 
@@ -32,6 +36,7 @@ Reply               cmsgpack {status, now, results}; status is 'ok', 'old' (a la
 ]]
 -- prelude: clock
 -- prelude: ledger
+-- prelude: quota
 
 local BUCKET, BUCKET_FORMAT, BUCKET_BYTES = 1, '>Bdddd', 33
 local ceil, floor, fmod, max, min = math.ceil, math.floor, math.fmod, math.max, math.min
@@ -40,15 +45,15 @@ local PINNED_MS = 3600000
 local REPLY_MS = 5000
 local ONCE_MS = 10000  -- longer than Envoy goes on retrying one request
 
-local sequence, deadline, pinned, dry, callers, buckets, retention, rules, requests, onces =
+local sequence, deadline, pinned, dry, ledgers, owned, retention, rules, requests, onces, costs, alerts =
   unpack(cmsgpack.unpack(ARGV[1]))
 
 local now = clock(pinned)
 local today = floor(now / DAY_US)
 
 local names = {KEYS[1]}
-for i = 1, callers do names[1 + i] = KEYS[2 * i] end
-for i = 2 * callers + 2, #KEYS do names[i - callers] = KEYS[i] end
+for i = 1, ledgers do names[1 + i] = KEYS[2 * i] end
+for i = 2 * ledgers + 2, #KEYS - alerts do names[i - ledgers] = KEYS[i] end
 local stored = call('MGET', unpack(names))
 
 -- A sender that received no reply sends the batch again under its old number: repeat the reply, charge nothing.
@@ -68,21 +73,23 @@ end
 
 local values = {}
 
--- Return the value at position i as a table; false if its bytes are not in our format.
-local function value(i)
+-- Where the value at position i stands in names.
+local function place_of(i) return i > 0 and 1 + i or 1 + ledgers - i end
+
+-- Return the value at position i as a table; false if its bytes are not in our format. `kind` is that of its rule.
+local function value(i, kind)
   local found = values[i]
   if found ~= nil then return found end
-  local ledger = i > 0
-  local at = ledger and 1 + i or 1 + callers - i
+  local ledger, at = i > 0, place_of(i)
   local raw = stored[at]
   if not raw and call('EXISTS', names[at]) == 1 then
     found = false  -- of another type: MGET shows it as absent
   elseif not raw then
-    found = ledger and new_ledger(now) or {debt = 0, at = now, n = 0, m = 0}
+    found = ledger and new_ledger(now) or kind == 1 and new_quota() or {debt = 0, at = now, n = 0, m = 0}
   elseif ledger then
     found = read_ledger(raw)
   else
-    found = read_bucket(raw)
+    found = kind == 1 and read_quota(raw) or kind == 0 and read_bucket(raw)
   end
   values[i] = found
   return found
@@ -108,45 +115,48 @@ local function reckon(v, n, m, burst)
   end
 end
 
--- True if the rule has another period. A period only moves forward, unless a wrong clock put it over a day ahead.
-local function restarts(v, rule) return rule[3] > v.start or v.start > rule[4] + DAY_US end
-
--- Units used in the period. Only take() stores a restart: a refusal must not move the period for later calls.
-local function used(v, rule) return restarts(v, rule) and 0 or v.used end
-
-local function wait_for(v, rule)
-  if rule[1] == 1 then return rule[4] - now end
-  if rule[2] == 0 or rule[4] == 0 then return -1 end
-  return ceil((v.debt - (rule[4] - 1) * rule[3]) / rule[2])
+-- What a call of this cost takes: of a bucket one token unless it counts units, of a quota its cost unless it counts
+-- requests.
+local function amount_of(rule, cost)
+  if cost == 1 or (rule[1] == 1) == (rule[5] == 1) then return 1 end
+  return cost
 end
 
--- True if one more unit of a limit fits. Refills a bucket first.
-local function has_room(v, rule)
+local function wait_for(v, rule, amount)
+  if rule[1] == 1 then return (rule[4] >= FOREVER or amount > ceiling(rule)) and -1 or rule[4] - now end
+  if rule[2] == 0 or rule[4] < amount then return -1 end
+  return ceil((v.debt - (rule[4] - amount) * rule[3]) / rule[2])
+end
+
+-- True if the amount fits into a limit; an amount of 0 always does. Refills a bucket first.
+local function has_room(v, rule, amount)
   if rule[1] == 1 then
-    return used(v, rule) < rule[2]
+    adopt(v, rule)
+    return amount == 0 or used(v, rule) + amount <= ceiling(rule)
   end
   reckon(v, rule[2], rule[3], rule[4])
   if rule[2] == 0 then v.met = true end
-  return v.debt <= (rule[4] - 1) * rule[3]
+  return amount == 0 or v.debt <= (rule[4] - amount) * rule[3]
 end
 
-local function take(v, rule)
-  if rule[1] == 0 then
-    v.debt = v.debt + rule[3]
-  else
-    v.used = used(v, rule) + 1
-    if restarts(v, rule) then v.start = rule[3] end
+local events = {}  -- for the stream of alerts: {name of the value, rule, percent, used}
+local is_deaf = alerts == 1 and is_other(KEYS[#KEYS], 'stream')
+
+-- Returns the units beyond the limit of a quota with overage.
+local function take(v, rule, amount, name)
+  if rule[1] == 1 then
+    return use(v, rule, amount, name, events)
   end
-  v.dirty = true
+  v.debt, v.dirty = v.debt + amount * rule[3], true
+  return 0
 end
 
 -- Close the ledger's day and begin today. The closed row is written at the end. Today's row exists already if the clock
 -- was wrong before.
 local function turn_day(v, history, today)
-  if v.day_used > 0 then v.closed = {v.day, pack_row(v.day_used, v.day_left)} end
-  v.day, v.day_used, v.day_left, v.turned = today, 0, -1, history
-  local row = call('HGET', history, today)
-  if row then v.day_used, v.day_left = read_row(row) end
+  if v.day_used > 0 then v.closed = {v.day, day_row(v)} end
+  begin_day(v, today, call('HGET', history, today))
+  v.turned = history
 end
 
 local function is_new_day(v) return today > v.day or v.day > today + 1 end
@@ -157,57 +167,67 @@ local function has_bad_history(caller)
   local history = KEYS[2 * caller + 1]
   if is_other(history, 'hash') then return true end
   local row = call('HGET', history, today)
-  return row and #row ~= ROW_BYTES
+  return row and not is_row(row)
 end
 
--- Of each limit of a request, by position: value, rule, and whether it only reports. Filled anew for each request.
-local found, said, reports = {}, {}, {}
+-- Of each limit of a request, by position: value, rule, whether it only reports, and the amount that it takes. Filled
+-- anew for each request.
+local found, said, reports, amounts = {}, {}, {}, {}
 
 -- Check a request before it changes anything: 3 for a bad value, 2 if a quota's period does not contain now, else nil.
-local function unfit(caller, request, count)
+local function unfit(caller, request, count, cost)
   if caller > 0 and (not value(caller) or has_bad_history(caller)) then return 3 end
   local stale
   for k = 1, count do
-    local v, at = value(request[2 * k]), request[2 * k + 1]
-    if not v then return 3 end
+    local at = request[2 * k + 1]
     local rule = rules[at < 0 and -at or at]
+    local v = value(request[2 * k], rule[1])
+    if not v or is_deaf and #rule >= 10 then return 3 end
     if rule[1] == 1 and (now < rule[3] or now >= rule[4]) then stale = 2 end
-    found[k], said[k], reports[k] = v, rule, at < 0
+    found[k], said[k], reports[k], amounts[k] = v, rule, at < 0, amount_of(rule, cost)
   end
   return stale
 end
 
-local function meter(caller, count)
+-- Count the call in the day. What is left is that of the first quota.
+local function meter(caller, count, cost, over)
   local v = value(caller)
   if is_new_day(v) then turn_day(v, KEYS[2 * caller + 1], today) end
-  v.day_used, v.day_left, v.dirty = v.day_used + 1, -1, true
+  v.day_used, v.day_units, v.day_over = v.day_used + 1, v.day_units + cost, v.day_over + over
+  v.day_left, v.dirty = -1, true
   for k = 1, count do
-    if said[k][1] == 1 then v.day_left = max(0, said[k][2] - used(v, said[k])) end
+    if said[k][1] == 1 then
+      v.day_left = max(0, said[k][2] - used(found[k], said[k]))
+      break
+    end
   end
 end
 
-local function decide(request)
+local function decide(request, cost)
   local caller, count = request[1], (#request - 1) / 2
-  local code = unfit(caller, request, count)
+  local code = unfit(caller, request, count, cost)
   if code then return {code, 0, 0, 0} end
   local refused, wait, shadowed = 0, 0, 0
   for k = 1, count do
     local v, rule = found[k], said[k]
-    if not has_room(v, rule) then
+    if not has_room(v, rule, amounts[k]) then
       if reports[k] then
         if shadowed == 0 then shadowed = k end
       else
         if refused == 0 then refused = k end
-        local own = wait_for(v, rule)
+        local own = wait_for(v, rule, amounts[k])
         wait = (wait < 0 or own < 0) and -1 or max(wait, own)
       end
     end
   end
   if refused == 0 then
+    local over = 0
     for k = 1, count do
-      if shadowed == 0 or not reports[k] then take(found[k], said[k]) end
+      if shadowed == 0 or not reports[k] then
+        over = max(over, take(found[k], said[k], amounts[k], names[place_of(request[2 * k])]))
+      end
     end
-    if caller > 0 then meter(caller, count) end
+    if caller > 0 then meter(caller, count, cost, over) end
   end
   local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
   for k = 1, count do
@@ -220,25 +240,25 @@ end
 -- The result of an earlier admission under a request's name, in this batch or by any worker; nil if there is none.
 local charged, named = {}, {}
 local function charged_before(once, request)
-  local raw = stored[1 + callers + buckets + once]
+  local raw = stored[1 + ledgers + owned + once]
   if not raw then return charged[once] end
   local is_read, result = pcall(cmsgpack.unpack, raw)
   local is_ours = is_read and type(result) == 'table' and result[1] == 0 and #result == 4 + (#request - 1) / 2
   return is_ours and result or {3, 0, 0, 0}
 end
 
-local function decide_once(request, once)
+local function decide_once(request, cost, once)
   local result = charged_before(once, request)
   if result then return result end
-  result = decide(request)
-  if result[1] == 0 then charged[once], named[once] = result, names[1 + callers + buckets + once] end
+  result = decide(request, cost)
+  if result[1] == 0 then charged[once], named[once] = result, names[1 + ledgers + owned + once] end
   return result
 end
 
 local results = {}
 for i, request in ipairs(requests) do
-  local once = onces[i] or 0
-  results[i] = once > 0 and decide_once(request, once) or decide(request)
+  local once, cost = onces[i] or 0, costs[i] or 1
+  results[i] = once > 0 and decide_once(request, cost, once) or decide(request, cost)
 end
 local reply = cmsgpack.pack({'ok', now, results})
 if dry == 1 then return reply end
@@ -259,17 +279,28 @@ local function write_history(v)
   call('PEXPIRE', v.turned, retention * DAY_MS)
 end
 
-for i, v in pairs(values) do
-  local ledger = i > 0
-  local name = names[ledger and 1 + i or 1 + callers - i]
-  if v and v.turned then write_history(v) end
-  if v and v.dirty then
-    local raw = ledger and pack_ledger(v) or struct.pack(BUCKET_FORMAT, BUCKET, v.debt, v.at, v.n, v.m)
-    call('SET', name, raw, 'PX', expiry(v, ledger))
-  elseif v and v.met then
-    call('PEXPIRE', name, expiry(v, ledger))
+local function write_quota(name, v)
+  local ms = quota_ms(v, now)
+  if ms then
+    call('SET', name, pack_quota(v), 'PX', ms)
+  else
+    call('SET', name, pack_quota(v))
   end
 end
+
+for i, v in pairs(values) do
+  local ledger = i > 0
+  if v and v.turned then write_history(v) end
+  if v and v.dirty and v.is_quota then
+    write_quota(names[place_of(i)], v)
+  elseif v and v.dirty then
+    local raw = ledger and pack_ledger(v) or struct.pack(BUCKET_FORMAT, BUCKET, v.debt, v.at, v.n, v.m)
+    call('SET', names[place_of(i)], raw, 'PX', expiry(v, ledger))
+  elseif v and v.met then
+    call('PEXPIRE', names[place_of(i)], expiry(v, ledger))
+  end
+end
+log_alerts(KEYS[#KEYS], events, now)
 for once, name in pairs(named) do call('SET', name, cmsgpack.pack(charged[once]), 'PX', ONCE_MS) end
 local keep = deadline > 0 and ceil((deadline - now) / 1000) or 0
 call('SET', KEYS[1], cmsgpack.pack({sequence, reply}), 'PX', max(keep, REPLY_MS))

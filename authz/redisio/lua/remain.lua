@@ -42,14 +42,13 @@ local v = raw and read_ledger(raw) or not raw and new_ledger(now)
 if not v then return reply('bad state') end
 
 local row = redis.call('HGET', KEYS[2], today)
-if row and #row ~= ROW_BYTES then return reply('bad state') end
+if row and not is_row(row) then return reply('bad state') end
 
 -- Begin today if the ledger has an older day, as a call does. A day that is one ahead stays: the clock stepped back.
 local closed
 if today > v.day or v.day > today + 1 then
-  if v.day_used > 0 then closed = {v.day, pack_row(v.day_used, v.day_left)} end
-  v.day, v.day_used = today, 0
-  if row then v.day_used = read_row(row) end
+  if v.day_used > 0 then closed = {v.day, day_row(v)} end
+  begin_day(v, today, row)
 end
 
 -- Move the period forward, as a call does. A stored period up to a day ahead stays: the clock stepped back.
@@ -61,7 +60,7 @@ local version = log_commit(KEYS[3], KEYS[4], KEYS[5], read_head(KEYS[3]), entry)
 
 -- Write today's row now: the new remainder is recorded even if no later call closes the day.
 if closed then redis.call('HSET', KEYS[2], closed[1], closed[2]) end
-redis.call('HSET', KEYS[2], v.day, pack_row(v.day_used, v.day_left))
+redis.call('HSET', KEYS[2], v.day, day_row(v))
 for _, kept in ipairs(redis.call('HKEYS', KEYS[2])) do
   local number = tonumber(kept)
   if number and number < today - retention then redis.call('HDEL', KEYS[2], kept) end

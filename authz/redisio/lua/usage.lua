@@ -41,12 +41,11 @@ end
 local function rows_of(history)
   local rows, bad = {}, false
   each_day(history, '', function(day, row)
-    if #row ~= ROW_BYTES then
+    if not is_row(row) then
       bad = true
       return
     end
-    local requests, left = read_row(row)
-    rows[#rows + 1] = {day, requests, left, requests, 0}
+    rows[#rows + 1] = {day, read_row(row)}
   end)
   return not bad and rows
 end
@@ -75,7 +74,7 @@ local function record(ledger, history, refused)
   if not raw then return {0, 0, rows, counts} end
   local v = read_ledger(raw)
   if not v then return {} end
-  if v.day > 0 then rows[#rows + 1] = {v.day, v.day_used, v.day_left, v.day_used, 0} end
+  if v.day > 0 then rows[#rows + 1] = {v.day, v.day_used, v.day_left, v.day_units, v.day_over} end
   return {v.start, v.used, rows, counts}
 end
 

@@ -50,7 +50,7 @@ def _limits(draw: st.DrawFn) -> tuple[Limit, ...]:
 def _refused(limits: tuple[Limit, ...], model: Model, meter: Meter | None, now: int) -> Tally | None:
     """Call until one is refused, and return that refusal; None if none comes."""
     for _ in range(5):
-        tally = model.admit(limits, meter, now, Tally(now, (0,) * len(limits)))
+        tally = model.admit(Charge(limits, meter), now, Tally(now, (0,) * len(limits)))
         if tally.refused_by:
             return tally
     return None
@@ -76,7 +76,7 @@ def test_a_recalled_refusal_equals_redis_own(
     recalled = refusals.recall(Charge(limits, meter), passed + behind, NOW + passed)
     if recalled:
         assert passed + behind < LONGEST_US
-        said = model.admit(limits, meter, NOW + passed, recalled)
+        said = model.admit(Charge(limits, meter), NOW + passed, recalled)
         assert (recalled.refused_by, recalled.states, recalled.now) == (said.refused_by, said.states, said.now)
         assert recalled.wait_us == said.wait_us
 

@@ -1,9 +1,15 @@
--- A caller's ledger is a string, '>Bddddddddd': 2; debt (1/m tokens), at (µs), n, m of the plan's throttle; start (µs),
--- used of the quota; day (since 1970), day_used, day_left of the usage. All are integers below 2^53. They are packed
--- because tostring() keeps 14 digits.
--- A caller's history is a hash: day -> '>dd' used, left. `left` is what remained of the quota, -1 without one.
+-- A caller's ledger is a string of numbers. They are packed because tostring() keeps 14 digits; all are integers below
+-- 2^53. It has one of two formats:
+--   '>Bddddddddd':   2; debt (1/m tokens), at (µs), n, m of the plan's throttle; start (µs), used of the quota;
+--                    day (since 1970), requests, left of the usage
+--   '>Bdddddddddddd': 3; the same, then finish (µs), the end of the quota's period, 0 if it is not kept; units, over
+-- The first is written while finish is 0, each request of the day was one unit, and none was over a limit.
+-- A customer's ledger is one, too; it has no usage.
+-- A caller's history is a hash: day -> '>dd' requests, left, or '>dddd' requests, left, units, over. `left` is what
+-- remained of the first quota, -1 without one. `over` are units beyond the limit of a quota with overage.
 local LEDGER, LEDGER_FORMAT, LEDGER_BYTES = 2, '>Bddddddddd', 73
-local ROW_FORMAT, ROW_BYTES = '>dd', 16
+local WIDE, WIDE_FORMAT, WIDE_BYTES = 3, '>Bdddddddddddd', 97
+local ROW_FORMAT, ROW_BYTES, WIDE_ROW_FORMAT, WIDE_ROW_BYTES = '>dd', 16, '>dddd', 32
 local DAY_US, DAY_MS = 86400000000, 86400000
 local LONGEST_PERIOD = 31  -- days: a ledger outlives every quota in it
 local KEEP_FOREVER_MS = 400 * DAY_MS  -- a bucket that never fills
@@ -14,24 +20,58 @@ local function is_other(key, expected)
 end
 
 local function new_ledger(at)
-  return {debt = 0, at = at, n = 0, m = 0, start = 0, used = 0, day = 0, day_used = 0, day_left = -1}
+  return {
+    debt = 0, at = at, n = 0, m = 0, start = 0, used = 0, finish = 0,
+    day = 0, day_used = 0, day_left = -1, day_units = 0, day_over = 0,
+  }
 end
 
 -- The ledger in these bytes; false where they are not ours, so that they are never taken for an empty one.
 local function read_ledger(raw)
-  if #raw ~= LEDGER_BYTES or raw:byte() ~= LEDGER then return false end
-  local v, format = {}, nil
-  format, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left = struct.unpack(LEDGER_FORMAT, raw)
+  local v, format = {}, raw:byte()
+  if format == LEDGER and #raw == LEDGER_BYTES then
+    format, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left = struct.unpack(LEDGER_FORMAT, raw)
+    v.finish, v.day_units, v.day_over = 0, v.day_used, 0
+    return v
+  end
+  if format ~= WIDE or #raw ~= WIDE_BYTES then return false end
+  format, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left, v.finish, v.day_units, v.day_over =
+    struct.unpack(WIDE_FORMAT, raw)
   return v
 end
 
 local function pack_ledger(v)
+  if v.finish == 0 and v.day_units == v.day_used and v.day_over == 0 then
+    return struct.pack(
+      LEDGER_FORMAT, LEDGER, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
+  end
   return struct.pack(
-    LEDGER_FORMAT, LEDGER, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
+    WIDE_FORMAT, WIDE, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left,
+    v.finish, v.day_units, v.day_over)
 end
 
-local function read_row(raw) return struct.unpack(ROW_FORMAT, raw) end
-local function pack_row(used, left) return struct.pack(ROW_FORMAT, used, left) end
+local function is_row(raw) return #raw == ROW_BYTES or #raw == WIDE_ROW_BYTES end
+
+-- Returns requests, left, units, over.
+local function read_row(raw)
+  if #raw == WIDE_ROW_BYTES then return struct.unpack(WIDE_ROW_FORMAT, raw) end
+  local used, left = struct.unpack(ROW_FORMAT, raw)
+  return used, left, used, 0
+end
+
+local function pack_row(used, left, units, over)
+  if units == used and over == 0 then return struct.pack(ROW_FORMAT, used, left) end
+  return struct.pack(WIDE_ROW_FORMAT, used, left, units, over)
+end
+
+-- The row of the ledger's day.
+local function day_row(v) return pack_row(v.day_used, v.day_left, v.day_units, v.day_over) end
+
+-- Begin a day in the ledger, with the row that it has in the history already, if any.
+local function begin_day(v, day, row)
+  v.day, v.day_used, v.day_left, v.day_units, v.day_over = day, 0, -1, 0, 0
+  if row then v.day_used, v.day_left, v.day_units, v.day_over = read_row(row) end
+end
 
 -- The life of a bucket: until it is full.
 local function bucket_ms(v)
