@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.core.credentials import Credentials
-from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
+from authz.core.limits import EXACT, Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
 from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.periods import interval
 from authz.core.recent import Recent
@@ -21,14 +21,19 @@ from authz.core.request import Request
 from authz.core.resources import (
     DEFAULT_ACCOUNT,
     Account,
+    Anchor,
     Api,
     ApiKey,
     ApiStage,
+    CostFrom,
+    Counts,
     Customer,
     Deployment,
     FailurePolicy,
+    LimitsPer,
     MethodSetting,
     Mode,
+    Overage,
     Override,
     QuotaSettings,
     Resources,
@@ -48,22 +53,43 @@ NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
 
 
 class _QuotaNow(Struct, gc=False):
-    """A quota by its period. The period of the last call is kept, since most calls fall into it."""
+    """A quota by its period. The period of the last call is kept, since most calls fall into it.
+
+    `end` is the end of its Redis key after the owner; "" if its state is a slot of the owner's ledger.
+    """
 
     settings: QuotaSettings
-    last: Quota
+    end: str
+    last: dict[int | None, Quota]  # by billing day, if that decides when a month begins
 
     @classmethod
-    def of(cls, settings: QuotaSettings) -> _QuotaNow:
-        return cls(settings, Quota(settings.limit, 0, 0))
+    def of(cls, settings: QuotaSettings, *, in_ledger: bool) -> _QuotaNow:
+        return cls(settings, "" if in_ledger else _spelt(settings.period, settings.counts), {})
 
-    def at(self, now: int) -> Quota:
-        last = self.last
-        if last.start <= now < last.end:
+    def at(self, now: int, billing_day: int | None) -> Quota:
+        settings = self.settings
+        day = billing_day if settings.anchor is Anchor.BILLING_DAY else None
+        last = self.last.get(day)
+        if last and last.start <= now < last.end:
             return last
-        period = interval(self.settings, now)
-        self.last = found = Quota(self.settings.limit, period.start, period.end)
+        period = interval(settings, now, day)
+        self.last[day] = found = Quota(
+            settings.limit,
+            period.start,
+            period.end,
+            settings.period,
+            settings.counts is Counts.UNITS,
+            _overage(settings.overage),
+            tuple(sorted(settings.alerts)),
+            settings.time_zone is not None or settings.anchor is Anchor.BILLING_DAY,
+        )
         return found
+
+
+def _overage(overage: Overage | None) -> int:
+    if overage is None:
+        return 0
+    return EXACT if overage.up_to == "UNLIMITED" else overage.up_to
 
 
 class _MethodThrottles(Struct, gc=False):
@@ -93,21 +119,47 @@ class _MethodThrottles(Struct, gc=False):
 
 
 class _Plan(Struct, frozen=True, gc=False):
-    """A usage plan for one of its API stages.
-
-    Its keys in Redis are `ledger + key id`, `history + key id`, and `method + key id + the end for the method`.
-    """
+    """A usage plan for one of its API stages. Its state in Redis is by key, and by customer if `by_customer` is set."""
 
     id: str
     name: str
     shadow: bool
     failure_policy: FailurePolicy
-    throttle: Throttle | None
-    quota: _QuotaNow | None
-    ledger: str
+    throttle: ThrottleSettings | None
+    rule: Throttle | None  # of the throttle
+    quotas: tuple[_QuotaNow, ...]
+    by_key: _Keys
+    by_customer: _Keys | None
     history: str
-    method: str
     method_throttles: _MethodThrottles | Mapping[Route, tuple[str, Throttle]]  # none, or computed on the first call
+
+
+class _Keys(Struct, frozen=True, gc=False):
+    """The Redis keys of a plan, each up to its owner: the id of a key or a customer. The end of a limit may follow."""
+
+    ledger: str
+    method: str
+    quota: str
+
+    @classmethod
+    def of(cls, account_id: str, plan_id: str, kind: str = "") -> _Keys:
+        return cls(*(redis_key(account_id, f"{kind}{name}", plan_id, "") for name in ("ledger", "method", "quota")))
+
+
+class _Owner(Struct, frozen=True, gc=False):
+    """Who has the limits of a call, the key or its customer: the name in Redis keys, and the terms of its own."""
+
+    keys: _Keys
+    name: str
+    billing_day: int | None
+    override: Override | None
+
+    @classmethod
+    def of(cls, plan: _Plan, ref: str, caller: Caller) -> _Owner:
+        if plan.by_customer and caller.customer:
+            override = caller.customer_overrides.get(ref)
+            return cls(plan.by_customer, encoded(caller.customer), caller.customer_billing_day, override)
+        return cls(plan.by_key, caller.id, caller.billing_day, caller.overrides.get(ref))
 
 
 _Covered = Mapping[tuple[str, str], _Plan]  # a plan, by the (api, stage) it covers
@@ -161,10 +213,18 @@ class KeyNeeded(Struct, frozen=True, gc=False):
     subject: Subject
 
 
+class _MethodCost(Struct, frozen=True, gc=False):
+    """The units of a call, and where Envoy's dynamic metadata may have another number."""
+
+    units: int = 1
+    source: CostFrom | None = None
+
+
 class _Stage(Struct, frozen=True):
     """A stage: the subject of its requests, its routes, and the limits that all callers of a route share.
 
-    `verbs` maps a route of the method ANY to the routes of the single verbs that have settings of their own.
+    `costs` has the methods, by resource and verb, whose cost is not `cost`. `verbs` maps a route of the method ANY to
+    the routes of the single verbs that have settings of their own.
     """
 
     subject: Subject
@@ -172,6 +232,8 @@ class _Stage(Struct, frozen=True):
     routes: Routes
     limits: Mapping[Route, tuple[Limit, ...]]
     verbs: Mapping[Route, Mapping[str, Route]]
+    costs: Mapping[tuple[str, str], _MethodCost]
+    cost: _MethodCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,17 +424,24 @@ class Catalog:
             return Denied(Reason.KEY_DISABLED, _subject(stage, route, skip, caller))
         if caller.expires_us is not None and caller.expires_us <= now:
             return Denied(Reason.KEY_EXPIRED, _subject(stage, route, skip, caller))
-        plan = self._plan(caller, stage.subject)
+        ref, plan = self._plan(caller, stage.subject)
         if plan is None:
             return Denied(Reason.NO_PLAN, _subject(stage, route, skip, caller))
-        ledger, quota = plan.ledger + caller.id, plan.quota.at(now) if plan.quota else None
+        owner = _Owner.of(plan, ref, caller)
+        limits = tuple(_plan_limits(plan, owner, route, now))
+        shared = owner.keys.ledger + owner.name if owner.keys is plan.by_customer else ""
+        cost = stage.costs.get((route.resource, route.method), stage.cost)
         grant = Grant(
             _subject(stage, route, skip, caller, plan),
-            (*_plan_limits(plan, caller.id, ledger, route, quota), *stage.limits[route]),
-            Meter(ledger, plan.history + caller.id),
+            (*limits, *stage.limits[route]),
+            Meter(plan.by_key.ledger + caller.id, plan.history + caller.id, shared),
             plan.failure_policy,
+            cost.units,
+            cost.source,
         )
-        since, until = (quota.start, quota.end) if quota else (0, FOREVER)
+        quotas = [limit.rule for limit in limits if isinstance(limit.rule, Quota)]
+        since = max((quota.start for quota in quotas), default=0)
+        until = min((quota.end for quota in quotas), default=FOREVER)
         if caller.expires_us is not None:
             until = min(until, caller.expires_us)
         self.granted.put(place, _Kept(sent, since, until, grant))
@@ -385,13 +454,13 @@ class Catalog:
             return caller
         return replace(caller, customer_billing_day=terms.billing_day, customer_overrides=terms.overrides)
 
-    def _plan(self, caller: Caller, subject: Subject) -> _Plan | None:
-        """The caller's plan for a stage. A reference to a plan that this catalog lacks covers nothing."""
+    def _plan(self, caller: Caller, subject: Subject) -> tuple[str, _Plan | None]:
+        """The caller's plan for a stage, and its reference. A reference that this catalog lacks covers nothing."""
         place = subject.api, subject.stage
         for ref in caller.plans:
             if plan := self.plans.get(ref, NOTHING).get(place):
-                return plan
-        return None
+                return ref, plan
+        return "", None
 
 
 class Compiler:
@@ -503,15 +572,37 @@ def _subject(
     )
 
 
-def _plan_limits(plan: _Plan, key: str, ledger: str, route: Route, quota: Quota | None) -> Iterator[Limit]:
+def _plan_limits(plan: _Plan, owner: _Owner, route: Route, now: int) -> Iterator[Limit]:
     """Layers 1 to 3, in the order that names the refusal."""
-    if plan.throttle:
-        yield Limit(Layer.PLAN_THROTTLE, ledger, plan.throttle, plan.shadow)
+    keys, name, override = owner.keys, owner.name, owner.override
+    ledger = keys.ledger + name
+    if rule := _own_throttle(plan, override):
+        yield Limit(Layer.PLAN_THROTTLE, ledger, rule, plan.shadow)
     if found := plan.method_throttles.get(route):
         suffix, rule = found
-        yield Limit(Layer.PLAN_METHOD_THROTTLE, plan.method + key + suffix, rule, plan.shadow)
-    if quota:
-        yield Limit(Layer.PLAN_QUOTA, ledger, quota, plan.shadow)
+        yield Limit(Layer.PLAN_METHOD_THROTTLE, keys.method + name + suffix, rule, plan.shadow)
+    for quota in plan.quotas:
+        key = keys.quota + name + quota.end if quota.end else ledger
+        yield Limit(Layer.PLAN_QUOTA, key, _own_quota(quota, owner, now), plan.shadow)
+
+
+def _own_throttle(plan: _Plan, override: Override | None) -> Throttle | None:
+    """The plan's throttle, with the numbers of an override in place of its own."""
+    if not (override and override.throttle and plan.throttle):
+        return plan.rule
+    own, common = override.throttle, plan.throttle
+    rate = common.rate_limit if own.rate_limit is None else own.rate_limit
+    burst = common.burst_limit if own.burst_limit is None else own.burst_limit
+    return _throttle(rate, burst, common.counts)
+
+
+def _own_quota(quota: _QuotaNow, owner: _Owner, now: int) -> Quota:
+    """The quota at `now`, with the limit of an override in place of its own."""
+    rule = quota.at(now, owner.billing_day)
+    for own in owner.override.quotas if owner.override else ():
+        if own.period == quota.settings.period and own.counts in (None, quota.settings.counts):
+            return replace(rule, limit=own.limit)
+    return rule
 
 
 @lru_cache(maxsize=1024)
@@ -523,7 +614,7 @@ def _hostname(authority: str) -> str:
 
 
 def _compile_api(api: Api, resources: Resources, account_id: str) -> _Api:
-    own = _Served(Routes(api.resources), Credentials.of(api))
+    own = _Served.of(api)
     shared = tuple(_account_limits(resources, account_id))
     stages = {
         stage.name: _compile_stage(api, stage, _served(stage.deployment, own), account_id, shared)
@@ -534,14 +625,27 @@ def _compile_api(api: Api, resources: Resources, account_id: str) -> _Api:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """The routes and credentials that a stage serves. All stages without a deployment share those of the API."""
+    """What a stage serves. All stages without a deployment share the routes, credentials and costs of the API."""
 
     routes: Routes
     credentials: Credentials
+    costs: Mapping[tuple[str, str], _MethodCost]
+    cost: _MethodCost
+
+    @classmethod
+    def of(cls, served: Api | Deployment) -> _Served:
+        common = _MethodCost(1, served.cost_from)
+        costs: dict[tuple[str, str], _MethodCost] = {
+            (resource, verb): cost
+            for resource, methods in served.resources.items()
+            for verb, method in methods.items()
+            if (cost := _MethodCost(method.cost, method.cost_from or served.cost_from)) != common
+        }
+        return cls(Routes(served.resources), Credentials.of(served), costs, common)
 
 
 def _served(deployment: Deployment | None, own: _Served) -> _Served:
-    return _Served(Routes(deployment.resources), Credentials.of(deployment)) if deployment else own
+    return _Served.of(deployment) if deployment else own
 
 
 def _account_limits(resources: Resources, account_id: str) -> Iterator[Limit]:
@@ -565,7 +669,7 @@ def _compile_stage(api: Api, stage: Stage, served: _Served, account_id: str, sha
         credentials=served.credentials,
         responses=(stage.deployment or stage).gateway_responses,
     )
-    return _Stage(subject, served.credentials, served.routes, limits, verbs)
+    return _Stage(subject, served.credentials, served.routes, limits, verbs, served.costs, served.cost)
 
 
 def _own_verbs(settings: Mapping[tuple[str, str], MethodSetting], route: Route) -> dict[str, Route]:
@@ -589,11 +693,14 @@ def _spelt(*parts: str) -> str:
     return "".join(":" + encoded(part) for part in parts)
 
 
-_throttle = lru_cache(maxsize=4096)(throttle)  # many plans share few rates
+@lru_cache(maxsize=4096)  # many plans share few rates
+def _throttle(rate: float | None, burst: int | None, counts: Counts = Counts.REQUESTS) -> Throttle | None:
+    rule = throttle(rate, burst)
+    return replace(rule, counts_units=True) if rule and counts is Counts.UNITS else rule
 
 
 def _bucket(settings: ThrottleSettings | None) -> Throttle | None:
-    return _throttle(settings.rate_limit, settings.burst_limit) if settings else None
+    return _throttle(settings.rate_limit, settings.burst_limit, settings.counts) if settings else None
 
 
 def stage_bucket(setting: MethodSetting | None) -> Throttle | None:
@@ -661,11 +768,12 @@ def _compile_plan(
         name=plan.name,
         shadow=plan.mode is Mode.SHADOW,
         failure_policy=plan.failure_policy or failure_policy,
-        throttle=_bucket(plan.throttle),
-        quota=_QuotaNow.of(plan.quota) if plan.quota else None,
-        ledger=redis_key(account_id, "ledger", plan.id, ""),
+        throttle=plan.throttle,
+        rule=_bucket(plan.throttle),
+        quotas=tuple(_QuotaNow.of(quota, in_ledger=quota is plan.quota) for quota in plan.all_quotas),
+        by_key=_Keys.of(account_id, plan.id),
+        by_customer=_Keys.of(account_id, plan.id, "customer-") if plan.limits_per is LimitsPer.CUSTOMER else None,
         history=redis_key(account_id, "history", plan.id, ""),
-        method=redis_key(account_id, "method", plan.id, ""),
         method_throttles=NO_THROTTLES,
     )
     return {

@@ -245,7 +245,7 @@ async def test_the_ledger_is_the_one_that_the_catalog_names(account: str) -> Non
     catalog = Catalog.compile(builders.resources(usage_plans=(builders.plan(quota=QUOTA),)), account_id=account)
     usage = UsageLedger("redis://127.0.0.1", account=account)
     common = next(plan for plans in catalog.plans.values() for plan in plans.values())
-    assert usage._keys("p1", "k1")[:2] == [f"{common.ledger}k1", f"{common.history}k1"]
+    assert usage._keys("p1", "k1")[:2] == [f"{common.by_key.ledger}k1", f"{common.history}k1"]
 
 
 # Through the API

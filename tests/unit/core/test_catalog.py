@@ -307,7 +307,7 @@ def test_state_with_one_owner_lives_in_one_value() -> None:
 
 def test_a_quota_is_sent_with_the_period_of_the_moment() -> None:
     quota = limits_of(FULL, ask())["plan_quota"].rule
-    assert quota == Quota(5, micros("2026-03-04T00:00:00Z"), micros("2026-03-05T00:00:00Z"))
+    assert quota == Quota(5, micros("2026-03-04T00:00:00Z"), micros("2026-03-05T00:00:00Z"), "DAY")
 
 
 def test_a_shadow_plan_has_shadow_limits_and_shared_ones_that_hold() -> None:

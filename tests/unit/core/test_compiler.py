@@ -143,8 +143,8 @@ def test_the_garbage_collector_has_no_plans_or_callers_to_look_through() -> None
     assert isinstance(catalog.resolve(ask(key="k1"), NOW), Grant)
     gc.collect()
     plan = catalog.plans["p1"]["a1", "prod"]
-    assert plan.quota is not None
-    parts = [*catalog.callers.values(), catalog.callers, plan, plan.quota, plan.method_throttles, plan.throttle]
+    (quota,) = plan.quotas
+    parts = [*catalog.callers.values(), catalog.callers, plan, quota, plan.method_throttles, plan.throttle]
     untracked = [
         part for part in parts if sys.version_info < (3, 14) or not isinstance(part, dict)
     ]  # 3.14: all dicts are

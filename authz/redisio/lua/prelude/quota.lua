@@ -1,4 +1,4 @@
--- A quota's rule is {1, limit, start, end}, or with all of what only some plans have:
+-- A quota's rule is {1, limit, start, end}, or for the plans that need more:
 --   {1, limit, start, end, requests, ceiling, moves, period, counts, percent, …}
 --   start, end   of the period that contains now, in µs; the end is FOREVER for a period that has none
 --   requests     1 if a call takes one, whatever its cost
@@ -43,7 +43,7 @@ end
 -- Units used in the period. Only take() stores a restart: a refusal must not move the period for later calls.
 local function used(v, rule) return restarts(v, rule) and 0 or v.used end
 
--- Note when the period ends, if the rule's periods have changed since it began. What was used is kept. A refusal writes
+-- Note when the period ends, if the rule's periods have changed since it began. The used units stay. A refusal writes
 -- it too: else the next period would be one of the old ones. A value of its own always keeps the end of its period.
 local function adopt(v, rule)
   if rule[7] ~= 1 and v.finish == 0 or restarts(v, rule) or rule[4] <= v.start then return end
@@ -53,7 +53,7 @@ end
 
 local function ceiling(rule) return rule[6] or rule[2] end
 
--- Add to what is used; a later period begins with nothing. Adds {name, rule, percent, used} to events for each percent
+-- Add to the used units; a later period begins with none. Adds {name, rule, percent, used} to events for each percent
 -- of the limit that is reached. Returns the units beyond the limit of a quota with overage.
 local function use(v, rule, amount, name, events)
   if restarts(v, rule) then
