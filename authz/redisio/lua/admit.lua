@@ -189,7 +189,7 @@ local function unfit(caller, request, count, cost)
   return stale
 end
 
--- Count the call in the day. What is left is that of the first quota.
+-- Count the call in the day. The row keeps the rest of the first quota.
 local function meter(caller, count, cost, over)
   local v = value(caller)
   if is_new_day(v) then turn_day(v, KEYS[2 * caller + 1], today) end

@@ -2,7 +2,7 @@
 -- 2^53. It has one of two formats:
 --   '>Bddddddddd':   2; debt (1/m tokens), at (µs), n, m of the plan's throttle; start (µs), used of the quota;
 --                    day (since 1970), requests, left of the usage
---   '>Bdddddddddddd': 3; the same, then finish (µs), the end of the quota's period, 0 if it is not kept; units, over
+--   '>Bdddddddddddd': 3; all of these, then finish (µs), the end of the quota's period, 0 if it is not kept; units, over
 -- The first is written while finish is 0, each request of the day was one unit, and none was over a limit.
 -- A customer's ledger is one, too; it has no usage.
 -- A caller's history is a hash: day -> '>dd' requests, left, or '>dddd' requests, left, units, over. `left` is what
