@@ -84,7 +84,8 @@ def check_config(path: Path, show: bool, **flags: object | None) -> None:
 @click.option("--id", "id_", metavar="ID", help="With --into: the key's id.  [default: a random one]")
 @click.option("--name", default="", help="With --into: the key's name, for people.")
 @click.option("--plan", metavar="ID", help="With --into: the usage plan that the key joins.")
-def new_key(into: Path | None, id_: str | None, name: str, plan: str | None) -> None:
+@click.option("--customer", metavar="ID", help="With --into: the customer that holds the key, its customerId.")
+def new_key(into: Path | None, id_: str | None, name: str, plan: str | None, customer: str | None) -> None:
     """Make an API key: print its value, for its holder, and the digest that stands for it in a plans file.
 
     With --into the file gets the digest, never the value. A sidecar that follows the file takes the key within a
@@ -93,10 +94,10 @@ def new_key(into: Path | None, id_: str | None, name: str, plan: str | None) -> 
     value = random_key_value()
     shown = digest(value).hex()
     if into is None:
-        if id_ or name or plan:
-            raise click.UsageError("--id, --name and --plan are for --into")
+        if id_ or name or plan or customer:
+            raise click.UsageError("--id, --name, --plan and --customer are for --into")
     else:
-        key = ApiKey(id_ or random_hex(ID_BYTES), name, value_sha256=shown)
+        key = ApiKey(id_ or random_hex(ID_BYTES), name, value_sha256=shown, customer_id=customer)
         _add(into, key, plan)
         click.echo(f"id:          {key.id}")
     click.echo(f"value:       {value}")

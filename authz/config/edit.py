@@ -143,7 +143,12 @@ def _flow(item: str | Mapping[str, str]) -> str:
 
 
 def _shown(key: ApiKey) -> dict[str, str]:
-    given = {"id": key.id, "name": key.name, "valueSha256": key.value_sha256 or ""}
+    given = {
+        "id": key.id,
+        "name": key.name,
+        "valueSha256": key.value_sha256 or "",
+        "customerId": key.customer_id or "",
+    }
     return {name: _scalar(value) for name, value in given.items() if value}
 
 

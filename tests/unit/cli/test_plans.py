@@ -58,6 +58,14 @@ def test_a_new_key_is_in_the_file_and_its_value_is_not(tmp_path: Path) -> None:
     assert authz("check-config", str(path)).endswith("2 keys; nothing wrong\n")
 
 
+def test_a_new_key_names_its_customer(tmp_path: Path) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text("apiKeys: []\n", "utf-8")
+    authz("new-key", "--into", str(path), "--id", "acme-app", "--customer", "1001")
+    (key,) = load(path).resources.api_keys
+    assert (key.id, key.customer_id) == ("acme-app", "1001")
+
+
 def test_a_new_key_without_an_id_gets_one(tmp_path: Path) -> None:
     path = tmp_path / "plans.yaml"
     path.write_bytes(b"\xef\xbb\xbfapis: []\r\n")
@@ -78,4 +86,4 @@ def test_a_file_with_a_mistake_takes_no_key(tmp_path: Path) -> None:
 def test_options_for_a_file_need_one() -> None:
     outcome = CliRunner().invoke(cli, ["new-key", "--plan", "basic"])
     assert outcome.exit_code == 2
-    assert "--id, --name and --plan are for --into" in outcome.output
+    assert "--id, --name, --plan and --customer are for --into" in outcome.output
