@@ -71,7 +71,7 @@ def _quota(draw: st.DrawFn, period: Period, counts: Counts) -> QuotaSettings:
         else draw(st.none() | st.sampled_from(("Europe/Paris", "Asia/Kolkata"))),
         anchor=draw(st.sampled_from(anchors)),
         overage=draw(st.none() | st.builds(Overage, large | st.just("UNLIMITED"))),
-        alerts=tuple(sorted(draw(st.sets(st.integers(1, 1000), max_size=8)))),
+        alerts=tuple(sorted(draw(st.sets(st.integers(1, 100), max_size=8)))),
     )
 
 
