@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 import msgspec
@@ -15,7 +16,10 @@ from authz.aws.plans import check_quotas, checked_tags, refuse_any, refused
 from authz.aws.restapis import check_api
 from authz.core.bounds import MAX_NAME
 from authz.core.methods import method_of
+from authz.core.planrules import idle, override_problems
+from authz.core.problem import Problem
 from authz.core.resources import (
+    Api,
     ApiKey,
     ApiStage,
     BillingDay,
@@ -32,7 +36,7 @@ from authz.core.resources import (
     ThrottleSettings,
     UsagePlan,
 )
-from authz.core.rules import CONTROL, Problem, problems
+from authz.core.rules import CONTROL
 from authz.core.stored import RestApi, StoredCustomer, StoredMethod, StoredPlan, StoredResource
 
 IN_CUSTOMER: Final = "$.customers[0]"
@@ -126,16 +130,17 @@ def _with_counts(stages: tuple[ApiStage, ...], given: tuple[StageExtension, ...]
 
 # --- memberships and customers ------------------------------------------------------------------------------------
 
-NO_VALUE: Final = "0" * 64  # a digest, for a key whose value does not matter
 
+def check_override(plan: UsagePlan, apis: tuple[Api, ...], key: ApiKey, override: Override) -> list[str]:
+    """Return warnings of an override without effect. Raises ApiError if the plans file would refuse it for the key.
 
-def check_override(plan: UsagePlan, key: ApiKey, override: Override) -> None:
-    """Raise ApiError if the plans file would refuse this override for the key."""
-    member = replace(key, value_sha256=NO_VALUE, overrides={plan.id: override})
-    within = Resources(usage_plans=(_bare(plan, keys=(key.id,)),), api_keys=(member,))
+    `apis` are those of the plan's stages.
+    """
+    member = replace(key, billing_day=None, overrides={plan.id: override})
+    within = Resources(apis=apis, usage_plans=(replace(plan, keys=(key.id,)),), api_keys=(member,))
     at = f"$.apiKeys[0].overrides['{plan.id}']"
-    found = (one for one in problems(within) if one.address.startswith(at))
-    refuse_any(Problem(one.address.replace(at, "$"), one.rule) for one in found)
+    refuse_any(Problem(one.address.replace(at, "$"), one.rule) for one in override_problems(within))
+    return [one.rule for one in idle(within)] if override != Override() else []
 
 
 class CustomerDocument(Resource, frozen=True):
@@ -157,21 +162,26 @@ def customer_document(stored: StoredCustomer, ids: Mapping[str, str]) -> Documen
     return document | dates
 
 
+@dataclass(frozen=True, slots=True)
+class Overridden:
+    """The plans whose numbers a customer overrides, by id, and the APIs of their stages."""
+
+    plans: Mapping[str, StoredPlan]
+    apis: tuple[Api, ...]
+
+
 def with_customer_document(
-    old: StoredCustomer | None, customer_id: str, given: CustomerDocument, plans: Mapping[str, StoredPlan], now: int
+    old: StoredCustomer | None, customer_id: str, given: CustomerDocument, found: Overridden, now: int
 ) -> StoredCustomer:
-    """Return the customer as a document describes it. `plans` are the plans that it names. Raises ApiError."""
+    """Return the customer as a document describes it. Raises ApiError."""
     if CONTROL.search(customer_id):
         raise refused([Problem("$.id", "expected no control characters")])
     _check_unchanged(old, customer_id, given)
     customer = Customer(customer_id, given.name, given.billing_day, given.overrides, checked_tags(given.tags))
-    within = Resources(usage_plans=tuple(_bare(plan.plan) for plan in plans.values()), customers=(customer,))
-    refuse_any(
-        Problem(one.address.replace(IN_CUSTOMER, "$"), one.rule)
-        for one in (*_unknown_plans(given, plans), *problems(within))
-        if one.address != f"{IN_CUSTOMER}.id"  # a key may name any customer, not only one that a header can carry
-    )
-    overrides = {plans[plan_id].ref: override for plan_id, override in given.overrides.items()}
+    plans = tuple(plan.plan for plan in found.plans.values())
+    within = Resources(apis=found.apis, usage_plans=plans, customers=(customer,))
+    refuse_any(Problem(one.address.replace(IN_CUSTOMER, "$"), one.rule) for one in override_problems(within))
+    overrides = {found.plans[plan_id].ref: override for plan_id, override in given.overrides.items()}
     made = StoredCustomer(replace(customer, overrides={}), now, now, overrides)
     if old is None:
         return made
@@ -190,17 +200,6 @@ def _check_unchanged(old: StoredCustomer | None, customer_id: str, given: Custom
     for name, value in sent.items():
         if value is not None and value != held[name]:
             raise refused([Problem(f"$.{name}", "expected the value that the customer has, or none: it cannot be set")])
-
-
-def _unknown_plans(given: CustomerDocument, plans: Mapping[str, StoredPlan]) -> Iterator[Problem]:
-    for plan_id in given.overrides:
-        if plan_id not in plans:
-            yield Problem(f"$.overrides['{plan_id}']", "there is no such usage plan")
-
-
-def _bare(plan: UsagePlan, keys: tuple[str, ...] = ()) -> UsagePlan:
-    """The plan for a check of its numbers: without its stages, whose APIs are not at hand."""
-    return replace(plan, api_stages=(), keys=keys)
 
 
 # --- APIs ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -26,24 +26,26 @@ from authz.core.bounds import (
 from authz.core.limits import check_throttle
 from authz.core.methods import method_of, no_method
 from authz.core.periods import max_offset
+from authz.core.planrules import cost_problems, quota_problems
+from authz.core.problem import Problem
 from authz.core.resources import (
     AWS_PERIODS,
+    Api,
     ApiKey,
     ApiStage,
     FailurePolicy,
     Mode,
     Period,
     QuotaSettings,
-    Resources,
     ThrottleSettings,
     UsagePlan,
 )
-from authz.core.rules import Problem, problems, value_problem
+from authz.core.rules import value_problem
 from authz.core.stored import StoredKey, StoredPlan
 
 INVALID_STAGE: Final = "Invalid API Stage specified"
 SHOWN: Final = 10  # problems in one answer
-IN_PLAN: Final = re.compile(r"^\$\.usagePlans\[0\](?:\.quota(?:s\[(\d+)\])?(?=\.|$))?")
+QUOTA: Final = re.compile(r"^\$\.quota(?:s\[(\d+)\])?(?=\.|$)")
 Moment = Annotated[datetime, Meta(tz=True)]
 
 
@@ -198,15 +200,22 @@ def _counting_as(before: UsagePlan, stages: tuple[ApiStage, ...]) -> tuple[ApiSt
 
 
 def check_quotas(plan: UsagePlan) -> None:
-    """Raise ApiError if the plan's quotas break a rule of the plans file. Their addresses are in one list of all."""
-    bare = replace(plan, name="plan", api_stages=(), keys=(), throttle=None)
+    """Raise ApiError if the plan's quotas break a rule of the plans file."""
+    refuse_any(in_one_list(plan, quota_problems(plan, "$")))
 
-    def place(found: re.Match[str]) -> str:
-        if found[0].endswith(".usagePlans[0]"):
-            return "$"
-        return f"$.quotas[{int(found[1]) + (plan.quota is not None) if found[1] else 0}]"
 
-    refuse_any(Problem(IN_PLAN.sub(place, one.address), one.rule) for one in problems(Resources(usage_plans=(bare,))))
+def check_costs(plan: UsagePlan, apis: Iterable[Api]) -> None:
+    """Raise ApiError if a method costs more than a limit of the plan ever admits. `apis` are those of its stages."""
+    refuse_any(in_one_list(plan, cost_problems(plan, {api.id: api for api in apis}, "$")))
+
+
+def in_one_list(plan: UsagePlan, found: Iterable[Problem]) -> Iterator[Problem]:
+    """Address problems of quotas in one list of all: AWS's is the first."""
+
+    def place(at: re.Match[str]) -> str:
+        return f"$.quotas[{int(at[1]) + (plan.quota is not None) if at[1] else 0}]"
+
+    return (Problem(QUOTA.sub(place, one.address), one.rule) for one in found)
 
 
 def refuse_any(found: Iterable[Problem]) -> None:

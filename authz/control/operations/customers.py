@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from authz.aws.errors import ApiError, conflict, not_found
-from authz.aws.extensions import CustomerDocument, customer_document, with_customer_document
+from authz.aws.extensions import CustomerDocument, Overridden, customer_document, with_customer_document
 from authz.aws.patch import Document
 from authz.aws.plans import refused
 from authz.control.call import Answer, Call, Operation
+from authz.control.operations.restapis import served_apis
 from authz.core.resources import LimitsPer
 from authz.core.rules import Problem
 from authz.core.stored import StoredCustomer, StoredPlan
@@ -67,17 +68,23 @@ async def _written(call: Call, customer_id: str, given: CustomerDocument, *, mus
         old = await edit.get("customer", customer_id)
         if old is not None and must_be_new:
             raise conflict("Customer already exists")
-        found = await edit.many("usageplan", list(given.overrides))
-        plans = {plan.plan.id: plan for plan in found if isinstance(plan, StoredPlan)}
+        found = await _overridden(edit, given)
         held = old if isinstance(old, StoredCustomer) else None
-        changed = with_customer_document(held, customer_id, given, plans, call.context.now())
+        changed = with_customer_document(held, customer_id, given, found, call.context.now())
         edit.put(changed)
-        for plan in plans.values():
+        for plan_id, plan in found.plans.items():
             if plan.plan.limits_per is LimitsPer.KEY:
-                call.warn(f"the limits of usage plan {plan.plan.id} are per key, so its overrides of customers wait")
-        return customer_document(changed, {plan.ref: plan.plan.id for plan in plans.values()})
+                call.warn(f"no effect: the plan {plan_id} limits each key; override it for the keys, or set limitsPer")
+        return customer_document(changed, {plan.ref: plan_id for plan_id, plan in found.plans.items()})
 
     return await call.write(write, *(() if call.params else (customer_id,)))
+
+
+async def _overridden(source: ItemSource, given: CustomerDocument) -> Overridden:
+    found = await source.many("usageplan", list(given.overrides))
+    plans = {plan.plan.id: plan for plan in found if isinstance(plan, StoredPlan)}
+    stages = {(stage.api_id, stage.stage): stage for plan in plans.values() for stage in plan.plan.api_stages}
+    return Overridden(plans, await served_apis(source, stages.values()))
 
 
 async def delete_customer(call: Call) -> Answer:

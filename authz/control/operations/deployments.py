@@ -12,7 +12,7 @@ from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.patch import PatchRule, invalid_path
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import new_id
-from authz.control.operations.restapis import api_of, given, listed, operations_of, patched
+from authz.control.operations.restapis import api_of, given, listed, operations_of, patched, require_room_for
 from authz.control.operations.stages import Canary, warn_of_canary
 from authz.core.stored import StoredDeployment, StoredStage, children, stage_id
 from authz.store.ports import Draft, ItemSource
@@ -70,6 +70,7 @@ async def create(call: Call) -> Answer:
             stage = _deployed_stage(held if isinstance(held, StoredStage) else None, new, body)
             warn_of_canary(call, stage)
             edit.put(stage)
+            await require_room_for(edit, api.id, stage.stage_name)
         return deployment
 
     return Answer(201, _shown(await call.write(edit, made)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -11,9 +10,10 @@ from msgspec.structs import replace
 from authz.aws.extensions import PlanExtension, check_override, plan_extension, with_plan_extension
 from authz.aws.patch import Document
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.usageplans import key_in_plan, stored_plan
-from authz.core.resources import LimitsPer, Override, UsagePlan
-from authz.core.stored import StoredKey, StoredPlan
+from authz.control.operations.restapis import served_apis
+from authz.control.operations.usageplans import key_in_plan, require_room, stored_plan
+from authz.core.resources import Override
+from authz.core.stored import StoredPlan
 from authz.store.ports import Draft
 
 # --- plans --------------------------------------------------------------------------------------------------------
@@ -37,6 +37,7 @@ async def _extend(call: Call, given: PlanExtension) -> StoredPlan:
     async def change(edit: Draft) -> StoredPlan:
         stored = await stored_plan(edit, call.params["usageplanId"])
         changed = replace(stored, plan=with_plan_extension(stored.plan, given))
+        await require_room(edit, changed.plan, stored.plan)
         edit.put(changed)
         return changed
 
@@ -53,13 +54,7 @@ async def get_key_extension(call: Call) -> Answer:
 
 async def put_key_extension(call: Call) -> Answer:
     override = call.read_strictly(Override)
-
-    def check(plan: UsagePlan, key: StoredKey) -> None:
-        check_override(plan, key.key, override)
-        if plan.limits_per is LimitsPer.CUSTOMER and key.key.customer_id is not None:
-            call.warn(f"the limits of usage plan {plan.id} are per customer, so the customer's overrides hold")
-
-    await _override(call, override, check)
+    await _override(call, override)
     return Answer(body=_document(override))
 
 
@@ -73,12 +68,11 @@ def _document(override: Override | None) -> Document:
     return document
 
 
-async def _override(
-    call: Call, override: Override, check: Callable[[UsagePlan, StoredKey], None] = lambda _plan, _key: None
-) -> None:
+async def _override(call: Call, override: Override) -> None:
     async def change(edit: Draft) -> None:
         plan, key = await key_in_plan(edit, call)
-        check(plan.plan, key)
+        for text in check_override(plan.plan, await served_apis(edit, plan.plan.api_stages), key.key, override):
+            call.warn(text)
         others = {ref: one for ref, one in key.overrides.items() if ref != plan.ref}
         changed = replace(key, overrides=others if override == Override() else {**others, plan.ref: override})
         if changed != key:

@@ -32,7 +32,8 @@ from authz.background import in_background
 from authz.config.documents import DocumentError, RefusedError, TagError, read_document
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import new_id
-from authz.core.resources import AuthorizerSource, Deployment, KeySource
+from authz.core.planrules import cost_problems
+from authz.core.resources import Api, ApiStage, AuthorizerSource, Deployment, KeySource, Stage
 from authz.core.stored import (
     DomainName,
     RestApi,
@@ -93,6 +94,28 @@ async def served_by(source: ItemSource, api_id: str, stage_name: str) -> Deploym
         return None
     deployment = await source.get("deployment", f"{api_id}/{stage.deployment_id}")
     return deployment.snapshot if isinstance(deployment, StoredDeployment) else None
+
+
+async def served_apis(source: ItemSource, stages: Iterable[ApiStage]) -> tuple[Api, ...]:
+    """Return these stages with the deployments that they serve, each stage in its API."""
+    found: dict[str, list[Stage]] = {}
+    for covered in stages:
+        served = await served_by(source, covered.api_id, covered.stage)
+        found.setdefault(covered.api_id, []).append(Stage(covered.stage, deployment=served))
+    return tuple(Api(api_id, stages=tuple(several)) for api_id, several in found.items())
+
+
+async def require_room_for(edit: Draft, api_id: str, stage: str) -> None:
+    """Raise ApiError if the stage now serves a method that costs more than a plan of the stage ever admits."""
+    served = await served_by(edit, api_id, stage)
+    if served is None or all(method.cost <= 1 for found in served.resources.values() for method in found.values()):
+        return
+    apis = {api_id: Api(api_id, stages=(Stage(stage, deployment=served),))}
+    for held in await edit.many("usageplan", await edit.members(stage_plans(api_id, stage))):
+        if isinstance(held, StoredPlan):
+            covering = tuple(one for one in held.plan.api_stages if (one.api_id, one.stage) == (api_id, stage))
+            for problem in cost_problems(replace(held.plan, api_stages=covering), apis, f"Usage Plan {held.plan.id}"):
+                raise bad_request(f"Unable to serve this deployment. {problem.address}: {problem.rule}")
 
 
 async def edit_api(call: Call, change: Callable[[RestApi], RestApi]) -> RestApi:

@@ -20,6 +20,7 @@ from authz.control.operations.restapis import (
     listed,
     operations_of,
     patched,
+    require_room_for,
     served_by,
 )
 from authz.core.bounds import MAX_INT
@@ -357,6 +358,8 @@ async def update(call: Call) -> Answer:
         await _check_deployments(edit, changed.api_id, changed.deployments - stage.deployments)
         warn_of_canary(call, changed)
         edit.put(changed)
+        if changed.deployment_id != stage.deployment_id:
+            await require_room_for(edit, changed.api_id, changed.stage_name)
         _warn_of_missing(call, changed, await served_by(edit, changed.api_id, changed.stage_name))
         return changed
 

@@ -15,6 +15,7 @@ from authz.aws.patch import Document, PatchBody
 from authz.aws.plans import (
     PLAN_TABLE,
     Numbers,
+    check_costs,
     checked_plan,
     join,
     live_plans,
@@ -26,7 +27,7 @@ from authz.aws.plans import (
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import key_value, page_answer, refuse_fixed_plan, stored_key
 from authz.control.operations.ids import unused_id
-from authz.control.operations.restapis import listed, page_of, served_by
+from authz.control.operations.restapis import listed, page_of, served_apis, served_by
 from authz.core.methods import method_of, no_method
 from authz.core.resources import ApiStage, UsagePlan
 from authz.core.rules import is_keyless, missing_method
@@ -94,11 +95,22 @@ async def create_usage_plan(call: Call) -> Answer:
         for stage in made.plan.api_stages:
             await _require_stage(edit, stage)
             await _require_methods(call, edit, stage)
+        await require_room(edit, made.plan)
         edit.put(made)
         return made
 
     made = await call.write(create)
     return Answer(201, plan_document(made) | ({"tags": made.plan.tags} if made.plan.tags else {}))
+
+
+async def require_room(edit: Draft, plan: UsagePlan, before: UsagePlan | None = None) -> None:
+    """Raise ApiError if a method that the plan covers costs more than one of its limits ever admits.
+
+    A plan with the limits and the stages of `before` is not checked: a deployment may have changed the costs since.
+    """
+    limits = plan.throttle, plan.all_quotas, plan.api_stages
+    if before is None or limits != (before.throttle, before.all_quotas, before.api_stages):
+        check_costs(plan, await served_apis(edit, plan.api_stages))
 
 
 async def _require_stage(edit: Draft, stage: ApiStage) -> None:
@@ -150,6 +162,7 @@ async def update_usage_plan(call: Call) -> Answer:
                 await _cover(edit, changed, stage)
             if stage.throttle != known:
                 await _require_methods(call, edit, stage, known or ())
+        await require_room(edit, changed.plan, stored.plan)
         if operations:
             edit.put(changed)
         return changed

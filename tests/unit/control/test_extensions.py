@@ -159,19 +159,23 @@ def test_a_period_that_aws_sets_keeps_what_aws_does_not_know() -> None:
     ]
 
 
+def test_a_period_that_another_quota_has_is_refused_to_aws_too() -> None:
+    found = plane()
+    found.call("PUT", PLAN, {"quotas": [MONTH, {"limit": 9, "period": "HOUR"}, {"limit": 5, "period": "DAY"}]})
+    reply = patch(found, ("replace", "/quota/period", "DAY"))
+    assert (reply.status, reply.code) == (400, "BadRequestException")
+    assert reply.body["message"].startswith("Invalid $.quotas[2].period: ")
+    assert found.call("GET", "/usageplans/p1").body["quota"]["period"] == "MONTH"
+
+
 def test_a_stage_that_terraform_takes_out_and_adds_again_counts_as_before() -> None:
     found = plane()
     found.call("PUT", PLAN, FULL)
     throttle = '{"/pets/GET": {"rateLimit": 2, "burstLimit": 3}}'
     again = (("remove", "/apiStages", "a1:prod"), ("add", "/apiStages", "a1:prod"))
-    found.store.items |= _stage_items()
+    found.store.items |= costing(1)
     assert patch(found, *again, ("add", "/apiStages/a1:prod/throttle", throttle)).status == 200
     assert found.call("GET", PLAN).body["apiStages"] == FULL["apiStages"]
-
-
-def _stage_items() -> Items:
-    served = Deployment(resources={"/pets": {"GET": Method()}})
-    return items(StoredStage("a1", "prod", "d1", 1, 1), StoredDeployment("d1", "a1", 1, served))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,11 @@ def _stage_items() -> Items:
         ({"quotas": [{**MONTH, "overage": {"upto": 1}}]}, "Invalid $.quotas[0].overage.upto: unknown field"),
         ({"throttle": {"counts": "CALLS"}}, "Invalid $.throttle.counts: expected one of REQUESTS, UNITS"),
         ({"limitsPer": "PLAN"}, "Invalid $.limitsPer: expected one of KEY, CUSTOMER"),
+        ({"quotas": [MONTH, HOUR, {**HOUR, "limit": 7}]}, "Invalid $.quotas[2].period: "),
+        ({"quotas": [HOUR, {**HOUR, "limit": 7}]}, "Invalid $.quotas[1].period: "),
+        ({"quotas": [{**MONTH, "timeZone": "Europe/Nowhere"}]}, "Invalid $.quotas[0].timeZone: "),
+        ({"quotas": [{"limit": n, "period": "TOTAL"} for n in range(1, 6)]}, "Invalid $.quotas: expected at most 4"),
+        ({"quotas": [MONTH, {**HOUR, "offset": 3}]}, "Invalid $.quotas[1].offset: "),
         (
             {"apiStages": [{"apiId": "a1", "stage": "prod", "throttle": {"/pets/PUT": {"counts": "UNITS"}}}]},
             "Invalid $.apiStages[0].throttle['/pets/PUT']: ",
@@ -263,6 +272,9 @@ def test_awss_operations_on_a_key_keep_its_overrides() -> None:
         ({"quota": {}}, "Invalid $.quota: unknown field; did you mean quotas?"),
         ({"quotas": [{"period": "MONTH"}]}, "Invalid $.quotas[0].limit: required"),
         ({"throttle": {"rateLimit": -1}}, "Invalid $.throttle.rateLimit: "),
+        ({"throttle": {"rateLimit": 0.0000001}}, "Invalid $.throttle.rateLimit: "),
+        ({"throttle": {}}, "Invalid $.throttle: "),
+        ({"quotas": [{"period": "DAY", "limit": 5}]}, "Invalid $.quotas[0].period: "),
     ],
     ids=lambda value: None,
 )
@@ -346,6 +358,72 @@ def test_costs_are_refused_with_the_address_of_their_mistake(document: Any, told
     assert reply.body["message"].startswith(told)
 
 
+def costing(cost: int) -> Items:
+    """A stage a1:prod that serves GET /pets at this cost."""
+    served = Deployment(resources={"/pets": {"GET": Method(cost=cost)}})
+    return items(StoredStage("a1", "prod", "d1", 1, 1), StoredDeployment("d1", "a1", 1, served))
+
+
+DEAR = "a call of GET /pets of a1:prod costs 500, and"
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "document", "told"),
+    [
+        ("PUT", PLAN, {"quotas": [MONTH, HOUR]}, f"Invalid $.quotas[1].limit: {DEAR}"),
+        ("PUT", PLAN, {"throttle": {"counts": "UNITS"}}, f"Invalid $.throttle.burstLimit: {DEAR}"),
+        ("PUT", MEMBERSHIP, {"quotas": [{"period": "MONTH", "limit": 499}]}, f"Invalid $.quotas[0].limit: {DEAR}"),
+        (
+            "PUT",
+            "/customers/c",
+            {"overrides": {"p1": {"quotas": [{"period": "MONTH", "limit": 499}]}}},
+            f"Invalid $.overrides['p1'].quotas[0].limit: {DEAR}",
+        ),
+        (
+            "PATCH",
+            "/usageplans/p1",
+            {"patchOperations": [{"op": "replace", "path": "/quota/limit", "value": "499"}]},
+            f"Invalid $.quotas[0].limit: {DEAR}",
+        ),
+    ],
+    ids=["quota", "throttle", "key", "customer", "aws"],
+)
+def test_a_limit_that_a_call_of_its_stages_could_never_fit_is_refused(
+    verb: str, path: str, document: Any, told: str
+) -> None:
+    found = plane()
+    found.store.items |= costing(500)
+    reply = found.call(verb, path, document)
+    assert (reply.status, reply.code) == (400, "BadRequestException")
+    assert reply.body["message"].startswith(told)
+
+
+@pytest.mark.parametrize("way", ["deployment", "stage"])
+def test_a_deployment_that_costs_more_than_a_plan_of_its_stage_admits_is_refused(way: str) -> None:
+    found = plane(plan(), api(GET=StoredMethod(api_key_required=True, method_integration={"type": "MOCK"})))
+    found.store.items |= costing(1)
+    found.call("PUT", API, {"methods": {"/pets/GET": {"cost": 1001}}})
+    if way == "deployment":
+        reply = found.call("POST", "/restapis/a1/deployments", {"stageName": "prod"})
+    else:
+        made = found.call("POST", "/restapis/a1/deployments", {}).body["id"]
+        operations = [{"op": "replace", "path": "/deploymentId", "value": made}]
+        reply = found.call("PATCH", "/restapis/a1/stages/prod", {"patchOperations": operations})
+    assert (reply.status, reply.code) == (400, "BadRequestException")
+    assert reply.body["message"].startswith(
+        "Unable to serve this deployment. Usage Plan p1.quota.limit: a call of GET /pets of a1:prod costs 1001, and"
+    )
+    stage: Any = found.store.items["stage", "a1/prod"]
+    assert stage.deployment_id == "d1"
+
+
+def test_a_plan_whose_limits_stay_is_changed_although_a_cost_no_longer_fits() -> None:
+    """A cost may have come from an older release, which did not compare."""
+    found = plane()
+    found.store.items |= costing(5000)
+    assert patch(found, ("replace", "/name", "silver")).status == 200
+
+
 # --- customers ----------------------------------------------------------------------------------------------------
 
 ACME: dict[str, Any] = {
@@ -421,7 +499,7 @@ def test_an_override_in_a_deleted_plan_is_not_shown() -> None:
         ({"id": "a\nb"}, "Invalid $.id: "),
         ({"id": "c", "billingDay": 29}, "Invalid $.billingDay: "),
         ({"id": "c", "billing_day": 2}, "Invalid $.billing_day: unknown field; did you mean billingDay?"),
-        ({"id": "c", "overrides": {"p9": {}}}, "Invalid $.overrides['p9']: there is no such usage plan"),
+        ({"id": "c", "overrides": {"p9": {}}}, "Invalid $.overrides['p9']: there is no usage plan p9"),
         ({"id": "c", "overrides": {"p1": {"quotas": [{"limit": 1}]}}}, "Invalid $.overrides['p1'].quotas[0].period: "),
         ({"id": "c", "createdDate": 5}, "Invalid $.createdDate: "),
         ({"id": "c", "tags": {"aws:x": "y"}}, "Invalid tag key"),
