@@ -14,7 +14,7 @@ from authz.limiter.local import Spent
 
 ONCE_DIGITS = 32  # hexadecimal, of a SHA-256
 
-Rule = tuple[Any, ...]  # of numbers, and the period and what is counted: the header of admit.lua
+Rule = tuple[Any, ...]  # numbers, and the names of a quota: the headers of admit.lua and prelude/quota.lua
 
 _prefix = lru_cache(16)(redis_key)  # it does not differ between requests
 
