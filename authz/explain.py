@@ -14,6 +14,7 @@ from authz.core.costs import CostSource
 from authz.core.limits import Charge, Limit, Quota, remaining
 from authz.core.request import Request
 from authz.core.responses import Profile, render
+from authz.core.sources import client_address
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge, priced
 from authz.envoy.accesslog import LogLine, Told
 from authz.limiter.limiter import RedisLimiter
@@ -118,9 +119,11 @@ def _by_id(
     if told.key_id:
         known = caller or catalog.caller(told.key_id)
         if known:
-            note = f"note      the key was taken by its id, {told.key_id}; a log line has no key's value"
+            notes = [f"note      the key was taken by its id, {told.key_id}; a log line has no key's value"]
+            if known.sources and not client_address(request):
+                notes.append("note      the line lacks the client's address, so allowedSources was not compared")
             found = catalog.resolve_as(known, request, now)
-            return priced(found, request) if isinstance(found, Grant) else found, [note]
+            return priced(found, request) if isinstance(found, Grant) else found, notes
         return unknown, [f"note      no key has the id {told.key_id} now"]
     if told.reason == Reason.KEY_UNKNOWN:
         return unknown, [f"note      the key was unknown then, and a log line has no key's value: {give}"]
@@ -150,6 +153,15 @@ def _notes(catalog: Catalog, request: Request, grant: Grant | Denied) -> Iterato
         yield '            with "extensions": {"api": "NAME"}; the access log has the name in authz.api'
     elif not named and grant.subject.route is None and catalog.is_only(host):  # worth knowing where it led nowhere
         yield f"note      {host} is in no `hosts`; the only API, {grant.subject.api}, was taken"
+    if isinstance(grant, Denied) and grant.reason is Reason.SOURCE_NOT_ALLOWED:
+        address = client_address(request)
+        yield (
+            f"note      the key's allowedSources do not hold {address}"
+            if address
+            else (
+                "note      the key has allowedSources, and the request has no address: give the client's as its source"
+            )
+        )
     if isinstance(grant, Denied) and grant.reason is Reason.UNKNOWN_STAGE:
         api = grant.subject.api
         stages = _some(catalog.apis[api].stages)

@@ -295,7 +295,8 @@ OWN: Final = {
     "version V; after `timeout` seconds (5 unless set, 30 at most) 409 names those that do not.",
     "RotateApiKey": "Set a new value (`value`, else a random one). The old value stays good for `overlapSeconds`.",
     "Explain": "Explain a request as `authz explain --redis` does. The body has `url` and `method`, or `logLine` (an "
-    "object of Envoy's access log), and optionally `headers`, `extensions`, `metadata`.",
+    "object of Envoy's access log), and optionally `headers`, `extensions`, `metadata` and `source`, the client's "
+    "address.",
     "GetTopUsage": "List the keys of the plan `usagePlanId` with most use today, at most `limit` (10 unless set).",
     "GetUsagePlanExtension": "Show a plan's fields that AWS doesn't have.",
     "PutUsagePlanExtension": "Replace them, and all quotas of the plan if `quotas` is given.",
@@ -313,6 +314,9 @@ OWN: Final = {
     "DeleteCustomer": "Delete a customer. Its keys stay, and have no billing day and no overrides of a customer.",
     "GetUsageDays": "Read [usage by day](#usage-in-rows), in pages or as CSV.",
     "GetUsageAlerts": "List [alerts](#alerts), the newest first, or the oldest with `order=oldest`.",
+    "GetApiKeyExtension": "Show a key's fields that AWS doesn't have: `allowedSources`, `billingDay`.",
+    "PutApiKeyExtension": "Replace them; a member that is left out is removed.",
+    "DeleteApiKeyExtension": "Remove them: the key may be used from everywhere again.",
 }
 
 

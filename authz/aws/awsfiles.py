@@ -37,7 +37,7 @@ from authz.core.resources import (
     UsagePlan,
     digest,
 )
-from authz.core.rules import problems, value_problem
+from authz.core.rules import problems, sources_problems, value_problem
 from authz.core.stored import (
     Item,
     Items,
@@ -281,9 +281,13 @@ class _Reading:
         key = self._convert(given, ApiKey, what)
         value, sha256 = row.get("value"), row.get("valueSha256")
         rule = value_problem(value) if isinstance(value, str) else None
-        if key is None or rule:
-            if rule:
-                self.warn(f"{what}: not kept: its value: {rule}")
+        if key is None:
+            return
+        faults = [f"its value: {rule}"] if rule else []
+        faults += [f"allowedSources{place}: {fault}" for place, fault in sources_problems(key.allowed_sources)]
+        for fault in faults:
+            self.warn(f"{what}: not kept: {fault}")
+        if faults:
             return
         index = ""
         if isinstance(value, str):

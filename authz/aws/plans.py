@@ -77,8 +77,8 @@ def key_document(stored: StoredKey) -> Document:
     return {name: value for name, value in document.items() if value is not None}
 
 
-def checked_key(document: Document, key_id: str, tags: Mapping[str, str]) -> ApiKey:
-    """Check a key's document and read it. The document has no value. Raises ApiError."""
+def checked_key(document: Document, key: ApiKey) -> ApiKey:
+    """Check a key's document, which has no value, and apply it to `key`, whose other fields stay. Raises ApiError."""
     name, description = document.get("name") or "", document.get("description")
     if len(name) > MAX_NAME:
         raise bad_request("Invalid API Key name, can be at most 1024 characters.")
@@ -86,14 +86,14 @@ def checked_key(document: Document, key_id: str, tags: Mapping[str, str]) -> Api
         raise bad_request("Invalid API Key description specified.")
     if document.get("customerId") == "":
         raise bad_request("Customer Id cannot be an empty string")
-    return ApiKey(
-        id=key_id,
+    return replace(
+        key,
         name=name,
         description=description,
         enabled=bool(document.get("enabled")),
         expires_at=_expiry(document.get("expiresAt")),
         customer_id=document.get("customerId"),
-        tags=checked_tags(tags),
+        tags=checked_tags(key.tags),
     )
 
 

@@ -47,6 +47,13 @@ SDS = Tls(ca="", name="").sds
 @click.option(
     "--filters", type=FILE, help="HTTP filters to put before the check: a YAML file with a list `http_filters`."
 )
+@click.option(
+    "--trusted-hops",
+    type=click.IntRange(0, 100),
+    default=ENVOY.trusted_hops,
+    show_default=True,
+    help="Proxies of yours before Envoy. x-forwarded-for then has the client's address, for allowedSources.",
+)
 @click.option("--tls", is_flag=True, help="Ask authz over TLS; needs --tls-ca.")
 @click.option("--tls-ca", metavar="FILE", help="The CAs (PEM) that sign authz's certificate, where Envoy runs.")
 @click.option("--tls-name", metavar="NAME", help="DNS name, address or URI in it.  [default: the host of --authz]")
@@ -66,6 +73,7 @@ def envoy_config(
     origins: tuple[str, ...],
     namespaces: tuple[str, ...],
     filters: Path | None,
+    trusted_hops: int,
     tls: bool,
     tls_ca: str | None,
     tls_name: str | None,
@@ -95,6 +103,7 @@ def envoy_config(
             max_in_flight=loaded.settings.max_in_flight,
             namespaces=namespaces,
             filters=_filters(filters) if filters else "",
+            trusted_hops=trusted_hops,
             retry_after=loaded.settings.response_profile == "standard",
         )
         _check_tls(loaded.settings, options)

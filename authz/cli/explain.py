@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from authz.check import LimiterUnavailable
 from authz.cli.options import FILE, config_file, load_file, settings_flags
 from authz.config.faults import ConfigError
+from authz.core.address import is_ip
 from authz.core.catalog import Catalog
 from authz.core.request import Request, joined
 from authz.core.rules import Problem
@@ -39,6 +41,7 @@ EXPLAIN_SECONDS = 2.0
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; repeatable.")
 @click.option("-e", "--extension", "extensions", multiple=True, metavar="NAME=VALUE", help="A context extension.")
 @click.option("-m", "--metadata", multiple=True, metavar="NAMESPACE=JSON", help="Dynamic metadata, for AUTHORIZER.")
+@click.option("--source", metavar="ADDRESS", help="The client's IP address, for keys with allowedSources.")
 @click.option(
     "--redis", "ask_redis", is_flag=True, help="Read from Redis what remains of each limit, and show the answer."
 )
@@ -53,6 +56,7 @@ def explain(
     headers: tuple[str, ...],
     extensions: tuple[str, ...],
     metadata: tuple[str, ...],
+    source: str | None,
     ask_redis: bool,
     **flags: object | None,
 ) -> None:
@@ -68,6 +72,10 @@ def explain(
     if line and method is not None:
         raise click.UsageError("METHOD and URL stand in the log line; name the plans' file with --config")
     request = _request(method, url, line, headers, extensions, metadata)
+    if source is not None:
+        if not is_ip(source):
+            raise click.BadParameter("expected an IP address, such as 203.0.113.7", param_hint="--source")
+        request = replace(request, source=source)
     read, loaded = load_file(path, flags)
     settings = loaded.settings
     catalog = Catalog.compile(read.resources, settings.account_id, settings.failure_policy)

@@ -129,6 +129,8 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "customerId": "The upstream reads it in `x-customer-id`. It need not be one of `customers`.",
         "billingDay": "The day of the month on which quotas with the anchor `BILLING_DAY` begin.",
         "overrides": "The id of a plan to the key's own numbers in it.",
+        "allowedSources": "Addresses and ranges (`203.0.113.0/24`, `2001:db8::7`) that may use the key, at most 100. "
+        "Calls from elsewhere are refused with 403. Without it, the key may be used from everywhere.",
         "tags": "For people.",
     },
     "Customer": {

@@ -38,6 +38,7 @@ from authz.control.operations import (
     exports,
     extensions,
     gatewayresponses,
+    keyextensions,
     metering,
     models,
     planextensions,
@@ -85,6 +86,7 @@ MODULES: Final = (
     planextensions,
     apiextensions,
     customers,
+    keyextensions,
     metering,
 )
 

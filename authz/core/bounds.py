@@ -15,6 +15,7 @@ MAX_KEY_VALUE: Final = 128
 MAX_NAME: Final = 1024  # characters of a key's or plan's name
 MAX_DESCRIPTION: Final = 125_000
 MAX_TAGS: Final = 50
+MAX_SOURCES: Final = 100  # ranges of addresses of a key: a call compares its address with each
 MAX_METHOD_THROTTLES: Final = 20  # of one stage in one plan
 MAX_PLANS_OF_A_KEY: Final = 10
 MAX_RESOURCES: Final = 2_000  # of an API; AWS allows 300 until a customer requests more

@@ -44,6 +44,7 @@ from authz.core.resources import (
     digest_of,
 )
 from authz.core.routes import MAX_ODD, Route, Routes, has_dots, is_odd, readings, without
+from authz.core.sources import Sources, client_address, sources_of
 from authz.core.verdict import Denied, Grant, Reason, Subject
 
 T = TypeVar("T")
@@ -183,6 +184,7 @@ class Caller(Struct, frozen=True, gc=False):
     """An API key as requests need it. `plans` are references to plans, `expires_us` is in µs of Unix time.
 
     `billing_day` and `overrides` (by the reference of their plan) are the key's own, the others its customer's.
+    Without `sources` the key may be used from every address.
     """
 
     id: str
@@ -194,6 +196,7 @@ class Caller(Struct, frozen=True, gc=False):
     overrides: Mapping[str, Override] = NO_OVERRIDES
     customer_billing_day: int | None = None
     customer_overrides: Mapping[str, Override] = NO_OVERRIDES
+    sources: Sources | None = None
 
 
 class Unlooked(Enum):
@@ -397,11 +400,13 @@ class Catalog:
         # Stages and routes live as long as the catalog, so `id()` identifies them; it is the cheapest to compare.
         kept = self.granted.get(place := (caller.id, id(stage), id(route), skip))
         if kept and kept.caller is caller and kept.since <= now < kept.until:
-            return kept.grant
-        return self._granted(caller, stage, route, skip, now, place)
+            granted: Grant | Denied = kept.grant
+        else:
+            granted = self._granted(caller, stage, route, skip, now, place)
+        return granted if caller.sources is None else _from_source(granted, caller.sources, request)
 
     def resolve_as(self, caller: Caller, request: Request, now: int) -> Grant | Denied:
-        """Resolve a request without a key as if `caller` had sent its key."""
+        """Resolve a request without a key as if `caller` had sent its key, from an allowed address if it has none."""
         located = self._locate(request)
         if isinstance(located, Reason):
             return Denied(located)
@@ -410,7 +415,10 @@ class Catalog:
         route = _route(stage, request, path) if stage else None
         if stage is None or route is None:
             return Denied(Reason.UNKNOWN_METHOD, Subject(api=api.id))
-        return self._granted(caller, stage, route, skip, now, (caller.id, id(stage), id(route), skip))
+        granted = self._granted(caller, stage, route, skip, now, (caller.id, id(stage), id(route), skip))
+        if caller.sources is None or not client_address(request):
+            return granted
+        return _from_source(granted, caller.sources, request)
 
     def caller(self, key_id: str) -> Caller | None:
         """The file's key with this id. Searches all keys."""
@@ -570,6 +578,13 @@ def _subject(
         base.credentials,
         base.responses,
     )
+
+
+def _from_source(granted: Grant | Denied, sources: Sources, request: Request) -> Grant | Denied:
+    """Refuse a good key that is used from an address outside of its sources, before anything is charged."""
+    if isinstance(granted, Denied) or sources.admits(client_address(request)):
+        return granted
+    return Denied(Reason.SOURCE_NOT_ALLOWED, granted.subject)
 
 
 def _plan_limits(plan: _Plan, owner: _Owner, route: Route, now: int) -> Iterator[Limit]:
@@ -752,6 +767,7 @@ def caller_of(
         overrides,
         customer.billing_day,
         customer.overrides,
+        sources_of(key.allowed_sources) if key.allowed_sources else None,
     )
 
 

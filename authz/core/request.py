@@ -34,7 +34,8 @@ class Request(Struct, frozen=True, gc=False):
 
     `path` holds the query string, undecoded. `headers` has lower-case names; a header sent twice is joined with a
     comma. `extensions` are the route's context extensions, `metadata` what filters before us left, by namespace.
-    `raw_cookie` is the Cookie header byte for byte, if it is known and not ASCII.
+    `raw_cookie` is the Cookie header byte for byte, if it is known and not ASCII. `source` is the IP address at the
+    other end of the connection, unparsed; "" if it is unknown.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Request(Struct, frozen=True, gc=False):
     metadata: Mapping[str, Any] = NOTHING
     id: str = ""
     raw_cookie: bytes | None = None
+    source: str = ""
 
     @property
     def is_grpc(self) -> bool:

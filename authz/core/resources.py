@@ -179,7 +179,8 @@ class UsagePlan(Resource, frozen=True):
 class ApiKey(Resource, frozen=True):
     """Names a caller. Of `value` and `value_sha256` exactly one is given; only the digest leaves the loader.
 
-    `billing_day` and `overrides` (by the id of a plan) apply where the plan's limits are per key.
+    `billing_day` and `overrides` (by the id of a plan) apply where the plan's limits are per key. Calls from addresses
+    outside of `allowed_sources`, if it is set, are refused.
     """
 
     id: Id
@@ -192,6 +193,7 @@ class ApiKey(Resource, frozen=True):
     customer_id: str | None = None
     billing_day: BillingDay | None = None
     overrides: dict[Id, Override] = {}
+    allowed_sources: tuple[str, ...] | None = None
     tags: dict[str, str] = {}
 
 

@@ -84,6 +84,7 @@ _WORDINGS = {
     Reason.KEY_UNKNOWN: _INVALID_KEY,
     Reason.KEY_DISABLED: _INVALID_KEY,
     Reason.KEY_EXPIRED: _INVALID_KEY,
+    Reason.SOURCE_NOT_ALLOWED: _INVALID_KEY,  # so that a thief does not learn that the key is good elsewhere
     Reason.NO_PLAN: _INVALID_KEY,
     Reason.PLAN_THROTTLE: _THROTTLED,
     Reason.PLAN_METHOD_THROTTLE: _THROTTLED,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from authz.core.bounds import MAX_KEY_VALUE, MAX_METHOD_THROTTLES, MIN_KEY_VALUE
+from authz.core.bounds import MAX_KEY_VALUE, MAX_METHOD_THROTTLES, MAX_SOURCES, MIN_KEY_VALUE
 from authz.core.limits import check_throttle
 from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.planrules import cost_problems, idle, override_problems, quota_problems
@@ -41,6 +41,7 @@ from authz.core.resources import (
 )
 from authz.core.responses import BODILESS, CONTEXT_NAMES, template_variables
 from authz.core.routes import has_dots
+from authz.core.sources import RANGE, range_problem
 
 TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 MEDIA_TYPE: Final = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}(\s*;[\x20-\x7e]*)?")
@@ -479,6 +480,8 @@ def _key(key: ApiKey, at: str) -> Problems:
         yield Problem(f"{at}.expiresAt", "expected a time that is in the years 1 to 9999 in UTC, too")
     if key.customer_id is not None:
         yield from _customer_id(key.customer_id, f"{at}.customerId")
+    for place, rule in sources_problems(key.allowed_sources):
+        yield Problem(f"{at}.allowedSources{place}", rule)
 
 
 def _customer_id(name: str, at: str) -> Problems:
@@ -487,6 +490,19 @@ def _customer_id(name: str, at: str) -> Problems:
             "expected printable ASCII characters, the first and last not blank: it is sent to the upstream in a header"
         )
         yield Problem(at, rule)
+
+
+def sources_problems(ranges: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
+    """The rules that a key's allowed sources break, each with its place in the list: "" is the list itself."""
+    if ranges is None:
+        return
+    if not ranges:
+        yield "", "expected at least one range; without allowedSources every address may use the key"
+    if len(ranges) > MAX_SOURCES:
+        yield "", f"expected at most {MAX_SOURCES} ranges, got {len(ranges)}"
+    for n, text in enumerate(ranges):
+        if rule := range_problem(text):
+            yield f"[{n}]", f"{rule}, got '{text if RANGE.fullmatch(text) else shortened(text)}'"
 
 
 def _customers(customers: tuple[Customer, ...]) -> Problems:

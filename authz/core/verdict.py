@@ -34,6 +34,7 @@ class Reason(StrEnum):
     KEY_UNKNOWN = "key_unknown"
     KEY_DISABLED = "key_disabled"
     KEY_EXPIRED = "key_expired"
+    SOURCE_NOT_ALLOWED = "source_not_allowed"
     NO_PLAN = "no_plan"
     PLAN_THROTTLE = Layer.PLAN_THROTTLE.value
     PLAN_METHOD_THROTTLE = Layer.PLAN_METHOD_THROTTLE.value

@@ -29,6 +29,7 @@ class Told(Struct, frozen=True):
     plan: str = ""
     key_id: str = ""
     cost: float = 1  # not in the line where it is 1
+    source: str = ""  # the client's address, if the request was refused because of it
 
 
 class LogLine(Struct, frozen=True):
@@ -47,7 +48,8 @@ class LogLine(Struct, frozen=True):
         self, headers: Mapping[str, str], extensions: Mapping[str, str], metadata: Mapping[str, Any] = NOTHING
     ) -> Request:
         """The request, with what the caller of this function knows beyond the line."""
-        return Request(self.method.upper(), self.host, self.path, headers, extensions, metadata)
+        source = self.authz.source if self.authz else ""
+        return Request(self.method.upper(), self.host, self.path, headers, extensions, metadata, source=source)
 
 
 def parse(text: str | bytes, where: str) -> LogLine:

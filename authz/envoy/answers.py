@@ -13,6 +13,7 @@ from typing import Final
 from authz.core.credentials import CUSTOMER_ID, KEY_ID, PLAN_ID, PLAN_NAME, UNTRUSTED, Strip
 from authz.core.request import Request
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
+from authz.core.sources import client_address
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, standings
 from authz.envoy.wire import (
     BODY,
@@ -41,7 +42,7 @@ CANNOT_DECIDE: Final = frozenset(
 OK, PERMISSION_DENIED, UNAVAILABLE = 0, 7, 14
 ALLOWED: Final = status(OK)
 NO_REQUEST: Final = Request("", "", "")
-PLAN, KEY = entry_name("plan"), entry_name("key_id")
+PLAN, KEY, SOURCE = entry_name("plan"), entry_name("key_id"), entry_name("source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,12 @@ def encode(
         denied = verdict if isinstance(verdict, Denied) else Denied(Reason.INTERNAL)
         answer = _deny(denied, request or NO_REQUEST, style, request_id)
         verdict = denied
-    return answer + field(METADATA, _metadata(verdict, version)) if style.metadata else answer
+    if not style.metadata:
+        return answer
+    metadata = _metadata(verdict, version)
+    if isinstance(verdict, Denied) and verdict.reason is Reason.SOURCE_NOT_ALLOWED and request is not None:
+        metadata += text_entry(SOURCE, _printable(client_address(request)))  # for the access log
+    return answer + field(METADATA, metadata)
 
 
 # --- admitted requests ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar, get_args
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from authz.config.settings import Settings
+from authz.core import sources
 from authz.core.address import Address, is_ip
 from authz.core.credentials import LOOKALIKES
 from authz.core.resources import Api, CostFrom, Deployment, Resources
@@ -93,6 +94,7 @@ class EnvoyOptions:
     retry_after: bool = True  # with what Envoy refuses because of authz; AWS does not send it
     namespaces: tuple[str, ...] = ()  # of dynamic metadata, beside those of the file
     filters: str = ""  # HTTP filters to put before the check: a list in YAML
+    trusted_hops: int = 0  # proxies of the operator's before Envoy; each adds an address to x-forwarded-for
 
     @property
     def max_requests(self) -> int:
@@ -167,6 +169,8 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
     # An API of the store has the key sources of one that says nothing.
     apis = (*resources.apis, Api(id="stored")) if options.store else resources.apis
     template = f"{options.only or 'envoy'}.yaml.j2"
+    if options.trusted_hops and options.only not in (None, "filter"):
+        raise ValueError(f"--only {options.only} prints no filters, so --trusted-hops would do nothing")
     if options.filters and options.only not in (None, "filter"):
         raise ValueError(f"--only {options.only} prints no filters, so --filters would do nothing")
     if options.only in ("sds-ca", "sds-certificate") and not options.tls:
@@ -179,6 +183,8 @@ def render(resources: Resources, options: EnvoyOptions) -> str:
         .render(
             options=options,
             filters=options.filters,
+            client_namespace=sources.NAMESPACE,
+            client_field=sources.FIELD,
             tls=options.tls,
             listen=listen,
             admin=admin,

@@ -49,6 +49,7 @@ def to_request(message: pb.CheckRequest) -> Request | None:
         _metadata(attributes.metadata_context) if attributes.HasField("metadata_context") else {},
         http.id,
         None if http.headers else _raw_cookie(http.header_map),
+        attributes.source.address.socket_address.address,
     )
 
 

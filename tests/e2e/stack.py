@@ -195,6 +195,7 @@ def stack(
     workers: int = 1,
     cors: tuple[str, ...] = (),
     stored: bool = False,
+    trusted_hops: int = 0,
     patch: Patch = lambda _: None,
     host: Host = "grpcio",
 ) -> Iterator[Stack]:
@@ -215,6 +216,7 @@ def stack(
             timeout_ms=5000,
             cors_origins=cors,
             store=stored,
+            trusted_hops=trusted_hops,
         )
         envoy = running.enter_context(_envoy(Path(scratch), load(config).resources, wiring, patch))
         it = Stack(config, account, started, envoy, _secrets(resources))

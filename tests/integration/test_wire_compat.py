@@ -25,6 +25,8 @@ PACKAGES = {
     "HeaderValue": "envoy.config.core.v3",
     "HeaderValueOption": "envoy.config.core.v3",
     "Metadata": "envoy.config.core.v3",
+    "Address": "envoy.config.core.v3",
+    "SocketAddress": "envoy.config.core.v3",
 }
 
 DUMP = """

@@ -7,9 +7,10 @@ from authz.core.request import Request
 from authz.core.resources import Account, ApiStage, Mode, Period, QuotaSettings, Resources, Stage
 from authz.core.responses import Profile
 from authz.core.verdict import Grant, Tally
+from authz.envoy.accesslog import LogLine, Told
 from authz.explain import _story, explain
 from tests.conftest import micros
-from tests.support.builders import api, plan, resources, value_of
+from tests.support.builders import api, key, plan, resources, value_of
 from tests.support.world import ask, limited, setting
 
 NOW = micros("2026-03-04T10:00:00Z")
@@ -132,3 +133,36 @@ async def test_an_extension_names_the_api() -> None:
     assert found[1:3] == ["api       a1", "stage     prod"]
     wrong = Request("GET", "other.example.org", "/prod/pets", extensions={"api": "a3"})
     assert await notes(TWO, wrong) == ["there is no API a3, which the extension api names; the APIs are a1, a2"]
+
+
+OFFICE = resources(api_keys=(key(allowed_sources=("203.0.113.0/24",)),))
+
+
+async def test_an_address_that_the_key_does_not_allow_is_named() -> None:
+    found = await story(OFFICE, ask(source="198.51.100.1"))
+    assert "note      the key's allowedSources do not hold 198.51.100.1" in found
+    assert {"key       k1", "reason    source_not_allowed", "answer    403"} <= set(found)
+    assert await notes(OFFICE, ask(source="203.0.113.1")) == []
+
+
+async def test_a_request_without_an_address_needs_one() -> None:
+    rule = "the key has allowedSources, and the request has no address: give the client's as its source"
+    assert await notes(OFFICE, ask()) == [rule]
+
+
+async def logged(source: str) -> list[str]:
+    """The story of a line of the access log that names the key k1."""
+    told = Told(api="a1", key_id="k1", source=source)
+    line = LogLine("GET", "a1.example.org", "/prod/pets", authz=told)
+    request = line.request({}, {})
+    return (await explain(Catalog.compile(OFFICE), request, NOW, line=line)).splitlines()
+
+
+async def test_a_log_line_has_the_address_of_a_call_that_was_refused_for_it() -> None:
+    assert "reason    source_not_allowed" in await logged("198.51.100.1")
+
+
+async def test_a_log_line_of_another_call_has_no_address_to_compare() -> None:
+    found = await logged("")
+    assert "note      the line lacks the client's address, so allowedSources was not compared" in found
+    assert "answer    forwarded if each layer has room; --redis tells" in found

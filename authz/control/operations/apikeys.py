@@ -19,7 +19,7 @@ from authz.config.documents import text_of
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import unused_id
 from authz.control.operations.restapis import invalid_value
-from authz.core.resources import digest
+from authz.core.resources import ApiKey, digest
 from authz.core.rules import shortened
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
 from authz.ids import random_key_value
@@ -112,7 +112,7 @@ def new_key(call: Call, document: Document, key_id: str, value: str, tags: Mappi
     """Make a key from its checked document and value. Raises ApiError."""
     sealer, now = call.context.sealer, call.context.now()
     return StoredKey(
-        key=checked_key(document, key_id, tags),
+        key=checked_key(document, ApiKey(key_id, tags=dict(tags))),
         index=sealer.index(digest(value)),
         created_date=now,
         last_updated_date=now,
@@ -149,7 +149,7 @@ async def update_api_key(call: Call) -> Answer:
         document = patch.apply(KEY_TABLE, key_document(stored), operations)
         changed = msgspec.structs.replace(
             stored,
-            key=checked_key(document, stored.key.id, stored.key.tags),
+            key=checked_key(document, stored.key),
             last_updated_date=max(call.context.now(), stored.created_date),
             stage_keys=tuple(document["stageKeys"]),
         )
@@ -220,7 +220,7 @@ def _rows(body: bytes, warnings: Warnings) -> list[KeyRow]:
 
     def check(value: str, document: Mapping[str, Any]) -> None:
         checked_value(value)
-        checked_key(dict(document), "", {})
+        checked_key(dict(document), ApiKey(""))
 
     return key_rows(text, warnings, check)
 
@@ -262,7 +262,7 @@ async def _imported(
         key = new_key(call, dict(row.document), key_id, row.value, tags={})
     else:
         document = {**key_document(old), **row.document}
-        changed = checked_key(document, old.key.id, old.key.tags)
+        changed = checked_key(document, old.key)
         key = msgspec.structs.replace(old, key=changed, last_updated_date=call.context.now())
     unknown = []
     for plan_id in row.plans:

@@ -63,7 +63,12 @@ class Explainer:
 
 
 def request_of(
-    method: str, url: str, headers: dict[str, str], extensions: dict[str, str], metadata: dict[str, object]
+    method: str,
+    url: str,
+    headers: dict[str, str],
+    extensions: dict[str, str],
+    metadata: dict[str, object],
+    source: str = "",
 ) -> Request:
     """Make the request that Envoy would send for a URL. Raises BadRequestException unless the URL has a host."""
     try:
@@ -74,4 +79,4 @@ def request_of(
         raise bad_request("Invalid url: expected a whole one, such as https://host/prod/pets")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host = parts.netloc.rpartition("@")[2]
-    return Request(method.upper(), host, path, joined(headers.items()), extensions, metadata)
+    return Request(method.upper(), host, path, joined(headers.items()), extensions, metadata, source=source)

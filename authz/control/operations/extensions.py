@@ -14,6 +14,7 @@ from authz.config.faults import ConfigError
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import stored_key
 from authz.control.operations.explaining import request_of
+from authz.core.address import is_ip
 from authz.core.request import Request, joined
 from authz.core.resources import digest
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
@@ -129,6 +130,7 @@ class Explain(Struct, frozen=True, rename="camel"):
     headers: dict[str, str] = {}
     extensions: dict[str, str] = {}
     metadata: dict[str, Any] = {}
+    source: str | None = None  # the client's IP address
 
 
 async def explain(call: Call) -> Answer:
@@ -139,18 +141,21 @@ async def explain(call: Call) -> Answer:
 
 def _described_request(body: Explain) -> tuple[Request, LogLine | None]:
     """Return the request that the body describes, and its log line if it has one. Raises BadRequestException."""
+    if body.source is not None and not is_ip(body.source):
+        raise bad_request("Invalid source: expected an IP address, such as 203.0.113.7")
     if body.log_line is None:
         if body.url is None:
             raise bad_request("Missing url: expected a whole one, or a line of Envoy's access log as logLine")
         method = "GET" if body.method is None else body.method
-        return request_of(method, body.url, body.headers, body.extensions, body.metadata), None
+        return request_of(method, body.url, body.headers, body.extensions, body.metadata, body.source or ""), None
     if body.url is not None or body.method is not None:
         raise bad_request("Invalid logLine: url and method stand in it; give one or the other")
     try:
         line = checked(body.log_line, "logLine")
     except ConfigError as error:
         raise bad_request(f"Invalid {error}") from None
-    return line.request(joined(body.headers.items()), body.extensions, body.metadata), line
+    request = line.request(joined(body.headers.items()), body.extensions, body.metadata)
+    return request if body.source is None else replace(request, source=body.source), line
 
 
 OPERATIONS: Final = (

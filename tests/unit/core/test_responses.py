@@ -74,6 +74,7 @@ AWS = {
     Reason.KEY_UNKNOWN: FORBIDDEN,
     Reason.KEY_DISABLED: FORBIDDEN,
     Reason.KEY_EXPIRED: FORBIDDEN,
+    Reason.SOURCE_NOT_ALLOWED: FORBIDDEN,
     Reason.NO_PLAN: FORBIDDEN,
     **dict.fromkeys(THROTTLES, (429, '{"message":"Too Many Requests"}', "TooManyRequestsException")),
     Reason.PLAN_QUOTA: (429, '{"message":"Limit Exceeded"}', "LimitExceededException"),
@@ -266,7 +267,14 @@ def test_a_type_that_is_set_ignores_the_default() -> None:
     [
         (
             "INVALID_API_KEY",
-            {Reason.KEY_MISSING, Reason.KEY_UNKNOWN, Reason.KEY_DISABLED, Reason.KEY_EXPIRED, Reason.NO_PLAN},
+            {
+                Reason.KEY_MISSING,
+                Reason.KEY_UNKNOWN,
+                Reason.KEY_DISABLED,
+                Reason.KEY_EXPIRED,
+                Reason.SOURCE_NOT_ALLOWED,
+                Reason.NO_PLAN,
+            },
         ),
         ("MISSING_AUTHENTICATION_TOKEN", {Reason.UNKNOWN_METHOD}),
         ("THROTTLED", set(THROTTLES)),

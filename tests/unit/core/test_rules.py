@@ -448,6 +448,26 @@ REFUSED = {
     "customer id beyond ASCII": (some_keys(key("k2", customer_id="café")), "$.apiKeys[1].customerId", CUSTOMER),
     "customer id that begins blank": (some_keys(key("k2", customer_id=" a")), "$.apiKeys[1].customerId", CUSTOMER),
     "customer id that ends blank": (some_keys(key("k2", customer_id="a ")), "$.apiKeys[1].customerId", CUSTOMER),
+    "no allowed sources": (
+        some_keys(key("k2", allowed_sources=())),
+        "$.apiKeys[1].allowedSources",
+        "expected at least one range; without allowedSources every address may use the key",
+    ),
+    "too many allowed sources": (
+        some_keys(key("k2", allowed_sources=("192.0.2.1",) * 101)),
+        "$.apiKeys[1].allowedSources",
+        "expected at most 100 ranges, got 101",
+    ),
+    "allowed source with host bits": (
+        some_keys(key("k2", allowed_sources=("192.0.2.1", "10.1.2.3/8"))),
+        "$.apiKeys[1].allowedSources[1]",
+        "expected the first address of the range: 10.0.0.0/8, or 10.1.2.3 for that address alone, got '10.1.2.3/8'",
+    ),
+    "allowed source that may be a key": (
+        some_keys(key("k2", allowed_sources=(value_of("k1"),))),
+        "$.apiKeys[1].allowedSources[0]",
+        "expected an IPv4 or IPv6 address or range, such as 203.0.113.0/24 or 2001:db8::/32, got '(23 characters)'",
+    ),
     "empty customer id": (some_keys(key("k2", customer_id="")), "$.apiKeys[1].customerId", CUSTOMER),
     "expiry after the last year": (
         some_keys(key("k2", expires_at=datetime(9999, 12, 31, 23, 59, tzinfo=timezone(timedelta(hours=-14))))),

@@ -300,6 +300,30 @@ def test_metadata_of_the_stores_apis_is_named_by_hand() -> None:
     assert passed == ["com.example.login", "cost"]
 
 
+def test_behind_proxies_authz_gets_the_address_that_they_saw(tmp_path: Path) -> None:
+    """It is written before the check, and after what a client may have sent under the same name."""
+    options = replace(DEFAULTS, trusted_hops=2)
+    assert_valid(render(SAMPLE, options), tmp_path)
+    found = manager(options=options)
+    assert (found["use_remote_address"], found["xff_num_trusted_hops"]) == (True, 2)
+    names = [one["name"].removeprefix("envoy.filters.http.") for one in found["http_filters"]]
+    assert names == ["cors", "header_mutation", "header_to_metadata", "ext_authz", "router"]
+    assert ext_authz(options=options)["metadata_context_namespaces"] == ["authz.client"]
+    assert ext_authz(RICH, options)["metadata_context_namespaces"] == ["com.example.login", "authz.client"]
+
+
+def test_without_proxies_no_filter_reports_the_address() -> None:
+    """Envoy's checks have the other end of the connection anyway, so that a plain set-up costs nothing more."""
+    assert "authz.client" not in render(RICH, RICH_OPTIONS)
+    assert "xff_num_trusted_hops:" not in render(RICH, RICH_OPTIONS)
+
+
+@pytest.mark.parametrize("part", ["cluster", "sds-ca", "sds-certificate"])
+def test_trusted_hops_are_for_a_part_with_filters(part: Part) -> None:
+    with pytest.raises(ValueError, match=f"--only {part} prints no filters, so --trusted-hops would do nothing"):
+        render(SAMPLE, replace(DEFAULTS, trusted_hops=1, only=part))
+
+
 JSON_FILTER = """http_filters:
   - name: envoy.filters.http.json_to_metadata
     typed_config:

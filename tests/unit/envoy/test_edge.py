@@ -104,6 +104,33 @@ def test_a_tunnel_has_no_path_and_is_a_request() -> None:
     assert (request.method, request.path) == ("CONNECT", "")
 
 
+@pytest.mark.parametrize("address", ["203.0.113.7", "2001:db8::7", ""])
+def test_the_source_is_the_other_end_of_the_connection(address: str) -> None:
+    message = check_request("GET", URL, {"x-forwarded-for": "198.51.100.1"})
+    message.attributes.source.address.socket_address.address = address
+    request = to_request(message)
+    assert request
+    assert request.source == address
+
+
+def test_a_refusal_for_its_source_names_the_address_in_metadata() -> None:
+    """With it, the access log shows why a customer is refused. The client does not get it."""
+    request = ask(source="198.51.100.1")
+    found = Catalog.compile(resources(api_keys=(key(allowed_sources=("203.0.113.0/24",)),))).resolve(request, ANY_TIME)
+    assert isinstance(found, Denied)
+    answer = read(to_response(found, request))
+    assert answer.name == "F"
+    told = {name: answer.metadata[name] for name in ("reason", "key_id", "plan", "source")}
+    assert told == {"reason": "source_not_allowed", "key_id": "k1", "plan": "p1", "source": "198.51.100.1"}
+    assert "198.51.100.1" not in f"{answer.headers}{answer.body}"
+
+
+def test_other_answers_have_no_source_in_metadata() -> None:
+    request = ask(source="198.51.100.1", key="k9")
+    assert "source" not in read(to_response(Denied(Reason.KEY_UNKNOWN), request)).metadata
+    assert "source" not in allowed(ask(source="198.51.100.1")).metadata
+
+
 # --- no answer by accident ----------------------------------------------------------------------------------------
 
 WITH_LIMITS = Grant(Subject(), (THROTTLE, QUOTA))
