@@ -224,7 +224,7 @@ def _limits(grant: Grant, tally: Tally | None) -> Iterator[str]:
         shadow = ", shadow" if limit.shadow else ""
         left = "" if state is None else f", {remaining(limit.rule, state)} left{when}"
         counts = _counts(limit, grant.cost) if _has_cost(grant) else ""
-        yield f"layer     {limit.layer}: {_rule(limit)}{counts}{shadow}{left}"
+        yield f"layer     {limit.label}: {_rule(limit)}{counts}{shadow}{left}"
         yield f"            in {limit.key}"
     if grant.meter:
         yield f"usage     in {grant.meter.ledger}"

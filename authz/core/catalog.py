@@ -56,16 +56,22 @@ NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
 class _QuotaNow(Struct, gc=False):
     """A quota by its period. The period of the last call is kept, since most calls fall into it.
 
-    `end` is the end of its Redis key after the owner; "" if its state is a slot of the owner's ledger.
+    `end` is the end of its Redis key after the owner; "" if its state is a slot of the owner's ledger. `name` is its
+    limit's.
     """
 
     settings: QuotaSettings
     end: str
+    name: str
     last: dict[int | None, Quota]  # by billing day, if that decides when a month begins
 
     @classmethod
     def of(cls, settings: QuotaSettings, *, in_ledger: bool) -> _QuotaNow:
-        return cls(settings, "" if in_ledger else _spelt(settings.period, settings.counts), {})
+        if in_ledger:
+            return cls(settings, "", "", {})
+        requests = "_requests" if settings.counts is Counts.REQUESTS else ""
+        name = f"{Layer.PLAN_QUOTA}_{settings.period.lower()}{requests}"
+        return cls(settings, _spelt(settings.period, settings.counts), name, {})
 
     def at(self, now: int, billing_day: int | None) -> Quota:
         settings = self.settings
@@ -437,6 +443,7 @@ class Catalog:
             return Denied(Reason.NO_PLAN, _subject(stage, route, skip, caller))
         owner = _Owner.of(plan, ref, caller)
         limits = tuple(_plan_limits(plan, owner, route, now))
+        quotas = [limit.rule for limit in limits if isinstance(limit.rule, Quota)]
         shared = owner.keys.ledger + owner.name if owner.keys is plan.by_customer else ""
         cost = stage.costs.get((route.resource, route.method), stage.cost)
         grant = Grant(
@@ -446,8 +453,8 @@ class Catalog:
             plan.failure_policy,
             cost.units,
             cost.source,
+            has_overage=any(quota.overage for quota in quotas),
         )
-        quotas = [limit.rule for limit in limits if isinstance(limit.rule, Quota)]
         since = max((quota.start for quota in quotas), default=0)
         until = min((quota.end for quota in quotas), default=FOREVER)
         if caller.expires_us is not None:
@@ -598,7 +605,7 @@ def _plan_limits(plan: _Plan, owner: _Owner, route: Route, now: int) -> Iterator
         yield Limit(Layer.PLAN_METHOD_THROTTLE, keys.method + name + suffix, rule, plan.shadow)
     for quota in plan.quotas:
         key = keys.quota + name + quota.end if quota.end else ledger
-        yield Limit(Layer.PLAN_QUOTA, key, _own_quota(quota, owner, now), plan.shadow)
+        yield Limit(Layer.PLAN_QUOTA, key, _own_quota(quota, owner, now), plan.shadow, quota.name)
 
 
 def _own_throttle(plan: _Plan, override: Override | None) -> Throttle | None:

@@ -17,8 +17,9 @@ from authz.core.resources import Api, Deployment, KeySource
 # Headers that name the caller to the upstream, which may trust them: a client's own copies never reach it.
 KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID = "x-api-key-id", "x-usage-plan-id", "x-usage-plan-name", "x-customer-id"
 IDENTITY = (KEY_ID, PLAN_ID, PLAN_NAME, CUSTOMER_ID)
+OVERAGE: Final = "x-usage-overage"  # `true` on a call beyond the limit of a quota with overage
 # Headers that no client may set. Envoy sets the last on requests that it lets through without a check.
-UNTRUSTED: Final = (*IDENTITY, "x-envoy-auth-failure-mode-allowed")
+UNTRUSTED: Final = (*IDENTITY, OVERAGE, "x-envoy-auth-failure-mode-allowed")
 # Regular expressions, for Envoy and for us, of all spellings that an upstream may read as one of these: CGI, WSGI and
 # PHP fold `x.api_key-id` into the same variable as `x-api-key-id`; some fold every character but letters and digits.
 # One for each name, since Envoy refuses long expressions.

@@ -84,13 +84,19 @@ class Quota(Struct, frozen=True, gc=False):
 class Limit(Struct, frozen=True, gc=False):
     """A throttle or quota, its layer, and the Redis key of its state.
 
-    A shadow limit is counted and reported, but never refuses.
+    A shadow limit is counted and reported, but never refuses. `name` tells a plan's further quotas apart.
     """
 
     layer: Layer
     key: str
     rule: Throttle | Quota
     shadow: bool = False
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """The limit's name in headers, metadata and `explain`: of its layer, unless it has its own."""
+        return self.name or self.layer.value
 
 
 class Meter(Struct, frozen=True, gc=False):

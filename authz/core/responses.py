@@ -12,7 +12,7 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 from authz.core.credentials import query_values
-from authz.core.limits import Layer, Limit, Quota, Throttle, reset_us
+from authz.core.limits import FOREVER_US, Limit, Quota, Throttle, reset_us
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
 from authz.core.routes import segments_of, without
@@ -189,24 +189,25 @@ def ratelimit_headers(grant: Grant, tally: Tally) -> dict[str, str]:
         return {}
     return {
         "ratelimit": ", ".join([_left(limit, state, left, tally.now) for limit, state, left in enforced]),
-        "ratelimit-policy": ", ".join([_policy(limit.layer, limit.rule) for limit, _, _ in enforced]),
+        "ratelimit-policy": ", ".join([_policy(limit.label, limit.rule) for limit, _, _ in enforced]),
     }
 
 
 def _left(limit: Limit, state: int, left: int, now: int) -> str:
     reset = reset_us(limit.rule, state, now)
-    return f'"{limit.layer.value}";r={left}' + ("" if reset is None else f";t={_seconds(reset)}")
+    return f'"{limit.label}";r={left}' + ("" if reset is None else f";t={_seconds(reset)}")
 
 
 @lru_cache(maxsize=4096)
-def _policy(layer: Layer, rule: Throttle | Quota) -> str:
+def _policy(name: str, rule: Throttle | Quota) -> str:
     if isinstance(rule, Quota):
-        return _item(layer, q=rule.limit, w=_seconds(rule.end - rule.start))
-    return _item(layer, q=rule.burst, w=rule.window_seconds)
+        period = None if rule.end == FOREVER_US else _seconds(rule.end - rule.start)
+        return _item(name, q=rule.limit, w=period)
+    return _item(name, q=rule.burst, w=rule.window_seconds)
 
 
-def _item(layer: Layer, **parameters: int | None) -> str:
-    return f'"{layer}"' + "".join([f";{name}={value}" for name, value in parameters.items() if value is not None])
+def _item(label: str, **parameters: int | None) -> str:
+    return f'"{label}"' + "".join([f";{name}={value}" for name, value in parameters.items() if value is not None])
 
 
 def _seconds(microseconds: int | None) -> int | None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from authz.core.costs import CostSource, price
 from authz.core.credentials import NO_STRIP, Credentials, Strip, strip_of
-from authz.core.limits import Layer, Limit, Meter, remaining
+from authz.core.limits import Layer, Limit, Meter, Quota, amount_of, remaining
 from authz.core.request import Request
 from authz.core.resources import CostFrom, FailurePolicy, GatewayResponse, GatewayResponseType
 from authz.core.routes import Route
@@ -87,6 +87,7 @@ class Grant(Struct, frozen=True, gc=False):
     failure_policy: FailurePolicy = FailurePolicy.LOCAL
     cost: int = 1
     cost_from: CostFrom | None = None
+    has_overage: bool = False
     cost_source: CostSource = CostSource.METHOD
     shared: Shared = field(default_factory=Shared)
 
@@ -157,6 +158,18 @@ def judge(grant: Grant, tally: Tally, request: Request) -> Verdict:
     if tally.refused_by is None:
         return allow(grant, tally, request)
     return Denied(Reason(tally.refused_by.layer), grant.subject, grant, tally)
+
+
+def overage(grant: Grant, tally: Tally | None) -> int:
+    """Count the units of an admitted call beyond the limit of a quota with overage. A shadow plan's are not counted."""
+    if not grant.has_overage or tally is None:
+        return 0
+    over = 0
+    for limit, state in zip(grant.limits, tally.states, strict=False):
+        rule = limit.rule
+        if isinstance(rule, Quota) and rule.overage and not limit.shadow:
+            over = max(over, min(amount_of(rule, tally.cost), state - rule.limit))
+    return over
 
 
 def standings(grant: Grant, tally: Tally) -> list[tuple[Limit, int, int]]:

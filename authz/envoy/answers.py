@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from authz.core.credentials import CUSTOMER_ID, KEY_ID, PLAN_ID, PLAN_NAME, UNTRUSTED, Strip
+from authz.core.credentials import CUSTOMER_ID, KEY_ID, OVERAGE, PLAN_ID, PLAN_NAME, UNTRUSTED, Strip
+from authz.core.limits import Quota
 from authz.core.request import Request
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
 from authz.core.sources import client_address
-from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, standings
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, overage, standings
 from authz.envoy.wire import (
     BODY,
     DENIED,
@@ -42,7 +43,7 @@ CANNOT_DECIDE: Final = frozenset(
 OK, PERMISSION_DENIED, UNAVAILABLE = 0, 7, 14
 ALLOWED: Final = status(OK)
 NO_REQUEST: Final = Request("", "", "")
-PLAN, KEY, SOURCE = entry_name("plan"), entry_name("key_id"), entry_name("source")
+PLAN, KEY, SOURCE, PERIOD = entry_name("plan"), entry_name("key_id"), entry_name("source"), entry_name("period")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +82,29 @@ def encode(
 def _allow(allowed: Allowed, style: Style) -> bytes:
     """All calls under one grant get the same bytes, except for counting headers and rare things to strip."""
     grant, strip = allowed.grant, allowed.strip
+    over = overage(grant, allowed.tally) > 0
     if style.headers_on_success and style.profile != "aws" and allowed.tally is not None:
         counts = headers(RESPONSE_HEADERS, ratelimit_headers(grant, allowed.tally))
-        return ALLOWED + field(OK_RESPONSE, _forward(grant.subject, strip) + counts)
-    if strip.lookalikes or strip.path is not None or strip.cookie is not None:
-        return ALLOWED + field(OK_RESPONSE, _forward(grant.subject, strip))
+        return ALLOWED + field(OK_RESPONSE, _forward(grant.subject, strip, over) + counts)
+    if strip.lookalikes or strip.path is not None or strip.cookie is not None or over:
+        return ALLOWED + field(OK_RESPONSE, _forward(grant.subject, strip, over))
     shared = grant.shared.admitted
     answer = shared.get(strip.headers)
     if answer is None:
-        answer = shared[strip.headers] = ALLOWED + field(OK_RESPONSE, _forward(grant.subject, strip))
+        answer = shared[strip.headers] = ALLOWED + field(OK_RESPONSE, _forward(grant.subject, strip, False))
     return answer
 
 
-def _forward(subject: Subject, strip: Strip) -> bytes:
-    """How Envoy changes the request: it adds who called, and takes off the stripped parts."""
+def _forward(subject: Subject, strip: Strip, over: bool) -> bytes:
+    """How Envoy changes the request: it adds who called, marks overage, and takes off the stripped parts."""
     change = _identity(subject)
+    if over:
+        change += header(HEADERS, OVERAGE, "true")
     if strip.path is not None:
         change += header(HEADERS, ":path", strip.path)
     if strip.cookie is not None:
         change += header(HEADERS, "cookie", strip.cookie) if strip.cookie else field(REMOVE, b"cookie")
-    change += _removed(bool(subject.key), bool(subject.plan_name), bool(subject.customer), strip.headers)
+    change += _removed(bool(subject.key), bool(subject.plan_name), bool(subject.customer), over, strip.headers)
     for name in strip.lookalikes:  # the client chooses these names, so they are not cached
         change += field(REMOVE, name.encode())
     return change
@@ -127,9 +131,9 @@ def _printable(value: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _removed(key: bool, name: bool, customer: bool, stripped: tuple[str, ...]) -> bytes:
-    """The headers to remove, without those that `_identity` overwrites."""
-    added = {KEY_ID: key, PLAN_ID: key, PLAN_NAME: name, CUSTOMER_ID: customer}
+def _removed(key: bool, name: bool, customer: bool, over: bool, stripped: tuple[str, ...]) -> bytes:
+    """The headers to remove, without those that `_forward` overwrites."""
+    added = {KEY_ID: key, PLAN_ID: key, PLAN_NAME: name, CUSTOMER_ID: customer, OVERAGE: over}
     names = (*UNTRUSTED, *stripped)
     return b"".join(field(REMOVE, name.encode()) for name in names if not added.get(name))
 
@@ -174,6 +178,10 @@ def _metadata(verdict: Verdict, version: str) -> bytes:
     if tally is None:
         return fields
     fields += _remaining(grant, tally)
+    if tally.refused_by and isinstance(quota := tally.refused_by.rule, Quota):
+        fields += text_entry(PERIOD, quota.period)
+    elif over := overage(grant, tally):
+        fields += number_entry("overage", over)
     seconds = retry_after_seconds(tally) if tally.refused_by else None
     return fields if seconds is None else fields + number_entry("retry_after", seconds)
 
@@ -221,4 +229,4 @@ def _is_degraded(verdict: Verdict) -> bool:
 def _remaining(grant: Grant, tally: Tally) -> bytes:
     """The units that each limit has left."""
     known = standings(grant, tally)
-    return numbers_entry("remaining", tuple([limit.layer for limit, _, _ in known]), [left for _, _, left in known])
+    return numbers_entry("remaining", tuple([limit.label for limit, _, _ in known]), [left for _, _, left in known])

@@ -32,7 +32,7 @@ from prometheus_client.samples import Sample
 
 from authz.core.costs import FALLBACKS
 from authz.core.resources import FailurePolicy
-from authz.core.verdict import Allowed, Reason, Verdict
+from authz.core.verdict import Allowed, Reason, Verdict, overage
 
 __all__ = ["CONTENT_TYPE", "ControlMetrics", "Gathered", "Metrics", "keep_in"]
 
@@ -130,6 +130,7 @@ class Metrics:
         self._checks = self._counted("authz_checks", "Answered checks.", "api", "stage", "plan", "decision", "reason")
         self._shadow = self._counted("authz_shadow_refusals", "Calls that a shadow plan let through.", "plan", "layer")
         self._units = self._counted("authz_admitted_units", "Units that admitted calls cost.", "api", "stage", "plan")
+        self._overage = self._counted("authz_overage_units", "Units that were admitted as overage.", "plan")
         self._cost_fallbacks = self._counted(
             "authz_cost_fallbacks",
             "Calls with the cost of their method, because the metadata that `costFrom` names has no whole number.",
@@ -216,6 +217,8 @@ class Metrics:
             self._checks(subject.api, subject.stage, plan, "allowed", "")
             if plan:
                 self._units.add(verdict.grant.cost, subject.api, subject.stage, plan)
+                if over := overage(verdict.grant, tally):
+                    self._overage.add(over, plan)
             if tally is None:
                 self._degraded("allow")
         else:

@@ -180,6 +180,7 @@ SPOOFABLE = {
     "x-usage-plan-id",
     "x-usage-plan-name",
     "x-customer-id",
+    "x-usage-overage",
     "x-envoy-auth-failure-mode-allowed",
 }
 
