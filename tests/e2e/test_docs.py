@@ -45,6 +45,7 @@ RUN = (
     "docs/how-to/move-plans-in-and-out.md",
     "docs/how-to/rotate-a-key.md",
     "docs/how-to/restrict-a-key-to-addresses.md",
+    "docs/how-to/charge-by-cost.md",
     "docs/how-to/try-a-plan-in-shadow.md",
     "docs/how-to/help-a-caller.md",
     "docs/how-to/bill-by-month-and-hour.md",

@@ -468,6 +468,24 @@ def test_a_request_is_explained_and_nothing_is_spent(furnished: tuple[Control, d
     refused(raw(plane, "POST", "/explain", {"url": "/pets"}), 400, "BadRequestException")
 
 
+def test_the_cost_of_a_request_is_explained_by_its_metadata(furnished: tuple[Control, dict[str, str]]) -> None:
+    plane, ids = furnished
+    api = ids["restapi_id"]
+    key = boto(plane).get_api_key(apiKey=ids["api_Key"], includeValue=True)
+    priced = {"methods": {"/pets/GET": {"cost": 5, "costFrom": {"metadata": ["shop", "units"], "max": 8}}}}
+    assert raw(plane, "PUT", f"/restapis/{api}/extension", priced).status == 200
+    boto(plane).create_deployment(restApiId=api, stageName="prod")
+
+    def cost(**metadata: Any) -> str:
+        body = {"url": f"https://{api}.example/prod/pets", "headers": {"x-api-key": key["value"]}, "metadata": metadata}
+        lines = raw(plane, "POST", "/explain", body).json()["item"]
+        return next(str(line).removeprefix("cost      ") for line in lines if line.startswith("cost"))
+
+    assert cost(shop={"units": 3}) == "3, from the metadata shop:units"
+    assert cost(shop={"units": "9"}) == "8, the max of costFrom: the metadata shop:units is greater"
+    assert cost().startswith("5, the method's")
+
+
 def test_a_line_of_the_access_log_is_explained_by_its_keys_id(furnished: tuple[Control, dict[str, str]]) -> None:
     plane, ids = furnished
     told = {"api": ids["restapi_id"], "stage": "prod", "key_id": ids["api_Key"], "reason": "plan_throttle"}

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
+
 from authz.core.catalog import Catalog
 from authz.core.request import Request
-from authz.core.resources import Account, ApiStage, Mode, Period, QuotaSettings, Resources, Stage
+from authz.core.resources import (
+    Account,
+    ApiStage,
+    CostFrom,
+    Counts,
+    HttpMethod,
+    Method,
+    Mode,
+    Period,
+    QuotaSettings,
+    Resources,
+    Stage,
+    ThrottleSettings,
+)
 from authz.core.responses import Profile
 from authz.core.verdict import Grant, Tally
 from authz.envoy.accesslog import LogLine, Told
@@ -93,6 +108,59 @@ async def test_a_refusal_is_shown_as_the_client_gets_it() -> None:
         "            x-amzn-errortype: ForbiddenException",
         '            {"message":"Forbidden"}',
     ]
+
+
+TOKENS = CostFrom(("cost", "tokens"), max=4096)
+PRICED: dict[str, dict[HttpMethod, Method]] = {
+    "/search": {"GET": Method(cost=5)},
+    "/chat": {"POST": Method(cost=20, cost_from=TOKENS)},
+    "/pets": {"GET": Method()},
+}
+SELLING = resources(
+    apis=(api(resources=PRICED),),
+    usage_plans=(
+        plan(
+            throttle=ThrottleSettings(5, 10),
+            quota=QuotaSettings(1000, Period.DAY),
+            api_stages=(ApiStage("a1", "prod", {"/chat/POST": ThrottleSettings(100, 2000, Counts.UNITS)}),),
+        ),
+    ),
+)
+
+
+async def priced(request: Request) -> list[str]:
+    """The line of the cost, and what each layer says that it counts."""
+    lines = await story(SELLING, request)
+    costs = [line.removeprefix("cost      ") for line in lines if line.startswith("cost")]
+    return costs + [line.partition(", counts ")[2] for line in lines if line.startswith("layer")]
+
+
+async def test_a_methods_cost_is_shown_with_what_each_layer_counts() -> None:
+    assert await priced(ask("/prod/search")) == ["5, the method's", "requests", "units", "requests"]
+
+
+async def test_nothing_is_said_of_the_usual_cost() -> None:
+    assert await priced(ask()) == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "line"),
+    [
+        (300, "300, from the metadata cost:tokens"),
+        (9000, "4096, the max of costFrom: the metadata cost:tokens is greater"),
+        (1.5, "20, the method's: the metadata cost:tokens is no whole number of at least 0"),
+        (None, "20, the method's: without the metadata cost:tokens, which -m gives, or a body's `metadata`"),
+    ],
+)
+async def test_the_origin_of_a_cost_is_shown(tokens: object, line: str) -> None:
+    asked = ask("/prod/chat", method="POST", metadata={} if tokens is None else {"cost": {"tokens": tokens}})
+    assert (await priced(asked))[0] == line
+
+
+async def test_a_cost_that_never_fits_is_shown_at_the_layer() -> None:
+    asked = ask("/prod/chat", method="POST", metadata={"cost": {"tokens": 2001}})
+    never = "units and never has room for the cost"
+    assert (await priced(asked))[1:] == ["requests", never, never, "requests"]
 
 
 async def test_a_request_for_nothing_of_ours_has_no_names() -> None:

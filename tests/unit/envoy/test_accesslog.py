@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from authz.cli.main import cli
 from authz.config.faults import ConfigError
 from authz.core.catalog import Catalog
-from authz.core.resources import Resources, Stage
+from authz.core.resources import CostFrom, Method, Resources, Stage
 from authz.envoy.accesslog import MAX_LINE, LogLine, find, parse, read_one
 from authz.explain import explain
 from tests.conftest import micros
@@ -63,6 +63,21 @@ def test_a_line_is_read_with_what_authz_said() -> None:
     assert (line.method, line.host, line.path, line.status) == ("GET", "a1.example.org", "/prod/pets", 429)
     assert line.authz
     assert (line.authz.reason, line.authz.plan, line.authz.key_id) == ("plan_quota", "p1", "k1")
+
+
+PRICED = CostFrom(("cost", "tokens"), max=4096)
+
+
+@pytest.mark.parametrize(
+    ("told", "cost"),
+    [({}, "1, from"), ({"cost": 300}, "300, from"), ({"cost": 0}, "0, from"), ({"cost": -1}, "7, the")],
+)
+async def test_the_cost_of_then_is_taken_from_the_line(told: dict[str, Any], cost: str) -> None:
+    """The line has it unless it was 1; the metadata itself is in no line."""
+    priced = resources(apis=(api(resources={"/pets": {"GET": Method(cost=7, cost_from=PRICED)}}),))
+    lines = await story(text(told), priced)
+    assert [line for line in lines if line.startswith(f"cost      {cost}")]
+    assert f"the metadata was taken from the cost in the line, {told.get('cost', 1)}" in notes(lines)
 
 
 def test_what_another_program_writes_before_a_line_is_passed_over() -> None:
