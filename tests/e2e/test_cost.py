@@ -172,7 +172,7 @@ def test_a_gateways_header_is_the_cost(header: str, cost: int, gateway: Shop) ->
     assert gateway.cost({"x-request-cost": header}, source="127.0.0.2") == cost
 
 
-def test_nobody_else_may_send_the_gateways_header(gateway: Shop) -> None:
+def test_no_other_client_may_send_the_gateways_header(gateway: Shop) -> None:
     assert gateway.send({"x-request-cost": "0"}) == 403
     assert gateway.cost({}) == METHODS_OWN
 
