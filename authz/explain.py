@@ -153,6 +153,8 @@ def _notes(catalog: Catalog, request: Request, grant: Grant | Denied) -> Iterato
         yield '            with "extensions": {"api": "NAME"}; the access log has the name in authz.api'
     elif not named and grant.subject.route is None and catalog.is_only(host):  # worth knowing where it led nowhere
         yield f"note      {host} is in no `hosts`; the only API, {grant.subject.api}, was taken"
+    if isinstance(grant, Denied) and grant.reason is Reason.KEY_UNKNOWN and _is_mistyped(catalog, request, grant):
+        yield "note      the key has the form of generated ones, and its checksum is wrong: it was mistyped"
     if isinstance(grant, Denied) and grant.reason is Reason.SOURCE_NOT_ALLOWED:
         address = client_address(request)
         yield (
@@ -166,6 +168,12 @@ def _notes(catalog: Catalog, request: Request, grant: Grant | Denied) -> Iterato
         api = grant.subject.api
         stages = _some(catalog.apis[api].stages)
         yield f"note      {catalog.stage_of(request)!r} was read as the stage; the stages of {api} are {stages}"
+
+
+def _is_mistyped(catalog: Catalog, request: Request, denied: Denied) -> bool:
+    credentials = denied.subject.credentials
+    value = credentials.find(request) if credentials else None
+    return bool(value and catalog.form and catalog.form.is_mistyped(value))
 
 
 def _some(names: Collection[str]) -> str:

@@ -6,7 +6,9 @@ import secrets
 import string
 from typing import Final
 
-KEY_LENGTH: Final = 40
+from authz.core.keyform import BITS, DEFAULT_PREFIX, KeyForm
+
+KEY_LENGTH: Final = 40  # of AWS's values
 
 LOWER: Final = string.ascii_lowercase + string.digits
 LETTERS: Final = string.ascii_letters + string.digits
@@ -16,9 +18,10 @@ def random_word(letters: str, length: int) -> str:
     return "".join(secrets.choice(letters) for _ in range(length))
 
 
-def random_key_value() -> str:
-    """A random value of an API key: 40 letters and digits, some 238 bits."""
-    return random_word(LETTERS, KEY_LENGTH)
+def random_key_value(prefix: str = DEFAULT_PREFIX) -> str:
+    """A random value of an API key, in the form with this prefix; without one, 40 letters and digits as AWS's."""
+    form = KeyForm.of(prefix)
+    return form.value(secrets.randbits(BITS)) if form else random_word(LETTERS, KEY_LENGTH)
 
 
 def random_hex(size: int = 8) -> str:

@@ -23,6 +23,7 @@ from authz.core.bounds import (
     MAX_TAGS,
     MIN_KEY_VALUE,
 )
+from authz.core.keyform import KeyForm
 from authz.core.limits import check_throttle
 from authz.core.methods import method_of, no_method
 from authz.core.periods import max_offset
@@ -97,13 +98,17 @@ def checked_key(document: Document, key: ApiKey) -> ApiKey:
     )
 
 
-def checked_value(value: str) -> str:
-    """Return the value of a key. Raises ApiError for one that breaks AWS's bounds or that no header can carry."""
+def checked_value(value: str, form: KeyForm | None = None) -> str:
+    """Return the value of a key. Raises ApiError for one that breaks AWS's bounds or that no header can carry.
+
+    Also for one in our form with a wrong checksum: sidecars would refuse each call with it.
+    """
     if len(value) < MIN_KEY_VALUE:
         raise bad_request("API Key value should be at least 20 characters")
     if len(value) > MAX_KEY_VALUE:
         raise bad_request("API Key value exceeds maximum size of 128 characters")
-    if problem := value_problem(value):  # the rule of the plans file
+    problem = value_problem(value) or (form.problem(value) if form else None)  # the rules of the plans file
+    if problem:
         raise bad_request(f"Invalid API Key value: {problem}")
     return value
 

@@ -74,6 +74,7 @@ SECRETS = (
     help="Replicas that must have a write; its answer warns if they don't.  "
     "[env: AUTHZ_STORE_REPLICAS; default: 1 with a Sentinel or a cluster, else 0]",
 )
+@click.option("--key-prefix", help="First letters of the keys that are made.  [env: AUTHZ_KEY_PREFIX; default: upk]")
 @click.option("--no-auth", is_flag=True, help="Accept every caller; on a loopback address only.")
 @click.option("--tls-cert", type=FILE, help="Certificate chain (PEM), for https.")
 @click.option("--tls-key", type=FILE, help="The certificate's private key (PEM).")
@@ -93,6 +94,7 @@ def control(
     pepper_file: Path | None,
     sealing_key_file: Path | None,
     store_replicas: int | None,
+    key_prefix: str | None,
     no_auth: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -104,7 +106,7 @@ def control(
     """
     # A child process reads the file, so that this one never holds its text, and so no key's value.
     read = asyncio.run(configuration.load_in_child(path)) if path else None
-    settings = store_settings(redis_url, account_id, read.settings if read else {}, store_replicas)
+    settings = store_settings(redis_url, account_id, read.settings if read else {}, store_replicas, key_prefix)
     log.configure(settings.log_level, settings.log_format)
     sealer = load_sealer(os.environ, pepper_file or settings.pepper_file, sealing_key_file or settings.sealing_key_file)
     options = ControlOptions(
@@ -114,6 +116,7 @@ def control(
         account_id=settings.account_id,
         retention_days=settings.usage_retention_days,
         store_replicas=settings.store_replicas,
+        key_prefix=settings.key_prefix,
         no_auth=no_auth,
         tls_cert=os.fspath(tls_cert) if tls_cert else None,
         tls_key=os.fspath(tls_key) if tls_key else None,
@@ -145,8 +148,14 @@ def store_settings(
     account_id: str | None,
     file_settings: dict[str, Any] | None = None,
     store_replicas: int | None = None,
+    key_prefix: str | None = None,
 ) -> Settings:
-    flags = {"redis_url": redis_url, "account_id": account_id, "store_replicas": store_replicas}
+    flags = {
+        "redis_url": redis_url,
+        "account_id": account_id,
+        "store_replicas": store_replicas,
+        "key_prefix": key_prefix,
+    }
     return load_settings(file_settings or {}, os.environ, flags).settings
 
 

@@ -17,7 +17,8 @@ from authz.check import LimiterUnavailable
 from authz.cli.options import FILE, config_file, load_file, settings_flags
 from authz.config.faults import ConfigError
 from authz.core.address import is_ip
-from authz.core.catalog import Catalog
+from authz.core.catalog import Compiler
+from authz.core.keyform import KeyForm
 from authz.core.request import Request, joined
 from authz.core.rules import Problem
 from authz.envoy import accesslog
@@ -45,7 +46,7 @@ EXPLAIN_SECONDS = 2.0
 @click.option(
     "--redis", "ask_redis", is_flag=True, help="Read from Redis what remains of each limit, and show the answer."
 )
-@settings_flags("redis_url", "account_id", "response_profile")
+@settings_flags("redis_url", "account_id", "response_profile", "key_prefix")
 def explain(
     path: Path,
     method: str | None,
@@ -78,7 +79,8 @@ def explain(
         request = replace(request, source=source)
     read, loaded = load_file(path, flags)
     settings = loaded.settings
-    catalog = Catalog.compile(read.resources, settings.account_id, settings.failure_policy)
+    form = KeyForm.of(settings.key_prefix)
+    catalog = Compiler(settings.account_id, settings.failure_policy, form)(read.resources)
 
     async def run() -> str:
         now = time.time_ns() // 1000

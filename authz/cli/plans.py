@@ -15,6 +15,7 @@ from authz.config import file as configuration
 from authz.config import schema as schemas
 from authz.config.edit import with_key
 from authz.config.faults import ConfigError
+from authz.config.settings import load_settings
 from authz.core.catalog import Catalog
 from authz.core.resources import ApiKey, digest
 from authz.core.rules import Problem, warnings
@@ -27,13 +28,14 @@ BOM = b"\xef\xbb\xbf"
 
 @click.command()
 @click.argument("path", metavar="[FILE]", type=FILE, default="plans.yaml")
-def init(path: Path) -> None:
+@settings_flags("key_prefix")
+def init(path: Path, **flags: object | None) -> None:
     """Write a first plans file with an API, a plan and a key, and its JSON schema beside it for editors.
 
     Prints the value of the key, which the file has as a digest only. FILE is plans.yaml unless given; one that exists
     is left as it is.
     """
-    value = random_key_value()
+    value = random_key_value(load_settings({}, os.environ, flags).settings.key_prefix)
     template = files("authz").joinpath("samples", "first.yaml").read_text("utf-8")
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -85,13 +87,17 @@ def check_config(path: Path, show: bool, **flags: object | None) -> None:
 @click.option("--name", default="", help="With --into: the key's name, for people.")
 @click.option("--plan", metavar="ID", help="With --into: the usage plan that the key joins.")
 @click.option("--customer", metavar="ID", help="With --into: the customer that holds the key, its customerId.")
-def new_key(into: Path | None, id_: str | None, name: str, plan: str | None, customer: str | None) -> None:
+@settings_flags("key_prefix")
+def new_key(
+    into: Path | None, id_: str | None, name: str, plan: str | None, customer: str | None, **flags: object | None
+) -> None:
     """Make an API key: print its value, for its holder, and the digest that stands for it in a plans file.
 
     With --into the file gets the digest, never the value. A sidecar that follows the file takes the key within a
     second.
     """
-    value = random_key_value()
+    settings = configuration.load(into).settings if into else {}  # names all mistakes of the file, with their lines
+    value = random_key_value(load_settings(settings, os.environ, flags, str(into)).settings.key_prefix)
     shown = digest(value).hex()
     if into is None:
         if id_ or name or plan or customer:
@@ -106,7 +112,6 @@ def new_key(into: Path | None, id_: str | None, name: str, plan: str | None, cus
 
 def _add(path: Path, key: ApiKey, plan: str | None) -> None:
     """Put the key into the file. Raises ConfigError, and then the file is as it was."""
-    configuration.load(path)  # names all its mistakes, with their lines
     body = path.read_bytes()
     text = with_key(body.removeprefix(BOM).decode(), key, plan, str(path))
     found = path.stat()

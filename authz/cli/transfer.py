@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import click
 
-from authz.cli.control import PLACE, SECRETS, on_store
+from authz.cli.control import PLACE, SECRETS, on_store, store_settings
 from authz.cli.options import FILE, File, takes_file, with_options
 from authz.cli.progress import KINDS, Step, progress, quiet_option, summarize
 from authz.core.stored import Items
@@ -20,7 +20,7 @@ from authz.store.sealing import Sealer, load_sealer
 from authz.store.store import Store
 from authz.transfer import transfer
 from authz.transfer.files import written
-from authz.transfer.inbound import Reading
+from authz.transfer.inbound import Reading, without_mistyped
 from authz.transfer.transfer import Export, Import, everything
 
 T = TypeVar("T")
@@ -74,6 +74,7 @@ def import_(
     sealer = _sealer(pepper_file, sealing_key_file)
     now = int(time.time())
     wanted = Reading(now, sealer, api_id, stage).wanted(path)
+    without_mistyped(wanted, store_settings(redis_url, account_id).key_prefix)
 
     async def act(store: Store) -> Import:
         with progress("Importing", len(wanted.items), quiet) as step:

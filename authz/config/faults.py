@@ -25,6 +25,7 @@ WORDS: Final = {
     "datetime": "a time such as 2030-01-31T23:59:59Z",
 }
 PATTERNS: Final = {
+    "^([a-z]([a-z0-9_]": "expected at most 30 lower-case letters, digits and _, the first a letter and the last not _",
     "^[A-Za-z0-9_-]": "expected 1 to 128 letters, digits, - or _",
     "^[0-9a-f]": "expected 64 hexadecimal digits in lower case",
     "^[1-5]": "expected a status of three digits, such as '429'",

@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,7 @@ from authz.config.places import located
 from authz.config.quotas import as_written, normalised, quota_problems
 from authz.config.settings import load_settings
 from authz.config.shape import faults
+from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.resources import ApiKey, Customer, Resources, UsagePlan, digest, digest_of
 from authz.core.rules import Problem, problems, shortened
 
@@ -138,12 +139,21 @@ def parse(text: str, name: str) -> Config:
     settings = document.get("settings") or {}
     found = [*_file_settings(settings), *faults(document, _Document, "$"), *quota_problems(document)]
     resources = Resources() if found else normalised(msgspec.convert(_without_settings(document), Resources))
-    if broken := found or [as_written(problem, document, resources) for problem in problems(resources)]:
+    rules = () if found else (*problems(resources), *_mistyped(resources, settings))
+    if broken := found or [as_written(problem, document, resources) for problem in rules]:
         raise ConfigError(_named(problem, name) for problem in located(broken, document, text))
     published = () if os.environ.get(TAKES_PUBLISHED) else tuple(key.id for key in resources.api_keys if _is_known(key))
     sealed = _sealed(resources, frozenset(published))
     content = hashlib.sha256(msgspec.msgpack.encode(sealed)).hexdigest()[:12]
     return Config(settings, sealed, content, published=published)
+
+
+def _mistyped(resources: Resources, settings: Mapping[str, Any]) -> Iterator[Problem]:
+    """A problem for each clear value in the form of generated keys whose checksum is wrong."""
+    form = KeyForm.of(settings.get("keyPrefix", DEFAULT_PREFIX))
+    for i, key in enumerate(resources.api_keys if form else ()):
+        if form and key.value is not None and (rule := form.problem(key.value)):
+            yield Problem(f"$.apiKeys[{i}].value", rule)
 
 
 def _is_known(key: ApiKey) -> bool:

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct, ValidationError
 
 from authz.config.faults import ConfigError, choices, not_known, rule_of
 from authz.core.address import MAX_SOCKET_PATH, UNIX, Address
+from authz.core.keyform import DEFAULT_PREFIX
 from authz.core.resources import DEFAULT_ACCOUNT, FailurePolicy
 from authz.core.rules import Problem, shortened
 from authz.redisio.url import check_tls_files, mask_url, with_password
@@ -133,6 +134,13 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     key_cache_size: Annotated[
         int, Meta(ge=1, le=10_000_000, description="Keys of the store that a process keeps in memory.")
     ] = 100_000
+    key_prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^([a-z]([a-z0-9_]{0,28}[a-z0-9])?)?\Z",
+            description="First letters of the keys that are made here, before `_`; empty for keys as AWS makes them.",
+        ),
+    ] = DEFAULT_PREFIX
     pepper_file: Annotated[
         Text | None, Meta(description="File with the pepper of the store's keys, instead of AUTHZ_PEPPER.")
     ] = None

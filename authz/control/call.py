@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
 from authz.aws.errors import bad_request
+from authz.aws.plans import checked_value
 from authz.control import inputs
+from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.request import Request
 from authz.core.stored import Items
 from authz.envoy.accesslog import LogLine
+from authz.ids import random_key_value
 from authz.store.ports import Draft, Usage, Writer, Written
 from authz.store.sealing import Sealer
 
@@ -59,6 +62,16 @@ class Context:
     fixed: Callable[[], Items]
     explain: Callable[[Request, LogLine | None], Awaitable[str]]
     domain_target: str | None = None
+    key_prefix: str = DEFAULT_PREFIX  # of the values that are made here
+
+    @property
+    def form(self) -> KeyForm | None:
+        """The form of the values that are made here."""
+        return KeyForm.of(self.key_prefix)
+
+    def key_value(self, given: str | None) -> str:
+        """A value that a caller has given for a key, checked; a new one if there is none. Raises ApiError."""
+        return checked_value(given, self.form) if given else random_key_value(self.key_prefix)
 
 
 @dataclass(frozen=True, slots=True)

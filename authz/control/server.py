@@ -20,6 +20,7 @@ from authz.control.call import Context
 from authz.control.connections import Connection, Connections
 from authz.control.operations.explaining import Explainer
 from authz.core.address import Address
+from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.rules import HOST
 from authz.core.stored import Items
@@ -54,6 +55,7 @@ class ControlOptions:
     tls_cert: str | None = None
     tls_key: str | None = None
     sealer: Sealer = field(default_factory=Sealer)
+    key_prefix: str = DEFAULT_PREFIX
     domain_target: str | None = None  # the host to which DNS records of custom domains should point
     http_listen: str | None = None  # serves /metrics, /healthz and /readyz, without credentials
 
@@ -101,8 +103,19 @@ async def control_plane(
     store = Store(where, account=options.account_id, fixed=fixed, replicas=replicas)
     usage = UsageLedger(where, account=options.account_id, retention_days=options.retention_days, replicas=replicas)
     limiter = RedisLimiter(options.redis_url, account=options.account_id, budget=REDIS_SECONDS)
-    explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed)
-    context = Context(store, usage, options.sealer, options.account_id, now, fixed, explainer, options.domain_target)
+    form = KeyForm.of(options.key_prefix)
+    explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed, form)
+    context = Context(
+        store,
+        usage,
+        options.sealer,
+        options.account_id,
+        now,
+        fixed,
+        explainer,
+        options.domain_target,
+        options.key_prefix,
+    )
     gate = anybody if options.no_auth else Authenticator(store, options.sealer, now)
     observe = (metrics or ControlMetrics()).observe
     try:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.core.credentials import Credentials
+from authz.core.keyform import KeyForm
 from authz.core.limits import EXACT, Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
 from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.periods import interval
@@ -283,6 +284,7 @@ class Catalog:
     callers: Mapping[bytes, Caller]
     failure_policy: FailurePolicy
     customers: Mapping[str, CustomerTerms] = field(default_factory=dict)
+    form: KeyForm | None = None  # of the values that are made here
     granted: Recent[_Place, _Kept] = field(default_factory=lambda: Recent(GRANTS), compare=False)
 
     @classmethod
@@ -402,6 +404,8 @@ class Catalog:
         if caller is None:
             return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, skip))
         if caller is UNLOOKED:
+            if self.form and self.form.is_mistyped(value):  # no key that we made, so the store need not be queried
+                return Denied(Reason.KEY_UNKNOWN, _subject(stage, route, skip))
             return KeyNeeded(hashed, _subject(stage, route, skip))
         # Stages and routes live as long as the catalog, so `id()` identifies them; it is the cheapest to compare.
         kept = self.granted.get(place := (caller.id, id(stage), id(route), skip))
@@ -481,9 +485,15 @@ class Catalog:
 class Compiler:
     """Compiles resources whenever they change, and reuses the unchanged parts of the last catalog."""
 
-    def __init__(self, account_id: str = DEFAULT_ACCOUNT, failure_policy: FailurePolicy = FailurePolicy.LOCAL) -> None:
+    def __init__(
+        self,
+        account_id: str = DEFAULT_ACCOUNT,
+        failure_policy: FailurePolicy = FailurePolicy.LOCAL,
+        form: KeyForm | None = None,
+    ) -> None:
         self._account_id = account_id
         self._failure_policy = failure_policy
+        self._form = form
         self._account: Account | None = None
         self._apis: dict[str, tuple[Api, _Api]] = {}
         self._plans: dict[str, tuple[UsagePlan, _Covered]] = {}
@@ -501,6 +511,7 @@ class Compiler:
             callers=self._compile_callers(resources, refs),
             failure_policy=self._failure_policy,
             customers={customer.id: _terms_of(customer, refs) for customer in resources.customers},
+            form=self._form,
         )
 
     def _compile_apis(self, resources: Resources) -> dict[str, _Api]:

@@ -12,6 +12,7 @@ from authz.config.file import Config
 from authz.config.live import LiveCatalog, Outcome
 from authz.config.settings import Settings
 from authz.core.catalog import Catalog, Compiler
+from authz.core.keyform import KeyForm
 from authz.core.limits import Limit, redis_key
 from authz.envoy.answers import Style
 from authz.envoy.edge import Authorization
@@ -92,7 +93,7 @@ class Parts:
         lookups: Feed | None = None
         keys: KeyCache = NO_KEYS
         live: LiveCatalog[Catalog] | StoreCatalog
-        compile_ = Compiler(settings.account_id, settings.failure_policy)
+        compile_ = Compiler(settings.account_id, settings.failure_policy, KeyForm.of(settings.key_prefix))
         if settings.store or file is None:
             # A look-up has a caller's budget; background reads have more time.
             lookups = _store(settings, settings.redis_timeout_ms / 1000)

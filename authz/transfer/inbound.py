@@ -20,6 +20,7 @@ from authz.aws.restapis import snapshot
 from authz.config import file as config
 from authz.config.documents import DocumentError, read_template, text_of
 from authz.config.faults import ConfigError
+from authz.core.keyform import KeyForm
 from authz.core.resources import Resources, digest
 from authz.core.rules import Problem
 from authz.core.stored import RestApi, StoredDeployment, StoredResource, StoredStage
@@ -137,6 +138,15 @@ class Reading:
         found.add(StoredDeployment(deployment, api_id, self.created, snapshot(result.api)))
         found.add(StoredStage(api_id, self.stage, deployment, self.created, self.created))
         return found
+
+
+def without_mistyped(found: Wanted, prefix: str) -> None:
+    """Take out the keys whose values have the form of generated keys and a wrong checksum, with a warning for each."""
+    form = KeyForm.of(prefix)
+    for key_id, value in list(found.values.items()) if form else ():
+        if form and (rule := form.problem(value)):
+            del found.values[key_id], found.items["apikey", key_id]
+            found.warnings.append(f"apikey {key_id}: not kept: its value: {rule}")
 
 
 def wanted(resources: Resources, created: int, sealer: Sealer) -> Wanted:

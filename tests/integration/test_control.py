@@ -518,7 +518,8 @@ def test_a_rotated_key_has_two_secrets_while_they_overlap(control: Control) -> N
 def test_a_rotation_draws_a_value_and_refuses_one_in_use(control: Control) -> None:
     key = boto(control).create_api_key(name="a", value="the-old-value-of-the-key")
     other = boto(control).create_api_key(name="b")
-    assert len(raw(control, "POST", f"/apikeys/{key['id']}/rotate").json()["value"]) == 40
+    drawn = raw(control, "POST", f"/apikeys/{key['id']}/rotate").json()["value"]
+    assert re.fullmatch("upk_[0-9A-Za-z]{33}", drawn)
     body = {"value": other["value"]}
     refused(raw(control, "POST", f"/apikeys/{key['id']}/rotate", body), 409, "ConflictException")
     refused(raw(control, "POST", "/apikeys/none/rotate", {}), 404, "NotFoundException")

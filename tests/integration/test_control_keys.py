@@ -52,7 +52,7 @@ def test_a_key_without_members(aws: Any) -> None:
     made = aws.create_api_key()
     assert made["ResponseMetadata"]["HTTPStatusCode"] == 201
     assert re.fullmatch("[a-z0-9]{10}", made["id"])
-    assert re.fullmatch("[A-Za-z0-9]{40}", made["value"])
+    assert re.fullmatch("upk_[0-9A-Za-z]{33}", made["value"])
     assert (made["enabled"], made["stageKeys"]) == (False, [])
     assert not {"name", "tags", "description", "customerId"} & made.keys()
 
@@ -76,7 +76,39 @@ def test_a_value_too_long(aws: Any) -> None:
 
 
 def test_an_empty_value_is_generated(aws: Any) -> None:
-    assert len(aws.create_api_key(value="")["value"]) == 40
+    assert re.fullmatch("upk_[0-9A-Za-z]{33}", aws.create_api_key(value="")["value"])
+
+
+MISTYPED = "upk_" + "0" * 33
+TYPO = "it begins with upk_ and has 37 characters, as generated keys do, and its checksum is wrong"
+
+
+def test_a_mistyped_value_is_refused_wherever_a_key_gets_one(control: Control, aws: Any) -> None:
+    """Sidecars refuse it without a look-up, so the key could never be used."""
+    assert TYPO in refusal(aws.create_api_key, value=MISTYPED)
+    key = aws.create_api_key(name="a")
+    assert TYPO in raw(control, "POST", f"/apikeys/{key['id']}/rotate", {"value": MISTYPED}).json()["message"]
+    done = imported(aws, "name,key", f"bad,{MISTYPED}", f"good,{key['value']}")
+    assert (len(done["ids"]), len(done["warnings"])) == (1, 1)
+    assert TYPO in done["warnings"][0]
+    assert MISTYPED not in str(done["warnings"])
+
+
+def test_a_generated_value_can_be_given_again(aws: Any) -> None:
+    """Such as one of another installation, or of a key that was deleted."""
+    made = aws.create_api_key()
+    aws.delete_api_key(apiKey=made["id"])
+    assert aws.create_api_key(value=made["value"])["value"] == made["value"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "form"),
+    [("acme_live", "acme_live_[0-9A-Za-z]{33}"), ("a", "a_[0-9A-Za-z]{33}"), ("", "[0-9A-Za-z]{40}")],
+)
+def test_the_prefix_is_the_operators(shared_redis: RedisServer, account: str, prefix: str, form: str) -> None:
+    with running(shared_redis.url, account, key_prefix=prefix) as plane:
+        assert re.fullmatch(form, boto(plane).create_api_key()["value"])
+        boto(plane).create_api_key(value=MISTYPED)
 
 
 @pytest.mark.parametrize("characters", ["#@&\"'(!", "*:;<>?[]{}|^`$%", "\\/~+-_.=", "{}"])

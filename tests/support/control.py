@@ -86,6 +86,7 @@ def running(
     now: Callable[[], int] = lambda: int(time.time()),
     domain_target: str | None = None,
     store_replicas: int | None = None,
+    key_prefix: str = "upk",
 ) -> Iterator[Control]:
     """A control plane until the block ends. Its `now` also judges signatures: pin it together with the client's."""
     ready: Future[Control] = Future()
@@ -94,6 +95,7 @@ def running(
         redis_url,
         account,
         store_replicas=store_replicas,
+        key_prefix=key_prefix,
         no_auth=no_auth,
         tls_cert=tls[0],
         tls_key=tls[1],

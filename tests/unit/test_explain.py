@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from authz.core.catalog import Catalog
+from authz.core.catalog import Catalog, Compiler
+from authz.core.keyform import KeyForm
 from authz.core.request import Request
 from authz.core.resources import (
     Account,
@@ -234,3 +235,12 @@ async def test_a_log_line_of_another_call_has_no_address_to_compare() -> None:
     found = await logged("")
     assert "note      the line lacks the client's address, so allowedSources was not compared" in found
     assert "answer    forwarded if each layer has room; --redis tells" in found
+
+
+async def test_a_mistyped_key_is_known_by_its_checksum() -> None:
+    catalog = Compiler(form=KeyForm.of("upk"))(resources())
+    note = "note      the key has the form of generated ones, and its checksum is wrong: it was mistyped"
+    for value, noted in (("upk_" + "0" * 33, True), ("a-key-of-somebody-else", False)):
+        lines = (await explain(catalog, ask(headers={"x-api-key": value}), NOW)).splitlines()
+        assert ((note in lines), "reason    key_unknown" in lines) == (noted, True)
+        assert value not in str(lines)

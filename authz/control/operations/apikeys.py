@@ -19,10 +19,10 @@ from authz.config.documents import text_of
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import unused_id
 from authz.control.operations.restapis import invalid_value
+from authz.core.keyform import KeyForm
 from authz.core.resources import ApiKey, digest
 from authz.core.rules import shortened
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
-from authz.ids import random_key_value
 from authz.store.ports import Draft, ItemSource
 from authz.store.sealing import SealError
 
@@ -86,7 +86,7 @@ def page_answer(page: Page[Any], show: Callable[[Any], Document]) -> Answer:
 
 async def create_api_key(call: Call) -> Answer:
     body = call.read(CreateApiKey)
-    value = checked_value(body.value) if body.value else random_key_value()
+    value = call.context.key_value(body.value)
     document = {
         "name": body.name,
         "description": body.description,
@@ -181,7 +181,7 @@ async def import_api_keys(call: Call) -> Answer:
     if given != "csv":
         raise invalid_value(given, "format", "enum value set: [csv]")
     warnings = Warnings()
-    rows = await in_background(_rows, call.body, warnings)
+    rows = await in_background(_rows, call.body, call.context.form, warnings)
     if call.flag("failonwarnings"):
         await _check_all(call, rows, warnings)
     ids: list[str] = []
@@ -212,14 +212,14 @@ def _chunks(rows: Sequence[KeyRow]) -> Iterator[Sequence[KeyRow]]:
     return (rows[start : start + ROWS_A_WRITE] for start in range(0, len(rows), ROWS_A_WRITE))
 
 
-def _rows(body: bytes, warnings: Warnings) -> list[KeyRow]:
+def _rows(body: bytes, form: KeyForm | None, warnings: Warnings) -> list[KeyRow]:
     try:
         text = text_of(body)
     except UnicodeError:
         raise bad_request("The file cannot be read: expected UTF-8 or UTF-16 text. Nothing was imported") from None
 
     def check(value: str, document: Mapping[str, Any]) -> None:
-        checked_value(value)
+        checked_value(value, form)
         checked_key(dict(document), ApiKey(""))
 
     return key_rows(text, warnings, check)

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from authz.aws.convert import to_resources
 from authz.aws.errors import bad_request
-from authz.core.catalog import Caller, Catalog, caller_of
+from authz.core.catalog import Caller, Catalog, Compiler, caller_of
+from authz.core.keyform import KeyForm
 from authz.core.request import Request, joined
 from authz.core.stored import Items, StoredCustomer, StoredKey
 from authz.envoy.accesslog import LogLine
@@ -26,13 +27,20 @@ class Explainer:
     """
 
     def __init__(
-        self, store: Reader, sealer: Sealer, limiter: RedisLimiter, account_id: str, fixed: Callable[[], Items]
+        self,
+        store: Reader,
+        sealer: Sealer,
+        limiter: RedisLimiter,
+        account_id: str,
+        fixed: Callable[[], Items],
+        form: KeyForm | None = None,
     ) -> None:
         self._store = store
         self._sealer = sealer
         self._limiter = limiter
         self._account_id = account_id
         self._fixed = fixed
+        self._form = form
 
     async def __call__(self, request: Request, line: LogLine | None = None) -> str:
         snapshot = await self._store.snapshot()
@@ -45,7 +53,7 @@ class Explainer:
 
     def _compile(self, items: Items) -> Catalog:
         resources, refs = to_resources(items)
-        return Catalog.compile(resources, self._account_id, refs=refs)
+        return Compiler(self._account_id, form=self._form)(resources, refs)
 
     async def _find(self, index: str) -> KeyLookup:
         """Return the store's key with this index, or else the file's."""

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from authz.aws.errors import bad_request, conflict, not_found
-from authz.aws.plans import checked_value, key_document
+from authz.aws.plans import key_document
 from authz.config.faults import ConfigError
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import stored_key
@@ -19,7 +19,6 @@ from authz.core.request import Request, joined
 from authz.core.resources import digest
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.envoy.accesslog import LogLine, checked
-from authz.ids import random_key_value
 from authz.store.ports import Draft, Presence
 
 POLL_SECONDS: Final = 0.02
@@ -76,7 +75,7 @@ class RotateApiKey(Struct, frozen=True, rename="camel"):
 
 async def rotate_api_key(call: Call) -> Answer:
     body = call.read(RotateApiKey)
-    value = checked_value(body.value) if body.value else random_key_value()
+    value = call.context.key_value(body.value)
 
     async def rotate(edit: Draft) -> StoredKey:
         stored = await stored_key(edit, call.params["api_Key"])

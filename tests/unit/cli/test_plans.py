@@ -25,7 +25,7 @@ def authz(*words: str) -> str:
 
 def test_init_writes_a_file_without_a_fault_and_prints_the_value_of_its_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    value = re.search(r"value of the key: ([A-Za-z0-9]{40})\n", authz("init", str(path)))
+    value = re.search(r"value of the key: (upk_[A-Za-z0-9]{33})\n", authz("init", str(path)))
     assert value
     assert value[1] not in path.read_text("utf-8")
     assert load(path).resources.api_keys[0].value_sha256 == digest(value[1]).hex()
@@ -87,3 +87,23 @@ def test_options_for_a_file_need_one() -> None:
     outcome = CliRunner().invoke(cli, ["new-key", "--plan", "basic"])
     assert outcome.exit_code == 2
     assert "--id, --name, --plan and --customer are for --into" in outcome.output
+
+
+def test_a_new_keys_prefix_is_the_flags_else_the_environments_else_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plans.yaml"
+    path.write_text("settings: {keyPrefix: file}\napiKeys: []\n", "utf-8")
+
+    def made(*words: str) -> str:
+        return str(re.findall(r"^value: +(\w+)_\w{33}$", authz("new-key", *words), re.MULTILINE)[0])
+
+    assert made() == "upk"
+    assert made("--into", str(path)) == "file"
+    monkeypatch.setenv("AUTHZ_KEY_PREFIX", "environment")
+    assert made("--into", str(path)) == "environment"
+    assert made("--into", str(path), "--key-prefix", "flag_live") == "flag_live"
+
+
+def test_without_a_prefix_a_new_key_is_as_awss() -> None:
+    assert re.search(r"^value: +[0-9A-Za-z]{40}$", authz("new-key", "--key-prefix", ""), re.MULTILINE)

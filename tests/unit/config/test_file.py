@@ -501,7 +501,34 @@ def test_no_message_repeats_a_value_in_the_place_of_an_id() -> None:
 def test_new_keys_are_acceptable_and_different() -> None:
     values = {random_key_value() for _ in range(100)}
     assert len(values) == 100
-    assert all(value_problem(value) is None and len(value) == 40 for value in values)
+    assert all(value_problem(value) is None and len(value) == 37 for value in values)
+
+
+MISTYPED = "upk_" + "0" * 33
+TYPO = (
+    "plans.yaml: $.apiKeys[0].value: it begins with upk_ and has 37 characters, as generated keys do, and its checksum "
+    "is wrong: copy it again, or take a value of another form"
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ("", [TYPO]),
+        ("settings: {keyPrefix: upk}", [TYPO]),
+        ("settings: {keyPrefix: acme}", []),
+        ('settings: {keyPrefix: ""}', []),
+    ],
+)
+def test_a_mistyped_value_is_reported_and_not_repeated(settings: str, lines: list[str]) -> None:
+    text = f"{settings}\napiKeys: [{{id: k1, value: {MISTYPED}}}]\n"
+    assert (refusal(text) if lines else [*parse(text, "plans.yaml").published]) == lines
+
+
+@pytest.mark.parametrize("prefix", ["Acme", "a-b", "_a", "a_", "1a", "a" * 31, "a b"])
+def test_a_prefix_is_a_word_in_lower_case(prefix: str) -> None:
+    [line] = refusal(f"settings: {{keyPrefix: '{prefix}'}}\n")
+    assert line.startswith("plans.yaml: $.settings.keyPrefix: expected ")
 
 
 # --- the child ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from authz.config.faults import ConfigError
 from authz.core.resources import Period, QuotaSettings, Resources, ThrottleSettings
 from authz.core.stored import StoredKey
 from authz.store.sealing import Sealer
-from authz.transfer.inbound import Reading
+from authz.transfer.inbound import Reading, without_mistyped
 
 SAMPLES = Path("docs/samples")
 READING = Reading(1_700_000_000, Sealer())
@@ -249,3 +249,17 @@ def test_a_value_in_a_template_is_never_shown(tmp_path: Path) -> None:
     except ConfigError as refused:
         said = [str(refused)]
     assert not any(secret in text for text in said)
+
+
+def test_a_mistyped_generated_value_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    mistyped = "upk_" + "0" * 33
+    file = tmp_path / "keys.csv"
+    file.write_text(f"name,key\nbad,{mistyped}\ngood,a-key-from-a-file-00000001\n")
+    found = Reading(1, Sealer()).wanted(file)
+    without_mistyped(found, "acme")
+    assert len(found.items) == len(found.values) == 2
+    without_mistyped(found, "upk")
+    assert [item.key.name for item in found.items.values() if isinstance(item, StoredKey)] == ["good"]
+    assert list(found.values.values()) == ["a-key-from-a-file-00000001"]
+    assert "its value: it begins with upk_" in found.warnings[-1]
+    assert mistyped not in str(found.warnings)
