@@ -293,7 +293,8 @@ def _quota_override(given: QuotaOverride, plan: UsagePlan, dearest: Call | None,
 
 
 def idle(resources: Resources) -> Problems:
-    """Overrides and billing days that change nothing."""
+    """Costs, overrides and billing days that change nothing."""
+    yield from _idle_costs(resources.apis)
     plans = {plan.id: plan for plan in resources.usage_plans}
     plans_of: dict[str, dict[str, UsagePlan]] = {key.id: {} for key in resources.api_keys}
     for plan in resources.usage_plans:
@@ -307,6 +308,16 @@ def idle(resources: Resources) -> Problems:
     for i, customer in enumerate(resources.customers):
         if customer.id in by_customer:  # or another warning says that it has no key here
             yield from _idle_customer(customer, plans, by_customer[customer.id], f"$.customers[{i}]")
+
+
+def _idle_costs(apis: tuple[Api, ...]) -> Problems:
+    for i, api in enumerate(apis):
+        for path, methods in api.resources.items():
+            for verb, method in methods.items():
+                given = "cost" if method.cost != 1 else "costFrom" if method.cost_from else ""
+                if given and not method.api_key_required:
+                    at = f"$.apis[{i}].resources['{path}']['{verb}'].{given}"
+                    yield Problem(at, "no effect: the method requires no API key, so no plan counts its calls")
 
 
 def _idle_key(key: ApiKey, plans: Mapping[str, UsagePlan], mine: Mapping[str, UsagePlan], at: str) -> Problems:

@@ -11,6 +11,7 @@ from authz.core.resources import (
     Account,
     Anchor,
     ApiStage,
+    CostFrom,
     Counts,
     Customer,
     Deployment,
@@ -304,10 +305,6 @@ ACCEPTED = {
     "throttle of the method before the stage's": costly(
         plan(api_stages=(ApiStage("a1", "prod", {"*/*": UNITS, "/search/GET": ThrottleSettings(1.0, 1)}),))
     ),
-    "cost of a method that needs no key": resources(
-        apis=(api(resources={"/search": {"GET": Method(api_key_required=False, cost=50)}}),),
-        usage_plans=(plan(throttle=UNITS),),
-    ),
     "cost of a stage that the plan does not cover": resources(
         apis=(api(), api("a2", resources=SEARCH)), usage_plans=(plan(throttle=UNITS),)
     ),
@@ -338,11 +335,34 @@ def test_the_dearest_call_is_the_one_that_is_named() -> None:
     assert "GET /b" in found.rule
 
 
+def test_the_cost_of_a_method_that_needs_no_key_fits_any_plan() -> None:
+    keyless = api(resources={"/search": {"GET": Method(api_key_required=False, cost=50)}})
+    assert [*cost_problems(plan(throttle=UNITS), {"a1": keyless}, "$")] == []
+
+
 def shared(**changes: Any) -> Any:
     return plan(limits_per=LimitsPer.CUSTOMER, **changes)
 
 
 IDLE = {
+    "cost of a method that needs no key": (
+        resources(apis=(api(resources={"/open": {"GET": Method(api_key_required=False, cost=5)}}),)),
+        "$.apis[0].resources['/open']['GET'].cost",
+        "no effect: the method requires no API key, so no plan counts its calls",
+    ),
+    "cost from metadata of a method that needs no key": (
+        resources(
+            apis=(
+                api(
+                    resources={
+                        "/open": {"GET": Method(api_key_required=False, cost_from=CostFrom(("a.filter", "n"), 9))}
+                    }
+                ),
+            )
+        ),
+        "$.apis[0].resources['/open']['GET'].costFrom",
+        "no effect: the method requires no API key, so no plan counts its calls",
+    ),
     "override outside the plan": (
         resources(usage_plans=(plan(keys=(), quota=DAY),), api_keys=(key(overrides={"p1": limits()}),)),
         KEY,
