@@ -9,10 +9,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from authz.check import NO_KEYS, KeyCache, LimiterUnavailable, resolved
-from authz.core.catalog import Caller, Catalog
+from authz.core.catalog import Caller, Catalog, Contract, Unlooked
 from authz.core.costs import CostSource
-from authz.core.limits import Charge, Limit, Quota, remaining
+from authz.core.limits import EXACT, Charge, Layer, Limit, Quota, remaining
 from authz.core.request import Request
+from authz.core.resources import Anchor, Period, QuotaSettings
 from authz.core.responses import Profile, render
 from authz.core.sources import client_address
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge, priced
@@ -45,7 +46,8 @@ async def explain(
         past += [_then(line), *_unknown_parts(line)]
         request, note = _as_then(catalog, request, line.authz or Told(), now)
         past += note
-    grant = await resolved(lambda: catalog, keys, request, now)
+    noted = _Noted(keys)
+    grant = await resolved(lambda: catalog, noted, request, now)
     if line and isinstance(grant, Denied) and grant.reason is Reason.KEY_MISSING:
         grant, note = _by_id(catalog, request, now, line.authz or Told(), caller, grant)
         past += note
@@ -56,7 +58,26 @@ async def explain(
         tally = await limiter.peek(Charge(grant.limits, grant.meter, grant.cost))
         if tally.stale:
             raise LimiterUnavailable("the quota's period ended during the look-up; try again")
-    return "\n".join([*past, *_story(request, grant, tally, profile, _notes(catalog, request, grant))])
+    known = noted.caller or caller or catalog.caller(grant.subject.key)
+    contract = catalog.contract(known, grant.subject) if known else None
+    return "\n".join([*past, *_story(request, grant, tally, profile, _notes(catalog, request, grant), contract)])
+
+
+class _Noted:
+    """A cache of keys that remembers the caller that it has found."""
+
+    def __init__(self, keys: KeyCache) -> None:
+        self.caller: Caller | None = None
+        self._keys = keys
+
+    def known(self, digest: bytes) -> Caller | Unlooked | None:
+        found = self._keys.known(digest)
+        self.caller = found if isinstance(found, Caller) else self.caller
+        return found
+
+    async def find(self, digest: bytes) -> Caller | None:
+        self.caller = await self._keys.find(digest)
+        return self.caller
 
 
 def _then(line: LogLine) -> str:
@@ -183,14 +204,21 @@ def _some(names: Collection[str]) -> str:
 
 
 def _story(
-    request: Request, grant: Grant | Denied, tally: Tally | None, profile: Profile, notes: Iterable[str] = ()
+    request: Request,
+    grant: Grant | Denied,
+    tally: Tally | None,
+    profile: Profile,
+    notes: Iterable[str] = (),
+    contract: Contract | None = None,
 ) -> Iterator[str]:
     yield from _reading(request, grant.subject)
+    if contract and contract.customer:
+        yield f"limits    of the customer {contract.customer}, whose keys share them"
     yield from notes
     verdict: Verdict | None = grant if isinstance(grant, Denied) else None
     if isinstance(grant, Grant):
         yield from _cost(grant)
-        yield from _limits(grant, tally)
+        yield from _limits(grant, tally, contract)
         verdict = judge(grant, tally, request) if tally else None
     yield from _answer(verdict, request, profile)
 
@@ -225,7 +253,8 @@ def _has_cost(grant: Grant) -> bool:
     return grant.meter is not None and (grant.cost != 1 or grant.cost_from is not None)
 
 
-def _limits(grant: Grant, tally: Tally | None) -> Iterator[str]:
+def _limits(grant: Grant, tally: Tally | None, contract: Contract | None) -> Iterator[str]:
+    settings = iter(contract.quotas if contract else ())
     states = tally.states if tally else [None] * len(grant.limits)
     when = " after it" if tally and tally.refused_by is None else ""
     for limit, state in zip(grant.limits, states, strict=True):
@@ -233,10 +262,46 @@ def _limits(grant: Grant, tally: Tally | None) -> Iterator[str]:
         left = "" if state is None else f", {remaining(limit.rule, state)} left{when}"
         counts = _counts(limit, grant.cost) if _has_cost(grant) else ""
         yield f"layer     {limit.label}: {_rule(limit)}{counts}{shadow}{left}"
+        if contract and limit.layer is Layer.PLAN_THROTTLE:
+            yield from _own_throttle(contract)
+        if contract and limit.layer is Layer.PLAN_QUOTA:
+            yield from _own_quota(limit, next(settings), contract)
         yield f"            in {limit.key}"
     if grant.meter:
         yield f"usage     in {grant.meter.ledger}"
         yield f"            and {grant.meter.history}"
+
+
+def _own_throttle(contract: Contract) -> Iterator[str]:
+    """The plan's own throttle, if the caller has other numbers."""
+    if contract.override.throttle and contract.throttle:
+        rate, burst = contract.throttle.rate_limit, contract.throttle.burst_limit
+        numbers = f"{rate:.15g} a second" + ("" if burst is None else f", burst {burst}")
+        yield f"            by an override; the plan's is {numbers}"
+
+
+def _own_quota(limit: Limit, settings: QuotaSettings, contract: Contract) -> Iterator[str]:
+    """What a quota has beyond AWS's: its period among several, its zone and billing day, overage, alerts, override."""
+    place = f" in {settings.time_zone}" if settings.time_zone else ""
+    day = _first_day(contract) if settings.anchor is Anchor.BILLING_DAY else ""
+    if settings.period is Period.TOTAL:
+        yield "            in all"
+    elif len(contract.quotas) > 1 or place or day:
+        yield f"            each {settings.period}{place}{day}"
+    if settings.overage:
+        most = settings.overage.up_to
+        yield f"            then overage, {'without end' if most == 'UNLIMITED' else f'{most} at most'}"
+    if settings.alerts:
+        yield f"            alerts at {', '.join(map(str, sorted(settings.alerts)))} %"
+    if isinstance(limit.rule, Quota) and limit.rule.limit != settings.limit:
+        yield f"            by an override; the plan's is {settings.limit}"
+
+
+def _first_day(contract: Contract) -> str:
+    who = "customer" if contract.customer else "key"
+    if contract.billing_day is None:
+        return f", from the 1st, since the {who} has no billing day"
+    return f", from the billing day {contract.billing_day} of the {who}"
 
 
 def _counts(limit: Limit, cost: int) -> str:
@@ -250,6 +315,8 @@ def _counts(limit: Limit, cost: int) -> str:
 
 def _rule(limit: Limit) -> str:
     if isinstance(limit.rule, Quota):
+        if limit.rule.end >= EXACT:
+            return f"{limit.rule.limit}"
         return f"{limit.rule.limit} from {_utc(limit.rule.start)} to {_utc(limit.rule.end)}"
     rule = limit.rule
     text = f"{rule.rate:.15g} a second, burst {rule.burst}"

@@ -177,6 +177,16 @@ NOTHING: Final[_Covered] = MappingProxyType({})
 NO_THROTTLES: Final[Mapping[Route, tuple[str, Throttle]]] = {}
 
 
+class Contract(Struct, frozen=True):
+    """The settings of a caller's plan, and its own numbers. `customer` has the limits; if it is "", the key."""
+
+    customer: str
+    billing_day: int | None
+    override: Override
+    throttle: ThrottleSettings | None
+    quotas: tuple[QuotaSettings, ...]
+
+
 class CustomerTerms(Struct, frozen=True, gc=False):
     """What a customer's keys have in common: its billing day, and its overrides by the reference of their plan."""
 
@@ -465,6 +475,17 @@ class Catalog:
             until = min(until, caller.expires_us)
         self.granted.put(place, _Kept(sent, since, until, grant))
         return grant
+
+    def contract(self, caller: Caller, subject: Subject) -> Contract | None:
+        """The caller's contract for the stage of a subject; None without a plan."""
+        caller = self._on_terms(caller)
+        ref, plan = self._plan(caller, subject)
+        if plan is None:
+            return None
+        owner = _Owner.of(plan, ref, caller)
+        customer = caller.customer if owner.keys is plan.by_customer else ""
+        quotas = tuple(quota.settings for quota in plan.quotas)
+        return Contract(customer, owner.billing_day, owner.override or Override(), plan.throttle, quotas)
 
     def _on_terms(self, caller: Caller) -> Caller:
         """The caller on the terms of its customer in the file, which come before the store's."""
