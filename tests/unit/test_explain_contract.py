@@ -1,4 +1,4 @@
-"""`authz explain` on what AWS does not have: whose limits they are, several quotas, billing days, overage, overrides."""
+"""`authz explain` on what AWS does not have: the owner of limits, several quotas, billing days, overage, overrides."""
 
 from __future__ import annotations
 
