@@ -10,7 +10,7 @@ files["authz/redisio/lua/*.lua"].read_globals = {
   "clock",
   "DAY_MS", "DAY_US", "begin_day", "bucket_ms", "day_row", "is_other", "is_row", "ledger_ms", "new_ledger", "pack_ledger",
   "pack_row", "read_ledger", "read_row",
-  "FOREVER", "adopt", "ceiling", "log_alerts", "new_quota", "pack_quota", "quota_ms", "read_quota", "restarts", "use", "used",
+  "FOREVER", "QUOTA_BYTES", "adopt", "ceiling", "log_alerts", "new_quota", "pack_quota", "quota_ms", "read_quota", "restarts", "use", "used",
   "read_head",
   "log_commit", "text",
 }

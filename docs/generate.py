@@ -313,6 +313,10 @@ OWN: Final = {
     "PutCustomer": "Make or replace a customer.",
     "DeleteCustomer": "Delete a customer. Its keys stay, and have no billing day and no overrides of a customer.",
     "GetUsageDays": "Read [usage by day](#usage-in-rows), in pages or as CSV.",
+    "GetUsageQuotas": "Show the used and the remaining units of [each quota](#quotas-and-grants) of `keyId` or "
+    "`customerId` in `usagePlanId`.",
+    "SetUsageRemaining": "Set what remains of [any quota](#quotas-and-grants).",
+    "GrantUsage": "Add units to what remains of [a quota](#quotas-and-grants).",
     "GetUsageAlerts": "List [alerts](#alerts), the newest first, or the oldest with `order=oldest`.",
     "GetApiKeyExtension": "Show a key's fields that AWS doesn't have: `allowedSources`, `billingDay`.",
     "PutApiKeyExtension": "Replace them; a member that is left out is removed.",

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from authz.aws.errors import bad_request
+from authz.core.holders import QuotaState, quota_at, used_in
 from authz.core.limits import Quota
 from authz.core.periods import DAY_US, EPOCH, interval
 from authz.core.resources import Counts, QuotaSettings
@@ -18,6 +19,8 @@ from authz.core.resources import Counts, QuotaSettings
 NO_QUOTA = -1  # the remaining quota of a plan without one
 
 YEARS = range(1970, 9999)
+
+UNUSED: Final = QuotaState()
 
 DayUse = tuple[int, int]  # used on a day, remaining after its last event, as GetUsage shows it
 
@@ -33,13 +36,12 @@ class DayRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CallerUse:
-    """The usage of one caller in Redis: `used` in the period that began at `start` (µs), and a row for each day.
+    """The usage of one caller in Redis: the state of the plan's quota, and a row for each day.
 
     `refused` has the calls that throttles and quotas refused. Days are numbers since 1970.
     """
 
-    start: int = 0
-    used: int = 0
+    state: QuotaState = UNUSED
     rows: Mapping[int, DayRow] = field(default_factory=dict)
     refused: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -81,35 +83,26 @@ def iso_day(day: int) -> str:
     return date.fromordinal(EPOCH + day).isoformat()
 
 
-def window(quota: QuotaSettings, now: int) -> Quota:
+def window(quota: QuotaSettings, now: int, billing_day: int | None = None) -> Quota:
     """Return the quota over the period that contains `now` (µs)."""
-    current = interval(quota, now)
-    return Quota(quota.limit, current.start, current.end)
+    return quota_at(quota, now, billing_day)
 
 
-def first_needed(quota: QuotaSettings | None, first: int) -> int:
+def first_needed(quota: QuotaSettings | None, first: int, billing_day: int | None = None) -> int:
     """Return the earliest day whose row affects the remaining quota of `first`: the beginning of its period."""
-    return interval(quota, first * DAY_US).start // DAY_US if quota else first
+    return interval(quota, (first + 1) * DAY_US - 1, billing_day).start // DAY_US if quota else first
 
 
-def restarts(start: int, quota: Quota) -> bool:
-    """True if the quota's period replaces the one that began at `start` (µs), as admit.lua decides it.
-
-    A period only moves forward, but a recorded one more than a day ahead comes from a wrong clock: see "Periods" in
-    docs/explanation/rules.md.
-    """
-    return quota.start > start or start > quota.end + DAY_US
-
-
-def left(record: CallerUse, quota: QuotaSettings | None, now: int) -> int:
+def left(state: QuotaState, quota: QuotaSettings | None, now: int, billing_day: int | None = None) -> int:
     """Return the quota that remains at `now` (µs), under today's settings."""
     if quota is None:
         return NO_QUOTA
-    current = window(quota, now)
-    return max(0, quota.limit - (0 if restarts(record.start, current) else record.used))
+    return max(0, quota.limit - used_in(state, window(quota, now, billing_day)))
 
 
-def pairs(record: CallerUse, quota: QuotaSettings | None, asked: Days, now: int) -> list[DayUse]:
+def pairs(
+    record: CallerUse, quota: QuotaSettings | None, asked: Days, now: int, billing_day: int | None = None
+) -> list[DayUse]:
     """Return `(used, remaining)` for each day in `asked` that has begun, oldest first.
 
     `used` is in the quota's own measure: units or requests; requests without a quota.
@@ -120,14 +113,14 @@ def pairs(record: CallerUse, quota: QuotaSettings | None, asked: Days, now: int)
     untouched = quota.limit if quota else NO_QUOTA
     recorded: dict[int, int] = {}
     remaining = untouched
-    for day in range(first_needed(quota, asked.first), min(asked.last, today) + 1):
-        if quota is None or first_needed(quota, day) == day:
+    for day in range(first_needed(quota, asked.first, billing_day), min(asked.last, today) + 1):
+        if quota is None or first_needed(quota, day, billing_day) == day:
             remaining = untouched
         row = record.rows.get(day)
         recorded[day] = remaining = row.left if row else remaining
         if row and row.left == NO_QUOTA:
             remaining = untouched  # the plan had no quota on that day, so no value carries over
-    recorded[today] = left(record, quota, now)
+    recorded[today] = left(record.state, quota, now, billing_day)
     return [(used_on(record, quota, day), recorded[day]) for day in asked.until(today)]
 
 

@@ -238,7 +238,7 @@ def create(
         if token
         else auth.new_access_key(name, sealer, now, read_only=read_only)
     )
-    on_store(lambda store: auth.add(store, new, _operator()), redis_url, account_id)
+    on_store(lambda store: auth.add(store, new, operator()), redis_url, account_id)
     if token:
         click.echo(f"Authorization: Bearer {new.secret}")
     else:
@@ -247,12 +247,12 @@ def create(
         click.echo("unset AWS_SESSION_TOKEN")  # another account's would have each call refused
 
 
-def _operator() -> str:
+def operator(command: str = "credentials") -> str:
     """The operator's name for the audit: the user of this process, if the system knows one."""
     try:
-        return f"authz credentials ({getpass.getuser()})"
+        return f"authz {command} ({getpass.getuser()})"
     except (OSError, KeyError):
-        return "authz credentials"
+        return f"authz {command}"
 
 
 @credentials.command("list")
@@ -279,7 +279,7 @@ async def _all_credentials(store: Store) -> list[Credential]:
 @with_options(*PLACE)
 def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
     """Delete a credential: its next call is refused."""
-    if not on_store(lambda store: auth.remove(store, id_, _operator()), redis_url, account_id):
+    if not on_store(lambda store: auth.remove(store, id_, operator()), redis_url, account_id):
         raise click.UsageError(f"there is no credential {id_}")
 
 

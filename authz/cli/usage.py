@@ -16,22 +16,33 @@ import msgspec
 from authz.aws.convert import from_resources
 from authz.aws.errors import ApiError
 from authz.aws.usage import Days, days, iso_day
-from authz.cli.control import PLACE, on_store_of, store_settings
+from authz.cli.control import PLACE, on_store_of, operator, store_settings
 from authz.cli.options import FILE, with_options
 from authz.config import file as configuration
-from authz.config.faults import ConfigError
 from authz.config.settings import Settings
-from authz.core.rules import Problem
+from authz.control.call import ID_LENGTH
+from authz.core.bounds import MAX_INT
+from authz.core.resources import Counts, Period
 from authz.core.stored import Items
+from authz.ids import random_hex
 from authz.store.alerts import document_of
 from authz.store.ports import AlertQuery
+from authz.store.quotas import (
+    REASON_LENGTH,
+    UnfitName,
+    UnknownName,
+    find_held,
+    grant_line,
+    quota_words,
+    standing_document,
+    standings,
+)
 from authz.store.report import (
     PARTS,
     Group,
     Query,
     Rows,
     Sums,
-    UnknownName,
     csv_lines,
     document,
     in_order,
@@ -56,6 +67,11 @@ WHO = (
     click.option("--plan", "plan_id", metavar="ID", help="Only this usage plan."),
     click.option("--key", "key_id", metavar="ID", help="Only this key."),
     click.option("--customer", "customer_id", metavar="ID", help="Only this customer's keys."),
+)
+PLAN = click.option("--plan", "plan_id", metavar="ID", required=True, help="The usage plan.")
+HOLDER = (
+    click.option("--key", "key_id", metavar="ID", help="The key; its customer's quotas, if the plan's are shared."),
+    click.option("--customer", "customer_id", metavar="ID", help="The customer, if the plan's quotas are shared."),
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -176,6 +192,83 @@ def alerts(
         click.echo(f"{alert['id']}  {alert['at']}  {alert['usagePlanId']}  {who}  {alert['period']}  {what}")
 
 
+@usage.command("quotas")
+@with_options(PLAN, *HOLDER, JSON, CONFIG, *PLACE)
+def quotas(
+    plan_id: str,
+    key_id: str | None,
+    customer_id: str | None,
+    as_json: bool,
+    path: Path | None,
+    redis_url: str | None,
+    account_id: str | None,
+) -> None:
+    """Print the used and the remaining units of each quota of a key or customer in a plan."""
+
+    async def act(store: Store, ledger: UsageLedger) -> list[dict[str, Any]]:
+        held = await find_held(store, plan_id, key_id, customer_id)
+        return [standing_document(one) for one in await standings(ledger, held)]
+
+    found = _on_usage(act, path, redis_url, account_id)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    heads = ("period", "counts", "limit", "used", "remaining", "overage", "until")
+    lines = [heads, *([*map(_cell, map(one.get, heads[:-1])), one.get("end", "-")] for one in found)]
+    for line in _aligned(lines, 2, 4):
+        click.echo(line)
+
+
+@usage.command("grant")
+@with_options(PLAN, *HOLDER)
+@click.option("--period", type=click.Choice([*Period]), help="The quota's period, if the plan has several quotas.")
+@click.option("--counts", type=click.Choice([*Counts]), help="What the quota counts, if two have the period.")
+@click.option("--units", required=True, type=click.IntRange(1, MAX_INT), help="Units to add to what remains.")
+@click.option("--reason", required=True, help="For the audit.")
+@click.option("--name", help="Names the grant: sent again, it is made once.  [default: a random one, printed]")
+@with_options(CONFIG, *PLACE)
+def grant(
+    plan_id: str,
+    key_id: str | None,
+    customer_id: str | None,
+    period: str | None,
+    counts: str | None,
+    units: int,
+    reason: str,
+    name: str | None,
+    path: Path | None,
+    redis_url: str | None,
+    account_id: str | None,
+) -> None:
+    """Add units to what remains of a quota in its current period: a top-up.
+
+    Calls that are made at the same time are counted exactly. The units end with the period; those of a quota of the
+    period TOTAL stay.
+
+    
+    authz usage grant --plan trial --key k1 --units 500 --reason 'order 4711' --name order-4711
+    """
+    if not 0 < len(reason) <= REASON_LENGTH or (name is not None and not 0 < len(name) <= ID_LENGTH):
+        raise click.UsageError(f"expected a reason of 1 to {REASON_LENGTH} characters, and a name of 1 to {ID_LENGTH}")
+    named = name or f"grant-{random_hex()}"
+
+    async def act(store: Store, ledger: UsageLedger) -> str:
+        held = await find_held(store, plan_id, key_id, customer_id)
+        quota = held.quota(Period(period) if period else None, Counts(counts) if counts else None)
+        line = grant_line("GrantUsage", held, quota, units, named, reason)
+        written = await ledger.grant(plan_id, held.holder, quota, units, name=named, who=operator("usage"), what=line)
+        remaining = max(0, quota.settings.limit - written.result.used)
+        if written.at_risk:
+            click.echo(f"warning: written, and lost if the master of Redis fails now: {written.at_risk}", err=True)
+        done = "was made before" if written.result.repeated else f"{units:,} {quota.settings.counts.lower()} granted"
+        return f"{named}: {done}; {remaining:,} remain of {quota_words(held, quota)}"
+
+    try:
+        click.echo(_on_usage(act, path, redis_url, account_id))
+    except OSError as error:
+        raise OSError(f"{error}; to try again without granting twice, give --name {named}") from None
+
+
 def _on_usage(
     act: Callable[[Store, UsageLedger], Awaitable[T]], path: Path | None, redis_url: str | None, account_id: str | None
 ) -> T:
@@ -188,8 +281,8 @@ def _on_usage(
         ledger = _ledger(settings)
         try:
             return await act(store, ledger)
-        except UnknownName as error:
-            raise ConfigError([Problem(error.kind, str(error))]) from None
+        except (UnknownName, UnfitName) as error:
+            raise click.UsageError(str(error)) from None
         finally:
             await ledger.aclose()
 
@@ -252,7 +345,7 @@ async def _print_table(store: Store, ledger: UsageLedger, query: Query) -> None:
         total = Sums(*map(sum, zip(*rows.values(), strict=True)))
         names = ["total", *[""] * (len(lines[0]) - len(total) - 1 - draws)]
         lines.append([*names, *map(_number, total), *([""] if draws else [])])
-    for line in _aligned(lines, len(_name_columns(query))):
+    for line in _aligned(lines, len(_name_columns(query)), len(Sums._fields)):
         click.echo(line)
 
 
@@ -290,12 +383,16 @@ def _line(by_day: dict[int, int], asked: Days) -> str:
     return "".join(BARS[-(-bar * (len(BARS) - 1) // most)] for bar in bars)
 
 
-def _aligned(lines: Sequence[Sequence[str]], names: int) -> Iterable[str]:
-    """Names to the left, numbers to the right."""
+def _cell(value: Any) -> str:
+    return _number(value) if isinstance(value, int) else str(value)
+
+
+def _aligned(lines: Sequence[Sequence[str]], names: int, numbers: int) -> Iterable[str]:
+    """Align `names` columns to the left, then `numbers` columns to the right, and the others to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (
-            cell.ljust(width) if at < names or at >= names + len(Sums._fields) else cell.rjust(width)
+            cell.rjust(width) if names <= at < names + numbers else cell.ljust(width)
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         yield "  ".join(cells).rstrip()

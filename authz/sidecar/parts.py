@@ -12,6 +12,7 @@ from authz.config.file import Config
 from authz.config.live import LiveCatalog, Outcome
 from authz.config.settings import Settings
 from authz.core.catalog import Catalog, Compiler
+from authz.core.holders import CUSTOMER, state_keys
 from authz.core.keyform import KeyForm
 from authz.core.limits import Limit, redis_key
 from authz.envoy.answers import Style
@@ -210,9 +211,15 @@ class CatalogEffects:
 
     def on_reset(self, callers: Callers | None) -> None:
         """The counters of these callers were set, or unknown ones: forget what Redis reported of them before."""
-        ledgers = None if callers is None else [redis_key(self._account, "ledger", *caller) for caller in callers]
-        self._fallback.forget(ledgers)
-        self._limiter.forget(ledgers)
+        if callers is None:
+            self._fallback.forget(None)
+            self._limiter.forget(None)
+            return
+        self._fallback.forget([key for plan, name in callers for key in state_keys(self._account, plan, name)])
+        # Refusals are remembered by key. Those of a customer's keys are not known to be the customer's.
+        is_shared = any(name.startswith(CUSTOMER) for _, name in callers)
+        ledgers = [redis_key(self._account, "ledger", plan, name) for plan, name in callers]
+        self._limiter.forget(None if is_shared else ledgers)
 
 
 class Gauges:

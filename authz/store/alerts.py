@@ -75,7 +75,7 @@ def document_of(alert: Alert) -> dict[str, Any]:
     """An alert as JSON has it. `id` is the position after it."""
     return {
         "id": alert.id,
-        "at": _moment(alert.at),
+        "at": moment(alert.at),
         "usagePlanId": alert.plan_id,
         **({"keyId": alert.key_id} if alert.customer_id is None else {"customerId": alert.customer_id}),
         "period": alert.period,
@@ -83,10 +83,10 @@ def document_of(alert: Alert) -> dict[str, Any]:
         "percent": alert.percent,
         "used": alert.used,
         "limit": alert.limit,
-        **({} if alert.end is None else {"start": _moment(alert.start), "end": _moment(alert.end)}),
+        **({} if alert.end is None else {"start": moment(alert.start), "end": moment(alert.end)}),
     }
 
 
-def _moment(micros: int) -> str:
+def moment(micros: int) -> str:
     """A time (µs of Unix time) as ISO 8601 has it, in whole seconds of UTC."""
     return datetime.fromtimestamp(micros // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from authz.aws.usage import CallerUse, Days
-from authz.core.resources import QuotaSettings
+from authz.core.holders import HeldQuota, Holder, QuotaState
 from authz.core.stored import Item, Items, StoredCustomer, StoredKey
 
 T = TypeVar("T")
@@ -196,11 +196,26 @@ class AlertPage:
 
 
 @dataclass(frozen=True, slots=True)
-class RemainingSet:
-    """UpdateUsage was applied at `now` (µs), on a day with `used` calls so far."""
+class StatesReading:
+    """The states of quotas in the order of the request, and Redis's time in µs. None: the bytes are not ours."""
+
+    now: int
+    states: list[QuotaState | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """What remains of a quota was set, or units were granted to it, at `now` (µs).
+
+    `used` is below 0 if more remains than the limit. `requests` and `units` are those of the caller's day, 0 for a
+    quota that is not in a caller's ledger. A `repeated` grant had been made before, and changed nothing.
+    """
 
     now: int
     used: int
+    requests: int = 0
+    units: int = 0
+    repeated: bool = False
 
 
 # --- Protocols ----------------------------------------------------------------------------------------------------
@@ -356,8 +371,21 @@ class Usage(Protocol):
         """Up to `count` keys with the most calls today (UTC), and their calls. Keys without a call are left out."""
         ...
 
+    async def states(self, quotas: Sequence[HeldQuota]) -> StatesReading:
+        """The stored states of these quotas."""
+        ...
+
     async def set_remaining(
-        self, plan_id: str, key_id: str, quota: QuotaSettings, remaining: int, *, who: str, what: str
-    ) -> Written[RemainingSet]:
+        self, plan_id: str, holder: Holder, quota: HeldQuota, remaining: int, *, who: str, what: str
+    ) -> Written[Adjusted]:
         """Set what remains in the current period. Setting it twice is setting it once."""
+        ...
+
+    async def grant(
+        self, plan_id: str, holder: Holder, quota: HeldQuota, units: int, *, name: str, who: str, what: str
+    ) -> Written[Adjusted]:
+        """Add units to what remains in the current period. A grant of this name that was made before is not repeated.
+
+        Raises StoreRefusal if the name is another grant's.
+        """
         ...

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from authz.aws.usage import CallerUse, Days, iso_day
 from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_keys
 from authz.store.ports import InvalidPosition, Reader, Usage
+from authz.store.quotas import UnknownName
 
 PARTS: Final = ("plan", "customer", "key", "day")
 MAX_KEYS: Final = 500  # of one page
@@ -84,14 +85,6 @@ class ReportPage:
 
     rows: Rows
     position: str | None
-
-
-class UnknownName(LookupError):  # noqa: N818  (an answer to the caller)
-    """There is no such plan or key. `kind` is the kind of the item."""
-
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"there is no {kind} {name}")
-        self.kind = kind
 
 
 _Members = list[tuple[StoredPlan, list[StoredKey]]]

@@ -1,4 +1,4 @@
-"""Reads and sets the usage that the limiter counts in Redis. One script handles a caller's ledger and history."""
+"""Reads and changes the usage that the limiter counts in Redis. One script reads a caller's ledger and history."""
 
 from __future__ import annotations
 
@@ -10,18 +10,30 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from authz.aws.usage import CallerUse, DayRow, Days, window
+from authz.aws.usage import CallerUse, DayRow, Days
+from authz.core.holders import HeldQuota, Holder, QuotaState
+from authz.core.limits import Quota
 from authz.core.periods import DAY_US
-from authz.core.resources import DEFAULT_ACCOUNT, QuotaSettings
+from authz.core.resources import DEFAULT_ACCOUNT
 from authz.ids import random_hex
 from authz.redisio.client import Script
 from authz.store.alerts import read_alerts
 from authz.store.database import Database, chunks
-from authz.store.ports import AlertPage, AlertQuery, RemainingSet, StoreUnavailable, UsageReading, Written
+from authz.store.ports import (
+    Adjusted,
+    AlertPage,
+    AlertQuery,
+    StatesReading,
+    StoreRefusal,
+    StoreUnavailable,
+    UsageReading,
+    Written,
+)
 
 log = structlog.get_logger(__name__)
 
 READ: Final = Script.load("usage.lua")
+STATES: Final = Script.load("quotas.lua")
 REMAIN: Final = Script.load("remain.lua")
 
 ROWS: Final = 20_000  # read by one script, which blocks Redis for a few ms
@@ -30,7 +42,8 @@ ATTEMPTS: Final = 3  # to find the current period by Redis's clock
 NO_DAYS: Final = Days(1, 0)
 
 _READING: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
-_REMAIN: Final = msgspec.msgpack.Decoder(tuple[str, int, int, int])
+_STATES: Final = msgspec.msgpack.Decoder(tuple[int, list[list[int]]])
+_REMAIN: Final = msgspec.msgpack.Decoder(tuple[str, int, int, int, int, int])
 
 
 class UsageLedger:
@@ -91,31 +104,74 @@ class UsageLedger:
             best = heapq.nlargest(count, [*best, *used], key=lambda pair: pair[1])
         return [(key_id, used) for key_id, used in best if used]
 
+    async def states(self, quotas: Sequence[HeldQuota]) -> StatesReading:
+        """Read the stored states of these quotas. Raises StoreUnavailable."""
+        now, states = self._now(), list[QuotaState | None]()
+        for some in chunks(quotas, CALLERS):
+            keys = [self._database.key(*quota.name) for quota in some]
+            reply = await self._database.run(STATES, keys, msgspec.msgpack.encode((self._database.pinned(),)))
+            now, found = _STATES.decode(reply)
+            for key, numbers in zip(keys, found, strict=True):
+                states.append(QuotaState(*numbers) if numbers else None)
+                if not numbers:
+                    log.error("bad state in Redis; the value is left alone", keys=[key])
+        return StatesReading(now, states)
+
     async def set_remaining(
-        self, plan_id: str, key_id: str, quota: QuotaSettings, remaining: int, *, who: str, what: str
-    ) -> Written[RemainingSet]:
+        self, plan_id: str, holder: Holder, quota: HeldQuota, remaining: int, *, who: str, what: str
+    ) -> Written[Adjusted]:
         """Set the remaining units of the current period. Repeating the call is safe. Raises StoreUnavailable."""
-        body = msgspec.msgpack.encode(((), (), ((plan_id, key_id),)))
-        keys = [*self._keys(plan_id, key_id)[:2], *map(self._database.store_key, ("head", "changes", "audit"))]
-        now = self._now()
+        return await self._adjust(plan_id, holder, quota, (remaining, 0, ""), [], who, what)
+
+    async def grant(
+        self, plan_id: str, holder: Holder, quota: HeldQuota, units: int, *, name: str, who: str, what: str
+    ) -> Written[Adjusted]:
+        """Add units to those that remain in the current period; once, however often the name is sent.
+
+        Raises StoreRefusal if the name is another grant's, and StoreUnavailable.
+        """
+        grant = " ".join((*quota.name, str(units)))
+        return await self._adjust(
+            plan_id, holder, quota, (-1, units, grant), [self._database.key("grant", name)], who, what
+        )
+
+    async def _adjust(
+        self,
+        plan_id: str,
+        holder: Holder,
+        quota: HeldQuota,
+        change: tuple[int, int, str],
+        names: list[str],
+        who: str,
+        what: str,
+    ) -> Written[Adjusted]:
+        """Run `remain.lua`; `change` is remaining, units and what of its argument."""
+        database = self._database
+        body = msgspec.msgpack.encode(((), (), ((plan_id, holder.name),)))
+        state = database.key(*quota.name)
+        history = database.key("history", plan_id, holder.id) if quota.place == "ledger" else state
+        keys = [*map(database.store_key, ("head", "changes", "audit")), state, history, *names]
+        status, now = "", self._now()
         for _ in range(ATTEMPTS):
-            blob = msgspec.msgpack.encode((*self._setting(quota, remaining, now), who, what))
-            waited = await self._database.run_and_wait(REMAIN, keys, blob, body)
-            status, now, used, version = _REMAIN.decode(waited.reply)
-            if status == "bad state":
-                _warn(plan_id, key_id)
-                break
-            if status == "done":
-                return Written(RemainingSet(now, used), version, waited.at_risk)
-        raise StoreUnavailable(f"what remains was not set: {status}")
+            commit = (self._retention_days, random_hex(), random_hex(), who, what)
+            blob = (database.pinned(), quota.place, _rule(quota.at(now)), *change, *commit)
+            waited = await database.run_and_wait(REMAIN, keys, msgspec.msgpack.encode(blob), body)
+            status, now, used, requests, units, version = _REMAIN.decode(waited.reply)
+            match status:
+                case "done" | "repeated":
+                    adjusted = Adjusted(now, used, requests, units, status == "repeated")
+                    return Written(adjusted, version, waited.at_risk)
+                case "other grant":
+                    raise StoreRefusal("Another grant has this name")
+                case "too much":
+                    raise StoreRefusal("More was granted than can be counted exactly")
+                case "bad state":
+                    log.error("bad state in Redis; the value is left alone", keys=[state, history])
+                    break
+        raise StoreUnavailable(f"what remains was not changed: {status}")
 
     async def aclose(self) -> None:
         await self._database.aclose()
-
-    def _setting(self, quota: QuotaSettings, remaining: int, now: int) -> tuple[int | str, ...]:
-        current = window(quota, now)
-        bounds = (current.limit, current.start, current.end)
-        return (self._database.pinned(), remaining, *bounds, self._retention_days, random_hex(), random_hex())
 
     def _keys(self, plan_id: str, key_id: str) -> list[str]:
         return [self._database.key(kind, plan_id, key_id) for kind in ("ledger", "history", "refused")]
@@ -125,10 +181,14 @@ class UsageLedger:
         return self._database.pinned() or time.time_ns() // 1000
 
 
-def _record(start: int, used: int, rows: list[list[int]], refused: list[list[int]]) -> CallerUse:
+def _rule(quota: Quota) -> tuple[int, ...]:
+    """The quota in the form of `prelude/quota.lua`, without its alerts."""
+    return (1, quota.limit, quota.start, quota.end, int(not quota.counts_units), quota.ceiling, int(quota.moves))
+
+
+def _record(start: int, finish: int, used: int, rows: list[list[int]], refused: list[list[int]]) -> CallerUse:
     return CallerUse(
-        start,
-        used,
+        QuotaState(start, finish, used),
         {day: DayRow(*numbers) for day, *numbers in rows},
         {day: (throttle, quota) for day, throttle, quota in refused},
     )

@@ -49,6 +49,8 @@ RUN = (
     "docs/how-to/try-a-plan-in-shadow.md",
     "docs/how-to/help-a-caller.md",
     "docs/how-to/bill-by-month-and-hour.md",
+    "docs/how-to/sell-a-trial.md",
+    "docs/how-to/invoice-overage.md",
 )
 DEFAULT_PORTS = dict(zip(OPTIONS, (10000, 9901, 8080, 8085, 50051, 9190), strict=True))
 SHELLS = {"bash": ("bash",), "zsh": ("zsh", "-f")}

@@ -57,7 +57,7 @@ from authz.store.ports import Event
 from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.integration.test_server import check, document, get
-from tests.support.builders import value_of
+from tests.support.builders import held, value_of
 from tests.support.proxy import Proxy, proxy
 from tests.support.servers import DEADLINE_SECONDS, HOST, RedisServer, authz_serve, redis_server, until
 from tests.support.topologies import port_of, say
@@ -793,7 +793,7 @@ def test_set_units_are_not_refused_by_an_earlier_report_of_redis(own_redis: Redi
 async def _set_remaining(url: str, quota: QuotaSettings, remaining: int) -> None:
     """Set the remaining units, and wait until the change is live."""
     ledger, store = UsageLedger(url), Store(url)
-    version = (await ledger.set_remaining("p1", "k1", quota, remaining, who="test", what="set")).version
+    version = (await ledger.set_remaining("p1", *held(quota, "p1", "k1"), remaining, who="test", what="set")).version
 
     async def told() -> bool:
         return [one.version >= version for one in await store.presences()] == [True]

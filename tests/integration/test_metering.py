@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from authz.limiter.refused import RefusedCount, RefusedSender
 from tests.conftest import Clock
 from tests.integration.test_usage import MONTH, Use
 from tests.integration.test_usage import use as use
-from tests.support.control import Control, Reply, boto, raw
+from tests.support.control import Control, Reply, boto, patiently, raw
 from tests.support.control import control as control
 from tests.support.servers import RedisServer
 
@@ -43,7 +44,7 @@ class Shop:
     def __init__(self, control: Control, clock: Clock) -> None:
         control.ledger.clock = clock
         self.control = control
-        self.aws = boto(control)
+        self.aws = boto(control, attempts=10)
         self.plans = {name: self.aws.create_usage_plan(name=name)["id"] for name in ("silver", "gold")}
         self.keys: dict[str, str] = {}
 
@@ -56,7 +57,7 @@ class Shop:
         return made
 
     def get(self, path: str, **headers: str) -> Reply:
-        return raw(self.control, "GET", path, headers=headers)
+        return patiently(self.control, "GET", path, send=partial(raw, headers=headers))
 
     def rows(self, query: str, by: str) -> list[tuple[Any, ...]]:
         """The rows of all pages, each as the names that it is grouped by and its five numbers."""
@@ -193,7 +194,7 @@ async def test_csv_of_an_unknown_plan_is_refused_in_json(shop: Shop) -> None:
 
 
 async def test_a_reader_may_read_usage(shop: Shop, control: Control) -> None:
-    assert raw(control.as_reader(), "GET", f"/usage/days?{MARCH}").status == 200
+    assert patiently(control.as_reader(), "GET", f"/usage/days?{MARCH}").status == 200
     assert raw(control, "GET", f"/usage/days?{MARCH}", sign=False).status == 403
 
 
@@ -287,7 +288,7 @@ async def test_alerts_name_plan_and_key_or_customer(
 ) -> None:
     first = await alert(spy, account, "ledger", "silver", "k1")
     second = await alert(spy, account, "customer-quota", "gold", "a:b/c", "MONTH", "UNITS", percent=100)
-    found = raw(control, "GET", "/usage/alerts").json()
+    found = patiently(control, "GET", "/usage/alerts").json()
     assert found["item"] == [
         {
             "id": second,
@@ -317,7 +318,7 @@ async def test_alerts_come_in_pages_by_their_ids(control: Control, spy: redis.as
     ids = [await alert(spy, account, "ledger", "silver", f"k{number % 2}") for number in range(5)]
 
     def page(query: str) -> tuple[list[str], str | None]:
-        found = raw(control, "GET", f"/usage/alerts?{query}").json()
+        found = patiently(control, "GET", f"/usage/alerts?{query}").json()
         return [one["id"] for one in found["item"]], found.get("position")
 
     assert page("order=oldest&limit=2") == (ids[:2], ids[1])
@@ -327,4 +328,4 @@ async def test_alerts_come_in_pages_by_their_ids(control: Control, spy: redis.as
     assert page("keyId=k1") == ([ids[3], ids[1]], None)
     assert page("usagePlanId=gold") == ([], None)
     for query in ("order=sideways", "position=x", "keyid=k1"):
-        assert raw(control, "GET", f"/usage/alerts?{query}").status == 400
+        assert patiently(control, "GET", f"/usage/alerts?{query}").status == 400

@@ -114,7 +114,7 @@ async def test_usage_and_what_remains_are_kept_and_go_on(
 
     async def used() -> tuple[int, dict[int, int]]:
         record = (await ledger.read(plan, [key], Days(FIRST_DAY, FIRST_DAY + 2))).records[key]
-        return record.used, {day: row[0] for day, row in record.rows.items()}
+        return record.state.used, {day: row[0] for day, row in record.rows.items()}
 
     assert await used() == (6, {FIRST_DAY: 3, FIRST_DAY + 1: 3})
     await called(store, account, limiter, clock)

@@ -379,7 +379,7 @@ async def test_each_slot_of_a_cluster_is_found_from_any_node(steady: Fleet, numb
             assert traffic.used(nodes[number]) == 1
             assert master_changes(traffic.limiter._sender._redis) == 0
         ledger = UsageLedger(url, account=account)
-        assert (await ledger.read("p", ["k"])).records["k"].used == 1
+        assert (await ledger.read("p", ["k"])).records["k"].state.used == 1
         await ledger.aclose()
         await _store_works(url, account)
 

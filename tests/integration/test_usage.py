@@ -78,7 +78,9 @@ async def _pairs(ledger: UsageLedger, quota: QuotaSettings | None, clock: Clock,
 
 
 async def _set(ledger: UsageLedger, quota: QuotaSettings, remaining: int) -> int:
-    return (await ledger.set_remaining("p", "k", quota, remaining, who="ada", what="UpdateUsage p k")).version
+    return (
+        await ledger.set_remaining("p", *builders.held(quota), remaining, who="ada", what="UpdateUsage p k")
+    ).version
 
 
 async def test_the_ledgers_day_is_shown_under_its_own_date(ledger: UsageLedger, use: Use, clock: Clock) -> None:
@@ -146,10 +148,10 @@ class _Behind(UsageLedger):
 async def test_setting_names_the_period_by_redis_clock(shared_redis: RedisServer, account: str) -> None:
     """Our own clock is only a first guess."""
     usage = _Behind(shared_redis.url, account=account, budget=10.0)
-    written = await usage.set_remaining("p", "k", QUOTA, 3, who="ada", what="")
+    written = await usage.set_remaining("p", *builders.held(QUOTA), 3, who="ada", what="")
     reading = await usage.read("p", ["k"])
     start = window(QUOTA, reading.now).start
-    assert (reading.records["k"].start, reading.records["k"].used) == (start, 2)
+    assert (reading.records["k"].state.start, reading.records["k"].state.used) == (start, 2)
     assert written.result.now // DAY_US == reading.now // DAY_US
     await usage.aclose()
 
@@ -234,7 +236,7 @@ async def test_the_keys_that_used_most_today(ledger: UsageLedger, use: Use, cloc
 
 async def test_an_unreachable_redis_is_reported() -> None:
     usage = UsageLedger(f"redis://127.0.0.1:{free_port()}/0")
-    for asked in (usage.read("p", ["k"]), usage.set_remaining("p", "k", QUOTA, 1, who="", what="")):
+    for asked in (usage.read("p", ["k"]), usage.set_remaining("p", *builders.held(QUOTA), 1, who="", what="")):
         with pytest.raises(StoreUnavailable):
             await asked
     await usage.aclose()

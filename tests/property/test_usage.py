@@ -23,6 +23,7 @@ from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
 from authz.store.usage import UsageLedger
 from tests.conftest import Clock, micros
+from tests.support.builders import held
 from tests.support.model import Model
 from tests.support.servers import RedisServer
 
@@ -117,7 +118,7 @@ async def test_the_scripts_do_what_the_model_says(
                     told = await world.limiter.admit(Charge([limit], world.meter))
                     assert told == model.admit(Charge([limit], world.meter), world.clock(), told)
             case "set":
-                await world.usage.set_remaining(world.plan, "k", rules, do.number, who="", what="")
+                await world.usage.set_remaining(world.plan, *held(rules, world.plan), do.number, who="", what="")
                 model.remain(world.meter, window(rules, world.clock()), do.number, world.clock())
             case "move":
                 world.clock.now += do.number
@@ -160,7 +161,7 @@ async def test_usage_is_what_a_diary_says(world: World, quota: QuotaSettings, sc
                     await world.limiter.admit(Charge([world.limit(quota)], world.meter))
                     diary.call(today)
             case "set":
-                await world.usage.set_remaining(world.plan, "k", quota, do.number, who="", what="")
+                await world.usage.set_remaining(world.plan, *held(quota, world.plan), do.number, who="", what="")
                 diary.remained[today] = do.number
             case "move":
                 world.clock.now += do.number

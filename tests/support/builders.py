@@ -6,7 +6,19 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from authz.core.resources import Api, ApiKey, ApiStage, HttpMethod, Method, Resources, Stage, UsagePlan, digest
+from authz.core.holders import HeldQuota, Holder, held_quotas
+from authz.core.resources import (
+    Api,
+    ApiKey,
+    ApiStage,
+    HttpMethod,
+    Method,
+    QuotaSettings,
+    Resources,
+    Stage,
+    UsagePlan,
+    digest,
+)
 
 
 def value_of(key_id: str) -> str:
@@ -31,6 +43,12 @@ def plan(id: str = "p1", **changes: Any) -> UsagePlan:  # noqa: A002
     """A plan without limits for the stage a1:prod, signed by the key k1."""
     covered = ApiStage(api_id="a1", stage="prod")
     return replace(UsagePlan(id=id, name=id, api_stages=(covered,), keys=("k1",)), **changes)
+
+
+def held(quota: QuotaSettings, plan_id: str = "p", key_id: str = "k") -> tuple[Holder, HeldQuota]:
+    """A key, and the quota of a plan that is in its ledger."""
+    holder = Holder(key_id)
+    return holder, held_quotas(UsagePlan(id=plan_id, name=plan_id, quota=quota), holder)[0]
 
 
 def resources(**changes: Any) -> Resources:

@@ -154,8 +154,8 @@ def control(shared_redis: RedisServer, account: str) -> Iterator[Control]:
         yield plane
 
 
-def boto(control: Control) -> Any:
-    """An unmodified boto3 client; it does not retry, so that a test sees the first answer."""
+def boto(control: Control, attempts: int = 1) -> Any:
+    """An unmodified boto3 client; it does not retry, so that a test sees the first answer, unless it is allowed to."""
     assert control.admin is not None, "boto3 signs, so the control plane needs a sealing key"
     return boto3.client(
         "apigateway",
@@ -163,7 +163,7 @@ def boto(control: Control) -> Any:
         region_name=REGION,
         aws_access_key_id=control.admin.credential.id,
         aws_secret_access_key=control.admin.secret,
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=60),
+        config=Config(retries={"total_max_attempts": attempts}, connect_timeout=5, read_timeout=60),
     )
 
 

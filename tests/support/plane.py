@@ -18,11 +18,11 @@ from authz.aws.usage import Days
 from authz.control.app import ControlPlane
 from authz.control.auth import Authenticator, NewCredential, new_access_key, new_token
 from authz.control.call import Context, Operation
+from authz.core.holders import HeldQuota, Holder, QuotaState
 from authz.core.request import Request
-from authz.core.resources import QuotaSettings
 from authz.core.stored import Items
 from authz.envoy.accesslog import LogLine
-from authz.store.ports import AlertPage, AlertQuery, RemainingSet, UsageReading, Written
+from authz.store.ports import Adjusted, AlertPage, AlertQuery, StatesReading, UsageReading, Written
 from authz.store.sealing import Sealer
 from tests.support.dictstore import DictStore
 
@@ -42,10 +42,18 @@ class NoUsage:
     async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
         return []
 
+    async def states(self, quotas: Sequence[HeldQuota]) -> StatesReading:
+        return StatesReading(_now() * 1_000_000, [QuotaState()] * len(quotas))
+
     async def set_remaining(
-        self, plan_id: str, key_id: str, quota: QuotaSettings, remaining: int, *, who: str, what: str
-    ) -> Written[RemainingSet]:
-        return Written(RemainingSet(_now() * 1_000_000, 0), 1)
+        self, plan_id: str, holder: Holder, quota: HeldQuota, remaining: int, *, who: str, what: str
+    ) -> Written[Adjusted]:
+        return Written(Adjusted(_now() * 1_000_000, 0), 1)
+
+    async def grant(
+        self, plan_id: str, holder: Holder, quota: HeldQuota, units: int, *, name: str, who: str, what: str
+    ) -> Written[Adjusted]:
+        return Written(Adjusted(_now() * 1_000_000, -units), 1)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,35 @@
-"""Operations of our own on usage: its days in pages or as CSV, and the alerts of quotas."""
+"""Operations of our own on usage: its days in pages or as CSV, quotas and grants, alerts."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from authz.aws.errors import bad_request, not_found
+from msgspec import Meta
+
+from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.plans import no_key
 from authz.aws.usage import days, iso_day
-from authz.control.call import Answer, Call, Operation
-from authz.core.periods import DAY_US
+from authz.control.call import ID_LENGTH, Answer, Call, Operation
+from authz.core.bounds import MAX_INT
+from authz.core.holders import HeldQuota
+from authz.core.periods import DAY_US, ENDLESS
+from authz.core.resources import Counts, Period, Resource
 from authz.store.alerts import document_of
-from authz.store.ports import AlertQuery
-from authz.store.report import PARTS, Query, UnknownName, csv_lines, document, read_all, read_page
+from authz.store.ports import Adjusted, AlertQuery
+from authz.store.quotas import (
+    REASON_LENGTH,
+    Held,
+    Standing,
+    UnfitName,
+    UnknownName,
+    find_held,
+    grant_line,
+    quota_words,
+    standing_document,
+    standings,
+)
+from authz.store.report import PARTS, Query, csv_lines, document, read_all, read_page
 
 LONGEST_RANGE: Final = 400  # days
 CSV: Final = "text/csv"
@@ -31,7 +48,7 @@ async def get_usage_days(call: Call) -> Answer:
     try:
         page = await read_page(store, usage, query, 1 if is_csv else limit, None if is_csv else position)
     except UnknownName as error:
-        raise no_key() if error.kind == "apikey" else not_found("Invalid Usage Plan ID specified") from None
+        raise _unknown(error) from None
     if is_csv:
         return Answer(body=_csv(call, query), headers={"Content-Type": f"{CSV}; charset=utf-8"})
     body: dict[str, Any] = {
@@ -73,6 +90,106 @@ async def get_usage_alerts(call: Call) -> Answer:
     return Answer(body=body | ({} if page.position is None else {"position": page.position}))
 
 
+# --- quotas -------------------------------------------------------------------------------------------------------
+
+
+class QuotaName(Resource, frozen=True, kw_only=True):
+    """A quota of a key or a customer in a plan. Period and counts may be left out where one quota is meant."""
+
+    usage_plan_id: str
+    key_id: str | None = None
+    customer_id: str | None = None
+    period: Period | None = None
+    counts: Counts | None = None
+
+
+class SetRemaining(QuotaName, frozen=True, kw_only=True):
+    """The body of `PUT /usage/quotas`."""
+
+    remaining: Annotated[int, Meta(ge=0, le=MAX_INT)]
+
+
+class GrantUsage(QuotaName, frozen=True, kw_only=True):
+    """The body of `POST /usage/grants`. A grant is made once under its name, however often it is sent."""
+
+    units: Annotated[int, Meta(ge=1, le=MAX_INT)]
+    reason: Annotated[str, Meta(min_length=1, max_length=REASON_LENGTH)]
+    name: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH)]
+
+
+async def get_usage_quotas(call: Call) -> Answer:
+    """Answer with the used and the remaining units of each quota of a key or customer."""
+    _refuse_others(call, *WHO)
+    plan_id, key_id, customer_id = map(call.one, WHO)
+    if plan_id is None:
+        raise bad_request("Missing query parameter usagePlanId")
+    held = await _found(call, plan_id, key_id, customer_id)
+    found = await standings(call.context.usage, held)
+    return Answer(body=_held_by(held) | {"item": [standing_document(one) for one in found]})
+
+
+async def set_usage_remaining(call: Call) -> Answer:
+    """Set what remains of any quota; UpdateUsage sets AWS's only."""
+    body = call.read_strictly(SetRemaining)
+    held, quota = await _named(call, body)
+    what = f"{call.operation} {quota_words(held, quota)} remaining={body.remaining}"
+    written = await call.context.usage.set_remaining(
+        held.plan.plan.id, held.holder, quota, body.remaining, who=call.principal.name, what=what
+    )
+    call.wrote(written)
+    return Answer(body=_adjusted_document(held, quota, written.result))
+
+
+async def grant_usage(call: Call) -> Answer:
+    """Add units to what remains of a quota."""
+    body = call.read_strictly(GrantUsage)
+    held, quota = await _named(call, body)
+    written = await call.context.usage.grant(
+        held.plan.plan.id,
+        held.holder,
+        quota,
+        body.units,
+        name=body.name,
+        who=call.principal.name,
+        what=grant_line(call.operation, held, quota, body.units, body.name, body.reason),
+    )
+    call.wrote(written)
+    done = {"granted": 0 if written.result.repeated else body.units, "repeated": written.result.repeated}
+    return Answer(201, _adjusted_document(held, quota, written.result) | done)
+
+
+async def _named(call: Call, body: QuotaName) -> tuple[Held, HeldQuota]:
+    held = await _found(call, body.usage_plan_id, body.key_id, body.customer_id)
+    try:
+        return held, held.quota(body.period, body.counts)
+    except UnfitName as error:
+        raise bad_request(f"Invalid quota: {error}") from None
+
+
+async def _found(call: Call, plan_id: str, key_id: str | None, customer_id: str | None) -> Held:
+    try:
+        return await find_held(call.context.store, plan_id, key_id, customer_id)
+    except UnknownName as error:
+        raise _unknown(error) from None
+    except UnfitName as error:
+        raise bad_request(f"Invalid request: {error}") from None
+
+
+def _unknown(error: UnknownName) -> ApiError:
+    return no_key() if error.kind == "apikey" else not_found("Invalid Usage Plan ID specified")
+
+
+def _held_by(held: Held) -> dict[str, Any]:
+    who = "customerId" if held.holder.is_customer else "keyId"
+    return {"usagePlanId": held.plan.plan.id, who: held.holder.id}
+
+
+def _adjusted_document(held: Held, quota: HeldQuota, adjusted: Adjusted) -> dict[str, Any]:
+    rule = quota.at(adjusted.now)
+    end = None if rule.end >= ENDLESS.end else rule.end
+    return _held_by(held) | standing_document(Standing(quota, adjusted.used, rule.start, end))
+
+
 def _refuse_others(call: Call, *known: str) -> None:
     """Raise BadRequestException for a query parameter without effect: a misspelt one would widen the answer."""
     if others := [name for name in call.query if name not in known]:
@@ -81,5 +198,8 @@ def _refuse_others(call: Call, *known: str) -> None:
 
 OPERATIONS: Final = (
     Operation("GetUsageDays", "GET", "/usage/days", get_usage_days, writes=False),
+    Operation("GetUsageQuotas", "GET", "/usage/quotas", get_usage_quotas, writes=False),
+    Operation("SetUsageRemaining", "PUT", "/usage/quotas", set_usage_remaining, writes=True),
+    Operation("GrantUsage", "POST", "/usage/grants", grant_usage, writes=True),
     Operation("GetUsageAlerts", "GET", "/usage/alerts", get_usage_alerts, writes=False),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from authz.aws import patch
@@ -14,9 +15,12 @@ from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import stored_key
 from authz.control.operations.usageplans import stored_plan
 from authz.core.bounds import MAX_INT
+from authz.core.holders import HeldQuota, QuotaState, held_quotas
 from authz.core.periods import DAY_US
-from authz.core.resources import QuotaSettings
-from authz.core.stored import StoredPlan, plan_keys
+from authz.core.resources import Counts, QuotaSettings
+from authz.core.stored import StoredKey, StoredPlan, plan_keys
+from authz.store.ports import ItemSource, Usage
+from authz.store.quotas import holders
 
 LONGEST_RANGE: Final = 400  # days
 USAGE_TABLE: Final = (PatchRule(("replace",), "/remaining", Type.INT),)
@@ -24,23 +28,58 @@ USAGE_TABLE: Final = (PatchRule(("replace",), "/remaining", Type.INT),)
 
 async def get_usage(call: Call) -> Answer:
     asked = days(call.one("startDate"), call.one("endDate"), LONGEST_RANGE)
-    plan = await stored_plan(call.context.store, call.params["usageplanId"])
-    key_ids, position = await _key_ids(call, plan)
-    quota = plan.plan.quota
-    needed = Days(first_needed(quota, asked.first), asked.last)
-    reading = await call.context.usage.read(plan.plan.id, key_ids, needed)
-    values = {key_id: pairs(record, quota, asked, reading.now) for key_id, record in reading.records.items()}
+    store, usage = call.context.store, call.context.usage
+    plan = await stored_plan(store, call.params["usageplanId"])
+    keys, position = await _keys(call, plan)
+    quotas = await _quotas(store, plan, keys)
+    first = min((first_needed(_settings(one), asked.first, _billing_day(one)) for one in quotas.values()), default=0)
+    reading = await usage.read(plan.plan.id, list(quotas), Days(min(first, asked.first), asked.last))
+    shared = await _shared(usage, [one for one in quotas.values() if one and one.place == "shared"])
+    values = {
+        key_id: pairs(
+            replace(record, state=shared.get(one.name, record.state)) if one else record,
+            _settings(one),
+            asked,
+            reading.now,
+            _billing_day(one),
+        )
+        for key_id, record in reading.records.items()
+        for one in [quotas[key_id]]
+    }
     return Answer(body=_document(plan, asked, values) | ({} if position is None else {"position": position}))
 
 
-async def _key_ids(call: Call, plan: StoredPlan) -> tuple[list[str], str | None]:
+async def _keys(call: Call, plan: StoredPlan) -> tuple[list[StoredKey], str | None]:
     """Return a page of the plan's keys and its position, or only the key of `keyId` if it is in the plan."""
     store, key_id = call.context.store, call.one("keyId")
     if key_id is not None:
         key = await stored_key(store, key_id)
-        return [key_id] if plan.ref in key.plans else [], None
+        return [key] if plan.ref in key.plans else [], None
     page = await store.page("apikey", plan_keys(plan.ref), *call.paging())
-    return [stored.key.id for stored in page.items], page.position
+    return page.items, page.position
+
+
+async def _quotas(source: ItemSource, plan: StoredPlan, keys: Sequence[StoredKey]) -> dict[str, HeldQuota | None]:
+    """Return AWS's quota of the plan as each key has it; None without one."""
+    if plan.plan.quota is None:
+        return {key.key.id: None for key in keys}
+    found = await holders(source, plan, keys)
+    return {key_id: held_quotas(plan.plan, holder)[0] for key_id, holder in found.items()}
+
+
+async def _shared(usage: Usage, quotas: Sequence[HeldQuota]) -> Mapping[tuple[str, ...], QuotaState]:
+    """Read the quotas that keys share with their customer, by their names."""
+    once = list({quota.name: quota for quota in quotas}.values())
+    states = (await usage.states(once)).states if once else []
+    return {quota.name: state for quota, state in zip(once, states, strict=True) if state}
+
+
+def _settings(quota: HeldQuota | None) -> QuotaSettings | None:
+    return quota.settings if quota else None
+
+
+def _billing_day(quota: HeldQuota | None) -> int | None:
+    return quota.billing_day if quota else None
 
 
 def _document(plan: StoredPlan, asked: Days, values: dict[str, list[tuple[int, int]]]) -> Document:
@@ -58,13 +97,29 @@ async def update_usage(call: Call) -> Answer:
     key = await stored_key(store, call.params["keyId"])
     if plan.ref not in key.plans:
         raise no_key()
-    quota, remaining = _wanted(plan, call.read(PatchBody))
+    remaining = _wanted(plan, call.read(PatchBody))
+    holder = (await holders(store, plan, [key]))[key.key.id]
+    quota = held_quotas(plan.plan, holder)[0]
     ids = (plan.plan.id, key.key.id)
     what = f"{call.operation} {' '.join(ids)} remaining={remaining}"
-    written = await call.context.usage.set_remaining(*ids, quota, remaining, who=call.principal.name, what=what)
+    written = await call.context.usage.set_remaining(
+        plan.plan.id, holder, quota, remaining, who=call.principal.name, what=what
+    )
     call.wrote(written)
-    today = written.result.now // DAY_US
-    return Answer(body=_document(plan, Days(today, today), {key.key.id: [(written.result.used, remaining)]}))
+    set_ = written.result
+    today = set_.now // DAY_US
+    used = (
+        await _used_today(call.context.usage, *ids, today) if quota.place == "shared" else (set_.requests, set_.units)
+    )
+    number = used[quota.settings.counts is Counts.UNITS]
+    return Answer(body=_document(plan, Days(today, today), {key.key.id: [(number, remaining)]}))
+
+
+async def _used_today(usage: Usage, plan_id: str, key_id: str, today: int) -> tuple[int, int]:
+    """Return the requests and the units of a key's day."""
+    record = (await usage.read(plan_id, [key_id], Days(today, today))).records.get(key_id)
+    row = record.rows.get(today) if record else None
+    return (row.requests, row.units) if row else (0, 0)
 
 
 def _style(operation: patch.PatchOperation, allowed: Sequence[str]) -> str:
@@ -73,8 +128,8 @@ def _style(operation: patch.PatchOperation, allowed: Sequence[str]) -> str:
     return f"Invalid patch path  '{operation.path}' specified for op '{operation.op}'. {choices}"
 
 
-def _wanted(plan: StoredPlan, body: PatchBody) -> tuple[QuotaSettings, int]:
-    """Return the plan's quota and the wanted remaining number of requests. Raises BadRequestException."""
+def _wanted(plan: StoredPlan, body: PatchBody) -> int:
+    """Return the wanted remaining number of the plan's quota. Raises BadRequestException."""
     remaining = patch.apply(USAGE_TABLE, {}, body.patch_operations, _style).get("remaining")
     if remaining is None:
         raise bad_request("Invalid request: expected a patch operation that replaces /remaining")
@@ -82,7 +137,7 @@ def _wanted(plan: StoredPlan, body: PatchBody) -> tuple[QuotaSettings, int]:
         raise bad_request(f"Invalid remaining quota specified. Must be between 0 and {MAX_INT} inclusive")
     if plan.plan.quota is None:
         raise bad_request(f"Usage Plan {plan.plan.id} does not have a quota")
-    return plan.plan.quota, remaining
+    return int(remaining)
 
 
 OPERATIONS: Final = (

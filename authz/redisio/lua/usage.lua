@@ -11,7 +11,7 @@ ARGV[1]         cmsgpack {pinned, first, last, refused}
 
 Reply           cmsgpack {now, records}
   now           µs of Unix time
-  records       {start, used, rows, refused}, one a caller: of the ledger's period; {} where the bytes are not ours
+  records       {start, finish, used, rows, refused}, one a caller: of the ledger's period; {} where the bytes are not ours
   rows          {{day, requests, remaining, units, over}, …}: of the history, then the ledger's own day, whatever first
                 and last are
   refused       {{day, throttle, quota}, …}
@@ -71,11 +71,11 @@ local function record(ledger, history, refused)
   if not rows then return {} end
   local counts = with_refused == 1 and refused_of(refused) or {}
   local raw = redis.call('GET', ledger)
-  if not raw then return {0, 0, rows, counts} end
+  if not raw then return {0, 0, 0, rows, counts} end
   local v = read_ledger(raw)
   if not v then return {} end
   if v.day > 0 then rows[#rows + 1] = {v.day, v.day_used, v.day_left, v.day_units, v.day_over} end
-  return {v.start, v.used, rows, counts}
+  return {v.start, v.finish, v.used, rows, counts}
 end
 
 local records = {}

@@ -8,6 +8,7 @@ import pytest
 
 from authz.aws.errors import ApiError
 from authz.aws.usage import CallerUse, DayRow, Days, DayUse, days, iso_day, left, pairs
+from authz.core.holders import QuotaState
 from authz.core.resources import Period, QuotaSettings
 from tests.conftest import micros
 
@@ -22,7 +23,9 @@ def _day(text: str) -> int:
 
 
 def _record(rows: dict[str, DayUse], used: int = 0, start: int = MARCH) -> CallerUse:
-    return CallerUse(start, used, {_day(text): DayRow(calls, left, calls, 0) for text, (calls, left) in rows.items()})
+    return CallerUse(
+        QuotaState(start, 0, used), {_day(text): DayRow(calls, left, calls, 0) for text, (calls, left) in rows.items()}
+    )
 
 
 def _pairs(record: CallerUse, quota: QuotaSettings | None, first: str, last: str) -> list[DayUse]:
@@ -70,7 +73,7 @@ def test_days_that_have_not_begun_have_no_pair() -> None:
     ids=["used", "of an older period", "the limit was lowered", "more was granted", "no quota"],
 )
 def test_what_remains_now(used: int, start: int, quota: QuotaSettings | None, expected: int) -> None:
-    assert left(CallerUse(start, used), quota, NOW) == expected
+    assert left(QuotaState(start, 0, used), quota, NOW) == expected
 
 
 def test_a_range_of_dates_holds_both_ends() -> None:
