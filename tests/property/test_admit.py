@@ -375,37 +375,62 @@ async def test_the_script_does_what_the_model_says(world: World, plan: Plan, scr
         await story.run(step)
 
 
-def _assert_ceiling(rule: Throttle, admitted: Sequence[int]) -> None:
-    """In every window, however long: no more than burst + rate · t, in exact fractions."""
+def _assert_ceiling(rule: Throttle, admitted: Sequence[tuple[int, int]]) -> None:
+    """In every window, however long: no more than burst + rate · t, in exact fractions.
+
+    `admitted` are the times of calls, and their costs.
+    """
     rate = Fraction(repr(rule.rate)) / SECOND
-    for first, start in enumerate(admitted):
-        for last in range(first, len(admitted)):
-            assert last - first + 1 <= rule.burst + rate * (admitted[last] - start)
+    for first, (start, _) in enumerate(admitted):
+        taken = 0
+        for end, cost in admitted[first:]:
+            taken += cost if rule.counts_units else 1
+            assert taken <= rule.burst + rate * (end - start)
 
 
+REFILLING = [rule for rule in SMALL if rule.n] + [rule for rule in UNITS if rule.n and rule.burst <= 100]
+costs = st.sampled_from((1, 1, 0, 2, 3, 5, 100))
 gaps = st.sampled_from((0, 0, 1, 33, 333_333, 333_334, SECOND, 10 * SECOND)) | st.integers(0, 10_000)
 
 
 @given(
-    rules=st.lists(st.sampled_from([rule for rule in SMALL if rule.n]), min_size=1, max_size=3),
-    waits=st.lists(gaps, min_size=1, max_size=40),
+    rules=st.lists(st.sampled_from(REFILLING), min_size=1, max_size=3),
+    waits=st.lists(st.tuples(gaps, costs), min_size=1, max_size=40),
     follow=st.booleans(),
 )
 async def test_no_window_admits_more_than_its_burst_and_the_refill(
-    world: World, rules: list[Throttle], waits: list[int], follow: bool
+    world: World, rules: list[Throttle], waits: list[tuple[int, int]], follow: bool
 ) -> None:
-    """For any gaps between the calls, and also if each call is sent as early as the refusal before it allowed."""
+    """For any gaps and costs, and also if each call is sent as early as the refusal before it allowed."""
     world.clock.now, name = NOON, f"window{next(NAMES)}"
     limits = [Limit(Layer.STAGE_METHOD_THROTTLE, redis_key(name, "b", str(at)), rule) for at, rule in enumerate(rules)]
-    admitted: list[int] = []
-    for gap in waits:
+    admitted: list[tuple[int, int]] = []
+    for gap, cost in waits:
         world.clock.now += gap
-        for tally in await world.admit([Charge(limits)] * 3):
+        for tally in await world.admit([Charge(limits, cost=cost)] * 3):
             if tally.refused_by is None:
-                admitted.append(world.clock())
+                admitted.append((world.clock(), cost))
         world.clock.now += (tally.wait_us or 0) if follow else 0
     for rule in rules:
         _assert_ceiling(rule, admitted)
+
+
+@given(terms=terms(AWS_PERIODS), spent=st.lists(st.tuples(costs, gaps), min_size=1, max_size=40))
+async def test_a_quota_never_admits_more_than_its_limit_and_overage(
+    world: World, terms: Terms, spent: list[tuple[int, int]]
+) -> None:
+    """Calls of any cost, in batches; each refusal is true: the amount did not fit."""
+    world.clock.now, name = NOON, f"quota{next(NAMES)}"
+    meter = Meter(redis_key(name, "ledger"), redis_key(name, "history"))
+    taken: dict[int, int] = {}
+    for cost, gap in spent:
+        world.clock.now += gap
+        quota = terms.at(world.clock())
+        amount = cost if quota.counts_units else 1
+        for tally in await world.admit([Charge([Limit(Layer.PLAN_QUOTA, meter.ledger, quota)], meter, cost)] * 3):
+            fits = not amount or taken.get(quota.start, 0) + amount <= quota.limit + quota.overage
+            assert (tally.refused_by is None) == fits
+            taken[quota.start] = taken.get(quota.start, 0) + (amount if fits else 0)
 
 
 @given(
@@ -436,23 +461,29 @@ async def test_a_refused_request_leaves_every_byte_as_it_was(
         world.clock.now += gap
 
 
-@given(rules=st.lists(st.sampled_from(SMALL), min_size=1, max_size=3), skip=st.integers(0, 3 * SECOND))
-async def test_the_wait_is_neither_too_long_nor_too_short(world: World, rules: list[Throttle], skip: int) -> None:
-    """A request sent then is admitted if nothing else happens; one a microsecond earlier is not."""
+@given(
+    rules=st.lists(st.sampled_from(SMALL) | st.sampled_from(REFILLING), min_size=1, max_size=3),
+    skip=st.integers(0, 3 * SECOND),
+    cost=costs,
+)
+async def test_the_wait_is_neither_too_long_nor_too_short(
+    world: World, rules: list[Throttle], skip: int, cost: int
+) -> None:
+    """A request of this cost is admitted then if nothing else happens; one a microsecond earlier is not."""
     world.clock.now, name = NOON, f"wait{next(NAMES)}"
     limits = [Limit(Layer.STAGE_METHOD_THROTTLE, redis_key(name, "b", str(at)), rule) for at, rule in enumerate(rules)]
     for _ in range(3):
         world.clock.now += skip
-        tallies = await world.admit([Charge(limits)] * 6)
+        tallies = await world.admit([Charge(limits, cost=cost)] * 6)
     refused = tallies[-1]
     assume(refused.refused_by and refused.wait_us)
     assert refused.wait_us is not None
     world.clock.now += refused.wait_us - 1
-    (early,) = await world.admit([Charge(limits)])
+    (early,) = await world.admit([Charge(limits, cost=cost)])
     assert early.refused_by is not None
     assert early.wait_us == 1
     world.clock.now += 1
-    (there,) = await world.admit([Charge(limits)])
+    (there,) = await world.admit([Charge(limits, cost=cost)])
     assert there.refused_by is None
 
 
