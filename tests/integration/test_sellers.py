@@ -42,7 +42,7 @@ MakeWorld = Callable[..., World]
 
 
 def sold(**changes: Any) -> Resources:
-    """The plan P without a throttle, for K1 and K2, on an API where a free call costs 0, and a search 5 if there is one.
+    """The plan P without a throttle for K1 and K2, on an API where a free call costs 0, and a search 5 on demand.
 
     A search that could never fit would be refused with the configuration.
     """

@@ -28,7 +28,8 @@ Chosen = tuple[Throttle | None, Throttle | None, int | None, Throttle | None, Th
 rules = st.builds(
     lambda rate, burst: cast("Throttle", throttle(rate, burst)), st.sampled_from(RATES), st.integers(0, 8)
 )
-gaps = st.lists(st.sampled_from((0, 0, 0, 1, 143, 333_334, SECOND, 5 * SECOND)), min_size=1, max_size=40)
+waits_us = st.sampled_from((0, 0, 0, 1, 143, 333_334, SECOND, 5 * SECOND))
+gaps = st.lists(waits_us, min_size=1, max_size=40)
 processes = st.integers(1, 5)
 layers = st.tuples(
     st.none() | rules, st.none() | rules, st.none() | st.integers(1, 8), st.none() | rules, st.none() | rules
@@ -71,6 +72,38 @@ def test_a_single_process_decides_as_redis_would(
         assert tally.shadowed_by == expected.shadowed_by
         assert _lefts(limits, tally) == _lefts(limits, expected)
         assert tally.degraded
+
+
+unit_rules = st.builds(lambda rule, units: replace(rule, counts_units=units), rules, st.booleans())
+day_quotas = st.builds(
+    lambda limit, units, over: replace(_quota(limit), counts_units=units, overage=over),
+    st.integers(1, 8),
+    st.booleans(),
+    st.sampled_from((0, 0, 1, 5, 2**53)),
+)
+
+
+@given(unit_rules, day_quotas, day_quotas, st.lists(st.tuples(st.sampled_from((0, 1, 2, 5, 9)), waits_us), max_size=40))
+def test_a_single_process_decides_costs_as_redis_would(
+    rule: Throttle, first: Quota, second: Quota, calls: list[tuple[int, int]]
+) -> None:
+    """Limits of units and of requests, two quotas, overage."""
+    local, model, now = LocalLimiter(1), Model(), NOON
+    limits = [
+        Limit(Layer.PLAN_THROTTLE, METER.ledger, rule),
+        Limit(Layer.PLAN_QUOTA, METER.ledger, first),
+        Limit(Layer.PLAN_QUOTA, "another", second),
+    ]
+    for cost, gap in calls:
+        now += gap
+        charge = Charge(limits, METER, cost)
+        tally = local.admit(charge, now)
+        expected = model.admit(charge, now, tally)
+        assert (tally.refused_by, tally.wait_us, tally.cost) == (expected.refused_by, expected.wait_us, cost)
+        assert tally.states[1:] == expected.states[1:]
+        assert _lefts(limits, tally) == _lefts(limits, expected)
+    owed = sum(spent.units for spent in local.take_spent())
+    assert owed == model.ledgers[METER.ledger].row[2] if METER.ledger in model.ledgers else not owed
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,13 @@ def _rule(rate: float, burst: int) -> Throttle:
     return rule
 
 
-rules = st.builds(_rule, st.sampled_from((0.0, 0.3, 1.0, 7.0, 9999.0)), st.integers(0, 3))
-quotas = st.builds(Quota, st.integers(1, 3), st.just(START), st.just(END))
+rules = st.builds(
+    lambda rate, burst, units: replace(_rule(rate, burst), counts_units=units),
+    st.sampled_from((0.0, 0.3, 1.0, 7.0, 9999.0)),
+    st.integers(0, 3),
+    st.booleans(),
+)
+quotas = st.builds(Quota, st.integers(1, 3), st.just(START), st.just(END), overage=st.sampled_from((0, 0, 1)))
 PLAN = Limit(Layer.PLAN_THROTTLE, METER.ledger, _rule(1.0, 1))
 QUOTA = Limit(Layer.PLAN_QUOTA, METER.ledger, Quota(1, START, END))
 METHOD = Limit(Layer.PLAN_METHOD_THROTTLE, "method", _rule(1.0, 1))
@@ -47,19 +52,25 @@ def _limits(draw: st.DrawFn) -> tuple[Limit, ...]:
     return tuple(limit for limit in found if draw(st.booleans()))
 
 
-def _refused(limits: tuple[Limit, ...], model: Model, meter: Meter | None, now: int) -> Tally | None:
+def _refused(charge: Charge, model: Model, now: int) -> Tally | None:
     """Call until one is refused, and return that refusal; None if none comes."""
     for _ in range(5):
-        tally = model.admit(Charge(limits, meter), now, Tally(now, (0,) * len(limits)))
+        tally = model.admit(charge, now, Tally(now, (0,) * len(charge.limits)))
         if tally.refused_by:
             return tally
     return None
 
 
 @settings(deadline=None)
-@given(limits=_limits(), has_key=st.booleans(), passed=st.integers(0, LONGEST_US + 1), behind=st.integers(0, 1000))
+@given(
+    limits=_limits(),
+    has_key=st.booleans(),
+    passed=st.integers(0, LONGEST_US + 1),
+    behind=st.integers(0, 1000),
+    cost=st.sampled_from((1, 1, 0, 2, 4)),
+)
 def test_a_recalled_refusal_equals_redis_own(
-    limits: tuple[Limit, ...], has_key: bool, passed: int, behind: int
+    limits: tuple[Limit, ...], has_key: bool, passed: int, behind: int, cost: int
 ) -> None:
     """Refusal, wait and all states are equal. The refused call began `behind` µs before Redis's answer."""
     if not has_key:
@@ -67,16 +78,17 @@ def test_a_recalled_refusal_equals_redis_own(
             limit for limit in limits if limit.layer in (Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE)
         )
     assume(limits)
-    meter, model = METER if has_key else None, Model()
-    tally = _refused(limits, model, meter, NOW)
+    model, charge = Model(), Charge(limits, METER if has_key else None, cost)
+    tally = _refused(charge, model, NOW)
     assume(tally)
     assert tally
     refusals = Refusals()
-    refusals.remember(Charge(limits, meter), tally, 0)
-    recalled = refusals.recall(Charge(limits, meter), passed + behind, NOW + passed)
+    refusals.remember(charge, tally, 0)
+    recalled = refusals.recall(charge, passed + behind, NOW + passed)
+    assert refusals.recall(replace(charge, cost=cost + 1), behind, NOW) is None
     if recalled:
         assert passed + behind < LONGEST_US
-        said = model.admit(Charge(limits, meter), NOW + passed, recalled)
+        said = model.admit(charge, NOW + passed, recalled)
         assert (recalled.refused_by, recalled.states, recalled.now) == (said.refused_by, said.states, said.now)
         assert recalled.wait_us == said.wait_us
 
