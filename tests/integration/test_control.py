@@ -292,6 +292,13 @@ BODIES = [
     json.dumps({"name": "x" * 100_000, "value": "y" * 100_000}).encode(),
     json.dumps({"name": "n", "throttle": {"rateLimit": 1e308, "burstLimit": 2**31}}).encode(),
     json.dumps({"name": "n", "quota": {"limit": -1, "period": "YEAR", "offset": 99}}).encode(),
+    json.dumps({"id": "x\0", "overrides": {"\0": {}}, "quotas": [{"period": "\0"}], "methods": {"\0": {}}}).encode(),
+    b'{"id":"\\ud800","overrides":{"\\ud800":{}},"methods":{"\\ud800":{}},"tags":{"\\ud800":""}}',
+    json.dumps(
+        {"id": "c", "billingDay": 1e300, "quotas": [[]], "methods": {"GET": {}, "//": {}, "/~1/GET": {}}}
+    ).encode(),
+    json.dumps({"quotas": [{"limit": 1e400, "period": "DAY"}], "costFrom": {"metadata": [], "max": -1}}).encode(),
+    json.dumps({"quotas": [{"limit": 9, "period": "MONTH", "timeZone": "../../etc/passwd"}]}).encode(),
     json.dumps({"restApiId": "x", "stageName": "\0", "deploymentId": 1, "keyId": "k", "keyType": "?"}).encode(),
 ]
 ENDINGS = ("", "?mode=import&format=csv", "?mode=%ff", "?limit=-1&position=%2F%2F", "?limit=" + "9" * 50)
@@ -342,6 +349,7 @@ def furnished(shared_redis: RedisServer) -> Iterator[tuple[Control, dict[str, st
         plan = client.create_usage_plan(name="plan", apiStages=stages, quota=quota)["id"]
         key = client.create_api_key(name="key", enabled=True)["id"]
         client.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
+        assert bearer(plane, "PUT", "/customers/acme", b"{}").status == 200
         client.create_domain_name(domainName="a.example")
         client.create_base_path_mapping(domainName="a.example", basePath="v1", restApiId=api, stage="prod")
         absent = {name: "none" for one in ABSENT for name in re.findall(r"{(\w+)}", one.path)}
@@ -363,6 +371,7 @@ def furnished(shared_redis: RedisServer) -> Iterator[tuple[Control, dict[str, st
                 "usageplanId": plan,
                 "keyId": key,
                 "api_Key": key,
+                "customerId": "acme",
                 "domain_name": "a.example",
                 "base_path": "v1",
                 "resource_arn": f"arn:aws:apigateway:eu-central-1::/restapis/{api}",
