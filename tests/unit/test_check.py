@@ -13,11 +13,11 @@ from authz.check import Checker, KeysUnavailable, LimiterUnavailable, Overloaded
 from authz.core.catalog import UNLOOKED, Caller, Catalog, Unlooked
 from authz.core.limits import Charge, Limit, Meter, Quota
 from authz.core.request import Request
-from authz.core.resources import FailurePolicy, Period, QuotaSettings, Resources
+from authz.core.resources import CostFrom, FailurePolicy, HttpMethod, Method, Period, QuotaSettings, Resources
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Tally, Verdict
 from authz.limiter.local import LocalLimiter
 from tests.conftest import micros
-from tests.support.builders import key, plan, resources
+from tests.support.builders import api, key, plan, resources
 from tests.support.world import ask, limited
 
 NOW = micros("2026-03-04T23:59:59Z")
@@ -31,10 +31,12 @@ class FakeLimiter:
     def __init__(self, *answers: Tally | Exception) -> None:
         self.answers, self.asked = list(answers), list[tuple[Sequence[Limit], Meter | None, float | None]]()
         self.names: list[str] = []
+        self.costs: list[int] = []
 
     async def admit(self, charge: Charge) -> Tally:
         self.asked.append((charge.limits, charge.meter, charge.deadline))
         self.names.append(charge.once)
+        self.costs.append(charge.cost)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -97,6 +99,16 @@ async def test_a_stale_tally_is_resolved_again_at_redis_own_time() -> None:
     assert isinstance(verdict, Allowed)
     starts = [limits[0].rule.start for limits, _, _ in limiter.asked if isinstance(limits[0].rule, Quota)]
     assert starts == [micros("2026-03-04T00:00:00Z"), TOMORROW]
+
+
+async def test_a_call_that_is_resolved_again_keeps_its_cost() -> None:
+    tokens = CostFrom(("cost", "tokens"), max=100)
+    methods: dict[str, dict[HttpMethod, Method]] = {"/pets": {"GET": Method(cost=7, cost_from=tokens)}}
+    limiter = FakeLimiter(Tally(TOMORROW, stale=True), Tally(TOMORROW, (1, 0)))
+    priced = replace(METERED, apis=(api(resources=methods),))
+    verdict = await check(limiter, ask(metadata={"cost": {"tokens": 30.0}}), priced)
+    assert isinstance(verdict, Allowed)
+    assert (limiter.costs, verdict.grant.cost) == ([30, 30], 30)
 
 
 async def test_a_key_that_has_expired_by_redis_own_time_is_refused() -> None:
