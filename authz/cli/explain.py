@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import msgspec
+from click.core import ParameterSource
 from msgspec.structs import replace
 
+from authz.aws.convert import from_resources
 from authz.check import LimiterUnavailable
+from authz.cli.control import on_store_of
 from authz.cli.options import FILE, config_file, load_file, settings_flags
 from authz.config.faults import ConfigError
+from authz.config.settings import Settings, load_settings
+from authz.control.operations.explaining import Explainer
 from authz.core.address import is_ip
 from authz.core.catalog import Compiler
 from authz.core.keyform import KeyForm
 from authz.core.request import Request, joined
+from authz.core.resources import Resources
 from authz.core.rules import Problem
 from authz.envoy import accesslog
 from authz.envoy.accesslog import LogLine
 from authz.explain import explain as tell
 from authz.limiter.limiter import RedisLimiter
 from authz.redisio.url import mask_url
+from authz.store.sealing import load_sealer
+from authz.store.store import Store
 
 EXPLAIN_SECONDS = 2.0
 
@@ -46,7 +57,7 @@ EXPLAIN_SECONDS = 2.0
 @click.option(
     "--redis", "ask_redis", is_flag=True, help="Read from Redis what remains of each limit, and show the answer."
 )
-@settings_flags("redis_url", "account_id", "response_profile", "key_prefix")
+@settings_flags("redis_url", "account_id", "response_profile", "key_prefix", "store", "pepper_file")
 def explain(
     path: Path,
     method: str | None,
@@ -63,10 +74,12 @@ def explain(
 ) -> None:
     """Show how a request is read, which limits cover it and the answer it would get. Spends nothing.
 
-    The request is METHOD and URL, or a line of the access log that `authz envoy-config` sets up.
+    The request is METHOD and URL, or a line of the access log that `authz envoy-config` sets up. With --store the
+    store's plans count beside the file's, which need not be there, and Redis is always read.
 
     \b
     authz explain GET https://host/prod/pets/7 -H 'x-api-key: …' --redis
+    authz explain GET https://host/prod/pets/7 -H 'x-api-key: …' --store
     authz explain --request-id 5f8e1c2a-… --access-log envoy.log --redis
     """
     line = _logged(log_line, request_id, access_log)
@@ -77,24 +90,58 @@ def explain(
         if not is_ip(source):
             raise click.BadParameter("expected an IP address, such as 203.0.113.7", param_hint="--source")
         request = replace(request, source=source)
+    resources, settings = _loaded(path, flags)
+    if settings.store:
+        click.echo(_of_store(request, line, resources, settings))
+    else:
+        click.echo(asyncio.run(_of_file(request, line, resources, settings, ask_redis=ask_redis)))
+
+
+def _loaded(path: Path, flags: Mapping[str, object | None]) -> tuple[Resources, Settings]:
+    """The file's resources, and the settings. With a store there need be no file."""
+    named = click.get_current_context().get_parameter_source("path") is not ParameterSource.DEFAULT
+    if not (named or path.exists()):
+        settings = load_settings({}, os.environ, flags).settings
+        if settings.store:
+            return Resources(), settings
     read, loaded = load_file(path, flags)
-    settings = loaded.settings
+    return read.resources, loaded.settings
+
+
+async def _of_file(
+    request: Request, line: LogLine | None, resources: Resources, settings: Settings, *, ask_redis: bool
+) -> str:
     form = KeyForm.of(settings.key_prefix)
-    catalog = Compiler(settings.account_id, settings.failure_policy, form)(read.resources)
+    catalog = Compiler(settings.account_id, settings.failure_policy, form)(resources)
+    now, profile = time.time_ns() // 1000, settings.response_profile
+    if not ask_redis:
+        return await tell(catalog, request, now, profile=profile, line=line)
+    async with _limiter(settings) as limiter:
+        return await tell(catalog, request, now, limiter, profile, line=line)
 
-    async def run() -> str:
-        now = time.time_ns() // 1000
-        if not ask_redis:
-            return await tell(catalog, request, now, profile=settings.response_profile, line=line)
-        limiter = RedisLimiter(settings.redis_url, account=settings.account_id, budget=EXPLAIN_SECONDS)
-        try:
-            return await tell(catalog, request, now, limiter, settings.response_profile, line=line)
-        except LimiterUnavailable as error:
-            raise LimiterUnavailable(f"{mask_url(settings.redis_url)}: {error}") from None
-        finally:
-            await limiter.aclose()
 
-    click.echo(asyncio.run(run()))
+def _of_store(request: Request, line: LogLine | None, resources: Resources, settings: Settings) -> str:
+    sealer = load_sealer(os.environ, settings.pepper_file)
+    fixed = from_resources(resources, int(time.time()), sealer.index)
+
+    async def act(store: Store) -> str:
+        async with _limiter(settings) as limiter:
+            account, form, profile = settings.account_id, KeyForm.of(settings.key_prefix), settings.response_profile
+            return await Explainer(store, sealer, limiter, account, lambda: fixed, form, profile)(request, line)
+
+    return on_store_of(settings, act, EXPLAIN_SECONDS, lambda: fixed)
+
+
+@asynccontextmanager
+async def _limiter(settings: Settings) -> AsyncIterator[RedisLimiter]:
+    """A limiter to look with. Its failures name the Redis."""
+    limiter = RedisLimiter(settings.redis_url, account=settings.account_id, budget=EXPLAIN_SECONDS)
+    try:
+        yield limiter
+    except LimiterUnavailable as error:
+        raise LimiterUnavailable(f"{mask_url(settings.redis_url)}: {error}") from None
+    finally:
+        await limiter.aclose()
 
 
 def _logged(log_line: str | None, request_id: str | None, access_log: Path | None) -> LogLine | None:

@@ -24,6 +24,7 @@ from urllib.parse import quote
 import botocore.session
 import pytest
 import redis
+import yaml
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 from cryptography import x509
@@ -42,7 +43,7 @@ from authz.control.server import ControlOptions
 from authz.core.resources import ApiKey, Resources, UsagePlan
 from authz.store.consistency import differences
 from authz.store.sealing import Sealer
-from tests.support.control import SEALER, Control, Reply, boto, patiently, raw, running
+from tests.support.control import PEPPER, SEALER, Control, Reply, boto, patiently, raw, running
 from tests.support.control import control as control
 from tests.support.servers import Kind, RedisServer, redis_server, until
 
@@ -301,6 +302,14 @@ BODIES = [
     json.dumps({"quotas": [{"limit": 9, "period": "MONTH", "timeZone": "../../etc/passwd"}]}).encode(),
     json.dumps({"restApiId": "x", "stageName": "\0", "deploymentId": 1, "keyId": "k", "keyType": "?"}).encode(),
 ]
+FILE: dict[str, Any] = {
+    "apis": [{"id": "fixed", "stages": [{"name": "prod"}]}],
+    "apiKeys": [{"id": "fixed-key", "value": "the-value-of-a-key-of-the-file"}],
+    "usagePlans": [
+        {"id": "p", "name": "P", "keys": ["fixed-key"], "apiStages": [{"apiId": "fixed", "stage": "prod"}]},
+    ],
+}
+ENV = {"AUTHZ_PEPPER": PEPPER}
 ENDINGS = ("", "?mode=import&format=csv", "?mode=%ff", "?limit=-1&position=%2F%2F", "?limit=" + "9" * 50)
 
 
@@ -493,6 +502,32 @@ def test_the_cost_of_a_request_is_explained_by_its_metadata(furnished: tuple[Con
     assert cost(shop={"units": 3}) == "3, from the metadata shop:units"
     assert cost(shop={"units": "9"}) == "8, the max of costFrom: the metadata shop:units is greater"
     assert cost().startswith("5, the method's")
+
+
+def test_the_command_explains_a_request_from_the_store(
+    furnished: tuple[Control, dict[str, str]],
+    shared_redis: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the control plane does; a file need not be there, and its resources count too."""
+    plane, ids = furnished
+    monkeypatch.chdir(tmp_path)
+    value = boto(plane).get_api_key(apiKey=ids["api_Key"], includeValue=True)["value"]
+    url = f"https://{ids['restapi_id']}.example/prod/pets"
+
+    def said(url: str, value: str, *words: str) -> list[str]:
+        told = command(
+            shared_redis, plane.account, "explain", "GET", url, "-H", f"x-api-key: {value}", *words, environ=ENV
+        )
+        return told[1].splitlines()
+
+    by_the_plane = raw(plane, "POST", "/explain", {"url": url, "headers": {"X-Api-Key": value}})
+    assert said(url, value, "--store") == by_the_plane.json()["item"]
+    Path("plans.yaml").write_text(yaml.safe_dump(FILE | {"settings": {"store": True}}))
+    assert f"key       {ids['api_Key']}" in said(url, value)
+    assert "key       fixed-key" in said("https://fixed.example/prod/", FILE["apiKeys"][0]["value"])
+    assert "reason    key_unknown" in said("https://fixed.example/prod/", value, "--store", "false")
 
 
 def test_a_line_of_the_access_log_is_explained_by_its_keys_id(furnished: tuple[Control, dict[str, str]]) -> None:

@@ -34,7 +34,8 @@ from tests.support.servers import RedisServer
 
 REGION = "eu-central-1"
 DEADLINE_SECONDS = 30.0
-SEALER = Sealer([b"s" * 32], b"a pepper for tests")
+PEPPER = "a pepper for tests"
+SEALER = Sealer([b"s" * 32], PEPPER.encode())
 
 
 @dataclass(frozen=True)

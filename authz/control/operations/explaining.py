@@ -11,6 +11,7 @@ from authz.aws.errors import bad_request
 from authz.core.catalog import Caller, Catalog, Compiler, caller_of
 from authz.core.keyform import KeyForm
 from authz.core.request import Request, joined
+from authz.core.responses import Profile
 from authz.core.stored import Items, StoredCustomer, StoredKey
 from authz.envoy.accesslog import LogLine
 from authz.explain import explain
@@ -34,6 +35,7 @@ class Explainer:
         account_id: str,
         fixed: Callable[[], Items],
         form: KeyForm | None = None,
+        profile: Profile = "standard",
     ) -> None:
         self._store = store
         self._sealer = sealer
@@ -41,6 +43,7 @@ class Explainer:
         self._account_id = account_id
         self._fixed = fixed
         self._form = form
+        self._profile = profile
 
     async def __call__(self, request: Request, line: LogLine | None = None) -> str:
         snapshot = await self._store.snapshot()
@@ -49,7 +52,7 @@ class Explainer:
         key_id = line.authz.key_id if line and line.authz else ""
         key = await self._store.get("apikey", key_id) if key_id else None
         caller = await self._caller(key) if isinstance(key, StoredKey) else None
-        return await explain(catalog, request, 0, self._limiter, keys=ring, line=line, caller=caller)
+        return await explain(catalog, request, 0, self._limiter, self._profile, ring, line, caller)
 
     def _compile(self, items: Items) -> Catalog:
         resources, refs = to_resources(items)
