@@ -30,7 +30,7 @@ from authz.config.fields import FIELDS, sentence
 from authz.config.settings import Option, options
 from authz.control import app
 from authz.control.call import Operation
-from authz.control.operations.unsupported import UNSUPPORTED
+from authz.control.operations.unsupported import UNSUPPORTED, WHY
 from authz.control.unfilled import UNFILLED, UNREAD
 from authz.core import resources
 from authz.core.request import Request
@@ -263,7 +263,8 @@ def own_operations() -> str:
 
 
 def unsupported() -> str:
-    return table(("operation", "request"), ((code(found.name), _request(found)) for found in UNSUPPORTED))
+    rows = ((code(found.name), _request(found), WHY[found.name]) for found in UNSUPPORTED)
+    return table(("operation", "request", "why"), rows)
 
 
 def unread() -> str:
