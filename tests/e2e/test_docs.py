@@ -44,6 +44,7 @@ RUN = (
     "docs/how-to/manage-with-aws-tools.md",
     "docs/how-to/move-plans-in-and-out.md",
     "docs/how-to/rotate-a-key.md",
+    "docs/how-to/limit-a-customer.md",
     "docs/how-to/restrict-a-key-to-addresses.md",
     "docs/how-to/charge-by-cost.md",
     "docs/how-to/try-a-plan-in-shadow.md",
