@@ -130,6 +130,20 @@ def test_a_body_beyond_envoys_buffer_is_refused_unchecked(tokens: Shop) -> None:
     assert tokens.stack.access_log()[-1]["authz"] is None
 
 
+def test_a_route_may_leave_the_filter_out(redis: RedisServer, echo: EchoServer) -> None:
+    """Then Envoy checks the key before it has the body, and the call costs what its method costs."""
+    texts = [block.text for block in blocks(PAGE.read_text("utf-8")) if "route.v3.FilterConfig" in block.text]
+
+    def patch(envoy_config: Any) -> None:
+        with_filters("filters.yaml")(envoy_config)
+        for host in http_manager(envoy_config)["route_config"]["virtual_hosts"]:
+            host["routes"][-1].update(yaml.safe_load(texts[0]))
+
+    with stack(plans(), redis.url, echo.address, patch=patch) as it:
+        large = b'{"max_tokens": 1, "a": "' + b"x" * 1_200_000 + b'"}'
+        assert Shop(it).cost(JSON, large) == METHODS_OWN
+
+
 def test_the_units_and_the_fallbacks_are_counted(tokens: Shop) -> None:
 
     def counted(name: str, **labels: str) -> float:
