@@ -106,9 +106,10 @@ async def read_page(store: Reader, usage: Usage, query: Query, limit: int, posit
 
 
 async def read_all(store: Reader, usage: Usage, query: Query) -> AsyncIterator[Rows]:
-    """Yield all rows: page by page where no two pages share a row, else summed and sorted.
+    """Yield all rows: page by page where no two pages share a row, else summed and sorted at the end.
 
-    Beyond MAX_GROUPS a group may have several rows, which add up.
+    Beyond MAX_GROUPS a group may have several rows, which add up. Something is yielded for each page, perhaps no row,
+    so that a caller can notice that its reader has left.
     """
     position, summed = None, Rows()
     while True:
@@ -117,8 +118,9 @@ async def read_all(store: Reader, usage: Usage, query: Query) -> AsyncIterator[R
             yield page.rows
         else:
             merge(summed, page.rows)
-            if len(summed) > MAX_GROUPS:
-                yield in_order(summed)
+            is_full = len(summed) > MAX_GROUPS
+            yield in_order(summed) if is_full else {}
+            if is_full:
                 summed = {}
         position = page.position
         if position is None:

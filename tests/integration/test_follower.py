@@ -37,6 +37,7 @@ from authz.core.resources import (
     Customer,
     Deployment,
     FailurePolicy,
+    LimitsPer,
     Method,
     Period,
     QuotaSettings,
@@ -54,6 +55,7 @@ from authz.store import feed
 from authz.store.edit import Edit
 from authz.store.keys import StoreKeyCache
 from authz.store.ports import Event
+from authz.store.quotas import find_held
 from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.integration.test_server import check, document, get
@@ -788,6 +790,49 @@ def test_set_units_are_not_refused_by_an_earlier_report_of_redis(own_redis: Redi
         asyncio.run(_set_remaining(own_redis.url, quota, 2))
         own_redis.kill()
         until(lambda: check(server.grpc, value_of("k1")) == [200], "the stand-in admits")
+
+
+TWO_IN_ALL = QuotaSettings(2, Period.TOTAL)
+A_MONTH = QuotaSettings(2, Period.MONTH)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param({"quota": A_MONTH}, id="AWS's quota"),
+        pytest.param({"quotas": (TWO_IN_ALL,)}, id="a further quota"),
+        pytest.param({"quota": A_MONTH, "limits_per": LimitsPer.CUSTOMER}, id="a customer's AWS quota"),
+        pytest.param({"quotas": (TWO_IN_ALL,), "limits_per": LimitsPer.CUSTOMER}, id="a customer's further quota"),
+    ],
+)
+def test_granted_units_are_admitted_although_a_refusal_was_remembered(
+    own_redis: RedisServer, limits: dict[str, Any]
+) -> None:
+    """And shared out by the stand-in once Redis goes away."""
+    plan = replace(stored_plan(), plan=replace(stored_plan().plan, failure_policy=FailurePolicy.LOCAL, **limits))
+    keys = [stored_key(name, customer_id="acme") for name in ("k1", "k2")]
+    asyncio.run(_write(own_redis.url, (*world(), plan, *keys)))
+    with authz_serve(None, "--redis-url", own_redis.url, "--drain-seconds", "0", "--store") as server:
+        assert check(server.grpc, *[value_of("k1")] * 4) == [200, 200, 429, 429]
+        asyncio.run(_grant(own_redis.url, 1, "first"))
+        assert check(server.grpc, *[value_of("k1")] * 3) == [200, 429, 429]
+        asyncio.run(_grant(own_redis.url, 3, "second"))
+        own_redis.kill()
+        until(lambda: check(server.grpc, value_of("k1")) == [200], "the stand-in admits")
+
+
+async def _grant(url: str, units: int, name: str) -> None:
+    """Grant units to the first quota of k1, and wait until the change is live."""
+    ledger, store = UsageLedger(url), Store(url)
+    found = await find_held(store, "p1", "k1", None)
+    written = await ledger.grant("p1", found.holder, found.quotas[0], units, name=name, who="test", what="grant")
+
+    async def told() -> bool:
+        return [one.version >= written.version for one in await store.presences()] == [True]
+
+    await eventually(told)
+    await ledger.aclose()
+    await store.aclose()
 
 
 async def _set_remaining(url: str, quota: QuotaSettings, remaining: int) -> None:
