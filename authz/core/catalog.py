@@ -13,10 +13,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.core.credentials import Credentials
+from authz.core.holders import own_limit, quota_at
 from authz.core.keyform import KeyForm
-from authz.core.limits import EXACT, Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
+from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
 from authz.core.methods import ANY, WILDCARD, method_of
-from authz.core.periods import interval
 from authz.core.recent import Recent
 from authz.core.request import Request
 from authz.core.resources import (
@@ -34,7 +34,6 @@ from authz.core.resources import (
     LimitsPer,
     MethodSetting,
     Mode,
-    Overage,
     Override,
     QuotaSettings,
     Resources,
@@ -80,24 +79,8 @@ class _QuotaNow(Struct, gc=False):
         last = self.last.get(day)
         if last and last.start <= now < last.end:
             return last
-        period = interval(settings, now, day)
-        self.last[day] = found = Quota(
-            settings.limit,
-            period.start,
-            period.end,
-            settings.period,
-            settings.counts is Counts.UNITS,
-            _overage(settings.overage),
-            tuple(sorted(settings.alerts)),
-            settings.time_zone is not None or settings.anchor is Anchor.BILLING_DAY,
-        )
+        self.last[day] = found = quota_at(settings, now, day)
         return found
-
-
-def _overage(overage: Overage | None) -> int:
-    if overage is None:
-        return 0
-    return EXACT if overage.up_to == "UNLIMITED" else overage.up_to
 
 
 class _MethodThrottles(Struct, gc=False):
@@ -653,10 +636,8 @@ def _own_throttle(plan: _Plan, override: Override | None) -> Throttle | None:
 def _own_quota(quota: _QuotaNow, owner: _Owner, now: int) -> Quota:
     """The quota at `now`, with the limit of an override in place of its own."""
     rule = quota.at(now, owner.billing_day)
-    for own in owner.override.quotas if owner.override else ():
-        if own.period == quota.settings.period and own.counts in (None, quota.settings.counts):
-            return replace(rule, limit=own.limit)
-    return rule
+    limit = own_limit(quota.settings, owner.override)
+    return rule if limit == rule.limit else replace(rule, limit=limit)
 
 
 @lru_cache(maxsize=1024)

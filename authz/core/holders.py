@@ -100,7 +100,7 @@ def held_quotas(plan: UsagePlan, holder: Holder) -> tuple[HeldQuota, ...]:
     """The plan's quotas as the holder has them, in the order in which they are checked."""
     return tuple(
         HeldQuota(
-            _overridden(settings, holder.override),
+            replace(settings, limit=own_limit(settings, holder.override)),
             holder.billing_day,
             *_state(plan.id, holder, None if settings is plan.quota else settings),
         )
@@ -128,11 +128,12 @@ def _state(plan_id: str, holder: Holder, further: QuotaSettings | None) -> tuple
     return "ledger", ("ledger", plan_id, holder.id)
 
 
-def _overridden(settings: QuotaSettings, override: Override | None) -> QuotaSettings:
-    for other in override.quotas if override else ():
-        if other.period is settings.period and other.counts in (None, settings.counts):
-            return replace(settings, limit=other.limit)
-    return settings
+def own_limit(settings: QuotaSettings, override: Override | None) -> int:
+    """The limit of a quota for a holder with this override."""
+    for own in override.quotas if override else ():
+        if own.period is settings.period and own.counts in (None, settings.counts):
+            return own.limit
+    return settings.limit
 
 
 def _overage(settings: QuotaSettings) -> int:
