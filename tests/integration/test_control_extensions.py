@@ -42,7 +42,7 @@ async def test_a_change_of_a_customer_reaches_the_keys_in_memory(gateway: Gatewa
     assert await gateway.calls(2) == ["OK", "LE"]
     await put(gateway, customer, verb="DELETE")
     assert await gateway.calls(1) == ["LE"]
-    assert gateway.control.run(lambda context: differences(context.store)) == []
+    assert gateway.control.run(lambda _: differences(gateway.control.store)) == []
 
 
 async def test_a_key_has_numbers_of_its_own_as_long_as_it_is_in_the_plan(gateway: Gateway) -> None:
@@ -67,7 +67,7 @@ async def test_a_quota_that_aws_does_not_know_holds_and_outlives_awss_own(gatewa
     assert await gateway.calls(3) == ["OK", "OK", "LE"]
 
 
-async def test_a_call_costs_what_was_deployed(gateway: Gateway) -> None:
+async def test_a_call_takes_the_deployed_cost(gateway: Gateway) -> None:
     await gateway.make(quota={"limit": 7, "period": "MONTH"})
     await put(gateway, f"/restapis/{gateway.apis['a1']}/extension", {"methods": {"/pets/GET": {"cost": 3}}})
     assert await gateway.calls(1) == ["OK"]
