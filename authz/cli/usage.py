@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,6 +25,8 @@ from authz.core.resources import Counts, Period
 from authz.core.stored import Items
 from authz.ids import random_hex
 from authz.store.alerts import document_of
+from authz.store.lastuse import document_of as unused_document
+from authz.store.lastuse import unused_keys
 from authz.store.ports import AlertQuery
 from authz.store.quotas import (
     REASON_LENGTH,
@@ -269,13 +270,49 @@ def grant(
         raise OSError(f"{error}; to try again without granting twice, give --name {named}") from None
 
 
+@usage.command("unused-keys")
+@click.option("--days", "count", default=DAYS, show_default=True, type=click.IntRange(1), help="How many days.")
+@JSON
+@CONFIG
+@with_options(*PLACE)
+def unused(count: int, as_json: bool, path: Path | None, redis_url: str | None, account_id: str | None) -> None:
+    """Print the keys that had no counted call for `--days` days. Newer keys are left out.
+
+    A line has the key's id, its last day of use (UTC), its state and its name. Of a key without a day, no use is kept.
+    """
+
+    async def act(store: Store, ledger: UsageLedger) -> None:
+        if count > ledger.kept_days:
+            raise click.UsageError(f"--days: expected at most {ledger.kept_days}, the days for which usage is kept")
+        if as_json:
+            await _print_json(document async for document in _unused(store, ledger, count))
+            return
+        async for key in _unused(store, ledger, count):
+            state = "enabled" if key["enabled"] else "disabled"
+            name = "".join(char if char.isprintable() else "?" for char in key.get("name", ""))
+            click.echo(f"{key['id']:20}  {key.get('lastUsedDate', 'never'):10}  {state:8}  {name}".rstrip())
+
+    _on_usage(act, path, redis_url, account_id)
+
+
+async def _unused(store: Store, ledger: UsageLedger, count: int) -> AsyncIterator[dict[str, Any]]:
+    position: str | None = None
+    while True:
+        page = await unused_keys(store, ledger, count, PAGE, position)
+        for use in page.items:
+            yield unused_document(use)
+        position = page.position
+        if position is None:
+            return
+
+
 def _on_usage(
     act: Callable[[Store, UsageLedger], Awaitable[T]], path: Path | None, redis_url: str | None, account_id: str | None
 ) -> T:
     """Act on the store and its usage, beside a file's items. Raises ConfigError or OSError."""
     read = configuration.load(path) if path else None
     settings = store_settings(redis_url, account_id, read.settings if read else {})
-    items: Items = from_resources(read.resources, int(time.time()), bytes.hex) if read else {}
+    items: Items = from_resources(read.resources, 0, bytes.hex) if read else {}
 
     async def run(store: Store) -> T:
         ledger = _ledger(settings)

@@ -367,6 +367,18 @@ class Usage(Protocol):
         """Up to `limit` alerts after a position. Raises InvalidPosition."""
         ...
 
+    @property
+    def kept_days(self) -> int:
+        """The days after its last call for which a caller's usage is kept at least in part."""
+        ...
+
+    async def last_days(self, callers: Sequence[CallerName]) -> tuple[int, dict[CallerName, int | None]]:
+        """Today, and the last day on which a call of each caller was counted; None if no such day is kept.
+
+        Days are numbers since 1970. A caller whose usage can't be read is left out.
+        """
+        ...
+
     async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
         """Up to `count` keys with the most calls today (UTC), and their calls. Keys without a call are left out."""
         ...

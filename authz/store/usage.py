@@ -23,6 +23,7 @@ from authz.store.ports import (
     Adjusted,
     AlertPage,
     AlertQuery,
+    CallerName,
     StatesReading,
     StoreRefusal,
     StoreUnavailable,
@@ -39,6 +40,7 @@ REMAIN: Final = Script.load("remain.lua")
 ROWS: Final = 20_000  # read by one script, which blocks Redis for a few ms
 CALLERS: Final = 500  # read by one script, however few days are read
 ATTEMPTS: Final = 3  # to find the current period by Redis's clock
+LONGEST_PERIOD_DAYS: Final = 31  # as in prelude/ledger.lua
 NO_DAYS: Final = Days(1, 0)
 
 _READING: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
@@ -73,18 +75,42 @@ class UsageLedger:
         self, plan_id: str, key_ids: Sequence[str], days: Days = NO_DAYS, *, refused: bool = False
     ) -> UsageReading:
         """Read the records of these keys in a plan, with the rows of these days. Raises StoreUnavailable."""
-        now, records = self._now(), dict[str, CallerUse]()
+        now, records = await self._read([(plan_id, key_id) for key_id in key_ids], days, refused=refused)
+        return UsageReading(now, {key_id: record for (_, key_id), record in records.items()})
+
+    @property
+    def kept_days(self) -> int:
+        """The days after its last call for which a caller's ledger is kept."""
+        return max(self._retention_days, LONGEST_PERIOD_DAYS)
+
+    async def last_days(self, callers: Sequence[CallerName]) -> tuple[int, dict[CallerName, int | None]]:
+        """Return today and each caller's last day with a counted call. Raises StoreUnavailable.
+
+        The last day is that of the ledger. If UpdateUsage has begun that day and no call came, the history has it.
+        """
+        now, records = await self._read(callers)
+        today = now // DAY_US
+        found = {caller: _last_day(record) for caller, record in records.items()}
+        begun = [caller for caller, record in records.items() if record.rows and found[caller] is None]
+        _, older = await self._read(begun, Days(today - self._retention_days, today + 1))
+        return today, found | {caller: _last_day(record) for caller, record in older.items()}
+
+    async def _read(
+        self, callers: Sequence[CallerName], days: Days = NO_DAYS, *, refused: bool = False
+    ) -> tuple[int, dict[CallerName, CallerUse]]:
+        """Return Redis's time (µs) and the records of callers. One that can't be read is logged and left out."""
+        now, records = self._now(), dict[CallerName, CallerUse]()
         fields = max(1, days.last - days.first + 1) * (3 if refused else 1)
         blob = msgspec.msgpack.encode((self._database.pinned(), days.first, days.last, int(refused)))
-        for ids in chunks(key_ids, min(CALLERS, max(1, ROWS // fields))):
-            keys = [key for key_id in ids for key in self._keys(plan_id, key_id)]
+        for some in chunks(callers, min(CALLERS, max(1, ROWS // fields))):
+            keys = [key for caller in some for key in self._keys(*caller)]
             now, replies = _READING.decode(await self._database.run(READ, keys, blob))
-            for key_id, numbers in zip(ids, replies, strict=True):
+            for caller, numbers in zip(some, replies, strict=True):
                 if numbers:
-                    records[key_id] = _record(*numbers)
+                    records[caller] = _record(*numbers)
                 else:
-                    _warn(plan_id, key_id)
-        return UsageReading(now, records)
+                    _warn(*caller)
+        return now, records
 
     async def alerts(self, query: AlertQuery, limit: int, position: str | None = None) -> AlertPage:
         """Read up to `limit` alerts after a position. Raises InvalidPosition and StoreUnavailable."""
@@ -192,6 +218,10 @@ def _record(start: int, finish: int, used: int, rows: list[list[int]], refused: 
         {day: DayRow(*numbers) for day, *numbers in rows},
         {day: (throttle, quota) for day, throttle, quota in refused},
     )
+
+
+def _last_day(record: CallerUse) -> int | None:
+    return max((day for day, row in record.rows.items() if row.requests), default=None)
 
 
 def _warn(plan_id: str, key_id: str) -> None:

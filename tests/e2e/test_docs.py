@@ -46,6 +46,7 @@ RUN = (
     "docs/how-to/rotate-a-key.md",
     "docs/how-to/limit-a-customer.md",
     "docs/how-to/restrict-a-key-to-addresses.md",
+    "docs/how-to/keep-keys-clean.md",
     "docs/how-to/charge-by-cost.md",
     "docs/how-to/try-a-plan-in-shadow.md",
     "docs/how-to/help-a-caller.md",

@@ -22,7 +22,7 @@ from authz.core.holders import HeldQuota, Holder, QuotaState
 from authz.core.request import Request
 from authz.core.stored import Items
 from authz.envoy.accesslog import LogLine
-from authz.store.ports import Adjusted, AlertPage, AlertQuery, StatesReading, UsageReading, Written
+from authz.store.ports import Adjusted, AlertPage, AlertQuery, CallerName, StatesReading, UsageReading, Written
 from authz.store.sealing import Sealer
 from tests.support.dictstore import DictStore
 
@@ -38,6 +38,11 @@ class NoUsage:
 
     async def alerts(self, query: AlertQuery, limit: int, position: str | None = None) -> AlertPage:
         return AlertPage([], None)
+
+    kept_days = 400
+
+    async def last_days(self, callers: Sequence[CallerName]) -> tuple[int, dict[CallerName, int | None]]:
+        return _now() // 86_400, dict.fromkeys(callers)
 
     async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
         return []

@@ -1,4 +1,4 @@
-"""What keys have beside AWS's members: the addresses that may use them, and a billing day."""
+"""What keys have beside AWS's members: the addresses that may use them, a billing day, and their last use."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from msgspec.structs import replace
 from authz.aws.errors import bad_request
 from authz.aws.patch import Document
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.apikeys import stored_key
+from authz.control.operations.apikeys import page_answer, stored_key
 from authz.core.resources import BillingDay, Resource
 from authz.core.rules import sources_problems
 from authz.core.stored import StoredKey
+from authz.store.lastuse import document_of, last_use, last_used_date, unused_keys
 from authz.store.ports import Draft
+
+DIGITS: Final = 10
 
 
 class KeyExtension(Resource, frozen=True):
@@ -25,7 +28,12 @@ class KeyExtension(Resource, frozen=True):
 
 
 async def get_extension(call: Call) -> Answer:
-    return Answer(body=_document(await stored_key(call.context.store, call.params["api_Key"])))
+    stored = await stored_key(call.context.store, call.params["api_Key"])
+    _, uses = await last_use(call.context.usage, [stored])
+    if not uses:
+        call.warn("the usage of the key in Redis can't be read, so lastUsedDate is left out")
+    last = last_used_date(uses[0]) if uses else None
+    return Answer(body=_document(stored) | ({} if last is None else {"lastUsedDate": last}))
 
 
 async def put_extension(call: Call) -> Answer:
@@ -58,10 +66,22 @@ def _document(stored: StoredKey) -> Document:
     return document
 
 
+async def get_unused_keys(call: Call) -> Answer:
+    """Answer with the keys of a page that were not used for `days` days. A page may be empty and not the last."""
+    most, text = call.context.usage.kept_days, call.one("days") or ""
+    days = int(text) if text.isascii() and text.isdigit() and len(text) < DIGITS else 0
+    if not 1 <= days <= most:
+        raise bad_request(f"Invalid days: expected a number from 1 to {most}, the days for which usage is kept")
+    context = call.context
+    page = await unused_keys(context.store, context.usage, days, *call.paging(), undated=context.fixed())
+    return page_answer(page, document_of)
+
+
 _PATH: Final = "/apikeys/{api_Key}/extension"
 
 OPERATIONS: Final = (
     Operation("GetApiKeyExtension", "GET", _PATH, get_extension, writes=False),
     Operation("PutApiKeyExtension", "PUT", _PATH, put_extension, writes=True),
     Operation("DeleteApiKeyExtension", "DELETE", _PATH, delete_extension, writes=True),
+    Operation("GetUnusedKeys", "GET", "/usage/unused-keys", get_unused_keys, writes=False),
 )
