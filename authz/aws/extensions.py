@@ -176,6 +176,8 @@ def with_customer_document(
     """Return the customer as a document describes it. Raises ApiError."""
     if CONTROL.search(customer_id):
         raise refused([Problem("$.id", "expected no control characters")])
+    if len(customer_id) > MAX_NAME:
+        raise refused([Problem("$.id", f"expected at most {MAX_NAME} characters")])
     _check_unchanged(old, customer_id, given)
     customer = Customer(customer_id, given.name, given.billing_day, given.overrides, checked_tags(given.tags))
     plans = tuple(plan.plan for plan in found.plans.values())

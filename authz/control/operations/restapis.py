@@ -343,6 +343,7 @@ def _as_given(base: RestApi, body: NewApi) -> RestApi:
         key_sources=body.key_sources or base.key_sources,
         authorizer=body.authorizer or base.authorizer,
         forward_api_key=body.forward_api_key,
+        cost_from=base.cost_from,
     )
 
 

@@ -329,6 +329,13 @@ def test_awss_operations_on_methods_and_apis_keep_costs() -> None:
     assert found.call("GET", API).body == {**COSTS, "methods": moved}
 
 
+def test_a_clone_has_the_costs_of_its_origin() -> None:
+    found = plane()
+    found.call("PUT", API, COSTS)
+    made = found.call("POST", "/restapis", {"name": "clone", "cloneFrom": "a1"}).body["id"]
+    assert found.call("GET", f"/restapis/{made}/extension").body == COSTS
+
+
 @pytest.mark.parametrize("mode", ["merge", "overwrite"])
 def test_an_import_of_openapi_keeps_the_costs_of_the_methods_that_stay(mode: str) -> None:
     found = plane()
@@ -517,6 +524,12 @@ def test_a_customer_is_refused_with_the_address_of_its_mistake(document: Any, to
 def test_a_path_and_its_document_name_one_customer() -> None:
     reply = plane().call("PUT", "/customers/another", ACME)
     assert (reply.status, "$.id" in reply.body["message"]) == (400, True)
+
+
+def test_a_customers_id_has_the_bound_of_a_name() -> None:
+    assert plane().call("PUT", f"/customers/{'c' * 1024}", {}).status == 200
+    reply = plane().call("PUT", f"/customers/{'c' * 1025}", {})
+    assert (reply.status, reply.body["message"]) == (400, "Invalid $.id: expected at most 1024 characters")
 
 
 def test_the_files_customers_are_read_only() -> None:
