@@ -226,7 +226,7 @@ class Metrics:
             if verdict.reason is Reason.UNAVAILABLE:
                 self._degraded("deny")
         grant = verdict.grant
-        if grant is not None and grant.cost_source in FALLBACKS:
+        if grant is not None and grant.cost_from is not None and grant.cost_source in FALLBACKS:
             self._cost_fallbacks(subject.api, subject.stage, grant.cost_source)
         if tally is not None and (tally.degraded or tally.shadowed_by):
             if tally.shadowed_by:

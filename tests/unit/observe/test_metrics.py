@@ -13,6 +13,7 @@ from authz.config.live import Outcome
 from authz.core.costs import CostSource
 from authz.core.limits import Layer, Limit, throttle
 from authz.core.request import Request
+from authz.core.resources import CostFrom
 from authz.core.routes import Route
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge
 from authz.observe.metrics import ControlMetrics, Metrics
@@ -85,7 +86,7 @@ def test_a_shadow_refusal_is_counted_beside_the_call_it_let_through() -> None:
 
 
 def priced(cost: int, source: CostSource = CostSource.METADATA) -> Grant:
-    return Grant(SUBJECT, (LIMIT,), cost=cost, cost_source=source)
+    return Grant(SUBJECT, (LIMIT,), cost=cost, cost_from=CostFrom(("cost", "units"), max=1000), cost_source=source)
 
 
 def test_the_units_of_admitted_calls_are_counted_beside_the_calls() -> None:
