@@ -41,9 +41,20 @@ STRICTLY = (
 @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="Rounds of each row.")
 @click.option("--seconds", type=click.FloatRange(0.1, 60), help=f"Load in each round (default: {SECONDS:g}).")
 @click.option("--keys", type=click.IntRange(10_000), help=f"In the store (default: {KEYS:,}; quick: {QUICK_KEYS:,}).")
+@click.option(
+    "--before",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    help="Another tree of this repository, such as a clone of an earlier commit: the section sellers compares with it.",
+)
 @click.option("--output", default=HERE, type=click.Path(path_type=Path, file_okay=False), help="Where the results go.")
 def main(
-    quick: bool, names: tuple[str, ...], rounds: int, seconds: float | None, keys: int | None, output: Path
+    quick: bool,
+    names: tuple[str, ...],
+    rounds: int,
+    seconds: float | None,
+    keys: int | None,
+    before: Path | None,
+    output: Path,
 ) -> None:
     if missing := missing_tools():
         raise click.ClickException(f"missing: {', '.join(missing)}")
@@ -55,7 +66,7 @@ def main(
     with TemporaryDirectory(prefix="authz-bench-") as scratch:
         seconds = seconds or (QUICK_SECONDS if quick else SECONDS)
         keys = keys or (QUICK_KEYS if quick else KEYS)
-        bench = Bench(cores, rounds, seconds, quick, keys, Path(scratch), hosts(), click.echo)
+        bench = Bench(cores, rounds, seconds, quick, keys, Path(scratch), hosts(), click.echo, before)
         sections: list[Section] = []
         for name in SECTIONS:
             if not names or name in names:

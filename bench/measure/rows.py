@@ -31,6 +31,7 @@ class Bench:
     scratch: Path
     hosts: Sequence[Host]
     say: Callable[[str], None]
+    before: Path | None = None  # another tree of this repository, to compare with
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,18 +126,20 @@ def sidecar(
     workers: int = 1,
     cores: Collection[int],
     check: bool = True,
+    tree: Path | None = None,
 ) -> Iterator[Running]:
     """`authz serve` as its users start it, but for STRICT and SWIFT; with `noop` its answers are a constant.
 
-    With `check` the first key's call must be admitted before anything is measured.
+    With `check` the first key's call must be admitted before anything is measured. `tree` has the code to run, if it is
+    not this one.
     """
     port, http = free_ports(workers), free_ports(1)
     wanted = () if host == "grpcio" else ("--server", host)
     many = () if workers == 1 else ("--workers", str(workers))
     listen = ("--grpc-listen", f"{HERE}:{port}", "--http-listen", f"{HERE}:{http}", "--redis-url", redis_url)
-    command = (sys.executable, "-m", "authz", "serve", "--config", str(config), *listen)
+    command = (sys.executable, *(("-P",) if tree else ()), "-m", "authz", "serve", "--config", str(config), *listen)
     command += (*wanted, *many, *STRICT, *SWIFT, *flags)
-    env = {"BENCH_NOOP": noop, "PYTHONPATH": str(NOOP)} if noop else {}
+    env = {"BENCH_NOOP": noop, "PYTHONPATH": str(NOOP)} if noop else {"PYTHONPATH": str(tree)} if tree else {}
     addresses = tuple(f"{HERE}:{port + n}" for n in range(workers))
 
     def is_ready() -> bool:

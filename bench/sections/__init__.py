@@ -12,6 +12,7 @@ from bench.sections.keys import keys_section
 from bench.sections.latency import latency_section
 from bench.sections.one_key import one_key_section
 from bench.sections.reload import reload_section
+from bench.sections.sellers import sellers_section
 from bench.sections.servers import servers_section
 from bench.sections.start import start_section
 from bench.sections.switches import switches_section
@@ -25,6 +26,7 @@ SECTIONS: Mapping[str, Callable[[Bench], Section]] = {
     "batches": batches_section,
     "latency": latency_section,
     "switches": switches_section,
+    "sellers": sellers_section,
     "start": start_section,
     "curves": curves_section,
     "reload": reload_section,

@@ -58,12 +58,17 @@ def label(host: Host, noop: Noop = "", in_flight: int = MANY) -> str:
 
 
 @contextmanager
-def complete(bench: Bench, config: Path, host: Host, *flags: str, workers: int = 1) -> Iterator[Target]:
-    """A sidecar with everything on and a Redis of its own; several workers share all cores with the load."""
+def complete(
+    bench: Bench, config: Path, host: Host, *flags: str, workers: int = 1, tree: Path | None = None
+) -> Iterator[Target]:
+    """A sidecar with everything on and a Redis of its own; several workers share all cores with the load.
+
+    `tree` has the code to run, if it is not this one.
+    """
     cores = bench.cores.server if workers == 1 else bench.cores.all
     with (
         redis(bench.cores.load) as store,
-        sidecar(config, store.address, *flags, host=host, workers=workers, cores=cores) as server,
+        sidecar(config, store.address, *flags, host=host, workers=workers, cores=cores, tree=tree) as server,
     ):
         yield Target((server,), store)
 
