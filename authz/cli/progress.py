@@ -10,7 +10,8 @@ from typing import Final
 
 import click
 
-KINDS: Final = {"restapi": "API", "usageplan": "plan", "apikey": "key"}
+KINDS: Final = {"restapi": "API", "usageplan": "plan", "apikey": "key", "customer": "customer"}
+RARE: Final = frozenset({"customer"})  # words that are left out of a summary where there are none
 
 Step = Callable[[int], None]
 
@@ -32,7 +33,7 @@ def summarize(counts: dict[str, int], quiet: bool, size: int | None = None) -> N
     """Print one line of counts to standard error: `2 APIs, 1 plan, 40 keys, 1,234 bytes`."""
     if quiet:
         return
-    parts = [_counted(number, word) for word, number in counts.items()]
+    parts = [_counted(number, word) for word, number in counts.items() if number or word not in RARE]
     parts += [] if size is None else [_counted(size, "byte")]
     click.echo(", ".join(parts), err=True)
 

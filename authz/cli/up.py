@@ -603,6 +603,7 @@ def _access_key(place: WorkFiles) -> str:
 def _sample_examples(way_in: str) -> Iterator[str]:
     """What each line answers, and the line. The keys are those of the sample."""
     show, key, pets = "curl -s -w ' %{http_code}\\n'", "-H 'x-api-key: demo-key-", f"{way_in}/prod/pets"
+    search = f"{way_in}/prod/search"
     yield from (
         "No key: 403 Forbidden.",
         f"  {show} {pets}",
@@ -615,6 +616,12 @@ def _sample_examples(way_in: str) -> Iterator[str]:
         "",
         "Four in plan Taster, 3 a day: the last is 429 Limit Exceeded.",
         f"  {show} {key}guest-000000000' '{pets}?n=[1-4]' | tail -1",
+        "",
+        "Five searches by a key of plan Studio, five units each, twenty an hour: 200 200 200 200 429.",
+        f"  curl -s -o /dev/null -w '%{{http_code}} ' {key}site-0000000000' '{search}?n=[1-5]'; echo",
+        "",
+        "Another key of that customer, which shares the limits: 429, by the quota of the hour; the month's goes on.",
+        f"  curl -s -i {key}app-00000000000' {pets} | grep -iE '^(HTTP|ratelimit:)'",
         "",
     )
 

@@ -61,7 +61,10 @@ class LoaderStoppedError(LoaderError):
 PUBLISHED: Final = re.compile(r"demo-key-[a-z0-9-]+")
 PUBLISHED_IN_PLANS: Final = frozenset(
     digest(f"demo-key-{name}").hex()
-    for name in ("tester-00000000", "acme-0000000000", "globex-00000000", "sparrow-0000000", "guest-000000000")
+    for name in (
+        *("tester-00000000", "acme-0000000000", "globex-00000000", "sparrow-0000000", "guest-000000000"),
+        *("site-0000000000", "app-00000000000"),
+    )
 )
 TAKES_PUBLISHED: Final = "_AUTHZ_TAKES_PUBLISHED_KEYS"
 

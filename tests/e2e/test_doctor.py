@@ -372,7 +372,7 @@ def test_keys_of_the_sample_are_reported(sidecar: AuthzServer) -> None:
     report = json.loads(doctor("--sidecar", sidecar.http, "--config", str(FILE), "--json").stdout)
     [finding] = report["findings"]
     assert (finding["id"], finding["severity"]) == ("sample-keys-disabled", "info")
-    assert finding["seen"] == "API keys tester, acme, globex, sparrow, guest"
+    assert finding["seen"] == "API keys tester, acme, globex, sparrow, guest, site, app"
 
 
 async def test_a_request_validator_in_the_store_is_reported(sidecar: AuthzServer, kept: RedisServer) -> None:

@@ -168,6 +168,18 @@ def test_an_exhausted_quota_shows_limit_exceeded(running: Up) -> None:
     assert running.curl(3) == '{"message":"Limit Exceeded"} 429'
 
 
+def test_searches_use_up_the_hour_at_five_units_each(running: Up) -> None:
+    assert running.curl(4).split().count("200") <= 4
+    until(lambda: running.curl(4).split() == ["429"] * 5, "the hour of twenty units is not used up")
+
+
+def test_a_customer_s_other_key_is_refused_by_the_hour_and_not_by_the_month(running: Up) -> None:
+    until(lambda: running.curl(4).split() == ["429"] * 5, "the first key has not used up the hour")
+    status, limits = running.curl(5).lower().splitlines()
+    assert status.startswith("http/1.1 429")
+    assert re.search(r";r=9\d\d;.*;r=0;", limits), limits
+
+
 def test_it_takes_the_faster_host_where_it_is_and_says_so(running: Up) -> None:
     assert f"served by {'grpcio' if NO_PYVOY else 'pyvoy'}" in running.text
 
@@ -204,7 +216,9 @@ def test_each_line_stands_below_what_it_answers(running: Up) -> None:
     lines = running.text.splitlines()
     above = [lines[at - 1] for at, line in enumerate(lines) if line.startswith("  curl ")]
     for words, promise in zip(
-        ("403 Forbidden", "200", "200 200 200 200 200 429 429 429", "429 Limit Exceeded"), above, strict=True
+        ("403 Forbidden", "200", "200 200 200 200 200 429 429 429", "429 Limit Exceeded", "200 200 200 200 429", "429"),
+        above,
+        strict=True,
     ):
         assert words in promise
 

@@ -14,10 +14,10 @@ import pytest
 FILE = Path(__file__).parents[2] / "authz" / "samples" / "plans.yaml"
 # Each command needs the results of those before it.
 COMMANDS = (
-    (("import", str(FILE)), "1 API, 5 plans, 5 keys", "Importing"),
-    (("export", "exported.yaml"), "1 API, 5 plans, 5 keys, ", "Reading"),
-    (("backup", "account.backup"), "1 API, 5 plans, 5 keys, 0 counters, ", "Reading"),
-    (("restore", "account.backup", "--yes"), "1 API, 5 plans, 5 keys, 0 counters, ", "Restoring"),
+    (("import", str(FILE)), "1 API, 6 plans, 7 keys, 1 customer", "Importing"),
+    (("export", "exported.yaml"), "1 API, 6 plans, 7 keys, 1 customer, ", "Reading"),
+    (("backup", "account.backup"), "1 API, 6 plans, 7 keys, 1 customer, 0 counters, ", "Reading"),
+    (("restore", "account.backup", "--yes"), "1 API, 6 plans, 7 keys, 1 customer, 0 counters, ", "Restoring"),
 )
 
 

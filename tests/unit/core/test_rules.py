@@ -597,6 +597,7 @@ def test_a_customer_that_no_key_names_and_a_key_of_a_customer_in_another_case_ar
         ),
         "$.customers[1].id: no key of this file names the customer Globex in its customerId",
     ]
+    assert warnings(resources(customers=customers, usage_plans=(), api_keys=())) == []
 
 
 @pytest.mark.parametrize("name", [" acme", "ac\tme", "Zoë", "a\r\nx: y"])
