@@ -31,7 +31,7 @@ def zone_of(name: str | None) -> tzinfo:
     if name is None:
         return UTC
     if name not in zone_names():
-        raise KeyError(name)
+        raise KeyError(f"the installed tzdata has no time zone {name}")
     with files("tzdata").joinpath("zoneinfo", *name.split("/")).open("rb") as data:
         return ZoneInfo.from_file(data, key=name)
 
