@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -37,7 +37,7 @@ from authz.core.resources import (
     UsagePlan,
 )
 from authz.core.rules import CONTROL
-from authz.core.stored import RestApi, StoredCustomer, StoredMethod, StoredPlan, StoredResource
+from authz.core.stored import RestApi, StoredCustomer, StoredKey, StoredMethod, StoredPlan, StoredResource
 
 IN_CUSTOMER: Final = "$.customers[0]"
 
@@ -141,6 +141,29 @@ def check_override(plan: UsagePlan, apis: tuple[Api, ...], key: ApiKey, override
     at = f"$.apiKeys[0].overrides['{plan.id}']"
     refuse_any(Problem(one.address.replace(at, "$"), one.rule) for one in override_problems(within))
     return [one.rule for one in idle(within)] if override != Override() else []
+
+
+def idle_billing_day(key: ApiKey, plans: Iterable[UsagePlan]) -> list[str]:
+    """Return a warning if the key's billing day changes nothing in its plans. A key without plans may join one."""
+    mine = tuple(replace(plan, api_stages=(), keys=(key.id,)) for plan in plans)
+    return (
+        [one.rule for one in idle(Resources(usage_plans=mine, api_keys=(replace(key, overrides={}),)))] if mine else []
+    )
+
+
+def idle_customer(customer: Customer, plans: Iterable[StoredPlan], keys: Iterable[StoredKey]) -> list[str]:
+    """Return warnings of a customer's numbers that change nothing. `keys` are all its keys; without any, none is known.
+
+    `plans` are those of the keys and those whose numbers are overridden.
+    """
+    held = list(keys)
+    known = tuple(
+        replace(plan.plan, api_stages=(), keys=tuple(key.key.id for key in held if plan.ref in key.plans))
+        for plan in plans
+    )
+    bare = tuple(replace(key.key, billing_day=None) for key in held)
+    found = idle(Resources(usage_plans=known, api_keys=bare, customers=(customer,)))
+    return [f"{one.address.replace(IN_CUSTOMER, '$')}: {one.rule}" for one in found]
 
 
 class CustomerDocument(Resource, frozen=True):

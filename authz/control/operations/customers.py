@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec.structs import replace
+
 from authz.aws.errors import ApiError, conflict, not_found
-from authz.aws.extensions import CustomerDocument, Overridden, customer_document, with_customer_document
+from authz.aws.extensions import (
+    CustomerDocument,
+    Overridden,
+    customer_document,
+    idle_customer,
+    with_customer_document,
+)
 from authz.aws.patch import Document
 from authz.aws.plans import refused
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import served_apis
-from authz.core.resources import LimitsPer
+from authz.core.resources import Customer
 from authz.core.rules import Problem
-from authz.core.stored import StoredCustomer, StoredPlan
+from authz.core.stored import StoredCustomer, StoredPlan, by_customer
 from authz.store.ports import Draft, ItemSource
+
+KEYS: Final = 100  # of a customer, that are compared with its numbers
 
 
 def no_customer() -> ApiError:
@@ -72,12 +82,22 @@ async def _written(call: Call, customer_id: str, given: CustomerDocument, *, mus
         held = old if isinstance(old, StoredCustomer) else None
         changed = with_customer_document(held, customer_id, given, found, call.context.now())
         edit.put(changed)
-        for plan_id, plan in found.plans.items():
-            if plan.plan.limits_per is LimitsPer.KEY:
-                call.warn(f"no effect: the plan {plan_id} limits each key; override it for the keys, or set limitsPer")
+        await _warn_of_idle(call, replace(changed.customer, overrides=given.overrides), found)
         return customer_document(changed, {plan.ref: plan_id for plan_id, plan in found.plans.items()})
 
     return await call.write(write, *(() if call.params else (customer_id,)))
+
+
+async def _warn_of_idle(call: Call, customer: Customer, found: Overridden) -> None:
+    """Warn of numbers that change nothing for the customer's keys. Of a customer with many keys nothing is said."""
+    store = call.context.store
+    page = await store.search(by_customer(customer.id), KEYS)
+    if page.position is not None:
+        return
+    refs = sorted({ref.partition(".")[0] for key in page.items for ref in key.plans} | found.plans.keys())
+    plans = [plan for plan in await store.many("usageplan", refs) if isinstance(plan, StoredPlan)]
+    for text in idle_customer(customer, plans, page.items):
+        call.warn(text)
 
 
 async def _overridden(source: ItemSource, given: CustomerDocument) -> Overridden:

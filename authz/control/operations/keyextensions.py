@@ -8,7 +8,9 @@ import msgspec
 from msgspec.structs import replace
 
 from authz.aws.errors import bad_request
+from authz.aws.extensions import idle_billing_day
 from authz.aws.patch import Document
+from authz.aws.plans import live_plans, plan_ids
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import page_answer, stored_key
 from authz.core.resources import BillingDay, Resource
@@ -56,6 +58,9 @@ async def _extend(call: Call, given: KeyExtension) -> StoredKey:
         if changed != stored:
             changed = replace(changed, last_updated_date=max(call.context.now(), stored.created_date))
         edit.put(changed)
+        plans = live_plans(stored, await edit.many("usageplan", plan_ids(stored)))
+        for text in idle_billing_day(key, (plan.plan for plan in plans)):
+            call.warn(text)
         return changed
 
     return await call.write(change)

@@ -13,6 +13,7 @@ from authz.core.resources import (
     CostFrom,
     Customer,
     Deployment,
+    LimitsPer,
     Method,
     Override,
     Period,
@@ -524,6 +525,43 @@ def test_a_customer_is_refused_with_the_address_of_its_mistake(document: Any, to
 def test_a_path_and_its_document_name_one_customer() -> None:
     reply = plane().call("PUT", "/customers/another", ACME)
     assert (reply.status, "$.id" in reply.body["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("held", "path", "document", "warned"),
+    [
+        (
+            plan(),
+            "/apikeys/k1/extension",
+            {"billingDay": 7},
+            "no effect: no plan of the key has a quota",
+        ),
+        (plan(), "/customers/acme", {"billingDay": 7}, "$.billingDay: no effect: no plan of its keys has limitsPer"),
+        (
+            plan(),
+            "/customers/acme",
+            {"overrides": {"p1": OVERRIDE}},
+            "$.overrides['p1']: no effect: the plan",
+        ),
+        (
+            plan(limits_per=LimitsPer.CUSTOMER),
+            MEMBERSHIP,
+            OVERRIDE,
+            "no effect: the plan p1 limits the customer",
+        ),
+        (plan(limits_per=LimitsPer.CUSTOMER), "/customers/acme", {"overrides": {"p1": OVERRIDE}}, None),
+        (plan(), MEMBERSHIP, OVERRIDE, None),
+        (plan(), "/customers/another", {"billingDay": 7, "overrides": {"p1": OVERRIDE}}, None),
+    ],
+    ids=lambda value: None,
+)
+def test_a_number_that_changes_nothing_is_warned_of(held: Any, path: str, document: Any, warned: str | None) -> None:
+    """A customer without a key may get one later."""
+    found = plane(held, key(customer_id="acme"))
+    assert found.call("PUT", path, document).status == 200
+    (line,) = found.store.lines
+    assert warned is None or warned in line
+    assert ("no effect" in line) is (warned is not None)
 
 
 def test_a_customers_id_has_the_bound_of_a_name() -> None:
