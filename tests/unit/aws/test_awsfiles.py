@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from authz.aws.awsfiles import Wanted, owner_of, presentable, read, recognised
+from authz.aws.awsfiles import Wanted, owner_of, presentable, read, recognised, written
 from authz.aws.convert import to_resources
 from authz.core.resources import GatewayResponse, Method, MethodSetting, digest
 from authz.core.stored import RestApi, StoredKey, StoredPlan, StoredStage
@@ -187,6 +187,23 @@ def test_a_gateway_response_keeps_what_a_client_can_be_sent() -> None:
     kept, lost = presentable(given)
     assert kept == GatewayResponse(None, {"gatewayresponse.header.a": "'x'"}, {"application/json": "{}"})
     assert len(lost) == 3
+
+
+def test_the_sources_of_a_key_are_carried() -> None:
+    row = {**KEY, "allowedSources": ["203.0.113.0/24", "2001:db8::7"]}
+    key = wanted(keys={"items": [row]}).items["apikey", "k1"]
+    assert isinstance(key, StoredKey)
+    assert key.key.allowed_sources == ("203.0.113.0/24", "2001:db8::7")
+    [again] = written({("apikey", "k1"): key}, {"k1": {}})["get-api-keys.json"]["items"]
+    assert [*again["allowedSources"]] == row["allowedSources"]
+
+
+@pytest.mark.parametrize("ranges", [[], ["10.1.2.3/8"], ["10.0.0.1", "x"], ["10.0.0.1"] * 101])
+def test_a_key_with_sources_that_cannot_be_kept_is_left_out(ranges: list[str]) -> None:
+    """Without them it would work from everywhere."""
+    found = wanted(keys={"items": [{**KEY, "allowedSources": ranges}]})
+    assert ("apikey", "k1") not in found.items
+    assert any(text.startswith("apikey k1: not kept: allowedSources") for text in found.warnings)
 
 
 def test_a_key_without_its_value_has_no_index() -> None:
