@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from authz.aws.convert import from_resources
 from authz.aws.errors import ApiError
@@ -133,7 +134,11 @@ def usage(
     authz usage --plan silver --days 7
     authz usage --customer acme --group-by plan,day --start 2026-03-01 --end 2026-03-31 --csv
     """
-    if context.invoked_subcommand:
+    if command := context.invoked_subcommand:
+        if given := [
+            name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ]:
+            raise click.UsageError(f"{_option(context, given[0])} has no effect before {command}; give it behind")
         return
     if as_json and as_csv:
         raise click.UsageError("--json and --csv are two forms; give one")
@@ -306,6 +311,10 @@ async def _unused(store: Store, ledger: UsageLedger, count: int) -> AsyncIterato
             return
 
 
+def _option(context: click.Context, name: str) -> str:
+    return next(param.opts[0] for param in context.command.params if param.name == name)
+
+
 def _on_usage(
     act: Callable[[Store, UsageLedger], Awaitable[T]], path: Path | None, redis_url: str | None, account_id: str | None
 ) -> T:
@@ -319,7 +328,8 @@ def _on_usage(
         try:
             return await act(store, ledger)
         except (UnknownName, UnfitName) as error:
-            raise click.UsageError(str(error)) from None
+            hint = "" if path or isinstance(error, UnfitName) else " in the store; --config names a file with others"
+            raise click.UsageError(f"{error}{hint}") from None
         finally:
             await ledger.aclose()
 

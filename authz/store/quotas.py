@@ -45,10 +45,12 @@ class Held:
         ]
         if len(found) == 1:
             return found[0]
-        has = ", ".join(f"{quota.settings.period} {quota.settings.counts}" for quota in self.quotas) or "no quota"
-        wanted = " ".join(filter(None, (period, counts)))
-        what = f"more than one quota {wanted}".strip() if found else f"no quota {wanted}".strip()
-        raise UnfitName(f"usage plan {self.plan.plan.id} has {what}; it has: {has}")
+        plan_id = self.plan.plan.id
+        if not self.quotas:
+            raise UnfitName(f"usage plan {plan_id} has no quota")
+        has = ", ".join(f"{quota.settings.period} {quota.settings.counts}" for quota in self.quotas)
+        what = " ".join(filter(None, ("more than one quota" if found else "no quota", period, counts)))
+        raise UnfitName(f"usage plan {plan_id} has {what}; it has: {has}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,6 +251,7 @@ async def test_json_and_csv_on_the_command_line(shop: Shop, run: Callable[..., A
         ("--start", "yesterday"),
         ("--start", "2026-03-05", "--end", "2026-03-04"),
         ("--start", "2020-03-05"),
+        ("--plan", "silver", "alerts"),
     ],
 )
 async def test_options_that_do_not_fit_are_refused(run: Callable[..., Awaitable[str]], words: tuple[str, ...]) -> None:
