@@ -14,16 +14,17 @@ import grpc
 import pytest
 import redis as redis_py
 
+from authz.core.resources import LimitsPer, Period, QuotaSettings
 from authz.envoy.pb import ext_authz_pb2 as pb
 from authz.envoy.pb.ext_authz_pb2_grpc import AuthorizationStub
 from authz.redisio.client import Script
 from tests.e2e.stack import write
-from tests.support.builders import resources, value_of
+from tests.support.builders import key, plan, resources, value_of
 from tests.support.servers import AuthzServer, Kind, RedisServer, authz_serve, redis_server, until
 
 ROOT = Path(__file__).parents[2]
 ZEROS = "{000000000000}"
-COUNTING, STORING = ("admit", "flush"), ("find", "snapshot", "presence")
+COUNTING, STORING = ("admit", "flush", "refused"), ("find", "snapshot", "presence")
 USER = re.compile(r"^user (\w+) (.*)$", re.MULTILINE)
 PASSWORD = "PASSWORD"
 SECONDS = 60
@@ -85,7 +86,7 @@ def plans(tmp_path: Path) -> Path:
 def test_a_user_may_run_every_command_of_its_scripts(user: str, scripts: tuple[str, ...]) -> None:
     """Also of those branches that a test of a sidecar does not come to."""
     texts = (Script.load(f"{name}.lua").text for name in scripts)
-    called = {f"+{name.lower()}" for text in texts for name in re.findall(r"call\('([A-Z]+)'", text)}
+    called = {f"+{name.lower()}" for text in texts for name in re.findall(r"call\(\s*'([A-Z]+)'", text)}
     assert called
     assert called <= set(users()[user])
 
@@ -96,6 +97,22 @@ def test_a_sidecar_with_a_file_counts_as_a_user_with_few_rights(
 ) -> None:
     with authz_serve(plans, "--redis-url", url_of(redis, "sidecar"), *FLAGS, *flags) as sidecar:
         assert [answer(sidecar) for _ in range(3)] == [("", False)] * 3
+
+
+def test_plans_of_sellers_count_as_that_user_too(redis: RedisServer, tmp_path: Path) -> None:
+    """Quotas, customers, alerts and refusals have keys of their own."""
+    quotas = tuple(QuotaSettings(2, period, alerts=(50,)) for period in (Period.MONTH, Period.TOTAL))
+    plans = [plan(per, quotas=quotas, keys=(f"k-{per}",), limits_per=per) for per in LimitsPer]
+    keys = [key(f"k-{one.id}", customer_id="acme") for one in plans]
+    write(tmp_path / "plans.yaml", resources(usage_plans=tuple(plans), api_keys=tuple(keys)))
+    with authz_serve(tmp_path / "plans.yaml", "--redis-url", url_of(redis, "sidecar"), *FLAGS) as sidecar:
+        for one in keys:
+            said = [answer(sidecar, one.id) for _ in range(3)]
+            assert said == [("", False), ("", False), ("plan_quota", False)]
+    with redis_py.Redis.from_url(redis.url) as admin:
+        assert {name.decode().split(":")[2] for name in admin.keys(f"{ZEROS}:v1:*")} >= {"refused", "alerts", "quota"}
+        for per in LimitsPer:
+            assert admin.exists(f"{ZEROS}:v1:refused:{per}:k-{per}")
 
 
 def test_a_sidecar_with_a_store_runs_as_its_user_too(redis: RedisServer, plans: Path) -> None:
