@@ -40,10 +40,12 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
     "authz/core/credentials.py": ("tests/unit/core/test_credentials.py",),
     "authz/core/limits.py": ("tests/unit/core/test_limits.py", "tests/property/test_limits.py"),
     "authz/core/periods.py": ("tests/unit/core/test_periods.py", "tests/property/test_periods.py"),
+    "authz/core/planrules.py": ("tests/unit/core/test_planrules.py",),
     "authz/core/responses.py": ("tests/unit/core/test_responses.py",),
     "authz/core/routes.py": ("tests/unit/core/test_routes.py", "tests/property/test_routes.py"),
     "authz/core/rules.py": ("tests/unit/core/test_rules.py",),
     "authz/core/verdict.py": ("tests/unit/core/test_verdict.py", "tests/unit/envoy/test_edge.py"),
+    "authz/core/zones.py": ("tests/unit/core/test_zones.py", "tests/unit/core/test_periods.py"),
     "authz/limiter/batching.py": (
         "tests/unit/limiter/test_batching.py",
         "tests/integration/test_batches.py",
