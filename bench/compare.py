@@ -88,7 +88,7 @@ class Side:
 @click.option(
     "--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True, help="Our server."
 )
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="A B, so often.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns of A and B.")
 @click.option(
     "--seconds", default=2.0, show_default=True, type=click.FloatRange(0.1, 60), help="Of load in each round."
 )

@@ -129,7 +129,7 @@ class Callers:
         self._send()
 
     def listen(self, seconds: float) -> None:
-        """Wait so long for answers, at most."""
+        """Wait at most this long for answers."""
         for line in select.select(self._lines, (), (), max(0.0, seconds))[0]:
             done = line.connection.receive()
             now = perf_counter()

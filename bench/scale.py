@@ -136,7 +136,7 @@ def sizes(most: int) -> Iterator[int]:
 
 
 def curves(calls: int = 5_000, most: int = 1_000_000) -> dict[str, Curve]:
-    """By what grows: so much of it, and µs of CPU a call."""
+    """By what grows: its size, and µs of CPU a call."""
     random.seed(1)
 
     def points(least: int, top: int, point: Callable[[int], float]) -> Curve:

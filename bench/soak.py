@@ -57,7 +57,7 @@ KEYS: dict[str, dict[str, Any]] = {  # a plan and its only key have one name
 NUMBER = {name: at for at, name in enumerate(KEYS)}
 WORKERS = (1, 2, 2)  # of each sidecar; the first lives from beginning to end
 PROCESSES = sum(WORKERS)
-CLIENTS, PAUSE_SECONDS = 12, 0.06  # each client waits so long at most between two calls
+CLIENTS, PAUSE_SECONDS = 12, 0.06  # each client waits at most this long between two calls
 DEADLINE = "2S"  # as in the header grpc-timeout
 TOO_MANY = 429
 LEDGER, USED, DAY_USED = ">Bddddddddd", 6, 8  # layout: redisio/lua/prelude/ledger.lua
@@ -327,7 +327,7 @@ class Scene:
         self.clients.tell(cut)
 
     def stall(self) -> None:
-        """For longer than anybody waits, then on as if nothing had been."""
+        """For longer than any caller waits, then on as if nothing had been."""
         self.outages += 1
         self.clients.tell(self.clients.proxy.open.clear)
         time.sleep(1.0)

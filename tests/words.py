@@ -21,7 +21,11 @@ from typing import Final, Literal
 ROOT: Final = Path(__file__).parents[1]
 SKIPPED: Final = ("authz/envoy/pb/", "tests/words.", "tests/unit/test_words.py", "tests/deploy/schemas/")
 HASH_COMMENTS: Final = (".sh", ".toml", ".yaml", ".yml", ".j2", ".conf", ".service", "Makefile", "Dockerfile", "/run")
-NOT_PROSE: Final = re.compile(r"(?:^!|noqa|type: ignore|ruff:|fmt:|shellcheck|yaml-language-server).*")
+# Directives; the words after the codes of one are prose.
+NOT_PROSE: Final = re.compile(
+    r"^!.*|(?:noqa|type: ignore)(?:: ?[A-Z]+\d+(?:, ?[A-Z]+\d+)*|\[[^]]*\])?"
+    r"|(?:ruff:|fmt:|shellcheck|yaml-language-server).*"
+)
 MIN_WORDS: Final = 4  # a shorter string is a name or a value
 
 Kind = Literal["docstring", "comment", "message", "test name", "page"]
@@ -31,6 +35,9 @@ NO_NOUN: Final = "is|are|was|for|in|of|goes|holds|with|by|to|on|at|happens|appli
 # Each form as a regular expression, and the plain words to use in its place.
 FORMS: Final = {
     "so many": (r"(?i)\bso many\b", "name the parameter: up to `count` words"),
+    # Not of a time that passed: so long ago.
+    "so long": (r"(?i)\bso (?:long|much|often)\b(?! ago\b)", "name the value: for `seconds`, at most this long"),
+    "somebody": (r"(?i)\b(?:some|any)body(?:'s)?\b", "name the actor: a caller, every client, another process"),
     "of which": (r"(?i)\bof (?:which|whom)\b", "two sentences"),
     "whoever": (r"(?i)\bwho(?:m|so)?ever\b", "name the actor: a caller, the client"),
     "nobody": (r"(?i)\bnobody(?:'s)?\b", "name the actor: no caller, no other process"),
@@ -93,7 +100,7 @@ def texts(path: str, source: str) -> Iterator[Text]:
         yield from _python(path, source)
     elif path.endswith(".lua"):
         yield from _comments(path, source, "--")
-    elif path.endswith(".proto"):
+    elif path.endswith((".proto", ".go", ".mjs")):
         yield from _comments(path, source, "//")
     elif path.endswith(".md"):
         yield from _page(path, source)
@@ -151,7 +158,7 @@ def _comments(path: str, source: str, mark: str) -> Iterator[Text]:
 def _joined(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     first, last, words = 0, 0, ""
     for number, line in lines:
-        line = NOT_PROSE.sub("", line)
+        line = NOT_PROSE.sub("", line).strip()
         if words and number == last + 1:
             words, last = f"{words}\n{line}", number
             continue

@@ -405,7 +405,7 @@ PLAN_TABLE: Final = (
 def live_plans(key: StoredKey, items: Iterable[object]) -> tuple[StoredPlan, ...]:
     """Return the plans among `items` that the key refers to, in the key's order.
 
-    A plan that somebody created later under the id of a deleted plan has another `ref`, and is left out.
+    A plan that was created later under the id of a deleted plan has another `ref`, and is left out.
     """
     plans = {item.ref: item for item in items if isinstance(item, StoredPlan)}
     return tuple(plans[ref] for ref in key.plans if ref in plans)

@@ -159,7 +159,9 @@ def usage(
 
 @usage.command("alerts")
 @with_options(*WHO)
-@click.option("--count", default=ALERTS, show_default=True, type=click.IntRange(1, 100_000), help="At most so much.")
+@click.option(
+    "--count", default=ALERTS, show_default=True, type=click.IntRange(1, 100_000), help="At most this number."
+)
 @click.option("--oldest-first", is_flag=True, help="Begin with the oldest.")
 @click.option("--after", metavar="ID", help="Go on after the alert with this id.")
 @JSON

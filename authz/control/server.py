@@ -155,7 +155,7 @@ async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> N
     for listen in filter(None, (options.listen, options.http_listen)):
         check_listen(listen)
     if options.no_auth:
-        log.warning("ANYBODY ON THIS MACHINE MAY CHANGE EVERYTHING: --no-auth asks for no credentials")
+        log.warning("EVERY PROGRAM ON THIS MACHINE MAY CHANGE EVERYTHING: --no-auth asks for no credentials")
     metrics = ControlMetrics()
     async with control_plane(options, fixed, metrics=metrics) as (server, context):
         watch = Watch(context.store, metrics)

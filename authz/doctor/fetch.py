@@ -383,7 +383,7 @@ async def _ping(run: Run) -> float:
 
 
 async def _is_open(run: Run) -> bool | None:
-    """Whether anybody may come in as the default user; None where we may not know."""
+    """Whether every client may come in as the default user; None where we may not know."""
     user = await run("ACL GETUSER", "default")
     if user is None:
         return None

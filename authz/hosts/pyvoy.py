@@ -155,7 +155,7 @@ class Process:
         self._hup.set()
 
     def abandon(self, status: int) -> NoReturn:
-        """From any thread, without a word to anybody."""
+        """From any thread, without a word to its clients."""
         end(status, self._handover)
 
 
@@ -251,7 +251,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     await process.server.started.wait()
     _calls = process.calls
     await send({"type": "lifespan.startup.complete"})
-    await receive()  # somebody else than we ends Envoy
+    await receive()  # another process ends Envoy
     process.stop()
     await running
 

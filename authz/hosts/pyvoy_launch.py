@@ -124,7 +124,7 @@ def _own_directory() -> str:
             rmtree(left)
     while True:
         directory = mkdtemp(prefix=PREFIX)
-        with suppress(FileNotFoundError):  # somebody else may sweep it away before the lock is ours
+        with suppress(FileNotFoundError):  # another process may sweep it away before the lock is ours
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.set_inheritable(descriptor, True)

@@ -126,7 +126,7 @@ def open_loop(connections: Sequence[Connection], draw: Draw, judge: Judge, *, ra
 def _readable(connections: Sequence[Connection], wait: float | None) -> Sequence[Connection]:
     """select() waits in microseconds, epoll in milliseconds. One connection just blocks in its read.
 
-    Raises TimeoutError where nothing comes for so long without a `wait`.
+    Raises TimeoutError where nothing comes for this long without a `wait`.
     """
     if wait is None and len(connections) == 1:
         return connections

@@ -67,7 +67,7 @@ def exactness(ask: Questions) -> Exactness:
 
 
 def most_of_a_bucket(limit: int, seconds: float) -> int:
-    """What a full bucket of this size, that gains as much each second, can let through in so long."""
+    """What a full bucket of this size, that gains as much each second, can let through in that time."""
     return math.floor(limit + limit * seconds)
 
 

@@ -153,7 +153,7 @@ def sidecar(
 
 
 def _check(sidecar: Running, noop: Noop) -> None:
-    """Raises NotStarted where the answers are not those that shall be measured: a no-op admits anybody."""
+    """Raises NotStarted where the answers are not those that shall be measured: a no-op admits every caller."""
     for address in sidecar.addresses:
         if not admits(call(address, check_request(value_of(0)))):
             raise NotStarted("the sidecar does not admit a call that it should")

@@ -30,7 +30,7 @@ def reload_section(bench: Bench) -> Section:
         rows.append([name, str(swapped), str(own), str(stall)])
         bench.say(f"  {size.plans:,} plans")
     head = ["file", "change to swap, s", "own CPU, s", "longest stall, ms"]
-    text = "The file is parsed in a child process; the event loop of the one that serves stalls at most so long."
+    text = "The file is parsed in a child process; the event loop of the one that serves stalls at most this long."
     return Section("Reload", text, [Table(head, rows)])
 
 

@@ -55,7 +55,7 @@ FLUSH = ("--file-flush-interval-msec", "50")  # the access log; ten seconds unle
 # Patient, for a slow machine; talkative, for the search for secrets; and quick to end, for most tests drain nothing.
 FLAGS = ("--redis-timeout-ms", "2000", "--log-level", "debug", "--drain-seconds", "0")
 REGION = "us-east-1"
-WRONG = "never-issued-to-anybody-0"  # somebody's key for something else: no business of our logs either
+WRONG = "never-issued-to-anybody-0"  # a key for another service: no business of our logs either
 
 Headers = Sequence[tuple[str | bytes, str | bytes]]
 Patch = Callable[[Any], None]

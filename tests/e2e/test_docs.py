@@ -142,7 +142,7 @@ def elsewhere(text: str, ports: Mapping[int, int]) -> str:
 
 
 class Reader:
-    """Somebody who has the page open, and two terminals in a clone."""
+    """A reader who has the page open, and two terminals in a clone."""
 
     def __init__(self, clone: Path, ports: Mapping[int, int], shell: str = "bash") -> None:
         self.clone = clone

@@ -830,7 +830,7 @@ def test_nothing_is_found_in_what_others_print(patch: Patch, sidecar: AuthzServe
 
 
 def asks_another_too(it: Any) -> None:
-    """A listener of somebody else's, who lets everybody in while his own authorizer is away."""
+    """A listener of another team's, which lets everybody in while its own authorizer is away."""
     second_listener(it)
     theirs = it["static_resources"]["listeners"][-1]["filter_chains"][0]["filters"][0]["typed_config"]
     theirs["stat_prefix"] = "theirs"

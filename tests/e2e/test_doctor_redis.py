@@ -207,7 +207,7 @@ def test_a_user_as_we_recommend_it_is_no_reason_to_call_redis_unreachable(
 
 @asynccontextmanager
 async def slowed(port: int, seconds: float) -> AsyncIterator[int]:
-    """The port of a way to Redis on which each answer takes so long."""
+    """The port of a way to Redis on which each answer takes this long."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float) -> None:
         while data := await reader.read(65536):

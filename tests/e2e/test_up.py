@@ -1,4 +1,4 @@
-"""`authz up`, as somebody who types it sees it."""
+"""`authz up`, as a user who types it sees it."""
 
 from __future__ import annotations
 

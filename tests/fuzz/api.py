@@ -62,7 +62,7 @@ class Caller:
 
 @contextmanager
 def running() -> Iterator[tuple[ControlServer, Caller]]:
-    """A control plane of its own, and somebody who may do everything."""
+    """A control plane of its own, and a caller who may do everything."""
     with TemporaryDirectory(prefix="authz-fuzz-") as scratch, redis_server() as redis:
         place = ("--redis-url", redis.url)
         secrets = []

@@ -68,7 +68,7 @@ class Asked:
 
 async def eventually(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while not holds():  # noqa: ASYNC110  (of things that tell nobody)
+        while not holds():  # noqa: ASYNC110  (of things without an event)
             await asyncio.sleep(0.005)
 
 

@@ -177,7 +177,7 @@ async def test_a_server_that_hangs_up_is_an_error() -> None:
 
 @pytest.mark.parametrize("noop", ["bare", "parse"])
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_no_op_is_a_host_that_admits_anybody(host: Host, noop: Noop, tmp_path: Path) -> None:
+def test_a_no_op_is_a_server_that_admits_every_caller(host: Host, noop: Noop, tmp_path: Path) -> None:
     """While the complete one, which is started in the same way, knows who may call."""
     config = inputs.written(inputs.document(keys=1, plans=1), tmp_path)
     everywhere = machine.Cores.here().all

@@ -681,7 +681,7 @@ def test_the_command_serves_until_a_signal_stops_it(shared_redis: RedisServer, a
     process.terminate()
     output = process.communicate(timeout=30)[0].decode()
     assert process.returncode == 0, output
-    assert "ANYBODY ON THIS MACHINE" in output
+    assert "EVERY PROGRAM ON THIS MACHINE" in output
 
 
 def test_what_the_file_holds_is_shown_and_read_only(shared_redis: RedisServer, account: str) -> None:

@@ -1,4 +1,4 @@
-"""The members of an API and the patches of APIs and stages through boto3, as AWS answered when somebody recorded it."""
+"""The members of an API and the patches of APIs and stages through boto3, as recorded of AWS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Canaries through boto3, field by field as AWS answered when somebody recorded it.
+"""Canaries through boto3, field by field as recorded of AWS.
 
 A canary is stored and shown. It never changes what its stage serves: an operator promotes it by patches.
 """

@@ -53,7 +53,7 @@ def answer(connection: socket.socket) -> bytes:
 
 
 def claims(plane: Control, **changes: str) -> str:
-    """A header that names a real access key, signed by somebody who does not have its secret."""
+    """A header that names a real access key, signed by a client that does not have its secret."""
     assert plane.admin is not None
     now = datetime.now(UTC)
     scope = f"{now:%Y%m%d}/{REGION}/apigateway/aws4_request"

@@ -270,7 +270,7 @@ def test_a_worker_whose_server_ends_by_itself_is_started_again(config: Path, red
 
 @asynccontextmanager
 async def somebody(answer: bytes | None) -> AsyncIterator[PortProbe]:
-    """A port where somebody gives this answer, or hangs up at once."""
+    """A port where a server gives this answer, or hangs up at once."""
 
     async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if answer:

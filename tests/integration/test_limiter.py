@@ -114,7 +114,7 @@ async def _usage(spy: redis.asyncio.Redis, meter: Meter) -> tuple[float, ...]:
 async def test_a_token_comes_back_in_the_very_microsecond_that_completes_it(
     limiter: RedisLimiter, account: str, clock: Clock, rate: float
 ) -> None:
-    """No rounding in anybody's favour: not a microsecond earlier, and not one later, again and again."""
+    """No rounding in any caller's favour: not a microsecond earlier, and not one later, again and again."""
     limit = _bucket(account, rate, 1)
     rule = _rule(rate, 1)
     for _ in range(5):

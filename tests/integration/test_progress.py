@@ -23,7 +23,7 @@ COMMANDS = (
 
 @dataclass(frozen=True)
 class Operator:
-    """Somebody who works on one account's store, in a directory."""
+    """An operator who works on one account's store, in a directory."""
 
     environ: dict[str, str]
     place: Path

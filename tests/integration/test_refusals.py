@@ -223,7 +223,7 @@ async def test_a_refusal_requested_before_a_change_is_not_remembered(behind: Ask
     before = between.batches
     call = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while between.batches == before:  # noqa: ASYNC110  (the proxy tells nobody)
+        while between.batches == before:  # noqa: ASYNC110  (the proxy has no event for it)
             await asyncio.sleep(0.005)
     behind.limiter.forget([meter.ledger])
     between.open.set()
@@ -364,7 +364,7 @@ async def test_the_refusal_of_a_cancelled_caller_is_remembered_for_the_others(be
     before = between.batches
     call = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while between.batches == before:  # noqa: ASYNC110  (the proxy tells nobody)
+        while between.batches == before:  # noqa: ASYNC110  (the proxy has no event for it)
             await asyncio.sleep(0.005)
     call.cancel()
     behind_it = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))

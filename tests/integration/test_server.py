@@ -175,7 +175,7 @@ def test_an_address_in_use_is_reported_in_one_line(option: str, config: Path) ->
 
 
 def test_an_address_of_another_machine_is_reported_in_one_line(config: Path) -> None:
-    grpc = ("--grpc-listen", f"{HOST}:{free_port()}")  # the default may be somebody's on this machine
+    grpc = ("--grpc-listen", f"{HOST}:{free_port()}")  # the default may be in use on this machine
     ended = run("serve", "--config", str(config), *grpc, "--http-listen", "192.0.2.1:9190")
     assert ended.returncode == 2
     assert ended.stderr == "192.0.2.1:9190 cannot be listened on: Cannot assign requested address\n"

@@ -331,7 +331,7 @@ def admitted_headers(endpoint: str) -> set[str]:
 
 
 def test_usr2_keeps_the_workers_that_it_cannot_replace(config: Path, redis: RedisServer) -> None:
-    """A file that is wrong is found before anybody is stopped."""
+    """A file that is wrong is found before any worker is stopped."""
     with pair(config, redis) as server:
         before = pids(server)
         config.write_text("apis: [")
@@ -363,7 +363,7 @@ def test_workers_do_not_outlive_their_supervisor(config: Path, redis: RedisServe
         family = children(server.pid)
         assert len(family) >= 2
         os.kill(server.pid, signal.SIGKILL)
-        until(lambda: not any(map(lives, family)), "somebody is left", server)
+        until(lambda: not any(map(lives, family)), "a process is left", server)
 
 
 def test_a_single_sidecar_has_no_files_of_metrics(config: Path, redis: RedisServer) -> None:

@@ -103,7 +103,7 @@ class Held:
         return self.proxy.url
 
     def delay(self, seconds: float) -> None:
-        """Each script takes so much longer."""
+        """Each script takes this much longer."""
         self.proxy.delay = seconds
 
 
@@ -188,7 +188,7 @@ class Monitored:
         draft.replace(self.config)
 
     def certify(self, days: int) -> None:
-        """The files of the sidecar with TLS are replaced by others that are good for so long."""
+        """The files of the sidecar with TLS are replaced by others that are good for this long."""
         with TemporaryDirectory(dir=self.config.parent) as scratch:
             made = Certificates.make(Path(scratch, "made"), days)
             for name, file in vars(made).items():
@@ -207,7 +207,7 @@ class Monitored:
 
     @contextmanager
     def operated(self) -> Iterator[None]:
-        """Somebody looks at the plans, over and over."""
+        """A reader looks at the plans, over and over."""
         over = threading.Event()
 
         def look() -> None:

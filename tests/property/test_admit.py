@@ -162,7 +162,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Debt:
-    """Somebody else has spent so much of a caller's plan throttle, or of the account's, in millionths of its burst."""
+    """Another caller has spent this much of the plan throttle, or of the account's, in millionths of its burst."""
 
     ledger: bool
     share: int

@@ -108,7 +108,7 @@ def test_a_single_process_decides_costs_as_redis_would(
 
 @dataclass(frozen=True)
 class Turn:
-    """A call that reaches one of the processes, so long after the one before."""
+    """A call that reaches one of the processes, this long after the one before."""
 
     process: int
     gap: int

@@ -58,7 +58,7 @@ async def hang(message: bytes, seconds_left: float | None) -> bytes:
 
 
 async def block(message: bytes, seconds_left: float | None) -> bytes:
-    """Holds up the loop from when it has made a file of that name until somebody removes it."""
+    """Holds up the loop from when it has made a file of that name until a test removes it."""
     wait_at(Path(message.decode()))
     return b"over"
 
@@ -125,7 +125,7 @@ class Faulty(Sidecar):
                 await super().run(server, stop, hup)
 
     async def _when_ready(self, fault: BaseException) -> None:
-        while not self.serving:  # noqa: ASYNC110  (nobody tells)
+        while not self.serving:  # noqa: ASYNC110  (there is no event for it)
             await asyncio.sleep(0.01)
         raise fault
 

@@ -94,7 +94,7 @@ class Server:
         self.send(signal.SIGCONT)
 
     def kill(self) -> None:
-        """At once, without a word to anybody."""
+        """At once, without a word to its clients."""
         self.send(signal.SIGKILL)
         self.wait()
 

@@ -36,7 +36,7 @@ AT_ONCE: Final = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period
 class Fleet:
     """A master, its replica, and what else it takes for one to stand in for the other.
 
-    `account` is one that the master holds; `url` names them all, and first somebody who is not there.
+    `account` is one that the master holds; `url` names them all, and first a server that is not there.
     """
 
     url: str

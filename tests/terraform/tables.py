@@ -607,7 +607,7 @@ STAGE_: Final = Table(
 
 
 def settings(path: str, before: str) -> Table:
-    """aws_api_gateway_method_settings for a method path in the spelling that somebody gives it."""
+    """aws_api_gateway_method_settings for a method path in the spelling that a configuration gives it."""
     at = f"methodSettings>{path}"
     return Table(
         resource=f"method_settings of {path}",

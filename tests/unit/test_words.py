@@ -8,6 +8,10 @@ from tests.words import FORMS, Text, findings, texts
 
 CAUGHT = [
     ("so many", "Yield up to so many words."),
+    ("so long", "Wait so long at most."),
+    ("so long", "So much of it."),
+    ("somebody", "Somebody else than we."),
+    ("somebody", "In anybody's favour."),
     ("of which", "Three replicas, of which two answer."),
     ("of which", "Callers, of whom two wait."),
     ("whoever", "Returns to whoever waits."),
@@ -29,6 +33,7 @@ CAUGHT = [
 ]
 
 PLAIN = [
+    "It ended so long ago that no clock steps back.",
     "Resolve one caller from its result. A malformed result fails that caller only.",
     "What is a usage plan?",
     "The order in which they came.",
@@ -65,13 +70,14 @@ PYTHON = '''"""Of a module."""
 raise ValueError("a message of several words")
 
 
-def test_r4_a_promise():  # noqa: S101
+def test_r4_a_promise():  # noqa: S101, S102  (as a reader types it)
     """Of a test."""
     return "short one"
 '''
 
 OTHERS = [
     ("authz/a.lua", "-- A comment.\nlocal x = 1 -- another", [(1, "A comment.\nanother")]),
+    ("a.go", "x := 1 // A comment.\n", [(1, "A comment.")]),
     ("a.sh", "#!/bin/sh\n\necho x # why", [(3, "why")]),
     ("a.md", "# Head\n\ntext\ntext\n\n```sh\ncode\n```\n\nlast\n", [(1, "# Head"), (3, "text\ntext"), (10, "last")]),
     ("a.svg", "<text>told</text>", []),
@@ -85,6 +91,7 @@ def test_python_has_docstrings_comments_messages_and_names_of_tests() -> None:
         (2, "comment", "A comment\nof two lines."),
         (4, "message", "a message of several words"),
         (7, "test name", "test R4 a promise"),
+        (7, "comment", "(as a reader types it)"),
         (8, "docstring", "Of a test."),
     }
     assert "short one" not in {words for _, _, words in found}

@@ -1,5 +1,5 @@
 // Command tour runs AWS's SDK for Go against our control plane and a real Envoy: it creates everything, pages through
-// it, calls it and deletes it. The SDK is told where to go by AWS's own variables; GATEWAY_URL is Envoy's listener.
+// it, calls it and deletes it. AWS's own variables give the SDK its address; GATEWAY_URL is Envoy's listener.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // AWS's SDK for JavaScript against our control plane and a real Envoy: create everything, page through it, call it,
-// delete it. The SDK is told where to go by AWS's own variables; GATEWAY_URL is Envoy's listener.
+// delete it. AWS's own variables give the SDK its address; GATEWAY_URL is Envoy's listener.
 import assert from "node:assert/strict";
 import http from "node:http";
 import { setTimeout as pause } from "node:timers/promises";
@@ -14,7 +14,7 @@ const step = (text) => console.log(text);
 /** Every item of a list, fetched one by one. */
 async function all(paginate, input = {}) {
   const items = [];
-  for await (const page of paginate({ client, pageSize: 1 }, { ...input })) { // the SDK writes into what it is given
+  for await (const page of paginate({ client, pageSize: 1 }, { ...input })) { // the SDK writes into its argument
     assert.ok((page.items ?? []).length <= 1, "a page of one holds more");
     items.push(...(page.items ?? []));
   }

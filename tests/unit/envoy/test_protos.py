@@ -52,8 +52,8 @@ def test_a_missing_file_is_stale(checkout: Path) -> None:
     assert "(ext_authz_pb2.pyi)" in outcome.stderr
 
 
-def test_no_name_of_ours_is_anybody_elses() -> None:
-    """One process holds one pool: even our `Status` is in Envoy's service package, beside anybody's `google.rpc`."""
+def test_no_name_of_ours_is_another_librarys() -> None:
+    """One process holds one pool: our `Status` too is in Envoy's service package, beside a library's `google.rpc`."""
     assert (pb.DESCRIPTOR.name, pb.DESCRIPTOR.package) == ("authz/envoy/pb/ext_authz.proto", "envoy.service.auth.v3")
     assert {health_pb2.DESCRIPTOR.package, reflection_pb2.DESCRIPTOR.package}.isdisjoint({pb.DESCRIPTOR.package})
 

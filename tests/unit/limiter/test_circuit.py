@@ -139,7 +139,7 @@ async def test_nothing_is_probed_while_it_is_closed() -> None:
     assert world.waits == []
 
 
-async def test_it_can_be_opened_before_anybody_has_failed() -> None:
+async def test_it_can_be_opened_before_any_call_has_failed() -> None:
     """A start without Redis does that."""
     world = World(True)
     world.circuit.open()
