@@ -34,6 +34,7 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
     "authz/check.py": ("tests/unit/test_check.py",),
     "authz/core/catalog.py": (
         "tests/unit/core/test_catalog.py",
+        "tests/unit/core/test_compiler.py",
         "tests/unit/test_check.py",
         "tests/unit/test_explain.py",
     ),
