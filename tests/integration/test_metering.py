@@ -261,7 +261,7 @@ async def test_options_that_do_not_fit_are_refused(run: Callable[..., Awaitable[
 def test_an_unknown_plan_is_named(shared_redis: RedisServer, account: str) -> None:
     place = ["--redis-url", shared_redis.url, "--account-id", account]
     result = CliRunner().invoke(cli, ["usage", "--plan", "none", *place])
-    assert "there is no usageplan none" in str(result.exception)
+    assert "there is no usageplan none in the store; --config names a file with others" in result.output
 
 
 # --- alerts -------------------------------------------------------------------------------------------------------
