@@ -172,3 +172,10 @@ def test_other_names_are_left_alone() -> None:
         "",
     )
     assert lookalikes((*IDENTITY, *others)) == []
+
+
+@pytest.mark.parametrize(("sent", "stripped"), [("Bearer K", True), ("Basic K", False)])
+def test_a_header_with_a_scheme_is_stripped_only_with_that_scheme(sent: str, stripped: bool) -> None:
+    """Also where it is the only source, whose strip is prepared."""
+    strip = credentials(BEARER).strip(request(authorization=sent))
+    assert ("authorization" in strip.headers) is stripped
