@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -17,6 +17,7 @@ from authz.core.holders import own_limit, quota_at
 from authz.core.keyform import KeyForm
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
 from authz.core.methods import ANY, WILDCARD, method_of
+from authz.core.planrules import overridden
 from authz.core.recent import Recent
 from authz.core.request import Request
 from authz.core.resources import (
@@ -620,23 +621,20 @@ def _plan_limits(plan: _Plan, owner: _Owner, route: Route, now: int) -> Iterator
         yield Limit(Layer.PLAN_METHOD_THROTTLE, keys.method + name + suffix, rule, plan.shadow)
     for quota in plan.quotas:
         key = keys.quota + name + quota.end if quota.end else ledger
-        yield Limit(Layer.PLAN_QUOTA, key, _own_quota(quota, owner, now), plan.shadow, quota.name)
+        yield Limit(Layer.PLAN_QUOTA, key, _own_quota(quota, owner, now, plan.quotas), plan.shadow, quota.name)
 
 
 def _own_throttle(plan: _Plan, override: Override | None) -> Throttle | None:
     """The plan's throttle, with the numbers of an override in place of its own."""
     if not (override and override.throttle and plan.throttle):
         return plan.rule
-    own, common = override.throttle, plan.throttle
-    rate = common.rate_limit if own.rate_limit is None else own.rate_limit
-    burst = common.burst_limit if own.burst_limit is None else own.burst_limit
-    return _throttle(rate, burst, common.counts)
+    return _bucket(overridden(plan.throttle, override.throttle))
 
 
-def _own_quota(quota: _QuotaNow, owner: _Owner, now: int) -> Quota:
+def _own_quota(quota: _QuotaNow, owner: _Owner, now: int, quotas: Sequence[_QuotaNow]) -> Quota:
     """The quota at `now`, with the limit of an override in place of its own."""
     rule = quota.at(now, owner.billing_day)
-    limit = own_limit(quota.settings, owner.override)
+    limit = own_limit(quota.settings, owner.override, [other.settings for other in quotas])
     return rule if limit == rule.limit else replace(rule, limit=limit)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -81,8 +81,8 @@ def restarts(state: QuotaState, quota: Quota) -> bool:
         return True
     if quota.start <= state.start:
         return False
-    if state.finish:
-        return quota.start >= state.finish
+    if state.finish:  # a much shorter period, as a day after a month, does not wait for the stored end
+        return quota.start >= state.finish or (quota.end - quota.start) * 2 < state.finish - state.start
     return not quota.moves or quota.start >= state.start + (quota.end - quota.start) * MOST_OF
 
 
@@ -100,7 +100,7 @@ def held_quotas(plan: UsagePlan, holder: Holder) -> tuple[HeldQuota, ...]:
     """The plan's quotas as the holder has them, in the order in which they are checked."""
     return tuple(
         HeldQuota(
-            replace(settings, limit=own_limit(settings, holder.override)),
+            replace(settings, limit=own_limit(settings, holder.override, plan.all_quotas)),
             holder.billing_day,
             *_state(plan.id, holder, None if settings is plan.quota else settings),
         )
@@ -128,11 +128,16 @@ def _state(plan_id: str, holder: Holder, further: QuotaSettings | None) -> tuple
     return "ledger", ("ledger", plan_id, holder.id)
 
 
-def own_limit(settings: QuotaSettings, override: Override | None) -> int:
-    """The limit of a quota for a holder with this override."""
+def own_limit(settings: QuotaSettings, override: Override | None, quotas: Sequence[QuotaSettings]) -> int:
+    """The limit of one of the `quotas` of a plan for a holder with this override.
+
+    An override that does not say what is counted holds only while a single quota has its period.
+    """
     for own in override.quotas if override else ():
         if own.period is settings.period and own.counts in (None, settings.counts):
-            return own.limit
+            of_period = [quota for quota in quotas if quota.period is own.period]
+            if own.counts or len(of_period) == 1:
+                return own.limit
     return settings.limit
 
 

@@ -91,10 +91,10 @@ def _interval_of_day(period: Period, offset: int, day: int, zone: str | None) ->
 
 def _dates(period: Period, offset: int, day: int) -> tuple[int, int]:
     """The first day of a period and that of the next one, in days since 1970."""
-    if period is Period.WEEK:
+    if period == Period.WEEK:
         first = day - (day + THURSDAY - offset) % 7
         return first, first + 7
-    return _month(day, offset) if period is Period.MONTH else (day, day + 1)
+    return _month(day, offset) if period == Period.MONTH else (day, day + 1)
 
 
 def _month(day: int, offset: int) -> tuple[int, int]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from authz.core.limits import EXACT, Charge, Quota, Throttle, redis_key
+from msgspec.structs import replace
+
+from authz.core.limits import EXACT, Charge, Limit, Quota, Throttle, redis_key
 from authz.limiter.batching import Waiter
 from authz.limiter.local import Spent
 
@@ -133,13 +135,19 @@ def quota_rule(rule: Quota) -> Rule:
     return (*core, requests, rule.ceiling, int(rule.moves), rule.period, counts, *rule.alerts)
 
 
+def _counted(limit: Limit) -> Quota:
+    """The quota as a debt is added to it. A shadow plan's overage is no overage."""
+    assert isinstance(limit.rule, Quota)
+    return replace(limit.rule, overage=0) if limit.shadow else limit.rule
+
+
 def encoded_debt(account: str, spent: Spent, retention_days: int, pinned: int) -> tuple[list[str], tuple[Any, ...]]:
     """The keys and the argument of `flush.lua`, each without its first: the worker's number and its key."""
     meter, places = spent.meter, dict[str, int]()
     for limit in spent.quotas:
         if limit.key != meter.ledger and limit.key not in places:
             places[limit.key] = (-1 if limit.key == meter.shared else 1) * (len(places) + 1)
-    rules = [(limit.key, quota_rule(limit.rule)) for limit in spent.quotas if isinstance(limit.rule, Quota)]
+    rules = [(limit.key, quota_rule(_counted(limit))) for limit in spent.quotas if isinstance(limit.rule, Quota)]
     quotas = [(places.get(key, 0), rule) for key, rule in rules]
     alerts = int(any(isinstance(limit.rule, Quota) and limit.rule.alerts for limit in spent.quotas))
     keys = [meter.ledger, meter.history, *places, *([_prefix(account, "alerts")] if alerts else [])]

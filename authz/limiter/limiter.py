@@ -164,10 +164,10 @@ class RedisLimiter:
         now, results = await self._sender.peek(batch, expires)
         return _tally(charge, now, results[0])
 
-    async def flush(self, spent: Spent) -> Sequence[int]:
+    async def flush(self, spent: Spent) -> Sequence[int | None]:
         """Count a debt in Redis. After an error, send it again: it is counted once.
 
-        Returns the units that Redis has left of each quota, as `Sender.flush` does. Raises LimiterUnavailable.
+        Returns the used units of each quota, as `Sender.flush` does. Raises LimiterUnavailable.
         """
         return await self._sender.flush(spent)
 

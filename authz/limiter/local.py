@@ -20,6 +20,7 @@ from authz.core.limits import (
     has_room,
     refilled,
     remaining,
+    reset_us,
     room_us,
 )
 from authz.core.periods import DAY_US
@@ -156,16 +157,16 @@ class LocalLimiter:
             for (meter, quotas, day), (requests, units) in sorted(spent.items(), key=lambda item: item[0][2])
         ]
 
-    def counted(self, flushed: Spent, lefts: Sequence[int]) -> None:
-        """Note that Redis has counted these calls and reports the units left of each quota, -1 for another period.
+    def counted(self, flushed: Spent, used_units: Sequence[int | None]) -> None:
+        """Note that Redis has counted these calls and reports the used units of each quota, None for another period.
 
         The units left are shared out anew. Units that could not be counted stay charged to this process's share.
         """
-        for limit, left in zip(flushed.quotas, lefts, strict=False):
+        for limit, units in zip(flushed.quotas, used_units, strict=False):
             quota = limit.rule
-            if left < 0 or not isinstance(quota, Quota):
+            if units is None or not isinstance(quota, Quota):
                 continue
-            self._quotas.put(limit.key, (quota, quota.limit - left))
+            self._quotas.put(limit.key, (quota, units))
             used = self._used.get(limit.key)
             if used and used.start == quota.start:
                 used.amount = max(0, used.amount - flushed.amount(limit))
@@ -236,13 +237,20 @@ class LocalLimiter:
         over = max(0, state - share.limit) if isinstance(share, Quota) and rule.overage else 0
         return rule.limit - left + over
 
+    def _wait(self, limit: Limit, amount: int, now: int) -> int | None:
+        """Microseconds until the share has room. An amount that only the whole limit has room for waits for Redis.
+
+        Until when is unknown, so it is given the time in which the share is whole again.
+        """
+        rule, share, state = limit.rule, self._share(limit), self._state_of_share(limit)
+        wait = room_us(share, state, now, amount)
+        if wait is None and room_us(rule, state, now, amount) is not None:
+            return max(1, reset_us(share, state, now) or 0)
+        return wait
+
     def _longest_wait(self, refused: Sequence[Limit], cost: int, now: int) -> int | None:
         """Microseconds until all of these have room for a call of this cost; None if one never will."""
-        waits = [
-            room_us(share, self._state_of_share(limit), now, amount_of(share, cost))
-            for limit in refused
-            for share in [self._share(limit)]
-        ]
+        waits = [self._wait(limit, amount_of(limit.rule, cost), now) for limit in refused]
         return None if None in waits else max((wait for wait in waits if wait is not None), default=0)
 
 

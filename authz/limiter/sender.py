@@ -103,11 +103,11 @@ class Sender:
             raise LimiterUnavailable(f"Redis cannot be queried: {in_words(error)}") from error
         return now, results
 
-    async def flush(self, spent: Spent) -> Sequence[int]:
+    async def flush(self, spent: Spent) -> Sequence[int | None]:
         """Count a debt in Redis. After an error, send it again: it is counted once.
 
-        Returns the units that Redis has left of each quota; -1 where another period is stored. None are returned if
-        Redis could not count the debt. Raises LimiterUnavailable.
+        Returns the used units of each quota; None where another period is stored. Nothing is returned if Redis could
+        not count the debt. Raises LimiterUnavailable.
         """
         keys, blob = encoded_debt(self._account, spent, self._retention_days, self._clock.pin())
         keys = [redis_key(self._account, "flush", self._worker), *keys]
@@ -118,11 +118,11 @@ class Sender:
         except Exception as error:  # of any kind: the debt is kept and flushed again later
             await self.hang_up()
             raise LimiterUnavailable(in_words(error)) from error
-        status, lefts = msgspec.msgpack.decode(reply, type=tuple[str, list[int]])
+        status, used = msgspec.msgpack.decode(reply, type=tuple[str, list[int | bool]])
         if status == "bad state":
             log.error("bad state in Redis; the value is left alone", keys=keys[1:], lost=spent.requests)
         self._flushed += 1
-        return lefts
+        return [None if units is False else int(units) for units in used]
 
     async def hang_up(self) -> None:
         """Close the connection. The next server may hold an older state, so earlier replies are forgotten."""

@@ -22,7 +22,7 @@ class Debts:
     def __init__(
         self,
         fallback: LocalLimiter,
-        flush: Callable[[Spent], Awaitable[Sequence[int]]],
+        flush: Callable[[Spent], Awaitable[Sequence[int | None]]],
         failed: Callable[[Exception], None],
         address: str,
     ) -> None:
@@ -46,8 +46,8 @@ class Debts:
                     if not self._unpaid:
                         self._unpaid.extend(self._fallback.take_spent())
                     while self._unpaid:
-                        lefts = await self._flush(self._unpaid[0])
-                        self._fallback.counted(self._unpaid.popleft(), lefts)
+                        used = await self._flush(self._unpaid[0])
+                        self._fallback.counted(self._unpaid.popleft(), used)
             except LimiterUnavailable as error:
                 self._notice.says(in_words(error), requests=self.owed)
                 self._failed(error)

@@ -268,6 +268,15 @@ async def test_an_override_stands_in_place_of_the_plans_number(
     assert answers.split()[-1] in {"TMR", "LE"}
 
 
+async def test_an_override_that_could_mean_two_quotas_means_none(make_world: MakeWorld) -> None:
+    """The plan had one quota of the period when the override was written."""
+    own = (key("K1", overrides={"P": Override(quotas=(QuotaOverride(Period.DAY, 9),))}),)
+    world = make_world(sold(keys=own, quota=quota(2)))
+    both = sold(keys=own, **quotas(quota(2), quota(1, counts=Counts.REQUESTS)))
+    world.catalog = type(world.catalog).compile(both, world._account)
+    assert await names(world, *[(PETS, "K1")] * 2) == "OK LE"
+
+
 async def test_an_override_keeps_the_spent_units(make_world: MakeWorld) -> None:
     world = make_world(sold(quota=quota(2)))
     assert await names(world, *[(PETS, "K1")] * 3) == "OK OK LE"
@@ -306,6 +315,7 @@ async def test_a_shadow_plans_overage_is_not_marked(make_world: MakeWorld) -> No
     world = make_world(sold(mode=Mode.SHADOW, quota=quota(1, overage=Overage(5))))
     answers = [await world.call("GET", PETS, "K1") for _ in range(3)]
     assert [answer.upstream.get("x-usage-overage") for answer in answers] == [None] * 3
+    assert len(await world.ledger_bytes("P", "K1") or b"") == 73, "no overage is counted either"
 
 
 # --- alerts -------------------------------------------------------------------------------------------------------
@@ -375,6 +385,15 @@ async def test_a_changed_zone_takes_effect_with_its_next_period(make_world: Make
         assert await names(world, (PETS, "K1")) == "LE"
         clock.now += 1
         assert await names(world, *[(PETS, "K1")] * 3) == "OK OK LE"
+
+
+async def test_a_shorter_period_does_not_wait_for_the_end_of_a_zoned_one(make_world: MakeWorld, clock: Clock) -> None:
+    """A day after a month begins at once, with a time zone as without."""
+    clock.at("2026-03-10T10:00:00Z")
+    world = make_world(sold(quota=quota(7, Period.MONTH, time_zone="Europe/Paris")))
+    assert await names(world, *[(PETS, "K1")] * 8) == "OK OK OK OK OK OK OK LE"
+    world.change(sold(quota=quota(1, time_zone="Europe/Paris")))
+    assert await names(world, *[(PETS, "K1")] * 2) == "OK LE"
 
 
 async def test_a_billing_day_that_moves_begins_the_next_month(make_world: MakeWorld, clock: Clock) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -248,7 +249,7 @@ def test_after_a_flush_the_share_comes_from_the_new_rest(
     assert before == min(asked, _part(max(0, limit - used), count))
     left = max(0, limit - used - before - others)
     for spent in local.take_spent():
-        local.counted(spent, [left])
+        local.counted(spent, [limit - left])
     expected = _part(left, count) if before else _part(max(0, limit - used), count)
     assert _asked(local, limits, 20) == expected
 
@@ -260,6 +261,25 @@ def test_what_could_not_be_counted_stays_in_the_process_part(limit: int, asked: 
     for spent in local.take_spent():
         local.counted(spent, [])
     assert before + _asked(local, limits, 20) == limit
+
+
+def test_a_second_outage_knows_the_overage_that_the_first_has_used() -> None:
+    """Redis reports all used units, those beyond the limit included."""
+    quota = replace(_quota(10), overage=5)
+    local, limits = LocalLimiter(), [Limit(Layer.PLAN_QUOTA, METER.ledger, quota)]
+    local.observe(limits, [13])
+    assert _asked(local, limits, 9) == 2
+    for spent in local.take_spent():
+        local.counted(spent, [15])
+    assert _asked(local, limits, 9) == 0
+
+
+@pytest.mark.parametrize("rule", [replace(cast("Throttle", throttle(1.0, 100)), counts_units=True), _quota(100)])
+def test_an_amount_above_the_share_of_a_process_has_a_wait(rule: Throttle | Quota) -> None:
+    """It fits into the whole limit, so Redis will have room for it."""
+    local, limits = LocalLimiter(8), [Limit(Layer.PLAN_THROTTLE, METER.ledger, rule)]
+    assert local.admit(Charge(limits, METER, cost=50), NOON).wait_us
+    assert local.admit(Charge(limits, METER, cost=101), NOON).wait_us is None
 
 
 def _part(left: int, count: int) -> int:

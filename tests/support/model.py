@@ -72,7 +72,7 @@ class Used:
         if rule.start <= self.start:
             return False
         if self.finish:
-            return rule.start >= self.finish
+            return rule.start >= self.finish or 2 * (rule.end - rule.start) < self.finish - self.start
         return not rule.moves or rule.start >= self.start + (rule.end - rule.start) * MOST_OF
 
 
@@ -135,7 +135,8 @@ class Model:
             if look.limit.key in written:
                 self._keep(look, meter, now, charged=is_charged)
         if meter and not refusals:
-            over = max((look.over for look, taken in zip(looks, charged, strict=True) if taken), default=0)
+            paid = (look.over for look, taken in zip(looks, charged, strict=True) if taken and not look.limit.shadow)
+            over = max(paid, default=0)
             self._count(charge, now, over)
         return Tally(
             now=now,

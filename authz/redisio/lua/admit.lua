@@ -73,19 +73,17 @@ end
 
 local values = {}
 
--- Where the value at position i stands in names.
-local function place_of(i) return i > 0 and 1 + i or 1 + ledgers - i end
-
 -- Return the value at position i as a table; false if its bytes are not in our format. `kind` is that of its rule.
 local function value(i, kind)
   local found = values[i]
   if found ~= nil then return found end
-  local ledger, at = i > 0, place_of(i)
+  local ledger = i > 0
+  local at = ledger and 1 + i or 1 + ledgers - i
   local raw = stored[at]
   if not raw and call('EXISTS', names[at]) == 1 then
     found = false  -- of another type: MGET shows it as absent
   elseif not raw then
-    found = ledger and new_ledger(now) or kind == 1 and new_quota() or {debt = 0, at = now, n = 0, m = 0}
+    found = ledger and new_ledger(now) or kind == 1 and read_quota() or {debt = 0, at = now, n = 0, m = 0}
   elseif ledger then
     found = read_ledger(raw)
   else
@@ -118,12 +116,11 @@ end
 -- What a call of this cost takes: of a bucket one token unless it counts units, of a quota its cost unless it counts
 -- requests.
 local function amount_of(rule, cost)
-  if cost == 1 or (rule[1] == 1) == (rule[5] == 1) then return 1 end
-  return cost
+  return (rule[1] == 1) == (rule[5] == 1) and 1 or cost
 end
 
 local function wait_for(v, rule, amount)
-  if rule[1] == 1 then return (rule[4] >= FOREVER or amount > ceiling(rule)) and -1 or rule[4] - now end
+  if rule[1] == 1 then return (rule[4] >= FOREVER or amount > (rule[6] or rule[2])) and -1 or rule[4] - now end
   if rule[2] == 0 or rule[4] < amount then return -1 end
   return ceil((v.debt - (rule[4] - amount) * rule[3]) / rule[2])
 end
@@ -131,25 +128,16 @@ end
 -- True if the amount fits into a limit; an amount of 0 always does. Refills a bucket first.
 local function has_room(v, rule, amount)
   if rule[1] == 1 then
-    adopt(v, rule)
-    return amount == 0 or used(v, rule) + amount <= ceiling(rule)
+    if rule[5] or v.finish > 0 then adopt(v, rule) end
+    return used(v, rule) + amount <= (rule[6] or rule[2]) or amount == 0
   end
   reckon(v, rule[2], rule[3], rule[4])
   if rule[2] == 0 then v.met = true end
-  return amount == 0 or v.debt <= (rule[4] - amount) * rule[3]
+  return v.debt <= (rule[4] - amount) * rule[3] or amount == 0
 end
 
-local events = {}  -- for the stream of alerts: {name of the value, rule, percent, used}
+local events = {}  -- for the stream of alerts: {position of the value, rule, percent, used}
 local is_deaf = alerts == 1 and is_other(KEYS[#KEYS], 'stream')
-
--- Returns the units beyond the limit of a quota with overage.
-local function take(v, rule, amount, name)
-  if rule[1] == 1 then
-    return use(v, rule, amount, name, events)
-  end
-  v.debt, v.dirty = v.debt + amount * rule[3], true
-  return 0
-end
 
 -- Close the ledger's day and begin today. The closed row is written at the end. Today's row exists already if the clock
 -- was wrong before.
@@ -170,12 +158,11 @@ local function has_bad_history(caller)
   return row and not is_row(row)
 end
 
--- Of each limit of a request, by position: value, rule, whether it only reports, and the amount that it takes. Filled
--- anew for each request.
-local found, said, reports, amounts = {}, {}, {}, {}
+-- Of each limit of a request, by position: value, rule, and whether it only reports. Filled anew for each request.
+local found, said, reports = {}, {}, {}
 
 -- Check a request before it changes anything: 3 for a bad value, 2 if a quota's period does not contain now, else nil.
-local function unfit(caller, request, count, cost)
+local function unfit(caller, request, count)
   if caller > 0 and (not value(caller) or has_bad_history(caller)) then return 3 end
   local stale
   for k = 1, count do
@@ -184,7 +171,7 @@ local function unfit(caller, request, count, cost)
     local v = value(request[2 * k], rule[1])
     if not v or is_deaf and #rule >= 10 then return 3 end
     if rule[1] == 1 and (now < rule[3] or now >= rule[4]) then stale = 2 end
-    found[k], said[k], reports[k], amounts[k] = v, rule, at < 0, amount_of(rule, cost)
+    found[k], said[k], reports[k] = v, rule, at < 0
   end
   return stale
 end
@@ -205,17 +192,18 @@ end
 
 local function decide(request, cost)
   local caller, count = request[1], (#request - 1) / 2
-  local code = unfit(caller, request, count, cost)
+  local code = unfit(caller, request, count)
   if code then return {code, 0, 0, 0} end
   local refused, wait, shadowed = 0, 0, 0
   for k = 1, count do
     local v, rule = found[k], said[k]
-    if not has_room(v, rule, amounts[k]) then
+    local amount = cost == 1 and 1 or amount_of(rule, cost)
+    if not has_room(v, rule, amount) then
       if reports[k] then
         if shadowed == 0 then shadowed = k end
       else
         if refused == 0 then refused = k end
-        local own = wait_for(v, rule, amounts[k])
+        local own = wait_for(v, rule, amount)
         wait = (wait < 0 or own < 0) and -1 or max(wait, own)
       end
     end
@@ -224,7 +212,14 @@ local function decide(request, cost)
     local over = 0
     for k = 1, count do
       if shadowed == 0 or not reports[k] then
-        over = max(over, take(found[k], said[k], amounts[k], names[place_of(request[2 * k])]))
+        local v, rule = found[k], said[k]
+        local amount = cost == 1 and 1 or amount_of(rule, cost)
+        if rule[1] == 0 then
+          v.debt, v.dirty = v.debt + amount * rule[3], true
+        else
+          local beyond = use(v, rule, amount, request[2 * k], events)
+          if beyond > over and not reports[k] then over = beyond end
+        end
       end
     end
     if caller > 0 then meter(caller, count, cost, over) end
@@ -279,28 +274,24 @@ local function write_history(v)
   call('PEXPIRE', v.turned, retention * DAY_MS)
 end
 
-local function write_quota(name, v)
-  local ms = quota_ms(v, now)
-  if ms then
-    call('SET', name, pack_quota(v), 'PX', ms)
-  else
-    call('SET', name, pack_quota(v))
-  end
-end
-
 for i, v in pairs(values) do
   local ledger = i > 0
+  local name = names[ledger and 1 + i or 1 + ledgers - i]
   if v and v.turned then write_history(v) end
   if v and v.dirty and v.is_quota then
-    write_quota(names[place_of(i)], v)
+    write_quota(name, v, now)
   elseif v and v.dirty then
     local raw = ledger and pack_ledger(v) or struct.pack(BUCKET_FORMAT, BUCKET, v.debt, v.at, v.n, v.m)
-    call('SET', names[place_of(i)], raw, 'PX', expiry(v, ledger))
+    call('SET', name, raw, 'PX', expiry(v, ledger))
   elseif v and v.met then
-    call('PEXPIRE', names[place_of(i)], expiry(v, ledger))
+    call('PEXPIRE', name, expiry(v, ledger))
   end
 end
-log_alerts(KEYS[#KEYS], events, now)
+for _, event in ipairs(events) do
+  local i = event[1]
+  event[1] = names[i > 0 and 1 + i or 1 + ledgers - i]
+end
+if events[1] then log_alerts(KEYS[#KEYS], events, now) end
 for once, name in pairs(named) do call('SET', name, cmsgpack.pack(charged[once]), 'PX', ONCE_MS) end
 local keep = deadline > 0 and ceil((deadline - now) / 1000) or 0
 call('SET', KEYS[1], cmsgpack.pack({sequence, reply}), 'PX', max(keep, REPLY_MS))

@@ -16,8 +16,8 @@ ARGV[1]     cmsgpack {number, requests, units, day, pinned, retention, quotas, a
   place     0 for the caller's ledger; k for a value of its own at KEYS[3 + k]; -k for a customer's ledger there
   alerts    1 if the last key is the stream of alerts
 
-Reply       cmsgpack {status, lefts}; status is 'applied', 'repeated' or 'bad state' (nothing is written)
-  lefts     of each quota after it, or -1 where another period is stored, or nothing was written
+Reply       cmsgpack {status, used}; status is 'applied', 'repeated' or 'bad state' (nothing is written)
+  used      of each quota after it; false where another period is stored
 ]]
 -- prelude: clock
 -- prelude: ledger
@@ -40,9 +40,8 @@ local function read(place)
   local key = KEYS[place == 0 and 2 or 3 + math.abs(place)]
   if is_other(key, 'string') then return false end
   local raw = redis.call('GET', key)
-  if not raw then return place > 0 and new_quota() or new_ledger(0) end
   if place > 0 then return read_quota(raw) end
-  return read_ledger(raw)
+  return raw and read_ledger(raw) or not raw and new_ledger(0)
 end
 
 local values = {[0] = read(0)}
@@ -59,16 +58,16 @@ if row and not is_row(row) then return BAD_STATE end
 local function left_of(v, rule) return math.max(0, rule[2] - v.used) end
 
 if repeated then
-  local lefts = {}
+  local counts = {}
   for i, quota in ipairs(quotas) do
     local v, rule = values[quota[1]], quota[2]
-    lefts[i] = rule[3] == v.start and left_of(v, rule) or -1
+    counts[i] = rule[3] == v.start and v.used
   end
-  return cmsgpack.pack({'repeated', lefts})
+  return cmsgpack.pack({'repeated', counts})
 end
 
 -- Add to each quota whose period is the rule's: a later one begins, as with a call of that day; an earlier one is over.
-local lefts, events, over, first = {}, {}, 0, nil
+local counts, events, over, first = {}, {}, 0, nil
 for i, quota in ipairs(quotas) do
   local v, rule = values[quota[1]], quota[2]
   local amount = rule[5] == 1 and requests or units
@@ -76,11 +75,11 @@ for i, quota in ipairs(quotas) do
   if restarts(v, rule) or rule[3] == v.start or v.finish > 0 and rule[4] > v.start then
     local key = KEYS[quota[1] == 0 and 2 or 3 + math.abs(quota[1])]
     over = math.max(over, use(v, rule, amount, key, events))
-    lefts[i] = left_of(v, rule)
+    counts[i] = v.used
   else
-    lefts[i] = -1
+    counts[i] = false
   end
-  if i == 1 then first = {limit = rule[2], left = lefts[1], amount = amount} end
+  if i == 1 then first = {limit = rule[2], left = counts[1] and left_of(v, rule) or -1, amount = amount} end
 end
 
 local v = values[0]
@@ -103,8 +102,7 @@ end
 
 for place, value in pairs(values) do
   if place > 0 and value.dirty then
-    local ms = quota_ms(value, now)
-    redis.call('SET', KEYS[3 + place], pack_quota(value), unpack(ms and {'PX', ms} or {}))
+    write_quota(KEYS[3 + place], value, now)
   elseif place < 0 and value.dirty then
     redis.call('SET', KEYS[3 - place], pack_ledger(value), 'PX', ledger_ms(value, retention))
   end
@@ -113,4 +111,4 @@ redis.call('SET', KEYS[2], pack_ledger(v), 'PX', ledger_ms(v, retention))
 if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('PEXPIRE', KEYS[3], retention * DAY_MS) end
 redis.call('SET', KEYS[1], string.format('%.0f', number), 'PX', FLUSH_MS)
 log_alerts(KEYS[#KEYS], events, now)
-return cmsgpack.pack({'applied', lefts})
+return cmsgpack.pack({'applied', counts})

@@ -17,7 +17,7 @@ local function state(key)
   if is_other(key, 'string') then return {} end
   local raw = redis.call('GET', key)
   if not raw then return {0, 0, 0} end
-  local v = #raw == QUOTA_BYTES and read_quota(raw) or read_ledger(raw)
+  local v = read_quota(raw) or read_ledger(raw)
   return v and {v.start, v.finish, v.used} or {}
 end
 

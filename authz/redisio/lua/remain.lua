@@ -54,7 +54,7 @@ if is_other(KEYS[4], 'string') or in_ledger and is_other(KEYS[5], 'hash') then r
 local raw = redis.call('GET', KEYS[4])
 local found
 if place == 'value' then
-  found = raw and read_quota(raw) or not raw and new_quota()
+  found = read_quota(raw)
 else
   found = raw and read_ledger(raw) or not raw and new_ledger(now)
 end
@@ -106,8 +106,10 @@ if in_ledger then
   redis.call('PEXPIRE', KEYS[5], retention * DAY_MS)
 end
 
-local ms
-if place == 'value' then ms = quota_ms(v, now) else ms = ledger_ms(v, retention) end
-redis.call('SET', KEYS[4], place == 'value' and pack_quota(v) or pack_ledger(v), unpack(ms and {'PX', ms} or {}))
+if place == 'value' then
+  write_quota(KEYS[4], v, now)
+else
+  redis.call('SET', KEYS[4], pack_ledger(v), 'PX', ledger_ms(v, retention))
+end
 
 return reply('done', version)

@@ -7,12 +7,7 @@
 -- A customer's ledger is one, too; it has no usage.
 -- A caller's history is a hash: day -> '>dd' requests, left, or '>dddd' requests, left, units, over. `left` is what
 -- remained of the first quota, -1 without one. `over` are units beyond the limit of a quota with overage.
-local LEDGER, LEDGER_FORMAT, LEDGER_BYTES = 2, '>Bddddddddd', 73
-local WIDE, WIDE_FORMAT, WIDE_BYTES = 3, '>Bdddddddddddd', 97
-local ROW_FORMAT, ROW_BYTES, WIDE_ROW_FORMAT, WIDE_ROW_BYTES = '>dd', 16, '>dddd', 32
 local DAY_US, DAY_MS = 86400000000, 86400000
-local LONGEST_PERIOD = 31  -- days: a ledger outlives every quota in it
-local KEEP_FOREVER_MS = 400 * DAY_MS  -- a bucket that never fills
 
 local function is_other(key, expected)
   local type = redis.call('TYPE', key).ok
@@ -29,39 +24,39 @@ end
 -- The ledger in these bytes; false where they are not ours, so that they are never taken for an empty one.
 local function read_ledger(raw)
   local v, format = {}, raw:byte()
-  if format == LEDGER and #raw == LEDGER_BYTES then
-    format, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left = struct.unpack(LEDGER_FORMAT, raw)
+  if format == 2 and #raw == 73 then
+    format, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left = struct.unpack('>Bddddddddd', raw)
     v.finish, v.day_units, v.day_over = 0, v.day_used, 0
     return v
   end
-  if format ~= WIDE or #raw ~= WIDE_BYTES then return false end
+  if format ~= 3 or #raw ~= 97 then return false end
   format, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left, v.finish, v.day_units, v.day_over =
-    struct.unpack(WIDE_FORMAT, raw)
+    struct.unpack('>Bdddddddddddd', raw)
   return v
 end
 
 local function pack_ledger(v)
   if v.finish == 0 and v.day_units == v.day_used and v.day_over == 0 then
     return struct.pack(
-      LEDGER_FORMAT, LEDGER, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
+      '>Bddddddddd', 2, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
   end
   return struct.pack(
-    WIDE_FORMAT, WIDE, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left,
+    '>Bdddddddddddd', 3, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left,
     v.finish, v.day_units, v.day_over)
 end
 
-local function is_row(raw) return #raw == ROW_BYTES or #raw == WIDE_ROW_BYTES end
+local function is_row(raw) return #raw == 16 or #raw == 32 end
 
 -- Returns requests, left, units, over.
 local function read_row(raw)
-  if #raw == WIDE_ROW_BYTES then return struct.unpack(WIDE_ROW_FORMAT, raw) end
-  local used, left = struct.unpack(ROW_FORMAT, raw)
+  if #raw == 32 then return struct.unpack('>dddd', raw) end
+  local used, left = struct.unpack('>dd', raw)
   return used, left, used, 0
 end
 
 local function pack_row(used, left, units, over)
-  if units == used and over == 0 then return struct.pack(ROW_FORMAT, used, left) end
-  return struct.pack(WIDE_ROW_FORMAT, used, left, units, over)
+  if units == used and over == 0 then return struct.pack('>dd', used, left) end
+  return struct.pack('>dddd', used, left, units, over)
 end
 
 -- The row of the ledger's day.
@@ -73,11 +68,12 @@ local function begin_day(v, day, row)
   if row then v.day_used, v.day_left, v.day_units, v.day_over = read_row(row) end
 end
 
--- The life of a bucket: until it is full.
+-- The life of a bucket: until it is full; 400 days for one that never fills.
 local function bucket_ms(v)
   if v.debt <= 0 then return 1 end
-  return v.n > 0 and math.ceil(v.debt / v.n / 1000) + 1 or KEEP_FOREVER_MS
+  return v.n > 0 and math.ceil(v.debt / v.n / 1000) + 1 or 34560000000
 end
 
--- The life of a ledger: as long as its bucket, its usage, and the longest period of a quota.
-local function ledger_ms(v, retention) return math.max(bucket_ms(v), math.max(retention, LONGEST_PERIOD) * DAY_MS) end
+-- The life of a ledger: as long as its bucket, its usage, and a quota's longest period. A month is that long after its
+-- billing day has moved.
+local function ledger_ms(v, retention) return math.max(bucket_ms(v), math.max(retention, 62) * 86400000) end
