@@ -131,7 +131,7 @@ def _state(plan_id: str, holder: Holder, further: QuotaSettings | None) -> tuple
 def own_limit(settings: QuotaSettings, override: Override | None, quotas: Sequence[QuotaSettings]) -> int:
     """The limit of one of the `quotas` of a plan for a holder with this override.
 
-    An override that does not say what is counted holds only while a single quota has its period.
+    An override that names no `counts` holds only while a single quota has its period.
     """
     for own in override.quotas if override else ():
         if own.period is settings.period and own.counts in (None, settings.counts):
