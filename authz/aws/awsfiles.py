@@ -70,7 +70,8 @@ class Wanted:
 
     `values` are clear values by key id; a key with an empty `index` came without its value. `members` lists the key ids
     of each plan whose keys the import names; it replaces the `plans` of the items. `warnings` name each thing that is
-    left out. `is_partial` is true for a plans.yaml, which cannot express all that a store holds.
+    left out. `is_partial` is true for a plans.yaml, which cannot express all that a store holds. `rows` has the rows of
+    the aws cli that items came from, without values: a member of ours that a row lacks keeps its stored value.
     """
 
     items: Items = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Wanted:
     members: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     is_partial: bool = False
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
 
     def add(self, item: Item) -> None:
         self.items[kind_of(item), id_of(item)] = item
@@ -201,6 +203,7 @@ class _Reading:
             self.warn(f"{what}: not kept: {refused.message}")
             return
         self.wanted.add(api)
+        self.wanted.rows[kind_of(api), api_id] = {**plain, "resources": [*(resources or ())]}
         for stage in stages or ():
             self.stage(api, stage)
 
@@ -257,6 +260,7 @@ class _Reading:
             plan = plan.with_quotas(())
         plan = replace(plan, api_stages=tuple(stage for stage in stages if stage))
         self.wanted.add(StoredPlan(plan, product_code=row.get("productCode")))
+        self.wanted.rows["usageplan", plan.id] = row
 
     def customer(self, row: Row) -> None:
         customer = self._convert(row, Customer, f"customer {row['id']}")
@@ -300,6 +304,7 @@ class _Reading:
         bare = replace(key, value_sha256=None, overrides={})
         stored = StoredKey(bare, index, created, updated, stage_keys=stage_keys, overrides=key.overrides)
         self.wanted.add(stored)
+        self.wanted.rows["apikey", key.id] = given
 
     # --- checks: each warns if it fails
 

@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from authz.aws.awsfiles import Wanted, written
+from authz.aws.completed import completed
 from authz.aws.convert import by_plan_id, flattened, plain_method, to_resources
 from authz.aws.merged import lost_methods, merged
 from authz.aws.restapis import snapshot
@@ -163,6 +164,8 @@ class Import:
             if isinstance(item, StoredDeployment) and old is None and await self._is_served(target, item):
                 return None
             item = await self._merged(target, item, old)
+        else:
+            item = await self._completed(target, item, old)
         match item, old:
             case StoredPlan(), _:
                 nonce = old.nonce if isinstance(old, StoredPlan) else token_hex(NONCE_BYTES)
@@ -184,6 +187,19 @@ class Import:
             brought = self.wanted.items.get(("deployment", f"{found.api_id}/{found.deployment_id}"))
             if isinstance(brought, StoredDeployment) and await self._serves(target, old, brought):
                 return replace(found, deployment_id=old.deployment_id)
+        return found
+
+    async def _completed(self, target: _Target, item: Item, old: Item | None) -> Item:
+        """Complete an item of the aws cli with the old item's members of ours, which its row lacks."""
+        if isinstance(item, StoredDeployment):  # it serves the methods of the API as the import has stored it
+            api = await target.get("restapi", item.api_id)
+            known = ("restapi", item.api_id) in self.wanted.rows
+            return replace(item, snapshot=snapshot(api)) if known and isinstance(api, RestApi) else item
+        row = self.wanted.rows.get((kind_of(item), id_of(item)))
+        if old is None or row is None:
+            return item
+        found, lost = completed(old, item, row)
+        self.warnings += [f"{kind_of(item)} {id_of(item)}: {text}" for text in lost]
         return found
 
     async def _is_served(self, target: _Target, deployment: StoredDeployment) -> bool:

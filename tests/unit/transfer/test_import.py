@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from authz.aws.awsfiles import Wanted
-from authz.core.resources import ApiKey, ApiStage, UsagePlan
+from authz.aws.awsfiles import Wanted, read
+from authz.core.resources import ApiKey, ApiStage, LimitsPer, Period, QuotaSettings, UsagePlan
 from authz.core.stored import Item, StoredKey, StoredPlan, StoredStage
 from authz.store.sealing import Sealer
 from authz.transfer.transfer import Import, ImportRefused
 from tests.support.dictstore import DictStore
+from tests.unit.aws.test_awsfiles import API, KEY, PETS, PLAN, ROOT, printed
 
 PROD = ApiStage("a1", "prod")
 STAGE = StoredStage("a1", "prod", "d1", 1, 1)
@@ -65,3 +67,91 @@ def test_a_value_has_one_key() -> None:
     store = DictStore(_key("k1"))
     with pytest.raises(ImportRefused, match="the value of the key k2 is already that of another key"):
         _bring(store, _key("k2"))
+
+
+# --- AWS's documents over members of ours -------------------------------------------------------------------------
+
+OURS = {
+    "quotas": [
+        {"limit": 5000, "period": "MONTH", "anchor": "BILLING_DAY", "timeZone": "Europe/Berlin", "alerts": [80]},
+        {"limit": 50, "period": "HOUR", "counts": "REQUESTS"},
+    ],
+    "limitsPer": "CUSTOMER",
+    "throttle": {"rateLimit": 50.0, "burstLimit": 100, "counts": "UNITS"},
+}
+GET: dict[str, Any] = {"apiKeyRequired": True, "authorizationType": "NONE", "methodIntegration": {"type": "MOCK"}}
+OURS_IN_KEYS = {"allowedSources": ["10.0.0.0/8"], "billingDay": 9, "expiresAt": "2030-01-01T00:00:00Z"}
+
+
+def _rows(**changes: Any) -> DictStore:
+    """A store with the small account of `printed`."""
+    return _read(DictStore(), **changes)
+
+
+def _read(store: DictStore, **changes: Any) -> DictStore:
+    asyncio.run(_import(store, **changes).run())
+    return store
+
+
+def _import(store: DictStore, **changes: Any) -> Import:
+    return Import(store, Sealer(), read(printed(**changes), 1, bytes.hex), 1, "tests")
+
+
+def _with_ours() -> DictStore:
+    """The small account with members of ours in its API, plan and key."""
+    get = GET | {"cost": 5, "costFrom": {"metadata": ["a", "b"], "max": 9}}
+    return _rows(
+        apis={"items": [API | {"keySources": [{"query": "key"}], "costFrom": {"metadata": ["c", "d"], "max": 7}}]},
+        resources={"items": [ROOT, PETS | {"resourceMethods": {"GET": get}}]},
+        plans={"items": [PLAN | OURS]},
+        keys={"items": [KEY | OURS_IN_KEYS]},
+    )
+
+
+def test_documents_of_aws_keep_the_members_that_aws_does_not_have() -> None:
+    """Plan, key, method, API, and the deployment that the stage serves."""
+    store = _with_ours()
+    before = dict(store.items)
+    _read(store)
+    assert store.items == before
+
+
+def test_documents_of_aws_change_the_members_that_aws_has() -> None:
+    store = _with_ours()
+    quota = {"limit": 6000, "offset": 0, "period": "MONTH"}
+    _read(store, plans={"items": [PLAN | {"quota": quota}]}, keys={"items": [KEY | {"enabled": False}]})
+    plan, key = store.items["usageplan", "p1"], store.items["apikey", "k1"]
+    assert isinstance(plan, StoredPlan)
+    assert isinstance(key, StoredKey)
+    assert plan.plan.quota
+    assert (plan.plan.quota.limit, plan.plan.quota.time_zone) == (6000, "Europe/Berlin")
+    assert (key.key.enabled, key.key.allowed_sources) == (False, ("10.0.0.0/8",))
+
+
+def test_rows_with_members_of_ours_replace_the_stored_ones() -> None:
+    store = _with_ours()
+    quotas = [{"limit": 9, "period": "TOTAL"}]
+    plan = {name: value for name, value in PLAN.items() if name != "quota"} | {"quotas": quotas, "limitsPer": "KEY"}
+    _read(store, plans={"items": [plan]}, keys={"items": [KEY | {"allowedSources": ["10.1.0.0/16"]}]})
+    found, key = store.items["usageplan", "p1"], store.items["apikey", "k1"]
+    assert isinstance(found, StoredPlan)
+    assert isinstance(key, StoredKey)
+    assert (found.plan.all_quotas, found.plan.limits_per) == (
+        (QuotaSettings(9, Period.TOTAL),),
+        LimitsPer.KEY,
+    )
+    assert key.key.allowed_sources == ("10.1.0.0/16",)
+
+
+def test_members_that_do_not_fit_the_new_quota_are_named() -> None:
+    """A week has no billing day."""
+    store = _with_ours()
+    made = _import(store, plans={"items": [PLAN | {"quota": {"limit": 6, "offset": 1, "period": "WEEK"}}]})
+    asyncio.run(made.run())
+    plan = store.items["usageplan", "p1"]
+    assert isinstance(plan, StoredPlan)
+    assert plan.plan.all_quotas == (QuotaSettings(6, Period.WEEK, 1),)
+    assert any(
+        text.startswith("usageplan p1: the stored members of its quotas are not kept: expected")
+        for text in made.warnings
+    )
