@@ -173,7 +173,10 @@ class Import:
             case StoredKey(), _:
                 return await self._key(target, item, old if isinstance(old, StoredKey) else None)
             case StoredCustomer(), _:
-                item = replace(item, overrides=await self._by_ref(target, f"customer {item.id}", item.overrides))
+                overrides = await self._by_ref(target, f"customer {item.id}", item.overrides)
+                if isinstance(old, StoredCustomer) and self.wanted.is_partial:
+                    overrides = self._kept_overrides(old.overrides) | overrides
+                item = replace(item, overrides=overrides)
         return _dated(item, old, self.now)
 
     async def _merged(self, target: _Target, item: Item, old: Item | None) -> Item:
@@ -235,8 +238,7 @@ class Import:
         overrides = await self._by_ref(target, f"apikey {name}", item.overrides)
         if old is None:
             return replace(item, overrides=overrides, sealed=self._sealed(name)).in_plans(refs)
-        if not self.wanted.is_partial:  # AWS's documents have no overrides
-            overrides = old.overrides | overrides
+        overrides = self._kept_overrides(old.overrides) | overrides
         item = replace(item, overrides=overrides).in_plans(refs)
         if item.index in ("", old.index):
             sealed = old.sealed or self._sealed(name)
@@ -245,6 +247,12 @@ class Import:
         else:  # another value: the key's old values become invalid
             same = replace(item, sealed=self._sealed(name), created_date=old.created_date, last_updated_date=0)
         return same if same == old else replace(same, last_updated_date=self.now)
+
+    def _kept_overrides(self, old: Mapping[str, Override]) -> dict[str, Override]:
+        """Return old overrides that the import does not replace: AWS's documents have none, a plans.yaml those in its
+        own plans."""
+        replaced = self.wanted.members if self.wanted.is_partial else ()
+        return {ref: override for ref, override in old.items() if ref.partition(".")[0] not in replaced}
 
     async def _by_ref(self, target: _Target, what: str, overrides: Mapping[str, Override]) -> dict[str, Override]:
         """Return overrides by plan id as overrides by reference. Add a warning for each plan that does not exist."""

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from authz.aws.awsfiles import Wanted, read
-from authz.core.resources import ApiKey, ApiStage, LimitsPer, Period, QuotaSettings, UsagePlan
-from authz.core.stored import Item, StoredKey, StoredPlan, StoredStage
+from authz.core.resources import (
+    ApiKey,
+    ApiStage,
+    Customer,
+    LimitsPer,
+    Override,
+    Period,
+    QuotaOverride,
+    QuotaSettings,
+    UsagePlan,
+)
+from authz.core.stored import Item, StoredCustomer, StoredKey, StoredPlan, StoredStage
 from authz.store.sealing import Sealer
 from authz.transfer.transfer import Import, ImportRefused
 from tests.support.dictstore import DictStore
 from tests.unit.aws.test_awsfiles import API, KEY, PETS, PLAN, ROOT, printed
+
+T = TypeVar("T", StoredKey, StoredCustomer)
 
 PROD = ApiStage("a1", "prod")
 STAGE = StoredStage("a1", "prod", "d1", 1, 1)
@@ -27,8 +40,10 @@ def _key(key_id: str, *plans: str, index: str = "digest") -> StoredKey:
     return StoredKey(ApiKey(key_id), index, 1, 1, plans=plans)
 
 
-def _bring(store: DictStore, *items: Item, members: dict[str, tuple[str, ...]] | None = None) -> None:
-    wanted = Wanted(DictStore(*items).items)
+def _bring(
+    store: DictStore, *items: Item, members: dict[str, tuple[str, ...]] | None = None, is_partial: bool = False
+) -> None:
+    wanted = Wanted(DictStore(*items).items, is_partial=is_partial)
     wanted.members = members or {}
     asyncio.run(Import(store, Sealer(), wanted, 1, "tests").run())
 
@@ -67,6 +82,26 @@ def test_a_value_has_one_key() -> None:
     store = DictStore(_key("k1"))
     with pytest.raises(ImportRefused, match="the value of the key k2 is already that of another key"):
         _bring(store, _key("k2"))
+
+
+def _overridden(holder: T, **limits: int) -> T:
+    overrides = {f"{plan}.n": Override(quotas=(QuotaOverride(Period.DAY, limit),)) for plan, limit in limits.items()}
+    return replace(holder, overrides=overrides)
+
+
+def test_a_file_keeps_the_overrides_of_a_key_in_plans_that_it_does_not_name() -> None:
+    """Of `gold`, which the file names, it takes them away."""
+    before = _key("k1", "silver.n", "gold.n")
+    store = DictStore(STAGE, _plan("silver"), _plan("gold"), _overridden(before, silver=5, gold=6))
+    _bring(store, _plan("gold"), before, members={"gold": ("k1",)}, is_partial=True)
+    assert store.items["apikey", "k1"] == _overridden(before, silver=5)
+
+
+def test_a_file_keeps_the_overrides_of_a_customer_in_plans_that_it_does_not_name() -> None:
+    before = StoredCustomer(Customer("acme"), 1, 1)
+    store = DictStore(STAGE, _plan("silver"), _plan("gold"), _overridden(before, silver=5, gold=6))
+    _bring(store, _plan("gold"), before, members={"gold": ()}, is_partial=True)
+    assert store.items["customer", "acme"] == _overridden(before, silver=5)
 
 
 # --- AWS's documents over members of ours -------------------------------------------------------------------------
