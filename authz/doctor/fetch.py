@@ -30,7 +30,7 @@ from redis.exceptions import AskError, ClusterDownError, RedisError, ResponseErr
 
 from authz.aws.models import STANDARD, models
 from authz.core.limits import redis_key
-from authz.core.resources import DEFAULT_ACCOUNT, Api
+from authz.core.resources import DEFAULT_ACCOUNT, Api, Period
 from authz.core.stored import RestApi
 from authz.doctor import envoydump
 from authz.doctor.facts import ControlFacts, Envoy, Facts, GrpcHealth, ProcessFacts, Redis, SidecarFacts
@@ -53,7 +53,8 @@ PINGS: Final = 5
 SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the account's,
 SAMPLED: Final = 1_000  # and whose expiry is read
 MAX_APIS: Final = 500  # APIs of the store that are looked through
-LASTING: Final = ("store", "restoring")  # kinds of keys that have none
+LASTING: Final = ("store", "restoring", "alerts")  # kinds of keys that have none
+FURTHER_QUOTAS: Final = ("quota", "customer-quota")  # kinds of keys that end with a period, which may never end
 CONFIG: Final = (
     "appendfsync",
     "bind",
@@ -337,6 +338,12 @@ async def _connect(client: redis.asyncio.Redis) -> None:
     await client.connection_pool.release(connection)
 
 
+def lasts(name: str) -> bool:
+    """True for a Redis key, named within the account, that needs no expiry: one of the store, or a quota in total."""
+    kind, *parts = name.split(":")
+    return kind in LASTING or (kind in FURTHER_QUOTAS and parts[2:3] == [Period.TOTAL])
+
+
 async def _endless(run: Run, account: str) -> tuple[list[str], int]:
     """Counters without an expiry, and the number of counters examined; none if another node has the keys."""
     # The first key picks the node for a cluster's client.
@@ -349,7 +356,7 @@ async def _endless(run: Run, account: str) -> tuple[list[str], int]:
         cursor, keys = await run("SCAN", cursor, "MATCH", pattern, "COUNT", 1000) or (0, [])
         scanned += 1000
         names = (key.decode(errors="replace") for key in keys)
-        counters += [name for name in names if name.removeprefix(prefix).partition(":")[0] not in LASTING]
+        counters += [name for name in names if not lasts(name.removeprefix(prefix))]
         if not int(cursor):
             break
     endless, looked_at, until = list[str](), 0, time.monotonic() + SECONDS

@@ -168,8 +168,8 @@ def lone_master_writes(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
-    why="The counter is never freed. Only resources of the store have no expiry. Another program removed it, or a "
-    "backup was restored by other means.",
+    why="The counter is never freed. Only resources of the store, the stream of alerts and quotas of the period TOTAL "
+    "have no expiry. Another program removed it, or a backup was restored by other means.",
     fix="authz backup and restore, or PEXPIRE the key by hand",
 )
 def counter_without_expiry(facts: Facts) -> Iterator[Seen]:

@@ -27,6 +27,7 @@ from authz.doctor.facts import (
     seconds,
     version_of,
 )
+from authz.doctor.fetch import lasts
 from authz.doctor.finding import Finding
 from authz.doctor.report import reference, show
 from authz.doctor.rules.envoy.cluster import (
@@ -286,6 +287,22 @@ def test_dropped_keys_are_reported(evicted: int, seen: list[str]) -> None:
 )
 def test_four_fifths_of_the_memory_are_near_its_end(info: dict[str, int], is_near: bool) -> None:
     assert bool([*memory_near.look(redis_says(**info))]) is is_near
+
+
+@pytest.mark.parametrize(
+    ("name", "is_lasting"),
+    [
+        ("store:item", True),
+        ("alerts", True),
+        ("quota:p1:k1:TOTAL:UNITS", True),
+        ("customer-quota:p1:acme:TOTAL:REQUESTS", True),
+        ("quota:p1:TOTAL:HOUR:UNITS", False),
+        ("customer-quota:p1:acme:DAY:UNITS", False),
+        ("ledger:p1:TOTAL", False),
+    ],
+)
+def test_a_quota_in_total_and_the_alerts_need_no_expiry(name: str, is_lasting: bool) -> None:
+    assert lasts(name) is is_lasting
 
 
 def redis_says(**info: Any) -> Facts:
