@@ -35,7 +35,12 @@ from authz.doctor.rules.envoy.cluster import (
     drain_shorter_than_health_check,
     one_endpoint_for_many_workers,
 )
-from authz.doctor.rules.envoy.headers import header_not_shown
+from authz.doctor.rules.envoy.headers import (
+    header_not_shown,
+    identity_overwritten,
+    lookalikes_not_shown,
+    mutation_refused,
+)
 from authz.doctor.rules.envoy.tls import tls_mismatch, tls_not_verified
 from authz.doctor.rules.redis import eviction_policy, keys_evicted, memory_near
 from tests.support.builders import api
@@ -98,6 +103,26 @@ def check(**config: Any) -> Facts:
     manager = Manager("listener one", {}, [found], None)
     dump = Envoy("here", MINIMUM, {}, [manager], [Check(manager, found, None)], {}, {})
     return Facts(envoys=[dump], apis=[api()])
+
+
+def test_the_mark_of_overage_is_a_header_of_ours() -> None:
+    """No filter may forbid it, no other spelling of it may pass, and no route may remove it after the check."""
+    mark = "x-usage-overage"
+    forbidding = check(decoder_header_mutation_rules={"disallow_expression": {"regex": mark}})
+    assert [seen.what for seen in mutation_refused.look(forbidding)] == [
+        f"decoder_header_mutation_rules forbids {mark}"
+    ]
+    identity = [{"safe_regex": {"regex": f"x[^a-z]({name})"}} for name in ("api[^a-z]key[^a-z]id", "customer[^a-z]id")]
+    plans = [{"safe_regex": {"regex": "x[^a-z]usage[^a-z]plan[^a-z](id|name)"}}]
+    passing = check(allowed_headers={"patterns": [*identity, *plans]})
+    assert [seen.what for seen in lookalikes_not_shown.look(passing)] == [
+        "a client's x_usage_overage reaches the upstream"
+    ]
+    [envoy] = check().envoys
+    [one] = envoy.checks
+    manager = replace(one.manager, routes={"request_headers_to_remove": ["X-Usage-Overage"], "virtual_hosts": []})
+    removing = Facts(envoys=[replace(envoy, managers=[manager], checks=[replace(one, manager=manager)])])
+    assert [seen.what for seen in identity_overwritten.look(removing)] == [f"changes {mark} after the check"]
 
 
 EVERY = [{"safe_regex": {"regex": "(accept|access-control-.*|content-type|origin)"}}]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from authz.core.credentials import IDENTITY, lookalikes
+from authz.core.credentials import IDENTITY, OVERAGE, lookalikes
 from authz.core.resources import Api
 from authz.doctor.facts import SILENT, Check, Facts, Json, Manager
 from authz.doctor.finding import Rule, Seen, rule
@@ -21,9 +21,10 @@ NORMALISED: Final = {
     "path_with_escaped_slashes_action": "path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT",
 }
 UNTOUCHED: Final = (None, False, "IMPLEMENTATION_SPECIFIC_DEFAULT", "KEEP_UNCHANGED")
+OURS: Final = (*IDENTITY, OVERAGE)  # headers that authz alone may set
 USUAL: Final = Api(id="any")  # has the key sources of an API that names none
 # Samples of the spellings that an upstream may take for ours.
-SPELLINGS: Final = [name.replace("-", mark) for mark in "_.~" for name in IDENTITY]
+SPELLINGS: Final = [name.replace("-", mark) for mark in "_.~" for name in OURS]
 
 
 @rule(
@@ -233,9 +234,9 @@ def mutation_refused(facts: Facts) -> Iterator[Seen]:
 
 
 def _changed(apis: Sequence[Api]) -> Iterator[str]:
-    """The headers that authz sets or removes: the caller's identity, and every place of a key."""
+    """The headers that authz sets or removes: the caller's identity, the mark of overage, and every place of a key."""
     sources = [source for api in apis or (USUAL,) for source in api.key_sources]
-    yield from IDENTITY
+    yield from OURS
     yield from dict.fromkeys(source.header.lower() for source in sources if source.header)
     if any(source.cookie for source in sources):
         yield "cookie"
@@ -263,7 +264,7 @@ def identity_overwritten(facts: Facts) -> Iterator[Seen]:
     """A route, or a filter after ext_authz, changes `x-api-key-id` or another header that only authz may set."""
     for check in facts.checks():
         for where, name in _changed_later(check):
-            if name in IDENTITY or lookalikes([name]):
+            if name in OURS or lookalikes([name]):
                 yield Seen(where, f"changes {name} after the check")
 
 
@@ -282,7 +283,7 @@ def _changed_later(check: Check) -> Iterator[tuple[str, str]]:
             yield from ((f"{at}, filter {one.name}", name) for name in _mutated(said.get("config", said)))
         # A route removes headers after the check, but other spellings name no caller.
         for removed in level.get("request_headers_to_remove", ()):
-            if removed.lower() in IDENTITY:
+            if removed.lower() in OURS:
                 yield at, removed.lower()
 
 
