@@ -321,7 +321,8 @@ OWN: Final = {
     "GetUsageAlerts": "List [alerts](#alerts), the newest first, or the oldest with `order=oldest`.",
     "GetApiKeyExtension": "Show a key's fields that AWS doesn't have: `allowedSources`, `billingDay`; and "
     "`lastUsedDate`, the last day (UTC) on which a call in one of its plans was counted.",
-    "PutApiKeyExtension": "Replace them; a member that is left out is removed.",
+    "PutApiKeyExtension": "Replace them; a member that is left out is removed. `lastUsedDate` may be given, and is "
+    "ignored.",
     "GetUnusedKeys": "List the keys that are at least `days` days old and were not used for as long. `limit` is "
     "the number of keys that a page looks at, so a page without items may have a `position`.",
     "DeleteApiKeyExtension": "Remove them: the key may be used from everywhere again.",

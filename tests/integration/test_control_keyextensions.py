@@ -50,6 +50,13 @@ def test_a_put_replaces_the_whole(control: Control, body: object) -> None:
     assert extension(control, key_id) == {}
 
 
+def test_what_a_get_showed_can_be_put_back(control: Control) -> None:
+    """`lastUsedDate` changes by calls alone."""
+    key_id = a_key(control)
+    assert put(control, key_id, OFFICE | {"lastUsedDate": "2026-01-31"}).json() == OFFICE
+    assert extension(control, key_id) == OFFICE
+
+
 def test_a_delete_removes_all_of_it(control: Control) -> None:
     key_id = a_key(control)
     put(control, key_id, OFFICE | {"billingDay": 15})

@@ -23,10 +23,14 @@ DIGITS: Final = 10
 
 
 class KeyExtension(Resource, frozen=True):
-    """The body of `PUT /apikeys/{id}/extension`, which replaces the whole: a member that is absent is removed."""
+    """The body of `PUT /apikeys/{id}/extension`, which replaces the whole: a member that is absent is removed.
+
+    `last_used_date` may be given and is ignored, so that a document can be written back.
+    """
 
     allowed_sources: tuple[str, ...] | None = None
     billing_day: BillingDay | None = None
+    last_used_date: str | None = None
 
 
 async def get_extension(call: Call) -> Answer:
