@@ -229,7 +229,7 @@ class CostFrom(Resource, frozen=True):
     A greater cost counts as `max`.
     """
 
-    metadata: Annotated[tuple[str, ...], Meta(min_length=2)]
+    metadata: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=2)]
     max: Cost
 
 

@@ -293,6 +293,14 @@ SHAPES = {
         "apis: [{id: a, costFrom: {metadata: [my.filter], max: 9}}]",
         "plans.yaml: $.apis[0].costFrom.metadata: expected at least 2 items",
     ),
+    "cost from a namespace without a name": (
+        'apis: [{id: a, costFrom: {metadata: ["", cost], max: 9}}]',
+        "plans.yaml: $.apis[0].costFrom.metadata[0]: expected at least 1 character, got ''",
+    ),
+    "cost from a field without a name": (
+        'apis: [{id: a, resources: {/pets: {GET: {costFrom: {metadata: [my.filter, ""], max: 9}}}}}]',
+        "plans.yaml: $.apis[0].resources['/pets']['GET'].costFrom.metadata[1]: expected at least 1 character, got ''",
+    ),
     "cost without a maximum": (
         "apis: [{id: a, costFrom: {metadata: [my.filter, cost]}}]",
         "plans.yaml: $.apis[0].costFrom.max: required",
