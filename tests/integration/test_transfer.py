@@ -287,6 +287,13 @@ async def test_a_backup_brings_back_the_moment_it_was_made(store: Store, tmp_pat
     assert await differences(store) == []
 
 
+async def test_a_backup_leaves_out_what_a_worker_keeps_to_add_counts_once(store: Store, tmp_path: Path) -> None:
+    await brought(store, rich())
+    await store.database.ask("SET", store.database.key("refused-number", "0a"), "1")
+    await backup(Backups(store.database), tmp_path / "backup")
+    assert b"refused-number" not in (tmp_path / "backup").read_bytes()
+
+
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw[: len(raw) // 2], lambda raw: b"x" + raw])
 async def test_a_damaged_backup_changes_nothing(store: Store, tmp_path: Path, damage: Any) -> None:
     await brought(store, resources())
