@@ -114,7 +114,7 @@ FIELDS: Final[dict[str, dict[str, str]]] = {
         "anchor": "`BILLING_DAY`, for MONTH: it begins on the `billingDay` of the key, or of the customer with "
         "`limitsPer: CUSTOMER`; on the 1st where none is set.",
         "overage": "Calls that are admitted beyond the limit, and marked.",
-        "alerts": "Percents of the limit. The call that reaches one is reported, once a period.",
+        "alerts": "Percents of the limit. A call is reported each time the used units reach one from below.",
     },
     "Overage": {"upTo": "The units beyond the limit, or `UNLIMITED`."},
     "ApiKey": {
