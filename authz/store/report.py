@@ -136,7 +136,10 @@ def merge(rows: Rows, others: Rows) -> None:
 
 
 def in_order(rows: Rows) -> Rows:
-    return dict(sorted(rows.items(), key=lambda row: tuple((part is not None, part or 0) for part in row[0])))
+    """The rows by the parts of their groups; a part that is missing comes first."""
+    return dict(
+        sorted(rows.items(), key=lambda row: [(part is not None, "" if part is None else part) for part in row[0]])
+    )
 
 
 def csv_lines(rows: Rows, *, head: bool = False) -> str:

@@ -231,6 +231,16 @@ async def test_the_table_has_a_row_a_key_and_a_total(shop: Shop, run: Callable[.
     assert await run("--start", "2026-02-01", "--end", "2026-02-02") == "no use in these days\n"
 
 
+@pytest.mark.parametrize("by", ["plan", "customer", "key", "day", "plan,key", "customer,day", "plan,customer,key,day"])
+@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
+async def test_keys_with_and_without_a_customer_are_printed_together(
+    shop: Shop, use: Use, run: Callable[..., Awaitable[str]], by: str, form: tuple[str, ...]
+) -> None:
+    await use(1, MONTH, shop.plans["silver"], shop.keys["solo"])
+    out = await run(*DATES, "--group-by", by, *form)
+    assert shop.keys["solo"] in out or "key" not in by
+
+
 async def test_json_and_csv_on_the_command_line(shop: Shop, run: Callable[..., Awaitable[str]]) -> None:
     found = json.loads(await run(*DATES, "--customer", "acme", "--group-by", "day", "--json"))
     assert [(item["day"], numbers(item)) for item in found] == [
