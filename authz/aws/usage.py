@@ -107,19 +107,21 @@ def pairs(
 
     `used` is in the quota's own measure: units or requests; requests without a quota.
     `remaining` of a past day is the number in its row. A day without a row keeps the previous day's number, and the
-    first day of a period starts at the limit.
+    first day of a period starts at the limit. Without a quota it is NO_QUOTA on every day: rows have the rest of the
+    plan's first quota, which may have another period.
     """
     today = now // DAY_US
-    untouched = quota.limit if quota else NO_QUOTA
+    if quota is None:
+        return [(used_on(record, None, day), NO_QUOTA) for day in asked.until(today)]
     recorded: dict[int, int] = {}
-    remaining = untouched
+    remaining = quota.limit
     for day in range(first_needed(quota, asked.first, billing_day), min(asked.last, today) + 1):
-        if quota is None or first_needed(quota, day, billing_day) == day:
-            remaining = untouched
+        if first_needed(quota, day, billing_day) == day:
+            remaining = quota.limit
         row = record.rows.get(day)
         recorded[day] = remaining = row.left if row else remaining
         if row and row.left == NO_QUOTA:
-            remaining = untouched  # the plan had no quota on that day, so no value carries over
+            remaining = quota.limit  # the plan had no quota on that day, so no value carries over
     recorded[today] = left(record.state, quota, now, billing_day)
     return [(used_on(record, quota, day), recorded[day]) for day in asked.until(today)]
 

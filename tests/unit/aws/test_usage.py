@@ -45,7 +45,7 @@ def _pairs(record: CallerUse, quota: QuotaSettings | None, first: str, last: str
         ),
         pytest.param({"2026-03-02": (3, 7)}, DAY, "2026-03-02", [(3, 7), (0, 10), (0, 10)], id="each day a period"),
         pytest.param({"2026-03-02": (3, -1)}, MONTH, "2026-03-02", [(3, -1), (0, 100), (0, 95)], id="no quota then"),
-        pytest.param({"2026-03-02": (3, 97)}, None, "2026-03-02", [(3, 97), (0, -1), (0, -1)], id="no quota any more"),
+        pytest.param({"2026-03-02": (3, 97)}, None, "2026-03-02", [(3, -1), (0, -1), (0, -1)], id="another quota"),
         pytest.param({"2026-03-04": (5, 99)}, MONTH, "2026-03-04", [(5, 95)], id="today says what remains now"),
     ],
 )  # fmt: skip
