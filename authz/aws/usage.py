@@ -12,11 +12,12 @@ from typing import Final, NamedTuple
 
 from authz.aws.errors import bad_request
 from authz.core.holders import QuotaState, quota_at, used_in
-from authz.core.limits import Quota
 from authz.core.periods import DAY_US, EPOCH, interval
 from authz.core.resources import Counts, QuotaSettings
 
 NO_QUOTA = -1  # the remaining quota of a plan without one
+
+MAX_DAYS = 400  # of one query
 
 YEARS = range(1970, 9999)
 
@@ -83,11 +84,6 @@ def iso_day(day: int) -> str:
     return date.fromordinal(EPOCH + day).isoformat()
 
 
-def window(quota: QuotaSettings, now: int, billing_day: int | None = None) -> Quota:
-    """Return the quota over the period that contains `now` (µs)."""
-    return quota_at(quota, now, billing_day)
-
-
 def first_needed(quota: QuotaSettings | None, first: int, billing_day: int | None = None) -> int:
     """Return the earliest day whose row affects the remaining quota of `first`: the beginning of its period."""
     return interval(quota, (first + 1) * DAY_US - 1, billing_day).start // DAY_US if quota else first
@@ -97,7 +93,7 @@ def left(state: QuotaState, quota: QuotaSettings | None, now: int, billing_day: 
     """Return the quota that remains at `now` (µs), under today's settings."""
     if quota is None:
         return NO_QUOTA
-    return max(0, quota.limit - used_in(state, window(quota, now, billing_day)))
+    return max(0, quota.limit - used_in(state, quota_at(quota, now, billing_day)))
 
 
 def pairs(

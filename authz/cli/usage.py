@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from authz.aws.convert import from_resources
 from authz.aws.errors import ApiError
-from authz.aws.usage import Days, days, iso_day
+from authz.aws.usage import MAX_DAYS, Days, days, iso_day
 from authz.cli.control import PLACE, on_store_of, operator, store_settings
 from authz.cli.options import FILE, with_options
 from authz.config import file as configuration
@@ -57,7 +57,6 @@ from authz.store.usage import UsageLedger
 T = TypeVar("T")
 
 SECONDS: Final = 10.0
-LONGEST_RANGE: Final = 400  # days
 DAYS: Final = 30
 ALERTS: Final = 100
 PAGE: Final = 500
@@ -96,7 +95,7 @@ class Parts(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
 @with_options(*WHO)
 @click.option("--start", metavar="DATE", help="The first day (UTC), as 2026-03-01.")
 @click.option("--end", metavar="DATE", help="The last day.  [default: today]")
-@click.option("--days", "count", type=click.IntRange(1, LONGEST_RANGE), help="How many days.  [default: 30]")
+@click.option("--days", "count", type=click.IntRange(1, MAX_DAYS), help="How many days.  [default: 30]")
 @click.option(
     "--group-by",
     "by",
@@ -160,7 +159,7 @@ def usage(
 @usage.command("alerts")
 @with_options(*WHO)
 @click.option(
-    "--count", default=ALERTS, show_default=True, type=click.IntRange(1, 100_000), help="At most this number."
+    "--count", default=ALERTS, show_default=True, type=click.IntRange(1, 100_000), help="The most alerts to print."
 )
 @click.option("--oldest-first", is_flag=True, help="Begin with the oldest.")
 @click.option("--after", metavar="ID", help="Go on after the alert with this id.")
@@ -355,7 +354,7 @@ def _days(start: str | None, end: str | None, count: int | None) -> Days:
     last = end or datetime.now(UTC).date().isoformat()
     try:
         first = start or (date.fromisoformat(last) - timedelta(days=(count or DAYS) - 1)).isoformat()
-        return days(first, last, LONGEST_RANGE)
+        return days(first, last, MAX_DAYS)
     except (ApiError, ValueError) as error:
         raise click.UsageError(str(error)) from None
 

@@ -12,8 +12,9 @@ import redis.asyncio
 from botocore.exceptions import ClientError
 
 from authz.aws.convert import from_resources
-from authz.aws.usage import Days, DayUse, pairs, window
+from authz.aws.usage import Days, DayUse, pairs
 from authz.core.catalog import Catalog
+from authz.core.holders import quota_at
 from authz.core.limits import Charge, Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US
 from authz.core.resources import Period, QuotaSettings
@@ -63,7 +64,7 @@ def use(limiter: RedisLimiter, account: str, clock: Clock) -> Use:
 
     async def calls(count: int, quota: QuotaSettings | None, plan: str = "p", key: str = "k") -> int:
         meter = Meter(redis_key(account, "ledger", plan, key), redis_key(account, "history", plan, key))
-        limits = [Limit(Layer.PLAN_QUOTA, meter.ledger, window(quota, clock()))] if quota else []
+        limits = [Limit(Layer.PLAN_QUOTA, meter.ledger, quota_at(quota, clock()))] if quota else []
         tallies = await asyncio.gather(*(limiter.admit(Charge(limits, meter)) for _ in range(count)))
         return sum(tally.refused_by is None for tally in tallies)
 
@@ -150,7 +151,7 @@ async def test_setting_names_the_period_by_redis_clock(shared_redis: RedisServer
     usage = _Behind(shared_redis.url, account=account, budget=10.0)
     written = await usage.set_remaining("p", *builders.held(QUOTA), 3, who="ada", what="")
     reading = await usage.read("p", ["k"])
-    start = window(QUOTA, reading.now).start
+    start = quota_at(QUOTA, reading.now).start
     assert (reading.records["k"].state.start, reading.records["k"].state.used) == (start, 2)
     assert written.result.now // DAY_US == reading.now // DAY_US
     await usage.aclose()
@@ -367,7 +368,7 @@ def test_an_update_is_a_version_with_an_event_and_a_line_of_the_audit(control: C
     (event,) = control.run(lambda _: control.store.changes(version - 1, 1000))
     assert (event.version, event.usage) == (version, ((tenant.plan, tenant.keys[0]),))
     (line,) = control.run(lambda _: audit(control.store.database, 10, version - 1))
-    assert line.what == f"UpdateUsage {tenant.plan} {tenant.keys[0]} remaining=15"
+    assert line.what == f"UpdateUsage {tenant.plan} {tenant.keys[0]} DAY UNITS remaining=15"
 
 
 @pytest.mark.parametrize("value", ["-1", "x", "", "1.5", "2147483648", "9" * 30, None])

@@ -15,7 +15,8 @@ import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.aws.usage import Days, DayUse, pairs, window
+from authz.aws.usage import Days, DayUse, pairs
+from authz.core.holders import quota_at
 from authz.core.limits import Charge, Layer, Limit, Meter, redis_key
 from authz.core.periods import DAY_US, interval
 from authz.core.resources import AWS_PERIODS, QuotaSettings
@@ -70,7 +71,7 @@ class World:
         return Meter(redis_key(ACCOUNT, "ledger", self.plan, "k"), redis_key(ACCOUNT, "history", self.plan, "k"))
 
     def limit(self, quota: QuotaSettings) -> Limit:
-        return Limit(Layer.PLAN_QUOTA, self.meter.ledger, window(quota, self.clock()))
+        return Limit(Layer.PLAN_QUOTA, self.meter.ledger, quota_at(quota, self.clock()))
 
     async def stored(self) -> tuple[tuple[float, ...], dict[int, DayUse]]:
         """The ledger's period, usage and day; the history."""
@@ -119,7 +120,7 @@ async def test_the_scripts_do_what_the_model_says(
                     assert told == model.admit(Charge([limit], world.meter), world.clock(), told)
             case "set":
                 await world.usage.set_remaining(world.plan, *held(rules, world.plan), do.number, who="", what="")
-                model.remain(world.meter, window(rules, world.clock()), do.number, world.clock())
+                model.remain(world.meter, quota_at(rules, world.clock()), do.number, world.clock())
             case "move":
                 world.clock.now += do.number
         await _agree(world, model)

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.plans import no_key
-from authz.aws.usage import days, iso_day
+from authz.aws.usage import MAX_DAYS, days, iso_day
 from authz.control.call import ID_LENGTH, Answer, Call, Operation
 from authz.core.bounds import MAX_INT
 from authz.core.holders import HeldQuota
@@ -31,7 +31,6 @@ from authz.store.quotas import (
 )
 from authz.store.report import PARTS, Query, csv_lines, document, read_all, read_page
 
-LONGEST_RANGE: Final = 400  # days
 CSV: Final = "text/csv"
 WHO: Final = ("usagePlanId", "keyId", "customerId")
 PAGING: Final = ("limit", "position")
@@ -70,7 +69,7 @@ def _query(call: Call) -> Query:
     """Read the query. Without dates it is today's. Raises BadRequestException."""
     today = iso_day(call.context.now() * 1_000_000 // DAY_US)
     end = call.one("endDate") or today
-    wanted = days(call.one("startDate") or end, end, LONGEST_RANGE)
+    wanted = days(call.one("startDate") or end, end, MAX_DAYS)
     by = tuple(dict.fromkeys((call.one("groupBy") or "plan,key,day").split(",")))
     if strange := [part for part in by if part not in PARTS]:
         raise bad_request(f"Invalid groupBy: expected some of {', '.join(PARTS)}, got {strange[0][:50]!r}")

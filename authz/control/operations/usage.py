@@ -10,7 +10,7 @@ from authz.aws import patch
 from authz.aws.errors import bad_request
 from authz.aws.patch import Document, PatchBody, PatchRule, Type
 from authz.aws.plans import no_key
-from authz.aws.usage import Days, days, first_needed, iso_day, pairs
+from authz.aws.usage import MAX_DAYS, Days, days, first_needed, iso_day, pairs
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import stored_key
 from authz.control.operations.usageplans import stored_plan
@@ -22,12 +22,11 @@ from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.store.ports import ItemSource, Usage
 from authz.store.quotas import holders
 
-LONGEST_RANGE: Final = 400  # days
 USAGE_TABLE: Final = (PatchRule(("replace",), "/remaining", Type.INT),)
 
 
 async def get_usage(call: Call) -> Answer:
-    asked = days(call.one("startDate"), call.one("endDate"), LONGEST_RANGE)
+    asked = days(call.one("startDate"), call.one("endDate"), MAX_DAYS)
     store, usage = call.context.store, call.context.usage
     plan = await stored_plan(store, call.params["usageplanId"])
     keys, position = await _keys(call, plan)
