@@ -344,7 +344,7 @@ async def test_a_reader_grants_nothing(seller: Seller, control: Control) -> None
     )
 
 
-async def test_our_own_operation_sets_any_quota(seller: Seller) -> None:
+async def test_our_own_operation_sets_any_quota(seller: Seller, control: Control) -> None:
     """And AWS's operation sets AWS's quota, also where keys share it."""
     body = {"usagePlanId": seller.pro, "customerId": "acme", "period": "HOUR", "remaining": 3}
     assert patiently(seller.control, "PUT", "/usage/quotas", body).json()["remaining"] == 3
@@ -355,6 +355,11 @@ async def test_our_own_operation_sets_any_quota(seller: Seller) -> None:
     assert seller.aws.get_usage(usagePlanId=seller.pro, **day)["items"] == {seller.key: [[0, 42]]}
     found = seller.get(f"usagePlanId={seller.pro}&customerId=acme")["item"]
     assert [one["remaining"] for one in found] == [42, 3]
+    lines = [line.what for line in control.run(lambda _: audit(control.store.database, 2))]
+    assert lines == [
+        f"SetUsageRemaining {seller.pro} customer acme HOUR UNITS remaining=3",
+        f"UpdateUsage {seller.pro} customer acme MONTH UNITS remaining=42",
+    ]
 
 
 @pytest.fixture

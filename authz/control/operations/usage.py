@@ -20,7 +20,7 @@ from authz.core.periods import DAY_US
 from authz.core.resources import Counts, QuotaSettings
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.store.ports import ItemSource, Usage
-from authz.store.quotas import holders
+from authz.store.quotas import Held, holders, quota_words
 
 USAGE_TABLE: Final = (PatchRule(("replace",), "/remaining", Type.INT),)
 
@@ -98,9 +98,9 @@ async def update_usage(call: Call) -> Answer:
         raise no_key()
     remaining = _wanted(plan, call.read(PatchBody))
     holder = (await holders(store, plan, [key]))[key.key.id]
-    quota = held_quotas(plan.plan, holder)[0]
-    ids = (plan.plan.id, key.key.id)
-    what = f"{call.operation} {' '.join(ids)} remaining={remaining}"
+    held = Held(plan, holder, held_quotas(plan.plan, holder))
+    quota = held.quotas[0]
+    what = f"{call.operation} {quota_words(held, quota)} remaining={remaining}"
     written = await call.context.usage.set_remaining(
         plan.plan.id, holder, quota, remaining, who=call.principal.name, what=what
     )
@@ -108,7 +108,9 @@ async def update_usage(call: Call) -> Answer:
     set_ = written.result
     today = set_.now // DAY_US
     used = (
-        await _used_today(call.context.usage, *ids, today) if quota.place == "shared" else (set_.requests, set_.units)
+        await _used_today(call.context.usage, plan.plan.id, key.key.id, today)
+        if quota.place == "shared"
+        else (set_.requests, set_.units)
     )
     number = used[quota.settings.counts is Counts.UNITS]
     return Answer(body=_document(plan, Days(today, today), {key.key.id: [(number, remaining)]}))
