@@ -143,6 +143,18 @@ def check_override(plan: UsagePlan, apis: tuple[Api, ...], key: ApiKey, override
     return [one.rule for one in idle(within)] if override != Override() else []
 
 
+def idle_overrides(plan: UsagePlan, overrides: Mapping[str, Override], keys: Iterable[ApiKey]) -> list[str]:
+    """Return a warning for each reason why overrides of keys, by key id, change nothing in their plan."""
+    held: dict[str, list[str]] = {}
+    for key in keys:
+        member = replace(key, billing_day=None, overrides={plan.id: overrides[key.id]})
+        within = Resources(usage_plans=(replace(plan, api_stages=(), keys=(key.id,)),), api_keys=(member,))
+        for one in (*override_problems(within), *idle(within)):
+            held.setdefault(one.rule, []).append(key.id)
+    more = {rule: f" and {len(ids) - 1} more" if ids[1:] else "" for rule, ids in held.items()}
+    return [f"the override of the key {ids[0]}{more[rule]}: {rule}" for rule, ids in held.items()]
+
+
 def idle_billing_day(key: ApiKey, plans: Iterable[UsagePlan]) -> list[str]:
     """Return a warning if the key's billing day changes nothing in its plans. A key without plans may join one."""
     mine = tuple(replace(plan, api_stages=(), keys=(key.id,)) for plan in plans)

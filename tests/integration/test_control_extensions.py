@@ -113,6 +113,19 @@ def test_a_read_only_caller_changes_no_customer(control: Control, verb: str) -> 
     assert raw(control.as_reader(), "GET", "/customers/acme").json()["name"] == "Acme"
 
 
+def test_a_plan_whose_change_makes_overrides_idle_says_so(control: Control) -> None:
+    aws = boto(control)
+    plan = aws.create_usage_plan(name="P", quota=MONTH)["id"]
+    key = aws.create_api_key(name="k", enabled=True)["id"]
+    aws.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
+    path, override = f"/usageplans/{plan}", {"quotas": [{"period": "MONTH", "limit": 3}]}
+    assert "x-authz-warning" not in raw(control, "PUT", f"{path}/keys/{key}/extension", override).headers
+    assert "x-authz-warning" not in raw(control, "PUT", f"{path}/extension", {"quotas": [MONTH]}).headers
+    reply = raw(control, "PUT", f"{path}/extension", {"quotas": [{"limit": 9, "period": "HOUR"}]})
+    says = f"the override of the key {key}: the plan {plan} has no quota by MONTH, only by HOUR"
+    assert says in reply.headers["x-authz-warning"]
+
+
 def test_a_key_of_boto3_takes_a_customer_that_is_made_later(control: Control) -> None:
     made = boto(control).create_api_key(name="k", customerId="acme")
     assert raw(control, "PUT", "/customers/acme", {"billingDay": 3}).status == 200

@@ -7,14 +7,17 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from authz.aws.extensions import PlanExtension, check_override, plan_extension, with_plan_extension
+from authz.aws.extensions import PlanExtension, check_override, idle_overrides, plan_extension, with_plan_extension
 from authz.aws.patch import Document
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import served_apis
 from authz.control.operations.usageplans import key_in_plan, require_room, stored_plan
 from authz.core.resources import Override
-from authz.core.stored import StoredPlan
+from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.store.ports import Draft
+
+KEYS: Final = 100  # of a plan, whose overrides are compared with it
+MAX_WARNINGS: Final = 5
 
 # --- plans --------------------------------------------------------------------------------------------------------
 
@@ -39,9 +42,19 @@ async def _extend(call: Call, given: PlanExtension) -> StoredPlan:
         changed = replace(stored, plan=with_plan_extension(stored.plan, given))
         await require_room(edit, changed.plan, stored.plan)
         edit.put(changed)
+        await _warn_of_idle(call, changed)
         return changed
 
     return await call.write(change)
+
+
+async def _warn_of_idle(call: Call, plan: StoredPlan) -> None:
+    """Warn of overrides that the plan has made idle, of the first keys of the plan."""
+    page = await call.context.store.page("apikey", plan_keys(plan.ref), KEYS)
+    keys = [key for key in page.items if isinstance(key, StoredKey) and plan.ref in key.overrides]
+    overrides = {key.key.id: key.overrides[plan.ref] for key in keys}
+    for text in idle_overrides(plan.plan, overrides, [key.key for key in keys])[:MAX_WARNINGS]:
+        call.warn(text)
 
 
 # --- memberships --------------------------------------------------------------------------------------------------
