@@ -607,7 +607,7 @@ SAMPLE = Path(__file__).parents[3] / "authz/samples/plans.yaml"
 def test_the_keys_of_the_sample_open_nothing() -> None:
     """They are public, so they are disabled, as digests too, and a warning says so."""
     found = load(SAMPLE)
-    assert [key.enabled for key in found.resources.api_keys] == [False] * 5
+    assert [key.enabled for key in found.resources.api_keys] == [False] * 7
     assert found.published == tuple(key.id for key in found.resources.api_keys)
     assert found.warning
     assert "See `authz new-key`" in found.warning
