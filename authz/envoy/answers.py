@@ -82,7 +82,7 @@ def encode(
 def _allow(allowed: Allowed, style: Style) -> bytes:
     """All calls under one grant get the same bytes, except for counting headers and rare things to strip."""
     grant, strip = allowed.grant, allowed.strip
-    over = overage(grant, allowed.tally) > 0
+    over = grant.has_overage and overage(grant, allowed.tally) > 0
     if style.headers_on_success and style.profile != "aws" and allowed.tally is not None:
         counts = headers(RESPONSE_HEADERS, ratelimit_headers(grant, allowed.tally))
         return ALLOWED + field(OK_RESPONSE, _forward(grant.subject, strip, over) + counts)
@@ -180,7 +180,7 @@ def _metadata(verdict: Verdict, version: str) -> bytes:
     fields += _remaining(grant, tally)
     if tally.refused_by and isinstance(quota := tally.refused_by.rule, Quota):
         fields += text_entry(PERIOD, quota.period)
-    elif over := overage(grant, tally):
+    elif grant.has_overage and (over := overage(grant, tally)):
         fields += number_entry("overage", over)
     seconds = retry_after_seconds(tally) if tally.refused_by else None
     return fields if seconds is None else fields + number_entry("retry_after", seconds)
@@ -229,4 +229,6 @@ def _is_degraded(verdict: Verdict) -> bool:
 def _remaining(grant: Grant, tally: Tally) -> bytes:
     """The units that each limit has left."""
     known = standings(grant, tally)
-    return numbers_entry("remaining", tuple([limit.label for limit, _, _ in known]), [left for _, _, left in known])
+    return numbers_entry(
+        "remaining", tuple([limit.name or limit.layer for limit, _, _ in known]), [left for _, _, left in known]
+    )

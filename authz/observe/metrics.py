@@ -106,6 +106,30 @@ class _Counted:
             (self._counter.labels(*labels) if labels else self._counter).inc(count)
 
 
+class _Admitted:
+    """Admitted calls and their units since the last flush, by API, stage and plan."""
+
+    def __init__(self, checks: Counter, units: Counter) -> None:
+        self._checks = checks
+        self._units = units
+        self._counts: dict[tuple[str, str, str], list[int]] = {}
+
+    def __call__(self, api: str, stage: str, plan: str, cost: int) -> None:
+        entry = self._counts.get(labels := (api, stage, plan))
+        if entry is None:
+            self._counts[labels] = [1, cost]
+        else:
+            entry[0] += 1
+            entry[1] += cost
+
+    def flush(self) -> None:
+        counts, self._counts = self._counts, {}
+        for labels, (calls, units) in counts.items():
+            self._checks.labels(*labels, "allowed", "").inc(calls)
+            if labels[2]:
+                self._units.labels(*labels).inc(units)
+
+
 class _Registry(CollectorRegistry):
     """Flushes before each collection, so that it has everything counted so far."""
 
@@ -124,12 +148,14 @@ class Metrics:
     def __init__(self, max_plans: int = 1_000) -> None:
         self._max_plans = max_plans
         self._plans: set[str] = set()
-        self._flushed: list[_Observed | _Counted] = []
+        self._flushed: list[_Observed | _Counted | _Admitted] = []
         self._asked: list[Callable[[], None]] = []
         self.registry = _Registry(self.flush)
-        self._checks = self._counted("authz_checks", "Answered checks.", "api", "stage", "plan", "decision", "reason")
+        checks = self._counter("authz_checks", "Answered checks.", "api", "stage", "plan", "decision", "reason")
         self._shadow = self._counted("authz_shadow_refusals", "Calls that a shadow plan let through.", "plan", "layer")
-        self._units = self._counted("authz_admitted_units", "Units that admitted calls cost.", "api", "stage", "plan")
+        units = self._counter("authz_admitted_units", "Units that admitted calls cost.", "api", "stage", "plan")
+        self._admitted, self._denied = _Admitted(checks, units), _Counted(checks)
+        self._flushed += [self._admitted, self._denied]
         self._overage = self._counted("authz_overage_units", "Units that were admitted as overage.", "plan")
         self._cost_fallbacks = self._counted(
             "authz_cost_fallbacks",
@@ -214,15 +240,13 @@ class Metrics:
         plan = self._plan_label(subject.plan)
         self._seconds(seconds)
         if isinstance(verdict, Allowed):
-            self._checks(subject.api, subject.stage, plan, "allowed", "")
-            if plan:
-                self._units.add(verdict.grant.cost, subject.api, subject.stage, plan)
-                if over := overage(verdict.grant, tally):
-                    self._overage.add(over, plan)
+            self._admitted(subject.api, subject.stage, plan, verdict.grant.cost)
+            if verdict.grant.has_overage and (over := overage(verdict.grant, tally)):
+                self._overage.add(over, plan)
             if tally is None:
                 self._degraded("allow")
         else:
-            self._checks(subject.api, subject.stage, plan, "denied", verdict.reason)
+            self._denied(subject.api, subject.stage, plan, "denied", verdict.reason)
             if verdict.reason is Reason.UNAVAILABLE:
                 self._degraded("deny")
         grant = verdict.grant
