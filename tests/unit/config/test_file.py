@@ -630,7 +630,7 @@ def test_another_key_opens_what_its_plan_says(value: str) -> None:
 def test_authz_up_alone_takes_the_keys_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TAKES_PUBLISHED, "true")
     found = load(SAMPLE)
-    assert (found.published, [key.enabled for key in found.resources.api_keys]) == ((), [True] * 5)
+    assert (found.published, [key.enabled for key in found.resources.api_keys]) == ((), [True] * 7)
 
 
 # --- places -------------------------------------------------------------------------------------------------------
