@@ -25,7 +25,8 @@ from authz.config.documents import as_yaml
 from authz.config.faults import ConfigError
 from authz.config.fields import camel
 from authz.config.quotas import to_document
-from authz.core.resources import ApiKey, Method, Override, UsagePlan
+from authz.core.planrules import override_problems
+from authz.core.resources import ApiKey, Method, Override, Resources, UsagePlan
 from authz.core.rules import Problem, problems
 from authz.core.stored import (
     Item,
@@ -261,6 +262,9 @@ class Import:
             plan = await target.get("usageplan", plan_id)
             if isinstance(plan, StoredPlan):
                 found[plan.ref] = override
+                self.warnings += [
+                    f"{what}: its override for {plan_id}: {rule}" for rule in _faults(plan.plan, override)
+                ]
             else:
                 self.warnings.append(f"{what}: there is no usage plan {plan_id}; its override is left out")
         return found
@@ -356,6 +360,12 @@ class _Committed:
                 if isinstance(plan, StoredPlan) and other != new.plan.id:
                     text = f"a key would be in two plans for {api_id}:{stage}: {other} and {new.plan.id}"
                     self._edit.disjoint(plan_keys(new.ref), plan_keys(plan.ref), ImportRefused(text))
+
+
+def _faults(plan: UsagePlan, override: Override) -> list[str]:
+    """Return the reasons why parts of an override change nothing in the plan."""
+    holder = ApiKey("any", overrides={plan.id: override})
+    return [one.rule for one in override_problems(Resources(usage_plans=(plan,), api_keys=(holder,)))]
 
 
 def _dated(item: Item, old: Item | None, now: int) -> Item:

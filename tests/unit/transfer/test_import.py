@@ -190,3 +190,12 @@ def test_members_that_do_not_fit_the_new_quota_are_named() -> None:
         text.startswith("usageplan p1: the stored members of its quotas are not kept: expected")
         for text in made.warnings
     )
+
+
+def test_an_override_of_a_quota_that_the_plan_lacks_is_named() -> None:
+    override = {"p1": {"quotas": [{"period": "HOUR", "limit": 3}]}}
+    made = _import(DictStore(), keys={"items": [KEY | {"overrides": override}]})
+    asyncio.run(made.run())
+    assert made.warnings == [
+        "apikey k1: its override for p1: the plan p1 has no quota by HOUR, only by MONTH",
+    ]
