@@ -372,29 +372,44 @@ async def _print_json(documents: Any) -> None:
 
 
 async def _print_table(store: Store, ledger: UsageLedger, query: Query) -> None:
-    daily = replace(query, by=(*query.by, *(() if "day" in query.by else ("day",))))
-    rows, series = Rows(), dict[Group, dict[int, int]]()
-    async for found in read_all(store, ledger, daily):
-        for group, sums in found.items():
-            whole = group if "day" in query.by else group._replace(day=None)
-            merge(rows, {whole: sums})
-            if group.day is not None:
-                series.setdefault(whole, {})[group.day] = sums.requests
-    if not rows:
-        click.echo("no use in these days")
-        return
     draws = "day" not in query.by and sys.stdout.isatty()
+    for line in await _table(read_all(store, ledger, _read_for(query, draws)), query, draws):
+        click.echo(line)
+
+
+def _read_for(query: Query, draws: bool) -> Query:
+    """The query whose rows a table needs: days make the rows of a year many, so they are read for sparklines only."""
+    return replace(query, by=(*query.by, "day")) if draws else query
+
+
+async def _table(pages: AsyncIterator[Rows], query: Query, draws: bool) -> Sequence[str]:
+    """The lines of a table; it keeps a row and a drawn sparkline for each group, and days while a group may grow."""
+    rows, series, drawn = Rows(), dict[Group, dict[int, int]](), dict[Group, str]()
+    async for page in pages:
+        for read, sums in page.items():
+            group = read._replace(day=None) if draws else read
+            merge(rows, {group: sums})
+            if draws and read.day is not None:
+                by_day = series.setdefault(group, {})
+                by_day[read.day] = by_day.get(read.day, 0) + sums.requests
+        if query.is_summed_by_key:
+            drawn |= _drawn(series, query)
+            series.clear()
+    drawn |= _drawn(series, query)
+    if not rows:
+        return ["no use in these days"]
     lines = [_head(query, draws)]
     for group, sums in in_order(rows).items():
-        lines.append(
-            [*_names(query, group), *map(_number, sums), *([_line(series[group], query.days)] if draws else [])]
-        )
+        lines.append([*_names(query, group), *map(_number, sums), *([drawn[group]] if draws else [])])
     if len(rows) > 1:
         total = Sums(*map(sum, zip(*rows.values(), strict=True)))
         names = ["total", *[""] * (len(lines[0]) - len(total) - 1 - draws)]
         lines.append([*names, *map(_number, total), *([""] if draws else [])])
-    for line in _aligned(lines, len(_name_columns(query)), len(Sums._fields)):
-        click.echo(line)
+    return list(_aligned(lines, len(_name_columns(query)), len(Sums._fields)))
+
+
+def _drawn(series: dict[Group, dict[int, int]], query: Query) -> dict[Group, str]:
+    return {group: _line(by_day, query.days) for group, by_day in series.items()}
 
 
 def _name_columns(query: Query) -> Sequence[str]:

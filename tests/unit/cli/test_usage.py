@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from authz.aws.usage import Days
-from authz.cli.usage import _aligned, _days, _line
+from authz.cli.usage import _aligned, _days, _line, _read_for, _table
+from authz.store.report import Group, Query, Rows, Sums
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,38 @@ def test_names_are_to_the_left_and_numbers_to_the_right() -> None:
 def test_thirty_days_end_with_the_last_one() -> None:
     found = _days(None, "2026-03-30", None)
     assert found == _days("2026-03-01", "2026-03-30", None) == _days(None, "2026-03-30", 30)
+
+
+@pytest.mark.parametrize(
+    ("by", "draws", "expected"),
+    [
+        (("plan", "key"), False, ("plan", "key")),
+        (("plan", "key"), True, ("plan", "key", "day")),
+        (("customer", "day"), False, ("customer", "day")),
+    ],
+)
+def test_days_are_read_for_sparklines_only(by: tuple[str, ...], draws: bool, expected: tuple[str, ...]) -> None:
+    """A table that goes to a file has a row for each key, not one for each key and day."""
+    assert _read_for(Query(Days(1, 400), by), draws).by == expected
+
+
+async def _pages(*pages: Rows) -> AsyncIterator[Rows]:
+    for page in pages:
+        yield page
+
+
+@pytest.mark.parametrize("by", [("plan", "key"), ("plan",)])
+async def test_a_row_ends_in_the_sparkline_of_its_days(by: tuple[str, ...]) -> None:
+    """Also if its days come in several pages; the row of two keys has the days of both."""
+    key = "k" if "key" in by else None
+    groups = [Group("p", "" if key else None, key, key and "n", day) for day in (1, 2, 4)]
+    pages = [{group: Sums(calls, calls)} for group, calls in zip(groups, (1, 7, 3), strict=True)]
+    given = [{**pages[0], **pages[1], **pages[2]}] if key else pages
+    (_, row) = await _table(_pages(*given), Query(Days(1, 4), by), draws=True)
+    assert row.split() == ["p", *(["-", "k"] if key else []), "11", "11", "0", "0", "0", "▂█▁▄"]
+
+
+async def test_a_table_without_sparklines_has_a_row_a_group_and_a_total() -> None:
+    rows = {Group("p", "", "k1", "n"): Sums(1, 2), Group("p", "acme", "k2", "n"): Sums(3, 4)}
+    lines = await _table(_pages(rows), Query(Days(1, 4), ("plan", "key")), draws=False)
+    assert [line.split()[-5:-3] for line in lines[1:]] == [["1", "2"], ["3", "4"], ["4", "6"]]
