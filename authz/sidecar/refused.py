@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 PAUSE_SECONDS: Final = 1.0
 MAX_COUNTS: Final = 100_000  # kept while Redis is away: callers times days times reasons
 IN_ONE_COMMAND: Final = 2_000  # counts: a command of this size takes Redis some milliseconds
+MAX_COMMANDS: Final = 10  # a second
 
 
 class RefusedCalls:
@@ -63,16 +64,22 @@ class RefusedCalls:
             self.lost += 1
 
     async def keep_sending(self, is_away: Callable[[], bool]) -> NoReturn:
-        """Send one command a second, unless Redis is away or nothing was refused."""
+        """Send what waits once a second, unless Redis is away or nothing was refused."""
         while True:
             await asyncio.sleep(PAUSE_SECONDS)
             if not is_away():
-                await self.send()
+                await self.send_waiting()
             if self.lost:
                 self._full.says("too many callers are refused while redis is away", requests=self.lost)
                 self.lost = 0
             else:
                 self._full.ended()
+
+    async def send_waiting(self) -> None:
+        """Send one command, and more, up to MAX_COMMANDS, while the counts of a full one wait."""
+        for _ in range(MAX_COMMANDS):
+            if not await self.send() or len(self._counts) < IN_ONE_COMMAND:
+                return
 
     async def send(self) -> bool:
         """Send the oldest counts in one command. Returns False if it failed; the counts are sent again next time."""

@@ -90,6 +90,31 @@ async def test_one_command_has_a_bounded_number_of_counts() -> None:
     assert not calls.waiting
 
 
+@pytest.mark.parametrize(
+    ("callers", "commands"),
+    [(0, []), (1, [1]), (2_000, [2_000]), (2_001, [2_000]), (4_100, [2_000, 2_000]), (30_000, [2_000] * 10)],
+)
+async def test_a_second_has_one_command_and_more_while_full_ones_wait(callers: int, commands: list[int]) -> None:
+    """The rest of 2,001 waits for the next second; of 30,000, so do 10,000."""
+    redis = Redis()
+    calls = RefusedCalls(redis.send, "")
+    for number in range(callers):
+        calls.count(denied(key=f"k{number}"))
+    await calls.send_waiting()
+    assert [len(command) for command in redis.commands] == commands
+    assert calls.waiting == callers - sum(commands)
+
+
+async def test_a_failed_command_is_the_last_of_its_second() -> None:
+    redis = Redis()
+    redis.away = True
+    calls = RefusedCalls(redis.send, "")
+    for number in range(3 * IN_ONE_COMMAND):
+        calls.count(denied(key=f"k{number}"))
+    await calls.send_waiting()
+    assert len(redis.commands) == 1
+
+
 async def test_a_flood_of_callers_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that is already counted goes on being counted."""
     assert MAX_COUNTS == 100_000
