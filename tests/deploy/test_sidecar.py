@@ -100,7 +100,7 @@ def envoy_config(grpc: int, upstream: str) -> str:
 def with_a_key(limit: int = 5000) -> str:
     plans = yaml.safe_load(named(built("sidecar"), "ConfigMap", "authz-plans")["data"]["plans.yaml"])
     plans["usagePlans"][0]["keys"] = ["acme"]
-    plans["usagePlans"][0]["quota"]["limit"] = limit
+    plans["usagePlans"][0]["quotas"][0]["limit"] = limit
     plans["apiKeys"] = [{"id": "acme", "value": VALUE}]
     return yaml.safe_dump(plans)
 
