@@ -51,6 +51,7 @@ class Encoder:
         self._numbers: dict[int, int] = {}  # by the identity of a rule, which the waiters keep alive
         self._rules: list[Rule] = []
         self._alerts = 0
+        self._costly = False
 
     def batch(self, waiters: Sequence[Waiter]) -> Batch:
         """Encode the calls. A call that cannot be encoded fails alone and is left out."""
@@ -65,7 +66,9 @@ class Encoder:
             encoded.append(waiter)
             requests.append(request)
             onces.append(once)
-            costs.append(waiter.charge.cost)
+            costs.append(cost := waiter.charge.cost)
+            if cost != 1:
+                self._costly = True
         keys = [key for pair in zip(self._ledgers, self._histories, strict=True) for key in pair]
         keys += self._owned
         keys += self._onces
@@ -79,7 +82,7 @@ class Encoder:
             self._rules,
             requests,
             onces if self._onces else [],
-            costs if any(cost != 1 for cost in costs) else [],
+            costs if self._costly else [],
             self._alerts,
         )
 

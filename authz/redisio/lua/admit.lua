@@ -113,12 +113,6 @@ local function reckon(v, n, m, burst)
   end
 end
 
--- What a call of this cost takes: of a bucket one token unless it counts units, of a quota its cost unless it counts
--- requests.
-local function amount_of(rule, cost)
-  return (rule[1] == 1) == (rule[5] == 1) and 1 or cost
-end
-
 local function wait_for(v, rule, amount)
   if rule[1] == 1 then return (rule[4] >= FOREVER or amount > (rule[6] or rule[2])) and -1 or rule[4] - now end
   if rule[2] == 0 or rule[4] < amount then return -1 end
@@ -197,7 +191,8 @@ local function decide(request, cost)
   local refused, wait, shadowed = 0, 0, 0
   for k = 1, count do
     local v, rule = found[k], said[k]
-    local amount = cost == 1 and 1 or amount_of(rule, cost)
+    local amount = cost  -- or one: of a bucket that counts requests, as most do, of a quota only if its rule says so
+    if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then amount = 1 end
     if not has_room(v, rule, amount) then
       if reports[k] then
         if shadowed == 0 then shadowed = k end
@@ -213,7 +208,8 @@ local function decide(request, cost)
     for k = 1, count do
       if shadowed == 0 or not reports[k] then
         local v, rule = found[k], said[k]
-        local amount = cost == 1 and 1 or amount_of(rule, cost)
+        local amount = cost
+        if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then amount = 1 end
         if rule[1] == 0 then
           v.debt, v.dirty = v.debt + amount * rule[3], true
         else
