@@ -503,7 +503,6 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 @pytest.mark.parametrize(
     ("at_rest", "budget"),
     [
-        pytest.param(True, 10 * DEADLINE_SECONDS, id="at rest, whatever the store's own timeout is"),
         pytest.param(False, STORE_SECONDS, id="at work, where a sidecar's own timeout bounds the calls in flight"),
     ],
 )
@@ -568,7 +567,7 @@ def test_a_stream_that_stays_with_an_old_master_is_read_ever_more_rarely(
     account: str, monkeypatch: pytest.MonkeyPatch, goes_its_own_way: bool
 ) -> None:
     """A name that stands for two servers, such as a virtual IP: the store is not read again without a pause."""
-    for module, name in ((follower, "ANSWER_SECONDS"), (feed, "GRACE_SECONDS"), (follower, "LEASE_SECONDS")):
+    for module, name in ((follower, "ANSWER_SECONDS"), (feed, "GRACE_SECONDS"), (follower, "PRESENCE_SECONDS")):
         monkeypatch.setattr(module, name, 10 * DEADLINE_SECONDS)  # only the stream makes it ask
     monkeypatch.setattr(notice, "REPEAT_SECONDS", 10 * DEADLINE_SECONDS)
     with parted_masters(account, goes_its_own_way=goes_its_own_way) as (old, new), capture_logs() as lines:

@@ -44,7 +44,10 @@ from tests.support.servers import (
 DAY_SECONDS = 86_400
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 METRICS = {
+    "authz_admitted_units": "counter",
     "authz_bad_calls": "counter",
+    "authz_cost_fallbacks": "counter",
+    "authz_overage_units": "counter",
     "authz_build_info": "gauge",
     "authz_catalog_checked_timestamp_seconds": "gauge",
     "authz_catalog_loaded_timestamp_seconds": "gauge",
@@ -266,11 +269,11 @@ def test_plans_beyond_the_settings_bound_share_a_label(config: Path, redis: Redi
 
 
 def test_usage_is_kept_as_long_as_the_settings_say(config: Path, redis: RedisServer) -> None:
-    with serving(config, redis, "--usage-retention-days", "50") as server:
+    with serving(config, redis, "--usage-retention-days", "70") as server:
         assert check(server.grpc, value_of("k1")) == [200]
     with Redis.from_url(redis.url) as client:
         (ledger,) = client.keys(f"{{{config.parent.name}}}:v1:ledger:*")
-        assert 49 * DAY_SECONDS < client.ttl(ledger) <= 50 * DAY_SECONDS
+        assert 69 * DAY_SECONDS < client.ttl(ledger) <= 70 * DAY_SECONDS
 
 
 def test_health_and_readiness_are_json_with_details(config: Path, redis: RedisServer) -> None:
