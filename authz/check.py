@@ -86,7 +86,7 @@ def _resolve(catalog: Catalog | None, request: Request, now: int, find: Find) ->
     if catalog is None:
         return Denied(Reason.UNAVAILABLE)
     found = catalog.resolve(request, now, find)
-    return priced(found, request) if isinstance(found, Grant) and found.cost_from else found
+    return priced(found, request) if isinstance(found, Grant) else found
 
 
 class Checker:

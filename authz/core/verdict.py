@@ -93,7 +93,7 @@ class Grant(Struct, frozen=True, gc=False):
 
 
 class Tally(Struct, frozen=True, gc=False):
-    """The limits' answer to a call of this `cost`.
+    """The limits' answer to a call.
 
     `states` are the limits' states after the call, in order: a bucket's debt, a quota's use. `refused_by` is the first
     enforced limit without room. `wait_us` is the longest wait of all such limits, None if one never has room again.
@@ -108,15 +108,18 @@ class Tally(Struct, frozen=True, gc=False):
     shadowed_by: Limit | None = None
     stale: bool = False
     degraded: bool = False
-    cost: int = 1
 
 
 class Allowed(Struct, frozen=True, gc=False):
-    """Forward the request without `strip`. There is no tally if Redis was away and the policy is `allow`."""
+    """Forward the request without `strip`. There is no tally if Redis was away and the policy is `allow`.
+
+    `overage` are the units of the call beyond the limit of a quota with overage.
+    """
 
     grant: Grant
     tally: Tally | None
     strip: Strip = NO_STRIP
+    overage: int = 0
 
     @property
     def subject(self) -> Subject:
@@ -150,7 +153,8 @@ def priced(grant: Grant, request: Request) -> Grant:
 
 def allow(grant: Grant, tally: Tally | None, request: Request) -> Allowed:
     """Forward the request without its key."""
-    return Allowed(grant, tally, strip_of(grant.subject.credentials, request))
+    over = _overage(grant, tally) if tally and grant.has_overage else 0
+    return Allowed(grant, tally, strip_of(grant.subject.credentials, request), over)
 
 
 def judge(grant: Grant, tally: Tally, request: Request) -> Verdict:
@@ -160,15 +164,13 @@ def judge(grant: Grant, tally: Tally, request: Request) -> Verdict:
     return Denied(Reason(tally.refused_by.layer), grant.subject, grant, tally)
 
 
-def overage(grant: Grant, tally: Tally | None) -> int:
+def _overage(grant: Grant, tally: Tally) -> int:
     """Count the units of an admitted call beyond the limit of a quota with overage. A shadow plan's are not counted."""
-    if not grant.has_overage or tally is None:
-        return 0
     over = 0
     for limit, state in zip(grant.limits, tally.states, strict=False):
         rule = limit.rule
         if isinstance(rule, Quota) and rule.overage and not limit.shadow:
-            over = max(over, min(amount_of(rule, tally.cost), state - rule.limit))
+            over = max(over, min(amount_of(rule, grant.cost), state - rule.limit))
     return over
 
 

@@ -15,7 +15,7 @@ from authz.core.limits import Quota
 from authz.core.request import Request
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
 from authz.core.sources import client_address
-from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, overage, standings
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, standings
 from authz.envoy.wire import (
     BODY,
     DENIED,
@@ -82,7 +82,7 @@ def encode(
 def _allow(allowed: Allowed, style: Style) -> bytes:
     """All calls under one grant get the same bytes, except for counting headers and rare things to strip."""
     grant, strip = allowed.grant, allowed.strip
-    over = grant.has_overage and overage(grant, allowed.tally) > 0
+    over = allowed.overage > 0
     if style.headers_on_success and style.profile != "aws" and allowed.tally is not None:
         counts = headers(RESPONSE_HEADERS, ratelimit_headers(grant, allowed.tally))
         return ALLOWED + field(OK_RESPONSE, _forward(grant.subject, strip, over) + counts)
@@ -180,8 +180,8 @@ def _metadata(verdict: Verdict, version: str) -> bytes:
     fields += _remaining(grant, tally)
     if tally.refused_by and isinstance(quota := tally.refused_by.rule, Quota):
         fields += text_entry(PERIOD, quota.period)
-    elif grant.has_overage and (over := overage(grant, tally)):
-        fields += number_entry("overage", over)
+    elif isinstance(verdict, Allowed) and verdict.overage:
+        fields += number_entry("overage", verdict.overage)
     seconds = retry_after_seconds(tally) if tally.refused_by else None
     return fields if seconds is None else fields + number_entry("retry_after", seconds)
 

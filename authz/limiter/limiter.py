@@ -117,7 +117,7 @@ class RedisLimiter:
         A call with a name, `once`, is never refused from memory: another worker may have admitted it before.
         """
         if not charge.limits and not charge.meter:
-            return Tally(self.clock.now(), cost=charge.cost)
+            return Tally(self.clock.now())
         if not self._available:
             raise LimiterUnavailable("Redis is left alone until it answers a probe")
         if self._refusals and not charge.once and (refusal := self._recall(charge)):
@@ -162,7 +162,7 @@ class RedisLimiter:
         if not batch.waiters:
             return await waiter.tally
         now, results = await self._sender.peek(batch, expires)
-        return _tally(charge, now, results[0])
+        return _tally(charge.limits, now, results[0])
 
     async def flush(self, spent: Spent) -> Sequence[int | None]:
         """Count a debt in Redis. After an error, send it again: it is counted once.
@@ -237,7 +237,7 @@ class RedisLimiter:
             waiter.finish(LimiterUnavailable("bad state in Redis"))
             return None
         try:
-            tally = _tally(waiter.charge, now, result)
+            tally = _tally(waiter.charge.limits, now, result)
         except (ValueError, IndexError) as error:
             fail([waiter], error)
             return None
@@ -255,8 +255,7 @@ def _notify(observer: Callable[..., None], *what: Any) -> None:
         log.exception("an observer failed")
 
 
-def _tally(charge: Charge, now: int, result: list[int]) -> Tally:
-    limits = charge.limits
+def _tally(limits: Sequence[Limit], now: int, result: list[int]) -> Tally:
     code, refused, wait, shadowed, *states = result
     return Tally(
         now,
@@ -265,5 +264,4 @@ def _tally(charge: Charge, now: int, result: list[int]) -> Tally:
         None if wait < 0 else wait,
         limits[shadowed - 1] if shadowed else None,
         code == STALE,
-        cost=charge.cost,
     )

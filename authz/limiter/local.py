@@ -146,7 +146,6 @@ class LocalLimiter:
             wait_us=self._longest_wait(refused, charge.cost, now),
             shadowed_by=shadowed,
             degraded=True,
-            cost=charge.cost,
         )
 
     def take_spent(self) -> list[Spent]:

@@ -105,5 +105,4 @@ def _later(kept: _Refusal, now: int, *, whole: bool) -> Tally:
         states=tuple(refilled(limit.rule, state, passed) for limit, state in zip(limits, tally.states, strict=False)),
         refused_by=tally.refused_by,
         wait_us=None if tally.wait_us is None else max(1, tally.wait_us - passed),
-        cost=tally.cost,
     )

@@ -32,7 +32,7 @@ from prometheus_client.samples import Sample
 
 from authz.core.costs import FALLBACKS
 from authz.core.resources import FailurePolicy
-from authz.core.verdict import Allowed, Reason, Verdict, overage
+from authz.core.verdict import Allowed, Reason, Verdict
 
 __all__ = ["CONTENT_TYPE", "ControlMetrics", "Gathered", "Metrics", "keep_in"]
 
@@ -241,8 +241,8 @@ class Metrics:
         self._seconds(seconds)
         if isinstance(verdict, Allowed):
             self._admitted(subject.api, subject.stage, plan, verdict.grant.cost)
-            if verdict.grant.has_overage and (over := overage(verdict.grant, tally)):
-                self._overage.add(over, plan)
+            if verdict.overage:
+                self._overage.add(verdict.overage, plan)
             if tally is None:
                 self._degraded("allow")
         else:

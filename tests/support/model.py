@@ -122,7 +122,7 @@ class Model:
         """Return the expected answer; `told` is the script's, used only for a debt within the band of `_in_band`."""
         limits, meter = charge.limits, charge.meter
         if any(isinstance(rule := limit.rule, Quota) and not rule.start <= now < rule.end for limit in limits):
-            return Tally(now=now, stale=True, cost=charge.cost)
+            return Tally(now=now, stale=True)
         looks = [self._look(limit, charge, now, _before(told, at, charge)) for at, limit in enumerate(limits)]
         short = [look for look in looks if not look.has_room]
         refusals = [look for look in short if not look.limit.shadow]
@@ -144,7 +144,6 @@ class Model:
             refused_by=refusals[0].limit if refusals else None,
             wait_us=_longest(refusals, now),
             shadowed_by=shadowed,
-            cost=charge.cost,
         )
 
     def remain(self, meter: Meter, quota: Quota, remaining: int, now: int) -> None:
