@@ -212,8 +212,8 @@ def _story(
     contract: Contract | None = None,
 ) -> Iterator[str]:
     yield from _reading(request, grant.subject)
-    if contract and contract.customer:
-        yield f"limits    of the customer {contract.customer}, whose keys share them"
+    if contract and contract.holder.is_customer:
+        yield f"limits    of the customer {contract.holder.id}, whose keys share them"
     yield from notes
     verdict: Verdict | None = grant if isinstance(grant, Denied) else None
     if isinstance(grant, Grant):
@@ -274,7 +274,7 @@ def _limits(grant: Grant, tally: Tally | None, contract: Contract | None) -> Ite
 
 def _own_throttle(contract: Contract) -> Iterator[str]:
     """The plan's own throttle, if the caller has other numbers."""
-    if contract.override.throttle and contract.throttle:
+    if contract.holder.override and contract.holder.override.throttle and contract.throttle:
         rate, burst = contract.throttle.rate_limit, contract.throttle.burst_limit
         numbers = f"{rate:.15g} a second" + ("" if burst is None else f", burst {burst}")
         yield f"            by an override; the plan's is {numbers}"
@@ -298,10 +298,10 @@ def _own_quota(limit: Limit, settings: QuotaSettings, contract: Contract) -> Ite
 
 
 def _first_day(contract: Contract) -> str:
-    who = "customer" if contract.customer else "key"
-    if contract.billing_day is None:
+    who = "customer" if contract.holder.is_customer else "key"
+    if contract.holder.billing_day is None:
         return f", from the 1st, since the {who} has no billing day"
-    return f", from the billing day {contract.billing_day} of the {who}"
+    return f", from the billing day {contract.holder.billing_day} of the {who}"
 
 
 def _counts(limit: Limit, cost: int) -> str:

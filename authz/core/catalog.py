@@ -7,13 +7,24 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.core.credentials import Credentials
-from authz.core.holders import own_limit, quota_at
+from authz.core.holders import (
+    NO_OVERRIDES,
+    NO_TERMS,
+    Holder,
+    Kind,
+    Terms,
+    further_name,
+    kind_of,
+    own_limit,
+    quota_at,
+    terms_of,
+)
 from authz.core.keyform import KeyForm
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
 from authz.core.methods import ANY, WILDCARD, method_of
@@ -51,7 +62,6 @@ from authz.core.verdict import Denied, Grant, Reason, Subject
 T = TypeVar("T")
 
 NO_REFS: Final[Mapping[str, str]] = MappingProxyType({})
-NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
 
 
 class _QuotaNow(Struct, gc=False):
@@ -72,7 +82,7 @@ class _QuotaNow(Struct, gc=False):
             return cls(settings, "", "", {})
         requests = "_requests" if settings.counts is Counts.REQUESTS else ""
         name = f"{Layer.PLAN_QUOTA}_{settings.period.lower()}{requests}"
-        return cls(settings, _spelt(settings.period, settings.counts), name, {})
+        return cls(settings, _spelt(*further_name(settings)), name, {})
 
     def at(self, now: int, billing_day: int | None) -> Quota:
         settings = self.settings
@@ -111,7 +121,7 @@ class _MethodThrottles(Struct, gc=False):
 
 
 class _Plan(Struct, frozen=True, gc=False):
-    """A usage plan for one of its API stages. Its state in Redis is by key, and by customer if `by_customer` is set."""
+    """A usage plan for one of its API stages. Its state in Redis is by key, or by customer."""
 
     id: str
     name: str
@@ -120,38 +130,29 @@ class _Plan(Struct, frozen=True, gc=False):
     throttle: ThrottleSettings | None
     rule: Throttle | None  # of the throttle
     quotas: tuple[_QuotaNow, ...]
+    per_customer: bool
     by_key: _Keys
-    by_customer: _Keys | None
+    by_customer: _Keys
     history: str
     method_throttles: _MethodThrottles | Mapping[Route, tuple[str, Throttle]]  # none, or computed on the first call
 
+    def holder_of(self, caller: Caller, ref: str) -> Holder:
+        """Who has the limits of a call: the key or its customer. `ref` is the key's reference to the plan."""
+        if self.per_customer and caller.customer:
+            return Holder.of(caller.customer, caller.customer_terms, ref, is_customer=True)
+        return Holder.of(caller.id, caller.terms, ref)
+
 
 class _Keys(Struct, frozen=True, gc=False):
-    """The Redis keys of a plan, each up to its owner: the id of a key or a customer. The end of a limit may follow."""
+    """The Redis keys of a plan, each up to its holder. The end of a limit may follow the holder."""
 
     ledger: str
     method: str
     quota: str
 
     @classmethod
-    def of(cls, account_id: str, plan_id: str, kind: str = "") -> _Keys:
-        return cls(*(redis_key(account_id, f"{kind}{name}", plan_id, "") for name in ("ledger", "method", "quota")))
-
-
-class _Owner(Struct, frozen=True, gc=False):
-    """Who has the limits of a call, the key or its customer: the name in Redis keys, and the terms of its own."""
-
-    keys: _Keys
-    name: str
-    billing_day: int | None
-    override: Override | None
-
-    @classmethod
-    def of(cls, plan: _Plan, ref: str, caller: Caller) -> _Owner:
-        if plan.by_customer and caller.customer:
-            override = caller.customer_overrides.get(ref)
-            return cls(plan.by_customer, encoded(caller.customer), caller.customer_billing_day, override)
-        return cls(plan.by_key, caller.id, caller.billing_day, caller.overrides.get(ref))
+    def of(cls, account_id: str, plan_id: str, *, is_customer: bool) -> _Keys:
+        return cls(*(redis_key(account_id, kind_of(kind, is_customer), plan_id, "") for kind in get_args(Kind)))
 
 
 _Covered = Mapping[tuple[str, str], _Plan]  # a plan, by the (api, stage) it covers
@@ -162,30 +163,17 @@ NO_THROTTLES: Final[Mapping[Route, tuple[str, Throttle]]] = {}
 
 
 class Contract(Struct, frozen=True):
-    """The settings of a caller's plan, and its own numbers. `customer` has the limits; if it is "", the key."""
+    """The settings of a caller's plan, and who has its limits."""
 
-    customer: str
-    billing_day: int | None
-    override: Override
+    holder: Holder
     throttle: ThrottleSettings | None
     quotas: tuple[QuotaSettings, ...]
-
-
-class CustomerTerms(Struct, frozen=True, gc=False):
-    """What a customer's keys have in common: its billing day, and its overrides by the reference of their plan."""
-
-    billing_day: int | None = None
-    overrides: Mapping[str, Override] = NO_OVERRIDES
-
-
-NO_TERMS: Final = CustomerTerms()
 
 
 class Caller(Struct, frozen=True, gc=False):
     """An API key as requests need it. `plans` are references to plans, `expires_us` is in µs of Unix time.
 
-    `billing_day` and `overrides` (by the reference of their plan) are the key's own, the others its customer's.
-    Without `sources` the key may be used from every address.
+    `terms` are the key's own, `customer_terms` its customer's. Without `sources` the key may be used from anywhere.
     """
 
     id: str
@@ -193,10 +181,8 @@ class Caller(Struct, frozen=True, gc=False):
     expires_us: int | None
     customer: str
     plans: tuple[str, ...]
-    billing_day: int | None = None
-    overrides: Mapping[str, Override] = NO_OVERRIDES
-    customer_billing_day: int | None = None
-    customer_overrides: Mapping[str, Override] = NO_OVERRIDES
+    terms: Terms = NO_TERMS
+    customer_terms: Terms = NO_TERMS
     sources: Sources | None = None
 
 
@@ -277,7 +263,7 @@ class Catalog:
     plans: Mapping[str, _Covered]
     callers: Mapping[bytes, Caller]
     failure_policy: FailurePolicy
-    customers: Mapping[str, CustomerTerms] = field(default_factory=dict)
+    customers: Mapping[str, Terms] = field(default_factory=dict)
     form: KeyForm | None = None  # of the values that are made here
     granted: Recent[_Place, _Kept] = field(default_factory=lambda: Recent(GRANTS), compare=False)
 
@@ -439,10 +425,10 @@ class Catalog:
         ref, plan = self._plan(caller, stage.subject)
         if plan is None:
             return Denied(Reason.NO_PLAN, _subject(stage, route, skip, caller))
-        owner = _Owner.of(plan, ref, caller)
-        limits = tuple(_plan_limits(plan, owner, route, now))
+        holder = plan.holder_of(caller, ref)
+        limits = tuple(_plan_limits(plan, holder, route, now))
         quotas = [limit.rule for limit in limits if isinstance(limit.rule, Quota)]
-        shared = owner.keys.ledger + owner.name if owner.keys is plan.by_customer else ""
+        shared = plan.by_customer.ledger + encoded(holder.id) if holder.is_customer else ""
         cost = stage.costs.get((route.resource, route.method), stage.cost)
         grant = Grant(
             _subject(stage, route, skip, caller, plan),
@@ -466,17 +452,14 @@ class Catalog:
         ref, plan = self._plan(caller, subject)
         if plan is None:
             return None
-        owner = _Owner.of(plan, ref, caller)
-        customer = caller.customer if owner.keys is plan.by_customer else ""
-        quotas = tuple(quota.settings for quota in plan.quotas)
-        return Contract(customer, owner.billing_day, owner.override or Override(), plan.throttle, quotas)
+        return Contract(plan.holder_of(caller, ref), plan.throttle, tuple(quota.settings for quota in plan.quotas))
 
     def _on_terms(self, caller: Caller) -> Caller:
         """The caller on the terms of its customer in the file, which come before the store's."""
         terms = self.customers.get(caller.customer)
         if terms is None:
             return caller
-        return replace(caller, customer_billing_day=terms.billing_day, customer_overrides=terms.overrides)
+        return replace(caller, customer_terms=terms)
 
     def _plan(self, caller: Caller, subject: Subject) -> tuple[str, _Plan | None]:
         """The caller's plan for a stage, and its reference. A reference that this catalog lacks covers nothing."""
@@ -515,7 +498,7 @@ class Compiler:
             plans=plans,
             callers=self._compile_callers(resources, refs),
             failure_policy=self._failure_policy,
-            customers={customer.id: _terms_of(customer, refs) for customer in resources.customers},
+            customers={customer.id: _customer_terms(customer, refs) for customer in resources.customers},
             form=self._form,
         )
 
@@ -610,18 +593,18 @@ def _from_source(granted: Grant | Denied, sources: Sources, request: Request) ->
     return Denied(Reason.SOURCE_NOT_ALLOWED, granted.subject)
 
 
-def _plan_limits(plan: _Plan, owner: _Owner, route: Route, now: int) -> Iterator[Limit]:
+def _plan_limits(plan: _Plan, holder: Holder, route: Route, now: int) -> Iterator[Limit]:
     """Layers 1 to 3, in the order that names the refusal."""
-    keys, name, override = owner.keys, owner.name, owner.override
+    keys, name = (plan.by_customer, encoded(holder.id)) if holder.is_customer else (plan.by_key, holder.id)
     ledger = keys.ledger + name
-    if rule := _own_throttle(plan, override):
+    if rule := _own_throttle(plan, holder.override):
         yield Limit(Layer.PLAN_THROTTLE, ledger, rule, plan.shadow)
     if found := plan.method_throttles.get(route):
         suffix, rule = found
         yield Limit(Layer.PLAN_METHOD_THROTTLE, keys.method + name + suffix, rule, plan.shadow)
     for quota in plan.quotas:
         key = keys.quota + name + quota.end if quota.end else ledger
-        yield Limit(Layer.PLAN_QUOTA, key, _own_quota(quota, owner, now, plan.quotas), plan.shadow, quota.name)
+        yield Limit(Layer.PLAN_QUOTA, key, _own_quota(quota, holder, now, plan.quotas), plan.shadow, quota.name)
 
 
 def _own_throttle(plan: _Plan, override: Override | None) -> Throttle | None:
@@ -631,10 +614,10 @@ def _own_throttle(plan: _Plan, override: Override | None) -> Throttle | None:
     return _bucket(overridden(plan.throttle, override.throttle))
 
 
-def _own_quota(quota: _QuotaNow, owner: _Owner, now: int, quotas: Sequence[_QuotaNow]) -> Quota:
+def _own_quota(quota: _QuotaNow, holder: Holder, now: int, quotas: Sequence[_QuotaNow]) -> Quota:
     """The quota at `now`, with the limit of an override in place of its own."""
-    rule = quota.at(now, owner.billing_day)
-    limit = own_limit(quota.settings, owner.override, [other.settings for other in quotas])
+    rule = quota.at(now, holder.billing_day)
+    limit = own_limit(quota.settings, holder.override, [other.settings for other in quotas])
     return rule if limit == rule.limit else replace(rule, limit=limit)
 
 
@@ -763,7 +746,7 @@ def _compile_callers(keys: Iterable[ApiKey], members: _Members) -> dict[bytes, C
     callers = {}
     for key in keys:
         plans = tuple(plans_of.get(key.id, ()))
-        callers[digest_of(key)] = caller_of(key, shared.setdefault(plans, plans), key.overrides or NO_OVERRIDES)
+        callers[digest_of(key)] = caller_of(key, shared.setdefault(plans, plans), key.overrides)
     return callers
 
 
@@ -771,7 +754,7 @@ def caller_of(
     key: ApiKey,
     plans: tuple[str, ...],
     overrides: Mapping[str, Override] = NO_OVERRIDES,
-    customer: CustomerTerms = NO_TERMS,
+    customer: Terms = NO_TERMS,
 ) -> Caller:
     """The caller of a key. `plans` are references to its plans, and `overrides` are by such references."""
     expires = round(key.expires_at.timestamp() * 1_000_000) if key.expires_at else None
@@ -781,17 +764,15 @@ def caller_of(
         expires,
         key.customer_id or "",
         plans,
-        key.billing_day,
-        overrides,
-        customer.billing_day,
-        customer.overrides,
+        terms_of(key.billing_day, overrides),
+        customer,
         sources_of(key.allowed_sources) if key.allowed_sources else None,
     )
 
 
-def _terms_of(customer: Customer, refs: Mapping[str, str]) -> CustomerTerms:
+def _customer_terms(customer: Customer, refs: Mapping[str, str]) -> Terms:
     overrides = {refs.get(plan_id, plan_id): override for plan_id, override in customer.overrides.items()}
-    return CustomerTerms(customer.billing_day, overrides or NO_OVERRIDES)
+    return terms_of(customer.billing_day, overrides)
 
 
 def _compile_plan(
@@ -805,8 +786,9 @@ def _compile_plan(
         throttle=plan.throttle,
         rule=_bucket(plan.throttle),
         quotas=tuple(_QuotaNow.of(quota, in_ledger=quota is plan.quota) for quota in plan.all_quotas),
-        by_key=_Keys.of(account_id, plan.id),
-        by_customer=_Keys.of(account_id, plan.id, "customer-") if plan.limits_per is LimitsPer.CUSTOMER else None,
+        per_customer=plan.limits_per is LimitsPer.CUSTOMER,
+        by_key=_Keys.of(account_id, plan.id, is_customer=False),
+        by_customer=_Keys.of(account_id, plan.id, is_customer=True),
         history=redis_key(account_id, "history", plan.id, ""),
         method_throttles=NO_THROTTLES,
     )

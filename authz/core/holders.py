@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,9 +14,26 @@ from authz.core.periods import DAY_US, interval
 from authz.core.resources import Anchor, Counts, LimitsPer, Override, Period, QuotaSettings, UsagePlan
 
 Place = Literal["ledger", "shared", "value"]  # of a state: the caller's ledger, a customer's ledger, a value of its own
+Kind = Literal["ledger", "method", "quota"]  # of Redis keys, before the plan and its holder
+NO_OVERRIDES: Final[Mapping[str, Override]] = MappingProxyType({})
 
 MOST_OF = 0.9  # of a period: an unknown end is at least so far from its start
 CUSTOMER = "customer/"  # before a customer's id where a change of the store names callers; no key's id has a slash
+
+
+class Terms(Struct, frozen=True, gc=False):
+    """What a key or a customer has of its own: a billing day, and numbers by the reference of their plan."""
+
+    billing_day: int | None = None
+    overrides: Mapping[str, Override] = NO_OVERRIDES
+
+
+NO_TERMS: Final = Terms()
+
+
+def terms_of(billing_day: int | None, overrides: Mapping[str, Override]) -> Terms:
+    """The terms; nearly all keys share the empty ones."""
+    return Terms(billing_day, overrides) if billing_day is not None or overrides else NO_TERMS
 
 
 class Holder(Struct, frozen=True, gc=False):
@@ -28,6 +46,11 @@ class Holder(Struct, frozen=True, gc=False):
     is_customer: bool = False
     billing_day: int | None = None
     override: Override | None = None
+
+    @classmethod
+    def of(cls, name: str, terms: Terms, plan_ref: str, *, is_customer: bool = False) -> Holder:
+        """The holder with this id, on its terms for one plan."""
+        return cls(name, is_customer, terms.billing_day, terms.overrides.get(plan_ref))
 
     @property
     def name(self) -> str:
@@ -121,11 +144,18 @@ def state_keys(account: str, plan_id: str, name: str) -> Iterator[str]:
 def _state(plan_id: str, holder: Holder, further: QuotaSettings | None) -> tuple[Place, tuple[str, ...]]:
     """Place and name of the state of AWS's quota, or of a further one."""
     if further is not None:
-        kind = "customer-quota" if holder.is_customer else "quota"
-        return "value", (kind, plan_id, holder.id, further.period, further.counts)
-    if holder.is_customer:
-        return "shared", ("customer-ledger", plan_id, holder.id)
-    return "ledger", ("ledger", plan_id, holder.id)
+        return "value", (kind_of("quota", holder.is_customer), plan_id, holder.id, *further_name(further))
+    return ("shared" if holder.is_customer else "ledger"), (kind_of("ledger", holder.is_customer), plan_id, holder.id)
+
+
+def kind_of(kind: Kind, is_customer: bool) -> str:
+    """The kind of the Redis keys for states of keys, or for those of customers."""
+    return f"customer-{kind}" if is_customer else kind
+
+
+def further_name(settings: QuotaSettings) -> tuple[str, str]:
+    """The end of the name of a further quota's state: no other quota of its plan has it."""
+    return settings.period, settings.counts
 
 
 def own_limit(settings: QuotaSettings, override: Override | None, quotas: Sequence[QuotaSettings]) -> int:

@@ -29,6 +29,7 @@ from grpc_health.v1 import health_pb2
 from redis.exceptions import AskError, ClusterDownError, RedisError, ResponseError
 
 from authz.aws.models import STANDARD, models
+from authz.core.holders import kind_of
 from authz.core.limits import redis_key
 from authz.core.resources import DEFAULT_ACCOUNT, Api, Period
 from authz.core.stored import RestApi
@@ -54,7 +55,10 @@ SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the
 SAMPLED: Final = 1_000  # and whose expiry is read
 MAX_APIS: Final = 500  # APIs of the store that are looked through
 LASTING: Final = ("store", "restoring", "alerts")  # kinds of keys that have none
-FURTHER_QUOTAS: Final = ("quota", "customer-quota")  # kinds of keys that end with a period, which may never end
+FURTHER_QUOTAS: Final = (
+    kind_of("quota", False),
+    kind_of("quota", True),
+)  # kinds of keys that end with a period, which may never end
 CONFIG: Final = (
     "appendfsync",
     "bind",

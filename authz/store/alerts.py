@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
 
+from authz.core.holders import kind_of
 from authz.core.periods import ENDLESS
 from authz.store.database import Database
 from authz.store.ports import Alert, AlertPage, AlertQuery, InvalidPosition
@@ -15,7 +16,7 @@ from authz.store.ports import Alert, AlertPage, AlertQuery, InvalidPosition
 ID: Final = re.compile(r"[0-9]{1,16}-[0-9]{1,16}", re.ASCII)
 READ: Final = 200  # entries in one command
 SCANNED: Final = 2_000  # entries for one page, where few match
-OF_CUSTOMERS: Final = frozenset({"customer-ledger", "customer-quota"})
+OF_CUSTOMERS: Final = frozenset({kind_of("ledger", True), kind_of("quota", True)})
 
 
 async def read_alerts(database: Database, query: AlertQuery, limit: int, position: str | None) -> AlertPage:

@@ -13,7 +13,8 @@ from typing import Final, Literal
 from msgspec.structs import replace
 
 from authz.check import KeysUnavailable
-from authz.core.catalog import NO_OVERRIDES, NO_TERMS, UNLOOKED, Caller, CustomerTerms, Unlooked, caller_of
+from authz.core.catalog import UNLOOKED, Caller, Unlooked, caller_of
+from authz.core.holders import NO_TERMS, Terms, terms_of
 from authz.core.recent import Recent
 from authz.core.stored import StoredCustomer, StoredKey
 from authz.store.ports import KeyLookup, StoreUnavailable
@@ -204,9 +205,9 @@ class _Indexes:
         return (found,) if isinstance(found, str) else found
 
 
-def terms_of(customer: StoredCustomer | None) -> CustomerTerms:
+def customer_terms(customer: StoredCustomer | None) -> Terms:
     """The terms on which the keys of a customer of the store are served."""
-    return CustomerTerms(customer.customer.billing_day, customer.overrides or NO_OVERRIDES) if customer else NO_TERMS
+    return terms_of(customer.customer.billing_day, customer.overrides) if customer else NO_TERMS
 
 
 @lru_cache(maxsize=10_000)
@@ -217,7 +218,7 @@ def _interned(plans: tuple[str, ...]) -> tuple[str, ...]:
 
 def _caller(stored: StoredKey, index: str, customer: StoredCustomer | None) -> Caller:
     """The caller with this key. A secret from before the last rotation expires earlier than the key."""
-    caller = caller_of(stored.key, _interned(stored.plans), stored.overrides or NO_OVERRIDES, terms_of(customer))
+    caller = caller_of(stored.key, _interned(stored.plans), stored.overrides, customer_terms(customer))
     if index == stored.index:
         return caller
     ends = [(stored.previous_expires_at or 0) * 1_000_000]

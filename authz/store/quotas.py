@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from authz.core.holders import HeldQuota, Holder, held_quotas, restarts, shares_limits
+from authz.core.holders import HeldQuota, Holder, Terms, held_quotas, restarts, shares_limits
 from authz.core.periods import ENDLESS
 from authz.core.resources import Counts, LimitsPer, Period
 from authz.core.stored import StoredCustomer, StoredKey, StoredPlan
 from authz.store.alerts import moment
+from authz.store.keys import customer_terms
 from authz.store.ports import ItemSource, StoreUnavailable, Usage
 
 REASON_LENGTH: Final = 250  # characters, as of a warning in the audit
@@ -99,7 +100,7 @@ async def holders(source: ItemSource, plan: StoredPlan, keys: Sequence[StoredKey
     customers = dict(zip(ids, await _customers(source, plan, list(ids)), strict=True))
     return {
         key.key.id: customers.get(key.key.customer_id or "")
-        or Holder(key.key.id, False, key.key.billing_day, key.overrides.get(plan.ref))
+        or Holder.of(key.key.id, Terms(key.key.billing_day, key.overrides), plan.ref)
         for key in keys
     }
 
@@ -126,9 +127,12 @@ async def _customer(source: ItemSource, plan: StoredPlan, customer_id: str) -> H
 async def _customers(source: ItemSource, plan: StoredPlan, ids: Sequence[str]) -> list[Holder]:
     """A customer need not be listed; then nothing is overridden."""
     return [
-        Holder(customer_id, True, found.customer.billing_day, found.overrides.get(plan.ref))
-        if isinstance(found, StoredCustomer)
-        else Holder(customer_id, True)
+        Holder.of(
+            customer_id,
+            customer_terms(found if isinstance(found, StoredCustomer) else None),
+            plan.ref,
+            is_customer=True,
+        )
         for customer_id, found in zip(ids, await source.many("customer", ids) if ids else [], strict=True)
     ]
 

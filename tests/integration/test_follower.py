@@ -242,7 +242,7 @@ async def test_a_customers_change_reaches_its_warm_keys_once_the_version_is_serv
         assert await sidecar.answer() == "allowed"
         found = sidecar.ring.known(digest(value_of("k1")))
         assert isinstance(found, Caller)
-        days.append(found.customer_billing_day)
+        days.append(found.customer_terms.billing_day)
     assert days == [7, 15, 15, None]
     assert sidecar.compiled == compiled
 

@@ -16,7 +16,7 @@ from authz.core.stored import Items, StoredCustomer, StoredKey
 from authz.envoy.accesslog import LogLine
 from authz.explain import explain
 from authz.limiter.limiter import RedisLimiter
-from authz.store.keys import StoreKeyCache, terms_of
+from authz.store.keys import StoreKeyCache, customer_terms
 from authz.store.ports import KeyLookup, Reader
 from authz.store.sealing import Sealer
 
@@ -66,7 +66,7 @@ class Explainer:
         return KeyLookup(found.head, key, await self._customer(key)) if isinstance(key, StoredKey) else found
 
     async def _caller(self, key: StoredKey) -> Caller:
-        return caller_of(key.key, key.plans, key.overrides, terms_of(await self._customer(key)))
+        return caller_of(key.key, key.plans, key.overrides, customer_terms(await self._customer(key)))
 
     async def _customer(self, key: StoredKey) -> StoredCustomer | None:
         found = await self._store.get("customer", key.key.customer_id) if key.key.customer_id else None

@@ -236,15 +236,15 @@ async def test_a_key_comes_with_its_overrides_and_its_customers_terms(shelf: She
     shelf.customers["acme"] = stored_customer("acme", billing_day=15)
     found = await shelf.ring.find(KEY)
     assert found is not None
-    assert (found.billing_day, found.overrides) == (3, {"p.1": SLOW})
-    assert (found.customer_billing_day, found.customer_overrides) == (15, {"p.1": FAST})
+    assert (found.terms.billing_day, found.terms.overrides) == (3, {"p.1": SLOW})
+    assert (found.customer_terms.billing_day, found.customer_terms.overrides) == (15, {"p.1": FAST})
 
 
 async def test_a_customer_that_is_not_listed_has_no_terms(shelf: Shelf) -> None:
     shelf.put(customer_id="acme")
     found = await shelf.ring.find(KEY)
     assert found is not None
-    assert (found.customer, found.customer_billing_day, found.customer_overrides) == ("acme", None, {})
+    assert (found.customer, found.customer_terms.billing_day, found.customer_terms.overrides) == ("acme", None, {})
 
 
 async def test_a_change_of_a_customer_drops_all_its_keys_and_no_other(shelf: Shelf) -> None:
@@ -281,7 +281,7 @@ async def test_a_look_up_from_before_a_change_of_its_customer_is_repeated(shelf:
     shelf.go.set()
     found = await waiting
     assert found is not None
-    assert (found.customer_overrides, shelf.asked) == ({"p.1": SLOW}, 2)
+    assert (found.customer_terms.overrides, shelf.asked) == ({"p.1": SLOW}, 2)
 
 
 async def test_a_customer_of_an_evicted_key_takes_no_memory() -> None:
