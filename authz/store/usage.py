@@ -40,7 +40,7 @@ REMAIN: Final = Script.load("remain.lua")
 ROWS: Final = 20_000  # read by one script, which blocks Redis for a few ms
 CALLERS: Final = 500  # read by one script, however few days are read
 ATTEMPTS: Final = 3  # to find the current period by Redis's clock
-LONGEST_PERIOD_DAYS: Final = 31  # as in prelude/ledger.lua
+LONGEST_PERIOD_DAYS: Final = 62  # as in prelude/ledger.lua
 NO_DAYS: Final = Days(1, 0)
 
 _READING: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])

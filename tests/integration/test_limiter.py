@@ -20,6 +20,7 @@ from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import Spent
 from authz.limiter.sender import ADMIT, FLUSH
+from authz.store.usage import UsageLedger
 from tests.conftest import Clock
 from tests.support.servers import Kind, RedisServer, free_port, redis_server, until
 
@@ -504,6 +505,9 @@ async def test_a_ledger_is_kept_as_long_as_its_usage_and_outlives_every_quota(
         limits = [_plan_throttle(meter, 10.0, 10), _quota(meter, 5, limiter.clock.now(), "MONTH")]
         assert await _admitted(limiter, limits, meter) == [True]
     assert (kept - 1) * DAY_MS < await spy.pttl(meter.ledger) <= kept * DAY_MS
+    usage = UsageLedger(shared_redis.url, account=account, retention_days=retention)
+    assert usage.kept_days == kept, "readers of usage rely on it"
+    await usage.aclose()
 
 
 async def test_a_forgotten_script_is_sent_again_with_the_same_batch(
