@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Final
 
 from msgspec.structs import replace
@@ -11,12 +10,13 @@ from msgspec.structs import replace
 from authz.check import NO_KEYS, KeyCache, LimiterUnavailable, resolved
 from authz.core.catalog import Caller, Catalog, Contract, Unlooked
 from authz.core.costs import CostSource
-from authz.core.limits import EXACT, Charge, Layer, Limit, Quota, remaining
+from authz.core.limits import Charge, Layer, Limit, Quota, remaining
 from authz.core.request import Request
 from authz.core.resources import Anchor, Period, QuotaSettings
 from authz.core.responses import Profile, render
 from authz.core.sources import client_address
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge, priced
+from authz.core.zones import iso_time
 from authz.envoy.accesslog import LogLine, Told
 from authz.limiter.limiter import RedisLimiter
 
@@ -315,16 +315,12 @@ def _counts(limit: Limit, cost: int) -> str:
 
 def _rule(limit: Limit) -> str:
     if isinstance(limit.rule, Quota):
-        if limit.rule.end >= EXACT:
+        if limit.rule.finite_end is None:
             return f"{limit.rule.limit}"
-        return f"{limit.rule.limit} from {_utc(limit.rule.start)} to {_utc(limit.rule.end)}"
+        return f"{limit.rule.limit} from {iso_time(limit.rule.start)} to {iso_time(limit.rule.end)}"
     rule = limit.rule
     text = f"{rule.rate:.15g} a second, burst {rule.burst}"
     return text if rule.exact else f"{text} (reckoned as {rule.n}/{rule.m} a microsecond)"
-
-
-def _utc(microseconds: int) -> str:
-    return f"{datetime.fromtimestamp(microseconds // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _answer(verdict: Verdict | None, request: Request, profile: Profile) -> Iterator[str]:

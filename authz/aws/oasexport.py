@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -19,6 +18,7 @@ from authz.aws.openapi import VERBS
 from authz.aws.restapis import integration_defaults
 from authz.core.resources import Deployment, HttpMethod
 from authz.core.stored import RestApi, StoredMethod, StoredModel, StoredResource
+from authz.core.zones import SECOND_US, iso_time
 
 ExportType = Literal["oas30", "swagger"]
 Extensions = Literal["", "integrations", "authorizers", "apigateway"]
@@ -95,7 +95,7 @@ class Exporter:
         info = {
             "title": api.name,
             **({"description": api.description} if api.description else {}),
-            "version": api.version or f"{datetime.fromtimestamp(api.created_date, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "version": api.version or iso_time(api.created_date * SECOND_US),
         }
         if self._is_swagger:
             return {"swagger": "2.0", "info": info, "basePath": f"/{self.stage}", "schemes": ["https"]}

@@ -42,7 +42,7 @@ from authz.core.resources import (
     UsagePlan,
 )
 from authz.core.rules import value_problem
-from authz.core.stored import StoredKey, StoredPlan
+from authz.core.stored import StoredKey, StoredPlan, plan_id_of
 
 INVALID_STAGE: Final = "Invalid API Stage specified"
 SHOWN: Final = 10  # problems in one answer
@@ -413,7 +413,7 @@ def live_plans(key: StoredKey, items: Iterable[object]) -> tuple[StoredPlan, ...
 
 def plan_ids(key: StoredKey) -> list[str]:
     """Return the ids of the plans that a key refers to, deleted ones too."""
-    return [ref.partition(".")[0] for ref in key.plans]
+    return [plan_id_of(ref) for ref in key.plans]
 
 
 def join(key: StoredKey, plan: StoredPlan, others: Iterable[StoredPlan]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from authz.control.server import LISTEN, ControlOptions
 from authz.control.server import serve as run_control
 from authz.core.rules import Problem
 from authz.core.stored import Credential, Items
+from authz.core.zones import SECOND_US, iso_time
 from authz.observe import log
 from authz.redisio.url import mask_url
 from authz.store.audit import audit as audit_lines
@@ -262,7 +263,7 @@ def list_(redis_url: str | None, account_id: str | None) -> None:
     for found in on_store(_all_credentials, redis_url, account_id):
         what = "token" if found.token_sha256 else "access-key"
         role = "read-only" if found.read_only else "admin"
-        click.echo(f"{found.id}  {_moment(found.created_date)}  {what:10}  {role:9}  {found.name}")
+        click.echo(f"{found.id}  {iso_time(found.created_date * SECOND_US)}  {what:10}  {role:9}  {found.name}")
 
 
 async def _all_credentials(store: Store) -> list[Credential]:
@@ -292,8 +293,4 @@ def delete(id_: str, redis_url: str | None, account_id: str | None) -> None:
 def audit(count: int, after: int | None, redis_url: str | None, account_id: str | None) -> None:
     """Print the record of writes to the store: version, time, caller and operation, without values."""
     for line in on_store(lambda store: audit_lines(store.database, count, after), redis_url, account_id):
-        click.echo(f"{line.version}  {_moment(line.at / 1_000_000)}  {line.who}  {line.what}")
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+        click.echo(f"{line.version}  {iso_time(line.at)}  {line.who}  {line.what}")

@@ -26,6 +26,7 @@ from authz.core.resources import Counts, Period
 from authz.core.stored import Items
 from authz.ids import random_hex
 from authz.store.alerts import document_of
+from authz.store.audit import printable
 from authz.store.lastuse import document_of as unused_document
 from authz.store.lastuse import unused_keys
 from authz.store.ports import AlertQuery
@@ -252,7 +253,7 @@ def grant(
     Calls that are made at the same time are counted exactly. The units end with the period; those of a quota of the
     period TOTAL stay.
 
-    
+    \b
     authz usage grant --plan trial --key k1 --units 500 --reason 'order 4711' --name order-4711
     """
     if not 0 < len(reason) <= REASON_LENGTH or (name is not None and not 0 < len(name) <= ID_LENGTH):
@@ -295,7 +296,7 @@ def unused(count: int, as_json: bool, path: Path | None, redis_url: str | None, 
             return
         async for key in _unused(store, ledger, count):
             state = "enabled" if key["enabled"] else "disabled"
-            name = "".join(char if char.isprintable() else "?" for char in key.get("name", ""))
+            name = printable(key.get("name", ""))
             click.echo(f"{key['id']:20}  {key.get('lastUsedDate', 'never'):10}  {state:8}  {name}".rstrip())
 
     _on_usage(act, path, redis_url, account_id)
@@ -425,12 +426,7 @@ def _head(query: Query, draws: bool) -> list[str]:
 def _names(query: Query, group: Group) -> Iterator[str]:
     for part in _name_columns(query):
         value = getattr(group, part)
-        yield iso_day(value) if part == "day" else _printable(value or "-")
-
-
-def _printable(text: str) -> str:
-    """Without characters that would move the cursor of a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+        yield iso_day(value) if part == "day" else printable(value or "-")
 
 
 def _number(number: int) -> str:

@@ -28,6 +28,11 @@ class Layer(StrEnum):
     ACCOUNT_THROTTLE = "account_throttle"
 
 
+def finite_end(end: int) -> int | None:
+    """The end of a period in µs; None for the end of a period that never ends."""
+    return None if end >= FOREVER_US else end
+
+
 class Throttle(Struct, frozen=True, gc=False):
     """A token bucket that gains n/m tokens a microsecond and holds at most `burst`.
 
@@ -74,6 +79,11 @@ class Quota(Struct, frozen=True, gc=False):
     overage: int = 0
     alerts: tuple[int, ...] = ()
     moves: bool = False
+
+    @property
+    def finite_end(self) -> int | None:
+        """The end of the period; None if it never ends."""
+        return finite_end(self.end)
 
     @property
     def ceiling(self) -> int:
@@ -201,7 +211,7 @@ def remaining(rule: Throttle | Quota, state: int) -> int:
 def reset_us(rule: Throttle | Quota, state: int, now: int) -> int | None:
     """Microseconds until a bucket is full or a quota's period ends; None if that never happens."""
     if isinstance(rule, Quota):
-        return None if rule.end == FOREVER_US else max(0, rule.end - now)
+        return None if rule.finite_end is None else max(0, rule.end - now)
     return -(-state // rule.n) if rule.n and rule.burst else None
 
 
@@ -220,7 +230,7 @@ def has_room(rule: Throttle | Quota, state: int, amount: int) -> bool:
 def room_us(rule: Throttle | Quota, state: int, now: int, amount: int = 1) -> int | None:
     """Microseconds until a bucket or quota without room has room for this amount; None if it never will."""
     if isinstance(rule, Quota):
-        return None if rule.end == FOREVER_US or amount > rule.ceiling else rule.end - now
+        return None if rule.finite_end is None or amount > rule.ceiling else rule.end - now
     if not rule.n or not rule.burst or amount > rule.burst:
         return None
     return -(-(state - (rule.burst - amount) * rule.m) // rule.n)

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 from authz.core.credentials import query_values
-from authz.core.limits import FOREVER_US, Limit, Quota, Throttle, reset_us
+from authz.core.limits import Limit, Quota, Throttle, reset_us
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
 from authz.core.routes import segments_of, without
@@ -201,7 +201,7 @@ def _left(limit: Limit, state: int, left: int, now: int) -> str:
 @lru_cache(maxsize=4096)
 def _policy(name: str, rule: Throttle | Quota) -> str:
     if isinstance(rule, Quota):
-        period = None if rule.end == FOREVER_US else _seconds(rule.end - rule.start)
+        period = None if rule.finite_end is None else _seconds(rule.end - rule.start)
         return _item(name, q=rule.limit, w=period)
     return _item(name, q=rule.burst, w=rule.window_seconds)
 

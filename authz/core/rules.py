@@ -93,9 +93,7 @@ def problems(resources: Resources) -> list[Problem]:
 
 
 def warnings(resources: Resources) -> list[Problem]:
-    """Probable mistakes that break no rule: the file looks complete, and calls are refused or counted apart,
-    or a number has no effect.
-    """
+    """Probable mistakes that break no rule: calls are refused or counted apart, or a number has no effect."""
     return [*_unopened(resources.usage_plans), *_strangers(resources), *_unnamed(resources), *idle(resources)]
 
 

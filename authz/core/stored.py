@@ -50,6 +50,10 @@ class StoredKey(Resource, frozen=True):
     plans: tuple[str, ...] = ()
     overrides: dict[str, Override] = {}
 
+    def updated(self, now: int) -> StoredKey:
+        """The key with the date of an update, which is never before that of its creation."""
+        return replace(self, last_updated_date=max(now, self.created_date))
+
     def in_plans(self, refs: tuple[str, ...]) -> StoredKey:
         """The key in these plans. An override ends with the membership that it belongs to."""
         return replace(self, plans=refs, overrides={ref: self.overrides[ref] for ref in refs if ref in self.overrides})
@@ -85,6 +89,11 @@ class StoredPlan(Resource, frozen=True):
     @property
     def ref(self) -> str:
         return f"{self.plan.id}.{self.nonce}" if self.nonce else self.plan.id
+
+
+def plan_id_of(ref: str) -> str:
+    """The id of the plan that a reference (`StoredPlan.ref`) names."""
+    return ref.partition(".")[0]
 
 
 class StoredMethod(Resource, frozen=True):

@@ -16,6 +16,11 @@ MICROSECOND: Final = timedelta(microseconds=1)
 NO_ZONE: Final = "Factory"  # an entry for machines without a zone
 
 
+def iso_time(at: int) -> str:
+    """A moment (µs of Unix time) as ISO 8601 has it, in whole seconds of UTC."""
+    return f"{datetime.fromtimestamp(at // SECOND_US, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 @cache
 def zone_names() -> frozenset[str]:
     """The names that a `timeZone` may have, such as Europe/Berlin."""

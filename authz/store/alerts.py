@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
 
 from authz.core.holders import kind_of
-from authz.core.periods import ENDLESS
+from authz.core.limits import finite_end
+from authz.core.zones import iso_time
 from authz.store.database import Database
 from authz.store.ports import Alert, AlertPage, AlertQuery, InvalidPosition
 
@@ -55,7 +55,6 @@ async def _rows(database: Database, newest_first: bool, position: str | None) ->
 def _alert(database: Database, entry_id: str, fields: Mapping[bytes, bytes]) -> Alert:
     texts = {name.decode(): value.decode() for name, value in fields.items()}
     kind, plan, who, *_ = map(unquote, database.name_of(texts["value"]).split(":"))
-    end = int(float(texts["end"]))
     return Alert(
         id=entry_id,
         plan_id=plan,
@@ -67,7 +66,7 @@ def _alert(database: Database, entry_id: str, fields: Mapping[bytes, bytes]) -> 
         used=int(float(texts["used"])),
         limit=int(float(texts["limit"])),
         start=int(float(texts["start"])),
-        end=None if end >= ENDLESS.end else end,
+        end=finite_end(int(float(texts["end"]))),
         at=int(float(texts["at"])),
     )
 
@@ -76,7 +75,7 @@ def document_of(alert: Alert) -> dict[str, Any]:
     """An alert as JSON has it. `id` is the position after it."""
     return {
         "id": alert.id,
-        "at": moment(alert.at),
+        "at": iso_time(alert.at),
         "usagePlanId": alert.plan_id,
         **({"keyId": alert.key_id} if alert.customer_id is None else {"customerId": alert.customer_id}),
         "period": alert.period,
@@ -84,10 +83,5 @@ def document_of(alert: Alert) -> dict[str, Any]:
         "percent": alert.percent,
         "used": alert.used,
         "limit": alert.limit,
-        **({} if alert.end is None else {"start": moment(alert.start), "end": moment(alert.end)}),
+        **({} if alert.end is None else {"start": iso_time(alert.start), "end": iso_time(alert.end)}),
     }
-
-
-def moment(micros: int) -> str:
-    """A time (µs of Unix time) as ISO 8601 has it, in whole seconds of UTC."""
-    return datetime.fromtimestamp(micros // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

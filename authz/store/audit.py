@@ -29,3 +29,8 @@ async def audit(database: Database, count: int = 100, after: int | None = None) 
         AuditLine(version_of(entry_id), int(fields[b"at"]), fields[b"who"].decode(), fields[b"what"].decode())
         for entry_id, fields in rows
     ]
+
+
+def printable(text: str) -> str:
+    """The text in one line, without characters that would move the cursor of a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)

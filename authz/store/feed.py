@@ -34,7 +34,7 @@ EVENTS: Final = 1000  # of the change stream in one reply
 GRACE_SECONDS: Final = 0.2  # a blocking read may be answered this much after its time
 PRESENCE_MS: Final = 3000  # after which a worker counts as gone
 KEY_WORD: Final = "key/"  # the beginning of the unique words of key values
-SNAPSHOT_KINDS: Final = ("stage", "deployment", "usageplan", "domain", "account")
+SNAPSHOT_KINDS: Final = ("customer", "stage", "deployment", "usageplan", "domain", "account")
 
 _Body = tuple[tuple[Name, ...], tuple[str, ...], tuple[CallerName, ...]]  # of an event
 
@@ -75,9 +75,9 @@ class Feed:
 
     async def snapshot(self, customers: Sequence[str] = ()) -> StoreSnapshot:
         database = self.database
-        names = [*map(database.store_key, ("head",)), *map(database.items_key, ("customer", *SNAPSHOT_KINDS))]
+        names = [database.store_key("head"), *map(database.items_key, SNAPSHOT_KINDS)]
         blob = msgspec.msgpack.encode(customers)
-        return await in_background(_snapshot, ("customer", *SNAPSHOT_KINDS), await database.run(SNAPSHOT, names, blob))
+        return await in_background(_snapshot, SNAPSHOT_KINDS, await database.run(SNAPSHOT, names, blob))
 
     async def changes(self, after: int, block_ms: int) -> list[Event]:
         """The commits after a version, in order. Waits up to `block_ms` for the first, on its own connection."""

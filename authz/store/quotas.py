@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from authz.core.holders import HeldQuota, Holder, Terms, held_quotas, restarts, shares_limits
-from authz.core.periods import ENDLESS
 from authz.core.resources import Counts, LimitsPer, Period
 from authz.core.stored import StoredCustomer, StoredKey, StoredPlan
-from authz.store.alerts import moment
+from authz.core.zones import iso_time
+from authz.store.audit import printable
 from authz.store.keys import customer_terms
 from authz.store.ports import ItemSource, StoreUnavailable, Usage
 
@@ -114,9 +114,8 @@ async def standings(usage: Usage, held: Held) -> list[Standing]:
             raise StoreUnavailable("bad state in Redis")
         rule = quota.at(reading.now)
         is_new = restarts(state, rule)
-        end = None if rule.end >= ENDLESS.end else rule.end
         start = rule.start if is_new else max(rule.start, state.start)
-        found.append(Standing(quota, 0 if is_new else state.used, start, end))
+        found.append(Standing(quota, 0 if is_new else state.used, start, rule.finite_end))
     return found
 
 
@@ -143,19 +142,19 @@ async def _customers(source: ItemSource, plan: StoredPlan, ids: Sequence[str]) -
 def quota_words(held: Held, quota: HeldQuota) -> str:
     """The plan, the holder and the quota, for a line of the audit."""
     holder, settings = held.holder, quota.settings
-    who = f"customer {_plain(holder.id)}" if holder.is_customer else holder.id
+    who = f"customer {printable(holder.id)}" if holder.is_customer else holder.id
     return f"{held.plan.plan.id} {who} {settings.period} {settings.counts}"
 
 
 def grant_line(operation: str, held: Held, quota: HeldQuota, units: int, name: str, reason: str) -> str:
     """The line of a grant in the audit."""
-    return f"{operation} {quota_words(held, quota)} units=+{units} name={_plain(name)} reason={_plain(reason)}"
+    return f"{operation} {quota_words(held, quota)} units=+{units} name={printable(name)} reason={printable(reason)}"
 
 
 def standing_document(standing: Standing) -> dict[str, object]:
     """A quota's standing as JSON has it."""
     settings = standing.quota.settings
-    period = {} if standing.end is None else {"start": moment(standing.start), "end": moment(standing.end)}
+    period = {} if standing.end is None else {"start": iso_time(standing.start), "end": iso_time(standing.end)}
     return {
         "period": settings.period,
         "counts": settings.counts,
@@ -165,8 +164,3 @@ def standing_document(standing: Standing) -> dict[str, object]:
         "overage": standing.overage,
         **period,
     }
-
-
-def _plain(text: str) -> str:
-    """A text in one line of the audit."""
-    return "".join(each if each.isprintable() else "?" for each in text)

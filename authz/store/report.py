@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from authz.aws.usage import CallerUse, Days, iso_day
-from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_keys
+from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_id_of, plan_keys
 from authz.store.ports import InvalidPosition, Reader, Usage
 from authz.store.quotas import UnknownName
 
@@ -253,13 +253,9 @@ async def _by_plan(store: Reader, keys: Sequence[StoredKey], plan: StoredPlan | 
     if plan:
         return [(plan, [key for key in keys if plan.ref in key.plans])]
     refs = dict.fromkeys(ref for key in keys for ref in key.plans)
-    found = await store.many("usageplan", list(dict.fromkeys(_ids(refs))))
+    found = await store.many("usageplan", list(dict.fromkeys(map(plan_id_of, refs))))
     plans = {each.ref: each for each in found if isinstance(each, StoredPlan)}
     return [(plans[ref], [key for key in keys if ref in key.plans]) for ref in refs if ref in plans]
-
-
-def _ids(refs: Iterable[str]) -> Iterable[str]:
-    return (ref.partition(".")[0] for ref in refs)
 
 
 async def _plan(store: Reader, plan_id: str) -> StoredPlan:

@@ -41,6 +41,7 @@ from authz.core.stored import (
     StoredStage,
     id_of,
     kind_of,
+    plan_id_of,
     plan_keys,
     stage_plans,
 )
@@ -253,7 +254,7 @@ class Import:
         """Return old overrides that the import does not replace: AWS's documents have none, a plans.yaml those in its
         own plans."""
         replaced = self.wanted.members if self.wanted.is_partial else ()
-        return {ref: override for ref, override in old.items() if ref.partition(".")[0] not in replaced}
+        return {ref: override for ref, override in old.items() if plan_id_of(ref) not in replaced}
 
     async def _by_ref(self, target: _Target, what: str, overrides: Mapping[str, Override]) -> dict[str, Override]:
         """Return overrides by plan id as overrides by reference. Add a warning for each plan that does not exist."""
@@ -280,7 +281,7 @@ class Import:
         """
         refs, covered = [], dict[tuple[str, str], str]()
         for ref in old.plans if old else ():
-            plan = await target.get("usageplan", ref.partition(".")[0])
+            plan = await target.get("usageplan", plan_id_of(ref))
             if isinstance(plan, StoredPlan) and plan.ref == ref and plan.plan.id not in self.wanted.members:
                 refs.append(plan)
         for plan_id in self._plans_of.get(name, ()):

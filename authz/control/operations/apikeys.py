@@ -147,12 +147,9 @@ async def update_api_key(call: Call) -> Answer:
         if not operations:
             return stored
         document = patch.apply(KEY_TABLE, key_document(stored), operations)
-        changed = msgspec.structs.replace(
-            stored,
-            key=checked_key(document, stored.key),
-            last_updated_date=max(call.context.now(), stored.created_date),
-            stage_keys=tuple(document["stageKeys"]),
-        )
+        key = checked_key(document, stored.key)
+        changed = msgspec.structs.replace(stored, key=key, stage_keys=tuple(document["stageKeys"]))
+        changed = changed.updated(call.context.now())
         edit.put(changed)
         return changed
 

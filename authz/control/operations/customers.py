@@ -21,7 +21,7 @@ from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import served_apis
 from authz.core.resources import Customer
 from authz.core.rules import Problem
-from authz.core.stored import StoredCustomer, StoredPlan, by_customer
+from authz.core.stored import StoredCustomer, StoredPlan, by_customer, plan_id_of
 from authz.store.ports import Draft, ItemSource
 
 KEYS: Final = 100  # of a customer, that are compared with its numbers
@@ -41,7 +41,7 @@ async def _stored(source: ItemSource, customer_id: str) -> StoredCustomer:
 async def _shown(source: ItemSource, customers: Iterable[StoredCustomer]) -> list[Document]:
     """Return customers as documents, with overrides by the ids of the plans that still exist."""
     several = list(customers)
-    ids = sorted({ref.partition(".")[0] for customer in several for ref in customer.overrides})
+    ids = sorted({plan_id_of(ref) for customer in several for ref in customer.overrides})
     plans = [plan for plan in await source.many("usageplan", ids) if isinstance(plan, StoredPlan)]
     by_ref = {plan.ref: plan.plan.id for plan in plans}
     return [customer_document(customer, by_ref) for customer in several]
@@ -94,7 +94,7 @@ async def _warn_of_idle(call: Call, customer: Customer, found: Overridden) -> No
     page = await store.search(by_customer(customer.id), KEYS)
     if page.position is not None:
         return
-    refs = sorted({ref.partition(".")[0] for key in page.items for ref in key.plans} | found.plans.keys())
+    refs = sorted({plan_id_of(ref) for key in page.items for ref in key.plans} | found.plans.keys())
     plans = [plan for plan in await store.many("usageplan", refs) if isinstance(plan, StoredPlan)]
     for text in idle_customer(customer, plans, page.items):
         call.warn(text)

@@ -101,8 +101,7 @@ def _rotated(call: Call, stored: StoredKey, value: str, overlap: int) -> StoredK
         previous_index=stored.index if overlap else None,
         previous_sealed=stored.sealed if overlap else None,
         previous_expires_at=now + overlap if overlap else None,
-        last_updated_date=max(now, stored.created_date),
-    )
+    ).updated(now)
 
 
 async def get_top_usage(call: Call) -> Answer:

@@ -60,7 +60,7 @@ async def _extend(call: Call, given: KeyExtension) -> StoredKey:
         key = replace(stored.key, allowed_sources=given.allowed_sources, billing_day=given.billing_day)
         changed = replace(stored, key=key)
         if changed != stored:
-            changed = replace(changed, last_updated_date=max(call.context.now(), stored.created_date))
+            changed = changed.updated(call.context.now())
         edit.put(changed)
         plans = live_plans(stored, await edit.many("usageplan", plan_ids(stored)))
         for text in idle_billing_day(key, (plan.plan for plan in plans)):

@@ -13,7 +13,7 @@ from authz.aws.usage import MAX_DAYS, days, iso_day
 from authz.control.call import ID_LENGTH, Answer, Call, Operation
 from authz.core.bounds import MAX_INT
 from authz.core.holders import HeldQuota
-from authz.core.periods import DAY_US, ENDLESS
+from authz.core.periods import DAY_US
 from authz.core.resources import Counts, Period, Resource
 from authz.store.alerts import document_of
 from authz.store.ports import Adjusted, AlertQuery
@@ -185,8 +185,7 @@ def _held_by(held: Held) -> dict[str, Any]:
 
 def _adjusted_document(held: Held, quota: HeldQuota, adjusted: Adjusted) -> dict[str, Any]:
     rule = quota.at(adjusted.now)
-    end = None if rule.end >= ENDLESS.end else rule.end
-    return _held_by(held) | standing_document(Standing(quota, adjusted.used, rule.start, end))
+    return _held_by(held) | standing_document(Standing(quota, adjusted.used, rule.start, rule.finite_end))
 
 
 def _refuse_others(call: Call, *known: str) -> None:

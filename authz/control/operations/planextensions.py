@@ -89,7 +89,7 @@ async def _override(call: Call, override: Override) -> None:
         others = {ref: one for ref, one in key.overrides.items() if ref != plan.ref}
         changed = replace(key, overrides=others if override == Override() else {**others, plan.ref: override})
         if changed != key:
-            changed = replace(changed, last_updated_date=max(call.context.now(), key.created_date))
+            changed = changed.updated(call.context.now())
         edit.put(changed)
 
     await call.write(change)
