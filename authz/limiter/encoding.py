@@ -13,10 +13,9 @@ from msgspec.structs import replace
 from authz.core.limits import EXACT, Charge, Limit, Quota, Throttle, redis_key
 from authz.limiter.batching import Waiter
 from authz.limiter.local import Spent
+from authz.redisio.rules import Rule, quota_rule
 
 ONCE_DIGITS = 32  # hexadecimal, of a SHA-256
-
-Rule = tuple[Any, ...]  # numbers, and the names of a quota: the headers of admit.lua and prelude/quota.lua
 
 _prefix = lru_cache(16)(redis_key)  # it does not differ between requests
 
@@ -126,16 +125,6 @@ class Encoder:
 
 def _bucket(rule: Throttle) -> Rule:
     return (0, rule.n, rule.m, rule.burst, 1) if rule.counts_units else (0, rule.n, rule.m, rule.burst)
-
-
-def quota_rule(rule: Quota) -> Rule:
-    """The rule in the form of `prelude/quota.lua`: short where it has nothing beyond AWS's."""
-    core = (1, rule.limit, rule.start, rule.end)
-    if rule.counts_units and not (rule.overage or rule.moves or rule.alerts):
-        return core
-    requests = int(not rule.counts_units)
-    counts = "UNITS" if rule.counts_units else "REQUESTS"
-    return (*core, requests, rule.ceiling, int(rule.moves), rule.period, counts, *rule.alerts)
 
 
 def _counted(limit: Limit) -> Quota:

@@ -12,11 +12,11 @@ import structlog
 
 from authz.aws.usage import CallerUse, DayRow, Days
 from authz.core.holders import HeldQuota, Holder, QuotaState
-from authz.core.limits import Quota
 from authz.core.periods import DAY_US
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.ids import random_hex
 from authz.redisio.client import Script
+from authz.redisio.rules import quota_rule
 from authz.store.alerts import read_alerts
 from authz.store.database import Database, chunks
 from authz.store.ports import (
@@ -180,7 +180,7 @@ class UsageLedger:
         status, now = "", self._now()
         for _ in range(ATTEMPTS):
             commit = (self._retention_days, random_hex(), random_hex(), who, what)
-            blob = (database.pinned(), quota.place, _rule(quota.at(now)), *change, *commit)
+            blob = (database.pinned(), quota.place, quota_rule(quota.at(now)), *change, *commit)
             waited = await database.run_and_wait(REMAIN, keys, msgspec.msgpack.encode(blob), body)
             status, now, used, requests, units, version = _REMAIN.decode(waited.reply)
             match status:
@@ -205,11 +205,6 @@ class UsageLedger:
     def _now(self) -> int:
         """Return the time (µs) of our own clock, a first guess until Redis reports its time."""
         return self._database.pinned() or time.time_ns() // 1000
-
-
-def _rule(quota: Quota) -> tuple[int, ...]:
-    """The quota in the form of `prelude/quota.lua`, without its alerts."""
-    return (1, quota.limit, quota.start, quota.end, int(not quota.counts_units), quota.ceiling, int(quota.moves))
 
 
 def _record(start: int, finish: int, used: int, rows: list[list[int]], refused: list[list[int]]) -> CallerUse:
