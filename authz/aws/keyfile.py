@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from authz.aws.errors import ApiError, bad_request
-from authz.core.rules import shortened
+from authz.core.problem import shortened
 
 REQUIRED: Final = ("name", "key")
 PLANS: Final = "usageplanids"

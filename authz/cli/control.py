@@ -23,7 +23,7 @@ from authz.config.settings import Settings, load_settings
 from authz.control import auth
 from authz.control.server import LISTEN, ControlOptions
 from authz.control.server import serve as run_control
-from authz.core.rules import Problem
+from authz.core.problem import Problem
 from authz.core.stored import Credential, Items
 from authz.core.zones import SECOND_US, iso_time
 from authz.observe import log

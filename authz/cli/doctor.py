@@ -13,7 +13,7 @@ from authz.cli.options import File, takes_file
 from authz.config import file as configuration
 from authz.config.faults import ConfigError
 from authz.config.settings import with_password_of
-from authz.core.rules import Problem
+from authz.core.problem import Problem
 from authz.doctor.examine import examine
 from authz.doctor.fetch import GrpcTls, Targets, look
 from authz.doctor.finding import SEVERITIES, Finding

@@ -11,7 +11,7 @@ from authz.config.documents import DocumentError, as_yaml, read_document
 from authz.config.faults import ConfigError
 from authz.config.settings import Settings, endpoints_of
 from authz.core.address import Address
-from authz.core.rules import Problem
+from authz.core.problem import Problem
 from authz.envoy.config import PARTS, EnvoyOptions, Part, Tls, render
 
 ENVOY = EnvoyOptions()

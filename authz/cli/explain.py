@@ -27,9 +27,9 @@ from authz.control.operations.explaining import Explainer
 from authz.core.address import is_ip
 from authz.core.catalog import Compiler
 from authz.core.keyform import KeyForm
+from authz.core.problem import Problem
 from authz.core.request import Request, joined
 from authz.core.resources import Resources
-from authz.core.rules import Problem
 from authz.envoy import accesslog
 from authz.envoy.accesslog import LogLine
 from authz.explain import explain as tell

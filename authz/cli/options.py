@@ -15,7 +15,7 @@ from authz.config import file as configuration
 from authz.config.faults import ConfigError
 from authz.config.file import Config
 from authz.config.settings import Loaded, Option, load_settings, options
-from authz.core.rules import Problem
+from authz.core.problem import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
 

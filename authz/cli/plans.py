@@ -17,8 +17,9 @@ from authz.config.edit import with_key
 from authz.config.faults import ConfigError
 from authz.config.settings import load_settings
 from authz.core.catalog import Catalog
+from authz.core.problem import Problem
 from authz.core.resources import ApiKey, digest
-from authz.core.rules import Problem, warnings
+from authz.core.rules import warnings
 from authz.ids import random_hex, random_key_value
 from authz.transfer.files import written
 

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from authz.config.faults import ConfigError
 from authz.config.file import Config, parse
+from authz.core.problem import Problem
 from authz.core.resources import ApiKey, Resources
-from authz.core.rules import Problem
 
 try:
     from yaml import CSafeLoader as SafeLoader

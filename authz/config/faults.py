@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from authz.core.rules import Problem, shortened
+from authz.core.problem import Problem, shortened
 
 WORDS: Final = {
     "str": "a text",

@@ -30,8 +30,9 @@ from authz.config.quotas import as_written, normalised, quota_problems
 from authz.config.settings import load_settings
 from authz.config.shape import faults
 from authz.core.keyform import DEFAULT_PREFIX, KeyForm
+from authz.core.problem import Problem, shortened
 from authz.core.resources import ApiKey, Customer, Resources, UsagePlan, digest, digest_of
-from authz.core.rules import Problem, problems, shortened
+from authz.core.rules import problems
 
 try:
     from yaml import CSafeLoader as SafeLoader

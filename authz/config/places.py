@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from authz.core.rules import Problem, shortened
+from authz.core.problem import Problem, shortened
 
 try:
     from yaml import CSafeLoader as SafeLoader

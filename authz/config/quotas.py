@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from authz.core.problem import Problem
 from authz.core.resources import Resources
-from authz.core.rules import Problem
 
 QUOTA: Final = re.compile(r"\$\.usagePlans\[(\d+)\]\.(?:quota|quotas\[(\d+)\])(?=\.|$)")
 TWICE: Final = "expected quota or quotas, not both: put this one into quotas, as the first"

@@ -15,8 +15,8 @@ from msgspec import Meta, Struct, ValidationError
 from authz.config.faults import ConfigError, choices, not_known, rule_of
 from authz.core.address import MAX_SOCKET_PATH, UNIX, Address
 from authz.core.keyform import DEFAULT_PREFIX
+from authz.core.problem import Problem, shortened
 from authz.core.resources import DEFAULT_ACCOUNT, FailurePolicy
-from authz.core.rules import Problem, shortened
 from authz.redisio.url import check_tls_files, mask_url, with_password
 
 PREFIX: Final = "AUTHZ_"

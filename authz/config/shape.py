@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, ValidationError
 
 from authz.config.faults import bare_kind, choices, hint, not_known, rule_of
-from authz.core.rules import Problem, shortened
+from authz.core.problem import Problem, shortened
 
 
 def faults(value: Any, kind: Any, at: str) -> Iterator[Problem]:

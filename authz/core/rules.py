@@ -16,9 +16,7 @@ from authz.core.bounds import MAX_KEY_VALUE, MAX_METHOD_THROTTLES, MAX_SOURCES, 
 from authz.core.limits import check_throttle
 from authz.core.methods import ANY, WILDCARD, method_of
 from authz.core.planrules import cost_problems, idle, override_problems, quota_problems
-from authz.core.problem import Problem as Problem
-from authz.core.problem import Problems
-from authz.core.problem import shortened as shortened
+from authz.core.problem import Problem, Problems, shortened
 from authz.core.resources import (
     Account,
     Api,

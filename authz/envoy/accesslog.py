@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from authz.config.faults import ConfigError
+from authz.core.problem import Problem
 from authz.core.request import NOTHING, Request
-from authz.core.rules import Problem
 
 MAX_LINE: Final = 256 * 1024  # bytes; Envoy's headers are 60 KiB together
 REQUIRED: Final = ("method", "host", "path")

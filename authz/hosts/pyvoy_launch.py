@@ -24,7 +24,7 @@ from authz.config.faults import ConfigError
 from authz.config.file import Config
 from authz.config.settings import Settings
 from authz.core.address import MAX_SOCKET_PATH, Address
-from authz.core.rules import Problem
+from authz.core.problem import Problem
 from authz.sidecar.certificates import Files, Material
 
 APP: Final = "authz.hosts.pyvoy:app"

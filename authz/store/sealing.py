@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from authz.config.faults import ConfigError
-from authz.core.rules import Problem
+from authz.core.problem import Problem
 
 FORMAT: Final = "v1"
 KEY_BYTES: Final = 32

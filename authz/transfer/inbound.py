@@ -21,8 +21,8 @@ from authz.config import file as config
 from authz.config.documents import DocumentError, read_template, text_of
 from authz.config.faults import ConfigError
 from authz.core.keyform import KeyForm
+from authz.core.problem import Problem
 from authz.core.resources import Resources, digest
-from authz.core.rules import Problem
 from authz.core.stored import RestApi, StoredDeployment, StoredResource, StoredStage
 from authz.store.sealing import Sealer
 

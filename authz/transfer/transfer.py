@@ -26,8 +26,9 @@ from authz.config.faults import ConfigError
 from authz.config.fields import camel
 from authz.config.quotas import to_document
 from authz.core.planrules import override_problems
+from authz.core.problem import Problem
 from authz.core.resources import ApiKey, Method, Override, Resources, UsagePlan
-from authz.core.rules import Problem, problems
+from authz.core.rules import problems
 from authz.core.stored import (
     Item,
     Items,

@@ -20,8 +20,8 @@ from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import unused_id
 from authz.control.operations.restapis import invalid_value
 from authz.core.keyform import KeyForm
+from authz.core.problem import shortened
 from authz.core.resources import ApiKey, digest
-from authz.core.rules import shortened
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name
 from authz.store.ports import Draft, ItemSource
 from authz.store.sealing import SealError

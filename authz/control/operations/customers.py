@@ -19,8 +19,8 @@ from authz.aws.patch import Document
 from authz.aws.plans import refused
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.restapis import served_apis
+from authz.core.problem import Problem
 from authz.core.resources import Customer
-from authz.core.rules import Problem
 from authz.core.stored import StoredCustomer, StoredPlan, by_customer, plan_id_of
 from authz.store.ports import Draft, ItemSource
 

@@ -10,8 +10,8 @@ import yaml
 
 from authz.config.file import parse
 from authz.config.quotas import as_written, to_document
+from authz.core.problem import Problem
 from authz.core.resources import UsagePlan
-from authz.core.rules import Problem
 
 HOUR = {"limit": 10, "period": "HOUR"}
 DAY = {"limit": 50, "period": "DAY"}
