@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 
 from authz.aws.errors import bad_request
 from authz.core.holders import QuotaState, quota_at, used_in
-from authz.core.periods import DAY_US, EPOCH, interval
+from authz.core.periods import interval
 from authz.core.resources import Counts, QuotaSettings
+from authz.core.zones import DAY_US, EPOCH
 
 NO_QUOTA = -1  # the remaining quota of a plan without one
 

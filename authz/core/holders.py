@@ -10,8 +10,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.core.limits import EXACT, Quota, redis_key
-from authz.core.periods import DAY_US, interval
+from authz.core.periods import interval
 from authz.core.resources import Anchor, Counts, LimitsPer, Override, Period, QuotaSettings, UsagePlan
+from authz.core.zones import DAY_US
 
 Place = Literal["ledger", "shared", "value"]  # of a state: the caller's ledger, a customer's ledger, a value of its own
 Kind = Literal["ledger", "method", "quota"]  # of Redis keys, before the plan and its holder

@@ -13,9 +13,7 @@ from msgspec import Struct
 
 from authz.core.limits import FOREVER_US
 from authz.core.resources import Anchor, Period, QuotaSettings
-from authz.core.zones import DAY_US as DAY_US
-from authz.core.zones import EPOCH as EPOCH
-from authz.core.zones import HOUR_US, local_day, midnight, next_hour, offset_us, zone_of
+from authz.core.zones import EPOCH, HOUR_US, local_day, midnight, next_hour, offset_us, zone_of
 
 THURSDAY: Final = 4  # 1 January 1970, with Sunday as 0
 LONGEST_HOUR_US: Final = 2 * HOUR_US  # at least: where a clock is put back by half an hour, one hour has 90 minutes

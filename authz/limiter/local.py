@@ -23,9 +23,9 @@ from authz.core.limits import (
     reset_us,
     room_us,
 )
-from authz.core.periods import DAY_US
 from authz.core.recent import Recent
 from authz.core.verdict import Tally
+from authz.core.zones import DAY_US
 
 LOOKED_AT: Final = 2  # entries that are checked for each new one: enough to shrink while new ones come
 

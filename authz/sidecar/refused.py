@@ -14,8 +14,8 @@ import structlog
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import Layer
-from authz.core.periods import DAY_US
 from authz.core.verdict import Denied
+from authz.core.zones import DAY_US
 from authz.limiter.refused import RefusedCount
 from authz.notice import Notice
 from authz.redisio.url import in_words

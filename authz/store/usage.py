@@ -12,8 +12,8 @@ import structlog
 
 from authz.aws.usage import CallerUse, DayRow, Days
 from authz.core.holders import HeldQuota, Holder, QuotaState
-from authz.core.periods import DAY_US
 from authz.core.resources import DEFAULT_ACCOUNT
+from authz.core.zones import DAY_US
 from authz.ids import random_hex
 from authz.redisio.client import Script
 from authz.redisio.rules import quota_rule

@@ -16,7 +16,6 @@ from authz.aws.usage import Days
 from authz.cli.main import cli
 from authz.core.holders import HeldQuota, Holder, held_quotas, state_keys
 from authz.core.limits import Charge, Layer, Limit, Meter, redis_key
-from authz.core.periods import DAY_US
 from authz.core.resources import (
     Anchor,
     Counts,
@@ -28,6 +27,7 @@ from authz.core.resources import (
     QuotaSettings,
     UsagePlan,
 )
+from authz.core.zones import DAY_US
 from authz.limiter.limiter import RedisLimiter
 from authz.store.audit import audit
 from authz.store.ports import StoreRefusal

@@ -13,9 +13,10 @@ import redis.asyncio
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, redis_key, remaining, throttle
-from authz.core.periods import DAY_US, interval
+from authz.core.periods import interval
 from authz.core.resources import QuotaSettings
 from authz.core.verdict import Tally
+from authz.core.zones import DAY_US
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import Spent

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from authz.cli.main import cli
 from authz.core.limits import redis_key
-from authz.core.periods import DAY_US
+from authz.core.zones import DAY_US
 from authz.limiter.limiter import RedisLimiter
 from authz.limiter.refused import RefusedCount, RefusedSender
 from tests.conftest import Clock

@@ -22,11 +22,11 @@ from authz.aws.usage import Days
 from authz.check import Checker
 from authz.core.catalog import Catalog
 from authz.core.limits import redis_key
-from authz.core.periods import DAY_US
 from authz.core.request import Request
 from authz.core.resources import Override, ThrottleSettings
 from authz.core.stored import KINDS, StoredKey, StoredPlan
 from authz.core.verdict import Allowed
+from authz.core.zones import DAY_US
 from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import LocalLimiter
 from authz.store.consistency import differences

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import redis_key
-from authz.core.periods import DAY_US
+from authz.core.zones import DAY_US
 from authz.limiter.refused import RefusedCount, RefusedSender
 from authz.sidecar.refused import RefusedCalls
 from tests.conftest import Clock

@@ -16,8 +16,8 @@ from authz.aws.usage import Days, DayUse, pairs
 from authz.core.catalog import Catalog
 from authz.core.holders import quota_at
 from authz.core.limits import Charge, Layer, Limit, Meter, redis_key
-from authz.core.periods import DAY_US
 from authz.core.resources import Period, QuotaSettings
+from authz.core.zones import DAY_US
 from authz.limiter.limiter import RedisLimiter
 from authz.store.audit import audit
 from authz.store.consistency import differences

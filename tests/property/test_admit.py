@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replace_struct
 
 from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, redis_key, throttle
-from authz.core.periods import DAY_US, interval
+from authz.core.periods import interval
 from authz.core.resources import AWS_PERIODS, Counts, Period, QuotaSettings
 from authz.core.verdict import Tally
+from authz.core.zones import DAY_US
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.conftest import Clock, micros

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, remaining, throttle
-from authz.core.periods import DAY_US
 from authz.core.verdict import Tally
+from authz.core.zones import DAY_US
 from authz.limiter.local import LocalLimiter
 from tests.support.model import Model
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.core.periods import DAY_US, interval, max_offset
+from authz.core.periods import interval, max_offset
 from authz.core.resources import Anchor, Period, QuotaSettings
-from authz.core.zones import HOUR_US, SECOND_US, zone_names, zone_of
+from authz.core.zones import DAY_US, HOUR_US, SECOND_US, zone_names, zone_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

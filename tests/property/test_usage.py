@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from authz.aws.usage import Days, DayUse, pairs
 from authz.core.holders import quota_at
 from authz.core.limits import Charge, Layer, Limit, Meter, redis_key
-from authz.core.periods import DAY_US, interval
+from authz.core.periods import interval
 from authz.core.resources import AWS_PERIODS, QuotaSettings
+from authz.core.zones import DAY_US
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
 from authz.store.usage import UsageLedger

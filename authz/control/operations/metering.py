@@ -13,8 +13,8 @@ from authz.aws.usage import MAX_DAYS, days, iso_day
 from authz.control.call import ID_LENGTH, Answer, Call, Operation
 from authz.core.bounds import MAX_INT
 from authz.core.holders import HeldQuota
-from authz.core.periods import DAY_US
 from authz.core.resources import Counts, Period, Resource
+from authz.core.zones import DAY_US
 from authz.store.alerts import document_of
 from authz.store.ports import Adjusted, AlertQuery
 from authz.store.quotas import (

@@ -16,9 +16,9 @@ from authz.control.operations.apikeys import stored_key
 from authz.control.operations.usageplans import stored_plan
 from authz.core.bounds import MAX_INT
 from authz.core.holders import HeldQuota, QuotaState, held_quotas
-from authz.core.periods import DAY_US
 from authz.core.resources import Counts, QuotaSettings
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
+from authz.core.zones import DAY_US
 from authz.store.ports import ItemSource, Usage
 from authz.store.quotas import Held, holders, quota_words
 

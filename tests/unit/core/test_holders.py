@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from authz.core.catalog import Catalog
 from authz.core.holders import Holder, QuotaState, held_quotas, restarts, used_in
 from authz.core.limits import Layer, Quota, redis_key
-from authz.core.periods import DAY_US
 from authz.core.request import Request
 from authz.core.resources import (
     Anchor,
@@ -25,6 +24,7 @@ from authz.core.resources import (
     UsagePlan,
 )
 from authz.core.verdict import Grant
+from authz.core.zones import DAY_US
 from tests.conftest import micros
 from tests.support import builders
 

@@ -8,8 +8,8 @@ import pytest
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import Layer, Limit, throttle
-from authz.core.periods import DAY_US
 from authz.core.verdict import Denied, Reason, Subject, Tally
+from authz.core.zones import DAY_US
 from authz.limiter.refused import RefusedCount
 from authz.sidecar import refused
 from authz.sidecar.refused import IN_ONE_COMMAND, MAX_COUNTS, RefusedCalls
