@@ -692,7 +692,7 @@ def passed_on(patch: Patch = lambda _: None) -> Patch:
 
 COSTS = (
     Trap("cost-not-shown", FILTER, beside(*FROM_JSON), apis=COSTED, seen=f"{COST} is not passed on"),
-    Trap("cost-not-written", FILTER, passed_on(), apis=COSTED, seen="no filter before it does", name="nobody"),
+    Trap("cost-not-written", FILTER, passed_on(), apis=COSTED, seen="no filter before it does", name="no writer"),
     Trap(
         "cost-not-written",
         FILTER,

@@ -28,13 +28,6 @@ from tests.support.servers import Kind, RedisServer, redis_server
 ONCE_MS = 10_000
 
 
-@pytest.fixture
-async def spy(shared_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    client = redis.asyncio.Redis.from_url(shared_redis.url)
-    yield client
-    await client.aclose()
-
-
 @pytest.fixture(scope="module")
 def reachable(redis_kind: Kind) -> Iterator[RedisServer]:
     """A server that a proxy can stand in front of."""

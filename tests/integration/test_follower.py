@@ -686,7 +686,7 @@ async def test_a_customer_of_the_store_serves_the_files_keys_unless_the_file_has
     ]
     path.write_text(yaml.safe_dump({"apiKeys": keys, "customers": [{"id": "ours", "billingDay": 3}]}))
     async with following(shared_redis.url, account, (path, load(path))) as sidecar:
-        customers = (customer_of("ours", 9), customer_of("theirs", 9), customer_of("nobody's", 9))
+        customers = (customer_of("ours", 9), customer_of("theirs", 9), customer_of("a stranger's", 9))
         await sidecar.takes_over(await sidecar.put(*customers))
 
         def days() -> dict[str, int | None]:

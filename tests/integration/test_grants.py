@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from click.testing import CliRunner
 from msgspec.structs import replace
 
 from authz.aws.usage import Days
-from authz.cli.main import cli
 from authz.core.holders import HeldQuota, Holder, held_quotas, state_keys
 from authz.core.limits import Charge, Layer, Limit, Meter, redis_key
 from authz.core.resources import (
@@ -34,12 +32,8 @@ from authz.store.ports import StoreRefusal
 from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.conftest import Clock
-from tests.integration.test_usage import ledger as ledger
-from tests.integration.test_usage import spy as spy
-from tests.integration.test_usage import store as store
 from tests.support.control import Control, boto, patiently
 from tests.support.control import control as control
-from tests.support.servers import RedisServer
 
 MONTH = QuotaSettings(10, Period.MONTH)
 TOTAL = QuotaSettings(10, Period.TOTAL)
@@ -360,19 +354,6 @@ async def test_our_own_operation_sets_any_quota(seller: Seller, control: Control
         f"SetUsageRemaining {seller.pro} customer acme HOUR UNITS remaining=3",
         f"UpdateUsage {seller.pro} customer acme MONTH UNITS remaining=42",
     ]
-
-
-@pytest.fixture
-def run(shared_redis: RedisServer, account: str) -> Callable[..., Awaitable[str]]:
-    """Run `authz usage` in a thread: each command has an event loop of its own."""
-
-    async def command(*words: str, code: int = 0) -> str:
-        place = ["--redis-url", shared_redis.url, "--account-id", account]
-        result = await asyncio.to_thread(CliRunner().invoke, cli, ["usage", *words, *place])
-        assert result.exit_code == code, result.output
-        return result.output
-
-    return command
 
 
 async def test_grants_on_the_command_line(

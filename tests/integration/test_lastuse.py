@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,6 @@ from tests.support.control import control as control
 from tests.support.servers import RedisServer
 
 QUOTA = QuotaSettings(5, Period.DAY)
-
-
-@pytest.fixture
-async def ledger(shared_redis: RedisServer, account: str, clock: Clock) -> AsyncIterator[UsageLedger]:
-    usage = UsageLedger(shared_redis.url, account=account, budget=10.0, clock=clock)
-    yield usage
-    await usage.aclose()
-
-
-@pytest.fixture
-async def store(shared_redis: RedisServer, account: str) -> AsyncIterator[Store]:
-    opened = Store(shared_redis.url, account=account, budget=10.0)
-    yield opened
-    await opened.aclose()
 
 
 Use = Callable[..., Any]

@@ -30,14 +30,6 @@ DAY_MS = 86_400_000
 YEARS_AWAY = 2**52
 
 
-@pytest.fixture
-async def spy(shared_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    """A second connection, to read the stored values."""
-    client = redis.asyncio.Redis.from_url(shared_redis.url)
-    yield client
-    await client.aclose()
-
-
 @asynccontextmanager
 async def _running(url: str, account: str, **options: Any) -> AsyncIterator[RedisLimiter]:
     limiter = RedisLimiter(url, account=account, budget=10.0, **options)

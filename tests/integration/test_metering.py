@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -29,13 +28,6 @@ from tests.support.servers import RedisServer
 
 FOURTH, FIFTH = 20516, 20517  # 4 and 5 March 2026
 MARCH = "startDate=2026-03-01&endDate=2026-03-31"
-
-
-@pytest.fixture
-async def spy(shared_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    client = redis.asyncio.Redis.from_url(shared_redis.url)
-    yield client
-    await client.aclose()
 
 
 class Shop:
@@ -199,19 +191,6 @@ async def test_a_reader_may_read_usage(shop: Shop, control: Control) -> None:
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(shared_redis: RedisServer, account: str) -> Callable[..., Awaitable[str]]:
-    """Run `authz usage` in a thread: each command has an event loop of its own."""
-
-    async def command(*words: str, code: int = 0) -> str:
-        place = ["--redis-url", shared_redis.url, "--account-id", account]
-        result = await asyncio.to_thread(CliRunner().invoke, cli, ["usage", *words, *place])
-        assert result.exit_code == code, result.output
-        return result.output
-
-    return command
 
 
 DATES = ("--start", "2026-03-01", "--end", "2026-03-31")

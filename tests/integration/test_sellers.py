@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,7 +29,6 @@ from authz.core.resources import (
 from authz.limiter.limiter import RedisLimiter
 from tests.conftest import Clock
 from tests.support.builders import key
-from tests.support.servers import RedisServer
 from tests.support.world import METHODS, Answer, World, fixture
 
 PETS, SEARCH, FREE, ANY_COST = (f"https://a1.example.org/prod/{name}" for name in ("pets", "search", "free", "llm"))
@@ -68,13 +67,6 @@ def quota(limit: int, period: Period = Period.DAY, **more: Any) -> QuotaSettings
 @pytest.fixture
 def make_world(limiter: RedisLimiter, clock: Clock, account: str) -> MakeWorld:
     return lambda resources, **options: World(resources, limiter, clock, account=account, **options)
-
-
-@pytest.fixture
-async def spy(shared_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    client = redis.asyncio.Redis.from_url(shared_redis.url)
-    yield client
-    await client.aclose()
 
 
 async def names(world: World, *calls: tuple[str, str]) -> str:

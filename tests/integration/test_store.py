@@ -83,13 +83,6 @@ def store(make_store: MakeStore) -> Store:
     return make_store()
 
 
-@pytest.fixture
-async def spy(shared_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    client = redis.asyncio.Redis.from_url(shared_redis.url)
-    yield client
-    await client.aclose()
-
-
 def _key(key_id: str, *plans: str, name: str = "", customer: str | None = None, index: str = "") -> StoredKey:
     return StoredKey(ApiKey(key_id, name, customer_id=customer), index or f"{key_id}-digest", 1, 1, plans=plans)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,27 +32,6 @@ from tests.support.servers import RedisServer, free_port
 
 QUOTA = QuotaSettings(5, Period.DAY)
 MONTH = QuotaSettings(100, Period.MONTH)
-
-
-@pytest.fixture
-async def ledger(shared_redis: RedisServer, account: str, clock: Clock) -> AsyncIterator[UsageLedger]:
-    usage = UsageLedger(shared_redis.url, account=account, budget=10.0, clock=clock)
-    yield usage
-    await usage.aclose()
-
-
-@pytest.fixture
-async def store(shared_redis: RedisServer, account: str) -> AsyncIterator[Store]:
-    opened = Store(shared_redis.url, account=account, budget=10.0)
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
-async def spy(shared_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
-    client = redis.asyncio.Redis.from_url(shared_redis.url)
-    yield client
-    await client.aclose()
 
 
 Use = Callable[..., Any]
