@@ -28,7 +28,7 @@ from authz.config import schema
 from authz.config.faults import alternatives, bare_kind, choices
 from authz.config.fields import FIELDS, sentence
 from authz.config.settings import Option, options
-from authz.control import app
+from authz.control import api
 from authz.control.call import Operation
 from authz.control.operations.unsupported import UNSUPPORTED, WHY
 from authz.control.unfilled import UNFILLED, UNREAD
@@ -254,11 +254,11 @@ def _labels(collector: Collector, samples: Sequence[Any]) -> Iterable[str]:
 
 def operations() -> str:
     """AWS's operations that are answered, by the module that answers them."""
-    return table(("operation", "request", "writes"), (_operation(found) for found in _answered(app.MODULES)))
+    return table(("operation", "request", "writes"), (_operation(found) for found in _answered(api.MODULES)))
 
 
 def own_operations() -> str:
-    found = [one for module in app.MODULES for one in module.OPERATIONS if one.name in OWN]
+    found = [one for module in api.MODULES for one in module.OPERATIONS if one.name in OWN]
     return table(("operation", "request", "writes", ""), map(_own, found))
 
 

@@ -11,8 +11,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, unquote
 from uuid import uuid4
 
@@ -22,38 +21,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from authz.aws.errors import ApiError, bad_request, conflict
+from authz.aws.errors import ApiError, bad_request
 from authz.check import LimiterUnavailable
+from authz.control.api import operations, permit, run
 from authz.control.bodies import Body, Budget
-from authz.control.call import Answer, Call, Context, Fields, Operation, Principal, flag
+from authz.control.call import Answer, Call, Context, Fields, Operation, Principal
 from authz.control.connections import ADDRESS, PROVE
-from authz.control.operations import (
-    absent,
-    account,
-    apiextensions,
-    apikeys,
-    customers,
-    deployments,
-    domains,
-    exports,
-    extensions,
-    gatewayresponses,
-    keyextensions,
-    metering,
-    models,
-    planextensions,
-    resources,
-    restapis,
-    stages,
-    tags,
-    usage,
-    usageplans,
-)
-from authz.control.operations.unsupported import UNSUPPORTED
 from authz.notice import Notice
 from authz.redisio.url import in_words
-from authz.store.ports import Contention, InvalidPosition, StoreRefusal, StoreUnavailable
-from authz.store.sealing import SealError
+from authz.store.ports import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -61,34 +37,8 @@ BODY_BYTES: Final = 1_000_000
 IMPORT_BYTES: Final = 6_000_000
 IMPORTS: Final = frozenset({"ImportApiKeys", "ImportRestApi", "PutRestApi"})
 HEADER_BYTES: Final = 32_768
-CALL_SECONDS: Final = 60.0
 SEND_SECONDS: Final = 30.0
 QUERY_FIELDS: Final = 100
-WARNING: Final = "x-authz-warning"
-VALUES: Final = frozenset({"value", "previousValue"})  # members that hold a key's secret
-
-MODULES: Final = (
-    apikeys,
-    usageplans,
-    usage,
-    account,
-    tags,
-    restapis,
-    resources,
-    deployments,
-    stages,
-    gatewayresponses,
-    models,
-    domains,
-    exports,
-    absent,
-    extensions,
-    planextensions,
-    apiextensions,
-    customers,
-    keyextensions,
-    metering,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +58,6 @@ class Received:
 
 Gate = Callable[[Received], Awaitable[Principal]]
 Observe = Callable[[str, int, float], None]  # the operation's name, the status and the seconds of an answer
-
-
-def operations() -> tuple[Operation, ...]:
-    """All operations that the control plane knows. The last ones are AWS's that it does not support."""
-    return (*chain.from_iterable(module.OPERATIONS for module in MODULES), *UNSUPPORTED)
 
 
 class Router:
@@ -206,7 +151,7 @@ class ControlPlane:
             request.scope.get(PROVE, _nothing)()
             if route is None:
                 raise ApiError("NotFoundException", "Not Found")
-            _permit(route[0], principal, fields)
+            permit(route[0], principal, fields)
             call = Call(
                 self._context,
                 route[0].name,
@@ -216,7 +161,7 @@ class ControlPlane:
                 principal,
                 request.headers.get("accept", ""),
             )
-        return await _run(route[0], call)
+        return await run(route[0], call)
 
 
 def _nothing() -> None:
@@ -245,57 +190,6 @@ def _fields(query: str) -> Fields:
             raise bad_request("Invalid query string: expected no NUL")
         fields.setdefault(name, []).append(value)
     return fields
-
-
-async def _run(operation: Operation, call: Call) -> Answer:
-    try:
-        async with asyncio.timeout(CALL_SECONDS):
-            answer = await operation.handler(call)
-    except TimeoutError:
-        raise ApiError("ServiceUnavailableException", "The call took too long", retry_after=1) from None
-    except SealError:
-        raise ApiError("ServiceUnavailableException", "A value was sealed with a key that is not given here") from None
-    except StoreRefusal as refused:
-        raise _worded(refused) from None
-    if call.principal.read_only:
-        answer = Answer(answer.status, _without_values(answer.body), answer.headers)
-    if call.versions:
-        version = {"x-authz-version": str(call.versions[-1])}
-        answer = Answer(answer.status, answer.body, {**answer.headers, **version})
-    if warned := call.warned():
-        log.warning("accepted and not acted upon", operation=operation.name, who=call.principal.name, warning=warned)
-        answer = Answer(answer.status, answer.body, {**answer.headers, WARNING: warned})
-    return answer
-
-
-def _worded(refused: StoreRefusal) -> ApiError:
-    """A refusal of the store, as AWS words it."""
-    match refused:
-        case InvalidPosition():
-            return bad_request("Invalid position parameter")
-        case Contention():
-            text = "Unable to complete operation due to concurrent modification. Please try again later."
-            return conflict(text)
-    return conflict(str(refused))
-
-
-def _permit(operation: Operation, principal: Principal, fields: Fields) -> None:
-    """Raise AccessDeniedException before the body is read, so that a refused caller costs little."""
-    asks_values = any(flag(fields, name) for name in ("includeValue", "includeValues"))
-    if principal.read_only and (operation.writes or asks_values):
-        what = f"apigateway:{operation.name}" + ("" if operation.writes else " with values of keys")
-        message = f"User: {principal.name} is not authorized to perform: {what}"
-        raise ApiError("AccessDeniedException", message)
-
-
-def _without_values(body: Any) -> Any:
-    """A resource, or a list of resources, without secrets. Guards read-only callers if a handler forgets to."""
-    match body:
-        case {"item": list() as items}:
-            return {**body, "item": [_without_values(item) for item in items]}
-        case dict():
-            return {name: member for name, member in body.items() if name not in VALUES}
-    return body
 
 
 def _failure(error: Exception, request_id: str) -> Answer:

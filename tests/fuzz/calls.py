@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from authz.aws import plans
 from authz.aws.patch import PatchRule
-from authz.control.app import MODULES, operations
+from authz.control.api import MODULES, operations
 from authz.control.call import Operation
 from tests.support.control import Reply
 

@@ -36,7 +36,8 @@ from msgspec import structs
 from authz.aws.convert import from_resources
 from authz.cli.main import cli
 from authz.control import bodies, connections
-from authz.control.app import BODY_BYTES, operations
+from authz.control.api import operations
+from authz.control.app import BODY_BYTES
 from authz.control.operations.absent import OPERATIONS as ABSENT
 from authz.control.operations.unsupported import UNSUPPORTED
 from authz.control.server import ControlOptions

@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 
-from authz.control.app import operations
+from authz.control.api import operations
 from authz.control.operations import absent
 from authz.control.operations.unsupported import UNSUPPORTED
 from authz.control.unfilled import UNFILLED, UNREAD

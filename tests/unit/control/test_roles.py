@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from authz.control.app import operations
+from authz.control.api import operations
 from authz.control.call import Answer, Call, Context, Operation, Principal
 from authz.control.operations.apikeys import key_value
 from authz.core.resources import ApiKey, UsagePlan

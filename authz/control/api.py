@@ -1,0 +1,152 @@
+"""Runs the operations of the API: for calls that arrive over HTTP, and for the pages of this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from authz.aws.errors import ApiError, bad_request, conflict
+from authz.control.call import Answer, Call, Context, Fields, Operation, Principal, flag
+from authz.control.operations import (
+    absent,
+    account,
+    apiextensions,
+    apikeys,
+    customers,
+    deployments,
+    domains,
+    exports,
+    extensions,
+    gatewayresponses,
+    keyextensions,
+    metering,
+    models,
+    planextensions,
+    resources,
+    restapis,
+    stages,
+    tags,
+    usage,
+    usageplans,
+)
+from authz.control.operations.unsupported import UNSUPPORTED
+from authz.store.ports import Contention, InvalidPosition, StoreRefusal
+from authz.store.sealing import SealError
+
+log = structlog.get_logger(__name__)
+
+CALL_SECONDS: Final = 60.0
+WARNING: Final = "x-authz-warning"
+VALUES: Final = frozenset({"value", "previousValue"})  # members that hold a key's secret
+NOTHING: Final[Mapping[str, str]] = {}
+
+MODULES: Final = (
+    apikeys,
+    usageplans,
+    usage,
+    account,
+    tags,
+    restapis,
+    resources,
+    deployments,
+    stages,
+    gatewayresponses,
+    models,
+    domains,
+    exports,
+    absent,
+    extensions,
+    planextensions,
+    apiextensions,
+    customers,
+    keyextensions,
+    metering,
+)
+
+
+def operations() -> tuple[Operation, ...]:
+    """All operations that the control plane knows. The last ones are AWS's that it does not support."""
+    return (*chain.from_iterable(module.OPERATIONS for module in MODULES), *UNSUPPORTED)
+
+
+class Api:
+    """Calls operations by their name, under the rules that hold over HTTP: roles, audit, warnings, timeouts."""
+
+    def __init__(self, context: Context, table: Iterable[Operation] | None = None) -> None:
+        self._context = context
+        self._operations = {operation.name: operation for operation in (operations() if table is None else table)}
+
+    async def call(
+        self,
+        principal: Principal,
+        name: str,
+        params: Mapping[str, str] = NOTHING,
+        query: Mapping[str, str] = NOTHING,
+        body: Any = None,
+        accept: str = "",
+    ) -> Answer:
+        """Run an operation. `params` are the parts of its path; `body` is a value that becomes JSON.
+
+        Raises ApiError as the operation words it, StoreUnavailable and LimiterUnavailable.
+        """
+        operation = self._operations[name]
+        fields: Fields = {field: [value] for field, value in query.items()}
+        permit(operation, principal, fields)
+        encoded = b"" if body is None else msgspec.json.encode(body)
+        return await run(operation, Call(self._context, name, params, fields, encoded, principal, accept))
+
+
+async def run(operation: Operation, call: Call) -> Answer:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            answer = await operation.handler(call)
+    except TimeoutError:
+        raise ApiError("ServiceUnavailableException", "The call took too long", retry_after=1) from None
+    except SealError:
+        raise ApiError("ServiceUnavailableException", "A value was sealed with a key that is not given here") from None
+    except StoreRefusal as refused:
+        raise _worded(refused) from None
+    if call.principal.read_only:
+        answer = Answer(answer.status, _without_values(answer.body), answer.headers)
+    if call.versions:
+        version = {"x-authz-version": str(call.versions[-1])}
+        answer = Answer(answer.status, answer.body, {**answer.headers, **version})
+    if warned := call.warned():
+        log.warning("accepted and not acted upon", operation=operation.name, who=call.principal.name, warning=warned)
+        answer = Answer(answer.status, answer.body, {**answer.headers, WARNING: warned})
+    return answer
+
+
+def _worded(refused: StoreRefusal) -> ApiError:
+    """A refusal of the store, as AWS words it."""
+    match refused:
+        case InvalidPosition():
+            return bad_request("Invalid position parameter")
+        case Contention():
+            text = "Unable to complete operation due to concurrent modification. Please try again later."
+            return conflict(text)
+    return conflict(str(refused))
+
+
+def permit(operation: Operation, principal: Principal, fields: Fields) -> None:
+    """Raise AccessDeniedException before the body is read, so that a refused caller costs little."""
+    asks_values = any(flag(fields, name) for name in ("includeValue", "includeValues"))
+    if principal.read_only and (operation.writes or asks_values):
+        what = f"apigateway:{operation.name}" + ("" if operation.writes else " with values of keys")
+        message = f"User: {principal.name} is not authorized to perform: {what}"
+        raise ApiError("AccessDeniedException", message)
+
+
+def _without_values(body: Any) -> Any:
+    """A resource, or a list of resources, without secrets. Guards read-only callers if a handler forgets to."""
+    match body:
+        case {"item": list() as items}:
+            return {**body, "item": [_without_values(item) for item in items]}
+        case dict():
+            return {name: member for name, member in body.items() if name not in VALUES}
+    return body
