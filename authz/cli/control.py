@@ -86,6 +86,25 @@ SECRETS = (
     show_envvar=True,
     help="The host of your Envoys. The DNS records of custom domains should point there.",
 )
+@click.option(
+    "--console/--no-console",
+    default=None,
+    help="Serve pages for people under /console and /portal.  [default: on a loopback address and over TLS]",
+)
+@click.option(
+    "--console-url",
+    metavar="URL",
+    envvar="AUTHZ_CONSOLE_URL",
+    show_envvar=True,
+    help="The URL under which browsers reach the pages, unless that is an IP address or localhost.",
+)
+@click.option(
+    "--grafana-url",
+    metavar="URL",
+    envvar="AUTHZ_GRAFANA_URL",
+    show_envvar=True,
+    help="A Grafana with this system's dashboards, which the console links to.",
+)
 def control(
     listen: str,
     http_listen: str | None,
@@ -100,6 +119,9 @@ def control(
     tls_cert: Path | None,
     tls_key: Path | None,
     domain_target: str | None,
+    console: bool | None,
+    console_url: str | None,
+    grafana_url: str | None,
 ) -> None:
     """Serve Amazon API Gateway's API for usage plans, keys, APIs and stages, from the store in Redis.
 
@@ -123,6 +145,9 @@ def control(
         tls_key=os.fspath(tls_key) if tls_key else None,
         sealer=sealer,
         domain_target=domain_target or None,
+        console=console,
+        console_url=console_url or None,
+        grafana_url=grafana_url or None,
     )
     if problem := options.problem():
         raise click.UsageError(problem)

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from authz.check import LimiterUnavailable
 from authz.cli import plans, transfer
+from authz.cli.console import console
 from authz.cli.control import audit, control, credentials
 from authz.cli.doctor import doctor
 from authz.cli.envoy import envoy_config
@@ -57,6 +58,7 @@ class Commands(Grouped):
         },
         "Operate": {
             "doctor": "Find mistakes in a running system.",
+            "console": "Sign in to the console.",
             "credentials": "Manage callers of the control plane.",
             "usage": "Show how much plans are used.",
             "audit": "List all changes of the store.",
@@ -72,7 +74,18 @@ def cli() -> None:
     """Usage plans for any Envoy: API keys, throttles and quotas as Amazon API Gateway sells them."""
 
 
-for command in (control, credentials, audit, doctor, envoy_config, explain, usage, *plans.COMMANDS, *transfer.COMMANDS):
+for command in (
+    control,
+    console,
+    credentials,
+    audit,
+    doctor,
+    envoy_config,
+    explain,
+    usage,
+    *plans.COMMANDS,
+    *transfer.COMMANDS,
+):
     cli.add_command(command)
 
 

@@ -23,11 +23,13 @@ from typing import BinaryIO
 
 import click
 
+from authz.cli.console import new_link
 from authz.config import schema
 from authz.config.file import TAKES_PUBLISHED, load
 from authz.config.settings import ServerName
 from authz.control.auth import add, new_access_key
-from authz.core.resources import Resources
+from authz.control.pages.sessions import OwnerSession
+from authz.core.resources import DEFAULT_ACCOUNT, Resources
 from authz.envoy.config import EnvoyOptions, render
 from authz.hosts.pyvoy_launch import obstacle
 from authz.redisio.url import mask_url
@@ -557,6 +559,8 @@ async def _greeting(options: UpOptions, place: WorkFiles) -> str:
             f"  authz   http://{HOST}:{options.http_port}/metrics, /readyz; gRPC on {HOST}:{options.grpc_port}",
             f"          served by {_served_by(options)}",
             f"  control http://{HOST}:{options.control_port} (Amazon API Gateway's API)",
+            f"  console {await _console_link(options, place)}",
+            "          (signs you in once, within 15 minutes; `authz console link` prints another)",
             f"  Redis   {mask_url(_redis_url(options, place))}",
             f"  plans   {place.config} (change it: within a second it is in force)",
             f"  logs    {place.work}/*.log",
@@ -568,6 +572,12 @@ async def _greeting(options: UpOptions, place: WorkFiles) -> str:
             "The lines above can be pasted into another terminal. Ctrl-C stops everything.",
         ]
     )
+
+
+async def _console_link(options: UpOptions, place: WorkFiles) -> str:
+    session = OwnerSession("authz up")
+    url = f"http://{HOST}:{options.control_port}"
+    return await new_link(_redis_url(options, place), DEFAULT_ACCOUNT, url, session)
 
 
 async def _aws_environment(options: UpOptions, place: WorkFiles) -> str:

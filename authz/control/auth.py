@@ -43,15 +43,19 @@ class Authenticator:
         return await self._by_signature(authorization, received)
 
     async def _by_token(self, token: str) -> Principal:
-        owner = await self._store.owner(TOKEN + token_sha256(token))
-        found = await self._credential(owner.rpartition("/")[2]) if owner else None
+        found = await self.of_token(token)
         if found is None:
             raise _unknown()
         return Principal(found.name, found.read_only)
 
+    async def of_token(self, token: str) -> Credential | None:
+        """The credential of a bearer token."""
+        owner = await self._store.owner(TOKEN + token_sha256(token))
+        return await self.credential(owner.rpartition("/")[2]) if owner else None
+
     async def _by_signature(self, authorization: str, received: Received) -> Principal:
         given = signature.parse(authorization, received.headers)
-        found = await self._credential(given.access_key)
+        found = await self.credential(given.access_key)
         # Our access keys are long-term keys, which have no session: like AWS, refuse a session token with one.
         if found is None or found.sealed_secret is None or received.header("x-amz-security-token"):
             raise _unknown()
@@ -62,7 +66,7 @@ class Authenticator:
         await verify(given, secret, received, self._now())
         return Principal(found.name, found.read_only, given.scope[1])
 
-    async def _credential(self, id_: str) -> Credential | None:
+    async def credential(self, id_: str) -> Credential | None:
         found = await self._store.get("credential", id_)
         return found if isinstance(found, Credential) else None
 

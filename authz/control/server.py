@@ -10,15 +10,24 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from authz.control.api import Api
 from authz.control.app import HEADER_BYTES, ControlPlane
 from authz.control.auth import Authenticator, anybody, is_loopback
 from authz.control.call import Context
 from authz.control.connections import Connection, Connections
+from authz.control.console.app import ROOT as CONSOLE
+from authz.control.console.app import console
 from authz.control.operations.explaining import Explainer
+from authz.control.pages.guard import Origins
+from authz.control.pages.sessions import Sessions
+from authz.control.pages.site import Parts
+from authz.control.pages.throttle import SignInThrottle
 from authz.core.address import Address
 from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.resources import DEFAULT_ACCOUNT
@@ -32,6 +41,7 @@ from authz.redisio.url import in_words
 from authz.store.ports import StoreUnavailable, Writer
 from authz.store.sealing import Sealer
 from authz.store.store import Store
+from authz.store.tokens import TokenStore
 from authz.store.usage import UsageLedger
 
 log = structlog.get_logger(__name__)
@@ -58,6 +68,15 @@ class ControlOptions:
     key_prefix: str = DEFAULT_PREFIX
     domain_target: str | None = None  # the host to which DNS records of custom domains should point
     http_listen: str | None = None  # serves /metrics, /healthz and /readyz, without credentials
+    console: bool | None = None  # serve pages; None: on a loopback address, and over TLS
+    console_url: str | None = None  # under which browsers reach the pages, if that is not an IP address or localhost
+    grafana_url: str | None = None  # linked from the console
+
+    @property
+    def serves_console(self) -> bool:
+        address = Address.parse(self.listen)
+        is_safe = self.tls_cert is not None or (not address.path and is_loopback(address.host))
+        return is_safe if self.console is None else self.console
 
     def problem(self) -> str | None:
         """The first mistake in these options, in words for the operator; None without mistakes."""
@@ -69,6 +88,9 @@ class ControlOptions:
             return "--no-auth lets everybody in, so it listens on a loopback address only"
         if self.domain_target and not HOST.fullmatch(self.domain_target):
             return f"expected the domain target to be a host name in lower case, not {self.domain_target}"
+        for option, url in (("--console-url", self.console_url), ("--grafana-url", self.grafana_url)):
+            if url is not None and not _is_web_url(url):
+                return f"expected {option} to be a URL such as https://plans.example.com, not {url}"
         if bool(self.tls_cert) != bool(self.tls_key):
             return "TLS needs both a certificate and its key"
         return self._tls_problem()
@@ -81,6 +103,14 @@ class ControlOptions:
         except OSError as error:  # also for malformed files: SSLError is an OSError
             return f"{self.tls_cert} and {self.tls_key} cannot be served: {error.strerror or error}"
         return None
+
+
+def _is_web_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_address(listen: str) -> bool:
@@ -116,17 +146,44 @@ async def control_plane(
         options.domain_target,
         options.key_prefix,
     )
-    gate = anybody if options.no_auth else Authenticator(store, options.sealer, now)
+    authenticator = Authenticator(store, options.sealer, now)
+    gate = anybody if options.no_auth else authenticator
     observe = (metrics or ControlMetrics()).observe
+    tokens = TokenStore(where, account=options.account_id)
+    application: ASGIApp = ControlPlane(context, gate, observe=observe)
+    if options.serves_console:
+        parts = Parts(
+            Api(context),
+            Sessions(tokens, now),
+            SignInThrottle(limiter, options.account_id),
+            Origins(options.tls_cert is not None, options.console_url),
+            options.grafana_url,
+        )
+        application = Doors(application, console(parts, authenticator.of_token, authenticator.credential))
+    limiting = asyncio.create_task(limiter.run())
     try:
-        yield _http_server(ControlPlane(context, gate, observe=observe), options), context
+        yield _http_server(application, options), context
     finally:
+        limiting.cancel()
+        await tokens.aclose()
         await limiter.aclose()
         await usage.aclose()
         await store.aclose()
 
 
-def _http_server(application: ControlPlane, options: ControlOptions) -> HttpServer:
+class Doors:
+    """Leads each request to the pages or to the API, by its path."""
+
+    def __init__(self, api: ASGIApp, console: ASGIApp) -> None:
+        self._api = api
+        self._console = console
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_page = scope["path"] == CONSOLE or scope["path"].startswith(f"{CONSOLE}/")
+        await (self._console if is_page else self._api)(scope, receive, send)
+
+
+def _http_server(application: ASGIApp, options: ControlOptions) -> HttpServer:
     return HttpServer(
         uvicorn.Config(
             application,
@@ -167,6 +224,7 @@ async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> N
             http=options.http_listen,
             tls=options.tls_cert is not None,
             auth=not options.no_auth,
+            console=options.serves_console,
         )
         watching = asyncio.create_task(watch.run())
         try:

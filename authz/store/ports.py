@@ -401,3 +401,17 @@ class Usage(Protocol):
         Raises StoreRefusal if the name is another grant's.
         """
         ...
+
+
+class Tokens(Protocol):
+    """Keeps values under secret tokens, each for a limited time. All methods raise StoreUnavailable."""
+
+    async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None: ...
+
+    async def find(self, kind: str, token: str, extend_seconds: int | None = None) -> bytes | None:
+        """The value, if its time is not over. With `extend_seconds` its time begins again."""
+        ...
+
+    async def take(self, kind: str, token: str) -> bytes | None:
+        """The value, once: it is deleted in the same step."""
+        ...

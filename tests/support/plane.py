@@ -79,8 +79,7 @@ class Plane:
         self.access_key = new_access_key("signer", SEALER, _now())
         for new in (self.admin, self.reader, self.access_key):
             store.items["credential", new.credential.id] = new.credential
-        context = Context(store, NoUsage(), SEALER, "default", _now, lambda: store.fixed, _explain)
-        self._app = ControlPlane(context, Authenticator(store, SEALER, _now), table)
+        self._app = ControlPlane(context_of(store, NoUsage()), Authenticator(store, SEALER, _now), table)
 
     def call(
         self,
@@ -108,6 +107,11 @@ class Plane:
         credentials = Credentials(self.access_key.credential.id, self.access_key.secret, token)
         SigV4Auth(credentials, "apigateway", "eu-central-1").add_auth(request)
         return {name: str(value) for name, value in request.headers.items()}
+
+
+def context_of(store: DictStore, usage: NoUsage) -> Context:
+    """The context of calls over this store and this usage."""
+    return Context(store, usage, SEALER, "default", _now, lambda: store.fixed, _explain)
 
 
 def _now() -> int:

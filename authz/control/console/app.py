@@ -1,0 +1,51 @@
+"""The console's ASGI application: its views, and what a session of an owner may do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import chain
+from typing import Final
+
+from msgspec.structs import replace
+
+from authz.control.call import Principal
+from authz.control.console import overview, plans
+from authz.control.console.access import Access, CredentialOf, set_zone, sign_out
+from authz.control.pages.guard import Guard
+from authz.control.pages.sessions import OwnerSession
+from authz.control.pages.site import Parts, Site, View, application
+from authz.core.stored import Credential
+
+ROOT: Final = "/console"
+
+MODULES: Final = (overview, plans)
+
+VIEWS: Final[tuple[View[OwnerSession], ...]] = (
+    View("POST", "/sign-out", sign_out),
+    View("POST", "/zone", set_zone),
+    *chain.from_iterable(module.VIEWS for module in MODULES),
+)
+
+CredentialById = Callable[[str], Awaitable[Credential | None]]
+
+
+def console(parts: Parts, credential_of: CredentialOf, credential_by_id: CredentialById) -> Guard:
+    """The application. `credential_of` finds the credential of a bearer token, `credential_by_id` one by its id."""
+
+    async def is_current(session: OwnerSession) -> OwnerSession | None:
+        """The session with its credential's role of now; None if the credential was deleted."""
+        if session.credential_id is None:
+            return session
+        found = await credential_by_id(session.credential_id)
+        return None if found is None else replace(session, read_only=found.read_only)
+
+    site = Site(ROOT, OwnerSession, parts, _may_write, _principal, is_current)
+    return application(site, VIEWS, Access(site, credential_of).routes())
+
+
+def _may_write(session: OwnerSession) -> bool:
+    return not session.read_only
+
+
+def _principal(session: OwnerSession) -> Principal:
+    return Principal(session.name, session.read_only)

@@ -1,0 +1,1 @@
+"""The parts that the console and the portal share: safety, sessions, templates, charts."""

@@ -1,0 +1,65 @@
+"""Renders the templates of the pages. All values are escaped; a value that a template lacks is an error."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+
+from authz.core.zones import SECOND_US, zone_of
+
+STATIC: Final = files("authz.control.pages") / "static"
+
+
+@pass_context
+def _moment(context: Context, at: int | str | None) -> Markup | str:
+    """A moment in the viewer's time zone, with UTC beside it: µs of Unix time, or an ISO time of UTC."""
+    if at is None:
+        return "never"
+    utc = datetime.fromisoformat(at) if isinstance(at, str) else datetime.fromtimestamp(at / SECOND_US, UTC)
+    zone = str(context.get("zone", "UTC"))
+    local = utc.astimezone(zone_of(zone))
+    in_utc = f"{utc:%Y-%m-%d %H:%M:%S} UTC"
+    shown = in_utc if zone == "UTC" else f"{local:%Y-%m-%d %H:%M:%S} {local:%Z} ({utc:%H:%M} UTC)"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(f"{utc:%Y-%m-%dT%H:%M:%SZ}", in_utc, shown)
+
+
+def _number(value: float | None) -> str:
+    """A number with its thousands parted; no value is a dash."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) or not value.is_integer() else f"{int(value):,}"
+
+
+@cache
+def asset(name: str) -> str:
+    """The URL of a file of `static/`. It changes with the content, so that browsers may keep what they have."""
+    return f"static/{name}?{sha256((STATIC / name).read_bytes()).hexdigest()[:12]}"
+
+
+def _environment() -> Environment:
+    rooms = ("pages", "console", "portal")
+    found = Environment(
+        loader=PrefixLoader({room: PackageLoader(f"authz.control.{room}") for room in rooms}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"moment": _moment, "number": _number}
+    found.globals["asset"] = asset
+    return found
+
+
+ENVIRONMENT: Final = _environment()
+
+
+def render(template: str, /, **values: Any) -> str:
+    """Render a template such as `console/plans.html`."""
+    return ENVIRONMENT.get_template(template).render(values)

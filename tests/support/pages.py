@@ -1,0 +1,97 @@
+"""The console in this process, over a store in a dictionary, and a browser's requests to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import httpx
+
+from authz.control.api import Api
+from authz.control.auth import Authenticator, new_token
+from authz.control.console.app import console
+from authz.control.pages.guard import Origins
+from authz.control.pages.sessions import OwnerSession, Session, Sessions
+from authz.control.pages.site import Parts
+from authz.core.stored import Item
+from tests.support.dictstore import DictStore
+from tests.support.plane import SEALER, NoUsage, context_of
+
+ORIGIN: Final = "http://127.0.0.1:8085"
+FORM: Final = "application/x-www-form-urlencoded"
+OWN: Final = {"Sec-Fetch-Site": "same-origin"}
+OWNER, READER = OwnerSession("owner"), OwnerSession("reader", read_only=True)
+
+
+class DictTokens:
+    """A `Tokens` in a dictionary. Nothing in it ends by itself; `seconds` are those that each value was given."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str], bytes] = {}
+        self.seconds: dict[tuple[str, str], int] = {}
+
+    async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None:
+        self.values[kind, token], self.seconds[kind, token] = value, seconds
+
+    async def find(self, kind: str, token: str, extend_seconds: int | None = None) -> bytes | None:
+        return self.values.get((kind, token))
+
+    async def take(self, kind: str, token: str) -> bytes | None:
+        return self.values.pop((kind, token), None)
+
+
+class Unlimited:
+    """A `Throttle` that admits every attempt."""
+
+    async def admits(self, address: str) -> bool:
+        return True
+
+
+class Pages:
+    """The console over a store with these items, and one person who is signed in."""
+
+    def __init__(self, *items: Item, usage: NoUsage | None = None, as_: Session | None = OWNER) -> None:
+        self.store = DictStore(*items)
+        self.tokens = DictTokens()
+        self.token = new_token("admin", int(time.time()))
+        self.store.items["credential", self.token.credential.id] = self.token.credential
+        self.context = context_of(self.store, usage or NoUsage())
+        self.sessions = Sessions(self.tokens, lambda: int(time.time()))
+        gate = Authenticator(self.store, SEALER, self.context.now)
+        parts = Parts(Api(self.context), self.sessions, Unlimited(), Origins())
+        self.app = console(parts, gate.of_token, gate.credential)
+        self.cookies = httpx.Cookies()
+        if as_ is not None:
+            self.cookies.set("authz-console", asyncio.run(self.sessions.begin(as_)), domain="127.0.0.1")
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None, *, follow: bool = False) -> httpx.Response:
+        return self._run(lambda client: client.get(path, headers=headers, follow_redirects=follow))
+
+    def post(
+        self,
+        path: str,
+        form: Mapping[str, str | list[str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        own: bool = True,
+        follow: bool = False,
+    ) -> httpx.Response:
+        """Send a form, as a page of ours does, or with `own` off as something else may."""
+        given = {**(OWN if own else {}), **(headers or {})}
+        return self._run(
+            lambda client: client.post(
+                path, data=form or {}, headers={"Content-Type": FORM, **given}, follow_redirects=follow
+            )
+        )
+
+    def _run(self, send: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]) -> httpx.Response:
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url=ORIGIN, cookies=self.cookies) as client:
+                answer = await send(client)
+                self.cookies = client.cookies
+                return answer
+
+        return asyncio.run(run())
