@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from datetime import date, timedelta
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from authz.control import pages
 from authz.control.pages.charts import (
     Columns,
     DayUse,
@@ -26,11 +23,9 @@ from authz.control.pages.charts import (
     short,
     sparkline,
 )
+from authz.control.pages.templates import ENVIRONMENT
 
 FIRST = date(2026, 1, 20)
-ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(pages.__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
-)
 counts = st.integers(0, 10**18) | st.integers(0, 9) | st.integers(0, 10**400)
 SLACK = 0.01  # percent; places are rounded
 
@@ -57,7 +52,7 @@ def is_inside(span: Span) -> bool:
 
 def draw(macro: str, **values: Any) -> str:
     arguments = ", ".join(f"{name}={name}" for name in values)
-    source = f'{{% from "charts.html" import {macro} %}}{{{{ {macro}({arguments}) }}}}'
+    source = f'{{% from "pages/charts.html" import {macro} %}}{{{{ {macro}({arguments}) }}}}'
     return ENVIRONMENT.from_string(source).render(values)
 
 
