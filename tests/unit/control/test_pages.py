@@ -116,7 +116,7 @@ def test_signing_in_never_leads_away_from_the_console(wanted: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", "Bearer x", " "])
-def test_a_wrong_token_signs_nobody_in(token: str) -> None:
+def test_a_wrong_token_begins_no_session(token: str) -> None:
     pages = Pages(as_=None)
     answer = pages.post("/console/sign-in", {"token": token})
     assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
