@@ -40,7 +40,7 @@ class OwnerSession(Struct, frozen=True, tag="owner", omit_defaults=True):
 class CustomerSession(Struct, frozen=True, tag="customer", omit_defaults=True):
     """The session of a customer, or of one key. Exactly one of `customer_id` and `key_id` is set.
 
-    `may_rotate` is True for a link that the owner made: a person who only knows a key's value can look, and not roll it.
+    `may_rotate` is True for a link that the owner made: with a key's value alone a person can look, and not roll it.
     """
 
     created: int = 0
