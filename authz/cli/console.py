@@ -1,4 +1,4 @@
-"""`authz console`: a way into the console for somebody on this machine."""
+"""`authz console`: a way into the console for a person on this machine."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _percent(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """What is used of a limit now. `used` may be above the limit, and below 0 after a grant.
+    """The use of a limit now. `used` may be above the limit, and below 0 after a grant.
 
     `thresholds` are percents of the limit, such as those of alerts. `note` is a sentence beside it.
     """
