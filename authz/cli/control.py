@@ -21,6 +21,7 @@ from authz.config.faults import ConfigError
 from authz.config.live import LiveCatalog
 from authz.config.settings import Settings, load_settings
 from authz.control import auth
+from authz.control.console.oidc import ClaimRule, OidcOptions
 from authz.control.server import LISTEN, ControlOptions
 from authz.control.server import serve as run_control
 from authz.core.problem import Problem
@@ -55,6 +56,59 @@ SECRETS = (
         envvar=KEY_VARIABLE,
         show_envvar=True,
         help="The file with the keys that seal secrets.",
+    ),
+)
+
+
+class Claim(click.ParamType[ClaimRule]):
+    """`CLAIM=VALUE`, a rule for signing in. Semicolons part several in an environment variable."""
+
+    name = "claim=value"
+    envvar_list_splitter = ";"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ClaimRule:
+        try:
+            return value if isinstance(value, ClaimRule) else ClaimRule.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+OIDC = (
+    click.option(
+        "--oidc-issuer",
+        metavar="URL",
+        envvar="AUTHZ_OIDC_ISSUER",
+        show_envvar=True,
+        help="The OpenID Connect provider for signing in to the console.",
+    ),
+    click.option(
+        "--oidc-client-id",
+        envvar="AUTHZ_OIDC_CLIENT_ID",
+        show_envvar=True,
+        help="Our client id there. Its redirect URI is CONSOLE-URL/console/oidc/callback.",
+    ),
+    click.option(
+        "--oidc-client-secret-file",
+        type=FILE,
+        envvar="AUTHZ_OIDC_CLIENT_SECRET_FILE",
+        show_envvar=True,
+        help="The file with the client's secret; none for a public client.",
+    ),
+    click.option(
+        "--oidc-admin",
+        type=Claim(),
+        multiple=True,
+        envvar="AUTHZ_OIDC_ADMIN",
+        show_envvar=True,
+        help="A claim that makes an administrator, such as groups=api-admins. May be repeated.",
+    ),
+    click.option(
+        "--oidc-reader",
+        type=Claim(),
+        multiple=True,
+        envvar="AUTHZ_OIDC_READER",
+        show_envvar=True,
+        help="A claim that lets one look at everything and change nothing. May be repeated.",
     ),
 )
 
@@ -105,6 +159,7 @@ SECRETS = (
     show_envvar=True,
     help="A Grafana with this system's dashboards, which the console links to.",
 )
+@with_options(*OIDC)
 def control(
     listen: str,
     http_listen: str | None,
@@ -122,6 +177,11 @@ def control(
     console: bool | None,
     console_url: str | None,
     grafana_url: str | None,
+    oidc_issuer: str | None,
+    oidc_client_id: str | None,
+    oidc_client_secret_file: Path | None,
+    oidc_admin: tuple[ClaimRule, ...],
+    oidc_reader: tuple[ClaimRule, ...],
 ) -> None:
     """Serve Amazon API Gateway's API for usage plans, keys, APIs and stages, from the store in Redis.
 
@@ -148,11 +208,28 @@ def control(
         console=console,
         console_url=console_url or None,
         grafana_url=grafana_url or None,
+        oidc=_oidc(oidc_issuer, oidc_client_id, oidc_client_secret_file, oidc_admin, oidc_reader),
     )
     if problem := options.problem():
         raise click.UsageError(problem)
     live = _live(path, read, sealer) if path and read else None
     uvloop.run(_serve(options, live) if live else run_control(options))
+
+
+def _oidc(
+    issuer: str | None,
+    client_id: str | None,
+    secret_file: Path | None,
+    admins: tuple[ClaimRule, ...],
+    readers: tuple[ClaimRule, ...],
+) -> OidcOptions | None:
+    """Raises UsageError if there is no issuer that the other options could concern."""
+    if not issuer:
+        if client_id or secret_file or admins or readers:
+            raise click.UsageError("the options of OpenID Connect need --oidc-issuer")
+        return None
+    secret = secret_file.read_text("utf-8").strip() if secret_file else None
+    return OidcOptions(issuer, client_id or "", secret, admins, readers)
 
 
 def _live(path: Path, read: configuration.Config, sealer: Sealer) -> LiveCatalog[Items]:

@@ -23,6 +23,7 @@ from authz.control.call import Context
 from authz.control.connections import Connection, Connections
 from authz.control.console.app import ROOT as CONSOLE
 from authz.control.console.app import console
+from authz.control.console.oidc import OidcOptions, OpenIdConnect
 from authz.control.operations.explaining import Explainer
 from authz.control.pages.guard import Origins
 from authz.control.pages.sessions import Sessions
@@ -71,6 +72,7 @@ class ControlOptions:
     console: bool | None = None  # serve pages; None: on a loopback address, and over TLS
     console_url: str | None = None  # under which browsers reach the pages, if that is not an IP address or localhost
     grafana_url: str | None = None  # linked from the console
+    oidc: OidcOptions | None = None  # OpenID Connect, for the console
 
     @property
     def serves_console(self) -> bool:
@@ -93,7 +95,7 @@ class ControlOptions:
                 return f"expected {option} to be a URL such as https://plans.example.com, not {url}"
         if bool(self.tls_cert) != bool(self.tls_key):
             return "TLS needs both a certificate and its key"
-        return self._tls_problem()
+        return (self.oidc.problem() if self.oidc else None) or self._tls_problem()
 
     def _tls_problem(self) -> str | None:
         if self.tls_cert is None or self.tls_key is None:
@@ -159,7 +161,8 @@ async def control_plane(
             Origins(options.tls_cert is not None, options.console_url),
             options.grafana_url,
         )
-        application = Doors(application, console(parts, authenticator.of_token, authenticator.credential))
+        oidc = OpenIdConnect(options.oidc, tokens, parts.sessions) if options.oidc else None
+        application = Doors(application, console(parts, authenticator.of_token, authenticator.credential, oidc))
     limiting = asyncio.create_task(limiter.run())
     try:
         yield _http_server(application, options), context

@@ -25,6 +25,7 @@ from botocore.credentials import Credentials
 
 from authz.control.auth import NewCredential, add, new_access_key, new_token
 from authz.control.call import Context
+from authz.control.console.oidc import OidcOptions
 from authz.control.server import ControlOptions, control_plane
 from authz.core.stored import Items
 from authz.store.sealing import Sealer
@@ -88,6 +89,7 @@ def running(
     domain_target: str | None = None,
     store_replicas: int | None = None,
     key_prefix: str = "upk",
+    oidc: OidcOptions | None = None,
 ) -> Iterator[Control]:
     """A control plane until the block ends. Its `now` also judges signatures: pin it together with the client's."""
     ready: Future[Control] = Future()
@@ -102,6 +104,7 @@ def running(
         tls_key=tls[1],
         sealer=sealer,
         domain_target=domain_target,
+        oidc=oidc,
     )
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(options, fixed, now, ready, stop)), daemon=True)

@@ -32,6 +32,7 @@ class Access:
 
     site: Site[OwnerSession]
     credential_of: CredentialOf
+    provider: str | None = None  # of OpenID Connect, for a button
 
     def routes(self) -> list[Route]:
         root = self.site.root
@@ -62,7 +63,10 @@ class Access:
         return signed_in(self.site, request, await self._sessions.begin(session), next_)
 
     def _form(self, next_: str, status: int = 200, problem: str = "") -> Response:
-        return HTMLResponse(render("console/sign-in.html", root=self.site.root, next=next_, problem=problem), status)
+        return HTMLResponse(
+            render("console/sign-in.html", root=self.site.root, next=next_, problem=problem, provider=self.provider),
+            status,
+        )
 
     async def _link(self, request: Request) -> Response:
         return await worded(self.site.root, request, lambda: self._linked(request))

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from authz.control.call import Principal
 from authz.control.console import overview, plans
 from authz.control.console.access import Access, CredentialOf, set_zone, sign_out
+from authz.control.console.oidc import OpenIdConnect
 from authz.control.pages.guard import Guard
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import Parts, Site, View, application
@@ -29,7 +30,9 @@ VIEWS: Final[tuple[View[OwnerSession], ...]] = (
 CredentialById = Callable[[str], Awaitable[Credential | None]]
 
 
-def console(parts: Parts, credential_of: CredentialOf, credential_by_id: CredentialById) -> Guard:
+def console(
+    parts: Parts, credential_of: CredentialOf, credential_by_id: CredentialById, oidc: OpenIdConnect | None = None
+) -> Guard:
     """The application. `credential_of` finds the credential of a bearer token, `credential_by_id` one by its id."""
 
     async def is_current(session: OwnerSession) -> OwnerSession | None:
@@ -40,7 +43,8 @@ def console(parts: Parts, credential_of: CredentialOf, credential_by_id: Credent
         return None if found is None else replace(session, read_only=found.read_only)
 
     site = Site(ROOT, OwnerSession, parts, _may_write, _principal, is_current)
-    return application(site, VIEWS, Access(site, credential_of).routes())
+    access = Access(site, credential_of, oidc.provider if oidc else None)
+    return application(site, VIEWS, [*access.routes(), *(oidc.routes(site) if oidc else ())])
 
 
 def _may_write(session: OwnerSession) -> bool:
