@@ -85,7 +85,7 @@ def test_a_person_without_the_claim_is_refused(control: Control) -> None:
         assert browser.get("/console/plans").status_code == 303
 
 
-def test_an_answer_of_the_provider_works_only_in_the_browser_that_asked_and_only_once(control: Control) -> None:
+def test_an_answer_of_the_provider_works_only_in_the_browser_that_began_and_only_once(control: Control) -> None:
     with httpx.Client(base_url=control.url) as victim, httpx.Client(base_url=control.url) as attacker:
         back = from_provider(to_provider(attacker), "ada")
         assert victim.get(back).status_code == 403
@@ -95,7 +95,7 @@ def test_an_answer_of_the_provider_works_only_in_the_browser_that_asked_and_only
         assert attacker.get(back).status_code == 403
 
 
-def test_a_forged_code_signs_nobody_in(control: Control) -> None:
+def test_a_forged_code_begins_no_session(control: Control) -> None:
     with httpx.Client(base_url=control.url) as browser:
         state = to_provider(browser).params["state"]
         back = browser.get("/console/oidc/callback", params={"state": state, "code": "forged"})

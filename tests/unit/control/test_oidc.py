@@ -71,6 +71,6 @@ def test_a_rule_names_a_claim_and_a_value(rule: str) -> None:
         (OidcOptions(ISSUER, "console"), "--oidc-admin"),
     ],
 )
-def test_options_that_let_nobody_in_or_are_not_safe_are_refused(given: OidcOptions, problem: str | None) -> None:
+def test_options_that_are_unsafe_or_admit_no_person_are_refused(given: OidcOptions, problem: str | None) -> None:
     found = given.problem()
     assert found is None if problem is None else problem in (found or "")
