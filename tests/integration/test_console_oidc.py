@@ -1,4 +1,4 @@
-"""Signing in to the console through an OpenID Connect provider that nobody here wrote."""
+"""Signing in to the console through an OpenID Connect provider from PyPI."""
 
 from __future__ import annotations
 

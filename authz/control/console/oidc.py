@@ -73,7 +73,7 @@ class OidcOptions:
         if not self.client_id:
             return "--oidc-issuer needs --oidc-client-id"
         if not (self.admins or self.readers):
-            return "--oidc-issuer needs --oidc-admin or --oidc-reader: without them nobody may sign in"
+            return "--oidc-issuer needs --oidc-admin or --oidc-reader: without them no person may sign in"
         return None
 
     def session(self, claims: Mapping[str, Any]) -> OwnerSession | None:
