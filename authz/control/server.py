@@ -51,6 +51,10 @@ LISTEN: Final = "127.0.0.1:8085"
 REDIS_SECONDS: Final = 1.0
 SHUTDOWN_SECONDS: Final = 5
 LOOK_SECONDS: Final = 1.0  # between two probes of the store, and the timeout of a probe
+IN_CLEAR: Final = (
+    "THE CONSOLE IS SERVED IN CLEAR TEXT: tokens and new keys cross the network over plain HTTP. Give --tls-cert and "
+    "--tls-key, or --console-url with the https URL of the proxy in front, or --no-console"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,20 @@ class ControlOptions:
         address = Address.parse(self.listen)
         is_safe = self.tls_cert is not None or (not address.path and is_loopback(address.host))
         return is_safe if self.console is None else self.console
+
+    @property
+    def shows_secrets_in_clear(self) -> bool:
+        """True if browsers reach the pages, with tokens and new keys, over plain HTTP from another machine.
+
+        With a --console-url the proxy or the published port that it names decides, not our own address.
+        """
+        if not self.serves_console or self.tls_cert is not None:
+            return False
+        if self.console_url is not None:
+            public = urlsplit(self.console_url)
+            return public.scheme != "https" and not is_loopback(public.hostname or "")
+        address = Address.parse(self.listen)
+        return not (address.path or is_loopback(address.host))
 
     def problem(self) -> str | None:
         """The first mistake in these options, in words for the operator; None without mistakes."""
@@ -216,9 +234,11 @@ async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> N
         check_listen(listen)
     if options.no_auth:
         log.warning("EVERY PROGRAM ON THIS MACHINE MAY CHANGE EVERYTHING: --no-auth asks for no credentials")
+    if options.shows_secrets_in_clear:
+        log.warning(IN_CLEAR, listen=options.listen)
     metrics = ControlMetrics()
     async with control_plane(options, fixed, metrics=metrics) as (server, context):
-        watch = Watch(context.store, metrics)
+        watch = Watch(context.store, metrics, options)
         servers = [server, *([watch.server(options.http_listen)] if options.http_listen else [])]
         _on_signals(servers)
         log.info(
@@ -258,9 +278,10 @@ async def _until_stopped(server: HttpServer, servers: Sequence[HttpServer]) -> N
 class Watch:
     """Probes the store once a second. Without the store the control plane is alive but not ready, and reports why."""
 
-    def __init__(self, store: Writer, metrics: ControlMetrics) -> None:
+    def __init__(self, store: Writer, metrics: ControlMetrics, options: ControlOptions) -> None:
         self._store = store
         self._metrics = metrics
+        self._options = options
         self._answers = False
         self._notice = Notice("the store is unavailable", redis=store.address)
 
@@ -271,6 +292,11 @@ class Watch:
             "store": "answering" if self._answers else "not answering",
             "redisAddress": self._store.address,
             "redisProblem": self._notice.reason,
+            "console": {
+                "served": self._options.serves_console,
+                "url": self._options.console_url,
+                "inClear": self._options.shows_secrets_in_clear,
+            },
         }
 
     def server(self, listen: str) -> HttpServer:

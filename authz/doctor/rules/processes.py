@@ -52,6 +52,20 @@ def control_not_ready(facts: Facts) -> Iterator[Seen]:
 
 
 @rule(
+    "warning",
+    why="Tokens and new keys cross the network over plain HTTP.",
+    fix="give the control plane --tls-cert and --tls-key, or --console-url with the https URL of the proxy in front, "
+    "or --no-console",
+)
+def console_in_clear(facts: Facts) -> Iterator[Seen]:
+    """A control plane serves the console in clear text to other machines."""
+    for control in facts.controls:
+        console = control.details.get("console") or {}
+        if console.get("inClear"):
+            yield Seen(control.where, console.get("url") or "no --console-url")
+
+
+@rule(
     "error",
     why="Calls are decided without Redis, each by its plan's failurePolicy: limits are not exact.",
     fix="bring Redis back; look at settings.redisUrl and redisTimeoutMs",
@@ -234,6 +248,7 @@ PROCESS_RULES: Final[tuple[Rule, ...]] = (
     grpc_not_serving,
     sidecar_not_ready,
     control_not_ready,
+    console_in_clear,
     redis_left_alone,
     catalog_refused,
     authorization_not_carried_out,

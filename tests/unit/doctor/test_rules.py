@@ -16,6 +16,7 @@ from authz.doctor.cves import CVES, MINIMUM, holes
 from authz.doctor.examine import RULES, examine
 from authz.doctor.facts import (
     Check,
+    ControlFacts,
     Envoy,
     EnvoyCluster,
     Facts,
@@ -42,6 +43,7 @@ from authz.doctor.rules.envoy.headers import (
     mutation_refused,
 )
 from authz.doctor.rules.envoy.tls import tls_mismatch, tls_not_verified
+from authz.doctor.rules.processes import console_in_clear
 from authz.doctor.rules.redis import eviction_policy, keys_evicted, memory_near
 from tests.support.builders import api
 
@@ -397,3 +399,20 @@ def test_nothing_found_is_one_plain_line() -> None:
     out = io.StringIO()
     show([], ["here", "there"], out)
     assert out.getvalue() == "Looked at here, there: nothing found.\n"
+
+
+@pytest.mark.parametrize(
+    ("details", "places"),
+    [
+        ({"console": {"served": True, "url": None, "inClear": True}}, ["no --console-url"]),
+        (
+            {"console": {"served": True, "url": "http://plans.example.com", "inClear": True}},
+            ["http://plans.example.com"],
+        ),
+        ({"console": {"served": True, "url": None, "inClear": False}}, []),
+        ({}, []),
+    ],
+)
+def test_a_console_in_clear_text_is_found(details: dict[str, Any], places: list[str]) -> None:
+    facts = Facts(controls=[ControlFacts("control:9191", details, {})])
+    assert [seen.what for seen in console_in_clear.look(facts)] == places
