@@ -124,7 +124,7 @@ def test_the_workflow_of_a_usage_plan_429_by_throttle(stack: Project) -> None:
 
 def test_the_console_is_reached_by_the_link_that_its_container_prints(stack: Project) -> None:
     link = httpx.URL(stack.compose("exec", "-T", "control", "authz", "console", "link").split()[0])
-    assert (link.host, link.port) == ("127.0.0.1", ports_of(stack.directory / ".env")["CONTROL_PORT"])
+    assert (link.host, link.port) == ("127.0.0.1", stack.ports["CONTROL_PORT"])
     origin = f"http://{link.host}:{link.port}"
     with httpx.Client(base_url=origin, headers={"Origin": origin}) as browser:
         assert browser.post("/console/link", data={"token": link.params["token"]}).status_code == 303
