@@ -36,16 +36,25 @@ class DayRow(NamedTuple):
     over: int
 
 
+class RefusedRow(NamedTuple):
+    """A caller's day: the calls that throttles and quotas refused, and those that a shadow plan would have refused."""
+
+    throttle: int = 0
+    quota: int = 0
+    shadow_throttle: int = 0
+    shadow_quota: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class CallerUse:
     """The usage of one caller in Redis: the state of the plan's quota, and a row for each day.
 
-    `refused` has the calls that throttles and quotas refused. Days are numbers since 1970.
+    `refused` has the refused calls of each day. Days are numbers since 1970.
     """
 
     state: QuotaState = UNUSED
     rows: Mapping[int, DayRow] = field(default_factory=dict)
-    refused: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    refused: Mapping[int, RefusedRow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

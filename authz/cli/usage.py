@@ -62,6 +62,7 @@ DAYS: Final = 30
 ALERTS: Final = 100
 PAGE: Final = 500
 BARS: Final = "▁▂▃▄▅▆▇█"
+NUMBERS: Final = ("requests", "units", "overage", "throttled", "over quota", "shadow throttled", "shadow over quota")
 WIDTH: Final = 31  # bars of a sparkline; more days share bars
 
 CONFIG = click.option("--config", "path", type=FILE, envvar="AUTHZ_CONFIG", help="A file whose plans are shown too.")
@@ -399,14 +400,16 @@ async def _table(pages: AsyncIterator[Rows], query: Query, draws: bool) -> Seque
     drawn |= _drawn(series, query)
     if not rows:
         return ["no use in these days"]
-    lines = [_head(query, draws)]
+    total = Sums(*map(sum, zip(*rows.values(), strict=True)))
+    has_shadow = total.shadow_by_throttle or total.shadow_by_quota
+    shown = len(NUMBERS) if has_shadow else len(NUMBERS) - 2
+    lines = [[*_name_columns(query), *NUMBERS[:shown], *(["by day"] if draws else [])]]
     for group, sums in in_order(rows).items():
-        lines.append([*_names(query, group), *map(_number, sums), *([drawn[group]] if draws else [])])
+        lines.append([*_names(query, group), *map(_number, sums[:shown]), *([drawn[group]] if draws else [])])
     if len(rows) > 1:
-        total = Sums(*map(sum, zip(*rows.values(), strict=True)))
-        names = ["total", *[""] * (len(lines[0]) - len(total) - 1 - draws)]
-        lines.append([*names, *map(_number, total), *([""] if draws else [])])
-    return list(_aligned(lines, len(_name_columns(query)), len(Sums._fields)))
+        names = ["total", *[""] * (len(_name_columns(query)) - 1)]
+        lines.append([*names, *map(_number, total[:shown]), *([""] if draws else [])])
+    return list(_aligned(lines, len(_name_columns(query)), shown))
 
 
 def _drawn(series: dict[Group, dict[int, int]], query: Query) -> dict[Group, str]:
@@ -416,11 +419,6 @@ def _drawn(series: dict[Group, dict[int, int]], query: Query) -> dict[Group, str
 def _name_columns(query: Query) -> Sequence[str]:
     """The columns that name a row."""
     return [part for part in PARTS if part in query.by or (part == "customer" and "key" in query.by)]
-
-
-def _head(query: Query, draws: bool) -> list[str]:
-    numbers = ("requests", "units", "overage", "throttled", "over quota")
-    return [*_name_columns(query), *numbers, *(["by day"] if draws else [])]
 
 
 def _names(query: Query, group: Group) -> Iterator[str]:

@@ -105,9 +105,12 @@ class Authorization:
         style: Style = STANDARD,
         log_sample: float = 0.0,
         max_in_flight: int = 1_000,
-        on_refusal: Callable[[Denied], None] = lambda _: None,
+        on_refusal: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
-        """`on_refusal` is called for each refused request whose answer is sent."""
+        """`on_refusal` is called for each request that is refused, or that a shadow plan would have refused.
+
+        Only requests whose answer is sent are reported.
+        """
         self.bad = BadCalls(metrics)
         self._checker = checker
         self._metrics = metrics
@@ -161,7 +164,7 @@ class Authorization:
             verdict = Denied(Reason.INTERNAL)
             response = encode(verdict, None, style=self._style, request_id=str(uuid.uuid4()))
         self._metrics.observe(verdict, time.perf_counter() - started)
-        if isinstance(verdict, Denied):
+        if isinstance(verdict, Denied) or (verdict.tally and verdict.tally.shadowed_by):
             self._on_refusal(verdict)
         return response
 

@@ -22,7 +22,10 @@ REFUSED: Final = Script.load("refused.lua")
 
 
 class RefusedCount(NamedTuple):
-    """The refused calls of one caller on one day (days since 1970); `reason` is `throttle` or `quota`."""
+    """The refused calls of one caller on one day (days since 1970).
+
+    `reason` is `throttle`, `quota`, or `shadow_throttle` and `shadow_quota` for those that a shadow plan let through.
+    """
 
     plan: str
     key: str

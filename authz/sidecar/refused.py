@@ -1,5 +1,7 @@
 """Counts refused calls by plan, key, day and reason, and hands the counts to Redis once a second.
 
+Calls that a shadow plan would have refused are counted in the same way.
+
 See "Refusals by day" in docs/explanation/rules.md.
 """
 
@@ -14,7 +16,7 @@ import structlog
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import Layer
-from authz.core.verdict import Denied
+from authz.core.verdict import Verdict
 from authz.core.zones import DAY_US
 from authz.limiter.refused import RefusedCount
 from authz.notice import Notice
@@ -48,12 +50,17 @@ class RefusedCalls:
         """Refused calls that Redis has not counted."""
         return sum(self._counts.values()) + sum(count.amount for count in self._in_flight)
 
-    def count(self, denied: Denied) -> None:
-        """Count a refusal by a limit, if its caller has a key and a plan. Other refusals are not counted."""
-        subject, tally = denied.subject, denied.tally
-        if tally is None or not subject.key or not subject.plan:
+    def count(self, verdict: Verdict) -> None:
+        """Count a refusal by a limit, if its caller has a key and a plan. Other refusals are not counted.
+
+        An allowed call counts if a shadow plan would have refused it.
+        """
+        subject, tally = verdict.subject, verdict.tally
+        limit = (tally.refused_by or tally.shadowed_by) if tally else None
+        if tally is None or limit is None or not subject.key or not subject.plan:
             return
-        reason = "quota" if denied.layer is Layer.PLAN_QUOTA else "throttle"
+        kind = "quota" if limit.layer is Layer.PLAN_QUOTA else "throttle"
+        reason = kind if tally.refused_by else f"shadow_{kind}"
         name = (subject.plan, subject.key, tally.now // DAY_US, reason)
         counts = self._counts
         if name in counts:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from authz.aws.usage import CallerUse, Days, iso_day
+from authz.aws.usage import CallerUse, Days, RefusedRow, iso_day
 from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_id_of, plan_keys
 from authz.store.ports import InvalidPosition, Reader, Usage
 from authz.store.quotas import UnknownName
@@ -29,17 +29,24 @@ COLUMNS: Final = (
     "overage",
     "refusedByThrottle",
     "refusedByQuota",
+    "shadowByThrottle",
+    "shadowByQuota",
 )
 
 
 class Sums(NamedTuple):
-    """Admitted calls, their units, the units beyond a quota's limit, and refused calls by reason."""
+    """Admitted calls, their units, the units beyond a quota's limit, and refused calls by reason.
+
+    The shadow ones are among the admitted calls: a plan in shadow would have refused them.
+    """
 
     requests: int = 0
     units: int = 0
     overage: int = 0
     by_throttle: int = 0
     by_quota: int = 0
+    shadow_by_throttle: int = 0
+    shadow_by_quota: int = 0
 
     def plus(self, other: Sums) -> Sums:
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
@@ -164,6 +171,7 @@ def document(group: Group, sums: Sums) -> dict[str, object]:
         "units": sums.units,
         "overage": sums.overage,
         "refused": {"throttle": sums.by_throttle, "quota": sums.by_quota},
+        "shadow": {"throttle": sums.shadow_by_throttle, "quota": sums.shadow_by_quota},
     }
 
 
@@ -178,7 +186,7 @@ def _add(rows: Rows, query: Query, plan: StoredPlan, key: StoredKey, record: Cal
     for day in sorted(record.rows.keys() | record.refused.keys()):
         if not days.first <= day <= days.last:
             continue
-        row, refused = record.rows.get(day), record.refused.get(day, (0, 0))
+        row, refused = record.rows.get(day), record.refused.get(day, RefusedRow())
         sums = Sums(row.requests, row.units, row.over, *refused) if row else Sums(0, 0, 0, *refused)
         if not any(sums):
             continue

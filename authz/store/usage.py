@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from authz.aws.usage import CallerUse, DayRow, Days
+from authz.aws.usage import CallerUse, DayRow, Days, RefusedRow
 from authz.core.holders import HeldQuota, Holder, QuotaState
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.zones import DAY_US
@@ -100,7 +100,7 @@ class UsageLedger:
     ) -> tuple[int, dict[CallerName, CallerUse]]:
         """Return Redis's time (µs) and the records of callers. One that can't be read is logged and left out."""
         now, records = self._now(), dict[CallerName, CallerUse]()
-        fields = max(1, days.last - days.first + 1) * (3 if refused else 1)
+        fields = max(1, days.last - days.first + 1) * (1 + (len(RefusedRow._fields) if refused else 0))
         blob = msgspec.msgpack.encode((self._database.pinned(), days.first, days.last, int(refused)))
         for some in chunks(callers, min(CALLERS, max(1, ROWS // fields))):
             keys = [key for caller in some for key in self._keys(*caller)]
@@ -211,7 +211,7 @@ def _record(start: int, finish: int, used: int, rows: list[list[int]], refused: 
     return CallerUse(
         QuotaState(start, finish, used),
         {day: DayRow(*numbers) for day, *numbers in rows},
-        {day: (throttle, quota) for day, throttle, quota in refused},
+        {day: RefusedRow(*numbers) for day, *numbers in refused},
     )
 
 

@@ -72,7 +72,7 @@ async def test_days_past_the_retention_are_dropped(
     sender: RefusedSender, spy: redis.asyncio.Redis, account: str, clock: Clock
 ) -> None:
     """Also the days that a pause of the caller has left behind."""
-    await sender.send([one(1)])
+    await sender.send([one(1), one(1, reason="quota"), one(1, reason="shadow_throttle"), one(1, reason="shadow_quota")])
     clock.advance(86_400)
     await sender.send([one(1, TODAY + 1, "quota")])
     clock.advance(3 * 86_400)
@@ -144,7 +144,7 @@ async def refused_in(spy: redis.asyncio.Redis, account: str, name: str) -> dict[
 async def test_each_429_of_a_known_caller_is_counted(
     shared_redis: RedisServer, spy: redis.asyncio.Redis, account: str, tmp_path: Path
 ) -> None:
-    """Remembered refusals too; strangers, calls without a key and shadow plans are not counted."""
+    """Remembered refusals too; strangers and calls without a key are not counted, a shadow plan's calls apart."""
     async with running(tmp_path, shared_redis, plans=PLANS, account_id=account) as run:
         assert await run.calls("slow", 5) == [200] * 2 + [429] * 3
         assert await run.calls("small", 9) == [200] * 3 + [429] * 6
@@ -155,7 +155,7 @@ async def test_each_429_of_a_known_caller_is_counted(
         await eventually(lambda: not run.sidecar.parts.refused.waiting)
         assert await refused_in(spy, account, "slow") == {"throttle": 3}
         assert await refused_in(spy, account, "small") == {"quota": 6}
-        assert not await refused_in(spy, account, "trial")
+        assert await refused_in(spy, account, "trial") == {"shadow_quota": 2}
 
 
 async def test_a_stop_hands_over_the_last_counts(

@@ -2,14 +2,14 @@
 Adds refused calls to the counts of their callers.
 
 KEYS[1]      the worker's highest number applied (text), kept for a day
-KEYS[2 ..]   the refused calls of one caller each, a hash: 'DAY:throttle' or 'DAY:quota' -> count, and 'oldest' -> the
-             oldest of its days (days since 1970)
+KEYS[2 ..]   the refused calls of one caller each, a hash: 'DAY:REASON' -> count, and 'oldest' -> the oldest of its days
+             (days since 1970)
 
 ARGV[1]      cmsgpack {pinned, number, retention, entries}
   pinned     µs of Unix time, for tests; 0 for the server's clock
   number     of this command, growing by worker; a number that is not above the highest applied is ignored
   retention  days for which counts are kept
-  entries    {{key, day, reason, amount}, …}; `key` is a position in KEYS, `reason` 'throttle' or 'quota'
+  entries    {{key, day, reason, amount}, …}; `key` is a position in KEYS, `reason` one of REASONS
 
 Reply        cmsgpack {status, bad}; status is 'applied' or 'repeated'
   bad        positions in `entries` of those whose hash is not ours; they are not counted
@@ -18,6 +18,8 @@ Reply        cmsgpack {status, bad}; status is 'applied' or 'repeated'
 
 local DAY_US, DAY_MS = 86400000000, 86400000
 local NUMBER_MS = DAY_MS
+-- The shadow ones are of calls that a plan let through, and would have refused.
+local REASONS = {'throttle', 'quota', 'shadow_throttle', 'shadow_quota'}
 local CHUNK = 1000  -- fields in one HDEL; unpack() has room for 8000
 
 local pinned, number, retention, entries = unpack(cmsgpack.unpack(ARGV[1]))
@@ -32,8 +34,7 @@ local function prune(key, day)
   local oldest = math.min(tonumber(redis.call('HGET', key, 'oldest') or day), day)
   local fields = {}
   for past = oldest, first_kept - 1 do
-    fields[#fields + 1] = string.format('%.0f:throttle', past)
-    fields[#fields + 1] = string.format('%.0f:quota', past)
+    for _, reason in ipairs(REASONS) do fields[#fields + 1] = string.format('%.0f:', past) .. reason end
     if #fields >= CHUNK then
       redis.call('HDEL', key, unpack(fields))
       fields = {}

@@ -14,7 +14,7 @@ Reply           cmsgpack {now, records}
   records       {start, finish, used, rows, refused}, one a caller: of the ledger's period; {} where the bytes are not ours
   rows          {{day, requests, remaining, units, over}, …}: of the history, then the ledger's own day, whatever first
                 and last are
-  refused       {{day, throttle, quota}, …}
+  refused       {{day, throttle, quota, shadow_throttle, shadow_quota}, …}
 ]]
 -- prelude: clock
 -- prelude: ledger
@@ -52,11 +52,11 @@ end
 
 local function refused_of(hash)
   local counts, days = {}, {}
-  for position, suffix in ipairs({':throttle', ':quota'}) do
+  for position, suffix in ipairs({':throttle', ':quota', ':shadow_throttle', ':shadow_quota'}) do
     each_day(hash, suffix, function(day, count)
       local row = days[day]
       if not row then
-        row = {day, 0, 0}
+        row = {day, 0, 0, 0, 0}
         days[day], counts[#counts + 1] = row, row
       end
       row[position + 1] = tonumber(count) or 0

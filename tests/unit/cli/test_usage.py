@@ -75,3 +75,13 @@ async def test_a_table_without_sparklines_has_a_row_a_group_and_a_total() -> Non
     rows = {Group("p", "", "k1", "n"): Sums(1, 2), Group("p", "acme", "k2", "n"): Sums(3, 4)}
     lines = await _table(_pages(rows), Query(Days(1, 4), ("plan", "key")), draws=False)
     assert [line.split()[-5:-3] for line in lines[1:]] == [["1", "2"], ["3", "4"], ["4", "6"]]
+
+
+async def test_a_table_has_shadow_columns_only_if_a_plan_in_shadow_would_have_refused() -> None:
+    rows = {Group("p"): Sums(3, 3), Group("trial"): Sums(9, 9, shadow_by_quota=4)}
+    plain, shadow = [
+        await _table(_pages(dict(some)), Query(Days(1, 4), ("plan",)), draws=False)
+        for some in ([*rows.items()][:1], rows.items())
+    ]
+    assert ("shadow over quota" in plain[0], shadow[0].split()[-3:]) == (False, ["shadow", "over", "quota"])
+    assert [line.split()[-1] for line in shadow[1:]] == ["0", "4", "4"]

@@ -8,7 +8,7 @@ import pytest
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import Layer, Limit, throttle
-from authz.core.verdict import Denied, Reason, Subject, Tally
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally
 from authz.core.zones import DAY_US
 from authz.limiter.refused import RefusedCount
 from authz.sidecar import refused
@@ -54,6 +54,30 @@ async def test_each_layer_counts_for_a_reason(layer: Layer, reason: str) -> None
     calls.count(denied(layer, now=NOW + DAY_US))
     assert await calls.send()
     assert redis.commands == [[("p", "k", 20_516, reason, 2), ("p", "k", 20_517, reason, 1)]]
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Layer.PLAN_THROTTLE, "shadow_throttle"),
+        (Layer.PLAN_METHOD_THROTTLE, "shadow_throttle"),
+        (Layer.PLAN_QUOTA, "shadow_quota"),
+    ],
+)
+async def test_a_call_that_a_shadow_plan_lets_through_counts_for_a_reason_of_its_own(layer: Layer, reason: str) -> None:
+    """One that another layer refuses counts as refused, and an admitted one not at all."""
+    redis = Redis()
+    calls = RefusedCalls(redis.send, "")
+    rule = throttle(1.0, 1)
+    assert rule is not None
+    shadow, grant = Limit(layer, "x", rule, shadow=True), Grant(Subject(key="k", plan="p"), ())
+    calls.count(Allowed(grant, Tally(NOW, shadowed_by=shadow)))
+    calls.count(Allowed(grant, Tally(NOW)))
+    calls.count(Allowed(grant, None))
+    stage = Limit(Layer.STAGE_METHOD_THROTTLE, "y", rule)
+    calls.count(Denied(Reason.STAGE_METHOD_THROTTLE, grant.subject, grant, Tally(NOW, (), stage, shadowed_by=shadow)))
+    assert await calls.send()
+    assert redis.commands == [[("p", "k", 20_516, reason, 1), ("p", "k", 20_516, "throttle", 1)]]
 
 
 @pytest.mark.parametrize(
