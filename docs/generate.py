@@ -315,14 +315,16 @@ OWN: Final = {
     "DeleteCustomer": "Delete a customer. Its keys stay, and have no billing day and no overrides of a customer.",
     "GetUsageDays": "Read [usage by day](#usage-in-rows), in pages or as CSV.",
     "GetUsageQuotas": "Show the used and the remaining units of [each quota](#quotas-and-grants) of `keyId` or "
-    "`customerId` in `usagePlanId`.",
+    "`customerId` in `usagePlanId`, and the throttle.",
     "SetUsageRemaining": "Set what remains of [any quota](#quotas-and-grants).",
     "GrantUsage": "Add units to what remains of [a quota](#quotas-and-grants).",
     "GetUsageAlerts": "List [alerts](#alerts), the newest first, or the oldest with `order=oldest`.",
     "GetApiKeyExtension": "Show a key's fields that AWS doesn't have: `allowedSources`, `billingDay`; and "
-    "`lastUsedDate`, the last day (UTC) on which a call in one of its plans was counted.",
-    "PutApiKeyExtension": "Replace them; a member that is left out is removed. `lastUsedDate` may be given, and is "
-    "ignored.",
+    "`lastUsedDate`, the last day (UTC) on which a call in one of its plans was counted; and `previousExpiresAt`, "
+    "while its value before the last rotation is valid.",
+    "PutApiKeyExtension": "Replace them; a member that is left out is removed. `lastUsedDate` and "
+    "`previousExpiresAt` may be given, and are ignored.",
+    "EndPreviousApiKeyValue": "End the value before the last rotation at once.",
     "GetUnusedKeys": "List the keys that are at least `days` days old and were not used for as long. `limit` is "
     "the number of keys that a page looks at, so a page without items may have a `position`.",
     "DeleteApiKeyExtension": "Remove them: the key may be used from everywhere again.",

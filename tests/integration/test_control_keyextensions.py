@@ -57,6 +57,17 @@ def test_what_a_get_showed_can_be_put_back(control: Control) -> None:
     assert extension(control, key_id) == OFFICE
 
 
+def test_the_value_before_a_rotation_is_shown_while_it_is_valid_and_can_be_ended(control: Control) -> None:
+    key_id = a_key(control)
+    until = raw(control, "POST", f"/apikeys/{key_id}/rotate", {"overlapSeconds": 60}).json()["previousExpiresAt"]
+    assert extension(control, key_id) == {"previousExpiresAt": until}
+    assert put(control, key_id, OFFICE | {"previousExpiresAt": 7}).json() == OFFICE | {"previousExpiresAt": until}
+    for _ in range(2):
+        assert raw(control, "DELETE", f"/apikeys/{key_id}/previous-value").status == 202
+        assert extension(control, key_id) == OFFICE
+    assert boto(control).create_api_key(name="b", value="v" * 20)["id"], "another key may have the ended value"
+
+
 def test_a_delete_removes_all_of_it(control: Control) -> None:
     key_id = a_key(control)
     put(control, key_id, OFFICE | {"billingDay": 15})

@@ -255,6 +255,26 @@ def seller(control: Control, clock: Clock) -> Seller:
     return Seller(control, clock)
 
 
+def test_quotas_are_shown_with_the_throttle_that_holds_for_the_key(seller: Seller) -> None:
+    path = f"/usageplans/{seller.trial}/keys/{seller.key}/extension"
+    seen = [seller.get(f"usagePlanId={seller.trial}&keyId={seller.key}")]
+    seller.aws.update_usage_plan(
+        usagePlanId=seller.trial,
+        patchOperations=[
+            {"op": "add", "path": "/throttle/rateLimit", "value": "10"},
+            {"op": "add", "path": "/throttle/burstLimit", "value": "20"},
+        ],
+    )
+    for throttle in ({}, {"throttle": {"rateLimit": 3.5}}):
+        assert patiently(seller.control, "PUT", path, throttle).status == 200
+        seen.append(seller.get(f"usagePlanId={seller.trial}&keyId={seller.key}"))
+    assert [found.get("throttle") for found in seen] == [
+        None,
+        {"rateLimit": 10.0, "burstLimit": 20},
+        {"rateLimit": 3.5, "burstLimit": 20},
+    ]
+
+
 async def test_a_grant_says_what_remains(seller: Seller, store: Store) -> None:
     status, body = seller.post(usagePlanId=seller.trial, keyId=seller.key, reason="order\n4711")
     assert (status, body) == (

@@ -25,12 +25,13 @@ DIGITS: Final = 10
 class KeyExtension(Resource, frozen=True):
     """The body of `PUT /apikeys/{id}/extension`, which replaces the whole: a member that is absent is removed.
 
-    `last_used_date` may be given and is ignored, so that a document can be written back.
+    `last_used_date` and `previous_expires_at` may be given and are ignored, so that a document can be written back.
     """
 
     allowed_sources: tuple[str, ...] | None = None
     billing_day: BillingDay | None = None
     last_used_date: str | None = None
+    previous_expires_at: int | None = None  # Unix seconds, while the value before the last rotation is valid
 
 
 async def get_extension(call: Call) -> Answer:
@@ -39,11 +40,12 @@ async def get_extension(call: Call) -> Answer:
     if not uses:
         call.warn("the usage of the key in Redis can't be read, so lastUsedDate is left out")
     last = last_used_date(uses[0]) if uses else None
-    return Answer(body=_document(stored) | ({} if last is None else {"lastUsedDate": last}))
+    return Answer(body=_document(stored, call.context.now()) | ({} if last is None else {"lastUsedDate": last}))
 
 
 async def put_extension(call: Call) -> Answer:
-    return Answer(body=_document(await _extend(call, call.read_strictly(KeyExtension))))
+    changed = await _extend(call, call.read_strictly(KeyExtension))
+    return Answer(body=_document(changed, call.context.now()))
 
 
 async def delete_extension(call: Call) -> Answer:
@@ -70,9 +72,29 @@ async def _extend(call: Call, given: KeyExtension) -> StoredKey:
     return await call.write(change)
 
 
-def _document(stored: StoredKey) -> Document:
-    document: Document = msgspec.to_builtins(KeyExtension(stored.key.allowed_sources, stored.key.billing_day))
+def _document(stored: StoredKey, now: int) -> Document:
+    ends = stored.previous_expires_at
+    shown = KeyExtension(
+        stored.key.allowed_sources,
+        stored.key.billing_day,
+        previous_expires_at=ends if ends is not None and ends > now else None,
+    )
+    document: Document = msgspec.to_builtins(shown)
     return document
+
+
+async def end_previous_value(call: Call) -> Answer:
+    """End the value before the last rotation now. A key without one stays as it is."""
+
+    async def change(edit: Draft) -> None:
+        stored = await stored_key(edit, call.params["api_Key"])
+        if stored.previous_index is not None:
+            stored = replace(stored, previous_index=None, previous_sealed=None, previous_expires_at=None)
+            stored = stored.updated(call.context.now())
+        edit.put(stored)
+
+    await call.write(change)
+    return Answer(202)
 
 
 async def get_unused_keys(call: Call) -> Answer:
@@ -87,10 +109,12 @@ async def get_unused_keys(call: Call) -> Answer:
 
 
 _PATH: Final = "/apikeys/{api_Key}/extension"
+_PREVIOUS: Final = "/apikeys/{api_Key}/previous-value"
 
 OPERATIONS: Final = (
     Operation("GetApiKeyExtension", "GET", _PATH, get_extension, writes=False),
     Operation("PutApiKeyExtension", "PUT", _PATH, put_extension, writes=True),
     Operation("DeleteApiKeyExtension", "DELETE", _PATH, delete_extension, writes=True),
+    Operation("EndPreviousApiKeyValue", "DELETE", _PREVIOUS, end_previous_value, writes=True),
     Operation("GetUnusedKeys", "GET", "/usage/unused-keys", get_unused_keys, writes=False),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
+import msgspec
 from msgspec import Meta
 
 from authz.aws.errors import ApiError, bad_request, not_found
@@ -13,6 +14,7 @@ from authz.aws.usage import MAX_DAYS, days, iso_day
 from authz.control.call import ID_LENGTH, Answer, Call, Operation
 from authz.core.bounds import MAX_INT
 from authz.core.holders import HeldQuota
+from authz.core.planrules import overridden
 from authz.core.resources import Counts, Period, Resource
 from authz.core.zones import DAY_US
 from authz.store.alerts import document_of
@@ -117,14 +119,22 @@ class GrantUsage(QuotaName, frozen=True, kw_only=True):
 
 
 async def get_usage_quotas(call: Call) -> Answer:
-    """Answer with the used and the remaining units of each quota of a key or customer."""
+    """Answer with the throttle, and the used and the remaining units of each quota, of a key or customer."""
     _refuse_others(call, *WHO)
     plan_id, key_id, customer_id = map(call.one, WHO)
     if plan_id is None:
         raise bad_request("Missing query parameter usagePlanId")
     held = await _found(call, plan_id, key_id, customer_id)
     found = await standings(call.context.usage, held)
-    return Answer(body=_held_by(held) | {"item": [standing_document(one) for one in found]})
+    return Answer(body=_held_by(held) | _throttle_of(held) | {"item": [standing_document(one) for one in found]})
+
+
+def _throttle_of(held: Held) -> dict[str, Any]:
+    """The plan's throttle with the holder's own numbers."""
+    throttle, own = held.plan.plan.throttle, held.holder.override
+    if throttle is not None and own is not None and own.throttle is not None:
+        throttle = overridden(throttle, own.throttle)
+    return {} if throttle is None else {"throttle": msgspec.to_builtins(throttle)}
 
 
 async def set_usage_remaining(call: Call) -> Answer:
