@@ -408,6 +408,10 @@ class Tokens(Protocol):
 
     async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None: ...
 
+    async def replace(self, kind: str, token: str, value: bytes, seconds: int) -> None:
+        """Put a value in place of another. Does nothing if there is none any more."""
+        ...
+
     async def find(self, kind: str, token: str, extend_seconds: int | None = None) -> bytes | None:
         """The value, if its time is not over. With `extend_seconds` its time begins again."""
         ...

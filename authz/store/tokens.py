@@ -20,6 +20,9 @@ class TokenStore:
     async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None:
         await self._database.ask("SET", self._key(kind, token), value, "EX", seconds)
 
+    async def replace(self, kind: str, token: str, value: bytes, seconds: int) -> None:
+        await self._database.ask("SET", self._key(kind, token), value, "EX", seconds, "XX")
+
     async def find(self, kind: str, token: str, extend_seconds: int | None = None) -> bytes | None:
         words = () if extend_seconds is None else ("EX", extend_seconds)
         found: bytes | None = await self._database.ask("GETEX", self._key(kind, token), *words)

@@ -35,6 +35,10 @@ class DictTokens:
     async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None:
         self.values[kind, token], self.seconds[kind, token] = value, seconds
 
+    async def replace(self, kind: str, token: str, value: bytes, seconds: int) -> None:
+        if (kind, token) in self.values:
+            await self.put(kind, token, value, seconds)
+
     async def find(self, kind: str, token: str, extend_seconds: int | None = None) -> bytes | None:
         return self.values.get((kind, token))
 

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from authz.control.call import Principal
 from authz.control.console import overview, plans
-from authz.control.console.access import Access, CredentialOf, set_zone, sign_out
+from authz.control.console.access import CredentialOf, access
 from authz.control.console.oidc import OpenIdConnect
+from authz.control.pages.access import ACCOUNT_VIEWS
 from authz.control.pages.guard import Guard
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import Parts, Site, View, application
@@ -22,8 +23,7 @@ ROOT: Final = "/console"
 MODULES: Final = (overview, plans)
 
 VIEWS: Final[tuple[View[OwnerSession], ...]] = (
-    View("POST", "/sign-out", sign_out),
-    View("POST", "/zone", set_zone),
+    *ACCOUNT_VIEWS,
     *chain.from_iterable(module.VIEWS for module in MODULES),
 )
 
@@ -43,8 +43,8 @@ def console(
         return None if found is None else replace(session, read_only=found.read_only)
 
     site = Site(ROOT, OwnerSession, parts, _may_write, _principal, is_current)
-    access = Access(site, credential_of, oidc.provider if oidc else None)
-    return application(site, VIEWS, [*access.routes(), *(oidc.routes(site) if oidc else ())])
+    open_routes = access(site, credential_of, oidc.provider if oidc else None).routes()
+    return application(site, VIEWS, [*open_routes, *(oidc.routes(site) if oidc else ())])
 
 
 def _may_write(session: OwnerSession) -> bool:

@@ -68,12 +68,13 @@ class Sessions:
     async def begin(self, session: Session) -> str:
         """Begin a session now. Returns its id, which only the browser keeps."""
         id_ = secrets.token_urlsafe(ID_BYTES)
-        await self.keep(id_, msgspec.structs.replace(session, created=self._now()))
+        begun = msgspec.structs.replace(session, created=self._now())
+        await self._tokens.put("session", id_, msgspec.json.encode(begun), IDLE_SECONDS)
         return id_
 
     async def keep(self, id_: str, session: Session) -> None:
-        """Store a session under an id that it already has."""
-        await self._tokens.put("session", id_, msgspec.json.encode(session), IDLE_SECONDS)
+        """Store a session that has changed. One that was ended meanwhile stays ended."""
+        await self._tokens.replace("session", id_, msgspec.json.encode(session), IDLE_SECONDS)
 
     async def find(self, id_: str) -> Session | None:
         """The session, which is in use now. None if it was ended, was idle for 30 minutes, or is 12 hours old."""

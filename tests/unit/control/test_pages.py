@@ -8,7 +8,7 @@ import pytest
 
 from authz.control.pages.forms import BadForm, parse_form
 from authz.control.pages.guard import Origins
-from authz.control.pages.sessions import MAX_SECONDS, CustomerSession, OwnerSession, Sessions
+from authz.control.pages.sessions import MAX_SECONDS, CustomerSession, OwnerSession, Session, Sessions
 from tests.support.pages import ORIGIN, READER, DictTokens, Pages
 
 CONSOLE_PAGE = "/console/plans"
@@ -142,6 +142,13 @@ def test_signing_in_begins_a_new_session_and_signing_out_ends_it() -> None:
     assert pages.get(CONSOLE_PAGE).status_code == 303
 
 
+def test_signing_in_again_ends_the_session_before() -> None:
+    pages = Pages()
+    before = pages.cookies["authz-console"]
+    pages.post("/console/sign-in", {"token": pages.token.secret})
+    assert asyncio.run(pages.sessions.find(before)) is None
+
+
 def test_a_link_signs_in_once_and_looking_at_it_does_not_use_it_up() -> None:
     pages = Pages(as_=None)
     token = asyncio.run(pages.sessions.new_link(READER))
@@ -192,6 +199,19 @@ def test_redis_gets_each_value_for_a_limited_time() -> None:
     asyncio.run(use())
     seconds = {kind: given for (kind, _), given in tokens.seconds.items()}
     assert seconds == {"session": 1800, "link": 900, "message": 300}
+
+
+def test_a_change_to_a_session_does_not_bring_it_back_after_it_was_ended() -> None:
+    """A slow form could otherwise outlive signing out."""
+    sessions = Sessions(DictTokens(), lambda: 1)
+
+    async def found() -> Session | None:
+        id_ = await sessions.begin(OwnerSession("o"))
+        await sessions.end(id_)
+        await sessions.keep(id_, OwnerSession("o", zone="Europe/Berlin"))
+        return await sessions.find(id_)
+
+    assert asyncio.run(found()) is None
 
 
 def test_a_message_is_shown_once_to_its_own_session_and_is_not_readable_in_redis() -> None:
