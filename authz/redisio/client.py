@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -80,8 +79,7 @@ async def hang_up(client: redis.asyncio.Redis, *, in_use: bool = True) -> None:
     """
     if isinstance(client, _Client):
         client.masters.known = None
-    with suppress(RedisError, OSError, TimeoutError):
-        await client.connection_pool.disconnect(inuse_connections=in_use)
+    await client.connection_pool.disconnect(inuse_connections=in_use)
 
 
 async def evaluate(client: redis.asyncio.Redis, script: Script, keys: Sequence[str], *args: bytes) -> Any:

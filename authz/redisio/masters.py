@@ -184,8 +184,7 @@ class Masters:
         self.known = heir.address if heir else None
         self._epoch = heir.epoch if heir else self._epoch
         if self.pool:
-            with suppress(RedisError, OSError, TimeoutError):  # the connection is closed even so
-                await self.pool.disconnect(inuse_connections=False)
+            await self.pool.disconnect(inuse_connections=False)
             await self.pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:

@@ -24,6 +24,19 @@ class Pool(ConnectionPool):
         """True if a connection is open and has nothing to do."""
         return any(connection.is_connected for connection in self._available_connections)
 
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close connections without waiting for the server.
+
+        Both ends close a TLS connection. For a dead server we would wait until the connection's timeout.
+        """
+        used = self._in_use_connections if inuse_connections else ()
+        await _close([*self._available_connections, *used])
+
+    async def aclose(self) -> None:
+        """Close the pool, and wait until its connections are closed."""
+        await super().disconnect()
+        await super().aclose()
+
     async def release(self, connection: Any) -> None:
         await super().release(connection)
         connection.idle_since = time.monotonic()
@@ -45,4 +58,4 @@ class Pool(ConnectionPool):
 async def _close(connections: Sequence[Any]) -> None:
     for connection in connections:
         with suppress(RedisError, OSError, TimeoutError):  # the connection is closed even so
-            await connection.disconnect()
+            await connection.disconnect(nowait=True)

@@ -123,6 +123,10 @@ class Database:
         """Close the idle connections."""
         await hang_up(self.redis, in_use=False)
 
+    async def connect_anew(self) -> None:
+        """Let the next command use a new connection, to the server that is known."""
+        await self.redis.connection_pool.disconnect(inuse_connections=False)
+
     async def aclose(self) -> None:
         await self.redis.aclose()
 

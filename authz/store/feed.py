@@ -74,6 +74,11 @@ class Feed:
         return await _find(self.database, KEY_WORD + index)
 
     async def snapshot(self, customers: Sequence[str] = ()) -> StoreSnapshot:
+        """The items that a catalog is compiled from; of the customers only those of these ids.
+
+        Read on a new connection: on an idle one that a network has dropped it would wait for its whole budget.
+        """
+        await self.database.connect_anew()
         database = self.database
         names = [database.store_key("head"), *map(database.items_key, SNAPSHOT_KINDS)]
         blob = msgspec.msgpack.encode(customers)

@@ -50,7 +50,6 @@ from authz.core.verdict import Allowed, Tally
 from authz.limiter.local import LocalLimiter
 from authz.sidecar import follower
 from authz.sidecar.follower import StoreCatalog
-from authz.sidecar.parts import STORE_SECONDS
 from authz.store import feed
 from authz.store.edit import Edit
 from authz.store.keys import StoreKeyCache
@@ -60,9 +59,9 @@ from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.integration.test_server import check, document, get
 from tests.support.builders import held, value_of
-from tests.support.proxy import Proxy, proxy
-from tests.support.servers import DEADLINE_SECONDS, HOST, RedisServer, authz_serve, redis_server, until
-from tests.support.topologies import port_of, say
+from tests.support.proxy import Proxy, Streams, proxy
+from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
+from tests.support.topologies import Certificates, port_of, say, tls_by_itself
 from tests.support.world import ask
 
 Rest = Callable[[float], Awaitable[None]]
@@ -477,56 +476,88 @@ async def test_set_counters_are_reported_and_all_of_them_if_events_may_be_missin
 
 
 class Relay:
-    """Between a sidecar and Redis. `freeze` leaves all connections of now open, and answers on none of them."""
+    """Between a sidecar and Redis. `freeze` leaves connections open, and answers on none of them."""
 
-    def __init__(self, socket: str) -> None:
-        self._socket = socket
-        self._pumps: set[asyncio.Task[None]] = set()
+    def __init__(self, there: Callable[[], Awaitable[Streams]]) -> None:
+        self._there = there
+        self._links: list[tuple[bytearray, asyncio.Task[None]]] = []
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_unix_connection(self._socket)
-        for source, sink in ((reader, there[1]), (there[0], writer)):
-            self._pumps.add(asyncio.create_task(_pump(source, sink)))
+        there, sent = await self._there(), bytearray()
+        for source, sink, seen in ((reader, there[1], sent), (there[0], writer, bytearray())):
+            self._links.append((sent, asyncio.create_task(_pump(source, sink, seen))))
 
-    def freeze(self) -> None:
-        for pump in self._pumps:
-            pump.cancel()
+    def freeze(self, spared: bytes = b"no word of a command") -> None:
+        """Freeze the connections of now, but for those on which the sidecar has sent the word `spared`."""
+        for sent, pump in self._links:
+            if spared not in sent:
+                pump.cancel()
 
 
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, seen: bytearray) -> None:
     with suppress(OSError):
         while data := await source.read(65536):
+            seen += data
             sink.write(data)
             await sink.drain()
+        sink.close()
+
+
+@asynccontextmanager
+async def relay_to(there: Callable[[], Awaitable[Streams]]) -> AsyncIterator[tuple[Relay, str]]:
+    """A relay, and the address where it listens."""
+    relay = Relay(there)
+    listener = await asyncio.start_server(relay.accept, HOST, 0)
+    yield relay, f"{HOST}:{listener.sockets[0].getsockname()[1]}"
+    relay.freeze()
+    listener.close()
 
 
 @pytest.mark.parametrize(
-    ("at_rest", "budget"),
-    [
-        pytest.param(False, STORE_SECONDS, id="at work, where a sidecar's own timeout bounds the calls in flight"),
-    ],
+    "spared",
+    [pytest.param(b"no word", id="all of them"), pytest.param(b"XREAD", id="all but the one that waits for changes")],
 )
 async def test_half_open_connections_hide_neither_a_key_nor_a_catalog(
-    shared_redis: RedisServer, account: str, at_rest: bool, budget: float
+    shared_redis: RedisServer, account: str, spared: bytes
 ) -> None:
-    relay = Relay(urlsplit(shared_redis.url).path)
-    listener = await asyncio.start_server(relay.accept, HOST, 0)
-    url = f"redis://{HOST}:{listener.sockets[0].getsockname()[1]}/0"
+    """Connections that were idle when the network dropped them keep nothing waiting for the store's own timeout."""
+    socket_ = urlsplit(shared_redis.url).path
     direct = Store(shared_redis.url, account=account)
-    async with following(url, account, budget=budget) as sidecar:
+    async with (
+        relay_to(lambda: asyncio.open_unix_connection(socket_)) as (relay, address),
+        following(f"redis://{address}/0", account, budget=10 * DEADLINE_SECONDS) as sidecar,
+    ):
         sidecar.writer = direct
         await sidecar.takes_over(await sidecar.put(*world()))
         assert await sidecar.answer() == "allowed"
-        if at_rest:
-            await eventually(sidecar.is_at_rest)
+        await asyncio.gather(*(sidecar.store.head() for _ in range(3)))  # each on a connection of its own
+        await eventually(sidecar.is_at_rest)
         compiled = sidecar.compiled
-        relay.freeze()
+        relay.freeze(spared)
         await sidecar.takes_over(await sidecar.put(stored_key(enabled=False), named("changed")))
         assert await sidecar.answer() != "allowed"
         await sidecar.answers("key_disabled")
         assert sidecar.compiled == compiled + 1
-    relay.freeze()
-    listener.close()
+
+
+@pytest.mark.parametrize("_", [kind for kind in kinds() if kind == "redis"])
+async def test_closing_tls_does_not_wait_for_a_dead_server(
+    _: Kind, account: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS is closed by both ends; asyncio waits half a minute for the other one, and redis-py as long as it may."""
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 10 * DEADLINE_SECONDS)
+    files = Certificates.make(tmp_path / "files")
+    with tls_by_itself(files) as (_server, port):
+        async with relay_to(lambda: asyncio.open_connection(HOST, port)) as (relay, address):
+            own = f"ssl_certfile={files.certificate}&ssl_keyfile={files.key}"
+            url = f"rediss://{address}/0?ssl_ca_certs={files.ca}&{own}"
+            store = Store(url, account=account, budget=10 * DEADLINE_SECONDS)
+            await store.head()
+            relay.freeze()
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await store.hang_up()
+                await store.head()
+                await store.aclose()
 
 
 class Rests:
