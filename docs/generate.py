@@ -318,6 +318,8 @@ OWN: Final = {
     "`customerId` in `usagePlanId`, and the throttle.",
     "SetUsageRemaining": "Set what remains of [any quota](#quotas-and-grants).",
     "GrantUsage": "Add units to what remains of [a quota](#quotas-and-grants).",
+    "GetAudit": "List the lines of the audit, the newest first: who wrote which version of the store. With `id`, those "
+    "that name this id; then a page may have few lines, or none, and a `position`.",
     "GetUsageAlerts": "List [alerts](#alerts), the newest first, or the oldest with `order=oldest`.",
     "GetApiKeyExtension": "Show a key's fields that AWS doesn't have: `allowedSources`, `billingDay`; and "
     "`lastUsedDate`, the last day (UTC) on which a call in one of its plans was counted; and `previousExpiresAt`, "

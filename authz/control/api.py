@@ -17,6 +17,7 @@ from authz.control.operations import (
     account,
     apiextensions,
     apikeys,
+    auditing,
     customers,
     deployments,
     domains,
@@ -66,6 +67,7 @@ MODULES: Final = (
     customers,
     keyextensions,
     metering,
+    auditing,
 )
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from typing import Any, Final
 
 from authz.store.database import Database
 from authz.store.feed import version_of
+from authz.store.ports import AuditLine, AuditPage, InvalidPosition
 
-
-@dataclass(frozen=True, slots=True)
-class AuditLine:
-    """Who wrote what; `at` in µs of Unix time."""
-
-    version: int
-    at: int
-    who: str
-    what: str
+VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
+READ: Final = 500  # lines in one command
+SCANNED: Final = 5_000  # lines for one page, where few name an id
 
 
 async def audit(database: Database, count: int = 100, after: int | None = None) -> list[AuditLine]:
@@ -25,10 +21,34 @@ async def audit(database: Database, count: int = 100, after: int | None = None) 
         rows = (await database.ask("XREVRANGE", key, "+", "-", "COUNT", count))[::-1]
     else:
         rows = await database.ask("XRANGE", key, f"({after}-0", "+", "COUNT", count)
-    return [
-        AuditLine(version_of(entry_id), int(fields[b"at"]), fields[b"who"].decode(), fields[b"what"].decode())
-        for entry_id, fields in rows
-    ]
+    return [_line(*row) for row in rows]
+
+
+async def read_audit(database: Database, names: str | None, limit: int, position: str | None) -> AuditPage:
+    """Up to `limit` lines below a position, which is a version; with `names`, those that name this id.
+
+    A page may have fewer lines although others follow. Raises InvalidPosition.
+    """
+    if position is not None and not VERSION.fullmatch(position):
+        raise InvalidPosition("Invalid position parameter")
+    key, found = database.store_key("audit"), list[AuditLine]()
+    for _ in range(SCANNED // READ):
+        top = "+" if position is None else f"({position}-0"
+        rows = await database.ask("XREVRANGE", key, top, "-", "COUNT", READ)
+        for row in rows:
+            line = _line(*row)
+            position = str(line.version)
+            if names is None or line.names(names):
+                found.append(line)
+                if len(found) == limit:
+                    return AuditPage(found, position)
+        if len(rows) < READ:
+            return AuditPage(found, None)
+    return AuditPage(found, position)
+
+
+def _line(entry_id: bytes, fields: Any) -> AuditLine:
+    return AuditLine(version_of(entry_id), int(fields[b"at"]), fields[b"who"].decode(), fields[b"what"].decode())
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -196,6 +197,28 @@ class AlertPage:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditLine:
+    """Who wrote a version of the store, and what; `at` in µs of Unix time."""
+
+    version: int
+    at: int
+    who: str
+    what: str
+
+    def names(self, item_id: str) -> bool:
+        """True if the line has this id as a word, or behind a kind, as `apikey/ID`."""
+        return re.search(rf"(?:^|[ /]){re.escape(item_id)}(?: |$)", self.what) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """Some lines of the audit, and the position after them; None on the last page."""
+
+    lines: list[AuditLine]
+    position: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StatesReading:
     """The states of quotas in the order of the request, and Redis's time in µs. None: the bytes are not ours."""
 
@@ -284,6 +307,13 @@ class Reader(ItemSource, Protocol):
 
     async def presences(self) -> list[Presence]:
         """The live workers that follow this store."""
+        ...
+
+    async def audit(self, names: str | None, limit: int, position: str | None = None) -> AuditPage:
+        """Up to `limit` lines of the audit, the newest first; with `names`, those that name this id.
+
+        A page may have fewer lines although others follow. Raises InvalidPosition.
+        """
         ...
 
 

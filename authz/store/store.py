@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.stored import Item, Items, StoredKey
+from authz.store.audit import read_audit
 from authz.store.commit import commit
 from authz.store.database import CHUNK
 from authz.store.edit import Edit, raw_items, raw_members
@@ -23,7 +24,7 @@ from authz.store.feed import Feed
 from authz.store.fixed import FixedItems, id_in
 from authz.store.items import decode_if_any
 from authz.store.paging import Position
-from authz.store.ports import Contention, Page, Written
+from authz.store.ports import AuditPage, Contention, Page, Written
 
 T = TypeVar("T")
 
@@ -90,6 +91,10 @@ class Store(Feed):
             return self.fixed.unique[unique]
         owner = await self.database.ask("HGET", self.database.store_key("unique"), unique)
         return None if owner is None else owner.decode()
+
+    async def audit(self, names: str | None, limit: int, position: str | None = None) -> AuditPage:
+        """Lines of the audit, the newest first; with `names`, those that name this id. Raises InvalidPosition."""
+        return await read_audit(self.database, names, limit, position)
 
     async def page(self, kind: str, list_: str, limit: int, position: str | None = None) -> Page[Any]:
         """Items of a list, the newest first, and then the file's. An item that joins later is on no later page.

@@ -38,6 +38,7 @@ from authz.cli.main import cli
 from authz.control import bodies, connections
 from authz.control.api import operations
 from authz.control.app import BODY_BYTES
+from authz.control.call import Context
 from authz.control.operations.absent import OPERATIONS as ABSENT
 from authz.control.operations.unsupported import UNSUPPORTED
 from authz.control.server import ControlOptions
@@ -205,6 +206,24 @@ def test_a_write_tells_its_version_and_is_audited(control: Control, shared_redis
     assert (version, who) == (reply.headers["x-authz-version"], "admin")
     assert what.startswith("CreateApiKey")
     assert "a-secret-value" not in told.output
+
+
+def test_the_audit_is_read_by_the_id_that_it_names_over_many_lines(control: Control) -> None:
+    """A page looks at 5,000 lines at most, so the lines of an old key may stand on a later page."""
+    made = raw(control, "POST", "/apikeys", {"name": "old", "value": "v" * 20}).json()["id"]
+
+    async def fill(context: Context) -> None:
+        store = control.store.database
+        last = (await context.store.head()).version
+        for version in range(last + 1, last + 5_003):
+            await store.ask("XADD", store.store_key("audit"), f"{version}-0", "at", 1, "who", "x", "what", "Filler")
+
+    control.run(fill)
+    first = raw(control, "GET", f"/audit?id={made}").json()
+    assert first["item"] == []
+    rest = raw(control, "GET", f"/audit?id={made}&position={first['position']}").json()
+    assert [line["what"] for line in rest["item"]] == [f"CreateApiKey apikey/{made}"]
+    assert "position" not in rest
 
 
 def test_a_warning_is_in_the_answer_and_in_the_audit(control: Control, shared_redis: RedisServer) -> None:

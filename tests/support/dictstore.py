@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from authz.core.stored import Indexes, Item, Items, StoredCustomer, StoredKey, id_of, indexes, kind_of
 from authz.store.ports import (
+    AuditLine,
+    AuditPage,
     Draft,
     Head,
     InvalidPosition,
@@ -42,6 +44,14 @@ class DictStore:
     async def members(self, list_: str) -> list[str]:
         """In the order of the dictionary, which is good enough for rules."""
         return [id_of(item) for item in self.all() if list_ in indexes(item).lists]
+
+    async def audit(self, names: str | None, limit: int, position: str | None = None) -> AuditPage:
+        lines = [
+            AuditLine(version, version * 1_000_000, *line.split(" ", 1))
+            for version, line in reversed(list(enumerate(self.lines, 1)))
+        ]
+        page = self._page([line for line in lines if names is None or line.names(names)], limit, position)
+        return AuditPage(page.items, page.position)
 
     async def page(self, kind: str, list_: str, limit: int, position: str | None = None) -> Page[Any]:
         ids = await self.members(list_)

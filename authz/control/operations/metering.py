@@ -41,7 +41,7 @@ ORDERS: Final = ("newest", "oldest")
 
 async def get_usage_days(call: Call) -> Answer:
     """Answer with rows of usage: a page of JSON, or all of them as CSV if the caller accepts it."""
-    _refuse_others(call, *WHO, *PAGING, "startDate", "endDate", "groupBy")
+    refuse_others(call, *WHO, *PAGING, "startDate", "endDate", "groupBy")
     query = _query(call)
     store, usage = call.context.store, call.context.usage
     is_csv = CSV in call.accept.lower()
@@ -80,7 +80,7 @@ def _query(call: Call) -> Query:
 
 async def get_usage_alerts(call: Call) -> Answer:
     """Answer with a page of alerts, the newest first unless `order=oldest`."""
-    _refuse_others(call, *WHO, *PAGING, "order")
+    refuse_others(call, *WHO, *PAGING, "order")
     order = call.one("order") or ORDERS[0]
     if order not in ORDERS:
         raise bad_request(f"Invalid order: expected newest or oldest, got {order[:50]!r}")
@@ -120,7 +120,7 @@ class GrantUsage(QuotaName, frozen=True, kw_only=True):
 
 async def get_usage_quotas(call: Call) -> Answer:
     """Answer with the throttle, and the used and the remaining units of each quota, of a key or customer."""
-    _refuse_others(call, *WHO)
+    refuse_others(call, *WHO)
     plan_id, key_id, customer_id = map(call.one, WHO)
     if plan_id is None:
         raise bad_request("Missing query parameter usagePlanId")
@@ -198,7 +198,7 @@ def _adjusted_document(held: Held, quota: HeldQuota, adjusted: Adjusted) -> dict
     return _held_by(held) | standing_document(Standing(quota, adjusted.used, rule.start, rule.finite_end))
 
 
-def _refuse_others(call: Call, *known: str) -> None:
+def refuse_others(call: Call, *known: str) -> None:
     """Raise BadRequestException for a query parameter without effect: a misspelt one would widen the answer."""
     if others := [name for name in call.query if name not in known]:
         raise bad_request(f"Unknown query parameter {others[0][:50]!r}: expected some of {', '.join(known)}")

@@ -1,0 +1,26 @@
+"""The audit, to read: one line for each version of the store."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from authz.control.call import Answer, Call, Operation
+from authz.control.operations.metering import PAGING, refuse_others
+from authz.core.zones import iso_time
+from authz.store.ports import AuditLine
+
+
+async def get_audit(call: Call) -> Answer:
+    """Answer with a page of the audit, the newest line first; with `id`, of the lines that name this id."""
+    refuse_others(call, "id", *PAGING)
+    limit, position = call.paging()
+    page = await call.context.store.audit(call.one("id"), limit, position)
+    body: dict[str, Any] = {"item": [_document(line) for line in page.lines]}
+    return Answer(body=body | ({} if page.position is None else {"position": page.position}))
+
+
+def _document(line: AuditLine) -> dict[str, Any]:
+    return {"version": line.version, "at": iso_time(line.at), "who": line.who, "what": line.what}
+
+
+OPERATIONS: Final = (Operation("GetAudit", "GET", "/audit", get_audit, writes=False),)
