@@ -133,6 +133,7 @@ def test_an_address_is_a_host_and_port_or_a_socket(address: str) -> None:
 @pytest.mark.parametrize(
     "variable",
     [
+        "AUTHZ_TEST_BROWSER",
         "AUTHZ_TEST_REDIS",
         "AUTHZ_CONFIG",
         "AUTHZ_SERVICE_HOST",

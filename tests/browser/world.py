@@ -1,0 +1,112 @@
+"""The system whose pages the browser opens: a Redis, a control plane, sidecars and an Envoy."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from playwright.sync_api import Browser
+
+from authz.core.resources import Resources
+from tests.e2e.stack import REGION, TIMEOUT_SECONDS, Stack, managed
+from tests.e2e.test_tour import Tour
+from tests.support.browser import LOOKS, Look, Tab, tab
+from tests.support.servers import RedisServer, echo_server, redis_server
+
+SIDECARS: Final = 3
+LONG: Final = "Enterprise plan for the European subsidiaries of Donaudampfschifffahrtsgesellschaft " * 2
+MARKUP: Final = "<b>Bold</b> & <script>document.title='owned'</script> \"'"
+
+
+@dataclass
+class World:
+    """The running system, and a browser that is signed in to it."""
+
+    stack: Stack
+    redis: RedisServer
+    browser: Browser
+    tour: Tour
+    states: dict[bool, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Of the control plane."""
+        return self.tour.control.url
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Call an operation of ours. Returns its document."""
+        control = self.tour.control
+        data = None if body is None else json.dumps(body)
+        request = AWSRequest(method, control.url + path, data=data, headers={"content-type": "application/json"})
+        SigV4Auth(Credentials(control.access_key, control.secret), "apigateway", REGION).add_auth(request)
+        answer = httpx.request(
+            method,
+            control.url + path,
+            content=data,
+            headers=dict(request.headers),
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+        )
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    def link(self, *flags: str) -> str:
+        """A link that signs in to the console once, as `authz console link` prints it."""
+        return self._authz("console", "link", "--url", self.url, *flags).splitlines()[0]
+
+    def token(self, *flags: str) -> str:
+        """A credential's bearer token, as `authz credentials create --token` prints it."""
+        printed = self._authz("credentials", "create", "browser", "--token", *flags)
+        found = re.search(r"Bearer (\S+)", printed)
+        assert found, printed
+        self.stack.secrets |= {found[1]}
+        return found[1]
+
+    def _authz(self, *words: str) -> str:
+        place = ("--redis-url", self.redis.url, "--account-id", self.stack.account)
+        made = subprocess.run([sys.executable, "-m", "authz", *words, *place], capture_output=True, text=True)
+        assert made.returncode == 0, made.stderr
+        return made.stdout
+
+    @contextmanager
+    def owner(
+        self, *, scripts: bool = True, look: Look = LOOKS[0], read_only: bool = False, zone: str = "UTC"
+    ) -> Iterator[Tab]:
+        """A tab of an owner who has signed in by a link. All owners share one session, and all readers another."""
+        if read_only not in self.states:
+            with tab(self.browser, self.url) as it:
+                it.open(self.link(*(["--read-only"] if read_only else []))).press("Sign in")
+                self.states[read_only] = it.page.context.storage_state()
+        with tab(self.browser, self.url, scripts=scripts, look=look, state=self.states[read_only], zone=zone) as it:
+            yield it
+
+    @contextmanager
+    def stranger(self, *, scripts: bool = True, look: Look = LOOKS[0]) -> Iterator[Tab]:
+        """A tab without a session."""
+        with tab(self.browser, self.url, scripts=scripts, look=look) as it:
+            yield it
+
+    def call(self, api_id: str, value: str, times: int = 1) -> list[int]:
+        """Call GET /prod/pets of an API through Envoy. Returns the statuses."""
+        return [self.tour.call(api_id, value).status for _ in range(times)]
+
+
+@contextmanager
+def world(browser: Browser, *, sidecars: int = SIDECARS) -> Iterator[World]:
+    """The system without resources. When it ends, no secret may stand in a log, an answer, or Redis."""
+    with (
+        redis_server(unix=True) as redis,
+        echo_server() as echo,
+        managed(Resources(), redis, echo.address, sidecars) as stack,
+    ):
+        yield World(stack, redis, browser, Tour(stack))
