@@ -10,10 +10,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml: ten times slower
-    from yaml import SafeLoader  # type: ignore[assignment]
+from authz.config.yamls import SafeLoader, TimelessLoader
 
 MAX_DEPTH: Final = 100  # of lists and mappings within one another
 MAX_NODES: Final = 400_000  # of YAML; each takes half a kilobyte while it is read
@@ -102,13 +99,8 @@ def nests_deeper(value: Any, depth: int) -> bool:
 # --- YAML ---------------------------------------------------------------------------------------------------------
 
 
-class _Loader(SafeLoader):
+class _Loader(TimelessLoader):
     """YAML as JSON knows it: keys are texts, and so are times and numbers that are not written as JSON writes them."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in SafeLoader.yaml_implicit_resolvers.items()
-    }
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)

@@ -13,13 +13,9 @@ from msgspec.structs import replace
 
 from authz.config.faults import ConfigError
 from authz.config.file import Config, parse
+from authz.config.yamls import SafeLoader
 from authz.core.problem import Problem
 from authz.core.resources import ApiKey, Resources
-
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 KEYS: Final = "apiKeys"
 PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*( [A-Za-z0-9_-]+)*")

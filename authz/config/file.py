@@ -29,15 +29,11 @@ from authz.config.places import located
 from authz.config.quotas import as_written, normalised, quota_problems
 from authz.config.settings import load_settings
 from authz.config.shape import faults
+from authz.config.yamls import TimelessLoader
 from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.problem import Problem, shortened
 from authz.core.resources import ApiKey, Customer, Resources, UsagePlan, digest, digest_of
 from authz.core.rules import problems
-
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml: ten times slower
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 T = TypeVar("T")
 
@@ -212,13 +208,8 @@ EXPONENT: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z"
 DIGITS: Final = 100  # more are no number that anything here can be
 
 
-class _Loader(SafeLoader):
+class _Loader(TimelessLoader):
     """YAML as JSON knows it: times stay text, numbers are decimal, and a mapping has each key once."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in SafeLoader.yaml_implicit_resolvers.items()
-    }
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)

@@ -8,12 +8,8 @@ from typing import Any, Final
 
 import yaml
 
+from authz.config.yamls import SafeLoader
 from authz.core.problem import Problem, shortened
-
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\['(.*?)'\]")
 KIND: Final = re.compile(r", not (?:a text|a whole number|a number|true or false|nothing|a list|a mapping)(?=[:;]|$)")
