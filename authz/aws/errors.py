@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from authz.core.problem import Problem
+
 STATUS: Final = {
     "BadRequestException": 400,
     "ValidationException": 400,
@@ -25,10 +27,16 @@ STATUS: Final = {
 
 
 class ApiError(Exception):
-    """A refused call. `code` is AWS's name of the error; `retry_after` is in seconds."""
+    """A refused call. `code` is AWS's name of the error; `retry_after` is in seconds.
 
-    def __init__(self, code: str, message: str, retry_after: int | None = None) -> None:
+    `problems` are the mistakes in a document of ours, which the message names too.
+    """
+
+    def __init__(
+        self, code: str, message: str, retry_after: int | None = None, problems: tuple[Problem, ...] = ()
+    ) -> None:
         super().__init__(message)
+        self.problems = problems
         self.code = code
         self.message = message
         self.retry_after = retry_after
@@ -38,8 +46,8 @@ class ApiError(Exception):
         return STATUS[self.code]
 
 
-def bad_request(message: str) -> ApiError:
-    return ApiError("BadRequestException", message)
+def bad_request(message: str, problems: tuple[Problem, ...] = ()) -> ApiError:
+    return ApiError("BadRequestException", message, problems=problems)
 
 
 def not_found(message: str) -> ApiError:

@@ -231,9 +231,10 @@ def refuse_any(found: Iterable[Problem]) -> None:
 
 def refused(found: Iterable[Problem]) -> ApiError:
     """Word the refusal of a document with these problems, each with its address."""
-    texts = [f"Invalid {problem.address}: {problem.rule}" for problem in found]
+    several = tuple(found)
+    texts = [f"Invalid {problem.address}: {problem.rule}" for problem in several]
     more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
-    return bad_request("; ".join([*texts[:SHOWN], *more]))
+    return bad_request("; ".join([*texts[:SHOWN], *more]), several)
 
 
 def _one_of(kind: Any, name: str, text: str | None) -> Any:

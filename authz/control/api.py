@@ -34,6 +34,7 @@ from authz.control.operations import (
     tags,
     usage,
     usageplans,
+    wholeplans,
 )
 from authz.control.operations.unsupported import UNSUPPORTED
 from authz.store.ports import Contention, InvalidPosition, StoreRefusal
@@ -63,6 +64,7 @@ MODULES: Final = (
     absent,
     extensions,
     planextensions,
+    wholeplans,
     apiextensions,
     customers,
     keyextensions,

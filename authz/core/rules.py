@@ -359,7 +359,18 @@ def _plans(resources: Resources, keys: _Keys) -> Problems:
     yield from _shared_keys(plans, keys)
 
 
-def _plan(plan: UsagePlan, apis: dict[str, Api], keys: _Keys, at: str) -> Problems:
+def _plan(plan: UsagePlan, apis: Mapping[str, Api], keys: _Keys, at: str) -> Problems:
+    yield from plan_problems(plan, apis, at)
+    known = ((key, f"{at}.keys[{n}]") for n, key in enumerate(plan.keys) if key in keys.ids)
+    yield from _repeated(known, "the key")
+    for n, key in enumerate(plan.keys):
+        if key not in keys.ids:
+            yield Problem(f"{at}.keys[{n}]", keys.missing(key))
+    yield from cost_problems(plan, apis, at)
+
+
+def plan_problems(plan: UsagePlan, apis: Mapping[str, Api], at: str) -> Problems:
+    """The mistakes in a plan by itself and in its stages; not in its keys and in costs."""
     if CONTROL.search(plan.name):
         yield Problem(f"{at}.name", "expected no control characters: it is sent to the upstream in a header")
     if plan.throttle:
@@ -369,12 +380,6 @@ def _plan(plan: UsagePlan, apis: dict[str, Api], keys: _Keys, at: str) -> Proble
     yield from _repeated(names, "the stage")
     for n, covered in enumerate(plan.api_stages):
         yield from _api_stage(covered, apis.get(covered.api_id), f"{at}.apiStages[{n}]")
-    known = ((key, f"{at}.keys[{n}]") for n, key in enumerate(plan.keys) if key in keys.ids)
-    yield from _repeated(known, "the key")
-    for n, key in enumerate(plan.keys):
-        if key not in keys.ids:
-            yield Problem(f"{at}.keys[{n}]", keys.missing(key))
-    yield from cost_problems(plan, apis, at)
 
 
 def _api_stage(covered: ApiStage, api: Api | None, at: str) -> Problems:

@@ -482,7 +482,7 @@ def test_waiting_names_the_sidecar_that_lags(control: Control) -> None:
     assert "w1" in refused(reply, 409, "ConflictException")
     control.run(lambda _: control.store.renew_presence("w1", head))
     reply = raw(control, "GET", f"/catalog/version?wait={version}&timeout=0.1")
-    assert reply.json()["sidecars"] == [{"id": "w1", "version": version}]
+    assert reply.json()["sidecars"] == [{"id": "w1", "epoch": head.epoch, "version": version}]
 
 
 def test_the_keys_with_most_use_are_listed(furnished: tuple[Control, dict[str, str]]) -> None:

@@ -47,7 +47,7 @@ async def get_catalog_version(call: Call) -> Answer:
             raise conflict(f"Not every sidecar serves version {wait:.0f}: {others}")
         await asyncio.sleep(POLL_SECONDS)
     presences = await store.presences()
-    sidecars = [{"id": presence.worker, "version": presence.version} for presence in presences]
+    sidecars = [{"id": one.worker, "epoch": one.epoch, "version": one.version} for one in presences]
     return Answer(body={"version": head.version, "epoch": head.epoch, "sidecars": sidecars})
 
 

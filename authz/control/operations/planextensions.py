@@ -42,13 +42,13 @@ async def _extend(call: Call, given: PlanExtension) -> StoredPlan:
         changed = replace(stored, plan=with_plan_extension(stored.plan, given))
         await require_room(edit, changed.plan, stored.plan)
         edit.put(changed)
-        await _warn_of_idle(call, changed)
+        await warn_of_idle(call, changed)
         return changed
 
     return await call.write(change)
 
 
-async def _warn_of_idle(call: Call, plan: StoredPlan) -> None:
+async def warn_of_idle(call: Call, plan: StoredPlan) -> None:
     """Warn of overrides that the plan has made idle, of the first keys of the plan."""
     page = await call.context.store.page("apikey", plan_keys(plan.ref), KEYS)
     keys = [key for key in page.items if isinstance(key, StoredKey) and plan.ref in key.overrides]

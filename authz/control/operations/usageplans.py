@@ -159,7 +159,7 @@ async def update_usage_plan(call: Call) -> Answer:
         for stage in changed.plan.api_stages:
             known = present.get((stage.api_id, stage.stage))
             if known is None:
-                await _cover(edit, changed, stage)
+                await cover(edit, changed, stage)
             if stage.throttle != known:
                 await _require_methods(call, edit, stage, known or ())
         await require_room(edit, changed.plan, stored.plan)
@@ -171,7 +171,7 @@ async def update_usage_plan(call: Call) -> Answer:
     return Answer(body=plan_document(changed) | {"tags": changed.plan.tags})
 
 
-async def _cover(edit: Draft, plan: StoredPlan, stage: ApiStage) -> None:
+async def cover(edit: Draft, plan: StoredPlan, stage: ApiStage) -> None:
     """Raise ApiError unless the stage exists. Also require, at the commit, that no key is in two plans of the stage."""
     await _require_stage(edit, stage)
     for other_id in await edit.members(stage_plans(stage.api_id, stage.stage)):
