@@ -35,7 +35,8 @@ async def explain(
 ) -> str:
     """Explain a request in lines. `now` is in µs of Unix time; with a limiter, Redis's own time and state count.
 
-    `line` is the access log's line that the request was taken from, `caller` the key that this line names.
+    `line` is the access log's line that the request was taken from, `caller` the key that this line names. Without a
+    line, a request without a key is explained as the caller's.
     Raises LimiterUnavailable where Redis does not answer.
     """
     tally: Tally | None = None
@@ -48,6 +49,9 @@ async def explain(
         past += note
     noted = _Noted(keys)
     grant = await resolved(lambda: catalog, noted, request, now)
+    if caller and not line and isinstance(grant, Denied) and grant.reason is Reason.KEY_MISSING:
+        grant, note = _as_caller(catalog, request, now, caller)
+        past += note
     if line and isinstance(grant, Denied) and grant.reason is Reason.KEY_MISSING:
         grant, note = _by_id(catalog, request, now, line.authz or Told(), caller, grant)
         past += note
@@ -140,17 +144,24 @@ def _by_id(
     if told.key_id:
         known = caller or catalog.caller(told.key_id)
         if known:
-            notes = [f"note      the key was taken by its id, {told.key_id}; a log line has no key's value"]
-            if known.sources and not client_address(request):
-                notes.append("note      the line lacks the client's address, so allowedSources was not compared")
-            found = catalog.resolve_as(known, request, now)
-            return priced(found, request) if isinstance(found, Grant) else found, notes
+            grant, notes = _as_caller(catalog, request, now, known)
+            by_id = f"note      the key was taken by its id, {told.key_id}; a log line has no key's value"
+            return grant, [by_id, *notes]
         return unknown, [f"note      no key has the id {told.key_id} now"]
     if told.reason == Reason.KEY_UNKNOWN:
         return unknown, [f"note      the key was unknown then, and a log line has no key's value: {give}"]
     if told.reason == Reason.KEY_MISSING:
         return missing, []
     return missing, [f"note      the log line names no key: {give}"]
+
+
+def _as_caller(catalog: Catalog, request: Request, now: int, caller: Caller) -> tuple[Grant | Denied, list[str]]:
+    """The grant of a request as if the caller had sent its key."""
+    notes = []
+    if caller.sources and not client_address(request):
+        notes = ["note      the client's address is not known, so allowedSources was not compared"]
+    found = catalog.resolve_as(caller, request, now)
+    return priced(found, request) if isinstance(found, Grant) else found, notes
 
 
 def _cost_then(grant: Grant, request: Request, told: Told) -> tuple[Grant, list[str]]:

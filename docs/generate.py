@@ -297,7 +297,7 @@ OWN: Final = {
     "RotateApiKey": "Set a new value (`value`, else a random one). The old value stays good for `overlapSeconds`.",
     "Explain": "Explain a request as `authz explain --redis` does. The body has `url` and `method`, or `logLine` (an "
     "object of Envoy's access log), and optionally `headers`, `extensions`, `metadata` and `source`, the client's "
-    "address.",
+    "address. With `url`, `keyId` stands for the key's value.",
     "GetTopUsage": "List the keys of the plan `usagePlanId` with most use today, at most `limit` (10 unless set).",
     "GetUsagePlanExtension": "Show a plan's fields that AWS doesn't have.",
     "PutUsagePlanExtension": "Replace them, and all quotas of the plan if `quotas` is given.",
@@ -324,6 +324,12 @@ OWN: Final = {
     "GrantUsage": "Add units to what remains of [a quota](#quotas-and-grants).",
     "GetAudit": "List the lines of the audit, the newest first: who wrote which version of the store. With `id`, those "
     "that name this id; then a page may have few lines, or none, and a `position`.",
+    "GetKeyUses": "List keys with the last day (UTC) on which a call of each was counted; those whose name begins with "
+    "`name`, or those of `customerId`.",
+    "FindApiKey": "Find the key that has a value (`value`), or had it before a rotation whose overlap goes on. The "
+    "answer has the key's id.",
+    "GetCustomerPlans": "List the usage plans of a customer's keys.",
+    "GetExampleCall": "Show a call that a key of the plan can make: method, path, host, and the place of the key.",
     "GetUsageAlerts": "List [alerts](#alerts), the newest first, or the oldest with `order=oldest`.",
     "GetApiKeyExtension": "Show a key's fields that AWS doesn't have: `allowedSources`, `billingDay`; and "
     "`lastUsedDate`, the last day (UTC) on which a call in one of its plans was counted; and `previousExpiresAt`, "

@@ -21,10 +21,12 @@ from authz.control.operations import (
     customers,
     deployments,
     domains,
+    examplecalls,
     exports,
     extensions,
     gatewayresponses,
     keyextensions,
+    keysearch,
     metering,
     models,
     planextensions,
@@ -70,6 +72,8 @@ MODULES: Final = (
     keyextensions,
     metering,
     auditing,
+    keysearch,
+    examplecalls,
 )
 
 

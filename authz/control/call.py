@@ -11,7 +11,7 @@ from authz.aws.plans import checked_value
 from authz.control import inputs
 from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.request import Request
-from authz.core.stored import Items
+from authz.core.stored import Items, StoredKey
 from authz.envoy.accesslog import LogLine
 from authz.ids import random_key_value
 from authz.store.ports import Draft, Usage, Writer, Written
@@ -60,7 +60,7 @@ class Context:
     account_id: str
     now: Callable[[], int]
     fixed: Callable[[], Items]
-    explain: Callable[[Request, LogLine | None], Awaitable[str]]
+    explain: Callable[[Request, LogLine | None, StoredKey | None], Awaitable[str]]
     domain_target: str | None = None
     key_prefix: str = DEFAULT_PREFIX  # of the values that are made here
 

@@ -20,7 +20,7 @@ from authz.control.auth import Authenticator, NewCredential, new_access_key, new
 from authz.control.call import Context, Operation
 from authz.core.holders import HeldQuota, Holder, QuotaState
 from authz.core.request import Request
-from authz.core.stored import Items
+from authz.core.stored import Items, StoredKey
 from authz.envoy.accesslog import LogLine
 from authz.store.ports import Adjusted, AlertPage, AlertQuery, CallerName, StatesReading, UsageReading, Written
 from authz.store.sealing import Sealer
@@ -119,7 +119,7 @@ def _now() -> int:
     return int(time.time())
 
 
-async def _explain(request: Request, line: LogLine | None) -> str:
+async def _explain(request: Request, line: LogLine | None, key: StoredKey | None) -> str:
     return ""
 
 

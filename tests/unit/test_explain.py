@@ -233,8 +233,18 @@ async def test_a_log_line_has_the_address_of_a_call_that_was_refused_for_it() ->
 
 async def test_a_log_line_of_another_call_has_no_address_to_compare() -> None:
     found = await logged("")
-    assert "note      the line lacks the client's address, so allowedSources was not compared" in found
+    assert "note      the client's address is not known, so allowedSources was not compared" in found
     assert "answer    forwarded if each layer has room; --redis tells" in found
+
+
+async def test_a_request_without_a_key_can_be_explained_as_a_keys() -> None:
+    catalog = Catalog.compile(OFFICE)
+    caller = catalog.caller("k1")
+    without, other = ask(headers={}), ask(headers={"x-api-key": "a-key-of-somebody-else"})
+    found = [(await explain(catalog, request, NOW, caller=caller)).splitlines() for request in (without, other)]
+    assert "key       k1" in found[0]
+    assert "answer    forwarded if each layer has room; --redis tells" in found[0]
+    assert "reason    key_unknown" in found[1], "a value in the request comes first"
 
 
 async def test_a_mistyped_key_is_known_by_its_checksum() -> None:

@@ -45,13 +45,15 @@ class Explainer:
         self._form = form
         self._profile = profile
 
-    async def __call__(self, request: Request, line: LogLine | None = None) -> str:
+    async def __call__(self, request: Request, line: LogLine | None = None, key: StoredKey | None = None) -> str:
+        """Explain a request; with `key`, as if it had that key's value. A log line names its key itself."""
         snapshot = await self._store.snapshot()
         catalog = await asyncio.to_thread(self._compile, {**snapshot.items, **self._fixed()})
         ring = StoreKeyCache(self._find, self._sealer.index, size=1)  # it follows no changes, so each call has its own
-        key_id = line.authz.key_id if line and line.authz else ""
-        key = await self._store.get("apikey", key_id) if key_id else None
-        caller = await self._caller(key) if isinstance(key, StoredKey) else None
+        if line and line.authz and line.authz.key_id:
+            named = await self._store.get("apikey", line.authz.key_id)
+            key = named if isinstance(named, StoredKey) else None
+        caller = await self._caller(key) if key else None
         return await explain(catalog, request, 0, self._limiter, self._profile, ring, line, caller)
 
     def _compile(self, items: Items) -> Catalog:

@@ -120,7 +120,10 @@ async def get_top_usage(call: Call) -> Answer:
 
 
 class Explain(Struct, frozen=True, rename="camel"):
-    """The body of `POST /explain`: a request as Envoy would send it, or a line of Envoy's access log."""
+    """The body of `POST /explain`: a request as Envoy would send it, or a line of Envoy's access log.
+
+    `key_id` is a key's; a request without a key is explained as if it had that key's value.
+    """
 
     url: str | None = None
     method: str | None = None  # GET, unless set
@@ -129,12 +132,14 @@ class Explain(Struct, frozen=True, rename="camel"):
     extensions: dict[str, str] = {}
     metadata: dict[str, Any] = {}
     source: str | None = None  # the client's IP address
+    key_id: str | None = None
 
 
 async def explain(call: Call) -> Answer:
     body = call.read(Explain)
     request, line = _described_request(body)
-    return Answer(body={"item": (await call.context.explain(request, line)).splitlines()})
+    key = None if body.key_id is None else await stored_key(call.context.store, body.key_id)
+    return Answer(body={"item": (await call.context.explain(request, line, key)).splitlines()})
 
 
 def _described_request(body: Explain) -> tuple[Request, LogLine | None]:
@@ -146,6 +151,8 @@ def _described_request(body: Explain) -> tuple[Request, LogLine | None]:
             raise bad_request("Missing url: expected a whole one, or a line of Envoy's access log as logLine")
         method = "GET" if body.method is None else body.method
         return request_of(method, body.url, body.headers, body.extensions, body.metadata, body.source or ""), None
+    if body.key_id is not None:
+        raise bad_request("Invalid logLine: the key stands in it, as authz.key_id; leave keyId out")
     if body.url is not None or body.method is not None:
         raise bad_request("Invalid logLine: url and method stand in it; give one or the other")
     try:

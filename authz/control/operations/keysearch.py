@@ -1,0 +1,86 @@
+"""Operations that find keys: by name or customer with their last use, by value, and by the plans of a customer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from authz.aws.plans import no_key, plan_document
+from authz.control.call import Answer, Call, Operation
+from authz.control.operations.apikeys import page_answer, stored_key
+from authz.control.operations.metering import PAGING, refuse_others
+from authz.core.resources import Resource, digest
+from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name, plan_id_of
+from authz.store.lastuse import KeyUse, document_of, last_use
+from authz.store.ports import Page
+
+KEYS: Final = 500  # of a customer, whose plans are looked at
+PLANS: Final = 100  # in one answer
+
+
+async def get_key_uses(call: Call) -> Answer:
+    """Answer with a page of keys and the last day of each on which a call was counted."""
+    refuse_others(call, "name", "customerId", *PAGING)
+    store, paging = call.context.store, call.paging()
+    name, customer = call.one("name"), call.one("customerId")
+    if customer is not None:  # with both filters, a page may be shorter than its limit
+        page = await store.search(by_customer(customer), *paging)
+        page.items[:] = [item for item in page.items if item.key.name.startswith(name or "")]
+    elif name is not None:
+        page = await store.search(by_name(name), *paging)
+    else:
+        page = await store.page("apikey", "apikey", *paging)
+    uses = await _uses(call, page.items)
+    return page_answer(Page(uses, page.position), document_of)
+
+
+async def _uses(call: Call, keys: Sequence[StoredKey]) -> list[KeyUse]:
+    """The use of all these keys. One whose usage can't be read has no last day, and a warning names it."""
+    _, found = await last_use(call.context.usage, keys)
+    by_id = {use.key.key.id: use for use in found}
+    for key in keys:
+        if key.key.id not in by_id:
+            call.warn(f"the usage of the key {key.key.id} in Redis can't be read, so lastUsedDate is left out")
+    return [by_id.get(key.key.id) or KeyUse(key, None) for key in keys]
+
+
+class FindApiKey(Resource, frozen=True):
+    """The body of `POST /apikeys/find`: a value stands in a body, and so in no log of URLs."""
+
+    value: str
+
+
+async def find_api_key(call: Call) -> Answer:
+    """Answer with the key that has this value, or had it before the last rotation and may still be called with it."""
+    index = call.context.sealer.index(digest(call.read_strictly(FindApiKey).value))
+    owner = await call.context.store.owner(f"key/{index}")
+    if owner is None:
+        raise no_key()
+    stored = await stored_key(call.context.store, owner.partition("/")[2])
+    if stored.index == index:
+        return Answer(body={"keyId": stored.key.id, "isPrevious": False})
+    if stored.previous_index != index or (stored.previous_expires_at or 0) <= call.context.now():
+        raise no_key()
+    return Answer(body={"keyId": stored.key.id, "isPrevious": True})
+
+
+async def get_customer_plans(call: Call) -> Answer:
+    """Answer with the usage plans of a customer's keys, with the extension that says whose limits they have."""
+    customer = call.params["customerId"]
+    page = await call.context.store.search(by_customer(customer), KEYS)
+    if page.position is not None:
+        call.warn(f"the customer has more than {KEYS} keys, and the plans of the others are left out")
+    refs = dict.fromkeys(ref for key in page.items for ref in key.plans)
+    found = await call.context.store.many("usageplan", list(dict.fromkeys(map(plan_id_of, refs))))
+    plans = [plan for plan in found if isinstance(plan, StoredPlan) and plan.ref in refs]
+    if len(plans) > PLANS:
+        call.warn(f"the customer has {len(plans)} plans, and {PLANS} of them are shown")
+    items = [plan_document(plan) | {"limitsPer": plan.plan.limits_per.value} for plan in plans[:PLANS]]
+    return Answer(body={"item": items})
+
+
+OPERATIONS: Final = (
+    Operation("GetKeyUses", "GET", "/usage/keys", get_key_uses, writes=False),
+    Operation("FindApiKey", "POST", "/apikeys/find", find_api_key, writes=False),
+    Operation("GetCustomerPlans", "GET", "/customers/{customerId}/plans", get_customer_plans, writes=False),
+)
