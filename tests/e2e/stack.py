@@ -245,10 +245,12 @@ def managed(
 
 
 @contextmanager
-def control_plane(scratch: Path, config: Path, *options: str) -> Iterator[ControlServer]:
+def control_plane(scratch: Path, config: Path, *options: str, flags: tuple[str, ...] = ()) -> Iterator[ControlServer]:
+    """The `options` are those of every command that knows the store; `flags` are the control plane's alone."""
     listen = f"{HOST}:{free_port()}"
+    command = ("-m", "authz", "control", "--config", str(config), "--listen", listen, *options, *flags)
     server = ControlServer(
-        command=(sys.executable, "-m", "authz", "control", "--config", str(config), "--listen", listen, *options),
+        command=(sys.executable, *command),
         log=scratch / "control.log",
         is_ready=lambda: listens(listen),
         url=f"http://{listen}",
