@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,19 +14,22 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Message, Send
 
 from authz.aws.errors import ApiError
 from authz.check import LimiterUnavailable
 from authz.control.api import WARNING, Api
+from authz.control.app import SEND_SECONDS
 from authz.control.call import Principal
 from authz.control.connections import ADDRESS, PROVE
 from authz.control.pages.forms import BadForm, Form, read_form
 from authz.control.pages.guard import Guard, Origins, origin_of
 from authz.control.pages.sessions import MAX_SECONDS, Session, Sessions
 from authz.control.pages.templates import render
+from authz.redisio.url import in_words
 from authz.store.ports import StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -118,6 +122,13 @@ class Visit(Generic[S]):
             self.warnings.append(warned)
         return msgspec.to_builtins(answer.body)
 
+    async def download(self, name: str, query: Mapping[str, str | None], accept: str, file: str) -> Response:
+        """Run an operation that answers piece by piece, as a file to save. Raises ApiError and StoreUnavailable."""
+        given = {field: value for field, value in query.items() if value is not None}
+        answer = await self.site.parts.api.call(self.site.principal(self.session), name, {}, given, None, accept)
+        headers = {**answer.headers, "Content-Disposition": f'attachment; filename="{file}"'}
+        return Pieces(answer.body, answer.status, headers)
+
     async def page(self, template: str, /, *, status: int = 200, **values: Any) -> Response:
         """Render a page of this person's."""
         left = self.query("message")
@@ -151,6 +162,20 @@ class View(NamedTuple, Generic[S]):
     path: str
     handler: Handler[S]
     writes: bool = False
+
+
+class Pieces(StreamingResponse):
+    """A body in pieces. After a fault the connection is closed, so that the browser reports a broken download."""
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(SEND_SECONDS):
+                await send(message)
+
+        try:
+            await super().stream_response(send_in_time)
+        except (StoreUnavailable, TimeoutError) as fault:
+            log.warning("a download was broken off", reason=in_words(fault))
 
 
 class Assets(StaticFiles):
