@@ -108,3 +108,10 @@ def test_a_provider_that_is_away_is_named(shared_redis: RedisServer, account: st
     with running(shared_redis.url, account, oidc=oidc) as control, httpx.Client(base_url=control.url) as browser:
         answer = browser.get("/console/oidc/start")
         assert (answer.status_code, "Signing in with localhost:9 failed" in answer.text) == (502, True)
+
+
+def test_flows_are_throttled_like_attempts_with_a_token(control: Control) -> None:
+    with httpx.Client(base_url=control.url) as browser:
+        statuses = [browser.get("/console/oidc/start").status_code for _ in range(30)]
+    assert statuses[0] == 302
+    assert 429 in statuses

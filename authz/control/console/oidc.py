@@ -16,7 +16,7 @@ from starlette.routing import Route
 from authz.control.auth import is_loopback
 from authz.control.pages.guard import origin_of
 from authz.control.pages.sessions import OwnerSession, Sessions
-from authz.control.pages.site import Site, next_of, problem_page, signed_in, worded
+from authz.control.pages.site import TOO_OFTEN, Site, address_of, next_of, problem_page, signed_in, worded
 from authz.store.ports import Tokens
 
 log = structlog.get_logger(__name__)
@@ -139,6 +139,8 @@ class OpenIdConnect:
 
     async def _start(self, site: Site[OwnerSession], request: Request) -> Response:
         """Send the browser to the provider. A cookie ties the flow to this browser."""
+        if not await site.parts.throttle.admits(address_of(request)):  # each flow takes memory of Redis
+            return problem_page(site.root, 429, TOO_OFTEN)
         request.scope["session"] = flow = dict[str, Any]()
         redirect_uri = f"{origin_of(request)}{site.root}/oidc/callback"
         try:

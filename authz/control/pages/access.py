@@ -14,6 +14,7 @@ from authz.control.pages.forms import read_form
 from authz.control.pages.guard import SAFE
 from authz.control.pages.sessions import Session, Sessions
 from authz.control.pages.site import (
+    TOO_OFTEN,
     S,
     Site,
     View,
@@ -27,8 +28,6 @@ from authz.control.pages.site import (
 )
 from authz.control.pages.templates import render
 from authz.core.zones import zone_names
-
-TOO_OFTEN: Final = "Too many attempts from this address. Wait a minute, then try again."
 
 
 @dataclass(frozen=True, slots=True)

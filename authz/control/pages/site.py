@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 S = TypeVar("S", bound=Session)
 
+TOO_OFTEN: Final = "Too many attempts from this address. Wait a minute, then try again."
 ASSET_SECONDS: Final = 31_536_000  # a changed file has another URL
 
 
@@ -193,7 +194,9 @@ def application(site: Site[S], views: Iterable[View[S]], open_routes: Iterable[R
     routes += open_routes
     routes += [Route(site.root + view.path, _endpoint(site, view), methods=[view.method]) for view in views]
     words: dict[Any, Any] = {HTTPException: _http_fault(site)}
-    return Guard(Starlette(routes=routes, exception_handlers=words), site.parts.origins)
+    app = Starlette(routes=routes, exception_handlers=words)
+    app.router.redirect_slashes = False  # it would redirect to http, also behind a proxy that ends TLS
+    return Guard(app, site.parts.origins)
 
 
 def _endpoint(site: Site[S], view: View[S]) -> Callable[[Request], Awaitable[Response]]:

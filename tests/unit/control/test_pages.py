@@ -83,6 +83,11 @@ def test_every_page_has_the_headers_that_keep_it_safe() -> None:
         assert headers["cache-control"] == "no-store"
 
 
+def test_a_path_with_a_slash_too_many_is_not_redirected() -> None:
+    """A redirect would name the scheme that we see, which is http behind a proxy that ends TLS."""
+    assert Pages().get(f"{CONSOLE_PAGE}/").status_code == 404
+
+
 # --- signing in ---------------------------------------------------------------------------------------------------
 
 
