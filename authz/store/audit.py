@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from authz.store.database import Database
 from authz.store.feed import version_of
-from authz.store.ports import AuditLine, AuditPage, InvalidPosition
+from authz.store.ports import AuditLine, AuditPage, AuditQuery, InvalidPosition
 
 VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 READ: Final = 500  # lines in one command
-SCANNED: Final = 5_000  # lines for one page, where few name an id
+SCANNED: Final = 5_000  # lines for one page, where few match
 
 
 async def audit(database: Database, count: int = 100, after: int | None = None) -> list[AuditLine]:
@@ -24,8 +24,8 @@ async def audit(database: Database, count: int = 100, after: int | None = None) 
     return [_line(*row) for row in rows]
 
 
-async def read_audit(database: Database, names: str | None, limit: int, position: str | None) -> AuditPage:
-    """Up to `limit` lines below a position, which is a version; with `names`, those that name this id.
+async def read_audit(database: Database, query: AuditQuery, limit: int, position: str | None) -> AuditPage:
+    """Up to `limit` lines below a position, which is a version.
 
     A page may have fewer lines although others follow. Raises InvalidPosition.
     """
@@ -38,7 +38,7 @@ async def read_audit(database: Database, names: str | None, limit: int, position
         for row in rows:
             line = _line(*row)
             position = str(line.version)
-            if names is None or line.names(names):
+            if query.matches(line):
                 found.append(line)
                 if len(found) == limit:
                     return AuditPage(found, position)

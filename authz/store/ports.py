@@ -211,6 +211,17 @@ class AuditLine:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """The lines to read: those that name an id, those of a person, or all of them."""
+
+    names: str | None = None
+    who: str | None = None
+
+    def matches(self, line: AuditLine) -> bool:
+        return self.who in (None, line.who) and (self.names is None or line.names(self.names))
+
+
+@dataclass(frozen=True, slots=True)
 class AuditPage:
     """Some lines of the audit, and the position after them; None on the last page."""
 
@@ -309,8 +320,8 @@ class Reader(ItemSource, Protocol):
         """The live workers that follow this store."""
         ...
 
-    async def audit(self, names: str | None, limit: int, position: str | None = None) -> AuditPage:
-        """Up to `limit` lines of the audit, the newest first; with `names`, those that name this id.
+    async def audit(self, query: AuditQuery, limit: int, position: str | None = None) -> AuditPage:
+        """Up to `limit` lines of the audit, the newest first.
 
         A page may have fewer lines although others follow. Raises InvalidPosition.
         """

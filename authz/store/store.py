@@ -24,7 +24,7 @@ from authz.store.feed import Feed
 from authz.store.fixed import FixedItems, id_in
 from authz.store.items import decode_if_any
 from authz.store.paging import Position
-from authz.store.ports import AuditPage, Contention, Page, Written
+from authz.store.ports import AuditPage, AuditQuery, Contention, Page, Written
 
 T = TypeVar("T")
 
@@ -92,9 +92,9 @@ class Store(Feed):
         owner = await self.database.ask("HGET", self.database.store_key("unique"), unique)
         return None if owner is None else owner.decode()
 
-    async def audit(self, names: str | None, limit: int, position: str | None = None) -> AuditPage:
-        """Lines of the audit, the newest first; with `names`, those that name this id. Raises InvalidPosition."""
-        return await read_audit(self.database, names, limit, position)
+    async def audit(self, query: AuditQuery, limit: int, position: str | None = None) -> AuditPage:
+        """Lines of the audit, the newest first. Raises InvalidPosition."""
+        return await read_audit(self.database, query, limit, position)
 
     async def page(self, kind: str, list_: str, limit: int, position: str | None = None) -> Page[Any]:
         """Items of a list, the newest first, and then the file's. An item that joins later is on no later page.

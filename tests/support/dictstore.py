@@ -9,6 +9,7 @@ from authz.core.stored import Indexes, Item, Items, StoredCustomer, StoredKey, i
 from authz.store.ports import (
     AuditLine,
     AuditPage,
+    AuditQuery,
     Draft,
     Head,
     InvalidPosition,
@@ -45,12 +46,12 @@ class DictStore:
         """In the order of the dictionary, which is good enough for rules."""
         return [id_of(item) for item in self.all() if list_ in indexes(item).lists]
 
-    async def audit(self, names: str | None, limit: int, position: str | None = None) -> AuditPage:
+    async def audit(self, query: AuditQuery, limit: int, position: str | None = None) -> AuditPage:
         lines = [
             AuditLine(version, version * 1_000_000, *line.split(" ", 1))
             for version, line in reversed(list(enumerate(self.lines, 1)))
         ]
-        page = self._page([line for line in lines if names is None or line.names(names)], limit, position)
+        page = self._page([line for line in lines if query.matches(line)], limit, position)
         return AuditPage(page.items, page.position)
 
     async def page(self, kind: str, list_: str, limit: int, position: str | None = None) -> Page[Any]:

@@ -7,14 +7,14 @@ from typing import Any, Final
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.metering import PAGING, refuse_others
 from authz.core.zones import iso_time
-from authz.store.ports import AuditLine
+from authz.store.ports import AuditLine, AuditQuery
 
 
 async def get_audit(call: Call) -> Answer:
-    """Answer with a page of the audit, the newest line first; with `id`, of the lines that name this id."""
-    refuse_others(call, "id", *PAGING)
+    """Answer with a page of the audit, the newest line first: of the lines that name `id`, and of those by `who`."""
+    refuse_others(call, "id", "who", *PAGING)
     limit, position = call.paging()
-    page = await call.context.store.audit(call.one("id"), limit, position)
+    page = await call.context.store.audit(AuditQuery(call.one("id"), call.one("who")), limit, position)
     body: dict[str, Any] = {"item": [_document(line) for line in page.lines]}
     return Answer(body=body | ({} if page.position is None else {"position": page.position}))
 

@@ -52,6 +52,14 @@ def test_the_audit_of_one_id_has_no_other_lines() -> None:
     assert _whats(plane.call("GET", "/audit?id=acme").body) == ["PutCustomer acme"]
 
 
+def test_the_audit_of_one_person_has_no_other_lines() -> None:
+    store = DictStore()
+    store.lines = ["ada PutCustomer acme", "grace PutCustomer acme", "adam PutCustomer acme", "ada DeleteCustomer x"]
+    plane = Plane(store)
+    assert _whats(plane.call("GET", "/audit?who=ada").body) == ["DeleteCustomer x", "PutCustomer acme"]
+    assert _whats(plane.call("GET", "/audit?who=ada&id=acme").body) == ["PutCustomer acme"]
+
+
 @pytest.mark.parametrize("query", ["key=k1", "position=x", "position=-1"])
 def test_a_query_without_effect_is_refused(query: str) -> None:
     assert Plane(DictStore()).call("GET", f"/audit?{query}").status == 400
