@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
+from authz.control.console.app import VIEWS
+from tests.browser.crawl import Site, Views, crawl
+from tests.browser.furniture import Furniture, furnish
 from tests.browser.world import World
 from tests.browser.world import world as running
 from tests.support.browser import chromium
+
+CONSOLE = Views("/console", tuple(view.path for view in VIEWS if view.method == "GET"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", type=Path, help="Keep a picture of each page in this folder")
 
 
 @pytest.fixture(scope="package")
@@ -29,3 +39,17 @@ def scripts(request: pytest.FixtureRequest) -> bool:
     """Whether the browser runs JavaScript."""
     on: bool = request.param
     return on
+
+
+@pytest.fixture(scope="package")
+def furniture(world: World) -> Furniture:
+    """Plans, customers and keys in the world, some of them used up, some with awkward names."""
+    return furnish(world)
+
+
+@pytest.fixture(scope="package")
+def console(world: World, furniture: Furniture) -> Site:
+    """The pages of the console, found by its links."""
+    with world.owner() as tab:
+        state = tab.page.context.storage_state()
+    return crawl(world.url, state, CONSOLE, furniture.paths())

@@ -24,8 +24,6 @@ from tests.support.browser import LOOKS, Look, Tab, tab
 from tests.support.servers import RedisServer, echo_server, redis_server
 
 SIDECARS: Final = 3
-LONG: Final = "Enterprise plan for the European subsidiaries of Donaudampfschifffahrtsgesellschaft " * 2
-MARKUP: Final = "<b>Bold</b> & <script>document.title='owned'</script> \"'"
 
 
 @dataclass
