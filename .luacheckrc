@@ -13,5 +13,6 @@ files["authz/redisio/lua/*.lua"].read_globals = {
   "FOREVER", "adopt", "log_alerts", "read_quota", "restarts", "use", "used", "write_quota",
   "read_head",
   "log_commit", "text",
+  "keep_newest", "note_due",
 }
 files["authz/redisio/lua/prelude/*.lua"].ignore = { "211", "231" }

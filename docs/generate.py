@@ -340,6 +340,19 @@ OWN: Final = {
     "GetUnusedKeys": "List the keys that are at least `days` days old and were not used for as long. `limit` is "
     "the number of keys that a page looks at, so a page without items may have a `position`.",
     "DeleteApiKeyExtension": "Remove them: the key may be used from everywhere again.",
+    "GetAlertTargets": "List alert targets, the newest first; with `customerId` only those of a customer.",
+    "CreateAlertTarget": "Create an [alert target](#alert-targets). The answer shows its `secret`, once.",
+    "GetAlertTarget": "Return an alert target, without its secret.",
+    "PutAlertTarget": "Replace an alert target; members that are absent are removed. Its secret stays. The pending "
+    "deliveries of a target that is disabled fail.",
+    "DeleteAlertTarget": "Delete an alert target, with all its deliveries.",
+    "RotateAlertTargetSecret": "Give an alert target a new `secret`, shown once. The old one signs beside it for "
+    "`overlapSeconds` (a day unless set, 30 days at most).",
+    "TestAlertTarget": "Send a message of the type `webhook.test` to a target now, and return what became of it: "
+    "`arrived`, and `status` or `error`.",
+    "GetAlertDeliveries": "List [deliveries](#deliveries) with the `state` `failed` (unless set), `pending` or "
+    "`delivered`; with `targetId` only those of a target.",
+    "ResendAlertDelivery": "Try a failed delivery again, at once and then for another day.",
 }
 
 

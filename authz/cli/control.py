@@ -160,6 +160,13 @@ OIDC = (
     help="A Grafana with this system's dashboards, which the console links to.",
 )
 @with_options(*OIDC)
+@click.option(
+    "--allow-private-targets",
+    is_flag=True,
+    envvar="AUTHZ_ALLOW_PRIVATE_TARGETS",
+    show_envvar=True,
+    help="Send alerts to private addresses and to this machine too, over http or https.",
+)
 def control(
     listen: str,
     http_listen: str | None,
@@ -182,6 +189,7 @@ def control(
     oidc_client_secret_file: Path | None,
     oidc_admin: tuple[ClaimRule, ...],
     oidc_reader: tuple[ClaimRule, ...],
+    allow_private_targets: bool,
 ) -> None:
     """Serve Amazon API Gateway's API for usage plans, keys, APIs and stages, from the store in Redis.
 
@@ -209,6 +217,7 @@ def control(
         console_url=console_url or None,
         grafana_url=grafana_url or None,
         oidc=_oidc(oidc_issuer, oidc_client_id, oidc_client_secret_file, oidc_admin, oidc_reader),
+        allow_private_targets=allow_private_targets,
     )
     if problem := options.problem():
         raise click.UsageError(problem)

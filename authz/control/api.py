@@ -15,6 +15,7 @@ from authz.control.call import Answer, Call, Context, Fields, Operation, Princip
 from authz.control.operations import (
     absent,
     account,
+    alerting,
     apiextensions,
     apikeys,
     auditing,
@@ -46,7 +47,7 @@ log = structlog.get_logger(__name__)
 
 CALL_SECONDS: Final = 60.0
 WARNING: Final = "x-authz-warning"
-VALUES: Final = frozenset({"value", "previousValue"})  # members that hold a key's secret
+VALUES: Final = frozenset({"value", "previousValue", "secret"})  # members that hold a secret
 NOTHING: Final[Mapping[str, str]] = {}
 
 MODULES: Final = (
@@ -74,6 +75,7 @@ MODULES: Final = (
     auditing,
     keysearch,
     examplecalls,
+    alerting,
 )
 
 

@@ -9,12 +9,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 from authz.aws.errors import bad_request
 from authz.aws.plans import checked_value
 from authz.control import inputs
+from authz.control.alerts.sending import Sender
 from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.request import Request
 from authz.core.stored import Items, StoredKey
 from authz.envoy.accesslog import LogLine
 from authz.ids import random_key_value
-from authz.store.ports import Draft, Usage, Writer, Written
+from authz.store.ports import Draft, Outbox, Usage, Writer, Written
 from authz.store.sealing import Sealer
 
 T = TypeVar("T")
@@ -48,6 +49,14 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
+class Alerts:
+    """What the operations on alerts use: the deliveries, and the sender of a test."""
+
+    outbox: Outbox
+    sender: Sender
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """The values that all calls share. `now` returns seconds of Unix time, `fixed` the configuration file's items.
 
@@ -63,6 +72,7 @@ class Context:
     explain: Callable[[Request, LogLine | None, StoredKey | None], Awaitable[str]]
     domain_target: str | None = None
     key_prefix: str = DEFAULT_PREFIX  # of the values that are made here
+    alerts: Alerts | None = None  # None in a context that serves no operation on alerts
 
     @property
     def form(self) -> KeyForm | None:

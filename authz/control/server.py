@@ -16,10 +16,13 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from authz.control.alerts.addresses import Rules
+from authz.control.alerts.dispatcher import Dispatcher
+from authz.control.alerts.sending import WebhookSender
 from authz.control.api import Api
 from authz.control.app import HEADER_BYTES, ControlPlane
 from authz.control.auth import Authenticator, anybody, is_loopback
-from authz.control.call import Context
+from authz.control.call import Alerts, Context
 from authz.control.connections import Connection, Connections
 from authz.control.console.app import ROOT as CONSOLE
 from authz.control.console.app import console
@@ -39,6 +42,7 @@ from authz.notice import Notice
 from authz.observe.metrics import ControlMetrics
 from authz.observe.status import HttpServer, app, check_listen, http_server
 from authz.redisio.url import in_words
+from authz.store.outbox import RedisOutbox
 from authz.store.ports import StoreUnavailable, Writer
 from authz.store.sealing import Sealer
 from authz.store.store import Store
@@ -72,6 +76,7 @@ class ControlOptions:
     sealer: Sealer = field(default_factory=Sealer)
     key_prefix: str = DEFAULT_PREFIX
     domain_target: str | None = None  # the host to which DNS records of custom domains should point
+    allow_private_targets: bool = False  # of alerts: on private addresses and this machine, over http too
     http_listen: str | None = None  # serves /metrics, /healthz and /readyz, without credentials
     console: bool | None = None  # serve pages; None: on a loopback address, and over TLS
     console_url: str | None = None  # under which browsers reach the pages, if that is not an IP address or localhost
@@ -155,6 +160,8 @@ async def control_plane(
     limiter = RedisLimiter(options.redis_url, account=options.account_id, budget=REDIS_SECONDS)
     form = KeyForm.of(options.key_prefix)
     explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed, form)
+    outbox = RedisOutbox(where, account=options.account_id, replicas=replicas)
+    sender = WebhookSender(Rules(options.allow_private_targets), now=now)
     context = Context(
         store,
         usage,
@@ -165,12 +172,14 @@ async def control_plane(
         explainer,
         options.domain_target,
         options.key_prefix,
+        Alerts(outbox, sender),
     )
+    metrics = metrics or ControlMetrics()
+    dispatcher = Dispatcher(store, outbox, sender, options.sealer, options.account_id, metrics, now)
     authenticator = Authenticator(store, options.sealer, now)
     gate = anybody if options.no_auth else authenticator
-    observe = (metrics or ControlMetrics()).observe
     tokens = TokenStore(where, account=options.account_id)
-    application: ASGIApp = ControlPlane(context, gate, observe=observe)
+    application: ASGIApp = ControlPlane(context, gate, observe=metrics.observe)
     if options.serves_console:
         parts = Parts(
             Api(context),
@@ -181,11 +190,15 @@ async def control_plane(
         )
         oidc = OpenIdConnect(options.oidc, tokens, parts.sessions) if options.oidc else None
         application = Doors(application, console(parts, authenticator.of_token, authenticator.credential, oidc))
-    limiting = asyncio.create_task(limiter.run())
+    running = [asyncio.create_task(limiter.run()), asyncio.create_task(dispatcher.run())]
     try:
         yield _http_server(application, options), context
     finally:
-        limiting.cancel()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        sender.close()
+        await outbox.aclose()
         await tokens.aclose()
         await limiter.aclose()
         await usage.aclose()

@@ -264,11 +264,34 @@ class Credential(Resource, frozen=True):
     token_sha256: str | None = None
 
 
+class AlertTarget(Resource, frozen=True):
+    """A webhook that alerts are sent to: all of the account, or those of a customer's keys, or of one plan.
+
+    `sealed_secret` signs the messages; so does `previous_sealed_secret` until `previous_expires_at`. Dates are Unix
+    seconds.
+    """
+
+    id: str
+    name: str
+    url: str
+    created_date: int
+    last_updated_date: int
+    sealed_secret: str
+    enabled: bool = True
+    customer_id: str | None = None
+    usage_plan_id: str | None = None
+    description: str | None = None
+    previous_sealed_secret: str | None = None
+    previous_expires_at: int | None = None
+
+
 ACCOUNT: Final = "account"  # the id of the one item of that kind
+ALERT_TARGETS: Final = "alert-targets"  # the list of the account's own targets
 
 # Every kind of item, by the name under which Redis keeps it.
 KINDS: Final[dict[str, type[Struct]]] = {
     "account": StoredAccount,
+    "alerttarget": AlertTarget,
     "apikey": StoredKey,
     "credential": Credential,
     "customer": StoredCustomer,
@@ -280,6 +303,7 @@ KINDS: Final[dict[str, type[Struct]]] = {
 }
 Item = (
     StoredAccount
+    | AlertTarget
     | StoredKey
     | Credential
     | StoredCustomer
@@ -342,6 +366,11 @@ def children(kind: str, api_id: str) -> str:
     return f"{kind}/{api_id}"
 
 
+def alert_targets(customer_id: str | None) -> str:
+    """The list of the targets of a customer's alerts; without a customer, of the account's own targets."""
+    return ALERT_TARGETS if customer_id is None else f"{ALERT_TARGETS}/{customer_id}"
+
+
 def by_name(name: str) -> str:
     """The beginning of what `Indexes.sorted` holds for keys whose names begin so."""
     return f"name/{name}"
@@ -367,6 +396,8 @@ def indexes(item: Item) -> Indexes:
             return Indexes(frozenset({"usageplan", *covered}))
         case StoredStage() | StoredDeployment():
             return Indexes(frozenset({children(kind_of(item), item.api_id)}))
+        case AlertTarget(customer_id=customer_id):
+            return Indexes(frozenset({"alerttarget", alert_targets(customer_id)}))
         case Credential(token_sha256=str(token)):
             return Indexes(frozenset({"credential"}), unique=frozenset({f"token/{token}"}))
         case _:

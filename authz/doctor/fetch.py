@@ -54,7 +54,7 @@ PINGS: Final = 5
 SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the account's,
 SAMPLED: Final = 1_000  # and whose expiry is read
 MAX_APIS: Final = 500  # APIs of the store that are looked through
-LASTING: Final = ("store", "restoring", "alerts")  # kinds of keys that have none
+LASTING: Final = ("store", "restoring", "alerts", "alerts-cursor", "webhook")  # kinds of keys that have none
 FURTHER_QUOTAS: Final = (
     kind_of("quota", False),
     kind_of("quota", True),

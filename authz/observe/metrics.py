@@ -43,6 +43,7 @@ POLICIES = tuple((str(policy),) for policy in FailurePolicy)
 RELOADS = (("swapped",), ("unchanged",), ("refused",))
 LOOKUPS = (("known",), ("unknown",), ("failed",))
 REDIS_ERRORS = (("ConnectionError",), ("TimeoutError",))
+ATTEMPTS = ("delivered", "retried", "failed")
 BAD_CALLS = tuple((problem,) for problem in ("too_large", "ended", "no_message", "malformed", "undecodable"))
 
 # Otherwise each counter has a second series: its time of creation.
@@ -346,6 +347,26 @@ class ControlMetrics:
             buckets=CONTROL_BUCKETS,
             registry=self.registry,
         )
+        self._attempts = Counter(
+            "authz_alert_deliveries",
+            "Attempts to deliver an alert, by result: delivered, retried (failed, and due again), failed (given up).",
+            ["result"],
+            registry=self.registry,
+        )
+        for result in ATTEMPTS:
+            self._attempts.labels(result)
+        self._missed = Counter(
+            "authz_alerts_missed", "Alerts that the stream dropped before they were read.", registry=self.registry
+        )
+        self._pending = Gauge(
+            "authz_alert_deliveries_pending", "Deliveries of the account that wait.", registry=self.registry
+        )
+        self._oldest = Gauge(
+            "authz_alert_oldest_pending_seconds", "How long the oldest of them has waited.", registry=self.registry
+        )
+        self._failing = Gauge(
+            "authz_alert_targets_failing", "Targets whose last attempt has failed.", registry=self.registry
+        )
         self.store_up = Gauge("authz_control_store_up", "1 while the store answers.", registry=self.registry)
 
     def exposition(self) -> bytes:
@@ -356,6 +377,20 @@ class ControlMetrics:
         """Count an answer. `operation` is the name of one, or "" if no operation has the path."""
         self._requests.labels(operation, status).inc()
         self._seconds.labels(operation).observe(seconds)
+
+    def attempted(self, result: str) -> None:
+        """Count an attempt to deliver an alert. `result` is one of ATTEMPTS."""
+        self._attempts.labels(result).inc()
+
+    def missed(self, alerts: int) -> None:
+        """Count alerts that were lost before they were read."""
+        self._missed.inc(alerts)
+
+    def waiting(self, pending: int, oldest_seconds: float, failing: int) -> None:
+        """Set how many deliveries wait, how long the oldest has waited, and how many targets are failing."""
+        self._pending.set(pending)
+        self._oldest.set(oldest_seconds)
+        self._failing.set(failing)
 
 
 class _States(Collector):

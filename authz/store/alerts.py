@@ -31,7 +31,7 @@ async def read_alerts(database: Database, query: AlertQuery, limit: int, positio
         rows = await _rows(database, query.newest_first, position)
         for entry_id, fields in rows:
             position = entry_id.decode()
-            alert = _alert(database, position, fields)
+            alert = alert_of(database, position, fields)
             if query.matches(alert):
                 found.append(alert)
                 if len(found) == limit:
@@ -52,7 +52,8 @@ async def _rows(database: Database, newest_first: bool, position: str | None) ->
     return list(rows)
 
 
-def _alert(database: Database, entry_id: str, fields: Mapping[bytes, bytes]) -> Alert:
+def alert_of(database: Database, entry_id: str, fields: Mapping[bytes, bytes]) -> Alert:
+    """The alert of an entry of the stream."""
     texts = {name.decode(): value.decode() for name, value in fields.items()}
     kind, plan, who, *_ = map(unquote, database.name_of(texts["value"]).split(":"))
     return Alert(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from authz.aws.usage import CallerUse, Days
 from authz.core.holders import HeldQuota, Holder, QuotaState
@@ -226,6 +226,73 @@ class AuditPage:
     """Some lines of the audit, and the position after them; None on the last page."""
 
     lines: list[AuditLine]
+    position: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An alert to send to a target: always under this id, and with this body.
+
+    `created` is when it was made, `since` when the time for its attempts began (again): both in µs of Unix time.
+    The fields `last_…` are those of the last attempt; `last_status` is None where no answer came.
+    """
+
+    id: str
+    target_id: str
+    body: str
+    created: int
+    since: int
+    attempts: int = 0
+    last_at: int | None = None
+    last_status: int | None = None
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A delivery that this process got at `at` and may send until `until`, in µs of Redis's clock."""
+
+    delivery: Delivery
+    at: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxReading:
+    """The alerts that were not yet turned into deliveries, and what there is to do. Times are µs of Redis's clock.
+
+    `missed` counts alerts that the stream had dropped before they were read. `due` are ids of targets with deliveries
+    to send now, `pending` counts all that wait, `oldest` is when the oldest was made, `failing` counts targets.
+    """
+
+    now: int
+    cursor: str
+    position: int
+    missed: int
+    alerts: list[Alert]
+    due: list[str]
+    pending: int
+    oldest: int | None
+    failing: int
+
+
+DeliveryState = Literal["pending", "failed", "delivered"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedDelivery:
+    """A delivery in a list. `at` (µs) is when it became failed or delivered, or when a pending one is due."""
+
+    delivery: Delivery
+    state: DeliveryState
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """Some deliveries, and the position after them; None on the last page."""
+
+    deliveries: list[ListedDelivery]
     position: str | None
 
 
@@ -459,4 +526,57 @@ class Tokens(Protocol):
 
     async def take(self, kind: str, token: str) -> bytes | None:
         """The value, once: it is deleted in the same step."""
+        ...
+
+
+class Outbox(Protocol):
+    """Keeps the deliveries of alerts. Several processes may work on one outbox, and each may end at any moment."""
+
+    async def look(self, count: int) -> OutboxReading:
+        """Read up to `count` alerts behind the cursor, and which targets have something to send."""
+        ...
+
+    async def add(self, reading: OutboxReading, deliveries: Sequence[Delivery]) -> bool:
+        """Add deliveries and move the cursor behind the alerts of the reading, both or neither.
+
+        False if another process has moved it. Of a target with too many pending deliveries, a further one fails.
+        """
+        ...
+
+    async def claim(self, target_id: str) -> Claimed | None:
+        """Lease a delivery of the target that is due."""
+        ...
+
+    async def delivered(self, claimed: Claimed, delivery: Delivery) -> None: ...
+
+    async def retry(self, claimed: Claimed, delivery: Delivery, pause: float) -> None:
+        """Make the delivery due again after `pause` seconds."""
+        ...
+
+    async def failed(self, claimed: Claimed, delivery: Delivery) -> None: ...
+
+    async def end(self, target_id: str, reason: str) -> int:
+        """Let all pending deliveries of the target fail. Returns how many."""
+        ...
+
+    async def forget(self, target_id: str) -> None:
+        """Remove all deliveries of the target."""
+        ...
+
+    async def failed_one(self, delivery_id: str) -> Delivery | None:
+        """The failed delivery with this id."""
+        ...
+
+    async def resend(self, delivery_id: str) -> bool:
+        """Make a failed delivery due now. False if it is not failed, or no longer."""
+        ...
+
+    async def page(
+        self, state: DeliveryState, limit: int, position: str | None = None, target_id: str | None = None
+    ) -> DeliveryPage:
+        """Deliveries in a state: the newest first; pending ones the longest waiting first. Raises InvalidPosition."""
+        ...
+
+    async def failing_since(self, target_ids: Sequence[str]) -> dict[str, int]:
+        """For each of these targets whose attempts fail: when the first of them failed (µs)."""
         ...

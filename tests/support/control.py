@@ -90,6 +90,7 @@ def running(
     store_replicas: int | None = None,
     key_prefix: str = "upk",
     oidc: OidcOptions | None = None,
+    allow_private_targets: bool = False,
 ) -> Iterator[Control]:
     """A control plane until the block ends. Its `now` also judges signatures: pin it together with the client's."""
     ready: Future[Control] = Future()
@@ -105,6 +106,7 @@ def running(
         sealer=sealer,
         domain_target=domain_target,
         oidc=oidc,
+        allow_private_targets=allow_private_targets,
     )
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(options, fixed, now, ready, stop)), daemon=True)

@@ -1,0 +1,206 @@
+"""Sends a signed webhook to an address that was checked, as Standard Webhooks describes it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib.metadata
+import ipaddress
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import httpcore
+from standardwebhooks import Webhook
+
+from authz.control.alerts.addresses import IP, Endpoint, NotAllowed, Rules
+from authz.control.alerts.schedule import Attempt, retry_after_of
+
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105  (what a secret begins with)
+SECRET_BYTES: Final = 32
+ATTEMPT_SECONDS: Final = 20.0  # from the look-up of the name to the end of the answer
+CONNECT_SECONDS: Final = 10.0
+MAX_ADDRESSES: Final = 4  # of a name that are tried
+MAX_ANSWER: Final = 16_384  # bytes of an answer's body that are read; all are thrown away
+MAX_WORDS: Final = 300  # characters of an error
+CONCURRENT: Final = 64  # attempts of a process
+AGENT: Final = f"envoy-usage-plans/{importlib.metadata.version('envoy-usage-plans')}"
+REDIRECTS: Final = range(300, 400)
+
+
+def new_secret() -> str:
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A webhook to send. With several secrets it has a signature by each, so that a receiver may change its secret."""
+
+    id: str
+    body: str
+    url: str
+    secrets: tuple[str, ...]
+
+    def headers(self, at: datetime) -> list[tuple[str, str]]:
+        signatures = (Webhook(secret).sign(self.id, at, self.body) for secret in self.secrets)
+        return [
+            ("content-type", "application/json"),
+            ("user-agent", AGENT),
+            ("webhook-id", self.id),
+            ("webhook-timestamp", str(int(at.timestamp()))),
+            ("webhook-signature", " ".join(signatures)),
+        ]
+
+
+class Sender(Protocol):
+    """Sends webhooks."""
+
+    rules: Rules
+
+    async def send(self, message: Message) -> Attempt: ...
+
+
+Resolve = Callable[[str, int], Sequence[IP]]  # the addresses of a name; raises OSError
+
+
+def resolve(host: str, port: int) -> Sequence[IP]:
+    """Look up a name, or an address in any spelling."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(str(address[0])) for *_, address in found]
+
+
+class WebhookSender:
+    """Sends webhooks over HTTP/1.1: each on a connection of its own, without following redirects. Fulfils `Sender`.
+
+    `now` returns seconds of Unix time. `resolver` replaces the system's in tests. Proxies of the environment are not
+    used: a proxy would look the name up again.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        now: Callable[[], float] = time.time,
+        resolver: Resolve = resolve,
+        tls: ssl.SSLContext | None = None,
+        seconds: float = ATTEMPT_SECONDS,
+    ) -> None:
+        self.rules = rules
+        self._now = now
+        self._seconds = seconds
+        self._resolver = resolver
+        self._tls = tls or ssl.create_default_context()
+        # Threads of its own: a name server that never answers must not hold up other look-ups.
+        self._threads = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="resolve")
+
+    async def send(self, message: Message) -> Attempt:
+        """Make one attempt. Its end is a value, whatever it is."""
+        try:
+            endpoint = self.rules.endpoint(message.url)
+            async with asyncio.timeout(self._seconds):
+                return await self._post(endpoint, message)
+        except NotAllowed as reason:
+            return Attempt(error=f"not sent: {reason}")
+        except (TimeoutError, httpcore.TimeoutException):
+            return Attempt(error=f"no answer within {self._seconds:g} s")
+        except (OSError, httpcore.NetworkError, httpcore.ProtocolError) as error:
+            return Attempt(error=_in_words(error))
+
+    async def _post(self, endpoint: Endpoint, message: Message) -> Attempt:
+        at = datetime.fromtimestamp(self._now(), UTC)
+        origin = httpcore.Origin(endpoint.scheme.encode(), endpoint.host.encode(), endpoint.port)
+        url = httpcore.URL(
+            scheme=endpoint.scheme, host=endpoint.host, port=endpoint.port, target=endpoint.path.encode()
+        )
+        timeouts = {"connect": CONNECT_SECONDS, "read": self._seconds, "write": self._seconds}
+        backend = _Checked(endpoint.scheme, self.rules, self._look_up)
+        async with (
+            httpcore.AsyncHTTPConnection(origin, ssl_context=self._tls, network_backend=backend) as connection,
+            connection.stream(
+                "POST",
+                url,
+                headers=message.headers(at),
+                content=message.body.encode(),
+                extensions={"timeout": timeouts},
+            ) as answer,
+        ):
+            await _read_a_little(answer)
+            return self._judged(answer)
+
+    def _judged(self, answer: httpcore.Response) -> Attempt:
+        headers = {name.lower(): value.decode("latin-1") for name, value in answer.headers}
+        asked = headers.get(b"retry-after")
+        words = ": redirects are not followed" if answer.status in REDIRECTS else ""
+        arrived = Attempt(answer.status).arrived
+        return Attempt(
+            answer.status,
+            "" if arrived else f"answered {answer.status}{words}",
+            None if asked is None else retry_after_of(asked, self._now()),
+        )
+
+    async def _look_up(self, host: str, port: int) -> Sequence[IP]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._resolver, host, port)
+
+    def close(self) -> None:
+        """Wait for no look-up that is under way."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _read_a_little(answer: httpcore.Response) -> None:
+    """Read the body up to a bound, so that a receiver that sends one is not cut off."""
+    length = 0
+    async for piece in answer.aiter_stream():
+        length += len(piece)
+        if length > MAX_ANSWER:
+            return
+
+
+class _Checked(httpcore.AsyncNetworkBackend):
+    """Connects to the addresses of a name, if the rules allow all of them; a connection looks up nothing again."""
+
+    def __init__(self, scheme: str, rules: Rules, look_up: Callable[[str, int], Any]) -> None:
+        self._scheme = scheme
+        self._rules = rules
+        self._look_up = look_up
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  (httpcore's name)
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses: Sequence[IP] = list(dict.fromkeys(await self._look_up(host, port)))
+        for address in addresses:
+            self._rules.check(self._scheme, address)
+        if not addresses:
+            raise OSError(f"{host} has no address")
+        failure: Exception | None = None
+        for address in addresses[:MAX_ADDRESSES]:
+            try:
+                return await self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+def _in_words(error: Exception) -> str:
+    """A fault of the network in a line for the owner of the target."""
+    if isinstance(error, socket.gaierror):
+        text = f"the name cannot be resolved: {error.strerror}"
+    else:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return "".join(each if each.isprintable() else " " for each in text)[:MAX_WORDS]
