@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -143,16 +143,33 @@ def check_override(plan: UsagePlan, apis: tuple[Api, ...], key: ApiKey, override
     return [one.rule for one in idle(within)] if override != Override() else []
 
 
-def idle_overrides(plan: UsagePlan, overrides: Mapping[str, Override], keys: Iterable[ApiKey]) -> list[str]:
-    """Return a warning for each reason why overrides of keys, by key id, change nothing in their plan."""
-    held: dict[str, list[str]] = {}
-    for key in keys:
-        member = replace(key, billing_day=None, overrides={plan.id: overrides[key.id]})
-        within = Resources(usage_plans=(replace(plan, api_stages=(), keys=(key.id,)),), api_keys=(member,))
+def idle_overrides(plan: StoredPlan, keys: Iterable[StoredKey], customers: Iterable[StoredCustomer]) -> list[str]:
+    """Return a warning for each reason why overrides of the plan's keys and their customers change nothing in it."""
+    held: dict[tuple[str, str], list[str]] = {}
+    for holder, name, within in _overriding(plan, keys, customers):
         for one in (*override_problems(within), *idle(within)):
-            held.setdefault(one.rule, []).append(key.id)
-    more = {rule: f" and {len(ids) - 1} more" if ids[1:] else "" for rule, ids in held.items()}
-    return [f"the override of the key {ids[0]}{more[rule]}: {rule}" for rule, ids in held.items()]
+            held.setdefault((holder, one.rule), []).append(name)
+    return [
+        f"the override of the {holder} {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {rule}"
+        for (holder, rule), names in held.items()
+    ]
+
+
+def _overriding(
+    plan: StoredPlan, keys: Iterable[StoredKey], customers: Iterable[StoredCustomer]
+) -> Iterator[tuple[str, str, Resources]]:
+    """Yield the kind and the id of each that overrides the plan's numbers, and resources with its override alone."""
+    bare = replace(plan.plan, api_stages=())
+    for key in keys:
+        if override := key.overrides.get(plan.ref):
+            member = replace(key.key, billing_day=None, overrides={bare.id: override})
+            yield "key", member.id, Resources(usage_plans=(replace(bare, keys=(member.id,)),), api_keys=(member,))
+    for customer in customers:
+        if override := customer.overrides.get(plan.ref):
+            member = ApiKey("any", customer_id=customer.id)
+            owner = replace(customer.customer, billing_day=None, overrides={bare.id: override})
+            plans = (replace(bare, keys=(member.id,)),)
+            yield "customer", owner.id, Resources(usage_plans=plans, api_keys=(member,), customers=(owner,))
 
 
 def idle_billing_day(key: ApiKey, plans: Iterable[UsagePlan]) -> list[str]:

@@ -25,9 +25,9 @@ from authz.config.documents import as_yaml
 from authz.config.faults import ConfigError
 from authz.config.fields import camel
 from authz.config.quotas import to_document
-from authz.core.planrules import override_problems
+from authz.core.planrules import cost_problems, override_problems
 from authz.core.problem import Problem
-from authz.core.resources import ApiKey, Method, Override, Resources, UsagePlan
+from authz.core.resources import Api, ApiKey, Method, Override, Resources, UsagePlan
 from authz.core.rules import problems
 from authz.core.stored import (
     Item,
@@ -48,6 +48,7 @@ from authz.core.stored import (
 )
 from authz.store.ports import Archive, BackupEntry, Draft, Reader, StoreRefusal, Writer
 from authz.store.sealing import Sealer, SealError
+from authz.store.served import served_apis
 from authz.transfer.files import written as written_file
 
 T = TypeVar("T")
@@ -160,6 +161,7 @@ class Import:
             self._tell_plans(old, new)
         if new != old:
             await target.put(new)
+        await self._tell_costs(target, new)
 
     async def _fitted(self, target: _Target, item: Item, old: Item | None) -> Item | None:
         """Return the item to store, with members of the old item that only the store knows; None to leave it out."""
@@ -207,6 +209,24 @@ class Import:
         found, lost = completed(old, item, row)
         self.warnings += [f"{kind_of(item)} {id_of(item)}: {text}" for text in lost]
         return found
+
+    async def _tell_costs(self, target: _Target, item: Item) -> None:
+        """Add a warning for each limit that never admits a call: of this plan, or of the other plans of this stage."""
+        plans: list[Item | None] = []
+        match item:
+            case StoredPlan():
+                plans = [item]
+            case StoredStage():
+                names = await target.members(stage_plans(item.api_id, item.stage_name))
+                plans = [await target.get("usageplan", name) for name in names if not self._is_wanted(name)]
+        for plan in plans:
+            if isinstance(plan, StoredPlan):
+                apis = {api.id: api for api in await served_apis(target, plan.plan.api_stages)}
+                found = cost_problems(plan.plan, apis, f"usageplan {plan.plan.id}")
+                self.warnings += [f"{problem.address}: {problem.rule}" for problem in found]
+
+    def _is_wanted(self, plan_id: str) -> bool:
+        return ("usageplan", plan_id) in self.wanted.items
 
     async def _is_served(self, target: _Target, deployment: StoredDeployment) -> bool:
         """True if each stage that is to serve a deployment already serves an equal one, under any id."""
@@ -265,7 +285,8 @@ class Import:
             if isinstance(plan, StoredPlan):
                 found[plan.ref] = override
                 self.warnings += [
-                    f"{what}: its override for {plan_id}: {rule}" for rule in _faults(plan.plan, override)
+                    f"{what}: its override for {plan_id}: {rule}"
+                    for rule in _faults(plan.plan, override, await served_apis(target, plan.plan.api_stages))
                 ]
             else:
                 self.warnings.append(f"{what}: there is no usage plan {plan_id}; its override is left out")
@@ -314,6 +335,8 @@ class _Target(Protocol):
 
     async def get(self, kind: str, item_id: str, /) -> Item | None: ...
 
+    async def members(self, list_: str, /) -> list[str]: ...
+
     async def put(self, item: Item, /) -> None: ...
 
 
@@ -333,6 +356,9 @@ class _Planned:
             await self.look_up(kind, [item_id])
         return self._found[kind, item_id]
 
+    async def members(self, list_: str) -> list[str]:
+        return await self._store.members(list_)
+
     async def put(self, item: Item) -> None:
         self._found[kind_of(item), id_of(item)] = item
 
@@ -345,6 +371,9 @@ class _Committed:
 
     async def get(self, kind: str, item_id: str) -> Item | None:
         return await self._edit.get(kind, item_id)
+
+    async def members(self, list_: str) -> list[str]:
+        return await self._edit.members(list_)
 
     async def put(self, item: Item) -> None:
         old = await self._edit.get(kind_of(item), id_of(item))
@@ -364,10 +393,10 @@ class _Committed:
                     self._edit.disjoint(plan_keys(new.ref), plan_keys(plan.ref), ImportRefused(text))
 
 
-def _faults(plan: UsagePlan, override: Override) -> list[str]:
-    """Return the reasons why parts of an override change nothing in the plan."""
+def _faults(plan: UsagePlan, override: Override, apis: tuple[Api, ...]) -> list[str]:
+    """Return the reasons why parts of an override cannot work in the plan. `apis` are those of the plan's stages."""
     holder = ApiKey("any", overrides={plan.id: override})
-    return [one.rule for one in override_problems(Resources(usage_plans=(plan,), api_keys=(holder,)))]
+    return [one.rule for one in override_problems(Resources(apis=apis, usage_plans=(plan,), api_keys=(holder,)))]
 
 
 def _dated(item: Item, old: Item | None, now: int) -> Item:

@@ -126,6 +126,28 @@ def test_a_plan_whose_change_makes_overrides_idle_says_so(control: Control) -> N
     assert says in reply.headers["x-authz-warning"]
 
 
+def test_a_plan_whose_change_makes_a_customers_override_idle_says_so(control: Control) -> None:
+    aws = boto(control)
+    plan = aws.create_usage_plan(name="P", quota=MONTH)["id"]
+    for name in ("k1", "k2"):
+        key = aws.create_api_key(name=name, enabled=True, customerId="acme")["id"]
+        aws.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
+    shared = {"quotas": [MONTH], "limitsPer": "CUSTOMER"}
+    assert "x-authz-warning" not in raw(control, "PUT", f"/usageplans/{plan}/extension", shared).headers
+    customer = {"overrides": {plan: {"quotas": [{"period": "MONTH", "limit": 3}]}}}
+    assert "x-authz-warning" not in raw(control, "PUT", "/customers/acme", customer).headers
+    assert "x-authz-warning" not in raw(control, "PUT", f"/usageplans/{plan}/extension", shared).headers
+    for changed, rule in (
+        ({"quotas": [MONTH]}, f"no effect: the plan {plan} limits each key"),
+        (
+            {"quotas": [{"limit": 9, "period": "HOUR"}], "limitsPer": "CUSTOMER"},
+            f"the plan {plan} has no quota by MONTH",
+        ),
+    ):
+        reply = raw(control, "PUT", f"/usageplans/{plan}/extension", changed)
+        assert f"the override of the customer acme: {rule}" in reply.headers["x-authz-warning"]
+
+
 def test_a_key_of_boto3_takes_a_customer_that_is_made_later(control: Control) -> None:
     made = boto(control).create_api_key(name="k", customerId="acme")
     assert raw(control, "PUT", "/customers/acme", {"billingDay": 3}).status == 200

@@ -18,11 +18,11 @@ from authz.aws.extensions import (
 from authz.aws.patch import Document
 from authz.aws.plans import refused
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.restapis import served_apis
 from authz.core.problem import Problem
 from authz.core.resources import Customer
 from authz.core.stored import StoredCustomer, StoredPlan, by_customer, plan_id_of
 from authz.store.ports import Draft, ItemSource
+from authz.store.served import served_apis
 
 KEYS: Final = 100  # of a customer, that are compared with its numbers
 

@@ -11,7 +11,8 @@ from authz.aws.oasexport import Exporter, ExportType, Extensions
 from authz.background import in_background
 from authz.config.documents import as_yaml
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.restapis import api_of, served_by
+from authz.control.operations.restapis import api_of
+from authz.store.served import served_by
 
 YAML: Final = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from authz.aws.extensions import PlanExtension, check_override, idle_overrides, plan_extension, with_plan_extension
 from authz.aws.patch import Document
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.restapis import served_apis
 from authz.control.operations.usageplans import key_in_plan, require_room, stored_plan
 from authz.core.resources import Override
-from authz.core.stored import StoredKey, StoredPlan, plan_keys
+from authz.core.stored import StoredCustomer, StoredKey, StoredPlan, plan_keys
 from authz.store.ports import Draft
+from authz.store.served import served_apis
 
-KEYS: Final = 100  # of a plan, whose overrides are compared with it
+KEYS: Final = 100  # of a plan, whose overrides and whose customers' are compared with it
 MAX_WARNINGS: Final = 5
 
 # --- plans --------------------------------------------------------------------------------------------------------
@@ -49,11 +49,13 @@ async def _extend(call: Call, given: PlanExtension) -> StoredPlan:
 
 
 async def warn_of_idle(call: Call, plan: StoredPlan) -> None:
-    """Warn of overrides that the plan has made idle, of the first keys of the plan."""
+    """Warn of overrides that the plan has made idle, of the first keys of the plan and of their customers."""
     page = await call.context.store.page("apikey", plan_keys(plan.ref), KEYS)
-    keys = [key for key in page.items if isinstance(key, StoredKey) and plan.ref in key.overrides]
-    overrides = {key.key.id: key.overrides[plan.ref] for key in keys}
-    for text in idle_overrides(plan.plan, overrides, [key.key for key in keys])[:MAX_WARNINGS]:
+    keys = [key for key in page.items if isinstance(key, StoredKey)]
+    names = sorted({key.key.customer_id for key in keys if key.key.customer_id is not None})
+    found = await call.context.store.many("customer", names)
+    customers = [customer for customer in found if isinstance(customer, StoredCustomer)]
+    for text in idle_overrides(plan, keys, customers)[:MAX_WARNINGS]:
         call.warn(text)
 
 

@@ -33,19 +33,18 @@ from authz.config.documents import DocumentError, RefusedError, TagError, read_d
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import new_id
 from authz.core.planrules import cost_problems
-from authz.core.resources import Api, ApiStage, AuthorizerSource, Deployment, KeySource, Stage
+from authz.core.resources import Api, AuthorizerSource, KeySource, Stage
 from authz.core.stored import (
     DomainName,
     RestApi,
-    StoredDeployment,
     StoredPlan,
     StoredResource,
-    StoredStage,
     children,
     stage_id,
     stage_plans,
 )
 from authz.store.ports import Draft, ItemSource
+from authz.store.served import served_by
 
 log = structlog.get_logger(__name__)
 
@@ -85,24 +84,6 @@ def unknown_api_as(error: ApiError) -> Iterator[None]:
         if refused.message.startswith(UNKNOWN_API):
             raise error from None
         raise
-
-
-async def served_by(source: ItemSource, api_id: str, stage_name: str) -> Deployment | None:
-    """Return the deployment that a stage serves; None without the stage or its deployment."""
-    stage = await source.get("stage", stage_id(api_id, stage_name))
-    if not isinstance(stage, StoredStage):
-        return None
-    deployment = await source.get("deployment", f"{api_id}/{stage.deployment_id}")
-    return deployment.snapshot if isinstance(deployment, StoredDeployment) else None
-
-
-async def served_apis(source: ItemSource, stages: Iterable[ApiStage]) -> tuple[Api, ...]:
-    """Return these stages with the deployments that they serve, each stage in its API."""
-    found: dict[str, list[Stage]] = {}
-    for covered in stages:
-        served = await served_by(source, covered.api_id, covered.stage)
-        found.setdefault(covered.api_id, []).append(Stage(covered.stage, deployment=served))
-    return tuple(Api(api_id, stages=tuple(several)) for api_id, several in found.items())
 
 
 async def require_room_for(edit: Draft, api_id: str, stage: str) -> None:

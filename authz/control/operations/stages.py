@@ -21,13 +21,13 @@ from authz.control.operations.restapis import (
     operations_of,
     patched,
     require_room_for,
-    served_by,
 )
 from authz.core.bounds import MAX_INT
 from authz.core.resources import Deployment
 from authz.core.rules import missing_method
 from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
 from authz.store.ports import Draft, ItemSource
+from authz.store.served import served_by
 
 Percent = Annotated[float, Meta(ge=0, le=100)]
 

@@ -27,11 +27,12 @@ from authz.aws.plans import (
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import key_value, page_answer, refuse_fixed_plan, stored_key
 from authz.control.operations.ids import unused_id
-from authz.control.operations.restapis import listed, page_of, served_apis, served_by
+from authz.control.operations.restapis import listed, page_of
 from authz.core.methods import method_of, no_method
 from authz.core.resources import ApiStage, UsagePlan
 from authz.core.rules import is_keyless, missing_method
 from authz.core.stored import StoredKey, StoredPlan, by_name, plan_keys, stage_id, stage_plans
+from authz.store.served import served_apis, served_by
 
 if TYPE_CHECKING:
     from authz.store.ports import Draft, ItemSource

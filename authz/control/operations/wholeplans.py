@@ -13,11 +13,12 @@ from authz.control.operations.apikeys import page_answer
 from authz.control.operations.ids import unused_id
 from authz.control.operations.metering import refuse_others
 from authz.control.operations.planextensions import warn_of_idle
-from authz.control.operations.restapis import listed, page_of, served_by
+from authz.control.operations.restapis import listed, page_of
 from authz.control.operations.usageplans import NONCE_BYTES, PLAN_ID_LENGTH, cover, require_room, stored_plan
 from authz.core.resources import Api, ApiStage, Stage, UsagePlan
 from authz.core.stored import RestApi, StoredPlan, stage_id, stage_plans
 from authz.store.ports import Draft, ItemSource
+from authz.store.served import served_by
 
 
 async def create_whole_plan(call: Call) -> Answer:

@@ -192,6 +192,43 @@ def test_members_that_do_not_fit_the_new_quota_are_named() -> None:
     )
 
 
+DEAR = {"items": [ROOT, PETS | {"resourceMethods": {"GET": GET | {"cost": 5}}}]}
+NEVER = "a call of GET /pets of a1b2c3:prod costs 5, and the quota admits 3, so it is never admitted"
+
+
+def _small(**changes: Any) -> dict[str, Any]:
+    return {"items": [PLAN | {"quota": {"limit": 3, "offset": 0, "period": "MONTH"}} | changes]}
+
+
+@pytest.mark.parametrize("preview", [True, False])
+def test_a_call_that_a_new_plan_never_admits_is_named(preview: bool) -> None:
+    made = _import(DictStore(), resources=DEAR, plans=_small())
+    asyncio.run(made.preview() if preview else made.run())
+    assert made.warnings == [f"usageplan p1.quota.limit: {NEVER}; raise the limit, or lower the cost"]
+
+
+def test_a_plan_whose_quota_has_become_too_small_for_the_stored_costs_is_named() -> None:
+    """AWS's rows of the API say nothing of costs, so the stored ones stay."""
+    store = _rows(resources=DEAR)
+    made = _import(store, plans=_small())
+    asyncio.run(made.run())
+    assert any(text.startswith(f"usageplan p1.quota.limit: {NEVER}") for text in made.warnings)
+
+
+def test_a_stored_plan_that_never_admits_a_call_of_an_imported_stage_is_named() -> None:
+    store = _rows(plans=_small())
+    made = _import(store, resources=DEAR, plans={"items": []})
+    asyncio.run(made.run())
+    assert any(text.startswith(f"usageplan p1.quota.limit: {NEVER}") for text in made.warnings)
+
+
+def test_an_override_that_never_admits_a_call_is_named() -> None:
+    override = {"p1": {"quotas": [{"period": "MONTH", "limit": 3}]}}
+    made = _import(DictStore(), resources=DEAR, keys={"items": [KEY | {"overrides": override}]})
+    asyncio.run(made.run())
+    assert made.warnings == [f"apikey k1: its override for p1: {NEVER}; raise the limit, or lower the cost"]
+
+
 def test_an_override_of_a_quota_that_the_plan_lacks_is_named() -> None:
     override = {"p1": {"quotas": [{"period": "HOUR", "limit": 3}]}}
     made = _import(DictStore(), keys={"items": [KEY | {"overrides": override}]})
