@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import httpx
 
 from authz.control.api import Api
 from authz.control.auth import Authenticator, new_token
+from authz.control.call import Alerts
 from authz.control.console.app import console
 from authz.control.pages.guard import Origins
 from authz.control.pages.sessions import OwnerSession, Session, Sessions
@@ -56,12 +58,18 @@ class Unlimited:
 class Pages:
     """The console over a store with these items, and one person who is signed in."""
 
-    def __init__(self, *items: Item, usage: NoUsage | None = None, as_: Session | None = OWNER) -> None:
+    def __init__(
+        self,
+        *items: Item,
+        usage: NoUsage | None = None,
+        as_: Session | None = OWNER,
+        alerts: Alerts | None = None,
+    ) -> None:
         self.store = DictStore(*items)
         self.tokens = DictTokens()
         self.token = new_token("admin", int(time.time()))
         self.store.items["credential", self.token.credential.id] = self.token.credential
-        self.context = context_of(self.store, usage or NoUsage())
+        self.context = replace(context_of(self.store, usage or NoUsage()), alerts=alerts)
         self.sessions = Sessions(self.tokens, lambda: int(time.time()))
         gate = Authenticator(self.store, SEALER, self.context.now)
         parts = Parts(Api(self.context), self.sessions, Unlimited(), Origins())

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from authz.control.call import Principal
-from authz.control.console import audit, overview, plans, usage
+from authz.control.console import alerts, audit, overview, plans, usage
 from authz.control.console.access import CredentialOf, access
 from authz.control.console.oidc import OpenIdConnect
 from authz.control.pages.access import ACCOUNT_VIEWS
@@ -20,7 +20,7 @@ from authz.core.stored import Credential
 
 ROOT: Final = "/console"
 
-MODULES: Final = (overview, plans, usage, audit)
+MODULES: Final = (overview, plans, usage, alerts, audit)
 
 VIEWS: Final[tuple[View[OwnerSession], ...]] = (
     *ACCOUNT_VIEWS,
