@@ -48,7 +48,10 @@ NOTHING_TYPED: Final = Typed()
 
 
 def refused(form: Form, error: ApiError | Misfit, places: Sequence[tuple[str, str]] = ()) -> Typed:
-    """The form as it was sent, with the error beside its field. `places` are parts of messages and the fields they concern."""
+    """The form as it was sent, with the error beside its field.
+
+    `places` are parts of messages and the fields they concern.
+    """
     if isinstance(error, Misfit):
         return Typed(form, {error.name: str(error)}, error.status)
     name = next((field for part, field in places if part.lower() in error.message.lower()), "")
