@@ -173,18 +173,19 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class AlertQuery:
-    """The alerts to read: of a plan, a key or a customer, or all of them."""
+    """The alerts to read: of a plan, a key or a customer, or all of them. `key_ids` are those of the customer."""
 
     plan_id: str | None = None
     key_id: str | None = None
     customer_id: str | None = None
     newest_first: bool = True
+    key_ids: frozenset[str] = frozenset()
 
     def matches(self, alert: Alert) -> bool:
         return (
             self.plan_id in (None, alert.plan_id)
             and self.key_id in (None, alert.key_id)
-            and self.customer_id in (None, alert.customer_id)
+            and (self.customer_id in (None, alert.customer_id) or alert.key_id in self.key_ids)
         )
 
 

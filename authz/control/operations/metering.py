@@ -16,6 +16,7 @@ from authz.core.bounds import MAX_INT
 from authz.core.holders import HeldQuota
 from authz.core.planrules import overridden
 from authz.core.resources import Counts, Period, Resource
+from authz.core.stored import by_customer
 from authz.core.zones import DAY_US
 from authz.store.alerts import document_of
 from authz.store.ports import Adjusted, AlertQuery
@@ -31,7 +32,7 @@ from authz.store.quotas import (
     standing_document,
     standings,
 )
-from authz.store.report import PARTS, Query, csv_lines, document, read_all, read_page
+from authz.store.report import MAX_KEYS, PARTS, Query, csv_lines, document, read_all, read_page
 
 CSV: Final = "text/csv"
 WHO: Final = ("usagePlanId", "keyId", "customerId")
@@ -85,10 +86,19 @@ async def get_usage_alerts(call: Call) -> Answer:
     if order not in ORDERS:
         raise bad_request(f"Invalid order: expected newest or oldest, got {order[:50]!r}")
     plan_id, key_id, customer_id = map(call.one, WHO)
-    query = AlertQuery(plan_id, key_id, customer_id, newest_first=order == "newest")
+    keys = await _keys_of(call, customer_id)
+    query = AlertQuery(plan_id, key_id, customer_id, newest_first=order == "newest", key_ids=keys)
     page = await call.context.usage.alerts(query, *call.paging())
     body: dict[str, Any] = {"item": [document_of(alert) for alert in page.alerts]}
     return Answer(body=body | ({} if page.position is None else {"position": page.position}))
+
+
+async def _keys_of(call: Call, customer_id: str | None) -> frozenset[str]:
+    """The ids of the customer's first keys."""
+    if customer_id is None:
+        return frozenset()
+    page = await call.context.store.search(by_customer(customer_id), MAX_KEYS)
+    return frozenset(key.key.id for key in page.items)
 
 
 # --- quotas -------------------------------------------------------------------------------------------------------
