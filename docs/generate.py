@@ -29,8 +29,9 @@ from authz.config.faults import alternatives, bare_kind, choices
 from authz.config.fields import FIELDS, sentence
 from authz.config.settings import Option, options
 from authz.control import api
-from authz.control.call import Operation
+from authz.control.call import Answer, Call, Operation
 from authz.control.operations.unsupported import UNSUPPORTED, WHY
+from authz.control.portal import invite
 from authz.control.unfilled import UNFILLED, UNREAD
 from authz.core import resources
 from authz.core.request import Request
@@ -259,6 +260,7 @@ def operations() -> str:
 
 def own_operations() -> str:
     found = [one for module in api.MODULES for one in module.OPERATIONS if one.name in OWN]
+    found.append(invite.operation(_unserved))
     return table(("operation", "request", "writes", ""), map(_own, found))
 
 
@@ -273,6 +275,11 @@ def unread() -> str:
 
 def unfilled() -> str:
     return table(("shape and member", ""), ((code(name), why) for name, why in UNFILLED.items()))
+
+
+async def _unserved(_: Call) -> Answer:
+    """Stand in for the handler of an operation that is only described."""
+    raise NotImplementedError
 
 
 def _answered(modules: Iterable[ModuleType]) -> Iterator[Operation]:
@@ -337,6 +344,8 @@ OWN: Final = {
     "PutApiKeyExtension": "Replace them; a member that is left out is removed. `lastUsedDate` and "
     "`previousExpiresAt` may be given, and are ignored.",
     "EndPreviousApiKeyValue": "End the value before the last rotation at once.",
+    "CreatePortalSession": "Make a link that signs a customer in to the [portal](portal.md) once. Only where pages are "
+    "served.",
     "GetUnusedKeys": "List the keys that are at least `days` days old and were not used for as long. `limit` is "
     "the number of keys that a page looks at, so a page without items may have a `position`.",
     "DeleteApiKeyExtension": "Remove them: the key may be used from everywhere again.",

@@ -91,6 +91,15 @@ class Api:
         self._context = context
         self._operations = {operation.name: operation for operation in (operations() if table is None else table)}
 
+    def without_operations(self) -> Api:
+        """An API of the same context that knows no operation."""
+        return Api(self._context, ())
+
+    @property
+    def now(self) -> int:
+        """The time of calls, in seconds of Unix time."""
+        return self._context.now()
+
     async def call(
         self,
         principal: Principal,

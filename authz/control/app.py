@@ -160,6 +160,7 @@ class ControlPlane:
                 await body.read(),
                 principal,
                 request.headers.get("accept", ""),
+                request.headers.get("host", ""),
             )
         return await run(route[0], call)
 

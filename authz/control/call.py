@@ -102,7 +102,7 @@ class Call:
     """One call of an operation.
 
     `params` are the decoded parts of the path. `versions` are the store's versions that the call wrote.
-    `accept` is the Accept header, with the media types that the caller takes.
+    `accept` is the Accept header, with the media types that the caller takes, and `host` the Host header.
     `warnings` are for the caller, such as a setting that is accepted but has no effect.
     """
 
@@ -113,6 +113,7 @@ class Call:
     body: bytes
     principal: Principal
     accept: str = ""
+    host: str = ""
     versions: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

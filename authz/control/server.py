@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from authz.control.alerts.addresses import Rules
 from authz.control.alerts.dispatcher import Dispatcher
 from authz.control.alerts.sending import WebhookSender
-from authz.control.api import Api
+from authz.control.api import Api, operations
 from authz.control.app import HEADER_BYTES, ControlPlane
 from authz.control.auth import Authenticator, anybody, is_loopback
 from authz.control.call import Alerts, Context
@@ -31,7 +31,14 @@ from authz.control.operations.explaining import Explainer
 from authz.control.pages.guard import Origins
 from authz.control.pages.sessions import Sessions
 from authz.control.pages.site import Parts
-from authz.control.pages.throttle import SignInThrottle
+from authz.control.pages.throttle import PageThrottle
+from authz.control.portal.app import portal
+from authz.control.portal.invite import PATH as INVITATIONS
+from authz.control.portal.invite import ROOT as PORTAL
+from authz.control.portal.invite import Invitations
+from authz.control.portal.pasted import GivenKeys
+from authz.control.portal.programs import BURST, PACE, Programs
+from authz.control.portal.programs import PATH as PROGRAMS
 from authz.core.address import Address
 from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.resources import DEFAULT_ACCOUNT
@@ -179,17 +186,26 @@ async def control_plane(
     authenticator = Authenticator(store, options.sealer, now)
     gate = anybody if options.no_auth else authenticator
     tokens = TokenStore(where, account=options.account_id)
-    application: ASGIApp = ControlPlane(context, gate, observe=metrics.observe)
+    application: ASGIApp
     if options.serves_console:
         parts = Parts(
             Api(context),
             Sessions(tokens, now),
-            SignInThrottle(limiter, options.account_id),
+            PageThrottle(limiter, options.account_id),
             Origins(options.tls_cert is not None, options.console_url),
             options.grafana_url,
         )
         oidc = OpenIdConnect(options.oidc, tokens, parts.sessions) if options.oidc else None
-        application = Doors(application, console(parts, authenticator.of_token, authenticator.credential, oidc))
+        table = (*operations(), Invitations(parts.sessions, parts.origins).operation())
+        given_keys = GivenKeys(store, options.sealer, now)
+        application = Doors(
+            ControlPlane(context, gate, table, observe=metrics.observe),
+            console(parts, authenticator.of_token, authenticator.credential, oidc),
+            portal(parts, given_keys),
+            Programs(parts.api, given_keys, PageThrottle(limiter, options.account_id, "usage", PACE, BURST)),
+        )
+    else:
+        application = ControlPlane(context, gate, observe=metrics.observe)
     running = [asyncio.create_task(limiter.run()), asyncio.create_task(dispatcher.run())]
     try:
         yield _http_server(application, options), context
@@ -205,16 +221,27 @@ async def control_plane(
         await store.aclose()
 
 
+@dataclass(frozen=True, slots=True)
 class Doors:
     """Leads each request to the pages or to the API, by its path."""
 
-    def __init__(self, api: ASGIApp, console: ASGIApp) -> None:
-        self._api = api
-        self._console = console
+    api: ASGIApp
+    console: ASGIApp
+    portal: ASGIApp
+    programs: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_page = scope["path"] == CONSOLE or scope["path"].startswith(f"{CONSOLE}/")
-        await (self._console if is_page else self._api)(scope, receive, send)
+        await self._behind(scope["path"])(scope, receive, send)
+
+    def _behind(self, path: str) -> ASGIApp:
+        if path == PROGRAMS:
+            return self.programs
+        if path == INVITATIONS:
+            return self.api
+        for root, pages in ((CONSOLE, self.console), (PORTAL, self.portal)):
+            if path == root or path.startswith(f"{root}/"):
+                return pages
+        return self.api
 
 
 def _http_server(application: ASGIApp, options: ControlOptions) -> HttpServer:

@@ -47,6 +47,7 @@ RUN = (
     "docs/how-to/limit-a-customer.md",
     "docs/how-to/restrict-a-key-to-addresses.md",
     "docs/how-to/keep-keys-clean.md",
+    "docs/how-to/give-customers-a-page.md",
     "docs/how-to/charge-by-cost.md",
     "docs/how-to/try-a-plan-in-shadow.md",
     "docs/how-to/help-a-caller.md",

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Final
 
 from msgspec.structs import replace
+from starlette.requests import Request
 
 from authz.control.call import Principal
 from authz.control.console import alerts, audit, overview, plans, usage
@@ -35,7 +36,7 @@ def console(
 ) -> Guard:
     """The application. `credential_of` finds the credential of a bearer token, `credential_by_id` one by its id."""
 
-    async def is_current(session: OwnerSession) -> OwnerSession | None:
+    async def is_current(session: OwnerSession, _: Request) -> OwnerSession | None:
         """The session with its credential's role of now; None if the credential was deleted."""
         if session.credential_id is None:
             return session

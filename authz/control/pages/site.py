@@ -61,14 +61,18 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Site(Generic[S]):
-    """One of the two sites: its root path, its kind of sessions, and the values that each of its pages shows."""
+    """One of the two sites: its root path, its kind of sessions, and the values that each of its pages shows.
+
+    Of a site that `trusts` its people, their connections are never closed in favour of others.
+    """
 
     root: str
     kind: type[S]
     parts: Parts
     may_write: Callable[[S], bool]
     principal: Callable[[S], Principal]
-    is_current: Callable[[S], Awaitable[S | None]]
+    is_current: Callable[[S, Request], Awaitable[S | None]]
+    trusts: bool = True
 
     def cookie(self, request: Request) -> str:
         """The name of the cookie. Browsers accept the prefix only together with Secure, and so over TLS."""
@@ -209,12 +213,13 @@ def _endpoint(site: Site[S], view: View[S]) -> Callable[[Request], Awaitable[Res
 async def _visited(site: Site[S], view: View[S], request: Request) -> Response:
     session_id = request.cookies.get(site.cookie(request), "")
     found = await site.parts.sessions.find(session_id) if session_id else None
-    session = await site.is_current(found) if isinstance(found, site.kind) else None
+    session = await site.is_current(found, request) if isinstance(found, site.kind) else None
     if session is None:
         there = f"?{request.url.query}" if request.url.query else ""
         next_ = request.url.path + there if request.method == "GET" else site.root
         return RedirectResponse(f"{site.root}/sign-in?next={quote(next_, safe='')}", 303)
-    request.scope.get(PROVE, _nothing)()
+    if site.trusts:
+        request.scope.get(PROVE, _nothing)()
     if view.writes and not site.may_write(session):
         return problem_page(site.root, 403, "You may look at everything here, and change nothing.")
     return await view.handler(Visit(site, request, session, session_id))

@@ -17,17 +17,28 @@ from authz.core.zones import SECOND_US, zone_of
 STATIC: Final = files("authz.control.pages") / "static"
 
 
+def moment_words(at: int | str, zone: str) -> str:
+    """A moment in a time zone, with UTC beside it: µs of Unix time, or an ISO time of UTC."""
+    utc = _utc(at)
+    local = utc.astimezone(zone_of(zone))
+    return _in_utc(utc) if zone == "UTC" else f"{local:%Y-%m-%d %H:%M:%S} {local:%Z} ({utc:%H:%M} UTC)"
+
+
+def _utc(at: int | str) -> datetime:
+    return datetime.fromisoformat(at) if isinstance(at, str) else datetime.fromtimestamp(at / SECOND_US, UTC)
+
+
+def _in_utc(utc: datetime) -> str:
+    return f"{utc:%Y-%m-%d %H:%M:%S} UTC"
+
+
 @pass_context
 def _moment(context: Context, at: int | str | None) -> Markup | str:
     """A moment in the viewer's time zone, with UTC beside it: µs of Unix time, or an ISO time of UTC."""
     if at is None:
         return "never"
-    utc = datetime.fromisoformat(at) if isinstance(at, str) else datetime.fromtimestamp(at / SECOND_US, UTC)
-    zone = str(context.get("zone", "UTC"))
-    local = utc.astimezone(zone_of(zone))
-    in_utc = f"{utc:%Y-%m-%d %H:%M:%S} UTC"
-    shown = in_utc if zone == "UTC" else f"{local:%Y-%m-%d %H:%M:%S} {local:%Z} ({utc:%H:%M} UTC)"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(f"{utc:%Y-%m-%dT%H:%M:%SZ}", in_utc, shown)
+    utc, shown = _utc(at), moment_words(at, str(context.get("zone", "UTC")))
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(f"{utc:%Y-%m-%dT%H:%M:%SZ}", _in_utc(utc), shown)
 
 
 def _number(value: float | None) -> str:

@@ -1,1 +1,1 @@
-"""The portal: pages for a customer."""
+"""The portal: pages for a customer of the API, who sees its own use and keys, and no other customer's."""

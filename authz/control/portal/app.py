@@ -1,0 +1,49 @@
+"""The portal's ASGI application: its views, each with the holdings of the session's customer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from starlette.responses import Response
+
+from authz.control.api import Api
+from authz.control.pages.access import ACCOUNT_VIEWS, Access
+from authz.control.pages.guard import Guard
+from authz.control.pages.sessions import CustomerSession
+from authz.control.pages.site import Parts, Site, View, Visit, application
+from authz.control.portal import alerts, errors, keys, usage
+from authz.control.portal.invite import ROOT
+from authz.control.portal.pasted import GivenKeys
+from authz.control.portal.scope import Holdings, principal_of
+from authz.control.portal.view import PortalView
+
+MODULES: Final = (usage, keys, alerts)
+UNKNOWN: Final = "No key that works has this value."
+USED_UP: Final = "This link was used already, or is older than 15 minutes. Open the page again from where you found it."
+
+
+def portal(parts: Parts, given_keys: GivenKeys) -> Guard:
+    """The application."""
+    # `Visit.ask` runs operations whatever their arguments name. In the portal it knows none: see Holdings.
+    site = Site(
+        ROOT,
+        CustomerSession,
+        replace(parts, api=parts.api.without_operations()),
+        may_write=lambda session: session.may_rotate,
+        principal=principal_of,
+        is_current=given_keys.is_current,
+        trusts=False,
+    )
+    views = (_scoped(parts.api, view) for module in MODULES for view in module.VIEWS)
+    open_routes = Access(site, given_keys.session_of, UNKNOWN, USED_UP).routes()
+    return application(site, [*ACCOUNT_VIEWS, *views], [*open_routes, *errors.ROUTES])
+
+
+def _scoped(api: Api, view: PortalView) -> View[CustomerSession]:
+    """A view of the site, from one that also takes the holdings of the session."""
+
+    async def handler(visit: Visit[CustomerSession]) -> Response:
+        return await view.handler(visit, Holdings(api, visit.session))
+
+    return View(view.method, view.path, handler, view.writes)

@@ -1,0 +1,59 @@
+"""Finds the key of a value that a customer gives to prove who it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from authz.control.pages.sessions import CustomerSession
+from authz.core.resources import digest
+from authz.core.sources import sources_of
+from authz.core.stored import StoredKey
+from authz.store.ports import Reader
+from authz.store.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class GivenKeys:
+    """Knows keys by their values. `now` returns seconds of Unix time.
+
+    A key that is disabled or expired, and one that may not be used from the client's address, opens nothing: like the
+    API, the portal answers as for a value of no key. A thief learns no more here than there.
+    """
+
+    store: Reader
+    sealer: Sealer
+    now: Callable[[], int]
+
+    async def session_of(self, value: str, request: Request) -> CustomerSession | None:
+        """The session that a value begins. It shows this key, and may not roll it."""
+        index = self.sealer.index(digest(value.strip().removeprefix("x-api-key:").strip()))
+        key = await self.find(index, request)
+        return None if key is None else CustomerSession(key_id=key.key.id, index=index)
+
+    async def find(self, index: str, request: Request) -> StoredKey | None:
+        """The key with a value of this index, if the API admits it from this client now."""
+        owner = await self.store.owner(f"key/{index}") or ""
+        # Read even without an owner, so that the answer takes as long.
+        key = await self.store.get("apikey", owner.partition("/")[2])
+        address = request.client.host if request.client else ""
+        return key if isinstance(key, StoredKey) and _is_good(key, index, address, self.now()) else None
+
+    async def is_current(self, session: CustomerSession, request: Request) -> CustomerSession | None:
+        """The session, unless the key that it shows is gone, or the value that began it is good no more."""
+        if session.index is not None:
+            return session if await self.find(session.index, request) else None
+        if session.key_id is not None:
+            return session if await self.store.get("apikey", session.key_id) else None
+        return session
+
+
+def _is_good(stored: StoredKey, index: str, address: str, now: int) -> bool:
+    key = stored.key
+    is_over = key.expires_at is not None and key.expires_at.timestamp() <= now
+    is_new = index == stored.index
+    is_old = index == stored.previous_index and (stored.previous_expires_at or 0) > now
+    is_from_here = not key.allowed_sources or sources_of(key.allowed_sources).admits(address)
+    return key.enabled and not is_over and (is_new or is_old) and is_from_here
