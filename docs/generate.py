@@ -335,6 +335,8 @@ OWN: Final = {
     "`name`, or those of `customerId`.",
     "FindApiKey": "Find the key that has a value (`value`), or had it before a rotation whose overlap goes on. The "
     "answer has the key's id.",
+    "GetFileItems": "List the ids of a `kind` (`apikey`, `customer`, `usageplan`) that the configuration file defines, "
+    "and that can't be changed here; with `id`, that one, if it is among them.",
     "GetCustomerPlans": "List the usage plans of a customer's keys.",
     "GetExampleCall": "Show a call that a key of the plan can make: method, path, host, and the place of the key.",
     "GetUsageAlerts": "List [alerts](#alerts), the newest first, or the oldest with `order=oldest`.",

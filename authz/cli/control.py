@@ -159,6 +159,13 @@ OIDC = (
     show_envvar=True,
     help="A Grafana with this system's dashboards, which the console links to.",
 )
+@click.option(
+    "--public-url",
+    metavar="URL",
+    envvar="AUTHZ_PUBLIC_URL",
+    show_envvar=True,
+    help="The URL under which callers reach Envoy, for the lines with curl that the console shows.",
+)
 @with_options(*OIDC)
 @click.option(
     "--allow-private-targets",
@@ -184,6 +191,7 @@ def control(
     console: bool | None,
     console_url: str | None,
     grafana_url: str | None,
+    public_url: str | None,
     oidc_issuer: str | None,
     oidc_client_id: str | None,
     oidc_client_secret_file: Path | None,
@@ -216,6 +224,7 @@ def control(
         console=console,
         console_url=console_url or None,
         grafana_url=grafana_url or None,
+        public_url=public_url or None,
         oidc=_oidc(oidc_issuer, oidc_client_id, oidc_client_secret_file, oidc_admin, oidc_reader),
         allow_private_targets=allow_private_targets,
     )

@@ -323,7 +323,7 @@ def _served_by(options: UpOptions) -> str:
 
 
 def _control(options: UpOptions, place: WorkFiles) -> Program:
-    listen = ("--listen", f"{HOST}:{options.control_port}")
+    listen = ("--listen", f"{HOST}:{options.control_port}", "--public-url", f"http://{HOST}:{options.envoy_port}")
     # A receiver of alerts that is tried here runs on this machine.
     command = (*PYTHON, "authz", "control", "--config", str(place.config), *listen, "--allow-private-targets")
     return Program("control", command, lambda: _answers(options, place), _environ(options, place))

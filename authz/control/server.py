@@ -88,6 +88,7 @@ class ControlOptions:
     console: bool | None = None  # serve pages; None: on a loopback address, and over TLS
     console_url: str | None = None  # under which browsers reach the pages, if that is not an IP address or localhost
     grafana_url: str | None = None  # linked from the console
+    public_url: str | None = None  # where callers reach Envoy: for the lines for a shell that the console shows
     oidc: OidcOptions | None = None  # OpenID Connect, for the console
 
     @property
@@ -120,7 +121,12 @@ class ControlOptions:
             return "--no-auth lets everybody in, so it listens on a loopback address only"
         if self.domain_target and not HOST.fullmatch(self.domain_target):
             return f"expected the domain target to be a host name in lower case, not {self.domain_target}"
-        for option, url in (("--console-url", self.console_url), ("--grafana-url", self.grafana_url)):
+        urls = (
+            ("--console-url", self.console_url),
+            ("--grafana-url", self.grafana_url),
+            ("--public-url", self.public_url),
+        )
+        for option, url in urls:
             if url is not None and not _is_web_url(url):
                 return f"expected {option} to be a URL such as https://plans.example.com, not {url}"
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -194,6 +200,7 @@ async def control_plane(
             PageThrottle(limiter, options.account_id),
             Origins(options.tls_cert is not None, options.console_url),
             options.grafana_url,
+            options.public_url,
         )
         oidc = OpenIdConnect(options.oidc, tokens, parts.sessions) if options.oidc else None
         table = (*operations(), Invitations(parts.sessions, parts.origins).operation())

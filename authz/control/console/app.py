@@ -10,7 +10,18 @@ from msgspec.structs import replace
 from starlette.requests import Request
 
 from authz.control.call import Principal
-from authz.control.console import alerts, audit, overview, plans, usage
+from authz.control.console import (
+    alerts,
+    audit,
+    customers,
+    explaining,
+    keys,
+    newkey,
+    onekey,
+    overview,
+    plans,
+    usage,
+)
 from authz.control.console.access import CredentialOf, access
 from authz.control.console.oidc import OpenIdConnect
 from authz.control.pages.access import ACCOUNT_VIEWS
@@ -21,7 +32,7 @@ from authz.core.stored import Credential
 
 ROOT: Final = "/console"
 
-MODULES: Final = (overview, plans, usage, alerts, audit)
+MODULES: Final = (overview, plans, keys, newkey, customers, onekey, explaining, usage, alerts, audit)
 
 VIEWS: Final[tuple[View[OwnerSession], ...]] = (
     *ACCOUNT_VIEWS,

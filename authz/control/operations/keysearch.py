@@ -1,10 +1,11 @@
-"""Operations that find keys: by name or customer with their last use, by value, and by the plans of a customer."""
+"""Operations that find things: keys with their last use or by value, a customer's plans, and the file's items."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from authz.aws.errors import bad_request
 from authz.aws.plans import no_key, plan_document
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import page_answer, stored_key
@@ -15,6 +16,7 @@ from authz.store.lastuse import KeyUse, document_of, last_use
 from authz.store.ports import Page
 
 KEYS: Final = 500  # of a customer, whose plans are looked at
+FILE_KINDS: Final = ("apikey", "customer", "usageplan")
 PLANS: Final = 100  # in one answer
 
 
@@ -79,8 +81,23 @@ async def get_customer_plans(call: Call) -> Answer:
     return Answer(body={"item": items})
 
 
+async def get_file_items(call: Call) -> Answer:
+    """Answer with the ids that the configuration file defines: all of a kind, or `id` alone if it is one of them."""
+    refuse_others(call, "kind", "id", *PAGING)
+    kind, wanted, (limit, position) = call.one("kind"), call.one("id"), call.paging()
+    if kind not in FILE_KINDS:
+        raise bad_request(f"Invalid kind: expected one of {', '.join(FILE_KINDS)}")
+    fixed = call.context.fixed()
+    if wanted is not None:
+        return Answer(body={"item": [wanted] if (kind, wanted) in fixed else []})
+    ids = sorted(each for one, each in fixed if one == kind and each > (position or ""))
+    body: dict[str, Any] = {"item": ids[:limit]}
+    return Answer(body=body if len(ids) <= limit else body | {"position": ids[limit - 1]})
+
+
 OPERATIONS: Final = (
     Operation("GetKeyUses", "GET", "/usage/keys", get_key_uses, writes=False),
     Operation("FindApiKey", "POST", "/apikeys/find", find_api_key, writes=False),
+    Operation("GetFileItems", "GET", "/catalog/file", get_file_items, writes=False),
     Operation("GetCustomerPlans", "GET", "/customers/{customerId}/plans", get_customer_plans, writes=False),
 )

@@ -50,13 +50,17 @@ class Throttle(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The values that the views of both sites share. `grafana_url` is linked from the page System, if it is set."""
+    """The values that the views of both sites share.
+
+    `grafana_url` is linked from the page System, if it is set. `public_url` is where callers reach Envoy, if known.
+    """
 
     api: Api
     sessions: Sessions
     throttle: Throttle
     origins: Origins
     grafana_url: str | None = None
+    public_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,190 @@
+"""The page Explain: from a key's id, a request's id or a line of Envoy's access log to what refused, and until when."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+from starlette.responses import Response
+
+from authz.aws.errors import ApiError
+from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused
+from authz.control.console.keys import if_any, is_id
+from authz.control.console.standing import QuotaRow, Refusals, last_days, last_refused, quota_rows
+from authz.control.pages.forms import Form
+from authz.control.pages.sessions import OwnerSession
+from authz.control.pages.site import View, Visit
+
+Kind = Literal["line", "request id", "key"]
+
+REQUEST_ID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+SECRET_HEADERS: Final = ("authorization", "cookie")  # beside those that have the key
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+PLACES: Final = (("url", "url"), ("source", "source"), ("logLine", "what"), ("log line", "what"))
+NO_LINE: Final = 'Expected a line of Envoy\'s access log, which is one JSON object, such as {"method": "GET", …}.'
+NO_KEY: Final = "No key has this id or value. A request's id looks like 5f8e1c2a-0b1d-4c3e-9f00-1234567890ab."
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The lines of an explanation, and what they say: the key, its plan, the answer and the reason. "" is unknown."""
+
+    lines: list[str]
+    key: str = ""
+    plan: str = ""
+    answer: str = ""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, lines: list[str]) -> Answer:
+        def said(word: str) -> str:
+            found = next((line for line in lines if line.startswith(f"{word} ")), "")
+            text = found.partition(" ")[2].strip()
+            return "" if text == "(none)" else text
+
+        return cls(lines, said("key"), said("plan").partition(" ")[0], said("answer"), said("reason"))
+
+    @property
+    def is_refusal(self) -> bool:
+        return bool(self.reason)
+
+
+def kind_of(text: str) -> Kind:
+    """What a person has pasted."""
+    if "{" in text:
+        return "line"
+    return "request id" if REQUEST_ID.fullmatch(text) else "key"
+
+
+def log_line(text: str) -> dict[str, Any]:
+    """The object in a line of a log; `docker compose logs` writes words before it. Raises Misfit."""
+    try:
+        found = msgspec.json.decode(text[text.index("{") :].encode())
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        raise Misfit("what", NO_LINE) from None
+    if not isinstance(found, dict):
+        raise Misfit("what", NO_LINE)
+    return found
+
+
+def headers(form: Form) -> dict[str, str]:
+    """The lines `Name: value`. Raises Misfit."""
+    found = {}
+    for line in filter(None, map(str.strip, form.text("headers").split("\n"))):
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise Misfit("headers", "Expected a line for each header, as Name: value.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+async def explain_page(visit: Visit[OwnerSession]) -> Response:
+    return await _page(visit, NOTHING_TYPED)
+
+
+async def explain(visit: Visit[OwnerSession]) -> Response:
+    form = await visit.form()
+    try:
+        return await _explained(visit, form)
+    except (ApiError, Misfit) as error:
+        return await _page(visit, refused(_without_secrets(form), error, PLACES))
+
+
+async def _explained(visit: Visit[OwnerSession], form: Form) -> Response:
+    what, body = form.text("what"), dict[str, Any](headers=headers(form))
+    if form.given("source"):
+        body["source"] = form.text("source")
+    kind = kind_of(what) if what else None
+    if kind == "request id" and await if_any(visit, "GetApiKey", {"api_Key": what}) is None:
+        return await _page(visit, Typed(form), request_id=what)
+    if kind == "line":
+        body |= {"logLine": log_line(what)}
+        return await _answered(visit, form, body)
+    key_id = await _key_id(visit, what) if what else None
+    if form.given("url") is None:
+        if key_id is None:
+            raise Misfit("what", "Expected a key's id, a request's id or a line of the access log; or a URL below.")
+        return await _page(visit, Typed(_naming(form, key_id)), **await _standing(visit, key_id))
+    body |= {"url": form.text("url"), "method": form.text("method") or "GET"} | ({"keyId": key_id} if key_id else {})
+    return await _answered(visit, _naming(form, key_id) if key_id else form, body)
+
+
+async def _answered(visit: Visit[OwnerSession], form: Form, body: dict[str, Any]) -> Response:
+    answer = Answer.of((await visit.ask("Explain", body=body))["item"])
+    standing = await _standing(visit, answer.key) if is_id(answer.key) else {}
+    return await _page(visit, Typed(_without_secrets(form)), answer=answer, **standing)
+
+
+async def _key_id(visit: Visit[OwnerSession], text: str) -> str:
+    """The id of the key with this id or value. Raises Misfit."""
+    if is_id(text) and await if_any(visit, "GetApiKey", {"api_Key": text}) is not None:
+        return text
+    found = await if_any(visit, "FindApiKey", body={"value": text})
+    if found is None:
+        raise Misfit("what", NO_KEY)
+    key_id: str = found["keyId"]
+    return key_id
+
+
+def _naming(form: Form, key_id: str) -> Form:
+    """The form with a key's id, in place of a value that was pasted."""
+    return Form({**form.fields, "what": [key_id]})
+
+
+def _without_secrets(form: Form) -> Form:
+    """The form to show again: an unknown text may be a value, and headers may hold one."""
+    what = form.text("what")
+    is_shown = kind_of(what) != "key" or what == "" or len(what) < 20
+    return Form({**form.fields, "what": [what if is_shown else ""], "headers": [""]})
+
+
+async def _standing(visit: Visit[OwnerSession], key_id: str) -> dict[str, Any]:
+    """The key's quotas now, and its refused calls of the last days; nothing for a key that was deleted."""
+    key = await if_any(visit, "GetApiKey", {"api_Key": key_id})
+    if key is None:
+        return {}
+    rows: list[QuotaRow] = []
+    for plan in (await visit.ask("GetUsagePlans", query={"keyId": key_id, "limit": "500"}))["item"]:
+        quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan["id"], "keyId": key_id})
+        rows += quota_rows(plan, quotas)
+    first, last = last_days(datetime.now(UTC).date())
+    query = {"keyId": key_id, "startDate": first.isoformat(), "endDate": last.isoformat()}
+    items = (await visit.ask("GetUsageDays", query=query))["item"]
+    return {"key": key, "rows": rows, **refused_values(items, last.isoformat())}
+
+
+def refused_values(items: Iterable[Mapping[str, Any]], today: str) -> dict[str, Any]:
+    """The values of the template that show refusals by day, the newest first."""
+    found = list(items)
+    days = sorted({item["day"] for item in found if sum(item["refused"].values())}, reverse=True)
+    by_day = [(day, Refusals.of(item for item in found if item["day"] == day)) for day in days[:7]]
+    return {"refusals": by_day, "last_refused": last_refused(found), "today": today}
+
+
+async def _page(visit: Visit[OwnerSession], typed: Typed, **values: Any) -> Response:
+    nothing: dict[str, Any] = {
+        "answer": None,
+        "request_id": None,
+        "key": None,
+        "rows": [],
+        "refusals": [],
+        "last_refused": None,
+    }
+    return await visit.page(
+        "console/explain.html",
+        status=typed.status,
+        typed=typed,
+        asked=visit.query("key") or "",
+        methods=[(method, method) for method in METHODS],
+        **{**nothing, "today": "", **values},
+    )
+
+
+VIEWS: Final = (
+    View("GET", "/explain", explain_page),
+    View("POST", "/explain", explain),
+)

@@ -1,0 +1,98 @@
+"""How keys and customers stand against their limits: documents of the API in, values for templates out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any, Final
+
+from authz.control.pages.charts import Bar, LimitUse, limit_bars
+
+DAYS: Final = 90
+EACH: Final = {"TOTAL": "in all", "HOUR": "an hour", "DAY": "a day", "WEEK": "a week", "MONTH": "a month"}
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRow:
+    """A quota as it stands. `choice` names it in a form; `end` is an ISO time, or None for a quota in all."""
+
+    plan: str
+    choice: str
+    limit: int
+    unit: str
+    each: str
+    used: int
+    left: int
+    over: int
+    end: str | None
+    customer: str | None
+
+    @property
+    def label(self) -> str:
+        return f"{self.plan}: {self.limit:,} {self.unit} {self.each}"
+
+
+def quota_rows(plan: Mapping[str, Any], document: Mapping[str, Any]) -> list[QuotaRow]:
+    """The quotas of an answer of GetUsageQuotas."""
+    return [
+        QuotaRow(
+            plan=plan["name"],
+            choice=f"{plan['id']} {quota['period']} {quota['counts']}",
+            limit=quota["limit"],
+            unit=quota["counts"].lower(),
+            each=EACH.get(quota["period"], f"a {quota['period'].lower()}"),
+            used=quota["used"],
+            left=quota["remaining"],
+            over=quota["overage"],
+            end=quota.get("end"),
+            customer=document.get("customerId"),
+        )
+        for quota in document["item"]
+    ]
+
+
+def quota_bars(rows: Iterable[QuotaRow]) -> tuple[Bar, ...]:
+    """A bar for each quota. After a grant less than nothing may be used: then more is left than the limit."""
+    return limit_bars(LimitUse(row.label, row.used, row.limit, row.unit, note=_granted(row)) for row in rows)
+
+
+def _granted(row: QuotaRow) -> str:
+    return f"{-row.used:,} more than the limit are left after a grant." if row.used < 0 else ""
+
+
+def throttle_words(throttle: Mapping[str, Any] | None) -> str:
+    """A throttle in words, such as `10 a second, burst 20`."""
+    if not throttle or throttle.get("rateLimit") is None:
+        return "no throttle"
+    burst = f", burst {throttle['burstLimit']:,}" if throttle.get("burstLimit") is not None else ""
+    counts = " units" if throttle.get("counts") == "UNITS" else ""
+    return f"{throttle['rateLimit']:,.15g}{counts} a second{burst}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Refused calls by reason."""
+
+    by_throttle: int
+    by_quota: int
+
+    @classmethod
+    def of(cls, items: Iterable[Mapping[str, Any]]) -> Refusals:
+        refused = [item["refused"] for item in items]
+        return cls(sum(one["throttle"] for one in refused), sum(one["quota"] for one in refused))
+
+    @property
+    def total(self) -> int:
+        return self.by_throttle + self.by_quota
+
+
+def last_days(today: date) -> tuple[date, date]:
+    """The first and the last of DAYS days."""
+    return today - timedelta(days=DAYS - 1), today
+
+
+def last_refused(items: Sequence[Mapping[str, Any]]) -> str | None:
+    """The last day on which a call was refused."""
+    days = [item["day"] for item in items if item["refused"]["throttle"] or item["refused"]["quota"]]
+    return max(days, default=None)
