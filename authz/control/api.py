@@ -46,6 +46,7 @@ from authz.store.sealing import SealError
 log = structlog.get_logger(__name__)
 
 CALL_SECONDS: Final = 60.0
+VERSION: Final = "x-authz-version"  # of the store, after a write
 WARNING: Final = "x-authz-warning"
 VALUES: Final = frozenset({"value", "previousValue", "secret"})  # members that hold a secret
 NOTHING: Final[Mapping[str, str]] = {}
@@ -133,7 +134,7 @@ async def run(operation: Operation, call: Call) -> Answer:
     if call.principal.read_only:
         answer = Answer(answer.status, _without_values(answer.body), answer.headers)
     if call.versions:
-        version = {"x-authz-version": str(call.versions[-1])}
+        version = {VERSION: str(call.versions[-1])}
         answer = Answer(answer.status, answer.body, {**answer.headers, **version})
     if warned := call.warned():
         log.warning("accepted and not acted upon", operation=operation.name, who=call.principal.name, warning=warned)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from authz.control.call import Principal
 from authz.control.console import (
     alerts,
+    apis,
     audit,
     customers,
     explaining,
@@ -32,7 +33,7 @@ from authz.core.stored import Credential
 
 ROOT: Final = "/console"
 
-MODULES: Final = (overview, plans, keys, newkey, customers, onekey, explaining, usage, alerts, audit)
+MODULES: Final = (overview, plans, keys, newkey, customers, onekey, explaining, usage, apis, alerts, audit)
 
 VIEWS: Final[tuple[View[OwnerSession], ...]] = (
     *ACCOUNT_VIEWS,

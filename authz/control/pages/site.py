@@ -21,7 +21,7 @@ from starlette.types import Message, Send
 
 from authz.aws.errors import ApiError
 from authz.check import LimiterUnavailable
-from authz.control.api import WARNING, Api
+from authz.control.api import VERSION, WARNING, Api
 from authz.control.app import SEND_SECONDS
 from authz.control.call import Principal
 from authz.control.connections import ADDRESS, PROVE
@@ -92,7 +92,8 @@ def _is_tls(request: Request) -> bool:
 class Visit(Generic[S]):
     """One request of a signed-in person.
 
-    `warnings` collects what the operations of the request have warned of; the page shows them.
+    `warnings` collects what the operations of the request have warned of; the page shows them. `versions` are the
+    versions of the store that they wrote.
     """
 
     site: Site[S]
@@ -100,6 +101,7 @@ class Visit(Generic[S]):
     session: S
     session_id: str
     warnings: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
 
     def path(self, name: str) -> str:
         """A part of the path, decoded."""
@@ -129,6 +131,8 @@ class Visit(Generic[S]):
         answer = await self.site.parts.api.call(self.site.principal(self.session), name, params or {}, given, body)
         if warned := answer.headers.get(WARNING):
             self.warnings.append(warned)
+        if version := answer.headers.get(VERSION):
+            self.versions.append(version)
         return msgspec.to_builtins(answer.body)
 
     async def download(self, name: str, query: Mapping[str, str | None], accept: str, file: str) -> Response:

@@ -114,6 +114,8 @@ def test_a_plan_that_was_changed_since_is_not_written() -> None:
             {"apiStages": [{**PROD, "throttle": {"/open/GET": {"rateLimit": 1}}}]},
             "$.apiStages[0].throttle['/open/GET']",
         ),
+        ({"throttle": {}}, "$.throttle"),
+        ({"apiStages": [{**PROD, "throttle": {"/pets/GET": {}}}]}, "$.apiStages[0].throttle['/pets/GET']"),
         ({"mode": "shaddow"}, "$.mode"),
         ({"tags": {"aws:x": "1"}}, "$.tags"),
     ],

@@ -23,13 +23,17 @@ for (const form of document.querySelectorAll("form[data-confirm]")) {
 }
 
 // A page that says how often it changes. It stays as it is while somebody types, or has opened something.
-const seconds = Number(document.body.dataset.refresh);
-if (seconds > 0) {
-  setInterval(async () => {
-    if (document.hidden || document.activeElement.matches("input, select, textarea") || document.querySelector("details[open]")) return;
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (!answer.ok || answer.redirected) return location.reload();
-    const next = new DOMParser().parseFromString(await answer.text(), "text/html");
-    document.getElementById("main").replaceWith(next.getElementById("main"));
-  }, seconds * 1000);
+// What it becomes says again how often.
+async function renew() {
+  if (document.hidden || document.activeElement.matches("input, select, textarea") || document.querySelector("details[open]")) return;
+  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  if (!answer.ok || answer.redirected) return location.reload();
+  const next = new DOMParser().parseFromString(await answer.text(), "text/html");
+  document.getElementById("main").replaceWith(next.getElementById("main"));
+  document.body.dataset.refresh = next.body.dataset.refresh;
 }
+function renewLater() {
+  const seconds = Number(document.body.dataset.refresh);
+  if (seconds > 0) setTimeout(() => renew().catch(() => {}).finally(renewLater), seconds * 1000);
+}
+renewLater();

@@ -1,0 +1,114 @@
+"""The pages of APIs and their stages, to read: deployments in use, throttles of methods, the plans of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from authz.aws.errors import ApiError
+from authz.control.pages.layers import UNLIMITED_STAGE, throttle_words
+from authz.control.pages.sessions import OwnerSession
+from authz.control.pages.site import View, Visit
+from authz.core.methods import WILDCARD, method_of
+
+PAGE: Final = "25"
+MAX_STAGES: Final = 25  # whose deployment and plans a page shows
+MAX_PLANS: Final = "50"  # of one stage
+MAX_METHODS: Final = 200  # of one stage
+
+Owner = Visit[OwnerSession]
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A method of a stage. `throttle` is the stage's setting for it in words, "" without one of its own."""
+
+    method: str
+    needs_key: bool
+    throttle: str = ""
+
+
+def throttle_of(settings: Document | None) -> str:
+    """A stage's setting for a method in words; "" if it sets no throttle."""
+    rate = (settings or {}).get("throttlingRateLimit")
+    burst = (settings or {}).get("throttlingBurstLimit")
+    if rate is None:
+        return ""
+    if rate == UNLIMITED_STAGE:
+        return "no limit"
+    return throttle_words(rate, None if burst == UNLIMITED_STAGE else burst)
+
+
+def served_methods(summary: Mapping[str, Mapping[str, Document]], settings: Mapping[str, Document]) -> list[Served]:
+    """The methods of a deployment with the stage's throttles for them."""
+    by_place = dict(_settings(settings))
+    return [
+        Served(f"{verb} {path}", bool(method.get("apiKeyRequired")), throttle_of(by_place.get((path, verb))))
+        for path, verbs in summary.items()
+        for verb, method in verbs.items()
+    ]
+
+
+def default_throttle(settings: Mapping[str, Document]) -> str:
+    """The stage's throttle for every method without one of its own, in words."""
+    return throttle_of(dict(_settings(settings)).get((WILDCARD, WILDCARD)))
+
+
+def _settings(settings: Mapping[str, Document]) -> Iterator[tuple[tuple[str, str], Document]]:
+    for name, setting in settings.items():
+        try:
+            yield method_of(name), setting
+        except ValueError:
+            continue  # a key that names no method acts on no call
+
+
+async def apis(visit: Owner) -> Response:
+    found = await visit.ask("GetRestApis", query={"limit": PAGE, "position": visit.query("position")})
+    rows = [{"api": api, "stages": await _stages(visit, api["id"])} for api in found["item"]]
+    account = await visit.ask("GetAccount")
+    throttle = account["throttleSettings"]
+    words = throttle_words(throttle["rateLimit"], throttle.get("burstLimit")) if "rateLimit" in throttle else ""
+    return await visit.page("console/apis.html", rows=rows, position=found.get("position"), account=words)
+
+
+async def api(visit: Owner) -> Response:
+    params = {"restapi_id": visit.path("api_id")}
+    found = await visit.ask("GetRestApi", params)
+    stages = await _stages(visit, found["id"])
+    shown = [await _shown_stage(visit, found["id"], stage) for stage in stages[:MAX_STAGES]]
+    return await visit.page("console/api.html", api=found, stages=shown, more=len(stages) - len(shown))
+
+
+async def _stages(visit: Owner, api_id: str) -> list[Any]:
+    found: list[Any] = (await visit.ask("GetStages", {"restapi_id": api_id}))["item"]
+    return found
+
+
+async def _shown_stage(visit: Owner, api_id: str, stage: Document) -> Document:
+    params = {"restapi_id": api_id, "deployment_id": stage["deploymentId"]}
+    try:
+        deployment = await visit.ask("GetDeployment", params, {"embed": "apisummary"})
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        deployment = None
+    query = {"apiId": api_id, "stage": stage["stageName"], "limit": MAX_PLANS}
+    plans = await visit.ask("GetWholePlans", query=query)
+    settings = stage.get("methodSettings", {})
+    methods = served_methods((deployment or {}).get("apiSummary", {}), settings)
+    return {
+        "stage": stage,
+        "deployment": deployment,
+        "throttle": default_throttle(settings),
+        "methods": methods[:MAX_METHODS],
+        "more_methods": max(0, len(methods) - MAX_METHODS),
+        "plans": plans["item"],
+        "has_more_plans": plans.get("position") is not None,
+    }
+
+
+VIEWS: Final = (View("GET", "/apis", apis), View("GET", "/apis/{api_id}", api))
