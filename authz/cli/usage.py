@@ -27,6 +27,7 @@ from authz.core.stored import Items
 from authz.ids import random_hex
 from authz.store.alerts import document_of
 from authz.store.audit import printable
+from authz.store.figures import Sums
 from authz.store.lastuse import document_of as unused_document
 from authz.store.lastuse import unused_keys
 from authz.store.ports import AlertQuery
@@ -45,7 +46,6 @@ from authz.store.report import (
     Group,
     Query,
     Rows,
-    Sums,
     csv_lines,
     document,
     in_order,

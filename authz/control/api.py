@@ -30,6 +30,7 @@ from authz.control.operations import (
     keysearch,
     metering,
     models,
+    overview,
     planextensions,
     resources,
     restapis,
@@ -77,6 +78,7 @@ MODULES: Final = (
     keysearch,
     examplecalls,
     alerting,
+    overview,
 )
 
 

@@ -53,6 +53,7 @@ from authz.store.outbox import RedisOutbox
 from authz.store.ports import StoreUnavailable, Writer
 from authz.store.sealing import Sealer
 from authz.store.store import Store
+from authz.store.sweep import Sweeper
 from authz.store.tokens import TokenStore
 from authz.store.usage import UsageLedger
 
@@ -296,11 +297,14 @@ async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> N
             auth=not options.no_auth,
             console=options.serves_console,
         )
-        watching = asyncio.create_task(watch.run())
+        sweeper = Sweeper(context.store, context.usage, context.store.address)
+        beside = [asyncio.create_task(work) for work in (watch.run(), sweeper.run())]
         try:
             await asyncio.gather(*(_until_stopped(one, servers) for one in servers))
         finally:
-            watching.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)  # the sweeper gives its lease back
     log.info("stopped")
 
 

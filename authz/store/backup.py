@@ -22,7 +22,15 @@ from authz.store.store import ATTEMPTS, pause
 DUMP: Final = Script.load("dump.lua")
 
 READINGS: Final = 5  # of a store that others write to meanwhile
-PASSING: Final = ("reply", "flush", "refused-number", "restoring", "page")  # kinds of Redis keys that no backup holds
+PASSING: Final = (
+    "reply",
+    "flush",
+    "refused-number",
+    "restoring",
+    "page",
+    "figures",
+    "figures-lease",
+)  # kinds of Redis keys that no backup holds
 ASIDE: Final = "restoring"  # the kind of the keys of a restore before they replace the others
 
 

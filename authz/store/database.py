@@ -110,6 +110,16 @@ class Database:
         return waited
 
     @asynccontextmanager
+    async def batch(self, replies: list[Any] | None = None) -> AsyncIterator[Any]:
+        """Collect commands and send them together at the end of the block. Their replies are added to `replies`."""
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            yield pipeline
+            async with self.within(self._budget):
+                found = await pipeline.execute()
+        if replies is not None:
+            replies += found
+
+    @asynccontextmanager
     async def within(self, seconds: float) -> AsyncIterator[None]:
         """Limit a block of commands to `seconds`. Redis's faults and the timeout become StoreUnavailable."""
         try:

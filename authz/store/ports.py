@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from authz.aws.usage import CallerUse, Days
 from authz.core.holders import HeldQuota, Holder, QuotaState
 from authz.core.stored import Item, Items, StoredCustomer, StoredKey
+from authz.store.figures import Overview, Sums
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Item)
@@ -148,6 +149,18 @@ class UsageReading:
 
     now: int
     records: dict[str, CallerUse]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Some callers of a plan by key id, the states of some quotas by their names, and Redis's time in µs.
+
+    Callers and quotas without use, or with bytes that are not ours, are left out. Rows lack the rest of the quota.
+    """
+
+    now: int
+    records: dict[str, CallerUse]
+    states: dict[tuple[str, ...], QuotaState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +383,10 @@ class Reader(ItemSource, Protocol):
         """Keys in the order of their words in `Indexes.sorted`. Raises InvalidPosition."""
         ...
 
+    async def count(self, list_: str) -> int:
+        """The number of ids in a list."""
+        ...
+
     async def owner(self, unique: str) -> str | None:
         """The item that owns a unique word, as `kind/id`."""
         ...
@@ -494,6 +511,36 @@ class Usage(Protocol):
 
     async def states(self, quotas: Sequence[HeldQuota]) -> StatesReading:
         """The stored states of these quotas."""
+        ...
+
+    async def redis_time(self) -> int:
+        """Redis's time in µs."""
+        ...
+
+    async def survey(self, plan_id: str, key_ids: Sequence[str], days: Days, quotas: Sequence[HeldQuota]) -> Survey:
+        """The records of keys in a plan with the rows of these days, and the states of quotas."""
+        ...
+
+    async def overview(self) -> Overview | None:
+        """The figures of the last sweep; None before the first one has ended."""
+        ...
+
+    async def keep_overview(self, overview: Overview) -> None: ...
+
+    async def plan_days(self, plan_id: str | None, days: Days) -> dict[int, Sums]:
+        """The kept sums of a plan, or of all plans, by day."""
+        ...
+
+    async def keep_days(self, plan_id: str | None, days: Days, sums: Mapping[int, Sums]) -> None:
+        """Replace the sums of a plan, or of all plans, on each of these days."""
+        ...
+
+    async def lease(self, holder: str, seconds: int) -> bool:
+        """Take or renew the lease to sweep. Returns False while another holder has it."""
+        ...
+
+    async def release(self, holder: str) -> None:
+        """Give the lease back."""
         ...
 
     async def set_remaining(

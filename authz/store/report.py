@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from authz.aws.usage import CallerUse, Days, RefusedRow, iso_day
 from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_id_of, plan_keys
+from authz.store.figures import Sums, sums_document
 from authz.store.ports import InvalidPosition, Reader, Usage
 from authz.store.quotas import UnknownName
 
@@ -32,24 +33,6 @@ COLUMNS: Final = (
     "shadowByThrottle",
     "shadowByQuota",
 )
-
-
-class Sums(NamedTuple):
-    """Admitted calls, their units, the units beyond a quota's limit, and refused calls by reason.
-
-    The shadow ones are among the admitted calls: a plan in shadow would have refused them.
-    """
-
-    requests: int = 0
-    units: int = 0
-    overage: int = 0
-    by_throttle: int = 0
-    by_quota: int = 0
-    shadow_by_throttle: int = 0
-    shadow_by_quota: int = 0
-
-    def plus(self, other: Sums) -> Sums:
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class Group(NamedTuple):
@@ -166,13 +149,7 @@ def document(group: Group, sums: Sums) -> dict[str, object]:
     """A row as JSON has it."""
     day = None if group.day is None else iso_day(group.day)
     names = zip(COLUMNS, (group.plan, group.customer, group.key, group.key_name, day), strict=False)
-    return {name: value for name, value in names if value is not None} | {
-        "requests": sums.requests,
-        "units": sums.units,
-        "overage": sums.overage,
-        "refused": {"throttle": sums.by_throttle, "quota": sums.by_quota},
-        "shadow": {"throttle": sums.shadow_by_throttle, "quota": sums.shadow_by_quota},
-    }
+    return {name: value for name, value in names if value is not None} | sums_document(sums)
 
 
 def _cell(text: str | None) -> str:

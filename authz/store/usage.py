@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from authz.aws.usage import CallerUse, DayRow, Days, RefusedRow
+from authz.aws.usage import NO_QUOTA, CallerUse, DayRow, Days, RefusedRow
 from authz.core.holders import HeldQuota, Holder, QuotaState
+from authz.core.limits import encoded
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.zones import DAY_US
 from authz.ids import random_hex
 from authz.redisio.client import Script
 from authz.redisio.rules import quota_rule
+from authz.store import kept
 from authz.store.alerts import read_alerts
 from authz.store.database import Database, chunks
+from authz.store.figures import Overview, Sums
 from authz.store.ports import (
     Adjusted,
     AlertPage,
@@ -27,6 +30,7 @@ from authz.store.ports import (
     StatesReading,
     StoreRefusal,
     StoreUnavailable,
+    Survey,
     UsageReading,
     Written,
 )
@@ -35,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 READ: Final = Script.load("usage.lua")
 STATES: Final = Script.load("quotas.lua")
+SURVEY: Final = Script.load("survey.lua")
 REMAIN: Final = Script.load("remain.lua")
 
 ROWS: Final = 20_000  # read by one script, which blocks Redis for a few ms
@@ -42,9 +47,18 @@ CALLERS: Final = 500  # read by one script, however few days are read
 ATTEMPTS: Final = 3  # to find the current period by Redis's clock
 LONGEST_PERIOD_DAYS: Final = 62  # as in prelude/ledger.lua
 NO_DAYS: Final = Days(1, 0)
+KINDS: Final = ("ledger", "history", "refused")  # of a caller's keys in Redis
 
 _READING: Final = msgspec.msgpack.Decoder(tuple[int, list[list[Any]]])
 _STATES: Final = msgspec.msgpack.Decoder(tuple[int, list[list[int]]])
+_SURVEY: Final = msgspec.msgpack.Decoder(
+    tuple[
+        int,
+        list[tuple[int, int, int, int, list[tuple[int, int, int, int]], list[tuple[int, int, int, int, int]]]],
+        list[tuple[int, int, int, int]],
+        list[int],
+    ]
+)
 _REMAIN: Final = msgspec.msgpack.Decoder(tuple[str, int, int, int, int, int])
 
 
@@ -143,6 +157,55 @@ class UsageLedger:
                     log.error("bad state in Redis; the value is left alone", keys=[key])
         return StatesReading(now, states)
 
+    async def survey(self, plan_id: str, key_ids: Sequence[str], days: Days, quotas: Sequence[HeldQuota]) -> Survey:
+        """Read what sums of days and quotas need, of up to CALLERS keys. Raises StoreUnavailable."""
+        names = [encoded(key_id) for key_id in key_ids]
+        prefixes = [self._database.key(kind, plan_id, "") for kind in KINDS]
+        keys = [prefix + name for prefix in prefixes for name in names]
+        keys += [self._database.key(*quota.name) for quota in quotas]
+        blob = msgspec.msgpack.encode((self._database.pinned(), len(names), days.first, days.last))
+        now, callers, states, bad = _SURVEY.decode(await self._database.run(SURVEY, keys, blob))
+        if bad:
+            log.error("bad state in Redis; the value is left alone", keys=[keys[position - 1] for position in bad])
+        records = {
+            key_ids[at - 1]: CallerUse(
+                QuotaState(*state),
+                {day: DayRow(requests, NO_QUOTA, units, over) for day, requests, units, over in rows},
+                {day: RefusedRow(*counts) for day, *counts in refused},
+            )
+            for at, *state, rows, refused in callers
+        }
+        return Survey(now, records, {quotas[at - 1].name: QuotaState(*state) for at, *state in states})
+
+    async def redis_time(self) -> int:
+        """Redis's time in µs. Raises StoreUnavailable."""
+        if pinned := self._database.pinned():
+            return pinned
+        seconds, rest = await self._database.ask("TIME")
+        return int(seconds) * 1_000_000 + int(rest)
+
+    # --- kept figures ---
+
+    async def overview(self) -> Overview | None:
+        return await kept.read_overview(self._database)
+
+    async def keep_overview(self, overview: Overview) -> None:
+        await kept.keep_overview(self._database, overview)
+
+    async def plan_days(self, plan_id: str | None, days: Days) -> dict[int, Sums]:
+        return await kept.read_days(self._database, plan_id, days)
+
+    async def keep_days(self, plan_id: str | None, days: Days, sums: Mapping[int, Sums]) -> None:
+        await kept.keep_days(self._database, plan_id, days, sums, self._retention_days)
+
+    async def lease(self, holder: str, seconds: int) -> bool:
+        return await kept.lease(self._database, holder, seconds)
+
+    async def release(self, holder: str) -> None:
+        await kept.release(self._database, holder)
+
+    # --- changes ---
+
     async def set_remaining(
         self, plan_id: str, holder: Holder, quota: HeldQuota, remaining: int, *, who: str, what: str
     ) -> Written[Adjusted]:
@@ -200,7 +263,7 @@ class UsageLedger:
         await self._database.aclose()
 
     def _keys(self, plan_id: str, key_id: str) -> list[str]:
-        return [self._database.key(kind, plan_id, key_id) for kind in ("ledger", "history", "refused")]
+        return [self._database.key(kind, plan_id, key_id) for kind in KINDS]
 
     def _now(self) -> int:
         """Return the time (µs) of our own clock, a first guess until Redis reports its time."""

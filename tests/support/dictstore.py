@@ -70,6 +70,9 @@ class DictStore:
         )
         return self._page([item for _, item in words], limit, position)
 
+    async def count(self, list_: str) -> int:
+        return len(await self.members(list_))
+
     async def owner(self, unique: str) -> str | None:
         return next((_name(item) for item in self.all() if unique in indexes(item).unique), None)
 

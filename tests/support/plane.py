@@ -22,7 +22,17 @@ from authz.core.holders import HeldQuota, Holder, QuotaState
 from authz.core.request import Request
 from authz.core.stored import Items, StoredKey
 from authz.envoy.accesslog import LogLine
-from authz.store.ports import Adjusted, AlertPage, AlertQuery, CallerName, StatesReading, UsageReading, Written
+from authz.store.figures import Overview, Sums
+from authz.store.ports import (
+    Adjusted,
+    AlertPage,
+    AlertQuery,
+    CallerName,
+    StatesReading,
+    Survey,
+    UsageReading,
+    Written,
+)
 from authz.store.sealing import Sealer
 from tests.support.dictstore import DictStore
 
@@ -46,6 +56,30 @@ class NoUsage:
 
     async def top(self, plan_id: str, key_ids: Sequence[str], count: int) -> list[tuple[str, int]]:
         return []
+
+    async def redis_time(self) -> int:
+        return _now() * 1_000_000
+
+    async def survey(self, plan_id: str, key_ids: Sequence[str], days: Days, quotas: Sequence[HeldQuota]) -> Survey:
+        return Survey(await self.redis_time(), {}, {})
+
+    async def overview(self) -> Overview | None:
+        return None
+
+    async def keep_overview(self, overview: Overview) -> None:
+        return None
+
+    async def plan_days(self, plan_id: str | None, days: Days) -> dict[int, Sums]:
+        return {}
+
+    async def keep_days(self, plan_id: str | None, days: Days, sums: Mapping[int, Sums]) -> None:
+        return None
+
+    async def lease(self, holder: str, seconds: int) -> bool:
+        return True
+
+    async def release(self, holder: str) -> None:
+        return None
 
     async def states(self, quotas: Sequence[HeldQuota]) -> StatesReading:
         return StatesReading(_now() * 1_000_000, [QuotaState()] * len(quotas))

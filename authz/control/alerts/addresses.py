@@ -76,7 +76,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is allowed besides public addresses: private ones and those of this machine, over http too."""
+    """The addresses that are allowed besides public ones: private ones and those of this machine, over http too."""
 
     private: bool = False
 

@@ -1,4 +1,4 @@
-"""Turns alerts into deliveries and sends them, beside other control planes that do the same.
+"""Turns alerts into deliveries and sends them, beside other control planes.
 
 Each alert becomes a delivery for each target that matches, in one atomic step of Redis. A process leases a delivery,
 sends it, and writes down the end of the attempt. If it dies in between, the lease ends and another process sends the

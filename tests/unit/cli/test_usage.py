@@ -8,7 +8,8 @@ import pytest
 
 from authz.aws.usage import Days
 from authz.cli.usage import _aligned, _days, _line, _read_for, _table
-from authz.store.report import Group, Query, Rows, Sums
+from authz.store.figures import Sums
+from authz.store.report import Group, Query, Rows
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from itertools import combinations
 
 import pytest
 
-from authz.store.report import PARTS, Group, Rows, Sums, in_order
+from authz.store.figures import Sums
+from authz.store.report import PARTS, Group, Rows, in_order
 
 WITHOUT_CUSTOMER = Group("silver", "", "k1", "solo", 20_516)
 OF_A_CUSTOMER = Group("silver", "acme", "k2", "alpha", 20_516)

@@ -1,0 +1,159 @@
+"""The operations on figures of the whole account, which answer quickly however many keys there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from authz.aws.errors import bad_request, not_found
+from authz.aws.usage import MAX_DAYS, Days, days, iso_day
+from authz.control.call import Answer, Call, Operation
+from authz.core.stored import StoredKey, StoredPlan
+from authz.core.zones import DAY_US, SECOND_US, iso_time
+from authz.store.figures import (
+    KEPT,
+    Overview,
+    Sums,
+    caller_document,
+    near_document,
+    plan_document,
+    sums_document,
+)
+from authz.store.ports import ItemSource
+from authz.store.report import Query, read_all
+from authz.store.sweep import FEW_KEY_DAYS, few, overview_now
+
+LISTED: Final = 10  # callers and plans in a list, unless `limit` is given
+
+Document = dict[str, Any]
+
+
+async def get_usage_overview(call: Call) -> Answer:
+    """Answer with today's figures: of a small account as of now, of others as of the last sweep."""
+    _refuse_others(call, "limit")
+    limit = _limit(call)
+    store, usage = call.context.store, call.context.usage
+    overview = await overview_now(store, usage) if await few(store) else await usage.overview()
+    if overview is None:
+        return Answer(body={"ready": False})
+    lists = _lists(overview, limit)
+    lists["total"] |= {"keys": await store.count("apikey"), "plans": await store.count("usageplan")}
+    return Answer(body={"ready": True, **_age(overview), **await _named(store, lists)})
+
+
+async def get_usage_overview_days(call: Call) -> Answer:
+    """Answer with the sums of each day, of all plans or of one."""
+    _refuse_others(call, "startDate", "endDate", "usagePlanId")
+    store, usage = call.context.store, call.context.usage
+    today = iso_day(await usage.redis_time() // DAY_US)
+    end = call.one("endDate") or today
+    wanted, plan_id = days(call.one("startDate") or end, end, MAX_DAYS), call.one("usagePlanId")
+    if plan_id is not None and await store.get("usageplan", plan_id) is None:
+        raise not_found("Invalid Usage Plan ID specified")
+    age, rows = await _rows(call, wanted, plan_id)
+    return Answer(
+        body={
+            "startDate": iso_day(wanted.first),
+            "endDate": iso_day(wanted.last),
+            **age,
+            "item": [{"day": iso_day(day), **sums_document(rows[day])} for day in sorted(rows)],
+        }
+    )
+
+
+async def _rows(call: Call, wanted: Days, plan_id: str | None) -> tuple[Document, dict[int, Sums]]:
+    """The age of the sums, and the sums of each day: read at once, or kept by the last sweep.
+
+    Of a small account today's are always read at once.
+    """
+    store, usage = call.context.store, call.context.usage
+    is_small = await few(store)
+    if is_small and await store.count("apikey") * (wanted.last - wanted.first + 1) <= FEW_KEY_DAYS:
+        age = {"ready": True, "asOf": iso_time(await usage.redis_time())}
+        return age, await _sums_now(call, wanted, plan_id)
+    kept = await usage.overview()
+    if kept is None:
+        return {"ready": False}, {}
+    rows = await usage.plan_days(plan_id, wanted)
+    first = {"firstDay": iso_day(kept.first_day)}
+    if not is_small:
+        return _age(kept) | first, rows
+    today = await usage.redis_time() // DAY_US
+    if wanted.first <= today <= wanted.last:
+        rows = {day: sums for day, sums in rows.items() if day != today}
+        rows |= await _sums_now(call, Days(today, today), plan_id)
+    return _age(kept) | first, rows
+
+
+async def _sums_now(call: Call, wanted: Days, plan_id: str | None) -> dict[int, Sums]:
+    query = Query(wanted, ("day",), plan_id)
+    found: dict[int, Sums] = {}
+    async for rows in read_all(call.context.store, call.context.usage, query):
+        found |= {group.day: sums for group, sums in rows.items() if group.day is not None}
+    return found
+
+
+def _age(overview: Overview) -> Document:
+    """The times between which the figures were read, as AWS's dates are written."""
+    return {
+        "day": iso_day(overview.day),
+        "asOf": iso_time(overview.began),
+        "tookSeconds": (overview.ended - overview.began) // SECOND_US,
+    }
+
+
+def _lists(overview: Overview, limit: int) -> Document:
+    total = plan_document(overview.total)
+    del total["usagePlanId"]
+    return {
+        "total": total,
+        "plans": [plan_document(plan) for plan in overview.plans[:limit]],
+        "top": [caller_document(caller) for caller in overview.top[:limit]],
+        "refused": {
+            "throttle": [caller_document(caller) for caller in overview.by_throttle[:limit]],
+            "quota": [caller_document(caller) for caller in overview.by_quota[:limit]],
+        },
+        "shadow": [caller_document(caller) for caller in overview.shadow[:limit]],
+        "near": [near_document(near) for near in overview.near[:limit]],
+    }
+
+
+async def _named(source: ItemSource, lists: Document) -> Document:
+    """Add the names of plans and keys, and the customers of keys. A deleted plan or key has none."""
+    rows: list[Document] = [*lists["plans"], *lists["top"], *lists["near"], *lists["shadow"]]
+    rows += [row for refused in lists["refused"].values() for row in refused]
+    plans = await _found(source, "usageplan", (row["usagePlanId"] for row in rows))
+    keys = await _found(source, "apikey", (row["keyId"] for row in rows if "keyId" in row))
+    for row in rows:
+        plan, key = plans.get(row["usagePlanId"]), keys.get(row.get("keyId", ""))
+        if isinstance(plan, StoredPlan):
+            row["usagePlanName"] = plan.plan.name
+        if isinstance(key, StoredKey):
+            row["keyName"] = key.key.name
+            if key.key.customer_id is not None:
+                row["customerId"] = key.key.customer_id
+    return lists
+
+
+async def _found(source: ItemSource, kind: str, ids: Iterable[str]) -> dict[str, object]:
+    once = list(dict.fromkeys(ids))
+    return dict(zip(once, await source.many(kind, once) if once else [], strict=True))
+
+
+def _limit(call: Call) -> int:
+    text = call.one("limit") or str(LISTED)
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(KEPT)) and 1 <= int(text) <= KEPT):
+        raise bad_request(f"Invalid limit: expected a number from 1 to {KEPT}, got {text[:50]!r}")
+    return int(text)
+
+
+def _refuse_others(call: Call, *known: str) -> None:
+    """Raise BadRequestException for a query parameter without effect."""
+    if others := [name for name in call.query if name not in known]:
+        raise bad_request(f"Unknown query parameter {others[0][:50]!r}: expected some of {', '.join(known)}")
+
+
+OPERATIONS: Final = (
+    Operation("GetUsageOverview", "GET", "/usage/overview", get_usage_overview, writes=False),
+    Operation("GetUsageOverviewDays", "GET", "/usage/overview/days", get_usage_overview_days, writes=False),
+)

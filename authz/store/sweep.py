@@ -1,0 +1,173 @@
+"""Reads the figures of an account: at once where it is small, else by a sweep in the background of one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from authz.aws.usage import Days
+from authz.core.stored import StoredPlan, plan_keys
+from authz.core.zones import DAY_US, SECOND_US
+from authz.ids import random_hex
+from authz.notice import Notice
+from authz.redisio.url import in_words
+from authz.store.figures import Overview
+from authz.store.gather import Gathering, PlanGathering, apart, held_of
+from authz.store.ports import Reader, Usage
+from authz.store.quotas import holders
+
+log = structlog.get_logger(__name__)
+
+FEW_KEYS: Final = 1_000  # are read at once,
+FEW_PLANS: Final = 50  # in at most this many plans
+FEW_KEY_DAYS: Final = 20_000  # keys times days that are read at once
+
+PLANS: Final = 25  # of one page
+KEYS: Final = 250  # read at once, which takes this process some milliseconds
+FIELDS: Final = 20_000  # of hashes that are read at once
+BACK_DAYS: Final = 90  # that the first sweep reads
+REST: Final = 25.0  # times the time that reading took: Redis is busy with a sweep for at most 1/(1 + REST) of the time
+MAX_REST_SECONDS: Final = 5.0
+
+EVERY_SECONDS: Final = 60  # from a sweep's end to the next one's begin
+LOOK_SECONDS: Final = 5.0  # between two looks at the age of the last sweep
+LEASE_SECONDS: Final = 60
+
+Pause = Callable[[float], Awaitable[None]]  # after reading for some seconds
+
+
+async def no_pause(seconds: float) -> None:
+    """Go on at once."""
+
+
+async def few(store: Reader) -> bool:
+    """True if the figures can be read at once, for each reader."""
+    keys, plans = await store.count("apikey"), await store.count("usageplan")
+    return keys <= FEW_KEYS and plans <= FEW_PLANS
+
+
+async def overview_now(store: Reader, usage: Usage) -> Overview:
+    """Read the figures of today, and keep nothing."""
+    today = await usage.redis_time() // DAY_US
+    return await Sweep(store, usage, Days(today, today)).run()
+
+
+class Sweep:
+    """Reads the figures of all keys, plan by plan. With `keeps`, the sums of each plan's days are kept."""
+
+    def __init__(
+        self,
+        store: Reader,
+        usage: Usage,
+        days: Days,
+        *,
+        keeps: bool = False,
+        first_day: int | None = None,
+        pause: Pause = no_pause,
+    ) -> None:
+        self._store = store
+        self._usage = usage
+        self._keeps = keeps
+        self._first_day = days.first if first_day is None else first_day
+        self._pause = pause
+        self._clock = asyncio.get_running_loop().time
+        self._gathering = Gathering(days.last, days)
+
+    async def run(self) -> Overview:
+        """Raises StoreUnavailable."""
+        began, position = await self._usage.redis_time(), None
+        while True:
+            page = await self._store.page("usageplan", "usageplan", PLANS, position)
+            for plan in page.items:
+                await self._read(plan)
+            position = page.position
+            if position is None:
+                break
+        if self._keeps:
+            await self._usage.keep_days(None, self._gathering.days, self._gathering.totals)
+        return self._gathering.overview(began, await self._usage.redis_time(), self._first_day)
+
+    async def _read(self, plan: StoredPlan) -> None:
+        days, position = self._gathering.days, None
+        gathered = self._gathering.begin(plan)
+        limit = max(1, min(KEYS, FIELDS // (5 * (days.last - days.first + 1))))
+        while True:
+            began = self._clock()
+            position = await self._read_some(gathered, limit, position)
+            await self._pause(self._clock() - began)
+            if position is None:
+                break
+        self._gathering.end(gathered)
+        if self._keeps:
+            await self._usage.keep_days(plan.plan.id, days, gathered.days)
+
+    async def _read_some(self, into: PlanGathering, limit: int, position: str | None) -> str | None:
+        page = await self._store.page("apikey", plan_keys(into.plan.ref), limit, position)
+        held = held_of(into.plan, await holders(self._store, into.plan, page.items))
+        survey = await self._usage.survey(into.plan.plan.id, list(held), self._gathering.days, apart(held.values()))
+        self._gathering.add(into, held, survey)
+        return page.position
+
+
+class LeaseLost(Exception):  # noqa: N818  (a state, not a mistake)
+    """Another process sweeps."""
+
+
+class Sweeper:
+    """Sweeps in the background, unless another process does or did within EVERY_SECONDS."""
+
+    def __init__(self, store: Reader, usage: Usage, address: str) -> None:
+        self._store = store
+        self._usage = usage
+        self._holder = random_hex()
+        self._renewed = 0.0
+        self._notice = Notice("the figures of the overview are not renewed", redis=address)
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            try:
+                await self.turn()
+            except Exception as error:  # of any kind: the control plane serves on, with older figures
+                self._notice.says(in_words(error))
+            else:
+                self._notice.ended("the figures of the overview are renewed")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def turn(self) -> bool:
+        """Sweep if it is time to. Returns True after a sweep. Raises StoreUnavailable and LeaseLost."""
+        kept, now = await self._usage.overview(), await self._usage.redis_time()
+        if kept and kept.ended <= now < kept.ended + EVERY_SECONDS * SECOND_US:
+            return False
+        if not await self._usage.lease(self._holder, LEASE_SECONDS):
+            return False
+        try:
+            days, first_day = days_to_read(kept, now // DAY_US)
+            sweep = Sweep(self._store, self._usage, days, keeps=True, first_day=first_day, pause=self._rest)
+            await self._usage.keep_overview(await sweep.run())
+        finally:
+            await self._usage.release(self._holder)
+        return True
+
+    async def _rest(self, seconds: float) -> None:
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(min(seconds * REST, MAX_REST_SECONDS))
+        if clock() - self._renewed > LEASE_SECONDS / 4:
+            self._renewed = clock()
+            if not await self._usage.lease(self._holder, LEASE_SECONDS):
+                raise LeaseLost
+
+
+def days_to_read(kept: Overview | None, today: int) -> tuple[Days, int]:
+    """The days that a sweep reads, and the first day of those without a gap before today.
+
+    A day is final once a sweep that began later has read it: so the day of the last sweep is read again, and always
+    yesterday, for calls that are counted late.
+    """
+    oldest = today - BACK_DAYS + 1
+    if kept is None or kept.day < oldest or kept.day > today:
+        return Days(oldest, today), oldest
+    return Days(min(kept.day, today - 1), today), kept.first_day
