@@ -81,9 +81,12 @@ async def plans(visit: Owner) -> Response:
 async def plan(visit: Owner) -> Response:
     plan_id = visit.path("plan_id")
     found = await visit.ask("GetWholePlan", {"usageplanId": plan_id})
+    is_fixed = bool((await visit.ask("GetFileItems", query={"kind": "usageplan", "id": plan_id}))["item"])
     return await visit.page(
         "console/plan.html",
         plan=found,
+        is_fixed=is_fixed,
+        may_change=visit.site.may_write(visit.session) and not is_fixed,
         stages=form_of(found).stages,
         is_shadow=found.get("mode") == Mode.SHADOW,
         layers=await _layers(visit, found),

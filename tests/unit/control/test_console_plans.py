@@ -385,7 +385,7 @@ def test_keys_of_a_plan_are_found_by_the_beginning_of_their_name() -> None:
         for n, name in enumerate(("Acme", "Bob"))
     ]
     pages = Pages(*SHOP, plan, *keys)
-    assert 'href="/console/keys/k0">Acme</a>' in pages.get("/console/plans/p").text
+    assert 'href="/console/keys/id/k0">Acme</a>' in pages.get("/console/plans/p").text
     found = pages.get("/console/plans/p?name=Bo").text
     assert ("Bob" in found, "Acme" in found) == (True, False)
     assert "No key of this plan" in pages.get("/console/plans/p?name=x").text
@@ -430,6 +430,16 @@ def test_a_reader_sees_no_button_that_writes() -> None:
     for path in ("/console/plans", "/console/plans/p", "/console/apis", "/console/apis/a"):
         actions = re.findall(r'(?:action|href)="([^"]+)"', pages.get(path).text)
         assert not [at for at in actions if at.endswith(("/new", "/edit", "/mode", "/delete")) or "/new?" in at]
+
+
+def test_a_plan_of_the_configuration_file_is_shown_without_buttons() -> None:
+    pages = Pages(*SHOP)
+    pages.store.fixed = {("usageplan", "p"): stored()}
+    page = pages.get("/console/plans/p").text
+    assert ("The configuration file defines this plan" in page, "/plans/p/edit" in page) == (True, False)
+    typed = {**TYPED, "revision": ""}
+    assert "read-only here" in pages.post("/console/plans/p/edit", typed).text
+    assert pages.post("/console/plans/p/mode", {"mode": "shadow"}).status_code == 409
 
 
 @pytest.mark.parametrize("path", ["/console/plans/none", "/console/plans/none/edit", "/console/apis/none"])

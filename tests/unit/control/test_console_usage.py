@@ -142,7 +142,7 @@ def test_a_chart_shows_the_last_ninety_days_of_a_longer_range() -> None:
 def test_a_key_is_shown_with_its_calls_and_links_to_its_pages() -> None:
     pages = used(stored("k1", name="Acme", customer_id="acme"), calls={"k1": (1234, 5, 6)})
     text = pages.get(f"/console/usage?by=key&{AT}").text
-    for piece in ('href="/console/keys/k1">Acme<', 'href="/console/customers/acme"', 'href="/console/plans/p1">Gold<'):
+    for piece in ('href="/console/keys/id/k1">Acme<', '/keys/customers/one?id=acme"', 'href="/console/plans/p1">Gold<'):
         assert piece in text
     assert ">1,234<" in text
     assert ">5<" in text
