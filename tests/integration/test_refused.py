@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import redis.asyncio
+import yaml
 from structlog.testing import capture_logs
 
 from authz.check import LimiterUnavailable
 from authz.core.limits import redis_key
+from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.zones import DAY_US
 from authz.limiter.refused import RefusedCount, RefusedSender
 from authz.sidecar.refused import RefusedCalls
 from tests.conftest import Clock
-from tests.integration.test_outage import eventually, running
+from tests.integration.test_outage import document, eventually, running
+from tests.integration.test_server import check
+from tests.support.builders import value_of
 from tests.support.proxy import proxy
-from tests.support.servers import Kind, RedisServer, free_port, redis_server
+from tests.support.servers import Kind, RedisServer, authz_serve, free_port, redis_server, until
 
 TODAY = 20516  # 4 March 2026
 
@@ -164,6 +169,28 @@ async def test_a_stop_hands_over_the_last_counts(
     async with running(tmp_path, shared_redis, plans=PLANS, account_id=account) as run:
         assert await run.calls("slow", 40) == [200] * 2 + [429] * 38
     assert await refused_in(spy, account, "slow") == {"throttle": 38}
+
+
+def test_a_killed_sidecar_loses_the_refusals_since_its_last_command_at_most(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Refusals are counted once a second. What Redis has counted stays, and no refusal is made up."""
+    file = tmp_path / "plans.yaml"
+    file.write_text(yaml.safe_dump(document(**PLANS)))
+    with (
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+        authz_serve(file, "--redis-url", server.url) as sidecar,
+    ):
+
+        def counted() -> int:
+            rows: Any = client.hgetall(redis_key(DEFAULT_ACCOUNT, "refused", "slow", "slow"))
+            return sum(int(count) for field, count in rows.items() if field != "oldest")
+
+        handed_over = check(sidecar.grpc, *[value_of("slow")] * 40).count(429)
+        until(lambda: counted() == handed_over, "the refusals are not counted", sidecar)
+        late = check(sidecar.grpc, *[value_of("slow")] * 40).count(429)
+        sidecar.kill()
+        assert handed_over <= counted() <= handed_over + late
 
 
 async def test_refusals_of_the_stand_in_are_counted_when_redis_is_back(server: RedisServer, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Four processes spend what a customer's three keys share, while Redis is restarted: no unit too many, none lost."""
+"""Four processes spend what a customer's three keys share: no unit too many, none lost.
+
+Meanwhile Redis is restarted with its data, and each process loads other catalogs.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,49 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import redis
+import structlog
 
-from authz.check import LimiterUnavailable
-from authz.core.limits import FOREVER_US, Charge, Layer, Limit, Meter, Quota, redis_key
+from authz.check import Checker
+from authz.core.catalog import Compiler
+from authz.core.limits import Layer, redis_key
+from authz.core.resources import (
+    Api,
+    ApiStage,
+    Counts,
+    FailurePolicy,
+    HttpMethod,
+    LimitsPer,
+    Method,
+    Overage,
+    Period,
+    QuotaSettings,
+    Resources,
+    Stage,
+    UsagePlan,
+)
+from authz.core.verdict import Allowed, Denied, Reason
+from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
+from authz.limiter.local import LocalLimiter
+from authz.limiter.refused import RefusedSender
+from authz.sidecar.refused import RefusedCalls
+from tests.conftest import micros
+from tests.support.builders import key
 from tests.support.servers import Kind, RedisServer, redis_server
+from tests.support.world import ask
 
 PROCESSES, CALLS, KEYS = 4, 500, ("k1", "k2", "k3")
+CALLS_A_CATALOG = 25
+COSTS = (0, 1, 1, 2, 5)
+NOW = micros("2026-03-04T10:00:00Z")  # all the time, so that no period ends
 ACCOUNT = "race"
-UNITS, OVERAGE, REQUESTS = 2_500, 500, 1_500
+UNITS, OVERAGE, LESS_OVERAGE, REQUESTS = 2_500, 500, 300, 1_500
 ALERTS = (50, 80, 100, 110)
 RESTARTS = 4
 DEADLINE_SECONDS = 300.0
@@ -32,47 +65,93 @@ LEDGER = redis_key(ACCOUNT, "customer-ledger", "gold", "acme")
 MONTHLY = redis_key(ACCOUNT, "customer-quota", "gold", "acme", "TOTAL", "REQUESTS")
 
 
-def limits() -> list[Limit]:
-    """A quota of units with overage, and one of requests; neither ends while the test runs."""
-    units = Quota(UNITS, 0, FOREVER_US, "MONTH", overage=OVERAGE, alerts=ALERTS)
-    requests = Quota(REQUESTS, 0, FOREVER_US, "TOTAL", counts_units=False, alerts=(100,))
-    return [Limit(Layer.PLAN_QUOTA, LEDGER, units), Limit(Layer.PLAN_QUOTA, MONTHLY, requests)]
+def resources(overage: int) -> Resources:
+    """A plan with a quota of units with overage, and one of requests, for all keys of a customer together."""
+    methods: dict[str, dict[HttpMethod, Method]] = {f"/{cost}": {"GET": Method(cost=cost)} for cost in COSTS}
+    units = QuotaSettings(UNITS, Period.MONTH, overage=Overage(overage), alerts=ALERTS)
+    requests = QuotaSettings(REQUESTS, Period.TOTAL, counts=Counts.REQUESTS, alerts=(100,))
+    plan = UsagePlan(
+        id="gold",
+        name="gold",
+        keys=KEYS,
+        api_stages=(ApiStage("a1", "prod"),),
+        quota=units,
+        quotas=(requests,),
+        limits_per=LimitsPer.CUSTOMER,
+        failure_policy=FailurePolicy.DENY,
+    )
+    return Resources(
+        apis=(Api(id="a1", resources=methods, stages=(Stage("prod"),)),),
+        usage_plans=(plan,),
+        api_keys=tuple(key(name, customer_id="acme") for name in KEYS),
+    )
 
 
-def meter(key: str) -> Meter:
-    return Meter(redis_key(ACCOUNT, "ledger", "gold", key), redis_key(ACCOUNT, "history", "gold", key), LEDGER)
+class Racer:
+    """A sidecar without its port. Every CALLS_A_CATALOG calls it loads a catalog with another overage."""
 
+    def __init__(self, url: str, seed: str) -> None:
+        self.clock = RedisClock(lambda: NOW)
+        self.limiter = RedisLimiter(url, account=ACCOUNT, budget=1.0, clock=self.clock, remembered=0)
+        self.sender = RefusedSender(url, account=ACCOUNT, retention_days=400, pinned=lambda: NOW)
+        self.refused = RefusedCalls(self.sender.send, "")
+        self.compile = Compiler(ACCOUNT)
+        self.overages = cycle((OVERAGE, LESS_OVERAGE))
+        self.own: Counter[str] = Counter()
+        self.answered = 0
+        self.seed = seed
+        self.load()
+        limiter, now = self.limiter, self.clock.now
+        self.checker = Checker(lambda: self.catalog, limiter, LocalLimiter(), now, charge_once=True)
 
-async def _spend(url: str, seed: str) -> Mapping[str, Any]:
-    """Ask for every call at once, and again under its own name while Redis does not answer."""
-    limiter = RedisLimiter(url, account=ACCOUNT, budget=1.0, remembered=0)
-    sending = asyncio.create_task(limiter.run())
-    drawn = random.Random(seed)
-    admitted: Counter[str] = Counter()
+    def load(self) -> None:
+        self.catalog = self.compile(resources(next(self.overages)))
+        self.limiter.forget(None)
 
-    async def call(number: int, key: str, cost: int, wait: float) -> None:
+    async def call(self, number: int, name: str, cost: int, wait: float) -> None:
+        """Ask for one call, and again under its own name while Redis does not answer."""
         await asyncio.sleep(wait)
-        charge = Charge(limits(), meter(key), cost, once=f"{seed}-{number}")
+        request = ask(f"/prod/{cost}", name, id=f"{self.seed}-{number}")
         ends = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < ends:
-            try:
-                tally = await limiter.admit(charge)
-            except LimiterUnavailable:
-                await asyncio.sleep(0.02)
-                continue
-            if tally.refused_by is None:
-                admitted.update({f"{key} requests": 1, f"{key} units": cost})
+            match await self.checker.check(request):
+                case Denied(reason=Reason.UNAVAILABLE | Reason.OVERLOADED):
+                    await asyncio.sleep(0.02)
+                    continue
+                case Allowed():
+                    self.own.update({f"{name} requests": 1, f"{name} units": cost})
+                case denied:
+                    self.own.update({f"{name} refused": 1})
+                    assert denied.layer is Layer.PLAN_QUOTA
+                    self.refused.count(denied)
+            self.answered += 1
+            if self.answered % CALLS_A_CATALOG == 0:
+                self.load()
             return
         raise AssertionError("Redis has not answered")
 
+    async def hand_over(self) -> None:
+        while self.refused.waiting:
+            await self.refused.drain()
+            await asyncio.sleep(0.02)
+
+
+async def _spend(url: str, seed: str) -> Mapping[str, Any]:
+    racer, drawn = Racer(url, seed), random.Random(seed)
+    tasks = [asyncio.create_task(racer.limiter.run()), asyncio.create_task(racer.refused.keep_sending(lambda: False))]
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    draws = [(number, drawn.choice(KEYS), drawn.choice((0, 1, 1, 2, 5)), drawn.random() * 3) for number in range(CALLS)]
-    await asyncio.gather(*(call(*one) for one in draws))
-    sending.cancel()
-    await limiter.aclose()
-    return admitted
+    draws = [(number, drawn.choice(KEYS), drawn.choice(COSTS), drawn.random() * 3) for number in range(CALLS)]
+    await asyncio.gather(*(racer.call(*one) for one in draws))
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    await racer.hand_over()
+    await racer.sender.aclose()
+    await racer.limiter.aclose()
+    return racer.own
 
 
 def _start(url: str, seed: int) -> subprocess.Popen[str]:
@@ -81,18 +160,20 @@ def _start(url: str, seed: int) -> subprocess.Popen[str]:
 
 
 def _usage(spy: redis.Redis) -> Counter[str]:
-    """Requests and units of each key, over all days; `over` of all keys."""
+    """Requests, units and refused calls of each key, over all days; `over` of all keys."""
     found: Counter[str] = Counter()
-    for key in KEYS:
-        rows: Any = spy.hgetall(meter(key).history)
-        raw: Any = spy.get(meter(key).ledger)
+    for name in KEYS:
+        rows: Any = spy.hgetall(redis_key(ACCOUNT, "history", "gold", name))
+        raw: Any = spy.get(redis_key(ACCOUNT, "ledger", "gold", name))
+        refused: Any = spy.hgetall(redis_key(ACCOUNT, "refused", "gold", name))
+        found[f"{name} refused"] = sum(int(count) for field, count in refused.items() if field.endswith(b":quota"))
         numbers = [struct.unpack(f">{len(row) // 8}d", row) for row in rows.values()]
         if raw:
             _, *ledger = struct.unpack(f">B{len(raw) // 8}d", raw)
             numbers.append((*ledger[7:9], *ledger[10:]))
         for requests, _, *more in numbers:
             units, over = more or (requests, 0)
-            found.update({f"{key} requests": int(requests), f"{key} units": int(units), "over": int(over)})
+            found.update({f"{name} requests": int(requests), f"{name} units": int(units), "over": int(over)})
     return found
 
 
@@ -120,7 +201,7 @@ def _crossings(spy: redis.Redis) -> list[tuple[str, int]]:
 
 
 def test_a_customers_limits_hold_for_all_its_keys_in_all_processes(redis_kind: Kind) -> None:
-    """Redis is killed and started again with its data, four times. Rows of usage equal the callers' own counts."""
+    """Redis is killed and started again with its data, four times. All counts equal the callers' own."""
     with redis_server(redis_kind, "--appendfsync", "always") as server:
         results, spy = _race(server, killed=False)
         admitted = sum(results, Counter())
@@ -150,4 +231,5 @@ def test_a_killed_process_passes_no_ceiling(redis_kind: Kind) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # the result goes to stdout
     sys.stdout.write(json.dumps(asyncio.run(_spend(*sys.argv[1:3]))))
