@@ -22,7 +22,8 @@ from authz.control.console.planform import (
     read_plan_form,
     with_stage,
 )
-from authz.control.console.planpage import SHADOW_DAYS, alert_percents, live, refused_in_shadow
+from authz.control.console.planpage import SHADOW_DAYS, alert_percents, live, refused_in_shadow, sums_in_shadow
+from authz.control.pages.charts import day_columns, days_of
 from authz.control.pages.layers import plan_layers
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
@@ -30,6 +31,7 @@ from authz.core.resources import Anchor, Counts, FailurePolicy, LimitsPer, Mode,
 
 PAGE: Final = "50"
 FEW: Final = "10"
+CHART_DAYS: Final = 90
 SHADOW_KEYS: Final = "500"  # read for one page of the shadow's result
 MAX_APIS: Final = "50"  # whose stages a form offers; others are written by hand
 MAX_LOOKED_UP: Final = 10  # stages of a plan whose methods and throttles a page shows
@@ -92,6 +94,7 @@ async def plan(visit: Owner) -> Response:
         layers=await _layers(visit, found),
         live=live(await visit.ask("GetCatalogVersion"), visit.query("since")),
         keys=await _keys(visit, plan_id),
+        chart=await _chart(visit, plan_id),
         shadow=await _shadow(visit, found),
         shadow_days=SHADOW_DAYS,
         shadow_keys=SHADOW_KEYS,
@@ -127,6 +130,20 @@ async def _keys(visit: Owner, plan_id: str) -> Document:
     found = await visit.ask("GetUsagePlanKeys", {"usageplanId": plan_id}, query)
     rows = [{"id": key["id"], "name": key.get("name", "")} for key in found["item"]]
     return {"rows": rows, "position": found.get("position"), "name": name or "", "is_first": position is None}
+
+
+async def _chart(visit: Owner, plan_id: str) -> Any:
+    """The use of the last days; None until the figures of a large account have been gathered."""
+    last = _today()
+    first = last - timedelta(days=CHART_DAYS - 1)
+    dates = {"startDate": first.isoformat(), "endDate": last.isoformat()}
+    found = await visit.ask("GetUsageOverviewDays", query={"usagePlanId": plan_id, **dates})
+    if not found["ready"]:
+        return None
+    days = days_of(found["item"], first, last)
+    since = (last - timedelta(days=SHADOW_DAYS - 1)).isoformat()
+    shadow = sums_in_shadow(item for item in found["item"] if item["day"] >= since)
+    return {"columns": day_columns(days), "today": days[-1], "as_of": found["asOf"], "shadow": shadow}
 
 
 async def _shadow(visit: Owner, document: Document) -> Document | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Sequence
 from html import unescape
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
+from authz.aws.usage import CallerUse, DayRow, Days, RefusedRow
 from authz.control.console.apis import throttle_of
 from authz.control.console.planform import (
     MethodRow,
@@ -34,9 +37,11 @@ from authz.core.resources import (
     UsagePlan,
 )
 from authz.core.stored import Item, RestApi, StoredDeployment, StoredKey, StoredPlan, StoredStage
-from authz.store.ports import Presence
+from authz.core.zones import DAY_US
+from authz.store.ports import Presence, UsageReading
 from tests.support.builders import key
 from tests.support.pages import READER, Pages
+from tests.support.plane import NoUsage
 
 MARKUP = "<script>alert('x')</script>\"'&"
 SHOP: tuple[Item, ...] = (
@@ -376,6 +381,29 @@ def test_keys_that_a_shadow_plan_would_have_refused_are_listed_worst_first() -> 
 
     rows = refused_in_shadow([item("a", 5, 0, 0), item("b", 8, 1, 0), item("c", 10, 2, 3), item("d", 0, 1, 0)])
     assert [(row.key_id, row.total, row.percent) for row in rows] == [("c", 5, 50.0), ("b", 1, 12.5), ("d", 1, 100.0)]
+
+
+class Used(NoUsage):
+    """Each key has had two calls today; of them a plan in shadow would have refused one by its quota."""
+
+    async def read(self, plan_id: str, key_ids: Sequence[str], days: Days, *, refused: bool = False) -> UsageReading:
+        today = int(time.time()) // 86_400
+        use = CallerUse(
+            rows={today: DayRow(2, 0, 2, 0)}, refused={today: RefusedRow(shadow_quota=1)} if refused else {}
+        )
+        return UsageReading(today * DAY_US, dict.fromkeys(key_ids, use))
+
+
+def test_the_page_of_a_plan_in_shadow_shows_whom_it_would_have_refused() -> None:
+    shadow = stored(mode=Mode.SHADOW)
+    keys = [StoredKey(key(f"k{n}", name=f"<i>{n}"), f"{n}" * 64, 0, 0, plans=(shadow.ref,)) for n in range(3)]
+    page = Pages(*SHOP, shadow, *keys, usage=Used()).get("/console/plans/p").text
+    assert "it would have refused 0 by throttles and 3 by quotas" in page
+    assert page.count('href="/console/keys/id/k1">&lt;i&gt;1</a>') == 2
+    assert page.count("50.0 %") == 3
+    enforced = stored()
+    page = Pages(*SHOP, enforced, usage=Used()).get("/console/plans/p").text
+    assert "would have refused" not in page
 
 
 def test_keys_of_a_plan_are_found_by_the_beginning_of_their_name() -> None:
