@@ -1,7 +1,4 @@
-"""Queries the addresses that the doctor was given, and returns their answers as facts.
-
-Changes nothing, except that listing the workers of a store removes expired entries.
-"""
+"""Queries the addresses that the doctor was given, and returns their answers as facts."""
 
 from __future__ import annotations
 
@@ -19,26 +16,18 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.error import HTTPError
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
 import msgspec
-import redis.asyncio
 from grpc_health.v1 import health_pb2
-from redis.exceptions import AskError, ClusterDownError, RedisError, ResponseError
 
-from authz.aws.models import STANDARD, models
-from authz.core.holders import kind_of
-from authz.core.limits import redis_key
-from authz.core.resources import DEFAULT_ACCOUNT, Api, Period
-from authz.core.stored import RestApi
+from authz.core.resources import DEFAULT_ACCOUNT, Api
 from authz.doctor import envoydump
-from authz.doctor.facts import ControlFacts, Envoy, Facts, GrpcHealth, ProcessFacts, Redis, SidecarFacts
-from authz.redisio.client import connect
-from authz.redisio.url import check_tls_files, in_words, mask_url, read_url
-from authz.store.ports import StoreUnavailable
-from authz.store.store import Store
+from authz.doctor.facts import ControlFacts, Envoy, Facts, GrpcHealth, ProcessFacts, SidecarFacts
+from authz.doctor.fetchredis import UnreachableError, look_at_redis
+from authz.redisio.url import mask_url
 
 T = TypeVar("T")
 P = TypeVar("P", bound=ProcessFacts)
@@ -50,33 +39,10 @@ WHOLE_SECONDS: Final = 30.0  # and for all of it
 LARGEST: Final = 256 * 1024 * 1024  # bytes; a dump of an Envoy with many routes
 PIECE: Final = 1 << 20
 STATS: Final = r"ext_authz|cluster\..*\.upstream_rq_(pending|active)_overflow"
-PINGS: Final = 5
-SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the account's,
-SAMPLED: Final = 1_000  # and whose expiry is read
-MAX_APIS: Final = 500  # APIs of the store that are looked through
-LASTING: Final = ("store", "restoring", "alerts", "alerts-cursor", "webhook")  # kinds of keys that have none
-FURTHER_QUOTAS: Final = (
-    kind_of("quota", False),
-    kind_of("quota", True),
-)  # kinds of keys that end with a period, which may never end
-CONFIG: Final = (
-    "appendfsync",
-    "bind",
-    "busy-reply-threshold",
-    "lua-time-limit",
-    "min-replicas-to-write",
-    "protected-mode",
-    "save",
-)
-NEEDED: Final = frozenset({"CONFIG GET", "INFO", "PTTL", "SCAN", "TIME"})  # without these, rules see nothing
 SAMPLE: Final = re.compile(r"(authz_\w+)(\{.*\})? (\S+)")
 VERSION: Final = re.compile(r'authz_build_info\{.*version="([^"]*)"')
 
 Run = Callable[..., Awaitable[Any]]
-
-
-class UnreachableError(Exception):
-    """An address does not answer, or answers as another kind of server; in words for the operator."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +104,7 @@ async def look(targets: Targets) -> Facts:
     account = targets.account or next(iter(facts.told("accountId")), DEFAULT_ACCOUNT)
     store = any(facts.told("store"))
     try:
-        return replace(facts, redis=await _redis(targets.redis, account, store, clock))
+        return replace(facts, redis=await look_at_redis(targets.redis, account, clock, store=store))
     except UnreachableError as reason:
         return replace(facts, silent={**silent, f"Redis {mask_url(targets.redis)}": str(reason)})
 
@@ -283,138 +249,3 @@ def _channel(address: str, tls: GrpcTls | None) -> grpc.aio.Channel:
         options.append(("grpc.ssl_target_name_override", tls.name))
     ca, key, cert = (path.read_bytes() if path else None for path in (tls.ca, tls.key, tls.cert))
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options)
-
-
-# --- Redis ----------------------------------------------------------------------------------------------------------
-
-
-async def _redis(url: str, account: str, store: bool, clock: Callable[[], float]) -> Redis:
-    found = read_url(url)
-    check_tls_files(url)
-    client = connect(url, SECONDS)
-    execute: Run = client.execute_command
-    refused = set[str]()
-
-    async def run(command: str, *args: object) -> Any:
-        """None where our user may not say it, or the server does not know it."""
-        try:
-            return await execute(command, *args)
-        except ResponseError as error:
-            if not isinstance(error, AskError | ClusterDownError):  # these speak of a node, not of the command
-                refused.add(command)
-            return None
-
-    try:
-        async with asyncio.timeout(3 * SECONDS):
-            await _connect(client)
-            endless, looked_at = await _endless(run, account)
-            workers, unvalidated = await _store_facts(url, account) if store else (None, ())
-            node = urlsplit(found.node)
-            return Redis(
-                url=mask_url(url),
-                kind=found.kind,
-                hosts=[host for host, _ in found.seeds] or [node.hostname or ""],
-                is_tls=node.scheme == "rediss",
-                has_login=bool(node.password or dict(parse_qsl(node.query)).get("password")),
-                info=await run("INFO") or {},
-                config=await _config(run),
-                skew=await _skew(run, clock),
-                answers=[await _ping(run) for _ in range(PINGS)],
-                default_user_is_open=await _is_open(run),
-                endless=endless,
-                looked_at=looked_at,
-                workers=workers,
-                unvalidated=unvalidated,
-                refused=sorted(refused & NEEDED),
-            )
-    except (RedisError, OSError, TimeoutError) as error:
-        raise UnreachableError(f"no answer: {in_words(error)}") from None
-    finally:
-        await client.aclose()
-
-
-async def _connect(client: redis.asyncio.Redis) -> None:
-    """Raise RedisError with the server's reason for a connection that it refuses: the login, or the database.
-
-    Later, such a refusal would look like that of a single command.
-    """
-    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-    await client.connection_pool.release(connection)
-
-
-def lasts(name: str) -> bool:
-    """True for a Redis key, named within the account, that needs no expiry: one of the store, or a quota in total."""
-    kind, *parts = name.split(":")
-    return kind in LASTING or (kind in FURTHER_QUOTAS and parts[2:3] == [Period.TOTAL])
-
-
-async def _endless(run: Run, account: str) -> tuple[list[str], int]:
-    """Counters without an expiry, and the number of counters examined; none if another node has the keys."""
-    # The first key picks the node for a cluster's client.
-    if await run("PTTL", redis_key(account, "account")) is None:
-        return [], 0
-    prefix = redis_key(account, "")
-    pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
-    cursor, scanned, counters = 0, 0, list[str]()
-    while len(counters) < SAMPLED and scanned < SCANNED:
-        cursor, keys = await run("SCAN", cursor, "MATCH", pattern, "COUNT", 1000) or (0, [])
-        scanned += 1000
-        names = (key.decode(errors="replace") for key in keys)
-        counters += [name for name in names if not lasts(name.removeprefix(prefix))]
-        if not int(cursor):
-            break
-    endless, looked_at, until = list[str](), 0, time.monotonic() + SECONDS
-    for name in counters[:SAMPLED]:
-        if time.monotonic() > until:  # it is far away
-            break
-        looked_at += 1
-        if await run("PTTL", name) == -1:
-            endless.append(name)
-    return endless, looked_at
-
-
-async def _config(run: Run) -> Mapping[str, str]:
-    """What it lets us see: by name, so that no password is among it."""
-    found: dict[str, str] = {}
-    for name in CONFIG:
-        found.update(await run("CONFIG GET", name) or {})
-    return found
-
-
-async def _skew(run: Run, clock: Callable[[], float]) -> float | None:
-    """How far its clock is before ours, in seconds."""
-    asked, told = clock(), await run("TIME")
-    return told[0] + told[1] / 1e6 - (asked + clock()) / 2 if told else None
-
-
-async def _ping(run: Run) -> float:
-    asked = time.perf_counter()
-    await run("PING")  # a refusal takes as long
-    return time.perf_counter() - asked
-
-
-async def _is_open(run: Run) -> bool | None:
-    """Whether every client may come in as the default user; None where we may not know."""
-    user = await run("ACL GETUSER", "default")
-    if user is None:
-        return None
-    flags = {flag.decode() if isinstance(flag, bytes) else flag for flag in user["flags"]}
-    return {"on", "nopass"} <= flags
-
-
-async def _store_facts(url: str, account: str) -> tuple[int | None, Sequence[str]]:
-    """The number of workers that follow the store, and its APIs with request validators or models of their own.
-
-    None and no API where they can't be read. A newer release may have written items that this one can't decode.
-    """
-    workers, apis = None, list[RestApi]()
-    store = Store(url, account=account, budget=SECONDS)
-    try:
-        workers = len(await store.presences())
-        page = await store.page("restapi", "restapi", MAX_APIS)
-        apis = [api for api in page.items if isinstance(api, RestApi)]
-    except (StoreUnavailable, msgspec.DecodeError):
-        pass
-    finally:
-        await store.aclose()
-    return workers, [api.id for api in apis if api.request_validators or models(api).keys() - STANDARD.keys()]

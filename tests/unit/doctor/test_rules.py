@@ -28,7 +28,7 @@ from authz.doctor.facts import (
     seconds,
     version_of,
 )
-from authz.doctor.fetch import lasts
+from authz.doctor.fetchredis import lasts
 from authz.doctor.finding import Finding
 from authz.doctor.report import reference, show
 from authz.doctor.rules.envoy.cluster import (
