@@ -22,6 +22,7 @@ from authz.core.catalog import Catalog
 from authz.core.resources import Resources
 from authz.core.stored import Items
 from authz.notice import Notice
+from authz.observe.metrics import VERSION
 from authz.redisio.url import in_words
 from authz.store.feed import EVENTS
 from authz.store.keys import StoreKeyCache
@@ -349,7 +350,7 @@ class StoreCatalog:
         while True:
             self._news.clear()
             try:
-                await self._in_time(self._store.renew_presence(self._worker, self.served))
+                await self._in_time(self._store.renew_presence(self._worker, self.served, VERSION))
             except (StoreUnavailable, TimeoutError) as fault:
                 self._unannounced.says(in_words(fault))
                 await asyncio.sleep(RETRY_SECONDS)

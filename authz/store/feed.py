@@ -107,9 +107,9 @@ class Feed:
         await hang_up(self._stream, in_use=False)
         await self.database.hang_up()
 
-    async def renew_presence(self, worker: str, served: Head) -> Head:
-        """Announce for 3 s that `worker` serves this state. Returns the state of the store."""
-        return (await self._present(worker, served))[0]
+    async def renew_presence(self, worker: str, served: Head, release: str = "") -> Head:
+        """Announce for 3 s that `worker`, of this release, serves this state. Returns the state of the store."""
+        return (await self._present(worker, served, release))[0]
 
     async def presences(self) -> list[Presence]:
         """The workers whose announcements have not expired."""
@@ -125,9 +125,9 @@ class Feed:
     def _presences_key(self) -> str:
         return self.database.store_key("leases")  # their name in the layout v1
 
-    async def _present(self, worker: str, served: Head) -> tuple[Head, list[Presence]]:
+    async def _present(self, worker: str, served: Head, release: str = "") -> tuple[Head, list[Presence]]:
         database = self.database
-        blob = msgspec.msgpack.encode((worker, served.epoch, served.version, PRESENCE_MS, database.pinned()))
+        blob = msgspec.msgpack.encode((worker, served.epoch, served.version, PRESENCE_MS, database.pinned(), release))
         reply = await database.run(PRESENCE, [self._presences_key(), database.store_key("head")], blob)
         epoch, version, tag, rows = msgspec.msgpack.decode(reply)
         return Head(epoch, version, tag), [Presence(*row) for row in sorted(rows)]

@@ -110,11 +110,12 @@ class StoreSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A live worker, and the state of the store that it serves."""
+    """A live worker, and the state of the store that it serves. `release` is its program's; "" for an older one."""
 
     worker: str
     epoch: str
     version: int
+    release: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,7 +461,7 @@ class ChangeFeed(Protocol):
         """Close the connections that are idle: they may be as dead as one that has not answered."""
         ...
 
-    async def renew_presence(self, worker: str, served: Head) -> Head:
+    async def renew_presence(self, worker: str, served: Head, release: str = "") -> Head:
         """Announce for a few seconds that `worker` serves this state. Returns the state of the store."""
         ...
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, cast
 
+import msgspec
 import pytest
 import redis.asyncio
 from msgspec.structs import replace
@@ -495,6 +496,16 @@ async def test_a_lease_lives_for_three_seconds(store: Store, clock: Clock) -> No
     assert [one.worker for one in await store.presences()] == ["w2"]
     await store.drop_presence("w2")
     assert await store.presences() == []
+
+
+async def test_a_presence_names_the_release_and_one_of_an_older_program_names_none(store: Store) -> None:
+    await store.renew_presence("new", await store.head(), "2.0")
+    older = msgspec.msgpack.encode(("epoch", 7, 4_102_444_800_000))  # until 2100
+    await store.database.ask("HSET", store.database.store_key("leases"), "old", older)
+    assert [(one.worker, one.version, one.release) for one in await store.presences()] == [
+        ("new", 0, "2.0"),
+        ("old", 7, ""),
+    ]
 
 
 async def test_without_redis_the_store_says_so(shared_redis: RedisServer) -> None:
