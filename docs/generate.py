@@ -335,6 +335,7 @@ OWN: Final = {
     "GrantUsage": "Add units to what remains of [a quota](#quotas-and-grants).",
     "GetAudit": "List the lines of the audit, the newest first: who wrote which version of the store. With `id`, those "
     "that name this id; with `who`, those of this person. Then a page may have few lines, or none, and a `position`.",
+    "GetSystem": "Show [the system](#the-system): control plane, store, sidecars, Redis, and the doctor's findings.",
     "GetKeyUses": "List keys with the last day (UTC) on which a call of each was counted; those whose name begins with "
     "`name`, or those of `customerId`.",
     "FindApiKey": "Find the key that has a value (`value`), or had it before a rotation whose overlap goes on. The "

@@ -35,6 +35,7 @@ from authz.control.operations import (
     resources,
     restapis,
     stages,
+    system,
     tags,
     usage,
     usageplans,
@@ -79,6 +80,7 @@ MODULES: Final = (
     examplecalls,
     alerting,
     overview,
+    system,
 )
 
 

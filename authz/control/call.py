@@ -13,6 +13,7 @@ from authz.control.alerts.sending import Sender
 from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.request import Request
 from authz.core.stored import Items, StoredKey
+from authz.doctor.facts import Redis
 from authz.envoy.accesslog import LogLine
 from authz.ids import random_key_value
 from authz.store.ports import Draft, Outbox, Usage, Writer, Written
@@ -73,6 +74,7 @@ class Context:
     domain_target: str | None = None
     key_prefix: str = DEFAULT_PREFIX  # of the values that are made here
     alerts: Alerts | None = None  # None in a context that serves no operation on alerts
+    look_at_redis: Callable[[], Awaitable[Redis]] | None = None  # raises UnreachableError; None without GetSystem
 
     @property
     def form(self) -> KeyForm | None:

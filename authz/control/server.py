@@ -44,6 +44,7 @@ from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.rules import HOST
 from authz.core.stored import Items
+from authz.doctor.fetchredis import look_at_redis
 from authz.limiter.limiter import RedisLimiter
 from authz.notice import Notice
 from authz.observe.metrics import ControlMetrics
@@ -187,6 +188,7 @@ async def control_plane(
         options.domain_target,
         options.key_prefix,
         Alerts(outbox, sender),
+        lambda: look_at_redis(where, options.account_id, sample=False),
     )
     metrics = metrics or ControlMetrics()
     dispatcher = Dispatcher(store, outbox, sender, options.sealer, options.account_id, metrics, now)

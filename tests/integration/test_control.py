@@ -485,6 +485,20 @@ def test_waiting_names_the_sidecar_that_lags(control: Control) -> None:
     assert reply.json()["sidecars"] == [{"id": "w1", "epoch": head.epoch, "version": version}]
 
 
+def test_the_system_is_shown_with_its_store_its_sidecars_and_its_redis(control: Control) -> None:
+    raw(control, "POST", "/apikeys", {"name": "a"})
+    head = control.run(lambda context: context.store.head())
+    control.run(lambda _: control.store.renew_presence("w1", head, "2.0"))
+    system = raw(control, "GET", "/system").json()
+    assert system["store"] == {"version": head.version, "plans": 0, "keys": 1, "customers": 0, "apis": 0}
+    assert system["sidecars"] == [{"id": "w1", "version": head.version, "isCurrent": True, "release": "2.0"}]
+    redis = system["redis"]
+    assert (redis["role"], redis["evictionPolicy"], redis["kind"]) == ("master", "noeviction", "server")
+    assert {"version", "usedMemory", "maxMemory", "appendOnly", "answerMilliseconds"} <= redis.keys()
+    assert {"counter-without-expiry", "reads-a-replica"}.isdisjoint(finding["id"] for finding in system["findings"])
+    refused(raw(control, "GET", "/system?x=1"), 400, "BadRequestException")
+
+
 def test_the_keys_with_most_use_are_listed(furnished: tuple[Control, dict[str, str]]) -> None:
     plane, ids = furnished
     reply = raw(plane, "GET", f"/usage/top?usagePlanId={ids['usageplanId']}")

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class DictStore:
-    """A `Writer` of these items. `lines` is its audit; `fixed` are the items of a configuration file."""
+    """A `Writer` of these items. `lines` is its audit, `live` its sidecars, `fixed` the configuration file's items."""
 
     address = "a dictionary"
 
@@ -35,6 +35,7 @@ class DictStore:
         self.fixed: Items = fixed or {}
         self.version = 0
         self.lines: list[str] = []
+        self.live: list[Presence] = []
 
     async def get(self, kind: str, item_id: str) -> Item | None:
         return self.fixed.get((kind, item_id)) or self.items.get((kind, item_id))
@@ -91,7 +92,7 @@ class DictStore:
         return StoreSnapshot(await self.head(), kept)
 
     async def presences(self) -> list[Presence]:
-        return []
+        return self.live
 
     def draft(self) -> DictDraft:
         return DictDraft(self)

@@ -18,6 +18,7 @@ from authz.control.pages.guard import Origins
 from authz.control.pages.sessions import OwnerSession, Session, Sessions
 from authz.control.pages.site import Parts
 from authz.core.stored import Item
+from authz.doctor.facts import Redis
 from tests.support.dictstore import DictStore
 from tests.support.plane import SEALER, NoUsage, context_of
 
@@ -64,15 +65,17 @@ class Pages:
         usage: NoUsage | None = None,
         as_: Session | None = OWNER,
         alerts: Alerts | None = None,
+        look_at_redis: Callable[[], Awaitable[Redis]] | None = None,
+        grafana_url: str | None = None,
     ) -> None:
         self.store = DictStore(*items)
         self.tokens = DictTokens()
         self.token = new_token("admin", int(time.time()))
         self.store.items["credential", self.token.credential.id] = self.token.credential
-        self.context = replace(context_of(self.store, usage or NoUsage()), alerts=alerts)
+        self.context = replace(context_of(self.store, usage or NoUsage()), alerts=alerts, look_at_redis=look_at_redis)
         self.sessions = Sessions(self.tokens, lambda: int(time.time()))
         gate = Authenticator(self.store, SEALER, self.context.now)
-        parts = Parts(Api(self.context), self.sessions, Unlimited(), Origins())
+        parts = Parts(Api(self.context), self.sessions, Unlimited(), Origins(), grafana_url)
         self.app = console(parts, gate.of_token, gate.credential)
         self.cookies = httpx.Cookies()
         if as_ is not None:

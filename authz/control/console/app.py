@@ -21,6 +21,7 @@ from authz.control.console import (
     onekey,
     overview,
     plans,
+    system,
     usage,
 )
 from authz.control.console.access import CredentialOf, access
@@ -33,7 +34,7 @@ from authz.core.stored import Credential
 
 ROOT: Final = "/console"
 
-MODULES: Final = (overview, plans, keys, newkey, customers, onekey, explaining, usage, apis, alerts, audit)
+MODULES: Final = (overview, plans, keys, newkey, customers, onekey, explaining, usage, apis, alerts, audit, system)
 
 VIEWS: Final[tuple[View[OwnerSession], ...]] = (
     *ACCOUNT_VIEWS,
