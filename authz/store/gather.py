@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from authz.aws.usage import CallerUse, Days, RefusedRow
+from authz.aws.usage import CallerUse, RefusedRow
 from authz.core.holders import HeldQuota, Holder, held_quotas, used_in
 from authz.core.stored import StoredPlan
 from authz.store.figures import KEPT, KEPT_PLANS, CallerSums, NearQuota, Overview, PlanSums, Sums
@@ -54,12 +54,12 @@ class PlanGathering:
 
 
 class Gathering:
-    """The figures of an account so far: `day` is the day of its figures, `days` are those that are summed."""
+    """The figures of an account so far: of the last of `days`, and the sums of them all. `days` ascend."""
 
-    def __init__(self, day: int, days: Days) -> None:
+    def __init__(self, days: Sequence[int]) -> None:
         self.days = days
         self.totals: dict[int, Sums] = {}
-        self._day = day
+        self._day = days[-1]
         self._total = PlanSums("")
         self._plans = Best[PlanSums](KEPT_PLANS, _calls)
         self._top = Best[CallerSums](KEPT, lambda caller: caller.sums.requests)
@@ -103,7 +103,7 @@ class Gathering:
 
     def _add_days(self, into: PlanGathering, key_id: str, record: CallerUse) -> None:
         for day in record.rows.keys() | record.refused.keys():
-            if not self.days.first <= day <= self.days.last:
+            if day not in self.days:
                 continue
             row, refused = record.rows.get(day), record.refused.get(day, RefusedRow())
             sums = Sums(row.requests, row.units, row.over, *refused) if row else Sums(0, 0, 0, *refused)

@@ -6,7 +6,7 @@ all plans -> the numbers of Sums, separated by spaces. It ends with the retentio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from authz.aws.usage import Days
@@ -27,12 +27,12 @@ async def keep_overview(database: Database, overview: Overview) -> None:
 
 
 async def keep_days(
-    database: Database, plan_id: str | None, days: Days, sums: Mapping[int, Sums], retention_days: int
+    database: Database, plan_id: str | None, days: Sequence[int], sums: Mapping[int, Sums], retention_days: int
 ) -> None:
     """Replace the sums of a plan, or of all plans, on each of these days."""
     name = TOTAL if plan_id is None else plan_id
     async with database.batch() as batch:
-        for day in range(days.first, days.last + 1):
+        for day in days:
             key = database.key("plan-days", str(day))
             if day in sums:
                 batch.execute_command("HSET", key, name, " ".join(map(str, sums[day])))

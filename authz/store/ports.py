@@ -518,7 +518,9 @@ class Usage(Protocol):
         """Redis's time in µs."""
         ...
 
-    async def survey(self, plan_id: str, key_ids: Sequence[str], days: Days, quotas: Sequence[HeldQuota]) -> Survey:
+    async def survey(
+        self, plan_id: str, key_ids: Sequence[str], days: Sequence[int], quotas: Sequence[HeldQuota]
+    ) -> Survey:
         """The records of keys in a plan with the rows of these days, and the states of quotas."""
         ...
 
@@ -532,7 +534,7 @@ class Usage(Protocol):
         """The kept sums of a plan, or of all plans, by day."""
         ...
 
-    async def keep_days(self, plan_id: str | None, days: Days, sums: Mapping[int, Sums]) -> None:
+    async def keep_days(self, plan_id: str | None, days: Sequence[int], sums: Mapping[int, Sums]) -> None:
         """Replace the sums of a plan, or of all plans, on each of these days."""
         ...
 

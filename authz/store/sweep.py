@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
 
-from authz.aws.usage import Days
 from authz.core.stored import StoredPlan, plan_keys
 from authz.core.zones import DAY_US, SECOND_US
 from authz.ids import random_hex
@@ -27,8 +26,10 @@ FEW_KEY_DAYS: Final = 20_000  # keys times days that are read at once
 
 PLANS: Final = 25  # of one page
 KEYS: Final = 250  # read at once, which takes this process some milliseconds
-FIELDS: Final = 20_000  # of hashes that are read at once
-BACK_DAYS: Final = 90  # that the first sweep reads
+FIELDS: Final = 20_000  # of hashes that are read at once,
+FIELDS_A_DAY: Final = 5  # of a key
+BACK_DAYS: Final = 90  # that are summed, once a few sweeps are over:
+MORE_DAYS: Final = 7  # older days that a sweep adds, so that the first one is not long
 REST: Final = 25.0  # times the time that reading took: Redis is busy with a sweep for at most 1/(1 + REST) of the time
 MAX_REST_SECONDS: Final = 5.0
 
@@ -51,8 +52,7 @@ async def few(store: Reader) -> bool:
 
 async def overview_now(store: Reader, usage: Usage) -> Overview:
     """Read the figures of today, and keep nothing."""
-    today = await usage.redis_time() // DAY_US
-    return await Sweep(store, usage, Days(today, today)).run()
+    return await Sweep(store, usage, [await usage.redis_time() // DAY_US]).run()
 
 
 class Sweep:
@@ -62,7 +62,7 @@ class Sweep:
         self,
         store: Reader,
         usage: Usage,
-        days: Days,
+        days: Sequence[int],
         *,
         keeps: bool = False,
         first_day: int | None = None,
@@ -71,10 +71,10 @@ class Sweep:
         self._store = store
         self._usage = usage
         self._keeps = keeps
-        self._first_day = days.first if first_day is None else first_day
+        self._first_day = days[0] if first_day is None else first_day
         self._pause = pause
         self._clock = asyncio.get_running_loop().time
-        self._gathering = Gathering(days.last, days)
+        self._gathering = Gathering(days)
 
     async def run(self) -> Overview:
         """Raises StoreUnavailable."""
@@ -93,7 +93,7 @@ class Sweep:
     async def _read(self, plan: StoredPlan) -> None:
         days, position = self._gathering.days, None
         gathered = self._gathering.begin(plan)
-        limit = max(1, min(KEYS, FIELDS // (5 * (days.last - days.first + 1))))
+        limit = max(1, min(KEYS, FIELDS // (FIELDS_A_DAY * len(days))))
         while True:
             began = self._clock()
             position = await self._read_some(gathered, limit, position)
@@ -161,13 +161,15 @@ class Sweeper:
                 raise LeaseLost
 
 
-def days_to_read(kept: Overview | None, today: int) -> tuple[Days, int]:
-    """The days that a sweep reads, and the first day of those without a gap before today.
+def days_to_read(kept: Overview | None, today: int) -> tuple[list[int], int]:
+    """The days that a sweep reads, ascending, and the first day of those that are then summed without a gap.
 
     A day is final once a sweep that began later has read it: so the day of the last sweep is read again, and always
     yesterday, for calls that are counted late.
     """
-    oldest = today - BACK_DAYS + 1
-    if kept is None or kept.day < oldest or kept.day > today:
-        return Days(oldest, today), oldest
-    return Days(min(kept.day, today - 1), today), kept.first_day
+    oldest, yesterday = today - BACK_DAYS + 1, today - 1
+    if kept is None or not oldest <= kept.day <= today:
+        return [yesterday, today], yesterday
+    first_day = min(kept.first_day, max(oldest, kept.first_day - MORE_DAYS))
+    since = range(min(kept.day, yesterday), today + 1)
+    return sorted({*range(first_day, kept.first_day), *since}), first_day

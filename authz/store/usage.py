@@ -157,13 +157,15 @@ class UsageLedger:
                     log.error("bad state in Redis; the value is left alone", keys=[key])
         return StatesReading(now, states)
 
-    async def survey(self, plan_id: str, key_ids: Sequence[str], days: Days, quotas: Sequence[HeldQuota]) -> Survey:
+    async def survey(
+        self, plan_id: str, key_ids: Sequence[str], days: Sequence[int], quotas: Sequence[HeldQuota]
+    ) -> Survey:
         """Read what sums of days and quotas need, of up to CALLERS keys. Raises StoreUnavailable."""
         names = [encoded(key_id) for key_id in key_ids]
         prefixes = [self._database.key(kind, plan_id, "") for kind in KINDS]
         keys = [prefix + name for prefix in prefixes for name in names]
         keys += [self._database.key(*quota.name) for quota in quotas]
-        blob = msgspec.msgpack.encode((self._database.pinned(), len(names), days.first, days.last))
+        blob = msgspec.msgpack.encode((self._database.pinned(), len(names), list(days)))
         now, callers, states, bad = _SURVEY.decode(await self._database.run(SURVEY, keys, blob))
         if bad:
             log.error("bad state in Redis; the value is left alone", keys=[keys[position - 1] for position in bad])
@@ -195,7 +197,7 @@ class UsageLedger:
     async def plan_days(self, plan_id: str | None, days: Days) -> dict[int, Sums]:
         return await kept.read_days(self._database, plan_id, days)
 
-    async def keep_days(self, plan_id: str | None, days: Days, sums: Mapping[int, Sums]) -> None:
+    async def keep_days(self, plan_id: str | None, days: Sequence[int], sums: Mapping[int, Sums]) -> None:
         await kept.keep_days(self._database, plan_id, days, sums, self._retention_days)
 
     async def lease(self, holder: str, seconds: int) -> bool:

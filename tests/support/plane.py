@@ -60,7 +60,9 @@ class NoUsage:
     async def redis_time(self) -> int:
         return _now() * 1_000_000
 
-    async def survey(self, plan_id: str, key_ids: Sequence[str], days: Days, quotas: Sequence[HeldQuota]) -> Survey:
+    async def survey(
+        self, plan_id: str, key_ids: Sequence[str], days: Sequence[int], quotas: Sequence[HeldQuota]
+    ) -> Survey:
         return Survey(await self.redis_time(), {}, {})
 
     async def overview(self) -> Overview | None:
@@ -72,7 +74,7 @@ class NoUsage:
     async def plan_days(self, plan_id: str | None, days: Days) -> dict[int, Sums]:
         return {}
 
-    async def keep_days(self, plan_id: str | None, days: Days, sums: Mapping[int, Sums]) -> None:
+    async def keep_days(self, plan_id: str | None, days: Sequence[int], sums: Mapping[int, Sums]) -> None:
         return None
 
     async def lease(self, holder: str, seconds: int) -> bool:

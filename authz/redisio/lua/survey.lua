@@ -5,9 +5,9 @@ KEYS[1 .. 3L]   L ledgers, then their L histories (layouts: prelude/ledger.lua),
                 (layout: refused.lua)
 KEYS[3L+1 ..]   states of quotas: ledgers of customers, and values of their own (layout: prelude/quota.lua)
 
-ARGV[1]         cmsgpack {pinned, L, first, last}
+ARGV[1]         cmsgpack {pinned, L, days}
   pinned        µs of Unix time, for tests; 0 for the server's clock
-  first, last   days since 1970 that are read, both included
+  days          {day, …}: days since 1970 that are read, ascending
 
 Reply           cmsgpack {now, callers, states, bad}
   now           µs of Unix time
@@ -23,7 +23,7 @@ Reply           cmsgpack {now, callers, states, bad}
 
 local CHUNK = 1000  -- keys in one MGET; unpack() has room for 8000
 
-local pinned, L, first, last = unpack(cmsgpack.unpack(ARGV[1]))
+local pinned, L, wanted = unpack(cmsgpack.unpack(ARGV[1]))
 
 local bad = {}
 
@@ -39,7 +39,7 @@ end
 local REASONS = {':throttle', ':quota', ':shadow_throttle', ':shadow_quota'}
 
 local days, reasons = {}, {}  -- the fields of a history, and those of refused calls
-for day = first, last do
+for _, day in ipairs(wanted) do
   local text = string.format('%.0f', day)
   days[#days + 1] = text
   for _, reason in ipairs(REASONS) do reasons[#reasons + 1] = text .. reason end
@@ -58,7 +58,7 @@ local function rows_of(position)
   for i, raw in ipairs(fields(position, days)) do
     if raw and is_row(raw) then
       local requests, _, units, over = read_row(raw)
-      rows[#rows + 1] = {first + i - 1, requests, units, over}
+      rows[#rows + 1] = {wanted[i], requests, units, over}
     end
   end
   return rows
@@ -67,7 +67,7 @@ end
 local function refused_of(position)
   local found, counts = fields(position, reasons), {}
   for i = 1, #found, 4 do
-    local row, is_empty = {first + (i - 1) / 4}, true
+    local row, is_empty = {wanted[(i + 3) / 4]}, true
     for at = i, i + 3 do
       row[#row + 1] = tonumber(found[at] or 0) or 0
       is_empty = is_empty and not found[at]
@@ -81,7 +81,7 @@ end
 local function caller(i, raw)
   local v = raw and read_ledger(raw)
   if raw and not v then bad[#bad + 1] = i end
-  local rows = v and v.day > first and rows_of(L + i) or {}
+  local rows = v and v.day > wanted[1] and rows_of(L + i) or {}
   if v and v.day > 0 then rows[#rows + 1] = {v.day, v.day_used, v.day_units, v.day_over} end
   local refused = refused_of(2 * L + i)
   if not v and #refused == 0 then return nil end

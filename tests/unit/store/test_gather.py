@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.aws.usage import CallerUse, DayRow, Days, RefusedRow
+from authz.aws.usage import CallerUse, DayRow, RefusedRow
 from authz.core.holders import Holder, QuotaState, Terms
 from authz.core.resources import LimitsPer, Override, Period, QuotaOverride, QuotaSettings
 from authz.core.stored import StoredPlan
@@ -21,7 +21,7 @@ from tests.support import builders
 
 TODAY = 20_516
 NOW = TODAY * DAY_US + 36_000_000_000
-DAYS = Days(TODAY - 1, TODAY)
+DAYS = (TODAY - 1, TODAY)
 MONTH = QuotaSettings(100, Period.MONTH)
 MONTH_START = builders.held(MONTH)[1].at(NOW).start
 few = st.integers(0, 5)
@@ -48,14 +48,14 @@ def record(days: Any) -> CallerUse:
 
 def gathered(plan: StoredPlan, uses: list[CallerUse], size: int) -> tuple[Overview, dict[int, Sums]]:
     """The figures of keys k0, k1, … that are read `size` at a time."""
-    gathering = Gathering(TODAY, DAYS)
+    gathering = Gathering(DAYS)
     into = gathering.begin(plan)
     for start in range(0, len(uses), size):
         some = {f"k{start + at}": use for at, use in enumerate(uses[start : start + size])}
         held = held_of(plan, {key: Holder.of(key, Terms(), plan.ref) for key in some})
         gathering.add(into, held, Survey(NOW, some, {}))
     gathering.end(into)
-    return gathering.overview(NOW, NOW, DAYS.first), gathering.totals
+    return gathering.overview(NOW, NOW, DAYS[0]), gathering.totals
 
 
 @given(uses=st.lists(callers, max_size=12), size=st.integers(1, 5))
@@ -75,7 +75,7 @@ def near(
     plan: StoredPlan, holders: dict[str, Holder], states: dict[str, QuotaState], used: int = 0
 ) -> list[tuple[str | None, str | None, str, int]]:
     """The listed quotas. `states` are by the kind of their Redis key; each key's ledger has `used`."""
-    gathering = Gathering(TODAY, DAYS)
+    gathering = Gathering(DAYS)
     into = gathering.begin(plan)
     held = held_of(plan, holders)
     found = {quota.name: states[quota.name[0]] for quota in apart(held.values()) if quota.name[0] in states}
@@ -124,21 +124,29 @@ def overview(day: int, first: int) -> Overview:
     return Overview(day, 0, 0, first, PlanSums(""))
 
 
+def back(*days: int) -> list[int]:
+    return [TODAY - day for day in days]
+
+
 @pytest.mark.parametrize(
-    ("kept", "first", "oldest"),
+    ("kept", "days", "first"),
     [
-        (None, TODAY - 89, TODAY - 89),
-        (overview(TODAY, TODAY - 200), TODAY - 1, TODAY - 200),
-        (overview(TODAY - 1, TODAY - 200), TODAY - 1, TODAY - 200),
-        (overview(TODAY - 7, TODAY - 50), TODAY - 7, TODAY - 50),
-        (overview(TODAY - 90, TODAY - 200), TODAY - 89, TODAY - 89),
-        (overview(TODAY + 1, TODAY - 200), TODAY - 89, TODAY - 89),
+        (None, back(1, 0), 1),
+        (overview(TODAY, TODAY - 200), back(1, 0), 200),
+        (overview(TODAY - 1, TODAY - 200), back(1, 0), 200),
+        (overview(TODAY - 4, TODAY - 200), back(4, 3, 2, 1, 0), 200),
+        (overview(TODAY, TODAY - 1), back(8, 7, 6, 5, 4, 3, 2, 1, 0), 8),
+        (overview(TODAY, TODAY - 50), back(57, 56, 55, 54, 53, 52, 51, 1, 0), 57),
+        (overview(TODAY, TODAY - 87), back(89, 88, 1, 0), 89),
+        (overview(TODAY, TODAY - 89), back(1, 0), 89),
+        (overview(TODAY - 90, TODAY - 200), back(1, 0), 1),
+        (overview(TODAY + 1, TODAY - 200), back(1, 0), 1),
     ],
 )
-def test_a_sweep_reads_yesterday_and_the_days_since_the_last_one(
-    kept: Overview | None, first: int, oldest: int
+def test_a_sweep_reads_yesterday_the_days_since_the_last_one_and_some_older_ones(
+    kept: Overview | None, days: list[int], first: int
 ) -> None:
-    assert days_to_read(kept, TODAY) == (Days(first, TODAY), oldest)
+    assert days_to_read(kept, TODAY) == (days, TODAY - first)
 
 
 def test_bytes_of_another_version_are_no_overview() -> None:
