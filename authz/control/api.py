@@ -113,6 +113,7 @@ class Api:
         query: Mapping[str, str] = NOTHING,
         body: Any = None,
         accept: str = "",
+        host: str = "",
     ) -> Answer:
         """Run an operation. `params` are the parts of its path; `body` is a value that becomes JSON.
 
@@ -122,7 +123,7 @@ class Api:
         fields: Fields = {field: [value] for field, value in query.items()}
         permit(operation, principal, fields)
         encoded = b"" if body is None else msgspec.json.encode(body)
-        return await run(operation, Call(self._context, name, params, fields, encoded, principal, accept))
+        return await run(operation, Call(self._context, name, params, fields, encoded, principal, accept, host))
 
 
 async def run(operation: Operation, call: Call) -> Answer:

@@ -197,16 +197,18 @@ async def control_plane(
     tokens = TokenStore(where, account=options.account_id)
     application: ASGIApp
     if options.serves_console:
+        sessions = Sessions(tokens, now)
+        origins = Origins(options.tls_cert is not None, options.console_url)
+        table = (*operations(), Invitations(sessions, origins).operation())
         parts = Parts(
-            Api(context),
-            Sessions(tokens, now),
+            Api(context, table),
+            sessions,
             PageThrottle(limiter, options.account_id),
-            Origins(options.tls_cert is not None, options.console_url),
+            origins,
             options.grafana_url,
             options.public_url,
         )
         oidc = OpenIdConnect(options.oidc, tokens, parts.sessions) if options.oidc else None
-        table = (*operations(), Invitations(parts.sessions, parts.origins).operation())
         given_keys = GivenKeys(store, options.sealer, now)
         application = Doors(
             ControlPlane(context, gate, table, observe=metrics.observe),

@@ -10,18 +10,20 @@ from typing import Final
 
 import httpx
 
-from authz.control.api import Api
+from authz.control.api import Api, operations
 from authz.control.auth import Authenticator, new_token
 from authz.control.call import Alerts
 from authz.control.console.app import console
 from authz.control.pages.guard import Origins
 from authz.control.pages.sessions import OwnerSession, Session, Sessions
 from authz.control.pages.site import Parts
+from authz.control.portal.invite import Invitations
 from authz.core.stored import Item
 from authz.doctor.facts import Redis
 from tests.support.dictstore import DictStore
 from tests.support.plane import SEALER, NoUsage, context_of
 
+PUBLIC_URL: Final = "https://api.test"
 ORIGIN: Final = "http://127.0.0.1:8085"
 FORM: Final = "application/x-www-form-urlencoded"
 OWN: Final = {"Sec-Fetch-Site": "same-origin"}
@@ -75,7 +77,8 @@ class Pages:
         self.context = replace(context_of(self.store, usage or NoUsage()), alerts=alerts, look_at_redis=look_at_redis)
         self.sessions = Sessions(self.tokens, lambda: int(time.time()))
         gate = Authenticator(self.store, SEALER, self.context.now)
-        parts = Parts(Api(self.context), self.sessions, Unlimited(), Origins(), grafana_url)
+        table = (*operations(), Invitations(self.sessions, Origins()).operation())
+        parts = Parts(Api(self.context, table), self.sessions, Unlimited(), Origins(), grafana_url, PUBLIC_URL)
         self.app = console(parts, gate.of_token, gate.credential)
         self.cookies = httpx.Cookies()
         if as_ is not None:

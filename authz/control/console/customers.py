@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -20,6 +19,7 @@ from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
 
+INVITE: Final = "CreatePortalSession"
 PAGE: Final = "50"
 MOST_PAGES: Final = 4  # of usage; each has hundreds of keys
 PLACES: Final = (("$.id", "id"), ("exists", "id"), ("billingDay", "billing_day"), ("$.name", "name"))
@@ -44,7 +44,7 @@ async def make_customer(visit: Visit[OwnerSession]) -> Response:
     except (ApiError, Misfit) as error:
         typed = refused(form, error, PLACES)
         return await visit.page("console/new-customer.html", status=typed.status, typed=typed)
-    return await visit.go(_at(visit, id_), "The customer was made. Now make a key for it.")
+    return await _go(visit, id_, "The customer was made. Now make a key for it.")
 
 
 def _billing_day(form: Form) -> dict[str, int]:
@@ -53,10 +53,6 @@ def _billing_day(form: Form) -> dict[str, int]:
 
 
 # --- one customer -------------------------------------------------------------------------------------------------
-
-
-def _at(visit: Visit[OwnerSession], id_: str) -> str:
-    return f"{visit.site.root}/keys/customers/one?{urlencode({'id': id_})}"
 
 
 def _id(visit: Visit[OwnerSession]) -> str:
@@ -180,6 +176,11 @@ async def _extend(visit: Visit[OwnerSession], id_: str, form: Form) -> str:
     return await grant(visit, form, customerId=id_)
 
 
+async def _invite(visit: Visit[OwnerSession], id_: str, form: Form) -> str:
+    sent = await visit.ask(INVITE, body={"customerId": id_, "mayRotate": form.ticked("may_rotate")})
+    return f"This link signs the customer in once, within 15 minutes. It is for the customer alone:\n{sent['url']}"
+
+
 async def _delete(visit: Visit[OwnerSession], id_: str, _: Form) -> Response:
     await visit.ask("DeleteCustomer", {"customerId": id_})
     return await visit.go(f"{visit.site.root}/keys/customers", f"The customer {id_} is deleted. Its keys stay.")
@@ -208,4 +209,5 @@ VIEWS: Final = (
     _form_view("details", _details, *PLACES, ("tag", "tags")),
     _form_view("override", _override),
     _form_view("extend", _extend, *GRANT_PLACES),
+    _form_view("invite", _invite),
 )

@@ -14,15 +14,16 @@ from starlette.responses import Response
 from authz.aws.errors import ApiError
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused
 from authz.control.console.keys import if_any, is_id
-from authz.control.console.standing import QuotaRow, Refusals, last_days, last_refused, quota_rows
+from authz.control.console.standing import QuotaRow, Refusals, last_days, quota_rows
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
+from authz.core.zones import SECOND_US
 
 Kind = Literal["line", "request id", "key"]
 
 REQUEST_ID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-SECRET_HEADERS: Final = ("authorization", "cookie")  # beside those that have the key
+ALERTS: Final = "5"  # of each holder of a quota
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 PLACES: Final = (("url", "url"), ("source", "source"), ("logLine", "what"), ("log line", "what"))
 NO_LINE: Final = 'Expected a line of Envoy\'s access log, which is one JSON object, such as {"method": "GET", …}.'
@@ -31,22 +32,28 @@ NO_KEY: Final = "No key has this id or value. A request's id looks like 5f8e1c2a
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The lines of an explanation, and what they say: the key, its plan, the answer and the reason. "" is unknown."""
+    """The lines of an explanation, and the parts of them that a heading needs. "" is unknown.
+
+    `then` is the answer in the log, and `free_at` (µs of Unix time) when a refused call may be tried again.
+    """
 
     lines: list[str]
     key: str = ""
-    plan: str = ""
     answer: str = ""
     reason: str = ""
+    then: str = ""
+    free_at: int | None = None
 
     @classmethod
-    def of(cls, lines: list[str]) -> Answer:
+    def of(cls, lines: list[str], now: datetime) -> Answer:
         def said(word: str) -> str:
             found = next((line for line in lines if line.startswith(f"{word} ")), "")
             text = found.partition(" ")[2].strip()
             return "" if text == "(none)" else text
 
-        return cls(lines, said("key"), said("plan").partition(" ")[0], said("answer"), said("reason"))
+        wait = next((line.rpartition(" ")[2] for line in map(str.strip, lines) if line.startswith("retry-after: ")), "")
+        free_at = int((now.timestamp() + int(wait)) * SECOND_US) if wait.isdecimal() else None
+        return cls(lines, said("key"), said("answer"), said("reason"), said("then"), free_at)
 
     @property
     def is_refusal(self) -> bool:
@@ -114,7 +121,7 @@ async def _explained(visit: Visit[OwnerSession], form: Form) -> Response:
 
 
 async def _answered(visit: Visit[OwnerSession], form: Form, body: dict[str, Any]) -> Response:
-    answer = Answer.of((await visit.ask("Explain", body=body))["item"])
+    answer = Answer.of((await visit.ask("Explain", body=body))["item"], datetime.now(UTC))
     standing = await _standing(visit, answer.key) if is_id(answer.key) else {}
     return await _page(visit, Typed(_without_secrets(form)), answer=answer, **standing)
 
@@ -154,7 +161,19 @@ async def _standing(visit: Visit[OwnerSession], key_id: str) -> dict[str, Any]:
     first, last = last_days(datetime.now(UTC).date())
     query = {"keyId": key_id, "startDate": first.isoformat(), "endDate": last.isoformat()}
     items = (await visit.ask("GetUsageDays", query=query))["item"]
-    return {"key": key, "rows": rows, **refused_values(items, last.isoformat())}
+    return {
+        "key": key,
+        "rows": rows,
+        "alerts": await _alerts(visit, key, rows),
+        **refused_values(items, last.isoformat()),
+    }
+
+
+async def _alerts(visit: Visit[OwnerSession], key: Mapping[str, Any], rows: Iterable[QuotaRow]) -> list[Any]:
+    """The last times at which a call took a quota of the key to one of its alerts: since then it is nearly used up."""
+    holders = {("customerId", row.customer) if row.customer else ("keyId", key["id"]) for row in rows}
+    pages = [await visit.ask("GetUsageAlerts", query={name: id_, "limit": ALERTS}) for name, id_ in sorted(holders)]
+    return [alert for page in pages for alert in page["item"]]
 
 
 def refused_values(items: Iterable[Mapping[str, Any]], today: str) -> dict[str, Any]:
@@ -162,7 +181,7 @@ def refused_values(items: Iterable[Mapping[str, Any]], today: str) -> dict[str, 
     found = list(items)
     days = sorted({item["day"] for item in found if sum(item["refused"].values())}, reverse=True)
     by_day = [(day, Refusals.of(item for item in found if item["day"] == day)) for day in days[:7]]
-    return {"refusals": by_day, "last_refused": last_refused(found), "today": today}
+    return {"refusals": by_day, "today": today}
 
 
 async def _page(visit: Visit[OwnerSession], typed: Typed, **values: Any) -> Response:
@@ -172,7 +191,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed, **values: Any) -> Resp
         "key": None,
         "rows": [],
         "refusals": [],
-        "last_refused": None,
+        "alerts": [],
     }
     return await visit.page(
         "console/explain.html",

@@ -255,25 +255,26 @@ def override_document(form: Form, plan: str, quotas: list[tuple[str, str]]) -> d
 
 async def _details(visit: Visit[OwnerSession], key_id: str, form: Form) -> str:
     day, sources = whole(form, "billing_day"), lines(form, "sources")
-    values = {"/name": form.text("name"), "/description": form.text("description")}
-    patch = _replacing(values)["patchOperations"]
-    patch.append(_set_or_remove("/customerId", form.given("customer"), "replace"))
-    patch.append(_set_or_remove("/expiresAt", form.given("expires"), "remove"))
     extension = ({"allowedSources": sources} if sources else {}) | ({"billingDay": day} if day is not None else {})
     # First the fields that are refused more often, so that a mistake in them leaves all as it was.
     await visit.ask("PutApiKeyExtension", {"api_Key": key_id}, body=extension)
+    key = await visit.ask("GetApiKey", {"api_Key": key_id})
     try:
-        await visit.ask("UpdateApiKey", {"api_Key": key_id}, body={"patchOperations": patch})
+        await visit.ask("UpdateApiKey", {"api_Key": key_id}, body={"patchOperations": detail_patch(form, key)})
     except ApiError as error:
-        text = f"{error.message} The addresses and the billing day were saved."
+        text = f"{error.message}. The addresses and the billing day were saved, and the rest was not"
         raise ApiError(error.code, text, error.retry_after, error.problems) from None
     return "Saved."
 
 
-def _set_or_remove(path: str, value: str | None, empty: str) -> dict[str, str]:
-    if value is not None:
-        return {"op": "replace", "path": path, "value": value}
-    return {"op": empty, "path": path, "value": ""}
+def detail_patch(form: Form, key: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The operations that make the key's fields those of the form: none for a field that stays as it is."""
+    fields = (("name", "name"), ("description", "description"), ("customer", "customerId"), ("expires", "expiresAt"))
+    changed = [(member, form.text(field)) for field, member in fields if form.text(field) != (key.get(member) or "")]
+    return [
+        {"op": "remove" if member == "expiresAt" and not value else "replace", "path": f"/{member}", "value": value}
+        for member, value in changed
+    ]
 
 
 async def _tags(visit: Visit[OwnerSession], key_id: str, form: Form) -> str:

@@ -128,7 +128,14 @@ class Visit(Generic[S]):
         Query parameters that are None are left out. Raises ApiError, StoreUnavailable and LimiterUnavailable.
         """
         given = {field: value for field, value in (query or {}).items() if value is not None}
-        answer = await self.site.parts.api.call(self.site.principal(self.session), name, params or {}, given, body)
+        answer = await self.site.parts.api.call(
+            self.site.principal(self.session),
+            name,
+            params or {},
+            given,
+            body,
+            host=self.request.headers.get("host", ""),
+        )
         if warned := answer.headers.get(WARNING):
             self.warnings.append(warned)
         if version := answer.headers.get(VERSION):
