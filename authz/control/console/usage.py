@@ -17,6 +17,7 @@ from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
 
 KEYS: Final = "100"  # that a page reads
+SUMMED_PLANS: Final = "20"  # in a page of plans
 PLANS: Final = "100"  # named in the form; with more plans the reader types an id
 SPANS: Final = (("today", "Today"), ("week", "Last 7 days"), ("month", "This month"), ("last-month", "Last month"))
 GROUPS: Final = (("plan", "Plan"), ("customer", "Customer"), ("key", "Key"), ("day", "Day"))
@@ -141,9 +142,7 @@ def table_of(items: Iterable[Row], by: str) -> Table:
         rows.sort(key=lambda row: row["day"], reverse=True)
     else:
         rows.sort(key=lambda row: (row["requests"], sum(row["refused"].values())), reverse=True)
-    total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in COUNTS}
-    for kind in ("refused", "shadow"):
-        total[kind] = {name: sum(row[kind][name] for row in rows) for name in REFUSED}
+    total = total_of(rows)
     return Table(
         rows,
         total,
@@ -151,6 +150,14 @@ def table_of(items: Iterable[Row], by: str) -> Table:
         has_overage=total["overage"] > 0,
         has_shadow=any(total["shadow"].values()),
     )
+
+
+def total_of(rows: Sequence[Row]) -> dict[str, Any]:
+    """The sum of each number."""
+    total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in COUNTS}
+    for kind in ("refused", "shadow"):
+        total[kind] = {name: sum(row[kind][name] for row in rows) for name in REFUSED}
+    return total
 
 
 def chart_of(items: Iterable[Row], days: tuple[date, date]) -> Columns:
@@ -179,7 +186,7 @@ async def usage(visit: Visit[OwnerSession]) -> Response:
         )
     try:
         by_day = await _by_day(visit, wish)
-        page = by_day if wish.by == "day" else await _rows(visit, wish, GROUP_BY[wish.by], visit.query("position"))
+        page = await _table(visit, wish, by_day)
     except ApiError as error:
         if error.status != 404:
             raise
@@ -194,15 +201,47 @@ async def usage(visit: Visit[OwnerSession]) -> Response:
         table=table_of(page["item"], wish.by),
         position=page.get("position"),
         is_partial="position" in page or visit.query("position") is not None,
-        is_chart_partial="position" in by_day,
+        by_day=by_day,
         csv=f"{visit.site.root}/usage.csv?{urlencode(wish.fields)}",
         **shared,
     )
 
 
 async def _by_day(visit: Visit[OwnerSession], wish: Wish) -> Any:
-    """The rows of the chart. Those of some keys are read from the keys."""
-    return await _rows(visit, wish, "day")
+    """The rows of the chart. Sums of all keys are kept, and those of a customer or a key are read from its ledgers."""
+    if wish.customer is not None or wish.key is not None:
+        return await _rows(visit, wish, "day")
+    return await _kept_days(visit, wish, wish.plan)
+
+
+async def _by_plan(visit: Visit[OwnerSession], wish: Wish, position: str | None) -> Any:
+    """The rows of some plans: each sums all keys of the plan."""
+    if wish.customer is not None or wish.key is not None:
+        return await _rows(visit, wish, "plan", position)
+    page: dict[str, Any] = {"item": [{"id": wish.plan}]}
+    if wish.plan is None:
+        page = await visit.ask("GetUsagePlans", query={"limit": SUMMED_PLANS, "position": position})
+    rows = []
+    for plan in page["item"]:
+        days = (await _kept_days(visit, wish, plan["id"]))["item"]
+        if days:
+            rows.append({"usagePlanId": plan["id"], **total_of(days)})
+    return page | {"item": rows}
+
+
+async def _kept_days(visit: Visit[OwnerSession], wish: Wish, plan: str | None) -> Any:
+    query = {"startDate": wish.start, "endDate": wish.end, "usagePlanId": plan}
+    return await visit.ask("GetUsageOverviewDays", query=query)
+
+
+async def _table(visit: Visit[OwnerSession], wish: Wish, by_day: Any) -> Any:
+    position = visit.query("position")
+    match wish.by:
+        case "day":
+            return by_day
+        case "plan":
+            return await _by_plan(visit, wish, position)
+    return await _rows(visit, wish, GROUP_BY[wish.by], position)
 
 
 async def _rows(visit: Visit[OwnerSession], wish: Wish, by: str, position: str | None = None) -> Any:

@@ -223,3 +223,20 @@ def test_a_reader_may_export() -> None:
 def test_a_csv_of_days_that_make_no_range_leads_back_to_the_form() -> None:
     answer = Pages().get("/console/usage.csv?start=x&end=y&by=key", follow=True)
     assert (answer.status_code, answer.url.path) == (400, "/console/usage")
+
+
+def test_a_plans_row_sums_all_of_its_keys() -> None:
+    keys = [stored(f"k{number}") for number in range(150)]
+    text = used(*keys, calls={one.key.id: (2, 1, 0) for one in keys}).get(f"/console/usage?by=plan&{AT}").text
+    assert ">300<" in text.split(">Gold</a>")[1]
+    assert "This is a page" not in text
+
+
+def test_many_plans_come_in_pages() -> None:
+    console = used(stored("k1"), calls={"k1": (7, 0, 0)})
+    for number in range(30):
+        console.store.items["usageplan", f"q{number}"] = StoredPlan(plan(f"q{number}", keys=()))
+    first = console.get(f"/console/usage?{AT}").text
+    assert "This is a page of plans" in first
+    rest = first.split('rel="next" href="')[1].split('"')[0].replace("&amp;", "&")
+    assert 'rel="next"' not in console.get(rest).text
