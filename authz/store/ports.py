@@ -381,7 +381,10 @@ class Reader(ItemSource, Protocol):
     async def search(
         self, prefix: str, limit: int, position: str | None = None, within: str | None = None
     ) -> Page[StoredKey]:
-        """Keys in the order of their words in `Indexes.sorted`. Raises InvalidPosition."""
+        """Keys in the order of their words in `Indexes.sorted`; with `within`, only members of that list.
+
+        A page with `within` may be short, or empty, and have a position. Raises InvalidPosition.
+        """
         ...
 
     async def count(self, list_: str) -> int:

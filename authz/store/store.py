@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 from authz.core.resources import DEFAULT_ACCOUNT
-from authz.core.stored import Item, Items, StoredKey
+from authz.core.stored import Item, Items, StoredKey, indexes
 from authz.store.audit import read_audit
 from authz.store.commit import commit
 from authz.store.database import CHUNK
 from authz.store.edit import Edit, raw_items, raw_members
 from authz.store.feed import Feed
 from authz.store.fixed import FixedItems, id_in
-from authz.store.items import decode_if_any
+from authz.store.items import decode, decode_if_any
 from authz.store.paging import Position
 from authz.store.ports import AuditPage, AuditQuery, Contention, Page, Written
 
@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 ATTEMPTS: Final = 20  # at a write that loses its race
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.005, 0.25  # upper bounds of the random pause before the next attempt
+
+FEW_MEMBERS: Final = 5_000  # of a list whose keys are read to search for names
+SCANNED: Final = 20  # chunks of words that a search in a longer list reads for a page
 
 _SCORED: Final = ("WITHSCORES", "LIMIT")
 
@@ -118,13 +121,17 @@ class Store(Feed):
     ) -> Page[StoredKey]:
         """Keys in the order of their words in `Indexes.sorted`, and then the file's.
 
-        With `within`, only members of that list. Raises InvalidPosition.
+        With `within`, only members of that list; a page may then be short, or empty, and have a position.
+        Raises InvalidPosition.
         """
         start = Position.read(position, re.escape(prefix) + ".*")
-        ends: list[tuple[Position, str]] = []
+        words, stopped = list[str](), None
         if not start.in_file:
-            words = self._words(prefix, start.mark, limit + 1, within)
-            ends = [(Position(word), id_in(word)) async for word in words]
+            words, stopped = await self._words(prefix, start.mark, limit + 1, within)
+        ends = [(Position(word), id_in(word)) for word in words]
+        if stopped is not None:
+            items = (await self._page("apikey", ends, limit + 1)).items
+            return Page(items, str(Position(stopped)))
         rest = self.fixed.words_after(prefix, start.mark if start.in_file else None, within)
         ends.extend((Position(word, in_file=True), id_in(word)) for word in islice(rest, limit + 1 - len(ends)))
         return await self._page("apikey", ends, limit)
@@ -136,23 +143,39 @@ class Store(Feed):
         position = str(here[-1][0]) if len(ends) > limit else None
         return Page([item for item in items if item is not None], position)
 
-    async def _words(self, prefix: str, after: str | None, count: int, within: str | None) -> AsyncIterator[str]:
-        """Yield up to `count` words with this prefix. Reads large chunks where `within` leaves some of them out."""
-        step = count if within is None else CHUNK
+    async def _words(
+        self, prefix: str, after: str | None, count: int, within: str | None
+    ) -> tuple[list[str], str | None]:
+        """Return up to `count` words with this prefix.
+
+        Where few of the words are `within` a list, the search stops after SCANNED chunks; then the second value is the
+        word after which it goes on.
+        """
+        if within is None:
+            return await self._chunk(prefix, after, count), None
+        if await self.database.ask("ZCARD", self.database.list_key(within)) <= FEW_MEMBERS:
+            return (await self._words_of_members(prefix, after, within))[:count], None
+        found = list[str]()
+        for _ in range(SCANNED):
+            words = await self._chunk(prefix, after, CHUNK)
+            found += await self._inside(within, words)
+            if len(found) >= count or len(words) < CHUNK:
+                return found[:count], None
+            after = words[-1]
+        return found, after
+
+    async def _chunk(self, prefix: str, after: str | None, count: int) -> list[str]:
         start = b"[" + prefix.encode() if after is None else b"(" + after.encode()
         end = b"[" + prefix.encode() + b"\xff"
-        while count > 0:
-            words = await self.database.ask(
-                "ZRANGEBYLEX", self.database.store_key("sorted"), start, end, "LIMIT", 0, step
-            )
-            for word in await self._inside(within, [word.decode() for word in words]):
-                yield word
-                count -= 1
-                if count == 0:
-                    return
-            if len(words) < step:
-                return
-            start = b"(" + words[-1]
+        words = await self.database.ask("ZRANGEBYLEX", self.database.store_key("sorted"), start, end, "LIMIT", 0, count)
+        return [word.decode() for word in words]
+
+    async def _words_of_members(self, prefix: str, after: str | None, list_: str) -> list[str]:
+        """The words of a short list's members, from the items themselves: reading all words would take longer."""
+        items = await raw_items(self.database, "apikey", await raw_members(self.database, list_))
+        keys = (decode("apikey", raw) for raw in items if raw is not None)
+        words = sorted(word for key in keys for word in indexes(key).sorted)
+        return [word for word in words if word.startswith(prefix) and (after is None or word > after)]
 
     async def _inside(self, list_: str | None, words: list[str]) -> list[str]:
         if list_ is None or not words:

@@ -25,22 +25,21 @@ FEW_PLANS: Final = 50  # in at most this many plans
 FEW_KEY_DAYS: Final = 20_000  # keys times days that are read at once
 
 PLANS: Final = 25  # of one page
-KEYS: Final = 250  # read at once, which takes this process some milliseconds
+KEYS: Final = 100  # read at once, which takes Redis about two milliseconds
+REST_SECONDS: Final = 0.05  # after KEYS keys on two days, and longer after more days
 FIELDS: Final = 20_000  # of hashes that are read at once,
 FIELDS_A_DAY: Final = 5  # of a key
 BACK_DAYS: Final = 90  # that are summed, once a few sweeps are over:
 MORE_DAYS: Final = 7  # older days that a sweep adds, so that the first one is not long
-REST: Final = 25.0  # times the time that reading took: Redis is busy with a sweep for at most 1/(1 + REST) of the time
-MAX_REST_SECONDS: Final = 5.0
 
 EVERY_SECONDS: Final = 60  # from a sweep's end to the next one's begin
 LOOK_SECONDS: Final = 5.0  # between two looks at the age of the last sweep
 LEASE_SECONDS: Final = 60
 
-Pause = Callable[[float], Awaitable[None]]  # after reading for some seconds
+Rest = Callable[[float], Awaitable[None]]  # for some seconds
 
 
-async def no_pause(seconds: float) -> None:
+async def no_rest(seconds: float) -> None:
     """Go on at once."""
 
 
@@ -66,14 +65,13 @@ class Sweep:
         *,
         keeps: bool = False,
         first_day: int | None = None,
-        pause: Pause = no_pause,
+        rest: Rest = no_rest,
     ) -> None:
         self._store = store
         self._usage = usage
         self._keeps = keeps
         self._first_day = days[0] if first_day is None else first_day
-        self._pause = pause
-        self._clock = asyncio.get_running_loop().time
+        self._rest = rest
         self._gathering = Gathering(days)
 
     async def run(self) -> Overview:
@@ -95,21 +93,25 @@ class Sweep:
         gathered = self._gathering.begin(plan)
         limit = max(1, min(KEYS, FIELDS // (FIELDS_A_DAY * len(days))))
         while True:
-            began = self._clock()
-            position = await self._read_some(gathered, limit, position)
-            await self._pause(self._clock() - began)
+            keys, position = await self._read_some(gathered, limit, position)
+            await self._rest(rest_seconds(keys, len(days)))
             if position is None:
                 break
         self._gathering.end(gathered)
         if self._keeps:
             await self._usage.keep_days(plan.plan.id, days, gathered.days)
 
-    async def _read_some(self, into: PlanGathering, limit: int, position: str | None) -> str | None:
+    async def _read_some(self, into: PlanGathering, limit: int, position: str | None) -> tuple[int, str | None]:
         page = await self._store.page("apikey", plan_keys(into.plan.ref), limit, position)
         held = held_of(into.plan, await holders(self._store, into.plan, page.items))
         survey = await self._usage.survey(into.plan.plan.id, list(held), self._gathering.days, apart(held.values()))
         self._gathering.add(into, held, survey)
-        return page.position
+        return len(held), page.position
+
+
+def rest_seconds(keys: int, days: int) -> float:
+    """The time to leave Redis to others after this many keys were read on this many days."""
+    return REST_SECONDS * (1 + keys) / KEYS * (2 + days) / 4
 
 
 class LeaseLost(Exception):  # noqa: N818  (a state, not a mistake)
@@ -146,7 +148,7 @@ class Sweeper:
             return False
         try:
             days, first_day = days_to_read(kept, now // DAY_US)
-            sweep = Sweep(self._store, self._usage, days, keeps=True, first_day=first_day, pause=self._rest)
+            sweep = Sweep(self._store, self._usage, days, keeps=True, first_day=first_day, rest=self._rest)
             await self._usage.keep_overview(await sweep.run())
         finally:
             await self._usage.release(self._holder)
@@ -154,7 +156,7 @@ class Sweeper:
 
     async def _rest(self, seconds: float) -> None:
         clock = asyncio.get_running_loop().time
-        await asyncio.sleep(min(seconds * REST, MAX_REST_SECONDS))
+        await asyncio.sleep(seconds)
         if clock() - self._renewed > LEASE_SECONDS / 4:
             self._renewed = clock()
             if not await self._usage.lease(self._holder, LEASE_SECONDS):

@@ -6,7 +6,7 @@ import asyncio
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from itertools import count
+from itertools import chain, count
 from typing import Any, cast
 
 import msgspec
@@ -388,13 +388,21 @@ async def test_a_customers_keys_are_just_theirs(store: Store) -> None:
     assert (await store.search(by_customer(""), 25)).items == [_key("k3", customer="")]
 
 
-async def test_a_search_within_a_plan_passes_over_the_others(store: Store) -> None:
-    """However many there are, and wherever a page of those found ends."""
+@pytest.mark.parametrize(("few", "scanned"), [(5_000, 20), (0, 20), (0, 1)])
+async def test_a_search_within_a_plan_passes_over_the_others(
+    store: Store, few: int, scanned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a short list, in a long one, and in one whose search stops between the keys that are found."""
+    monkeypatch.setattr("authz.store.store.FEW_MEMBERS", few)
+    monkeypatch.setattr("authz.store.store.SCANNED", scanned)
     mine = [_key(f"k{number:05}", "p.n", name=f"n{number:05}") for number in range(0, 2 * CHUNK, CHUNK // 2)]
     others = [_key(f"o{number:05}", name=f"n{number:05}") for number in range(2 * CHUNK)]
-    await _put(store, _plan("p"), *mine, *others)
-    pages = _pages(lambda position: store.search(by_name("n"), 3, position, within=plan_keys("p.n")))
-    assert [page async for page in pages] == [[key.key.id for key in mine[:3]], [mine[3].key.id]]
+    await _put(store, _plan("p"), *mine, *others, _key("x", "p.n", name="x"), _key("y", "p.n"))
+    pages = [
+        page async for page in _pages(lambda position: store.search(by_name("n"), 3, position, within=plan_keys("p.n")))
+    ]
+    assert list(chain.from_iterable(pages)) == [key.key.id for key in mine]
+    assert max(map(len, pages)) == 3 if scanned > 1 else max(map(len, pages)) < 3
 
 
 async def test_events_name_their_predecessor(store: Store) -> None:
