@@ -43,6 +43,11 @@ class Site:
     views: Views
     answers: dict[str, httpx.Response] = field(default_factory=dict)
 
+    def unmet(self) -> list[str]:
+        """The views to which no link led."""
+        met = {self.views.of(path) for path in self.answers}
+        return [f"{self.views.root}{pattern}" for pattern in self.views.paths if pattern not in met]
+
     def pages(self) -> dict[str, str]:
         """A path of each view that answers with HTML: the one with the longest page."""
         best: dict[str, tuple[int, str]] = {}

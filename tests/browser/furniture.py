@@ -25,9 +25,9 @@ class Furniture:
 
     def paths(self) -> Iterator[str]:
         """The pages of these things."""
-        yield f"/console/keys/{self.used_up}"
+        yield f"/console/keys/id/{self.used_up}"
         yield f"/console/plans/{self.gold}"
-        yield f"/console/customers/{self.acme}"
+        yield f"/console/keys/customers/one?id={self.acme}"
 
 
 def furnish(world: World) -> Furniture:
@@ -52,9 +52,18 @@ def furnish(world: World) -> Furniture:
     assert world.call(api, tried[1], 4) == [200] * 4
     for _, value in others:
         assert world.call(api, value) == [200]
+    _targets(world)
     off = [{"op": "replace", "path": "/enabled", "value": "false"}]
     world.tour.wait(world.tour.aws.update_api_key(apiKey=others[-1][0], patchOperations=off))
     return Furniture(api, gold, "acme", used_up[0])
+
+
+def _targets(world: World) -> None:
+    """A target that answers, and one that refuses connections. A test is sent to each."""
+    for name, url in (("Billing", world.upstream), (LONG, f"http://127.0.0.1:1/{UNBROKEN}")):
+        made = world.ask("POST", "/alerts/targets", {"name": name, "url": url, "description": name})
+        world.keep_secret(made["secret"])
+        world.ask("POST", f"/alerts/targets/{made['id']}/test")
 
 
 def _plan(
@@ -62,12 +71,12 @@ def _plan(
 ) -> str:
     body: dict[str, Any] = {"name": name, "apiStages": [{"apiId": api, "stage": "prod"}]}
     if quota is not None:
-        body["quota"] = {"limit": quota, "period": "DAY"}
+        body["quotas"] = [{"limit": quota, "period": "DAY", "counts": "REQUESTS", "alerts": [80, 100]}]
     if throttle is not None:
         body["throttle"] = {"rateLimit": throttle[0], "burstLimit": throttle[1]}
     if mode:
         body["mode"] = mode
-    return str(world.ask("POST", "/usageplans", body)["id"])
+    return str(world.ask("POST", "/plans", body)["id"])
 
 
 def _key(world: World, plan: str, name: str, customer: str | None) -> tuple[str, str]:

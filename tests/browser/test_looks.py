@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.browser.conftest import CONSOLE
 from tests.browser.crawl import Site
 from tests.browser.world import World
 from tests.support.browser import LOOKS, Look, Tab
@@ -19,16 +19,18 @@ def look(request: pytest.FixtureRequest) -> Look:
     return it
 
 
-def test_links_lead_to_every_page_of_the_console(console: Site) -> None:
-    assert [path for path in CONSOLE.paths if path not in {CONSOLE.of(found) for found in console.answers}] == []
+def test_links_lead_to_every_page(console: Site, portal: Site) -> None:
+    assert [*console.unmet(), *portal.unmet()] == []
 
 
-def test_no_link_of_the_console_is_broken(console: Site) -> None:
-    broken = {path: answer.status_code for path, answer in console.answers.items() if answer.status_code != 200}
-    assert broken == {}
+def test_no_link_is_broken(console: Site, portal: Site) -> None:
+    answers = console.answers | portal.answers
+    assert {path: answer.status_code for path, answer in answers.items() if answer.status_code != 200} == {}
 
 
-@pytest.mark.parametrize("path", ["/console/sign-in", "/console/link?token=unknown"])
+@pytest.mark.parametrize(
+    "path", ["/console/sign-in", "/console/link?token=unknown", "/portal/sign-in", "/portal/link?token=unknown"]
+)
 def test_pages_before_signing_in_are_accessible_and_fit(
     world: World, look: Look, path: str, request: pytest.FixtureRequest
 ) -> None:
@@ -41,13 +43,25 @@ def test_pages_before_signing_in_are_accessible_and_fit(
 def test_every_page_of_the_console_is_accessible_and_fits(
     world: World, console: Site, look: Look, request: pytest.FixtureRequest
 ) -> None:
-    found = {}
     with world.owner(look=look) as tab:
-        for view, path in console.pages().items():
-            tab.open(path)
-            _picture(request, tab, look, f"console{view}")
-            found[view] = faults(tab)
-    assert {view: several for view, several in found.items() if several} == {}
+        assert _all_faults(tab, console, look, request) == {}
+
+
+def test_every_page_of_the_portal_is_accessible_and_fits(
+    world: World, portal: Site, customer: Any, look: Look, request: pytest.FixtureRequest
+) -> None:
+    with world.customer("", look=look, state=customer) as tab:
+        assert _all_faults(tab, portal, look, request) == {}
+
+
+def _all_faults(tab: Tab, site: Site, look: Look, request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    """The faults of the pages that have some, by view."""
+    found = {}
+    for view, path in site.pages().items():
+        tab.open(path)
+        _picture(request, tab, look, f"{site.views.root}{view}")
+        found[view] = faults(tab)
+    return {view: several for view, several in found.items() if several}
 
 
 def faults(tab: Tab) -> list[str]:

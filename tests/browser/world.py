@@ -34,6 +34,7 @@ class World:
     redis: RedisServer
     browser: Browser
     tour: Tour
+    upstream: str
     states: dict[bool, Any] = field(default_factory=dict)
 
     @property
@@ -67,8 +68,12 @@ class World:
         printed = self._authz("credentials", "create", "browser", "--token", *flags)
         found = re.search(r"Bearer (\S+)", printed)
         assert found, printed
-        self.stack.secrets |= {found[1]}
-        return found[1]
+        return self.keep_secret(found[1])
+
+    def keep_secret(self, value: str) -> str:
+        """Fail at the end if this value stands in a log, an answer, or Redis. Returns it."""
+        self.stack.secrets |= {value}
+        return value
 
     def _authz(self, *words: str) -> str:
         place = ("--redis-url", self.redis.url, "--account-id", self.stack.account)
@@ -88,6 +93,20 @@ class World:
         with tab(self.browser, self.url, scripts=scripts, look=look, state=self.states[read_only], zone=zone) as it:
             yield it
 
+    def portal_link(self, customer: str, **changes: Any) -> str:
+        """A link that signs a customer in to the portal once."""
+        return str(self.ask("POST", "/portal/sessions", {"customerId": customer, **changes})["url"])
+
+    @contextmanager
+    def customer(
+        self, id_: str, *, scripts: bool = True, look: Look = LOOKS[0], state: Any = None, **changes: Any
+    ) -> Iterator[Tab]:
+        """A tab of a customer: of the session in `state`, or of one that a new link begins."""
+        with tab(self.browser, self.url, scripts=scripts, look=look, state=state) as it:
+            if state is None:
+                it.open(self.portal_link(id_, **changes)).press("Continue")
+            yield it
+
     @contextmanager
     def stranger(self, *, scripts: bool = True, look: Look = LOOKS[0]) -> Iterator[Tab]:
         """A tab without a session."""
@@ -105,6 +124,10 @@ def world(browser: Browser, *, sidecars: int = SIDECARS) -> Iterator[World]:
     with (
         redis_server(unix=True) as redis,
         echo_server() as echo,
-        managed(Resources(), redis, echo.address, sidecars) as stack,
+        managed(Resources(), redis, echo.address, sidecars, flags=_flags) as stack,
     ):
-        yield World(stack, redis, browser, Tour(stack))
+        yield World(stack, redis, browser, Tour(stack), echo.url)
+
+
+def _flags(stack: Stack) -> tuple[str, ...]:
+    return "--public-url", stack.envoy.url, "--allow-private-targets"

@@ -226,9 +226,14 @@ def stack(
 
 @contextmanager
 def managed(
-    resources: Resources, redis: RedisServer, upstream: str, sidecars: int, host: Host = "grpcio"
+    resources: Resources,
+    redis: RedisServer,
+    upstream: str,
+    sidecars: int,
+    host: Host = "grpcio",
+    flags: Callable[[Stack], tuple[str, ...]] = lambda _: (),
 ) -> Iterator[Stack]:
-    """A stack whose sidecars take resources from the store too, and a control plane that writes there.
+    """A stack whose sidecars take resources from the store too, and a control plane with these flags that writes there.
 
     When it ends, neither Redis nor a log may hold a secret: of a key, of a caller of the API, or of the operator.
     """
@@ -238,7 +243,7 @@ def managed(
         stored = ("--store", "true", *secrets)
         with stack(resources, redis.url, upstream, *stored, sidecars=sidecars, stored=True, host=host) as it:
             common = ("--redis-url", redis.url, "--account-id", it.account, *secrets)
-            with control_plane(Path(scratch), it.config, *common) as it.control:
+            with control_plane(Path(scratch), it.config, *common, flags=flags(it)) as it.control:
                 it.secrets |= {pepper.read_text(), sealing_key.read_text(), it.control.secret}
                 yield it
                 assert _kept(redis, it.secrets) == []

@@ -15,11 +15,21 @@ from importlib.resources import files
 from typing import Any, Final, Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Request,
+    Response,
+    sync_playwright,
+)
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 DEADLINE_MS: Final = 120_000.0  # for a busy machine
 AXE: Final = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
+ABORTED: Final = "net::ERR_ABORTED"  # by the browser: a download, or a request of a page that was left
 GRAVE: Final = frozenset({"serious", "critical"})
 
 Colours = Literal["light", "dark"]
@@ -77,7 +87,7 @@ class Tab:
         self.page.set_default_timeout(DEADLINE_MS)
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.problems.append(f"{self.page.url}: {error}"))
-        self.page.on("requestfailed", lambda request: self.problems.append(f"{request.url}: {request.failure}"))
+        self.page.on("requestfailed", self._failed)
         self.page.on("response", self._answered)
         self.page.on("dialog", lambda dialog: dialog.accept())
 
@@ -152,6 +162,10 @@ class Tab:
         # `_answered` judges answers by their status.
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             self.problems.append(f"{self.page.url}: {message.text}")
+
+    def _failed(self, request: Request) -> None:
+        if request.failure != ABORTED:
+            self.problems.append(f"{request.method} {request.url}: {request.failure}")
 
     def _answered(self, response: Response) -> None:
         if response.status >= 400 and response.status not in self.expected:

@@ -7,20 +7,27 @@ for (const field of document.querySelectorAll("[data-zone]")) {
 }
 
 // A button that copies the text of the element that it names.
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent.trim());
-    button.textContent = "Copied";
-  });
-}
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent.trim());
+  button.textContent = "Copied";
+});
 
 // A button that asks before its form is sent.
-for (const form of document.querySelectorAll("form[data-confirm]")) {
-  form.addEventListener("submit", (event) => {
-    if (!window.confirm(form.dataset.confirm)) event.preventDefault();
-  });
+document.addEventListener("submit", (event) => {
+  const question = event.target.dataset.confirm;
+  if (question && !window.confirm(question)) event.preventDefault();
+});
+
+// Shows the buttons above, and lets the keyboard reach what scrolls sideways, in browsers that do not do so themselves.
+function prepare() {
+  for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
+  for (const each of document.querySelectorAll(".scroll, pre")) {
+    if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
+  }
 }
+prepare();
 
 // A page that says how often it changes. It stays as it is while somebody types, or has opened something.
 // What it becomes says again how often.
@@ -30,6 +37,7 @@ async function renew() {
   if (!answer.ok || answer.redirected) return location.reload();
   const next = new DOMParser().parseFromString(await answer.text(), "text/html");
   document.getElementById("main").replaceWith(next.getElementById("main"));
+  prepare();
   document.body.dataset.refresh = next.body.dataset.refresh;
 }
 function renewLater() {
