@@ -95,10 +95,18 @@ async def shop(
         [
             RefusedCount(silver, shop.keys["alpha"], FOURTH, "throttle", 7),
             RefusedCount(silver, shop.keys["beta"], FIFTH, "quota", 8),
+            RefusedCount(silver, shop.keys["beta"], FIFTH, "shadow_throttle", 1),
+            RefusedCount(silver, shop.keys["beta"], FIFTH, "shadow_quota", 2),
         ]
     )
     await sender.aclose()
     return shop
+
+
+async def test_calls_that_a_shadow_plan_would_have_refused_stand_apart(shop: Shop) -> None:
+    query = f"/usage/days?{MARCH}&usagePlanId={shop.plans['silver']}&groupBy=key"
+    found = {row["keyName"]: row["shadow"] for row in shop.get(query).json()["item"]}
+    assert found == {"alpha": {"throttle": 0, "quota": 0}, "beta": {"throttle": 1, "quota": 2}}
 
 
 async def test_rows_by_plan_key_and_day(shop: Shop) -> None:

@@ -32,8 +32,9 @@ from authz.core.resources import Anchor, Counts, FailurePolicy, LimitsPer, Mode,
 PAGE: Final = "50"
 FEW: Final = "10"
 CHART_DAYS: Final = 90
-SHADOW_KEYS: Final = "500"  # read for one page of the shadow's result
-MAX_APIS: Final = "50"  # whose stages a form offers; others are written by hand
+SHADOW_KEYS: Final = "200"  # read for one page of the shadow's result
+SHADOW_ROWS: Final = 50  # shown of them
+MAX_APIS: Final = "25"  # whose stages a form offers; others are written by hand
 MAX_LOOKED_UP: Final = 10  # stages of a plan whose methods and throttles a page shows
 MAX_CHOICES: Final = 200  # methods that a form offers for one stage
 REFUSALS: Final = (400, 404, 409)  # of a document; its form is shown again
@@ -161,7 +162,12 @@ async def _shadow(visit: Owner, document: Document) -> Document | None:
     }
     found = await visit.ask("GetUsageDays", query=query)
     rows = refused_in_shadow(found["item"])
-    return {"rows": rows, "position": found.get("position"), "is_first": visit.query("keys") is None}
+    return {
+        "rows": rows[:SHADOW_ROWS],
+        "more": max(0, len(rows) - SHADOW_ROWS),
+        "position": found.get("position"),
+        "is_first": visit.query("keys") is None,
+    }
 
 
 def _today() -> date:
