@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 import redis
 import structlog
-from standardwebhooks import WebhookVerificationError
+from standardwebhooks import Webhook
 
 from authz.core.limits import redis_key
 from authz.core.zones import DAY_US
@@ -198,7 +198,7 @@ def test_an_alert_arrives_signed(control: Control, hooks: Receiver) -> None:
         f"msg_{alert}_{target['id']}",
         "application/json",
     )
-    assert got.is_signed_by(target["secret"])
+    assert Webhook(target["secret"]).verify(got.body, got.headers) == got.json
     assert got.json == {
         "type": "usage.threshold",
         "timestamp": "2026-03-04T10:00:00Z",
@@ -312,8 +312,7 @@ def test_a_new_secret_signs_beside_the_old_one(control: Control, hooks: Receiver
     assert hooks.got[0].is_signed_by(rotated["secret"])
     call(control, "POST", f"{path}/rotate", {"overlapSeconds": 0})
     call(control, "POST", f"{path}/test")
-    with pytest.raises(WebhookVerificationError):
-        hooks.got[1].is_signed_by(rotated["secret"])
+    assert not hooks.got[1].is_signed_by(rotated["secret"])
 
 
 # --- attempts that fail -------------------------------------------------------------------------------------------

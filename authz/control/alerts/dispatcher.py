@@ -70,7 +70,7 @@ class _Line:
 class Dispatcher:
     """Sends the alerts of one account until it is cancelled.
 
-    `now` is Unix time in seconds, and `chance` draws from 0 to 1.
+    `now` is Unix time in seconds, `chance` draws from 0 to 1, and `look_seconds` pass between two looks.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Dispatcher:
         *,
         schedule: Schedule | None = None,
         chance: Callable[[], float] = random.random,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._store = store
         self._outbox = outbox
@@ -95,6 +96,7 @@ class Dispatcher:
         self._now = now
         self._schedule = schedule or Schedule()
         self._chance = chance
+        self._look_seconds = look_seconds
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._lines: dict[str, _Line] = {}
         self._workers: set[asyncio.Task[None]] = set()
@@ -106,7 +108,7 @@ class Dispatcher:
         try:
             while True:
                 if not await self._step():
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(self._look_seconds)
         finally:
             for worker in self._workers:
                 worker.cancel()
