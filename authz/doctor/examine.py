@@ -7,11 +7,12 @@ from typing import Final
 
 from authz.doctor.facts import Facts
 from authz.doctor.finding import SEVERITIES, Finding, Rule, not_understood
+from authz.doctor.rules.alerts import ALERT_RULES
 from authz.doctor.rules.envoy import ENVOY_RULES
 from authz.doctor.rules.processes import PROCESS_RULES
 from authz.doctor.rules.redis import REDIS_RULES
 
-RULES: Final[tuple[Rule, ...]] = (*PROCESS_RULES, *ENVOY_RULES, *REDIS_RULES)
+RULES: Final[tuple[Rule, ...]] = (*PROCESS_RULES, *ENVOY_RULES, *REDIS_RULES, *ALERT_RULES)
 
 
 def examine(facts: Facts, rules: Sequence[Rule] = RULES) -> list[Finding]:

@@ -339,6 +339,22 @@ class GrpcHealth:
 
 
 @dataclass(frozen=True)
+class AlertFacts:
+    """The alerts of an account: plans with alerts, enabled targets, and deliveries. Times are Unix seconds.
+
+    `failing` has the time of the first failed attempt of each target that is failing. `oldest` is when the oldest
+    pending delivery was made. `given_up` counts those that have failed within a day.
+    """
+
+    plans: int = 0
+    targets: int = 0
+    failing: Mapping[str, float] = field(default_factory=dict)
+    pending: int = 0
+    oldest: float | None = None
+    given_up: int = 0
+
+
+@dataclass(frozen=True)
 class Redis:
     """A Redis or Valkey. `config` has what it lets us see; `skew` and `answers` are seconds."""
 
@@ -356,6 +372,7 @@ class Redis:
     looked_at: int
     workers: int | None  # sidecar workers that the store lists; None without a store
     unvalidated: Sequence[str] = ()  # APIs of the store with request validators or models of their own
+    alerts: AlertFacts = AlertFacts()
     refused: Sequence[str] = ()  # commands that our user may not say, or that are unknown
 
     @property

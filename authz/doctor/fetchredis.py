@@ -9,6 +9,8 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,10 +22,11 @@ from authz.aws.models import STANDARD, models
 from authz.core.holders import kind_of
 from authz.core.limits import redis_key
 from authz.core.resources import Period
-from authz.core.stored import RestApi
-from authz.doctor.facts import Redis
+from authz.core.stored import AlertTarget, Item, RestApi, StoredPlan
+from authz.doctor.facts import AlertFacts, Redis
 from authz.redisio.client import connect
 from authz.redisio.url import check_tls_files, in_words, mask_url, read_url
+from authz.store.items import decode
 from authz.store.ports import StoreUnavailable
 from authz.store.store import Store
 
@@ -32,6 +35,7 @@ PINGS: Final = 5
 SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the account's,
 SAMPLED: Final = 1_000  # and whose expiry is read
 MAX_APIS: Final = 500  # APIs of the store that are looked through
+DAY_SECONDS: Final = 86_400
 LASTING: Final = ("store", "restoring", "alerts", "alerts-cursor", "webhook")  # kinds of keys that have none
 FURTHER_QUOTAS: Final = (
     kind_of("quota", False),
@@ -100,6 +104,7 @@ async def look_at_redis(
                 looked_at=looked_at,
                 workers=workers,
                 unvalidated=unvalidated,
+                alerts=await _alert_facts(run, account, clock()),
                 refused=sorted(refused & NEEDED),
             )
     except (RedisError, OSError, TimeoutError) as error:
@@ -190,3 +195,31 @@ async def _store_facts(url: str, account: str) -> tuple[int | None, Sequence[str
     finally:
         await store.aclose()
     return workers, [api.id for api in apis if api.request_validators or models(api).keys() - STANDARD.keys()]
+
+
+async def _alert_facts(run: Run, account: str, now: float) -> AlertFacts:
+    """The alerts of the store. Those that can't be read count as absent."""
+    plans = await _items(run, account, "usageplan")
+    targets = await _items(run, account, "alerttarget")
+    key = partial(redis_key, account, "webhook")
+    failing = await run("HGETALL", key("failing")) or {}
+    oldest = await run("ZRANGE", key("pending"), 0, 0, "WITHSCORES") or []
+    return AlertFacts(
+        plans=sum(
+            isinstance(plan, StoredPlan) and any(quota.alerts for quota in plan.plan.all_quotas) for plan in plans
+        ),
+        targets=sum(isinstance(target, AlertTarget) and target.enabled for target in targets),
+        failing={target.decode(): int(since) / 1e6 for target, since in failing.items()},
+        pending=await run("ZCARD", key("pending")) or 0,
+        oldest=float(oldest[1]) / 1e6 if oldest else None,
+        given_up=await run("ZCOUNT", key("failed"), (now - DAY_SECONDS) * 1e6, "+inf") or 0,
+    )
+
+
+async def _items(run: Run, account: str, kind: str) -> list[Item]:
+    """The items of a kind that this release can read."""
+    found: list[Item] = []
+    for raw in await run("HVALS", redis_key(account, "store", "item", kind)) or ():
+        with suppress(msgspec.DecodeError):
+            found.append(decode(kind, raw))
+    return found

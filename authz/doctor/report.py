@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from authz.doctor.finding import SEVERITIES, Finding, Rule, Severity
+from authz.doctor.rules.alerts import ALERT_RULES
 from authz.doctor.rules.envoy import ENVOY_RULES
 from authz.doctor.rules.processes import PROCESS_RULES
 from authz.doctor.rules.redis import REDIS_RULES
@@ -24,6 +25,7 @@ PARTS: Final = (
     ("Sidecars and control planes", PROCESS_RULES),
     ("Envoy", ENVOY_RULES),
     ("Redis", REDIS_RULES),
+    ("Alerts", ALERT_RULES),
 )
 HEAD: Final = """\
 # What the doctor looks for

@@ -9,16 +9,20 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from authz.core.limits import redis_key
+from authz.core.resources import Period, QuotaSettings, UsagePlan
+from authz.core.stored import AlertTarget, StoredPlan
 from authz.doctor.examine import examine
 from authz.doctor.facts import Facts, Redis
 from authz.doctor.fetch import Targets, look
 from authz.doctor.rules.redis import REDIS_RULES
+from authz.store.items import encode
 from tests.support.servers import HOST, Kind, RedisServer, free_port, redis_server, until
 from tests.support.topologies import port_of, say
 
@@ -68,6 +72,25 @@ def lasting_counter(server: RedisServer) -> None:
     say(server, "HSET", redis_key(ACCOUNT, "store", "head"), "version", 1)
 
 
+def plant(server: RedisServer, **ages: float) -> None:
+    """A delivery of this age, in seconds, in each of these lists; `failing` has a target."""
+    for name, seconds in ages.items():
+        at = int((time.time() - seconds) * 1e6)
+        key = redis_key(ACCOUNT, "webhook", name)
+        say(server, *(("HSET", key, "t1", at) if name == "failing" else ("ZADD", key, at, f"msg_1-0_{name}")))
+
+
+def plan_with_alerts(server: RedisServer) -> None:
+    plan = StoredPlan(UsagePlan("gold", "Gold", quota=QuotaSettings(10, Period.DAY, alerts=(80,))))
+    say(server, "HSET", redis_key(ACCOUNT, "store", "item", "usageplan"), "gold", encode(plan))
+
+
+def plan_with_alerts_and_target(server: RedisServer) -> None:
+    plan_with_alerts(server)
+    target = AlertTarget("t1", "pager", "https://x.example", 1, 1, "sealed")
+    say(server, "HSET", redis_key(ACCOUNT, "store", "item", "alerttarget"), "t1", encode(target))
+
+
 @dataclass(frozen=True)
 class Trap:
     """A planted mistake, by options or by a deed: its finding, and others that follow from it."""
@@ -95,6 +118,10 @@ TRAPS = (
         lambda server: say(server, "CLUSTER", "ADDSLOTSRANGE", 0, 16383),
         seen="cluster_enabled 1",
     ),
+    Trap("alerts-stay-here", plant=plan_with_alerts, seen="plans with alerts: 1"),
+    Trap("alert-target-fails", plant=partial(plant, failing=7_300, pending=7_300), seen="target t1, for 2 h"),
+    Trap("alerts-wait", plant=partial(plant, pending=7_300), seen="1 pending, the oldest for 2 h"),
+    Trap("alerts-given-up", plant=partial(plant, failed=7_300), seen="1 given up"),
     Trap("without-password", ("--bind", f"{HOST} -192.0.2.1", "--protected-mode", "no"), seen="192.0.2.1"),
 )
 
@@ -108,6 +135,13 @@ def test_a_planted_trap_is_found_and_nothing_else(trap: Trap, redis_kind: Kind) 
     [finding] = [finding for finding in findings if finding.id == trap.id]
     assert finding.where == f"Redis redis://{HOST}:{port_of(server)}/0"
     assert trap.seen in finding.seen
+
+
+def test_alerts_with_a_target_and_deliveries_of_this_hour_are_fine(redis_kind: Kind) -> None:
+    with redis_server(redis_kind, *CLEAN) as server:
+        plan_with_alerts_and_target(server)
+        plant(server, failing=600, pending=600, failed=100_000)
+        assert found(seen(server.url)) == []
 
 
 @pytest.mark.parametrize("options", [{}, {"unix": True}, {"password": "se cret"}], ids=["tcp", "unix", "password"])
