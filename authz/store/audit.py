@@ -11,7 +11,7 @@ from authz.store.ports import AuditLine, AuditPage, AuditQuery, InvalidPosition
 
 VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 READ: Final = 500  # lines in one command
-SCANNED: Final = 5_000  # lines for one page, where few match
+SCANNED: Final = 2_000  # lines for one page, where few match
 
 
 async def audit(database: Database, count: int = 100, after: int | None = None) -> list[AuditLine]:
@@ -32,18 +32,18 @@ async def read_audit(database: Database, query: AuditQuery, limit: int, position
     if position is not None and not VERSION.fullmatch(position):
         raise InvalidPosition("Invalid position parameter")
     key, found = database.store_key("audit"), list[AuditLine]()
+    text, count = (query.names or "").encode(), READ if query.names or query.who else limit
     for _ in range(SCANNED // READ):
         top = "+" if position is None else f"({position}-0"
-        rows = await database.ask("XREVRANGE", key, top, "-", "COUNT", READ)
-        for row in rows:
-            line = _line(*row)
-            position = str(line.version)
-            if query.matches(line):
+        rows = await database.ask("XREVRANGE", key, top, "-", "COUNT", count)
+        for entry_id, fields in rows:
+            if text in fields[b"what"] and query.matches(line := _line(entry_id, fields)):
                 found.append(line)
                 if len(found) == limit:
-                    return AuditPage(found, position)
-        if len(rows) < READ:
+                    return AuditPage(found, str(line.version))
+        if len(rows) < count:
             return AuditPage(found, None)
+        position = str(version_of(rows[-1][0]))
     return AuditPage(found, position)
 
 

@@ -209,13 +209,13 @@ def test_a_write_tells_its_version_and_is_audited(control: Control, shared_redis
 
 
 def test_the_audit_is_read_by_the_id_that_it_names_over_many_lines(control: Control) -> None:
-    """A page looks at 5,000 lines at most, so the lines of an old key may stand on a later page."""
+    """A page looks at 2,000 lines at most, so the lines of an old key may stand on a later page."""
     made = raw(control, "POST", "/apikeys", {"name": "old", "value": "v" * 20}).json()["id"]
 
     async def fill(context: Context) -> None:
         store = control.store.database
         last = (await context.store.head()).version
-        for version in range(last + 1, last + 5_003):
+        for version in range(last + 1, last + 2_003):
             await store.ask("XADD", store.store_key("audit"), f"{version}-0", "at", 1, "who", "x", "what", "Filler")
 
     control.run(fill)

@@ -11,7 +11,7 @@ from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
 
 PAGE: Final = "50"
-LOOKED_AT: Final = "200"  # keys on a page of unused ones
+LOOKED_AT: Final = "100"  # keys on a page of unused ones
 UNUSED_DAYS: Final = "30"
 SECRET_LENGTH: Final = 20  # characters of the shortest value of a key
 
