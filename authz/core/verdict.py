@@ -67,10 +67,12 @@ class Subject(Struct, frozen=True, gc=False):
 class Shared(Struct, gc=False):
     """Bytes that the answers to all calls under one grant share. The Envoy edge fills them in.
 
-    `about` is the metadata of the subject; `admitted` are the answers to admitted calls, by the stripped headers.
+    `about` is the metadata of the subject, and `names` are the names of the limits there. `admitted` are the answers to
+    admitted calls, by the stripped headers.
     """
 
     about: bytes = b""
+    names: tuple[str, ...] = ()
     admitted: dict[tuple[str, ...], bytes] = {}
 
 

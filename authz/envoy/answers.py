@@ -15,7 +15,7 @@ from authz.core.limits import Quota
 from authz.core.request import Request
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
 from authz.core.sources import client_address
-from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, standings
+from authz.core.verdict import Allowed, Denied, Reason, Subject, Verdict, standings
 from authz.envoy.wire import (
     BODY,
     DENIED,
@@ -172,18 +172,26 @@ def _metadata(verdict: Verdict, version: str) -> bytes:
     shared = grant.shared
     if not shared.about:
         shared.about = _about(grant.subject)
+        shared.names = _names(tuple([limit.name or limit.layer for limit in grant.limits]))
     fields += shared.about
     if grant.cost != 1:
         fields += number_entry("cost", grant.cost)
     if tally is None:
         return fields
-    fields += _remaining(grant, tally)
+    lefts = [left for _, _, left in standings(grant, tally)]
+    fields += numbers_entry("remaining", shared.names[: len(lefts)], lefts)
+    if isinstance(verdict, Allowed):
+        return fields + number_entry("overage", verdict.overage) if verdict.overage else fields
     if tally.refused_by and isinstance(quota := tally.refused_by.rule, Quota):
         fields += text_entry(PERIOD, quota.period)
-    elif isinstance(verdict, Allowed) and verdict.overage:
-        fields += number_entry("overage", verdict.overage)
     seconds = retry_after_seconds(tally) if tally.refused_by else None
     return fields if seconds is None else fields + number_entry("retry_after", seconds)
+
+
+@lru_cache(maxsize=256)
+def _names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one tuple for all grants whose limits have these names, to save memory."""
+    return names
 
 
 def _about(subject: Subject) -> bytes:
@@ -224,11 +232,3 @@ def _is_degraded(verdict: Verdict) -> bool:
     if verdict.tally:
         return verdict.tally.degraded
     return isinstance(verdict, Allowed) or verdict.reason is Reason.UNAVAILABLE
-
-
-def _remaining(grant: Grant, tally: Tally) -> bytes:
-    """The units that each limit has left."""
-    known = standings(grant, tally)
-    return numbers_entry(
-        "remaining", tuple([limit.name or limit.layer for limit, _, _ in known]), [left for _, _, left in known]
-    )

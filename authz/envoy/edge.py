@@ -107,7 +107,7 @@ class Authorization:
         max_in_flight: int = 1_000,
         on_refusal: Callable[[Verdict], None] = lambda _: None,
     ) -> None:
-        """`on_refusal` is called for each request that is refused, or that a shadow plan would have refused.
+        """`on_refusal` is called for each request that a limit has refused, or would have in a shadow plan.
 
         Only requests whose answer is sent are reported.
         """
@@ -164,7 +164,8 @@ class Authorization:
             verdict = Denied(Reason.INTERNAL)
             response = encode(verdict, None, style=self._style, request_id=str(uuid.uuid4()))
         self._metrics.observe(verdict, time.perf_counter() - started)
-        if isinstance(verdict, Denied) or (verdict.tally and verdict.tally.shadowed_by):
+        tally = verdict.tally
+        if tally and (tally.refused_by or tally.shadowed_by):
             self._on_refusal(verdict)
         return response
 

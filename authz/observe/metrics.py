@@ -113,22 +113,22 @@ class _Admitted:
     def __init__(self, checks: Counter, units: Counter) -> None:
         self._checks = checks
         self._units = units
-        self._counts: dict[tuple[str, str, str], list[int]] = {}
+        self._counts: dict[tuple[str, str, str], int] = {}
+        self._extra: dict[tuple[str, str, str], int] = {}  # units beyond one a call
 
     def __call__(self, api: str, stage: str, plan: str, cost: int) -> None:
-        entry = self._counts.get(labels := (api, stage, plan))
-        if entry is None:
-            self._counts[labels] = [1, cost]
-        else:
-            entry[0] += 1
-            entry[1] += cost
+        labels = api, stage, plan
+        self._counts[labels] = self._counts.get(labels, 0) + 1
+        if cost != 1:
+            self._extra[labels] = self._extra.get(labels, 0) + cost - 1
 
     def flush(self) -> None:
         counts, self._counts = self._counts, {}
-        for labels, (calls, units) in counts.items():
+        extra, self._extra = self._extra, {}
+        for labels, calls in counts.items():
             self._checks.labels(*labels, "allowed", "").inc(calls)
             if labels[2]:
-                self._units.labels(*labels).inc(units)
+                self._units.labels(*labels).inc(calls + extra.get(labels, 0))
 
 
 class _Registry(CollectorRegistry):
@@ -251,7 +251,7 @@ class Metrics:
             if verdict.reason is Reason.UNAVAILABLE:
                 self._degraded("deny")
         grant = verdict.grant
-        if grant is not None and grant.cost_from is not None and grant.cost_source in FALLBACKS:
+        if grant and grant.cost_from and grant.cost_source in FALLBACKS:
             self._cost_fallbacks(subject.api, subject.stage, grant.cost_source)
         if tally is not None and (tally.degraded or tally.shadowed_by):
             if tally.shadowed_by:
