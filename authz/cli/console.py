@@ -13,7 +13,7 @@ from authz.cli.options import with_options
 from authz.config.settings import Settings
 from authz.control.console.app import ROOT
 from authz.control.pages.sessions import LINK_SECONDS, OwnerSession, Session, Sessions
-from authz.control.portal.invite import NAME, Invitation, link_url, nothing, session_of
+from authz.control.portal.invite import NAME, Invitation, link_url, record, session_of
 from authz.control.server import LISTEN
 from authz.redisio.url import mask_url
 from authz.store.ports import StoreUnavailable
@@ -61,7 +61,7 @@ def _portal_link(settings: Settings, url: str, invitation: Invitation) -> str:
     """A URL that begins the session of a customer once, after a line for the audit."""
 
     async def made(store: Store) -> str:
-        await store.write(nothing, who=operator("console"), what=f"{NAME} {invitation.words}")
+        await store.write(record, who=operator("console"), what=f"{NAME} {invitation.words}")
         return await _new_token(settings.redis_url, settings.account_id, session_of(invitation))
 
     return link_url(url, on_store_of(settings, made))

@@ -101,6 +101,12 @@ class Api:
         return Api(self._context, ())
 
     @property
+    def sends_to_the_public_only(self) -> bool:
+        """True if webhooks are sent, and to public addresses alone."""
+        alerts = self._context.alerts
+        return alerts is not None and not alerts.sender.rules.private
+
+    @property
     def now(self) -> int:
         """The time of calls, in seconds of Unix time."""
         return self._context.now()

@@ -40,7 +40,7 @@ async def commit(database: Database, edit: Edit, who: str, what: str, note: str)
     for kind, item_id in edit.new:
         await edit.remember(kind, [item_id])
     arguments = _Arguments.of(database, edit)
-    if not (arguments.changes or arguments.drops or edit.usage):
+    if not (arguments.changes or arguments.drops or edit.usage or edit.is_recorded):
         return Committed((await read_head(database)).version, "")
     line = _audit_line(what, arguments.changes) + (f" ({note})" if note else "")
     blob = (random_hex(), random_hex(), database.pinned(), who, line, arguments.conditions, arguments.writes)

@@ -366,6 +366,10 @@ class Draft(ItemSource, Protocol):
         """Delete a list, although its members still name it."""
         ...
 
+    def record(self) -> None:
+        """Commit even without a change, so that the audit has a line."""
+        ...
+
     def disjoint(self, list_a: str, list_b: str, otherwise: Exception) -> None:
         """Commit only if these lists have no member in common; else the commit raises `otherwise`."""
         ...

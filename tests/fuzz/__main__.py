@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tests.fuzz import api, checkrequests, frames
+from tests.fuzz import api, checkrequests, frames, portal
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,6 +15,7 @@ def cli() -> None:
 cli.add_command(api.command)
 cli.add_command(checkrequests.command)
 cli.add_command(frames.command)
+cli.add_command(portal.command)
 
 if __name__ == "__main__":
     cli()

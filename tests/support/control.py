@@ -91,6 +91,7 @@ def running(
     key_prefix: str = "upk",
     oidc: OidcOptions | None = None,
     allow_private_targets: bool = False,
+    console: bool | None = None,
 ) -> Iterator[Control]:
     """A control plane until the block ends. Its `now` also judges signatures: pin it together with the client's."""
     ready: Future[Control] = Future()
@@ -107,6 +108,7 @@ def running(
         domain_target=domain_target,
         oidc=oidc,
         allow_private_targets=allow_private_targets,
+        console=console,
     )
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(options, fixed, now, ready, stop)), daemon=True)

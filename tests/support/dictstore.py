@@ -152,6 +152,9 @@ class DictDraft:
     def disjoint(self, list_a: str, list_b: str, otherwise: Exception) -> None:
         self._apart.append((list_a, list_b, otherwise))
 
+    def record(self) -> None:
+        """Nothing to do: here every write has a line."""
+
     async def commit(self) -> None:
         for one, other, otherwise in self._apart:
             if set(await self.members(one)) & set(await self.members(other)):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 from authz.control.pages.sessions import CustomerSession
 from authz.core.resources import Counts, Customer, LimitsPer, Period, QuotaSettings, UsagePlan
-from authz.core.stored import StoredCustomer, StoredPlan
+from authz.core.stored import AlertTarget, StoredCustomer, StoredPlan
+from tests.support.plane import SEALER
 from tests.support.portal import Counted, PortalPages, key_of
 
 MINE, THEIRS = "mallory", "victim"
@@ -19,13 +21,14 @@ SECRETS: Final = (  # what only the victim, or the owner, may see
     "Victims-plan-name",
     "Victims-customer-name",
     "Victims-description",
-    "7770077",
-    "7,770,077",
-    "8880088",
-    "8,880,088",
+    "victims-receiver.example",
+    "owners-receiver.example",
     "value-of-victim-0123456789",
 )
-IDS: Final = ("m1", "m2", "v1", "v2", "lone", "gold", "secret-plan", MINE, THEIRS, "nothing", "")
+OTHERS: Final = ("v1", "v2", "lone", "gold", "secret-plan", THEIRS, "vt", "at")
+THEIR_NUMBER: Final = 5_000_000_000_000  # so that sums of others' numbers are recognized too
+LARGE: Final = re.compile(r"[0-9]{13,}|[0-9]{1,3}(,[0-9]{3}){4,}")
+IDS: Final = ("vt", "mt", "at", "m1", "m2", "v1", "v2", "lone", "gold", "secret-plan", MINE, THEIRS, "nothing", "")
 POSITIONS: Final = ("0", "1", "2", "-1", "customer/victim\0v1", "customer/mallory\0m1", "customer/victim\0", "5-0", "~")
 PATHS: Final = (
     "/portal",
@@ -35,6 +38,9 @@ PATHS: Final = (
     "/portal/keys/{}/end-old",
     "/portal/keys/{}/../{}",
     "/portal/alerts",
+    "/portal/alerts/targets",
+    "/portal/alerts/targets/{}/test",
+    "/portal/alerts/targets/{}/delete",
     "/portal/usage",
     "/portal/sessions",
     "/portal/errors",
@@ -75,13 +81,13 @@ NAMES: Final = (
     "mode",
     "session",
 )
-VERBS: Final = ("GET", "POST", "GET", "POST", "PUT", "DELETE", "HEAD", "PATCH")
+VERBS: Final = (*("GET", "POST") * 6, "PUT", "DELETE", "HEAD", "PATCH")
 
 
 def intruded() -> PortalPages:
     """A portal with two customers: the intruder and the victim, whose texts and numbers are SECRETS."""
     quota = QuotaSettings(9_000_000, Period.MONTH, counts=Counts.REQUESTS)
-    numbers = {"m1": 11, "m2": 12, MINE: 13, "v1": 7_770_077, "v2": 7_770_077, "lone": 8_880_088, THEIRS: 8_880_088}
+    numbers = {"m1": 11, "m2": 12, MINE: 13, **dict.fromkeys(("v1", "v2", "lone", THEIRS), THEIR_NUMBER)}
     return PortalPages(
         StoredPlan(UsagePlan("gold", "Gold", quota=quota, limits_per=LimitsPer.CUSTOMER), nonce="n"),
         StoredPlan(UsagePlan("secret-plan", "Victims-plan-name", quota=quota), nonce="n"),
@@ -100,6 +106,16 @@ def intruded() -> PortalPages:
             )
             for key_id in ("v1", "v2", "lone")
         ),
+        *(
+            AlertTarget(
+                target_id, "Alerts", f"https://{host}/", 1, 1, SEALER.seal("whsec_c2VjcmV0", target_id), True, customer
+            )
+            for target_id, host, customer in (
+                ("vt", "victims-receiver.example", THEIRS),
+                ("mt", "own-receiver.example", MINE),
+                ("at", "owners-receiver.example", None),
+            )
+        ),
         usage=Counted(numbers),
     )
 
@@ -114,21 +130,26 @@ SESSIONS: Final = (
 )
 
 
-def attack(pages: PortalPages, chance: random.Random) -> None:
-    """Send one request of the intruder. Raises AssertionError if it reads or changes anything of others."""
+def attack(pages: PortalPages, chance: random.Random) -> int:
+    """Send one request of the intruder, and return the status.
+
+    Raises AssertionError if it reads or changes anything of others.
+    """
     pages.sign_in(chance.choice(SESSIONS))
     before = _theirs(pages)
     verb, path, more = _request(chance)
     answer = pages.send(verb, path, **more)
     seen = answer.text + json.dumps(dict(answer.headers))
     leaked = [secret for secret in SECRETS if secret in seen]
+    leaked += [found[0] for found in LARGE.finditer(answer.text)]
     assert not leaked, (verb, path, more, leaked)
     assert _theirs(pages) == before, (verb, path, more)
     assert answer.status_code < 500, (verb, path, more, answer.text)
+    return answer.status_code
 
 
 def _theirs(pages: PortalPages) -> dict[Any, Any]:
-    return {name: item for name, item in pages.store.items.items() if name[1] not in ("m1", "m2")}
+    return {name: item for name, item in pages.store.items.items() if name[1] in OTHERS}
 
 
 def _request(chance: random.Random) -> tuple[str, str, dict[str, Any]]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
 from authz.aws.usage import CallerUse, DayRow, Days, RefusedRow
+from authz.control.alerts.addresses import Rules
+from authz.control.alerts.schedule import Attempt
+from authz.control.alerts.sending import Message
 from authz.control.api import Api, operations
 from authz.control.app import ControlPlane
 from authz.control.auth import Authenticator
+from authz.control.call import Alerts
 from authz.control.pages.guard import Origins
 from authz.control.pages.sessions import Session
 from authz.control.pages.site import Parts
@@ -24,7 +28,7 @@ from authz.control.server import Doors
 from authz.core.holders import HeldQuota, QuotaState
 from authz.core.resources import ApiKey, digest
 from authz.core.stored import Item, StoredKey
-from authz.store.ports import Alert, AlertPage, AlertQuery, StatesReading, UsageReading
+from authz.store.ports import Alert, AlertPage, AlertQuery, Outbox, StatesReading, UsageReading
 from tests.support.pages import Pages, Unlimited
 from tests.support.plane import SEALER, NoUsage
 
@@ -74,6 +78,29 @@ class Counted(NoUsage):
         return AlertPage([alert for alert in alerts if query.matches(alert)][:limit], None)
 
 
+class NoFailures:
+    """The part of an `Outbox` that targets need; no delivery fails."""
+
+    async def failing_since(self, target_ids: Sequence[str]) -> dict[str, int]:
+        return {}
+
+    async def forget(self, target_id: str) -> None:
+        """Nothing is kept."""
+
+
+class Sent:
+    """A `Sender` that keeps the messages, and that every receiver answers with `status`."""
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self.rules = rules or Rules()
+        self.messages: list[Message] = []
+        self.status = 204
+
+    async def send(self, message: Message) -> Attempt:
+        self.messages.append(message)
+        return Attempt(self.status)
+
+
 class Patient:
     """A `KeyThrottle` that admits every request until `seconds` is set."""
 
@@ -86,8 +113,11 @@ class Patient:
 class PortalPages(Pages):
     """The portal over a store with these items, and one customer who is signed in."""
 
-    def __init__(self, *items: Item, usage: NoUsage | None = None, as_: Session | None = None) -> None:
-        super().__init__(*items, usage=usage, as_=None)
+    def __init__(
+        self, *items: Item, usage: NoUsage | None = None, as_: Session | None = None, rules: Rules | None = None
+    ) -> None:
+        self.sender = Sent(rules)
+        super().__init__(*items, usage=usage, as_=None, alerts=Alerts(cast("Outbox", NoFailures()), self.sender))
         self.throttle = Patient()
         gate = Authenticator(self.store, SEALER, self.context.now)
         parts = Parts(Api(self.context), self.sessions, Unlimited(), Origins())

@@ -13,6 +13,7 @@ from authz.aws.errors import ApiError
 from authz.aws.plans import no_key
 from authz.control.api import NOTHING, Api
 from authz.control.call import Principal
+from authz.control.operations.alerting import no_target
 from authz.control.pages.sessions import CustomerSession
 from authz.core.resources import LimitsPer, Mode
 
@@ -162,6 +163,49 @@ class Holdings:
         """End a key's value before the last rotation."""
         await self.key(key_id)
         await self._ask("EndPreviousApiKeyValue", {"api_Key": key_id})
+
+    # --- targets of alerts ---
+
+    @property
+    def has_targets(self) -> bool:
+        """True if the customer may have its alerts sent. Not where a target may be in the owner's own network."""
+        return bool(self._session.customer_id) and self._api.sends_to_the_public_only
+
+    async def targets(self) -> list[Document]:
+        """The customer's targets; they are few."""
+        if not self.has_targets:
+            return []
+        found = await self._ask("GetAlertTargets", query={"customerId": self._customer()})
+        return [target for target in found["item"] if self._owns(target)]
+
+    async def create_target(self, name: str, url: str) -> Document:
+        """Create a target. Returns it with its `secret`. Raises ApiError for a wrong name or URL."""
+        self._require_targets()
+        body = {"name": name, "url": url, "customerId": self._customer()}
+        found: Document = await self._ask("CreateAlertTarget", body=body)
+        return found
+
+    async def test_target(self, target_id: str) -> Document:
+        """Send a test to a target. Returns its result."""
+        await self._require_target(target_id)
+        found: Document = await self._ask("TestAlertTarget", {"targetId": target_id})
+        return found
+
+    async def delete_target(self, target_id: str) -> None:
+        await self._require_target(target_id)
+        await self._ask("DeleteAlertTarget", {"targetId": target_id})
+
+    async def _require_target(self, target_id: str) -> None:
+        self._require_targets()
+        if not self._owns(await self._ask("GetAlertTarget", {"targetId": target_id})):
+            raise no_target()
+
+    def _require_targets(self) -> None:
+        if not (self.has_targets and self._session.may_rotate):
+            raise no_target()
+
+    def _owns(self, target: Mapping[str, Any]) -> bool:
+        return target.get("customerId") == self._customer()
 
     # --- this session only ---
 

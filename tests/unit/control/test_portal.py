@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from authz.control.alerts.addresses import Rules
 from authz.control.pages.sessions import CustomerSession, OwnerSession
 from authz.control.portal.usage import pace_words, throttle_words
 from authz.core.resources import Counts, Customer, LimitsPer, Mode, Period, QuotaSettings, ThrottleSettings, UsagePlan
-from authz.core.stored import StoredCustomer, StoredPlan
+from authz.core.stored import AlertTarget, StoredCustomer, StoredPlan
+from tests.support.plane import SEALER
 from tests.support.portal import Counted, PortalPages, key_of
 
 ACME, EVE = "customer acme", "customer eve"
@@ -260,6 +262,74 @@ def test_a_throttle_is_a_sentence(throttle: Any, says: str) -> None:
     assert throttle_words(throttle) == says
 
 
+# --- webhooks -----------------------------------------------------------------------------------------------------
+
+HOOK = {"name": "ops", "url": "https://hooks.example.com/in"}
+
+
+def target(target_id: str, customer_id: str | None) -> AlertTarget:
+    sealed = SEALER.seal("whsec_c2VjcmV0c2VjcmV0", target_id)
+    return AlertTarget(
+        target_id, f"hook {customer_id} {target_id}", "https://hooks.example.com/", 1, 1, sealed, True, customer_id
+    )
+
+
+def test_a_customer_has_its_alerts_sent_and_sees_the_secret_once() -> None:
+    pages = world()
+    added = pages.post("/portal/alerts/targets", HOOK)
+    shown = pages.get(added.headers["location"]).text
+    secret = re.search(r'id="value">(whsec_[^<]+)<', shown)
+    assert secret is not None
+    assert "https://hooks.example.com/in" in shown
+    assert secret[1] not in pages.get(added.headers["location"]).text + str(pages.tokens.values) + str(added.headers)
+    (made,) = (item for item in pages.store.items.values() if isinstance(item, AlertTarget))
+    assert (made.customer_id, made.url) == (ACME, HOOK["url"])
+    path = f"/portal/alerts/targets/{made.id}"
+    assert "The test has arrived." in pages.post(f"{path}/test", follow=True).text
+    pages.sender.status = 500
+    assert "The test has not arrived: the answer was 500" in pages.post(f"{path}/test", follow=True).text
+    assert [message.url for message in pages.sender.messages] == [HOOK["url"]] * 2
+    assert "No webhook yet." in pages.post(f"{path}/delete", follow=True).text
+
+
+def test_a_wrong_webhook_is_shown_again_with_its_mistake() -> None:
+    answer = world().post("/portal/alerts/targets", HOOK | {"url": "https://127.0.0.1/<b>"})
+    assert answer.status_code == 400
+    assert 'value="https://127.0.0.1/&lt;b&gt;"' in answer.text
+    assert "the address 127.0.0.1 is" in answer.text
+
+
+def test_the_targets_of_others_are_not_the_customers() -> None:
+    pages = world(target("t1", EVE), target("t2", None), target("t3", ACME))
+    shown = pages.get("/portal/alerts").text
+    assert [name in shown for name in (" t1<", " t2<", " t3<")] == [False, False, True]
+    for target_id in ("t1", "t2", "nothing"):
+        for end in ("test", "delete"):
+            assert pages.post(f"/portal/alerts/targets/{target_id}/{end}").status_code == 404
+    assert pages.sender.messages == []
+    assert {"t1", "t2"} <= {name for _, name in pages.store.items}
+
+
+@pytest.mark.parametrize(
+    "session",
+    [CustomerSession(customer_id=ACME), CustomerSession(key_id="lone", may_rotate=True)],
+    ids=["may only look", "has no customer"],
+)
+def test_some_sessions_have_no_webhooks(session: CustomerSession) -> None:
+    pages = world(target("t3", ACME), as_=session)
+    assert "Add a webhook" not in pages.get("/portal/alerts").text
+    for path, form in (("", HOOK), ("/t3/test", {}), ("/t3/delete", {})):
+        assert pages.post(f"/portal/alerts/targets{path}", form).status_code in (403, 404)
+    assert (pages.sender.messages, pages.store.lines) == ([], [])
+
+
+def test_customers_have_no_webhooks_where_targets_may_be_in_the_owners_network() -> None:
+    pages = PortalPages(PLAN, target("t3", ACME), as_=SESSION, rules=Rules(private=True))
+    assert "Webhooks" not in pages.get("/portal/alerts").text
+    assert pages.post("/portal/alerts/targets", HOOK | {"url": "http://10.0.0.1/"}).status_code == 404
+    assert pages.post("/portal/alerts/targets/t3/test").status_code == 404
+
+
 # --- rolling ------------------------------------------------------------------------------------------------------
 
 
@@ -320,7 +390,12 @@ def test_markup_in_every_field_stays_text() -> None:
     plan = StoredPlan(UsagePlan("p9", MARKUP, quota=QuotaSettings(5, Period.DAY)), nonce="n")
     key = key_of("k9", "v" * 20, MARKUP, "p9.n", name=MARKUP, description=MARKUP)
     pages = PortalPages(
-        PLAN, plan, key, usage=Counted({"k9": 4}), as_=CustomerSession(customer_id=MARKUP, may_rotate=True)
+        PLAN,
+        plan,
+        key,
+        target("t9", MARKUP),
+        usage=Counted({"k9": 4}),
+        as_=CustomerSession(customer_id=MARKUP, may_rotate=True),
     )
     link = pages.invite({"customerId": MARKUP}).json()["url"]
     shown = [pages.get(path) for path in ("/portal", "/portal/keys", "/portal/keys/k9", "/portal/alerts", link)]
