@@ -21,13 +21,14 @@ from authz.cli.options import FILE, with_options
 from authz.config import file as configuration
 from authz.config.settings import Settings
 from authz.control.call import ID_LENGTH
+from authz.control.operations.overview import LISTED, overview_document
 from authz.core.bounds import MAX_INT
 from authz.core.resources import Counts, Period
 from authz.core.stored import Items
 from authz.ids import random_hex
 from authz.store.alerts import document_of
 from authz.store.audit import printable
-from authz.store.figures import Sums
+from authz.store.figures import KEPT, Sums
 from authz.store.lastuse import document_of as unused_document
 from authz.store.lastuse import unused_keys
 from authz.store.ports import AlertQuery
@@ -53,6 +54,7 @@ from authz.store.report import (
     read_all,
 )
 from authz.store.store import Store
+from authz.store.sweep import overview_of
 from authz.store.usage import UsageLedger
 
 T = TypeVar("T")
@@ -199,6 +201,60 @@ def alerts(
         who = f"key {alert['keyId']}" if "keyId" in alert else f"customer {alert['customerId']}"
         what = f"{alert['percent']} % of {alert['limit']:,} {alert['counts'].lower()}"
         click.echo(f"{alert['id']}  {alert['at']}  {alert['usagePlanId']}  {who}  {alert['period']}  {what}")
+
+
+@usage.command("overview")
+@click.option(
+    "--count", default=LISTED, show_default=True, type=click.IntRange(1, KEPT), help="The most lines of each list."
+)
+@with_options(JSON, CONFIG, *PLACE)
+def overview(count: int, as_json: bool, path: Path | None, redis_url: str | None, account_id: str | None) -> None:
+    """Print today's use by plan, the busiest and the most refused callers, and the quotas near their limits.
+
+    Of an account with more than 1,000 keys these are the figures of a control plane's last sweep.
+    """
+
+    async def act(store: Store, ledger: UsageLedger) -> dict[str, Any]:
+        return await overview_document(store, await overview_of(store, ledger), count)
+
+    found = _on_usage(act, path, redis_url, account_id)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    elif not found["ready"]:
+        click.echo("no control plane has swept this account yet")
+    else:
+        click.echo("\n".join(_overview_lines(found)))
+
+
+def _overview_lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"as of {found['asOf']}, for {found['day']} (UTC)"
+    for title, rows in (
+        ("plans", found["plans"]),
+        ("most calls", found["top"]),
+        ("most refused by throttles", found["refused"]["throttle"]),
+        ("most refused by quotas", found["refused"]["quota"]),
+        ("most would be refused by shadow plans", found["shadow"]),
+    ):
+        if rows:
+            yield f"\n{title}"
+            heads = ["plan", "key", "name", "requests", "throttled", "over quota", "shadow"]
+            yield from _aligned([heads, *map(_caller_cells, rows)], 3, 4)
+    if found["near"]:
+        yield "\nquotas near their limits"
+        heads = ["plan", "key or customer", "period", "counts", "used", "limit", "percent"]
+        yield from _aligned([heads, *map(_near_cells, found["near"])], 4, 3)
+
+
+def _caller_cells(row: dict[str, Any]) -> list[str]:
+    key, name = row.get("keyId", "-"), row.get("keyName") or (row.get("usagePlanName") if "keyId" not in row else "")
+    refused = (row["refused"]["throttle"], row["refused"]["quota"], sum(row["shadow"].values()))
+    return [row["usagePlanId"], key, printable(name or "-"), *map(_number, (row["requests"], *refused))]
+
+
+def _near_cells(row: dict[str, Any]) -> list[str]:
+    holder = row.get("keyId") or f"customer {printable(row['customerId'])}"
+    numbers = (_number(row["used"]), _number(row["limit"]), f"{row['percent']} %")
+    return [row["usagePlanId"], holder, row["period"], row["counts"], *numbers]
 
 
 @usage.command("quotas")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
-
-import structlog
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
 
 from authz.core.stored import StoredPlan, plan_keys
 from authz.core.zones import DAY_US, SECOND_US
@@ -15,13 +15,13 @@ from authz.notice import Notice
 from authz.redisio.url import in_words
 from authz.store.figures import Overview
 from authz.store.gather import Gathering, PlanGathering, apart, held_of
-from authz.store.ports import Reader, Usage
+from authz.store.ports import Reader, StoreUnavailable, Usage
 from authz.store.quotas import holders
 
-log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 FEW_KEYS: Final = 1_000  # are read at once,
-FEW_PLANS: Final = 50  # in at most this many plans
+FEW_PLANS: Final = 25  # in at most this many plans
 FEW_KEY_DAYS: Final = 20_000  # keys times days that are read at once
 
 PLANS: Final = 25  # of one page
@@ -35,6 +35,8 @@ MORE_DAYS: Final = 7  # older days that a sweep adds, so that the first one is n
 EVERY_SECONDS: Final = 60  # from a sweep's end to the next one's begin
 LOOK_SECONDS: Final = 5.0  # between two looks at the age of the last sweep
 LEASE_SECONDS: Final = 60
+TRIES: Final = 5  # at each step of a sweep, which may have been under way for minutes
+RETRY_SECONDS: Final = 1.0
 
 Rest = Callable[[float], Awaitable[None]]  # for some seconds
 
@@ -47,6 +49,11 @@ async def few(store: Reader) -> bool:
     """True if the figures can be read at once, for each reader."""
     keys, plans = await store.count("apikey"), await store.count("usageplan")
     return keys <= FEW_KEYS and plans <= FEW_PLANS
+
+
+async def overview_of(store: Reader, usage: Usage) -> Overview | None:
+    """The figures of a small account as of now, or those of the last sweep; None before the first one has ended."""
+    return await overview_now(store, usage) if await few(store) else await usage.overview()
 
 
 async def overview_now(store: Reader, usage: Usage) -> Overview:
@@ -85,7 +92,7 @@ class Sweep:
             if position is None:
                 break
         if self._keeps:
-            await self._usage.keep_days(None, self._gathering.days, self._gathering.totals)
+            await self._again(partial(self._usage.keep_days, None, self._gathering.days, self._gathering.totals))
         return self._gathering.overview(began, await self._usage.redis_time(), self._first_day)
 
     async def _read(self, plan: StoredPlan) -> None:
@@ -93,13 +100,22 @@ class Sweep:
         gathered = self._gathering.begin(plan)
         limit = max(1, min(KEYS, FIELDS // (FIELDS_A_DAY * len(days))))
         while True:
-            keys, position = await self._read_some(gathered, limit, position)
+            keys, position = await self._again(partial(self._read_some, gathered, limit, position))
             await self._rest(rest_seconds(keys, len(days)))
             if position is None:
                 break
         self._gathering.end(gathered)
         if self._keeps:
-            await self._usage.keep_days(plan.plan.id, days, gathered.days)
+            await self._again(partial(self._usage.keep_days, plan.plan.id, days, gathered.days))
+
+    async def _again(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Take a step; in a sweep again after a fault of Redis, since all steps before would be lost."""
+        for _ in range(TRIES - 1 if self._keeps else 0):
+            try:
+                return await step()
+            except StoreUnavailable:
+                await self._rest(RETRY_SECONDS)
+        return await step()
 
     async def _read_some(self, into: PlanGathering, limit: int, position: str | None) -> tuple[int, str | None]:
         page = await self._store.page("apikey", plan_keys(into.plan.ref), limit, position)
@@ -158,9 +174,10 @@ class Sweeper:
         clock = asyncio.get_running_loop().time
         await asyncio.sleep(seconds)
         if clock() - self._renewed > LEASE_SECONDS / 4:
-            self._renewed = clock()
-            if not await self._usage.lease(self._holder, LEASE_SECONDS):
-                raise LeaseLost
+            with suppress(StoreUnavailable):  # the lease is renewed at the next rest
+                if not await self._usage.lease(self._holder, LEASE_SECONDS):
+                    raise LeaseLost
+                self._renewed = clock()
 
 
 def days_to_read(kept: Overview | None, today: int) -> tuple[list[int], int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from authz.core.zones import DAY_US
 from authz.limiter.refused import RefusedCount, RefusedSender
 from authz.store import sweep
 from authz.store.figures import Sums
-from authz.store.ports import Survey
+from authz.store.ports import StoreUnavailable, Survey
 from authz.store.quotas import find_held
 from authz.store.store import Store
 from authz.store.sweep import EVERY_SECONDS, LeaseLost, Sweep, Sweeper, overview_now
@@ -227,6 +228,20 @@ async def test_a_key_that_was_deleted_since_the_sweep_has_no_name(shop: Shop, la
     assert (first["keyId"], "keyName" in first) == (shop.keys["beta"], False)
 
 
+async def test_the_command_line_prints_the_overview(
+    shop: Shop, large: None, run: Callable[..., Awaitable[str]]
+) -> None:
+    assert await run("overview") == "no control plane has swept this account yet\n"
+    await asyncio.to_thread(swept, shop)
+    silver, gold, beta, alpha = (*shop.plans.values(), shop.keys["beta"], shop.keys["alpha"])
+    lines = [line.split() for line in (await run("overview")).splitlines()]
+    assert lines[0] == ["as", "of", "2026-03-05T10:00:00Z,", "for", "2026-03-05", "(UTC)"]
+    assert [silver, "-", "silver", "2", "0", "8", "0"] in lines
+    assert [gold, beta, "beta", "4", "0", "0", "0"] in lines
+    assert [silver, alpha, "alpha", "2", "0", "0", "0"] in lines
+    assert json.loads(await run("overview", "--json", "--count", "1")) == shop.get("/usage/overview?limit=1").json()
+
+
 async def test_days_of_a_large_account_are_kept_by_sweeps(shop: Shop, large: None, use: Use, clock: Clock) -> None:
     """A past day keeps the use of keys that have left their plan."""
     swept(shop)
@@ -364,3 +379,32 @@ async def test_a_sweep_in_small_steps_has_the_sums_of_one_in_a_large_step(
     assert shop.control.run(figures) == large_step
     kept = shop.control.run(lambda context: context.usage.plan_days(None, Days(FOURTH, FIFTH)))
     assert kept[FOURTH] == Sums(4, 4, 0, 7)
+
+
+class Faltering(UsageLedger):
+    """Redis fails each first time that callers are read."""
+
+    failed = False
+
+    async def survey(
+        self, plan_id: str, key_ids: Sequence[str], days: Sequence[int], quotas: Sequence[HeldQuota]
+    ) -> Survey:
+        self.failed = not self.failed
+        if self.failed:
+            raise StoreUnavailable("no answer in time")
+        return await super().survey(plan_id, key_ids, days, quotas)
+
+
+async def test_a_sweep_takes_a_step_again_after_a_fault_of_redis(
+    shared_redis: RedisServer, account: str, ledger: UsageLedger, clock: Clock, use: Use
+) -> None:
+    """Nothing is counted twice. An answer that reads at once does not try again."""
+    store = Store(shared_redis.url, account=account, fixed=plans)
+    faltering = Faltering(shared_redis.url, account=account, clock=clock)
+    await use(3, MONTH, "single", "a")
+    with pytest.raises(StoreUnavailable):
+        await overview_now(store, faltering)
+    found = await Sweep(store, faltering, [FOURTH], keeps=True).run()
+    assert (found.total.sums.requests, found) == (3, await overview_now(store, ledger))
+    await store.aclose()
+    await faltering.aclose()

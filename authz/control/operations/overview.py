@@ -19,9 +19,9 @@ from authz.store.figures import (
     plan_document,
     sums_document,
 )
-from authz.store.ports import ItemSource
+from authz.store.ports import ItemSource, Reader
 from authz.store.report import Query, read_all
-from authz.store.sweep import FEW_KEY_DAYS, few, overview_now
+from authz.store.sweep import FEW_KEY_DAYS, few, overview_of
 
 LISTED: Final = 10  # callers and plans in a list, unless `limit` is given
 
@@ -33,12 +33,16 @@ async def get_usage_overview(call: Call) -> Answer:
     _refuse_others(call, "limit")
     limit = _limit(call)
     store, usage = call.context.store, call.context.usage
-    overview = await overview_now(store, usage) if await few(store) else await usage.overview()
+    return Answer(body=await overview_document(store, await overview_of(store, usage), limit))
+
+
+async def overview_document(store: Reader, overview: Overview | None, limit: int) -> Document:
+    """The figures with lists of at most `limit` items, and the names of plans and keys."""
     if overview is None:
-        return Answer(body={"ready": False})
+        return {"ready": False}
     lists = _lists(overview, limit)
     lists["total"] |= {"keys": await store.count("apikey"), "plans": await store.count("usageplan")}
-    return Answer(body={"ready": True, **_age(overview), **await _named(store, lists)})
+    return {"ready": True, **_age(overview), **await _named(store, lists)}
 
 
 async def get_usage_overview_days(call: Call) -> Answer:
