@@ -56,7 +56,7 @@ def redis_facts(redis: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "answerMilliseconds" in redis:
         facts.append(("Answers in", f"{redis['answerMilliseconds']} ms"))
     if "clockSkewSeconds" in redis:
-        facts.append(("Its clock", f"{redis['clockSkewSeconds']:+.1f} s from the control plane's"))
+        facts.append(("Its clock", _skew(redis["clockSkewSeconds"])))
     if "uptimeSeconds" in redis:
         facts.append(("Runs for", _in_days(redis["uptimeSeconds"])))
     return facts
@@ -67,6 +67,10 @@ def _role(redis: Mapping[str, Any]) -> str:
         return "replica"
     replicas = redis.get("replicas", 0)
     return f"master, {replicas} connected {'replica' if replicas == 1 else 'replicas'}"
+
+
+def _skew(seconds: float) -> str:
+    return f"{seconds:+.1f} s from the control plane's" if seconds else "as the control plane's"
 
 
 def _persistence(redis: Mapping[str, Any]) -> str:

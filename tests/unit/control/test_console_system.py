@@ -127,6 +127,8 @@ def test_without_a_sidecar_the_page_says_how_to_start_one() -> None:
         ({"appendOnly": False, "save": "3600 1"}, "Kept on disk", "snapshots (3600 1)"),
         ({"appendOnly": False, "save": ""}, "Kept on disk", "nothing"),
         ({"appendOnly": False}, "Kept on disk", "no append-only file"),
+        ({"clockSkewSeconds": -0.0}, "Its clock", "as the control plane's"),
+        ({"clockSkewSeconds": -2.5}, "Its clock", "-2.5 s from the control plane's"),
         ({"uptimeSeconds": 59}, "Runs for", "0 min"),
         ({"uptimeSeconds": 3_660}, "Runs for", "1 h 1 min"),
         ({"uptimeSeconds": 90_061}, "Runs for", "1 d 1 h"),
