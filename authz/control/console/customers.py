@@ -13,7 +13,7 @@ from authz.aws.errors import ApiError, not_found
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, pairs, refused, whole
 from authz.control.console.granting import GRANT_PLACES, grant
 from authz.control.console.keys import if_any
-from authz.control.console.onekey import HISTORY, Membership, override_document, use_values
+from authz.control.console.onekey import HISTORY, Membership, beside, override_document, use_values
 from authz.control.console.standing import last_days
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
@@ -21,6 +21,7 @@ from authz.control.pages.site import View, Visit
 
 INVITE: Final = "CreatePortalSession"
 PAGE: Final = "50"
+MOST_PLANS: Final = 20
 MOST_PAGES: Final = 4  # of usage; each has hundreds of keys
 PLACES: Final = (("$.id", "id"), ("exists", "id"), ("billingDay", "billing_day"), ("$.name", "name"))
 
@@ -99,7 +100,10 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
 async def _members(visit: Visit[OwnerSession], id_: str, customer: Mapping[str, Any]) -> list[Membership]:
     """The plans of the customer's keys: with quotas, if the keys share them."""
     found = []
-    for plan in (await visit.ask("GetCustomerPlans", {"customerId": id_}))["item"]:
+    plans = (await visit.ask("GetCustomerPlans", {"customerId": id_}))["item"]
+    if len(plans) > MOST_PLANS:
+        visit.warnings.append(f"The customer has {len(plans)} plans, and the first {MOST_PLANS} of them are shown.")
+    for plan in plans[:MOST_PLANS]:
         quotas: Any = {"item": []}
         if plan["limitsPer"] == "CUSTOMER":
             quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan["id"], "customerId": id_})
@@ -149,7 +153,7 @@ async def _document(visit: Visit[OwnerSession], id_: str, form: Form) -> dict[st
     seen = form.given("seen")
     if seen is not None and seen != str(found.get("lastUpdatedDate", "")):
         raise Misfit(
-            "", "Another person changed the customer meanwhile. Compare with the page, then send the form again."
+            "seen", "Another person changed the customer meanwhile. Compare with the page, then send the form again."
         )
     return dict(found)
 
@@ -164,11 +168,12 @@ async def _details(visit: Visit[OwnerSession], id_: str, form: Form) -> str:
 
 async def _override(visit: Visit[OwnerSession], id_: str, form: Form) -> str:
     document, plan = await _document(visit, id_, form), form.text("override")
-    quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan, "customerId": id_})
-    own = override_document(form, plan, [(one["period"], one["counts"]) for one in quotas["item"]])
-    others = {name: one for name, one in document.get("overrides", {}).items() if name != plan}
-    document["overrides"] = others | ({plan: own} if own else {})
-    await visit.ask("PutCustomer", {"customerId": id_}, body=document)
+    with beside(f"plan.{plan}"):
+        quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan, "customerId": id_})
+        own = override_document(form, plan, [(one["period"], one["counts"]) for one in quotas["item"]])
+        others = {name: one for name, one in document.get("overrides", {}).items() if name != plan}
+        document["overrides"] = others | ({plan: own} if own else {})
+        await visit.ask("PutCustomer", {"customerId": id_}, body=document)
     return "The customer has these numbers now." if own else "The customer has the plan's numbers."
 
 
@@ -206,7 +211,7 @@ VIEWS: Final = (
     View("GET", "/keys/customers/one", customer_page),
     View("GET", "/keys/customers/delete", ask_delete, writes=True),
     _form_view("delete", _delete),
-    _form_view("details", _details, *PLACES, ("tag", "tags")),
+    _form_view("details", _details, *PLACES, ("tag", "tags"), ("", "name")),
     _form_view("override", _override),
     _form_view("extend", _extend, *GRANT_PLACES),
     _form_view("invite", _invite),

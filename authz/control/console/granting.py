@@ -15,7 +15,7 @@ GRANT_PLACES: Final = (
     ("granted", "units"),
     ("$.reason", "reason"),
     ("grant has this name", "units"),
-    ("quota", "quota"),
+    ("", "quota"),
 )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -225,17 +226,29 @@ async def _join(visit: Visit[OwnerSession], key_id: str, form: Form) -> str:
 
 
 async def _leave(visit: Visit[OwnerSession], key_id: str, form: Form) -> str:
-    await visit.ask("DeleteUsagePlanKey", {"usageplanId": form.text("leave"), "keyId": key_id})
+    plan = form.text("leave")
+    with beside(f"plan.{plan}"):
+        await visit.ask("DeleteUsagePlanKey", {"usageplanId": plan, "keyId": key_id})
     return "The key has left the plan. Its numbers in place of the plan's are gone too."
 
 
 async def _override(visit: Visit[OwnerSession], key_id: str, form: Form) -> str:
     plan = form.text("override")
     params = {"usageplanId": plan, "keyId": key_id}
-    quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan, "keyId": key_id})
-    document = override_document(form, plan, [(one["period"], one["counts"]) for one in quotas["item"]])
-    await visit.ask("PutUsagePlanKeyExtension", params, body=document)
+    with beside(f"plan.{plan}"):
+        quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan, "keyId": key_id})
+        document = override_document(form, plan, [(one["period"], one["counts"]) for one in quotas["item"]])
+        await visit.ask("PutUsagePlanKeyExtension", params, body=document)
     return "The key has these numbers now." if document else "The key has the plan's numbers."
+
+
+@contextmanager
+def beside(field: str) -> Iterator[None]:
+    """Raise Misfit with the message of an ApiError, so that the page shows it in this place."""
+    try:
+        yield
+    except ApiError as error:
+        raise Misfit(field, error.message) from None
 
 
 def override_document(form: Form, plan: str, quotas: list[tuple[str, str]]) -> dict[str, Any]:
@@ -307,7 +320,7 @@ VIEWS: Final = (
     View("GET", "/keys/id/{key_id}/delete", ask_delete, writes=True),
     _form_view("delete", _delete),
     _form_view("enabled", _enable),
-    _form_view("rotate", _rotate, ("overlap", "overlap")),
+    _form_view("rotate", _rotate, ("", "overlap")),
     _form_view("end-previous", _end_previous),
     _form_view("extend", _extend, *GRANT_PLACES),
     _form_view("join", _join, ("", "join")),

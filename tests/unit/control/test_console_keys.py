@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from msgspec.structs import replace
 
+from authz.aws.errors import ApiError
 from authz.control.console.curl import curl_line
 from authz.control.console.explaining import Answer, kind_of
 from authz.core.resources import (
@@ -638,3 +639,37 @@ def test_a_line_for_a_shell_quotes_what_a_shell_would_run() -> None:
     text = curl_line(example, "v'; reboot; '", "https://a").text
     assert text is not None
     assert shlex.split(text) == ["curl", "-i", "-H", "x: v'; reboot; '", "https://a/a;rm%20-rf%20$(x)"]
+
+
+# --- where a mistake is shown -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "near"),
+    [
+        ("id/k1/override", {"override": "gold", "limit.gold.MONTH.UNITS": "0"}, 'aria-label="Gold"'),
+        ("id/k1/leave", {"leave": "shared"}, 'aria-label="Shared"'),
+        ("id/k1/join", {"join": "nothing"}, 'action="/console/keys/id/k1/join#plans"'),
+        ("id/k1/extend", {"quota": "gold DAY UNITS", "units": "1", "reason": "r"}, "/extend#extend"),
+        ("id/k1/rotate", {"overlap": "99999999999"}, 'action="/console/keys/id/k1/rotate#rotate"'),
+        ("id/k1/details", {"name": "n", "expires": "x"}, 'action="/console/keys/id/k1/details#details"'),
+        ("customers/override?id=acme", {"override": "shared", "limit.shared.DAY.UNITS": "0"}, "/plans/shared"),
+        ("customers/details?id=acme", {"billing_day": "40"}, "#details"),
+        ("customers/details?id=acme", {"seen": "1"}, "#details"),
+        ("customers/extend?id=acme", {"quota": "shared DAY UNITS", "units": "1"}, "/extend?id=acme#extend"),
+    ],
+)
+def test_a_mistake_is_shown_in_the_part_of_the_page_that_the_browser_scrolls_to(
+    path: str, form: dict[str, str], near: str
+) -> None:
+    pages = Pages(*world())
+    if "leave" in form:
+        pages.store.write = _refusing  # type: ignore[method-assign]
+    answer = pages.post(f"/console/keys/{path}", form)
+    assert 400 <= answer.status_code < 500, answer.text
+    part = answer.text.partition(near)[2]
+    assert re.search(r'role="alert"|class="field wrong"', part[:2500]), answer.text
+
+
+async def _refusing(*_: Any, **__: Any) -> Any:
+    raise ApiError("ConflictException", "Not now")
