@@ -9,8 +9,8 @@ What a page may hold, and what becomes of it here:
 - A block of `yaml title="FILE"` is a file that the reader writes there.
 - A block whose one command is `make up` runs in a terminal of its own, until the page ends. It has run before the rest
   begins, and the lines that it prints for the aws cli are pasted. Another `make` is only looked at, with `--dry-run`.
-- A Redis is at 127.0.0.1:6379, and without a `make up` the reader's API at 127.0.0.1:8080. Each of these ports, and the
-  default ports of our programs, is a free one instead.
+- A Redis is at 127.0.0.1:6379, and without a `make up` the reader's API at 127.0.0.1:8080. A page may start a
+  receiver of webhooks at 127.0.0.1:9009. Each of these ports, and the default ports of our programs, is a free one instead.
 - A block of `shell` is a command that is shown and not run; so is any other block. Those in `ALL_RUN` have none.
 """
 
@@ -54,10 +54,11 @@ RUN = (
     "docs/how-to/bill-by-month-and-hour.md",
     "docs/how-to/sell-a-trial.md",
     "docs/how-to/invoice-overage.md",
+    "docs/how-to/receive-alerts.md",
 )
 DEFAULT_PORTS = dict(zip(OPTIONS, (10000, 9901, 8080, 8085, 50051, 9190), strict=True))
 SHELLS = {"bash": ("bash",), "zsh": ("zsh", "-f")}
-REDIS_PORT, API_PORT = 6379, DEFAULT_PORTS["--echo-port"]
+REDIS_PORT, API_PORT, RECEIVER_PORT = 6379, DEFAULT_PORTS["--echo-port"], 9009
 PAGE_SECONDS = 500  # of a busy machine
 BETWEEN = "\x1e"
 
@@ -218,7 +219,7 @@ def reader_of(text: str, clone: Path, shell: str = "bash") -> Iterator[tuple[Rea
     """A reader of this page, and what its `make up` printed, if it has one."""
     started = next((step for step in steps(text) if step.is_up), None)
     with ExitStack() as world:
-        ports = {default: free_port() for default in DEFAULT_PORTS.values()}
+        ports = {default: free_port() for default in (*DEFAULT_PORTS.values(), RECEIVER_PORT)}
         if "127.0.0.1:6379" in text:
             ports[REDIS_PORT] = port_of(world.enter_context(redis_server()).url)
         if not started:
