@@ -126,6 +126,8 @@ class Api:
         Raises ApiError as the operation words it, StoreUnavailable and LimiterUnavailable.
         """
         operation = self._operations[name]
+        if any("\0" in text for text in (*params.values(), *query.values())):
+            raise bad_request("Invalid request: expected no NUL")  # as over HTTP; the store separates words by it
         fields: Fields = {field: [value] for field, value in query.items()}
         permit(operation, principal, fields)
         encoded = b"" if body is None else msgspec.json.encode(body)

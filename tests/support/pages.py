@@ -36,6 +36,7 @@ class DictTokens:
     def __init__(self) -> None:
         self.values: dict[tuple[str, str], bytes] = {}
         self.seconds: dict[tuple[str, str], int] = {}
+        self.extended: list[int | None] = []  # of each value that was found, in order
 
     async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None:
         self.values[kind, token], self.seconds[kind, token] = value, seconds
@@ -45,6 +46,7 @@ class DictTokens:
             await self.put(kind, token, value, seconds)
 
     async def find(self, kind: str, token: str, extend_seconds: int | None = None) -> bytes | None:
+        self.extended.append(extend_seconds)
         return self.values.get((kind, token))
 
     async def take(self, kind: str, token: str) -> bytes | None:

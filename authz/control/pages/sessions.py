@@ -79,9 +79,9 @@ class Sessions:
         """Store a session that has changed. One that was ended meanwhile stays ended."""
         await self._tokens.replace("session", id_, msgspec.json.encode(session), IDLE_SECONDS)
 
-    async def find(self, id_: str) -> Session | None:
-        """The session, which is in use now. None if it was ended, was idle for 30 minutes, or is 12 hours old."""
-        found = await self._tokens.find("session", id_, IDLE_SECONDS)
+    async def find(self, id_: str, *, in_use: bool = True) -> Session | None:
+        """The session. None if it was ended, was not `in_use` for 30 minutes, or is 12 hours old."""
+        found = await self._tokens.find("session", id_, IDLE_SECONDS if in_use else None)
         if found is None:
             return None
         session: Session = _SESSION.decode(found)

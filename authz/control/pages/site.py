@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 S = TypeVar("S", bound=Session)
 
 TOO_OFTEN: Final = "Too many attempts from this address. Wait a minute, then try again."
+REFRESH: Final = "authz-refresh"  # a header of the script: a page that renews itself is no sign of a person
 ASSET_SECONDS: Final = 31_536_000  # a changed file has another URL
 
 
@@ -227,7 +228,8 @@ def _endpoint(site: Site[S], view: View[S]) -> Callable[[Request], Awaitable[Res
 
 async def _visited(site: Site[S], view: View[S], request: Request) -> Response:
     session_id = request.cookies.get(site.cookie(request), "")
-    found = await site.parts.sessions.find(session_id) if session_id else None
+    in_use = REFRESH not in request.headers
+    found = await site.parts.sessions.find(session_id, in_use=in_use) if session_id else None
     session = await site.is_current(found, request) if isinstance(found, site.kind) else None
     if session is None:
         there = f"?{request.url.query}" if request.url.query else ""

@@ -232,6 +232,19 @@ def test_a_message_is_shown_once_to_its_own_session_and_is_not_readable_in_redis
     assert asyncio.run(use()) == [None, "upk_secret", None]
 
 
+def test_a_page_that_renews_itself_does_not_keep_an_idle_session_alive() -> None:
+    pages = Pages()
+    for headers, extended in (({}, [1800]), ({"Authz-Refresh": "1"}, [None])):
+        pages.tokens.extended.clear()
+        assert pages.get(CONSOLE_PAGE, headers).status_code == 200
+        assert pages.tokens.extended == extended
+
+
+@pytest.mark.parametrize("path", ["/console/audit?id=%00", "/console/usage?customer=a%00b", "/console/plans/%00"])
+def test_a_page_passes_no_nul_to_an_operation(path: str) -> None:
+    assert Pages().get(path).status_code == 400
+
+
 # --- forms --------------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ prepare();
 // What it becomes says again how often.
 async function renew() {
   if (document.hidden || document.activeElement.matches("input, select, textarea") || document.querySelector("details[open]")) return;
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  const answer = await fetch(location.href, { headers: { Accept: "text/html", "Authz-Refresh": "1" } });
   if (!answer.ok || answer.redirected) return location.reload();
   const next = new DOMParser().parseFromString(await answer.text(), "text/html");
   document.getElementById("main").replaceWith(next.getElementById("main"));
