@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 import httpx
+from starlette.types import Message, Scope
 
 from authz.control.api import Api, operations
 from authz.control.auth import Authenticator, new_token
@@ -105,6 +106,31 @@ class Pages:
                 path, data=form or {}, headers={"Content-Type": FORM, **given}, follow_redirects=follow
             )
         )
+
+    def messages(self, path: str) -> list[Message]:
+        """The messages of ASGI that answer a GET, as the server gets them."""
+        where, _, query = path.partition("?")
+        cookie = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        scope: Scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": where,
+            "query_string": query.encode(),
+            "headers": [(b"host", ORIGIN.removeprefix("http://").encode()), (b"cookie", cookie.encode())],
+        }
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()  # the browser stays
+            return {}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        asyncio.run(self.app(scope, receive, send))
+        return sent
 
     def _run(self, send: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]) -> httpx.Response:
         async def run() -> httpx.Response:

@@ -14,7 +14,7 @@ import pytest
 from authz.aws.usage import CallerUse, DayRow, Days, RefusedRow
 from authz.control.console.usage import chart_of, span_of, table_of, wish_of
 from authz.core.stored import StoredKey, StoredPlan
-from authz.store.ports import UsageReading
+from authz.store.ports import StoreUnavailable, UsageReading
 from tests.support.builders import key, plan
 from tests.support.pages import READER, Pages
 from tests.support.plane import NoUsage
@@ -240,3 +240,26 @@ def test_many_plans_come_in_pages() -> None:
     assert "This is a page of plans" in first
     rest = first.split('rel="next" href="')[1].split('"')[0].replace("&amp;", "&")
     assert 'rel="next"' not in console.get(rest).text
+
+
+class Breaks(Counted):
+    """A `Usage` whose Redis is gone after the first keys were read."""
+
+    reads = 0
+
+    async def read(self, plan_id: str, key_ids: Sequence[str], days: Days, *, refused: bool = False) -> UsageReading:
+        self.reads += 1
+        if self.reads > 2:
+            raise StoreUnavailable("gone")
+        return await super().read(plan_id, key_ids, days, refused=refused)
+
+
+def test_a_download_that_redis_breaks_off_has_no_end() -> None:
+    """The server closes a connection whose body did not end, so the browser reports a broken download."""
+    keys = [stored(f"k{number}") for number in range(1200)]
+    usage = Breaks({one.key.id: (1, 0, 0) for one in keys})
+    pages = Pages(StoredPlan(plan("p1", keys=())), *keys, usage=usage)
+    sent = pages.messages(f"/console/usage.csv?by=key&{AT}")
+    assert [message["more_body"] for message in sent[1:]] == [True] * len(sent[1:])
+    assert sent[0]["status"] == 200
+    assert b"k0" in b"".join(message["body"] for message in sent[1:])
