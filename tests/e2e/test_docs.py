@@ -10,7 +10,8 @@ What a page may hold, and what becomes of it here:
 - A block whose one command is `make up` runs in a terminal of its own, until the page ends. It has run before the rest
   begins, and the lines that it prints for the aws cli are pasted. Another `make` is only looked at, with `--dry-run`.
 - A Redis is at 127.0.0.1:6379, and without a `make up` the reader's API at 127.0.0.1:8080. A page may start a
-  receiver of webhooks at 127.0.0.1:9009. Each of these ports, and the default ports of our programs, is a free one instead.
+  receiver of webhooks at 127.0.0.1:9009. Each of these ports, and the default ports of our programs, is a free one
+  instead.
 - A block of `shell` is a command that is shown and not run; so is any other block. Those in `ALL_RUN` have none.
 """
 
