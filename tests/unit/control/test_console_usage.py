@@ -234,12 +234,22 @@ def test_a_plans_row_sums_all_of_its_keys() -> None:
 
 def test_many_plans_come_in_pages() -> None:
     console = used(stored("k1"), calls={"k1": (7, 0, 0)})
-    for number in range(30):
+    for number in range(23):
         console.store.items["usageplan", f"q{number}"] = StoredPlan(plan(f"q{number}", keys=()))
     first = console.get(f"/console/usage?{AT}").text
     assert "This is a page of plans" in first
     rest = first.split('rel="next" href="')[1].split('"')[0].replace("&amp;", "&")
     assert 'rel="next"' not in console.get(rest).text
+
+
+def test_before_the_sums_of_all_keys_are_gathered_the_page_does_not_say_that_there_was_no_call() -> None:
+    console = used(*(stored(f"k{number}") for number in range(1_001)), calls={"k1": (7, 0, 0)})
+    for by in ("plan", "day"):
+        text = console.get(f"/console/usage?by={by}&{AT}").text
+        assert "are gathered for the first time" in text
+        assert "No call" not in text
+        assert "No key" not in text
+    assert 'href="/console/keys/id/k1"' in console.get(f"/console/usage?by=key&{AT}").text
 
 
 class Breaks(Counted):
