@@ -32,6 +32,8 @@ from authz.control.pages.guard import Origins
 from authz.control.pages.sessions import Sessions
 from authz.control.pages.site import Parts
 from authz.control.pages.throttle import PageThrottle
+from authz.control.portal.app import BURST as PAGE_BURST
+from authz.control.portal.app import PACE as PAGE_PACE
 from authz.control.portal.app import portal
 from authz.control.portal.invite import PATH as INVITATIONS
 from authz.control.portal.invite import ROOT as PORTAL
@@ -213,7 +215,7 @@ async def control_plane(
         application = Doors(
             ControlPlane(context, gate, table, observe=metrics.observe),
             console(parts, authenticator.of_token, authenticator.credential, oidc),
-            portal(parts, given_keys),
+            portal(parts, given_keys, PageThrottle(limiter, options.account_id, "portal", PAGE_PACE, PAGE_BURST)),
             Programs(parts.api, given_keys, PageThrottle(limiter, options.account_id, "usage", PACE, BURST)),
         )
     else:

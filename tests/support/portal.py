@@ -29,7 +29,7 @@ from authz.core.holders import HeldQuota, QuotaState
 from authz.core.resources import ApiKey, digest
 from authz.core.stored import Item, StoredKey
 from authz.store.ports import Alert, AlertPage, AlertQuery, Outbox, StatesReading, UsageReading
-from tests.support.pages import Pages, Unlimited
+from tests.support.pages import Pages
 from tests.support.plane import SEALER, NoUsage
 
 
@@ -102,12 +102,15 @@ class Sent:
 
 
 class Patient:
-    """A `KeyThrottle` that admits every request until `seconds` is set."""
+    """A throttle of keys, pages or attempts that admits every request until `seconds` is set."""
 
     seconds = 0
 
     async def wait(self, subject: str) -> int:
         return self.seconds
+
+    async def admits(self, subject: str) -> bool:
+        return not self.seconds
 
 
 class PortalPages(Pages):
@@ -120,13 +123,14 @@ class PortalPages(Pages):
         super().__init__(*items, usage=usage, as_=None, alerts=Alerts(cast("Outbox", NoFailures()), self.sender))
         self.throttle = Patient()
         gate = Authenticator(self.store, SEALER, self.context.now)
-        parts = Parts(Api(self.context), self.sessions, Unlimited(), Origins())
+        self.attempts, self.pace = Patient(), Patient()
+        parts = Parts(Api(self.context), self.sessions, self.attempts, Origins())
         given_keys = GivenKeys(self.store, SEALER, self.context.now)
         table = (*operations(), Invitations(self.sessions, parts.origins).operation())
         self.app: Any = Doors(
             ControlPlane(self.context, gate, table),
             self.app,
-            portal(parts, given_keys),
+            portal(parts, given_keys, self.pace),
             Programs(parts.api, given_keys, self.throttle),
         )
         if as_ is not None:

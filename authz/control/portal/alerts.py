@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from authz.aws.errors import ApiError
 from authz.control.pages.sessions import CustomerSession
-from authz.control.pages.site import TOO_OFTEN, Visit, problem_page
+from authz.control.pages.site import Visit
 from authz.control.portal.scope import Holdings
 from authz.control.portal.usage import EACH
 from authz.control.portal.view import PortalView
@@ -42,8 +42,6 @@ async def create_target(visit: Visit[CustomerSession], holdings: Holdings) -> Re
     """Create a target. The next page shows its secret once."""
     form = await visit.form()
     name, url = form.text("name"), form.text("url")
-    if not await _admitted(visit):
-        return problem_page(visit.site.root, 429, TOO_OFTEN)
     try:
         made = await holdings.create_target(name, url)
     except ApiError as error:
@@ -55,8 +53,6 @@ async def create_target(visit: Visit[CustomerSession], holdings: Holdings) -> Re
 
 
 async def test_target(visit: Visit[CustomerSession], holdings: Holdings) -> Response:
-    if not await _admitted(visit):
-        return problem_page(visit.site.root, 429, TOO_OFTEN)
     result = await holdings.test_target(visit.path("target_id"))
     why = result.get("error") or f"the answer was {result.get('status')}"
     text = "The test has arrived." if result["arrived"] else f"The test has not arrived: {why}"
@@ -66,11 +62,6 @@ async def test_target(visit: Visit[CustomerSession], holdings: Holdings) -> Resp
 async def delete_target(visit: Visit[CustomerSession], holdings: Holdings) -> Response:
     await holdings.delete_target(visit.path("target_id"))
     return await visit.go(f"{visit.site.root}/alerts", "The webhook is deleted.")
-
-
-async def _admitted(visit: Visit[CustomerSession]) -> bool:
-    """Count what makes us send a request. False if the customer has caused too many."""
-    return await visit.site.parts.throttle.admits(f"webhooks of {visit.session.customer_id}")
 
 
 VIEWS: Final = (

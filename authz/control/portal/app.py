@@ -7,11 +7,10 @@ from typing import Final
 
 from starlette.responses import Response
 
-from authz.control.api import Api
 from authz.control.pages.access import ACCOUNT_VIEWS, Access
 from authz.control.pages.guard import Guard
 from authz.control.pages.sessions import CustomerSession
-from authz.control.pages.site import Parts, Site, View, Visit, application
+from authz.control.pages.site import Parts, Site, Throttle, View, Visit, application, problem_page
 from authz.control.portal import alerts, errors, keys, usage
 from authz.control.portal.invite import ROOT
 from authz.control.portal.pasted import GivenKeys
@@ -20,11 +19,13 @@ from authz.control.portal.view import PortalView
 
 MODULES: Final = (usage, keys, alerts)
 UNKNOWN: Final = "No key that works has this value."
+TOO_MUCH: Final = "Too many requests. Wait a minute, then try again."
+PACE, BURST = 2.0, 60  # pages of a customer: a second, and at once
 USED_UP: Final = "This link was used already, or is older than 15 minutes. Open the page again from where you found it."
 
 
-def portal(parts: Parts, given_keys: GivenKeys) -> Guard:
-    """The application."""
+def portal(parts: Parts, given_keys: GivenKeys, pace: Throttle) -> Guard:
+    """The application. `pace` counts the pages of each customer, and the throttle of `parts` also what it changes."""
     # `Visit.ask` runs operations whatever their arguments name. In the portal it knows none: see Holdings.
     site = Site(
         ROOT,
@@ -35,15 +36,21 @@ def portal(parts: Parts, given_keys: GivenKeys) -> Guard:
         is_current=given_keys.is_current,
         trusts=False,
     )
-    views = (_scoped(parts.api, view) for module in MODULES for view in module.VIEWS)
+    views = (_scoped(parts, pace, view) for module in MODULES for view in module.VIEWS)
     open_routes = Access(site, given_keys.session_of, UNKNOWN, USED_UP).routes()
     return application(site, [*ACCOUNT_VIEWS, *views], [*open_routes, *errors.ROUTES])
 
 
-def _scoped(api: Api, view: PortalView) -> View[CustomerSession]:
-    """A view of the site, from one that also takes the holdings of the session."""
+def _scoped(parts: Parts, pace: Throttle, view: PortalView) -> View[CustomerSession]:
+    """A view of the site, from one that also takes the holdings of the session.
+
+    A customer that sends too much is refused: it must neither slow the owner down nor fill the audit.
+    """
+    throttle = parts.throttle if view.writes else pace
 
     async def handler(visit: Visit[CustomerSession]) -> Response:
-        return await view.handler(visit, Holdings(api, visit.session))
+        if not await throttle.admits(principal_of(visit.session).name):
+            return problem_page(ROOT, 429, TOO_MUCH)
+        return await view.handler(visit, Holdings(parts.api, visit.session))
 
     return View(view.method, view.path, handler, view.writes)

@@ -262,6 +262,17 @@ def test_a_throttle_is_a_sentence(throttle: Any, says: str) -> None:
     assert throttle_words(throttle) == says
 
 
+def test_a_customer_that_sends_too_much_is_refused() -> None:
+    pages = world()
+    pages.attempts.seconds = 1
+    assert pages.get("/portal").status_code == 200
+    assert pages.post("/portal/keys/a1/roll", {"overlap": "0"}).status_code == 429
+    assert pages.store.lines == []
+    pages.pace.seconds = 1
+    for path in ("/portal", "/portal/keys", "/portal/keys/a1", "/portal/alerts"):
+        assert pages.get(path).status_code == 429
+
+
 # --- webhooks -----------------------------------------------------------------------------------------------------
 
 HOOK = {"name": "ops", "url": "https://hooks.example.com/in"}
