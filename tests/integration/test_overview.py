@@ -247,6 +247,7 @@ async def test_days_of_a_large_account_are_kept_by_sweeps(shop: Shop, large: Non
     assert swept(shop)
     body = shop.get(query).json()
     assert [(row["day"], row["requests"]) for row in body["item"]] == [("2026-03-04", 1), ("2026-03-05", 4)]
+    assert (body["ready"], body["asOf"]) == (True, "2026-03-08T10:00:00Z")
     assert body["firstDay"] == "2026-02-18"
     everything = shop.get("/usage/overview/days?startDate=2026-03-01&endDate=2026-03-31").json()["item"]
     assert [(row["day"], row["requests"]) for row in everything] == [("2026-03-04", 4), ("2026-03-05", 6)]

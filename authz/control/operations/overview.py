@@ -79,14 +79,14 @@ async def _rows(call: Call, wanted: Days, plan_id: str | None) -> tuple[Document
     if kept is None:
         return {"ready": False}, {}
     rows = await usage.plan_days(plan_id, wanted)
-    first = {"firstDay": iso_day(kept.first_day)}
+    age = {"ready": True, **_age(kept), "firstDay": iso_day(kept.first_day)}
     if not is_small:
-        return _age(kept) | first, rows
+        return age, rows
     today = await usage.redis_time() // DAY_US
     if wanted.first <= today <= wanted.last:
         rows = {day: sums for day, sums in rows.items() if day != today}
         rows |= await _sums_now(call, Days(today, today), plan_id)
-    return _age(kept) | first, rows
+    return age, rows
 
 
 async def _sums_now(call: Call, wanted: Days, plan_id: str | None) -> dict[int, Sums]:
