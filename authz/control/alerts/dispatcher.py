@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 READ: Final = 200  # alerts in one step
 LOOK_SECONDS: Final = 1.0  # between two looks at the stream
 WIDTH: Final = 4  # attempts to one target at once
+DOUBTS: Final = 3  # failures of a target in a row, after which it gets one attempt at a time
 PATIENCE: Final = 10  # failures of a target in a row, after which this process rests before each further attempt
 MAX_REST_SECONDS: Final = 60.0
 DISABLED: Final = "not sent: the target is disabled"
@@ -229,7 +230,8 @@ class Dispatcher:
             attempt = await self._attempt(target, claimed.delivery)
             line.note(attempt, loop.time())
             await self._settle(claimed, attempt, claimed.at + round((loop.time() - started) * 1_000_000))
-        return attempt.arrived or (line.workers == 1 and line.rest_until <= loop.time())
+        is_steady = line.failures < DOUBTS or line.workers == 1
+        return attempt.arrived or (is_steady and line.rest_until <= loop.time())
 
     async def _attempt(self, target: AlertTarget, delivery: Delivery) -> Attempt:
         try:
