@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from authz.aws.errors import ApiError, bad_request, conflict
+from authz.aws.errors import ApiError, bad_request, conflict, not_found
 from authz.control.call import Answer, Call, Context, Fields, Operation, Principal, flag
 from authz.control.operations import (
     absent,
@@ -126,8 +126,11 @@ class Api:
         Raises ApiError as the operation words it, StoreUnavailable and LimiterUnavailable.
         """
         operation = self._operations[name]
-        if any("\0" in text for text in (*params.values(), *query.values())):
-            raise bad_request("Invalid request: expected no NUL")  # as over HTTP; the store separates words by it
+        # The store separates words by NUL, so that no id has one. Over HTTP no call arrives with it.
+        if any("\0" in text for text in params.values()):
+            raise not_found("Not Found")
+        if any("\0" in text for text in query.values()):
+            raise bad_request("Invalid query string: expected no NUL")
         fields: Fields = {field: [value] for field, value in query.items()}
         permit(operation, principal, fields)
         encoded = b"" if body is None else msgspec.json.encode(body)
