@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up test test-bare test-compose bench docs lint format audit coverage dist lock
+.PHONY: up test test-bare test-compose bench docs pictures lint format audit coverage dist lock
 
 up: $(VENV)/.stamp-up
 	$(BIN)/authz up $(ARGS)
@@ -29,6 +29,9 @@ docs: $(VENV)/.stamp-dev  # into dist/site, with a sitemap if SITE_URL=https://â
 	@rm -rf .site.toml dist/site/__pycache__
 	@grep -q '<url>' dist/site/sitemap.xml || rm -f dist/site/sitemap.xml dist/site/sitemap.xml.gz  # it needs SITE_URL
 	$(if $(SITE_URL),,$(BIN)/python -m tests.site dist/site)
+
+pictures: $(VENV)/.stamp-dev  # of the console, into docs/img; with chromium on PATH
+	$(BIN)/python -m tests.browser.pictures docs/img
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check

@@ -194,7 +194,8 @@ def _dots(found: re.Match[str]) -> str:
 
 def files() -> list[str]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [path for path in listed.splitlines() if not path.startswith(SKIPPED) and (ROOT / path).is_file()]
+    texts = (path for path in listed.splitlines() if not path.endswith(".png"))
+    return [path for path in texts if not path.startswith(SKIPPED) and (ROOT / path).is_file()]
 
 
 def read(path: str) -> list[Text]:

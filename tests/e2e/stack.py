@@ -246,7 +246,7 @@ def managed(
             with control_plane(Path(scratch), it.config, *common, flags=flags(it)) as it.control:
                 it.secrets |= {pepper.read_text(), sealing_key.read_text(), it.control.secret}
                 yield it
-                assert _kept(redis, it.secrets) == []
+                assert kept(redis, it.secrets) == []
 
 
 @contextmanager
@@ -288,7 +288,7 @@ def _private(file: Path) -> Path:
     return file
 
 
-def _kept(redis: RedisServer, secrets: frozenset[str]) -> list[str]:
+def kept(redis: RedisServer, secrets: frozenset[str]) -> list[str]:
     """Names of the files of Redis that hold a secret; all that was ever written to it is in one of them."""
     found = [file for file in redis.data.rglob("*") if file.is_file()]
     assert found, "Redis keeps nothing"

@@ -98,7 +98,7 @@ class Tab:
 
     @property
     def path(self) -> str:
-        return self.page.url.removeprefix(self.url)
+        return self.page.url.removeprefix(self.url).partition("#")[0]  # with it, a browser that is there loads nothing
 
     @property
     def main(self) -> Locator:

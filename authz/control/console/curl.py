@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from authz.control.operations.examplecalls import ANY_DOMAIN
+
 PLACEHOLDER: Final = "https://YOUR-API"
 NO_EXAMPLE: Final = "No plan of the key covers a method that requires a key, so there is no call to try yet."
 NO_KEY_SOURCE: Final = (
@@ -33,7 +35,8 @@ def curl_line(example: Mapping[str, Any] | None, value: str, public_url: str | N
     if "keySource" not in example:
         return CurlLine(None, NO_KEY_SOURCE)
     host = example.get("host")
-    base = (public_url or (f"https://{host}" if host else PLACEHOLDER)).rstrip("/")
+    reaches = host is not None and not host.endswith(ANY_DOMAIN)
+    base = (public_url or (f"https://{host}" if reaches else PLACEHOLDER)).rstrip("/")
     source, path = example["keySource"], quote(example["path"], safe="/~:@!$&'()*+,;=-._")
     words = ["curl", "-i"]
     if example["method"] != "GET":
@@ -46,5 +49,5 @@ def curl_line(example: Mapping[str, Any] | None, value: str, public_url: str | N
         path += f"?{quote(source['query'], safe='')}={quote(value, safe='')}"
     if "cookie" in source:
         words += ["-b", f"{source['cookie']}={value}"]
-    note = "" if public_url or host else NO_URL
+    note = "" if public_url or reaches else NO_URL
     return CurlLine(shlex.join([*words, base + path]), note)

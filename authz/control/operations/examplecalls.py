@@ -19,12 +19,13 @@ from authz.core.stored import Items
 
 WHOLE: Final[dict[str, dict[HttpMethod, Method]]] = {"/": {"ANY": Method()}}  # of a stage without resources
 VERBS: Final[tuple[HttpMethod, ...]] = ("GET", "ANY", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+ANY_DOMAIN: Final = ".example.org"  # below which the first label names the API, as below any other
 PARAMETER: Final = re.compile(r"\{[^}]*\}")
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleCall:
-    """A call. Without a `host` the API is found by Envoy's route, or because it is the only one.
+    """A call. Without a `host` the API is found because it is the only one.
 
     `key_source` is None if a filter of Envoy finds the key, such as one that checks a token.
     """
@@ -61,14 +62,14 @@ def example_call(resources: Resources, plan: UsagePlan) -> ExampleCall | None:
     """A call of a method of the plan that requires a key: one that reads, and needs no parameter, if there is one."""
     apis = {api.id: api for api in resources.apis}
     stages = [(apis[stage.api_id], stage.stage) for stage in plan.api_stages if stage.api_id in apis]
-    calls = [found for api, stage in stages for found in _calls(api, stage)]
+    calls = [found for api, stage in stages for found in _calls(api, stage, is_only=len(apis) == 1)]
     best = min(calls, key=lambda one: (VERBS.index(one.method), "{" in one.path), default=None)
     if best is None:
         return None
     return replace(best, method="GET" if best.method == ANY else best.method, path=PARAMETER.sub("1", best.path))
 
 
-def _calls(api: Api, name: str) -> Iterator[ExampleCall]:
+def _calls(api: Api, name: str, *, is_only: bool) -> Iterator[ExampleCall]:
     """A call of each method of a stage that requires a key."""
     stage = next((one for one in api.stages if one.name == name), None)
     if stage is None:
@@ -79,7 +80,14 @@ def _calls(api: Api, name: str) -> Iterator[ExampleCall]:
     for path, methods in (served.resources or WHOLE).items():
         for verb, method in methods.items():
             if method.api_key_required:
-                yield ExampleCall(verb, _below(host, name) + path, host.host if host else None, source)
+                yield ExampleCall(verb, _below(host, name) + path, _host_of(api, host, is_only), source)
+
+
+def _host_of(api: Api, host: Host | None, is_only: bool) -> str | None:
+    """The host of a call. Beside other APIs, one without a host is found by the first label."""
+    if host is not None:
+        return host.host
+    return None if is_only else api.id + ANY_DOMAIN
 
 
 def _below(host: Host | None, stage: str) -> str:

@@ -38,6 +38,7 @@ S = TypeVar("S", bound=Session)
 
 TOO_OFTEN: Final = "Too many attempts from this address. Wait a minute, then try again."
 REFRESH: Final = "authz-refresh"  # a header of the script: a page that renews itself is no sign of a person
+SHOWN_ONCE: Final = frozenset({"message", "secret"})  # parameters of pages
 ASSET_SECONDS: Final = 31_536_000  # a changed file has another URL
 
 
@@ -166,11 +167,15 @@ class Visit(Generic[S]):
         return HTMLResponse(render(template, **shared, **values), status)
 
     async def go(self, path: str, message: str = "", /, **query: str) -> Response:
-        """Send the browser to another page of this site, which shows the message and the warnings once."""
+        """Send the browser to another page of this site, which shows the message and the warnings once.
+
+        Without a fragment of its own the browser keeps that of the form, and scrolls past the message.
+        """
         text = "\n".join(filter(None, (message, *(f"Note: {each}" for each in self.warnings))))
         if text:
             query["message"] = await self.site.parts.sessions.leave_message(self.session_id, text)
-        return RedirectResponse(f"{path}?{urlencode(query)}" if query else path, 303)
+        top = "#main" if query.keys() & SHOWN_ONCE else ""
+        return RedirectResponse(f"{path}?{urlencode(query)}{top}" if query else path, 303)
 
 
 Handler = Callable[[Visit[S]], Awaitable[Response]]

@@ -115,6 +115,11 @@ def test_an_example_is_a_call_that_needs_a_key(api: Api, call: ExampleCall | Non
     assert example_call(Resources(apis=(api,)), PLAN) == call
 
 
+def test_beside_other_apis_the_first_label_of_the_host_names_the_api() -> None:
+    found = example_call(Resources(apis=(_api(), Api("b"))), PLAN)
+    assert found == ExampleCall("GET", "/prod/", "a.example.org", HEADER)
+
+
 def test_a_plan_without_stages_has_no_example() -> None:
     found = _get("/usageplans/p/example", StoredPlan(UsagePlan("p", "Plan")))
     assert found == {"usagePlanId": "p"}
