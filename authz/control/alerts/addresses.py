@@ -19,7 +19,8 @@ IP = IPv4Address | IPv6Address
 MAX_URL: Final = 2_000  # characters
 MAX_PORT: Final = 65_535
 PORTS: Final = {"https": 443, "http": 80}
-HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?")
+LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST: Final = re.compile(rf"(?=.{{1,253}}\.?$){LABEL}(?:\.{LABEL})*\.?")
 VISIBLE: Final = re.compile(r"[!-~]*")
 
 # From IANA's registries of special-purpose addresses. Each has the words that name it.

@@ -239,7 +239,11 @@ class Dispatcher:
         except SealError:
             self._sealed.says(SEALED, target=target.id)
             return Attempt(error=SEALED)
-        return await self._sender.send(message)
+        try:
+            return await self._sender.send(message)
+        except Exception as error:  # a delivery that meets a fault of ours is given up after a day, as any other
+            _log_fault("a delivery was not sent", error)
+            return Attempt(error=f"not sent: {type(error).__name__}")
 
     async def _settle(self, claimed: Claimed, attempt: Attempt, at: int) -> None:
         """Write down the end of an attempt at this time (µs), and what follows."""

@@ -109,7 +109,7 @@ class WebhookSender:
             return Attempt(error=f"not sent: {reason}")
         except (TimeoutError, httpcore.TimeoutException):
             return Attempt(error=f"no answer within {self._seconds:g} s")
-        except (OSError, httpcore.NetworkError, httpcore.ProtocolError) as error:
+        except (OSError, UnicodeError, httpcore.NetworkError, httpcore.ProtocolError) as error:
             return Attempt(error=_in_words(error))
 
     async def _post(self, endpoint: Endpoint, message: Message) -> Attempt:

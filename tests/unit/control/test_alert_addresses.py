@@ -59,6 +59,11 @@ def test_a_url_is_taken_apart(url: str, parts: tuple[str, str, int, str]) -> Non
         ("https://müller.example/", "visible ASCII"),
         ("https://ho%6Fks.example.org/", "in ASCII"),
         ("https://hooks..example.org,x/", "in ASCII"),
+        ("https://a..b/", "in ASCII"),
+        ("https://.a/", "in ASCII"),
+        ("https://a-/", "in ASCII"),
+        (f"https://{'a' * 64}.example/", "in ASCII"),
+        (f"https://{'a.' * 127}a/", "in ASCII"),
         ("https://[::1%25lo]/", "brackets"),
         ("https://[v1.x]/", ""),
         ("https://hooks.example.org/" + "a" * 2_000, "at most 2000"),
@@ -294,6 +299,14 @@ async def test_an_answer_without_end_is_read_in_part() -> None:
         attempt = await WebhookSender(PRIVATE).send(message(f"http://127.0.0.1:{port}/"))
     assert attempt.arrived
     assert written < 100_000_000
+
+
+async def test_a_name_that_no_resolver_takes_is_a_failure_in_words() -> None:
+    def refusing(host: str, port: int) -> Sequence[Any]:
+        raise UnicodeError("label too long")
+
+    attempt = await WebhookSender(STRICT, resolver=refusing).send(message("https://hooks.example.org/"))
+    assert "label too long" in attempt.error
 
 
 async def test_an_answer_that_is_not_http_is_a_failure_in_words() -> None:
