@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +24,10 @@ ACME, EVE = "customer acme", "customer eve"
 VALUE, OTHER, LONE = "value-of-acme-0123456789", "value-of-eve-0123456789", "value-of-lone-0123456789"
 PLAN = StoredPlan(
     UsagePlan(
-        "p1", "Gold", throttle=ThrottleSettings(10, 20), quota=QuotaSettings(1000, Period.MONTH, counts=Counts.REQUESTS)
+        "p1",
+        "Gold",
+        throttle=ThrottleSettings(10.0, 20),
+        quota=QuotaSettings(1000, Period.MONTH, counts=Counts.REQUESTS),
     ),
     nonce="n",
 )
@@ -466,6 +471,23 @@ def test_a_program_reads_the_use_of_its_key() -> None:
         "overage": 0,
         "refused": {"throttle": 6, "quota": 4},
     }
+
+
+def test_the_reference_shows_an_answer_as_it_is() -> None:
+    """Member by member: the page's example of a plan that no customer shares, and of a day."""
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "portal.md").read_text("utf-8")
+    shown = next(each for each in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if "keyId" in each)
+    assert _members(json.loads(shown)) == _members(usage(world(as_=None)).json())
+
+
+def _members(value: Any) -> Any:
+    """The names of members and the types of values; of a list its first."""
+    match value:
+        case dict():
+            return {name: _members(each) for name, each in value.items()}
+        case list():
+            return [_members(each) for each in value[:1]]
+    return type(value)
 
 
 def test_an_unchanged_answer_is_not_sent_again() -> None:
