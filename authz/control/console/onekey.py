@@ -20,7 +20,6 @@ from authz.control.console.granting import GRANT_PLACES, grant
 from authz.control.console.newkey import PLACES, PLANS, plan_choices
 from authz.control.console.secret import leave_secret, take_secret
 from authz.control.console.standing import (
-    EACH,
     Refusals,
     last_days,
     last_refused,
@@ -32,6 +31,7 @@ from authz.control.pages.charts import day_columns, days_of
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
+from authz.control.pages.templates import each_period
 
 HISTORY: Final = "20"  # lines of the audit
 ALL_PLANS: Final = "500"
@@ -67,7 +67,7 @@ class Membership:
         return [
             (
                 f"limit.{self.plan['id']}.{quota['period']}.{quota['counts']}",
-                f"{quota['counts'].capitalize()} {EACH[quota['period']]}",
+                f"{quota['counts'].capitalize()} {each_period(quota['period'])}",
                 self._own_limit(quota),
             )
             for quota in self.quotas["item"]
@@ -76,7 +76,9 @@ class Membership:
     @property
     def words(self) -> str:
         """The limits that hold, in words."""
-        quotas = (f"{one['limit']:,} {one['counts'].lower()} {EACH[one['period']]}" for one in self.quotas["item"])
+        quotas = (
+            f"{one['limit']:,} {one['counts'].lower()} {each_period(one['period'])}" for one in self.quotas["item"]
+        )
         return "; ".join((self.throttle, *quotas))
 
     def _own_limit(self, quota: Mapping[str, Any]) -> int | None:

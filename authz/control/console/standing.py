@@ -8,9 +8,9 @@ from datetime import date, timedelta
 from typing import Any, Final
 
 from authz.control.pages.charts import Bar, LimitUse, limit_bars
+from authz.control.pages.templates import each_period
 
 DAYS: Final = 90
-EACH: Final = {"TOTAL": "in all", "HOUR": "an hour", "DAY": "a day", "WEEK": "a week", "MONTH": "a month"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def quota_rows(plan: Mapping[str, Any], document: Mapping[str, Any]) -> list[Quo
             choice=f"{plan['id']} {quota['period']} {quota['counts']}",
             limit=quota["limit"],
             unit=quota["counts"].lower(),
-            each=EACH.get(quota["period"], f"a {quota['period'].lower()}"),
+            each=each_period(quota["period"]),
             used=quota["used"],
             left=quota["remaining"],
             over=quota["overage"],

@@ -82,6 +82,11 @@ class Bar:
     level: Level
 
     @property
+    def used(self) -> int:
+        """The used units as people read them: after a grant that exceeds them, none."""
+        return max(0, self.use.used)
+
+    @property
     def left(self) -> int:
         return max(0, self.use.limit - self.use.used)
 

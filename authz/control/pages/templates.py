@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from authz.core.zones import SECOND_US, zone_of
 
+EACH: Final = {"TOTAL": "in all", "HOUR": "an hour", "DAY": "a day", "WEEK": "a week", "MONTH": "a month"}
 STATIC: Final = files("authz.control.pages") / "static"
 
 
@@ -48,6 +49,11 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) or not value.is_integer() else f"{int(value):,}"
 
 
+def each_period(period: str) -> str:
+    """The words for a period behind a number, such as `an hour`."""
+    return EACH[period]
+
+
 @cache
 def asset(name: str) -> str:
     """The URL of a file of `static/`. It changes with the content, so that browsers may keep what they have."""
@@ -63,7 +69,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"moment": _moment, "number": _number}
+    found.filters |= {"each": each_period, "moment": _moment, "number": _number}
     found.globals["asset"] = asset
     return found
 

@@ -142,7 +142,7 @@ def test_bars_stand_beside_their_numbers() -> None:
         [LimitUse("units a month", 5200, 5000, "units", (80,), "Free on 1 March."), LimitUse("b", -3, 10)]
     )
     found = Rows(html := draw("limit_bars", bars=bars, id="u", caption="Use"))
-    assert [row[1:5] for row in found.rows[1:]] == [["5,200", "5,000", "0", "200"], ["-3", "10", "13", "0"]]
+    assert [row[1:5] for row in found.rows[1:]] == [["5,200", "5,000", "0", "200"], ["0", "10", "13", "0"]]
     for text in ("200 over the limit.", "Alerts at 80 %.", "Free on 1 March.", "(104 %)", "<strong>full</strong>"):
         assert text in html
 
