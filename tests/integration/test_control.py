@@ -379,6 +379,9 @@ def furnished(shared_redis: RedisServer) -> Iterator[tuple[Control, dict[str, st
         key = client.create_api_key(name="key", enabled=True)["id"]
         client.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
         assert bearer(plane, "PUT", "/customers/acme", b"{}").status == 200
+        target = b'{"name":"hook","url":"https://hook.invalid/"}'
+        made = bearer(plane, "POST", "/alerts/targets", target)
+        assert made.status == 201
         client.create_domain_name(domainName="a.example")
         client.create_base_path_mapping(domainName="a.example", basePath="v1", restApiId=api, stage="prod")
         absent = {name: "none" for one in ABSENT for name in re.findall(r"{(\w+)}", one.path)}
@@ -401,6 +404,8 @@ def furnished(shared_redis: RedisServer) -> Iterator[tuple[Control, dict[str, st
                 "keyId": key,
                 "api_Key": key,
                 "customerId": "acme",
+                "targetId": made.json()["id"],
+                "deliveryId": "none",
                 "domain_name": "a.example",
                 "base_path": "v1",
                 "resource_arn": f"arn:aws:apigateway:eu-central-1::/restapis/{api}",
