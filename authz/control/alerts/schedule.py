@@ -81,7 +81,7 @@ def retry_after_of(text: str, now: float) -> float | None:
         return float(word[:9])
     try:
         date = parsedate_to_datetime(word)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     aware = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, aware.timestamp() - now)

@@ -28,6 +28,7 @@ ATTEMPT_SECONDS: Final = 20.0  # from the look-up of the name to the end of the 
 CONNECT_SECONDS: Final = 10.0
 MAX_ADDRESSES: Final = 4  # of a name that are tried
 MAX_ANSWER: Final = 16_384  # bytes of an answer's body that are read; all are thrown away
+MAX_READ: Final = 262_144  # bytes of a whole answer, with all its heads: 1xx answers may have no end
 MAX_WORDS: Final = 300  # characters of an error
 CONCURRENT: Final = 64  # attempts of a process
 AGENT: Final = f"envoy-usage-plans/{importlib.metadata.version('envoy-usage-plans')}"
@@ -179,22 +180,68 @@ class _Checked(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        addresses: Sequence[IP] = list(dict.fromkeys(await self._look_up(host, port)))
-        for address in addresses:
-            self._rules.check(self._scheme, address)
-        if not addresses:
-            raise OSError(f"{host} has no address")
+        addresses = await self._allowed(host, port)
         failure: Exception | None = None
         for address in addresses[:MAX_ADDRESSES]:
             try:
-                return await self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
+                stream = await self._inner.connect_tcp(str(address), port, timeout, local_address, socket_options)
+                return _Bounded(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         assert failure is not None
         raise failure
 
+    async def _allowed(self, host: str, port: int) -> Sequence[IP]:
+        """The addresses of a name.
+
+        Where only public ones are allowed, customers read the words: they tell nothing of our own name servers.
+        """
+        try:
+            addresses: Sequence[IP] = list(dict.fromkeys(await self._look_up(host, port)))
+            for address in addresses:
+                self._rules.check(self._scheme, address)
+            if not addresses:
+                raise OSError(f"{host} has no address")
+        except (NotAllowed, OSError):
+            if self._rules.private:
+                raise
+            raise NotAllowed("the name leads to no public address") from None
+        return addresses
+
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
+
+
+class _Bounded(httpcore.AsyncNetworkStream):
+    """A connection that gives at most MAX_READ bytes."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._left = MAX_READ
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  (httpcore's name)
+        found = await self._inner.read(max_bytes, timeout)
+        self._left -= len(found)
+        if self._left < 0:
+            raise httpcore.RemoteProtocolError(f"the answer is longer than {MAX_READ} bytes")
+        return found
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  (httpcore's name)
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  (httpcore's name)
+    ) -> httpcore.AsyncNetworkStream:
+        return _Bounded(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
 
 
 def _in_words(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Sequence
 from typing import Any
@@ -319,3 +320,41 @@ async def test_an_answer_that_is_not_http_is_a_failure_in_words() -> None:
         port = server.sockets[0].getsockname()[1]
         attempt = await WebhookSender(PRIVATE).send(message(f"http://127.0.0.1:{port}/"))
     assert (attempt.status, "ProtocolError" in attempt.error) == (None, True)
+
+
+async def _raw_receiver(answer: bytes, *, endless: bool) -> tuple[asyncio.Server, int]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            while endless:
+                await writer.drain()
+                await asyncio.sleep(0)
+                writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    return server, server.sockets[0].getsockname()[1]
+
+
+async def test_an_absurd_retry_after_does_not_hide_that_the_message_arrived() -> None:
+    answer = b"HTTP/1.1 204 x\r\nretry-after: Mon, 01 Jan 2024 00:00:00 +9999999999999999999\r\n\r\n"
+    server, port = await _raw_receiver(answer, endless=False)
+    async with server:
+        assert (await WebhookSender(PRIVATE).send(message(f"http://127.0.0.1:{port}/"))).arrived
+
+
+async def test_a_receiver_that_never_comes_to_its_answer_is_cut_off_early() -> None:
+    """Without a bound of bytes, 1xx answers keep the event loop of the whole control plane busy for 20 s."""
+    server, port = await _raw_receiver(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, endless=True)
+    async with server:
+        attempt = await WebhookSender(PRIVATE, seconds=5.0).send(message(f"http://127.0.0.1:{port}/"))
+    assert not attempt.arrived
+    assert "no answer within" not in attempt.error
+
+
+@pytest.mark.parametrize("addresses", [["10.96.3.7"], ["169.254.169.254"]])
+async def test_an_attempt_does_not_tell_what_our_name_servers_say(addresses: list[str]) -> None:
+    """Customers read this text in the portal: with the address in it they map the owner's network by name."""
+    sender = WebhookSender(STRICT, resolver=resolving(addresses))
+    assert addresses[0] not in (await sender.send(message("https://redis.prod.svc.cluster.local/"))).error

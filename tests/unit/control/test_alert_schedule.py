@@ -93,6 +93,8 @@ def test_no_pause_leads_beyond_the_day(attempts: int, age: float, chance: float,
         ("Thu, 01 Jan 1970 00:00:40 GMT", 0),
         ("Thu, 01 Jan 1970 99:99:99 GMT", None),
         ("²", None),
+        ("Mon, 01 Jan 2024 00:00:00 +9999999999999999999", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00", None),
     ],
 )
 def test_retry_after_is_a_number_or_a_date(text: str, seconds: float | None) -> None:
