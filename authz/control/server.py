@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -169,12 +169,18 @@ async def control_plane(
     fixed: Callable[[], Items] = dict,
     now: Callable[[], int] = lambda: int(time.time()),
     metrics: ControlMetrics | None = None,
+    budget: float = REDIS_SECONDS,
 ) -> AsyncIterator[tuple[HttpServer, Context]]:
-    """Yield a server that is ready to `serve()`, and the context of its calls. Closes their connections to Redis."""
+    """Yield a server that is ready to `serve()`, and the context of its calls. Closes their connections to Redis.
+
+    `budget` is the seconds that a command of Redis may take.
+    """
     where, replicas = options.redis_url, options.store_replicas
-    store = Store(where, account=options.account_id, fixed=fixed, replicas=replicas)
-    usage = UsageLedger(where, account=options.account_id, retention_days=options.retention_days, replicas=replicas)
-    limiter = RedisLimiter(options.redis_url, account=options.account_id, budget=REDIS_SECONDS)
+    store = Store(where, account=options.account_id, budget=budget, fixed=fixed, replicas=replicas)
+    usage = UsageLedger(
+        where, account=options.account_id, retention_days=options.retention_days, budget=budget, replicas=replicas
+    )
+    limiter = RedisLimiter(options.redis_url, account=options.account_id, budget=budget)
     form = KeyForm.of(options.key_prefix)
     explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed, form)
     outbox = RedisOutbox(where, account=options.account_id, replicas=replicas)
@@ -215,7 +221,12 @@ async def control_plane(
         application = Doors(
             ControlPlane(context, gate, table, observe=metrics.observe),
             console(parts, authenticator.of_token, authenticator.credential, oidc),
-            portal(parts, given_keys, PageThrottle(limiter, options.account_id, "portal", PAGE_PACE, PAGE_BURST)),
+            # A customer's attempts to sign in are no owner's: behind one proxy both have one address.
+            portal(
+                replace(parts, throttle=PageThrottle(limiter, options.account_id, "portal-sign-in")),
+                given_keys,
+                PageThrottle(limiter, options.account_id, "portal", PAGE_PACE, PAGE_BURST),
+            ),
             Programs(parts.api, given_keys, PageThrottle(limiter, options.account_id, "usage", PACE, BURST)),
         )
     else:
@@ -267,6 +278,7 @@ def _http_server(application: ASGIApp, options: ControlOptions) -> HttpServer:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # else uvicorn takes a client's address from its own header, behind 127.0.0.1
             ws="none",
             h11_max_incomplete_event_size=2 * HEADER_BYTES,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,

@@ -139,6 +139,8 @@ class OpenIdConnect:
 
     async def _start(self, site: Site[OwnerSession], request: Request) -> Response:
         """Send the browser to the provider. A cookie ties the flow to this browser."""
+        if request.headers.get("sec-fetch-site") == "cross-site":  # a picture on another page, say
+            return problem_page(site.root, 403, "Another web site caused this sign-in. Begin it on this one.")
         if not await site.parts.throttle.admits(address_of(request)):  # each flow takes memory of Redis
             return problem_page(site.root, 429, TOO_OFTEN)
         request.scope["session"] = flow = dict[str, Any]()
@@ -152,10 +154,10 @@ class OpenIdConnect:
         next_ = next_of(site, request.query_params.get("next", ""))
         await self._tokens.put(NAME, f"next {state}", next_.encode(), FLOW_SECONDS)
         response.set_cookie(
-            COOKIE,
+            _cookie(request),
             state,
             max_age=FLOW_SECONDS,
-            path=f"{site.root}/oidc",
+            path="/",
             secure=origin_of(request).startswith("https:"),
             httponly=True,
             samesite="lax",
@@ -163,7 +165,7 @@ class OpenIdConnect:
         return response
 
     async def _back(self, site: Site[OwnerSession], request: Request) -> Response:
-        state = request.cookies.get(COOKIE, "")
+        state = request.cookies.get(_cookie(request), "")
         request.scope["session"] = {f"_state_{NAME}_{state}": {"exp": time.time() + FLOW_SECONDS}}
         next_ = await self._tokens.take(NAME, f"next {state}")
         if next_ is None or request.query_params.get("state") != state:
@@ -177,6 +179,8 @@ class OpenIdConnect:
         if session is None:
             log.warning("a sign-in was refused: no rule holds for the claims", sub=claims.get("sub"))
             return problem_page(site.root, 403, "Your account may not use this console. Ask its owner.")
+        if before := request.cookies.get(site.cookie(request)):
+            await self._sessions.end(before)
         return signed_in(site, request, await self._sessions.begin(session), next_.decode())
 
     def _failed(self, site: Site[OwnerSession], error: Exception) -> Response:
@@ -184,3 +188,8 @@ class OpenIdConnect:
         log.error("signing in with OpenID Connect failed", issuer=self._options.issuer, error=repr(error)[:300])
         text = f"Signing in with {self.provider} failed. The control plane's log says why."
         return problem_page(site.root, 502, text)
+
+
+def _cookie(request: Request) -> str:
+    """The name of the cookie. With its prefix, over TLS, no other host of the domain can set it."""
+    return f"__Host-{COOKIE}" if origin_of(request).startswith("https:") else COOKIE

@@ -24,6 +24,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+QUERY_FIELDS: Final = 100
 NO_STORE: Final = "no-store"
 UNKNOWN_HOST: Final = (
     "This host name is not one of the console's own. Start `authz control` with --console-url and the URL that "
@@ -96,6 +97,8 @@ class Guard:
 
         if origin is None:
             await PlainTextResponse(UNKNOWN_HOST, 421)(scope, receive, send_safely)
+        elif scope["query_string"].count(b"&") >= QUERY_FIELDS:
+            await PlainTextResponse("The URL has too many parameters\n", 400)(scope, receive, send_safely)
         elif request.method not in SAFE and not _is_own(request, origin):
             await PlainTextResponse(CROSS_SITE, 403)(scope, receive, send_safely)
         else:

@@ -17,7 +17,7 @@ SECONDS: Final = 3600  # for which everybody may keep the page
 
 async def show_errors(request: Request) -> Response:
     page = render("portal/errors.html", root=ROOT, origin=origin_of(request))
-    return HTMLResponse(page, headers={"Cache-Control": f"public, max-age={SECONDS}"})
+    return HTMLResponse(page, headers={"Cache-Control": f"public, max-age={SECONDS}", "Vary": "Host"})
 
 
 ROUTES: Final = (Route(f"{ROOT}/errors", show_errors, methods=["GET"]),)

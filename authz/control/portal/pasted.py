@@ -46,7 +46,8 @@ class GivenKeys:
         if session.index is not None:
             return session if await self.find(session.index, request) else None
         if session.key_id is not None:
-            return session if await self.store.get("apikey", session.key_id) else None
+            key = await self.store.get("apikey", session.key_id)
+            return session if isinstance(key, StoredKey) and not key.key.customer_id else None
         return session
 
 

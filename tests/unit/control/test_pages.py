@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from authz.control.pages.forms import BadForm, parse_form
 from authz.control.pages.guard import Origins
 from authz.control.pages.sessions import MAX_SECONDS, CustomerSession, OwnerSession, Session, Sessions
+from authz.control.server import ControlOptions, _http_server
 from tests.support.pages import ORIGIN, READER, DictTokens, Pages
 
 CONSOLE_PAGE = "/console/plans"
@@ -262,3 +264,22 @@ def test_a_form_is_limited_in_type_and_size() -> None:
     wrong = pages.post("/console/zone", {"zone": "UTC"}, {"Content-Type": "text/plain"})
     large = pages.post("/console/zone", {"zone": "U" * 70_000})
     assert (wrong.status_code, large.status_code) == (415, 413)
+
+
+@pytest.mark.parametrize("path", ["/console/sign-in", "/console/link"])
+def test_a_stranger_cannot_have_a_query_of_thousands_of_fields_parsed(path: str) -> None:
+    assert Pages(as_=None).get(f"{path}?{'a&' * 5_000}").status_code == 400
+
+
+def test_the_address_of_a_client_is_not_taken_from_its_own_header() -> None:
+    """uvicorn trusts X-Forwarded-For from 127.0.0.1 by default, and allowedSources would believe it."""
+    seen: list[object] = []
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        seen.append(scope["client"])
+
+    server = _http_server(app, ControlOptions())
+    server.config.load()
+    scope = {"type": "http", "client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", b"10.1.1.1")]}
+    asyncio.run(server.config.loaded_app(scope, None, None))
+    assert seen == [("127.0.0.1", 1)]

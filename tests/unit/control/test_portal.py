@@ -179,6 +179,13 @@ def test_a_session_of_a_key_ends_with_the_key() -> None:
     assert pages.get("/portal").status_code == 303
 
 
+def test_a_session_of_a_key_ends_when_the_key_is_given_to_a_customer() -> None:
+    pages = world(as_=CustomerSession(key_id="lone", may_rotate=True))
+    pages.store.items["apikey", "lone"] = key_of("lone", LONE, EVE, "p1.n")
+    assert "new=" not in pages.post("/portal/keys/lone/roll", {"overlap": "0"}).headers.get("location", "")
+    assert pages.get("/portal").status_code == 303
+
+
 def test_the_sessions_and_links_of_one_site_do_not_open_the_other() -> None:
     pages = world(as_=OwnerSession("owner"))
     assert pages.get("/portal").headers["location"].startswith("/portal/sign-in")
