@@ -327,8 +327,8 @@ OWN: Final = {
     "GetUsageDays": "Read [usage by day](#usage-in-rows), in pages or as CSV.",
     "GetUsageOverview": "Show [today's figures of the account](#the-account-at-a-glance): use by plan, the busiest and "
     "the most refused callers, quotas near their limits. Each list has `limit` items (10 unless set, 100 at most).",
-    "GetUsageOverviewDays": "Sum [each day's use](#the-account-at-a-glance) of all plans, or of `usagePlanId`, from "
-    "`startDate` to `endDate` (today unless set).",
+    "GetUsageOverviewDays": "Sum [each day's use](#the-account-at-a-glance) of all plans, of `usagePlanId`, or of "
+    "each of `usagePlanIds`, from `startDate` to `endDate` (today unless set).",
     "GetUsageQuotas": "Show the used and the remaining units of [each quota](#quotas-and-grants) of `keyId` or "
     "`customerId` in `usagePlanId`, and the throttle.",
     "SetUsageRemaining": "Set what remains of [any quota](#quotas-and-grants).",

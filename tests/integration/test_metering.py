@@ -207,14 +207,26 @@ DATES = ("--start", "2026-03-01", "--end", "2026-03-31")
 async def test_the_table_has_a_row_a_key_and_a_total(shop: Shop, run: Callable[..., Awaitable[str]]) -> None:
     silver = shop.plans["silver"]
     lines = [line.split() for line in (await run(*DATES, "--plan", silver)).splitlines()]
-    assert lines[0] == ["plan", "customer", "key", "requests", "units", "overage", "throttled", "over", "quota"]
+    shadow = ["shadow", "throttled", "shadow", "over", "quota"]
+    assert lines[0] == [
+        "plan",
+        "customer",
+        "key",
+        "requests",
+        "units",
+        "overage",
+        "throttled",
+        "over",
+        "quota",
+        *shadow,
+    ]
     assert sorted(lines[1:3]) == sorted(
         [
-            [silver, "acme", shop.keys["alpha"], "5", "5", "0", "7", "0"],
-            [silver, "acme", shop.keys["beta"], "0", "0", "0", "0", "8"],
+            [silver, "acme", shop.keys["alpha"], "5", "5", "0", "7", "0", "0", "0"],
+            [silver, "acme", shop.keys["beta"], "0", "0", "0", "0", "8", "1", "2"],
         ]
     )
-    assert lines[3] == ["total", "5", "5", "0", "7", "8"]
+    assert lines[3] == ["total", "5", "5", "0", "7", "8", "1", "2"]
     assert await run("--start", "2026-02-01", "--end", "2026-02-02") == "no use in these days\n"
 
 

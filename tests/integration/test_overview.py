@@ -98,6 +98,11 @@ async def test_the_days_of_a_small_account_are_as_of_now(shop: Shop) -> None:
     ]
     gold = shop.get(f"/usage/overview/days?startDate=2026-03-01&usagePlanId={shop.plans['gold']}&endDate=2026-03-31")
     assert [(row["day"], row["requests"]) for row in gold.json()["item"]] == [("2026-03-04", 1), ("2026-03-05", 4)]
+    plans = "%2C".join(shop.plans.values())
+    each = shop.get(f"/usage/overview/days?startDate=2026-03-01&usagePlanIds={plans}&endDate=2026-03-31").json()["item"]
+    assert [row["requests"] for row in each if row["usagePlanId"] == shop.plans["gold"]] == [1, 4]
+    assert {row["usagePlanId"] for row in each} <= set(shop.plans.values())
+    assert sum(row["requests"] for row in each) == 4 + 6
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=-1", "limit=٣", "limt=3", "usagePlanId=x"])
@@ -115,6 +120,9 @@ async def test_a_query_of_the_overview_that_has_a_mistake_is_refused(control: Co
         ("startDate=2026-03-05&endDate=2026-03-04", 400),
         ("startDate=2020-03-05&endDate=2026-03-04", 400),
         ("usagePlanId=none", 404),
+        ("usagePlanIds=none%2Cother", 404),
+        ("usagePlanIds=none&usagePlanId=none", 400),
+        ("usagePlanIds=" + "%2C".join(map(str, range(26))), 400),
     ],
 )
 async def test_queries_of_days(control: Control, query: str, status: int) -> None:

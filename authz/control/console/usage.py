@@ -221,12 +221,16 @@ async def _by_plan(visit: Visit[OwnerSession], wish: Wish, position: str | None)
     page: dict[str, Any] = {"item": [{"id": wish.plan}]}
     if wish.plan is None:
         page = await visit.ask("GetUsagePlans", query={"limit": SUMMED_PLANS, "position": position})
-    rows = []
-    for plan in page["item"]:
-        days = (await _kept_days(visit, wish, plan["id"]))["item"]
-        if days:
-            rows.append({"usagePlanId": plan["id"], **total_of(days)})
-    return page | {"item": rows}
+    if not page["item"]:
+        return page
+    query = {"startDate": wish.start, "endDate": wish.end}
+    found = await visit.ask(
+        "GetUsageOverviewDays", query=query | {"usagePlanIds": ",".join(plan["id"] for plan in page["item"])}
+    )
+    days: dict[str, list[Row]] = {}
+    for row in found["item"]:
+        days.setdefault(row["usagePlanId"], []).append(row)
+    return page | {"item": [{"usagePlanId": plan_id, **total_of(rows)} for plan_id, rows in days.items()]}
 
 
 async def _kept_days(visit: Visit[OwnerSession], wish: Wish, plan: str | None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from authz.aws.errors import bad_request, not_found
@@ -23,6 +23,7 @@ from authz.store.ports import ItemSource, Reader
 from authz.store.report import Query, read_all
 from authz.store.sweep import FEW_KEY_DAYS, few, overview_of
 
+SUMMED: Final = 25  # plans of one answer by day
 LISTED: Final = 10  # callers and plans in a list, unless `limit` is given
 
 Document = dict[str, Any]
@@ -46,27 +47,47 @@ async def overview_document(store: Reader, overview: Overview | None, limit: int
 
 
 async def get_usage_overview_days(call: Call) -> Answer:
-    """Answer with the sums of each day, of all plans or of one."""
-    _refuse_others(call, "startDate", "endDate", "usagePlanId")
-    store, usage = call.context.store, call.context.usage
-    today = iso_day(await usage.redis_time() // DAY_US)
+    """Answer with the sums of each day: of all plans, of one, or of each of several."""
+    _refuse_others(call, "startDate", "endDate", "usagePlanId", "usagePlanIds")
+    today = iso_day(await call.context.usage.redis_time() // DAY_US)
     end = call.one("endDate") or today
-    wanted, plan_id = days(call.one("startDate") or end, end, MAX_DAYS), call.one("usagePlanId")
-    if plan_id is not None and await store.get("usageplan", plan_id) is None:
-        raise not_found("Invalid Usage Plan ID specified")
-    age, rows = await _rows(call, wanted, plan_id)
+    wanted, plan_ids = days(call.one("startDate") or end, end, MAX_DAYS), await _plan_ids(call)
+    age, rows = await _rows(call, wanted, plan_ids)
+    names = {plan_id: {"usagePlanId": plan_id} if call.one("usagePlanIds") else {} for plan_id in plan_ids}
     return Answer(
         body={
             "startDate": iso_day(wanted.first),
             "endDate": iso_day(wanted.last),
             **age,
-            "item": [{"day": iso_day(day), **sums_document(rows[day])} for day in sorted(rows)],
+            "item": [
+                names[plan_id] | {"day": iso_day(day), **sums_document(of_days[day])}
+                for plan_id, of_days in rows.items()
+                for day in sorted(of_days)
+            ],
         }
     )
 
 
-async def _rows(call: Call, wanted: Days, plan_id: str | None) -> tuple[Document, dict[int, Sums]]:
-    """The age of the sums, and the sums of each day: read at once, or kept by the last sweep.
+async def _plan_ids(call: Call) -> list[str | None]:
+    """The plans to sum, None for all together. Raises ApiError for one that does not exist."""
+    one, several = call.one("usagePlanId"), call.one("usagePlanIds")
+    if several is None:
+        wanted = [] if one is None else [one]
+    elif one is None:
+        wanted = list(dict.fromkeys(several.split(",")))
+    else:
+        raise bad_request("Invalid usagePlanIds: expected this parameter or usagePlanId, not both")
+    if len(wanted) > SUMMED:
+        raise bad_request(f"Invalid usagePlanIds: expected at most {SUMMED}")
+    if None in await call.context.store.many("usageplan", wanted):
+        raise not_found("Invalid Usage Plan ID specified")
+    return [*wanted] or [None]
+
+
+async def _rows(
+    call: Call, wanted: Days, plan_ids: Sequence[str | None]
+) -> tuple[Document, dict[str | None, dict[int, Sums]]]:
+    """The age of the sums, and each plan's sums of each day: read at once, or kept by the last sweep.
 
     Of a small account today's are always read at once.
     """
@@ -74,18 +95,17 @@ async def _rows(call: Call, wanted: Days, plan_id: str | None) -> tuple[Document
     is_small = await few(store)
     if is_small and await store.count("apikey") * (wanted.last - wanted.first + 1) <= FEW_KEY_DAYS:
         age = {"ready": True, "asOf": iso_time(await usage.redis_time())}
-        return age, await _sums_now(call, wanted, plan_id)
+        return age, {plan_id: await _sums_now(call, wanted, plan_id) for plan_id in plan_ids}
     kept = await usage.overview()
     if kept is None:
         return {"ready": False}, {}
-    rows = await usage.plan_days(plan_id, wanted)
+    rows = {plan_id: await usage.plan_days(plan_id, wanted) for plan_id in plan_ids}
     age = {"ready": True, **_age(kept), "firstDay": iso_day(kept.first_day)}
-    if not is_small:
-        return age, rows
     today = await usage.redis_time() // DAY_US
-    if wanted.first <= today <= wanted.last:
-        rows = {day: sums for day, sums in rows.items() if day != today}
-        rows |= await _sums_now(call, Days(today, today), plan_id)
+    if is_small and wanted.first <= today <= wanted.last:
+        for plan_id in plan_ids:
+            others = {day: sums for day, sums in rows[plan_id].items() if day != today}
+            rows[plan_id] = others | await _sums_now(call, Days(today, today), plan_id)
     return age, rows
 
 
