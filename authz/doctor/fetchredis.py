@@ -36,7 +36,7 @@ SCANNED: Final = 20_000  # keys of Redis at most that are looked through for the
 SAMPLED: Final = 1_000  # and whose expiry is read
 MAX_APIS: Final = 500  # APIs of the store that are looked through
 DAY_SECONDS: Final = 86_400
-LASTING: Final = ("store", "restoring", "alerts", "alerts-cursor", "webhook")  # kinds of keys that have none
+LASTING: Final = ("store", "restoring", "alerts", "alerts-cursor", "figures", "webhook")  # kinds of keys that have none
 FURTHER_QUOTAS: Final = (
     kind_of("quota", False),
     kind_of("quota", True),
