@@ -86,12 +86,12 @@ def sidecar(environment: dict[str, str]) -> Iterator[AuthzServer]:
 
 
 @contextmanager
-def running_control(scratch: Path, environment: dict[str, str]) -> Iterator[str]:
+def running_control(scratch: Path, environment: dict[str, str], *flags: str) -> Iterator[str]:
     """A control plane's status pages."""
     http = f"{HOST}:{free_port()}"
     listen = ("--listen", f"{HOST}:{free_port()}", "--http-listen", http)
     server = Server(
-        command=(sys.executable, "-m", "authz", "control", "--config", str(FILE), *listen),
+        command=(sys.executable, "-m", "authz", "control", "--config", str(FILE), *listen, *flags),
         log=scratch / "control.log",
         is_ready=lambda: is_ok(f"http://{http}/readyz"),
         env=environment,
@@ -405,6 +405,11 @@ def test_a_control_plane_without_its_store_is_found(tmp_path: Path) -> None:
         server.kill()
         until(lambda: not is_ok(f"{url}/readyz"), "it stays ready")
         assert found(controls=[url]) == ["control-not-ready"]
+
+
+def test_a_console_that_the_network_can_read_is_found(environment: dict[str, str], tmp_path: Path) -> None:
+    with running_control(tmp_path, environment, "--console-url", "http://plans.example.com") as url:
+        assert found(controls=[url]) == ["console-in-clear"]
 
 
 def test_sidecars_that_do_not_agree_are_found(
