@@ -23,8 +23,10 @@ PREFIX: Final = "AUTHZ_"
 # Not settings, and yet no misspelt ones: the file itself, secrets, which no flag or file of ours may hold, tests, and
 # what Kubernetes sets for a Service named authz-*.
 FOREIGN: Final = re.compile(
-    r"AUTHZ_(CONFIG|PEPPER|SEALING_KEY|DOMAIN_TARGET|CONSOLE_URL|PUBLIC_URL|GRAFANA_URL|"
-    r"OIDC_(ISSUER|CLIENT_ID|CLIENT_SECRET_FILE|ADMIN|READER)|ALLOW_PRIVATE_TARGETS|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?))"
+    r"AUTHZ_(CONFIG|PEPPER|SEALING_KEY|TEST_.*|(.+_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)"
+    # Options of the control plane.
+    r"|DOMAIN_TARGET|CONSOLE_URL|PUBLIC_URL|GRAFANA_URL|ALLOW_PRIVATE_TARGETS"
+    r"|OIDC_(ISSUER|CLIENT_ID|CLIENT_SECRET_FILE|ADMIN|READER))"
 )
 
 # Names of settings before they were renamed, by the new one. Accepted for one release, with a warning.
