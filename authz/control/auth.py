@@ -46,7 +46,7 @@ class Authenticator:
         found = await self.of_token(token)
         if found is None:
             raise _unknown()
-        return Principal(found.name, found.read_only)
+        return Principal(found.name, found.read_only, credential_id=found.id)
 
     async def of_token(self, token: str) -> Credential | None:
         """The credential of a bearer token."""
@@ -64,7 +64,7 @@ class Authenticator:
         except SealError:
             raise _unknown() from None
         await verify(given, secret, received, self._now())
-        return Principal(found.name, found.read_only, given.scope[1])
+        return Principal(found.name, found.read_only, given.scope[1], found.id)
 
     async def credential(self, id_: str) -> Credential | None:
         found = await self._store.get("credential", id_)

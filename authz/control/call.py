@@ -42,11 +42,12 @@ def flag(fields: Fields, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller, and the region that the signature names."""
+    """The caller, and the region that the signature names. `credential_id` is None for a caller without one."""
 
     name: str
     read_only: bool = False
     region: str = REGION
+    credential_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

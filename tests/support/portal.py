@@ -102,15 +102,18 @@ class Sent:
 
 
 class Patient:
-    """A throttle of keys, pages or attempts that admits every request until `seconds` is set."""
+    """A throttle of keys, pages or attempts that admits every request until `seconds` is set. It keeps the subjects."""
 
-    seconds = 0
+    def __init__(self) -> None:
+        self.seconds = 0
+        self.subjects: list[str] = []
 
     async def wait(self, subject: str) -> int:
+        self.subjects.append(subject)
         return self.seconds
 
     async def admits(self, subject: str) -> bool:
-        return not self.seconds
+        return not await self.wait(subject)
 
 
 class PortalPages(Pages):

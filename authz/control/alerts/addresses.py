@@ -106,6 +106,10 @@ class Rules:
             raise NotAllowed(f"http is for private addresses, and {address} is public; use https")
 
 
+PUBLIC: Final = Rules()
+"""The rules for a customer's target, whatever is allowed to the owner's."""
+
+
 def _parts(url: str) -> Endpoint:
     if len(url) > MAX_URL or not VISIBLE.fullmatch(url) or "\\" in url:
         raise NotAllowed(f"expected at most {MAX_URL} visible ASCII characters, without \\")

@@ -235,12 +235,13 @@ class Dispatcher:
 
     async def _attempt(self, target: AlertTarget, delivery: Delivery) -> Attempt:
         try:
-            message = Message(delivery.id, delivery.body, target.url, secrets_of(target, self._sealer, self._now()))
+            secrets = secrets_of(target, self._sealer, self._now())
         except SealError:
             self._sealed.says(SEALED, target=target.id)
             return Attempt(error=SEALED)
+        is_customers = target.customer_id is not None
         try:
-            return await self._sender.send(message)
+            return await self._sender.send(Message(delivery.id, delivery.body, target.url, secrets, is_customers))
         except Exception as error:  # a delivery that meets a fault of ours is given up after a day, as any other
             _log_fault("a delivery was not sent", error)
             return Attempt(error=f"not sent: {type(error).__name__}")

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import httpcore
 from standardwebhooks import Webhook
 
-from authz.control.alerts.addresses import IP, Endpoint, NotAllowed, Rules
+from authz.control.alerts.addresses import IP, PUBLIC, Endpoint, NotAllowed, Rules
 from authz.control.alerts.schedule import Attempt, retry_after_of
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  (what a secret begins with)
@@ -41,12 +41,16 @@ def new_secret() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A webhook to send. With several secrets it has a signature by each, so that a receiver may change its secret."""
+    """A webhook to send. With several secrets it has a signature by each, so that a receiver may change its secret.
+
+    `is_customers` is True for a target of a customer, which is sent to public addresses only.
+    """
 
     id: str
     body: str
     url: str
     secrets: tuple[str, ...]
+    is_customers: bool = False
 
     def headers(self, at: datetime) -> list[tuple[str, str]]:
         signatures = (Webhook(secret).sign(self.id, at, self.body) for secret in self.secrets)
@@ -103,9 +107,10 @@ class WebhookSender:
     async def send(self, message: Message) -> Attempt:
         """Make one attempt. Its end is a value, whatever it is."""
         try:
-            endpoint = self.rules.endpoint(message.url)
+            rules = PUBLIC if message.is_customers else self.rules
+            endpoint = rules.endpoint(message.url)
             async with asyncio.timeout(self._seconds):
-                return await self._post(endpoint, message)
+                return await self._post(endpoint, message, rules)
         except NotAllowed as reason:
             return Attempt(error=f"not sent: {reason}")
         except (TimeoutError, httpcore.TimeoutException):
@@ -113,14 +118,14 @@ class WebhookSender:
         except (OSError, UnicodeError, httpcore.NetworkError, httpcore.ProtocolError) as error:
             return Attempt(error=_in_words(error))
 
-    async def _post(self, endpoint: Endpoint, message: Message) -> Attempt:
+    async def _post(self, endpoint: Endpoint, message: Message, rules: Rules) -> Attempt:
         at = datetime.fromtimestamp(self._now(), UTC)
         origin = httpcore.Origin(endpoint.scheme.encode(), endpoint.host.encode(), endpoint.port)
         url = httpcore.URL(
             scheme=endpoint.scheme, host=endpoint.host, port=endpoint.port, target=endpoint.path.encode()
         )
         timeouts = {"connect": CONNECT_SECONDS, "read": self._seconds, "write": self._seconds}
-        backend = _Checked(endpoint.scheme, self.rules, self._look_up)
+        backend = _Checked(endpoint.scheme, rules, self._look_up)
         async with (
             httpcore.AsyncHTTPConnection(origin, ssl_context=self._tls, network_backend=backend) as connection,
             connection.stream(

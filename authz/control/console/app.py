@@ -66,4 +66,4 @@ def _may_write(session: OwnerSession) -> bool:
 
 
 def _principal(session: OwnerSession) -> Principal:
-    return Principal(session.name, session.read_only)
+    return Principal(session.name, session.read_only, credential_id=session.credential_id)

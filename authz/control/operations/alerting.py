@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from authz.aws.errors import ApiError, bad_request, conflict, not_found
 from authz.aws.patch import Document
 from authz.aws.plans import refuse_any, refused
-from authz.control.alerts.addresses import NotAllowed
+from authz.control.alerts.addresses import PUBLIC, NotAllowed
 from authz.control.alerts.dispatcher import DISABLED, secrets_of
 from authz.control.alerts.matching import test_body_of
 from authz.control.alerts.sending import Message, new_secret
@@ -179,6 +179,7 @@ async def test_target(call: Call) -> Answer:
         test_body_of(call.context.account_id, target, now),
         target.url,
         secrets_of(target, call.context.sealer, now),
+        is_customers=target.customer_id is not None,
     )
     attempt = await _alerts(call).sender.send(message)
     log.info("a test of a target was sent", target=target.id, who=call.principal.name, arrived=attempt.arrived)
@@ -191,7 +192,7 @@ def _checked(call: Call) -> TargetDocument:
     """The body of a call. Raises BadRequestException with the address of each mistake."""
     given = call.read_strictly(TargetDocument)
     try:
-        _alerts(call).sender.rules.endpoint(given.url)
+        (_alerts(call).sender.rules if given.customer_id is None else PUBLIC).endpoint(given.url)
     except NotAllowed as rule:
         raise refused([Problem("$.url", str(rule))]) from None
     texts = {"name": given.name, "customerId": given.customer_id, "description": given.description}

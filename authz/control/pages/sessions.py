@@ -40,16 +40,20 @@ class OwnerSession(Struct, frozen=True, tag="owner", omit_defaults=True):
 class CustomerSession(Struct, frozen=True, tag="customer", omit_defaults=True):
     """The session of a customer, or of one key. Exactly one of `customer_id` and `key_id` is set.
 
-    `index` is that of the value which was pasted, if one was: the session ends when that value does.
+    `index` is that of the value which was pasted, if one was: the session ends when that value does. `shares_with` is
+    then the customer of the key, whose other sessions it shares its pace with.
 
     `may_rotate` is True for a link that the owner made: with a key's value alone a person can look, and not roll it.
+    `credential_id` is that of the owner's credential which made the link, if one did: the session ends with it.
     """
 
     created: int = 0
     customer_id: str | None = None
     key_id: str | None = None
     index: str | None = None
+    shares_with: str | None = None
     may_rotate: bool = False
+    credential_id: str | None = None
     zone: str = "UTC"
 
     def in_zone(self, zone: str) -> CustomerSession:

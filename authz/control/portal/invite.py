@@ -68,7 +68,7 @@ class Invitations:
             )
         await require_guest(call.context.store, given)
         await call.write(record, given.words)
-        token = await self.sessions.new_link(session_of(given))
+        token = await self.sessions.new_link(session_of(given, call.principal.credential_id))
         expires = iso_time((call.context.now() + LINK_SECONDS) * SECOND_US)
         return Answer(201, Sent(link_url(base, token), expires))
 
@@ -100,8 +100,14 @@ async def _is_known(store: Reader, customer_id: str) -> bool:
     return bool((await store.search(by_customer(customer_id), 1)).items)
 
 
-def session_of(given: Invitation) -> CustomerSession:
-    return CustomerSession(customer_id=given.customer_id, key_id=given.key_id, may_rotate=given.may_rotate)
+def session_of(given: Invitation, credential_id: str | None = None) -> CustomerSession:
+    """The session of a customer or a key; it ends with the credential that invited it."""
+    return CustomerSession(
+        customer_id=given.customer_id,
+        key_id=given.key_id,
+        may_rotate=given.may_rotate,
+        credential_id=credential_id,
+    )
 
 
 def link_url(base: str, token: str) -> str:

@@ -31,7 +31,7 @@ class GivenKeys:
         """The session that a value begins. It shows this key, and may not roll it."""
         index = self.sealer.index(digest(value.strip().removeprefix("x-api-key:").strip()))
         key = await self.find(index, request)
-        return None if key is None else CustomerSession(key_id=key.key.id, index=index)
+        return None if key is None else CustomerSession(key_id=key.key.id, index=index, shares_with=key.key.customer_id)
 
     async def find(self, index: str, request: Request) -> StoredKey | None:
         """The key with a value of this index, if the API admits it from this client now."""
@@ -42,7 +42,9 @@ class GivenKeys:
         return key if isinstance(key, StoredKey) and _is_good(key, index, address, self.now()) else None
 
     async def is_current(self, session: CustomerSession, request: Request) -> CustomerSession | None:
-        """The session, unless the key that it shows is gone, or the value that began it is good no more."""
+        """The session; None without its source: the credential that invited it, its key, or the pasted value."""
+        if session.credential_id is not None and await self.store.get("credential", session.credential_id) is None:
+            return None
         if session.index is not None:
             return session if await self.find(session.index, request) else None
         if session.key_id is not None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -240,6 +241,18 @@ async def test_a_connection_goes_to_the_address_that_was_checked() -> None:
         attempt = await sender.send(message(f"http://hooks.example.org:{hooks.port}/"))
     assert attempt == Attempt(204)
     assert hooks.got[0].headers["host"] == f"hooks.example.org:{hooks.port}"
+
+
+@pytest.mark.parametrize("host", ["hooks.example.org", "127.0.0.1"])
+async def test_a_customers_target_gets_nothing_in_the_owners_network(host: str) -> None:
+    with receiver() as hooks:
+        sender = WebhookSender(PRIVATE, resolver=resolving(["127.0.0.1"]))
+        own = message(f"http://{host}:{hooks.port}/")
+        assert (await sender.send(own)).arrived
+        for url in (own.url, f"https://{host}:{hooks.port}/"):
+            attempt = await sender.send(replace(own, url=url, is_customers=True))
+            assert (attempt.arrived, attempt.status, attempt.error[:9]) == (False, None, "not sent:")
+        assert len(hooks.got) == 1
 
 
 async def test_each_attempt_looks_the_name_up_again() -> None:

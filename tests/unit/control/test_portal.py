@@ -110,6 +110,18 @@ def test_a_customer_without_a_key_can_be_invited_if_it_is_listed() -> None:
     assert pages.invite({"customerId": "new"}).status_code == 201
 
 
+def test_a_link_and_its_session_end_with_the_credential_that_made_it() -> None:
+    pages = world(as_=None)
+    first, second = (pages.invite({"customerId": ACME}).json()["url"].partition("token=")[2] for _ in range(2))
+    assert pages.post("/portal/link", {"token": first}).status_code == 303
+    assert pages.get("/portal").status_code == 200
+    del pages.store.items["credential", pages.token.credential.id]
+    assert pages.get("/portal").status_code == 303
+    assert pages.post("/portal/keys/a1/roll", {"overlap": "3600"}).headers["location"].startswith("/portal/sign-in")
+    pages.post("/portal/link", {"token": second})
+    assert pages.get("/portal").status_code == 303
+
+
 def test_only_a_credential_that_may_write_makes_links() -> None:
     pages = world(as_=None)
     assert pages.invite({"customerId": ACME}, {"Authorization": "Bearer wrong"}).status_code == 403
@@ -351,6 +363,19 @@ def test_customers_have_no_webhooks_where_targets_may_be_in_the_owners_network()
     assert "Webhooks" not in pages.get("/portal/alerts").text
     assert pages.post("/portal/alerts/targets", HOOK | {"url": "http://10.0.0.1/"}).status_code == 404
     assert pages.post("/portal/alerts/targets/t3/test").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("token", "subject"),
+    [(None, f"customer {ACME}"), (VALUE, f"customer {ACME}"), (LONE, "key lone")],
+    ids=["a link", "a pasted key of the customer", "a pasted key without a customer"],
+)
+def test_all_sessions_of_a_customer_share_one_pace(token: str | None, subject: str) -> None:
+    pages = world(as_=None if token else SESSION)
+    if token:
+        pages.post("/portal/sign-in", {"token": token})
+    assert pages.get("/portal").status_code == 200
+    assert pages.pace.subjects == [subject]
 
 
 # --- rolling ------------------------------------------------------------------------------------------------------
