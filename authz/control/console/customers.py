@@ -10,7 +10,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from authz.aws.errors import ApiError, not_found
-from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, pairs, refused, whole
+from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused, tags, whole
 from authz.control.console.granting import GRANT_PLACES, grant
 from authz.control.console.keys import if_any
 from authz.control.console.onekey import HISTORY, Membership, beside, override_document, use_values
@@ -161,7 +161,7 @@ async def _document(visit: Visit[OwnerSession], id_: str, form: Form) -> dict[st
 async def _details(visit: Visit[OwnerSession], id_: str, form: Form) -> str:
     document = await _document(visit, id_, form)
     document.pop("billingDay", None)
-    document |= {"name": form.text("name"), "tags": pairs(form, "tags"), **_billing_day(form)}
+    document |= {"name": form.text("name"), "tags": tags(form, "tags"), **_billing_day(form)}
     await visit.ask("PutCustomer", {"customerId": id_}, body=document)
     return "Saved."
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from authz.aws.errors import ApiError
 from authz.control.pages.forms import Form
 
-DIGITS: Final = 16
+N = TypeVar("N", int, float)
+
+# Commas part thousands alone: "0,5" is no number, for it would be read as 5.
+WHOLE: Final = re.compile(r"\d{1,15}|\d{1,3}(,\d{3}){1,4}", re.ASCII)
+NUMBER: Final = re.compile(r"(\d{1,15}|\d{1,3}(,\d{3}){1,4})?(\.\d{0,15})?", re.ASCII)
 
 
 class Misfit(Exception):  # noqa: N818  (the sender's mistake, worded for the page)
@@ -58,26 +63,47 @@ def refused(form: Form, error: ApiError | Misfit, places: Sequence[tuple[str, st
     return Typed(form, {name: error.message}, error.status)
 
 
+def parse_whole(text: str) -> int:
+    """Parse a whole number such as `5000` or `5,000`. Raises ValueError."""
+    if not WHOLE.fullmatch(text):
+        raise ValueError(text)
+    return int(text.replace(",", ""))
+
+
+def parse_number(text: str) -> float:
+    """Parse a number such as `0.5` or `5,000`. Raises ValueError."""
+    if not NUMBER.fullmatch(text):
+        raise ValueError(text)
+    return float(text.replace(",", ""))
+
+
+def parse_tags(text: str) -> dict[str, str]:
+    """Parse lines `name=value`. Raises ValueError for another line, and for a name that is given twice."""
+    tags: dict[str, str] = {}
+    for line in filter(None, map(str.strip, text.split("\n"))):
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not (name and equals) or name in tags:
+            raise ValueError(line)
+        tags[name] = value
+    return tags
+
+
 def whole(form: Form, name: str) -> int | None:
     """The whole number in a field; None if it is empty. Raises Misfit."""
-    text = form.text(name).replace(",", "").replace(" ", "")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
-        raise Misfit(name, "Expected a whole number.")
-    return int(text)
+    return _read(form, name, parse_whole, "Expected a whole number.")
 
 
 def number(form: Form, name: str) -> float | None:
     """The number in a field; None if it is empty. Raises Misfit."""
-    text = form.text(name).replace(",", "").replace(" ", "")
-    if not text:
-        return None
-    whole_part, _, rest = text.partition(".")
-    digits = whole_part + rest
-    if not (digits.isascii() and digits.isdecimal() and len(digits) <= DIGITS):
-        raise Misfit(name, "Expected a number, such as 10 or 0.5.")
-    return float(text)
+    return _read(form, name, parse_number, "Expected a number, such as 10 or 0.5.")
+
+
+def _read(form: Form, name: str, parse: Callable[[str], N], problem: str) -> N | None:
+    text = form.text(name).replace(" ", "")
+    try:
+        return parse(text) if text else None
+    except ValueError:
+        raise Misfit(name, problem) from None
 
 
 def lines(form: Form, name: str) -> list[str]:
@@ -85,12 +111,9 @@ def lines(form: Form, name: str) -> list[str]:
     return [part for line in form.text(name).split("\n") for part in map(str.strip, line.split(",")) if part]
 
 
-def pairs(form: Form, name: str) -> dict[str, str]:
-    """The lines `name=value` of a field. Raises Misfit."""
-    found: dict[str, str] = {}
-    for line in filter(None, map(str.strip, form.text(name).split("\n"))):
-        key, equals, value = line.partition("=")
-        if not equals or not key.strip():
-            raise Misfit(name, "Expected a line for each tag, as name=value.")
-        found[key.strip()] = value.strip()
-    return found
+def tags(form: Form, name: str) -> dict[str, str]:
+    """The tags of a field, one in each line. Raises Misfit."""
+    try:
+        return parse_tags(form.text(name))
+    except ValueError:
+        raise Misfit(name, "Expected a line for each tag, as name=value, and each name once.") from None

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from authz.aws.errors import ApiError
 from authz.control.console.curl import CurlLine, curl_line
-from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, lines, number, pairs, refused, whole
+from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, lines, number, refused, tags, whole
 from authz.control.console.granting import GRANT_PLACES, grant
 from authz.control.console.newkey import PLACES, PLANS, plan_choices
 from authz.control.console.secret import leave_secret, take_secret
@@ -293,7 +293,7 @@ def detail_patch(form: Form, key: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 async def _tags(visit: Visit[OwnerSession], key_id: str, form: Form) -> str:
-    wanted, arn = pairs(form, "tags"), {"resource_arn": ARN.format(key_id)}
+    wanted, arn = tags(form, "tags"), {"resource_arn": ARN.format(key_id)}
     present = (await visit.ask("GetTags", arn))["tags"]
     changed = {name: value for name, value in wanted.items() if present.get(name) != value}
     if changed:

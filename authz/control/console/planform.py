@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from authz.control.console.fields import parse_number, parse_tags, parse_whole
 from authz.control.pages.forms import Form
 from authz.core.bounds import MAX_METHOD_THROTTLES, MAX_QUOTAS
 from authz.core.methods import ANY, HTTP_METHODS, WILDCARD
 from authz.core.problem import Problem
 from authz.core.resources import Anchor, Counts, FailurePolicy, LimitsPer, Mode, Period
 
+V = TypeVar("V")
+
 Document = dict[str, Any]
 Problems = dict[str, str]  # by the name of the field
 
 ROWS: Final = range(MAX_QUOTAS)  # of quotas, always shown
 MAX_STAGES: Final = 100
-WHOLE: Final = re.compile(r"\d{1,15}|\d{1,3}(,\d{3}){1,4}", re.ASCII)
-NUMBER: Final = re.compile(r"(\d{1,15}|\d{1,3}(,\d{3}){1,4})?(\.\d{0,15})?", re.ASCII)
 UNLIMITED: Final = "UNLIMITED"
 PLACE: Final = re.compile(r"\$\.(?:(quotas|apiStages)\[(\d+)\]\.?)?(.*)", re.DOTALL)
 METHOD: Final = re.compile(r"throttle\['(.*)'\]\.?(\w*)\Z", re.DOTALL)
@@ -233,20 +234,21 @@ class _Reading:
     problems: Problems = field(default_factory=dict)
 
     def whole(self, name: str, text: str) -> int | None:
-        if not text:
-            return None
-        if WHOLE.fullmatch(text):
-            return int(text.replace(",", ""))
-        self.problems[name] = "expected a whole number, such as 5000"
-        return None
+        return self._read(name, text, parse_whole, "expected a whole number, such as 5000")
 
     def number(self, name: str, text: str) -> float | None:
-        if not text:
+        return self._read(name, text, parse_number, "expected a number, such as 0.5 or 20")
+
+    def tags(self, name: str, text: str) -> dict[str, str] | None:
+        problem = "expected a tag on each line, such as team=pets, and each name once"
+        return self._read(name, text, parse_tags, problem)
+
+    def _read(self, name: str, text: str, parse: Callable[[str], V], problem: str) -> V | None:
+        try:
+            return parse(text) if text else None
+        except ValueError:
+            self.problems[name] = problem
             return None
-        if NUMBER.fullmatch(text) and text != ".":
-            return float(text.replace(",", ""))
-        self.problems[name] = "expected a number, such as 0.5 or 20"
-        return None
 
     def choice(self, name: str, text: str, choices: Iterable[str]) -> str | None:
         if not text:
@@ -271,7 +273,7 @@ def document_of(plan: PlanForm) -> tuple[Document, Problems]:
         "throttle": _throttle(reading, plan),
         "quotas": [quota for row in plan.used_rows if (quota := _quota(reading, row, plan.quotas[row]))],
         "apiStages": [_stage(reading, n, row) for n, row in enumerate(plan.stages)],
-        "tags": _tags(reading, plan.tags),
+        "tags": reading.tags("tags", plan.tags),
         "revision": plan.revision or None,
     }
     return {name: value for name, value in members.items() if value not in (None, [], {})}, reading.problems
@@ -337,16 +339,6 @@ def _stage(reading: _Reading, n: int, row: StageRow) -> Document:
         else:
             throttle[key] = _given(rateLimit=rate, burstLimit=burst, counts=counts)
     return _given(apiId=row.api, stage=row.stage, throttle=throttle or None)
-
-
-def _tags(reading: _Reading, text: str) -> Document:
-    tags: Document = {}
-    for line in filter(None, map(str.strip, text.split("\n"))):
-        name, equals, value = line.partition("=")
-        if not equals or name.strip() in tags:
-            reading.problems["tags"] = "expected a tag on each line, such as team=pets, and each name once"
-        tags[name.strip()] = value.strip()
-    return tags
 
 
 def _given(**members: Any) -> Document:

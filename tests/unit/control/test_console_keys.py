@@ -428,6 +428,15 @@ def test_a_key_joins_and_leaves_a_plan_and_has_numbers_of_its_own_there() -> Non
     assert stored(pages).plans == ()
 
 
+@pytest.mark.parametrize("rate", ["0,5", "1,00", "1,0000", "5 or 6", "."])
+def test_a_rate_that_could_be_read_in_two_ways_is_refused(rate: str) -> None:
+    """In many countries 0,5 is a half. It must not become 5."""
+    pages = Pages(*world())
+    answer = pages.post("/console/keys/id/k1/override", {"override": "gold", "rate.gold": rate})
+    assert (answer.status_code, "Expected a number, such as 10 or 0.5." in answer.text) == (400, True)
+    assert (stored(pages).overrides, pages.store.lines) == ({}, [])
+
+
 def test_details_change_the_edited_fields_alone() -> None:
     pages = Pages(key("k1", "acme", customer_id="c", tags={"a": "b"}))
     form = {"name": "acme", "customer": "", "sources": "10.0.0.1\n10.0.0.2", "billing_day": "5", "expires": ""}
@@ -441,6 +450,14 @@ def test_tags_are_added_changed_and_removed() -> None:
     pages = Pages(key("k1", tags={"a": "1", "b": "2"}))
     pages.post("/console/keys/id/k1/tags", {"tags": "b=3\nc = 4 = 5"})
     assert stored(pages).key.tags == {"b": "3", "c": "4 = 5"}
+
+
+@pytest.mark.parametrize("sent", ["a", "=1", "a=1\na=2"])
+def test_tags_that_cannot_all_be_kept_are_refused(sent: str) -> None:
+    pages = Pages(key("k1", tags={"a": "0"}))
+    answer = pages.post("/console/keys/id/k1/tags", {"tags": sent})
+    assert (answer.status_code, "each name once" in answer.text) == (400, True)
+    assert stored(pages).key.tags == {"a": "0"}
 
 
 def test_a_key_is_deleted_after_a_question() -> None:
