@@ -149,8 +149,9 @@ async def _curl(visit: Visit[OwnerSession], plans: list[Mapping[str, Any]], valu
     """A line that works, by the first plan that covers a method."""
     example = None
     for plan in plans:
-        answer = await visit.ask("GetExampleCall", {"usageplanId": plan["id"]})
-        example = example or answer.get("example")
+        example = (await visit.ask("GetExampleCall", {"usageplanId": plan["id"]})).get("example")
+        if example is not None:
+            break
     return curl_line(example, value, visit.site.parts.public_url)
 
 
