@@ -53,6 +53,11 @@ class Wish:
         return {"usagePlanId": self.plan, "customerId": self.customer, "keyId": self.key}
 
     @property
+    def is_of_ledgers(self) -> bool:
+        """True if only the ledgers of keys have this use: sums are kept of all keys of a plan."""
+        return self.customer is not None or self.key is not None
+
+    @property
     def others(self) -> dict[str, str]:
         """The parameters of this page but the days."""
         named = {"plan": self.plan, "customer": self.customer, "key": self.key}
@@ -209,43 +214,40 @@ async def usage(visit: Visit[OwnerSession]) -> Response:
 
 async def _by_day(visit: Visit[OwnerSession], wish: Wish) -> Any:
     """The rows of the chart. Sums of all keys are kept, and those of a customer or a key are read from its ledgers."""
-    if wish.customer is not None or wish.key is not None:
+    if wish.is_of_ledgers:
         return await _rows(visit, wish, "day")
-    return await _kept_days(visit, wish, wish.plan)
-
-
-async def _by_plan(visit: Visit[OwnerSession], wish: Wish, position: str | None) -> Any:
-    """The rows of some plans: each sums all keys of the plan."""
-    if wish.customer is not None or wish.key is not None:
-        return await _rows(visit, wish, "plan", position)
-    page: dict[str, Any] = {"item": [{"id": wish.plan}]}
-    if wish.plan is None:
-        page = await visit.ask("GetUsagePlans", query={"limit": SUMMED_PLANS, "position": position})
-    if not page["item"]:
-        return page
-    query = {"startDate": wish.start, "endDate": wish.end}
-    found = await visit.ask(
-        "GetUsageOverviewDays", query=query | {"usagePlanIds": ",".join(plan["id"] for plan in page["item"])}
-    )
-    days: dict[str, list[Row]] = {}
-    for row in found["item"]:
-        days.setdefault(row["usagePlanId"], []).append(row)
-    return page | {"item": [{"usagePlanId": plan_id, **total_of(rows)} for plan_id, rows in days.items()]}
-
-
-async def _kept_days(visit: Visit[OwnerSession], wish: Wish, plan: str | None) -> Any:
-    query = {"startDate": wish.start, "endDate": wish.end, "usagePlanId": plan}
-    return await visit.ask("GetUsageOverviewDays", query=query)
+    return await _kept_days(visit, wish, usagePlanId=wish.plan)
 
 
 async def _table(visit: Visit[OwnerSession], wish: Wish, by_day: Any) -> Any:
     position = visit.query("position")
-    match wish.by:
-        case "day":
-            return by_day
-        case "plan":
-            return await _by_plan(visit, wish, position)
+    if wish.by == "day":
+        return by_day
+    if wish.by == "plan" and not wish.is_of_ledgers:
+        return await _by_plan(visit, wish, by_day, position)
     return await _rows(visit, wish, GROUP_BY[wish.by], position)
+
+
+async def _by_plan(visit: Visit[OwnerSession], wish: Wish, by_day: Any, position: str | None) -> Any:
+    """The rows of some plans: each sums all keys of the plan."""
+    if wish.plan is not None:
+        return {"item": _sums({wish.plan: by_day["item"]} if by_day["item"] else {})}
+    page = await visit.ask("GetUsagePlans", query={"limit": SUMMED_PLANS, "position": position})
+    if not page["item"]:
+        return page
+    found = await _kept_days(visit, wish, usagePlanIds=",".join(plan["id"] for plan in page["item"]))
+    days: dict[str, list[Row]] = {}
+    for row in found["item"]:
+        days.setdefault(row["usagePlanId"], []).append(row)
+    return page | {"item": _sums(days)}
+
+
+def _sums(days: Mapping[str, Sequence[Row]]) -> list[Row]:
+    return [{"usagePlanId": plan_id, **total_of(rows)} for plan_id, rows in days.items()]
+
+
+async def _kept_days(visit: Visit[OwnerSession], wish: Wish, **plans: str | None) -> Any:
+    return await visit.ask("GetUsageOverviewDays", query={"startDate": wish.start, "endDate": wish.end, **plans})
 
 
 async def _rows(visit: Visit[OwnerSession], wish: Wish, by: str, position: str | None = None) -> Any:
