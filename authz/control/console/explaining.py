@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from authz.aws.errors import ApiError
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused
-from authz.control.console.keys import if_any, is_id
+from authz.control.console.keys import SECRET_LENGTH, if_any, is_id
 from authz.control.console.standing import QuotaRow, Refusals, last_days, quota_rows
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
@@ -95,35 +95,37 @@ async def explain_page(visit: Visit[OwnerSession]) -> Response:
 
 async def explain(visit: Visit[OwnerSession]) -> Response:
     form = await visit.form()
+    shown = _without_secrets(form)
     try:
-        return await _explained(visit, form)
+        return await _explained(visit, form, shown)
     except (ApiError, Misfit) as error:
-        return await _page(visit, refused(_without_secrets(form), error, PLACES))
+        return await _page(visit, refused(shown, error, PLACES))
 
 
-async def _explained(visit: Visit[OwnerSession], form: Form) -> Response:
+async def _explained(visit: Visit[OwnerSession], form: Form, shown: Form) -> Response:
+    """Answer with the page, whose form has the fields that are `shown`."""
     what, body = form.text("what"), dict[str, Any](headers=headers(form))
     if form.given("source"):
         body["source"] = form.text("source")
     kind = kind_of(what) if what else None
     if kind == "request id" and await if_any(visit, "GetApiKey", {"api_Key": what}) is None:
-        return await _page(visit, Typed(form), request_id=what)
+        return await _page(visit, Typed(shown), request_id=what)
     if kind == "line":
         body |= {"logLine": log_line(what)}
-        return await _answered(visit, form, body)
+        return await _answered(visit, shown, body)
     key_id = await _key_id(visit, what) if what else None
     if form.given("url") is None:
         if key_id is None:
             raise Misfit("what", "Expected a key's id, a request's id or a line of the access log; or a URL below.")
-        return await _page(visit, Typed(_naming(form, key_id)), **await _standing(visit, key_id))
+        return await _page(visit, Typed(_naming(shown, key_id)), **await _standing(visit, key_id))
     body |= {"url": form.text("url"), "method": form.text("method") or "GET"} | ({"keyId": key_id} if key_id else {})
-    return await _answered(visit, _naming(form, key_id) if key_id else form, body)
+    return await _answered(visit, _naming(shown, key_id) if key_id else shown, body)
 
 
-async def _answered(visit: Visit[OwnerSession], form: Form, body: dict[str, Any]) -> Response:
+async def _answered(visit: Visit[OwnerSession], shown: Form, body: dict[str, Any]) -> Response:
     answer = Answer.of((await visit.ask("Explain", body=body))["item"], datetime.now(UTC))
     standing = await _standing(visit, answer.key) if is_id(answer.key) else {}
-    return await _page(visit, Typed(_without_secrets(form)), answer=answer, **standing)
+    return await _page(visit, Typed(shown), answer=answer, **standing)
 
 
 async def _key_id(visit: Visit[OwnerSession], text: str) -> str:
@@ -145,7 +147,7 @@ def _naming(form: Form, key_id: str) -> Form:
 def _without_secrets(form: Form) -> Form:
     """The form to show again: an unknown text may be a value, and headers may hold one."""
     what = form.text("what")
-    is_shown = kind_of(what) != "key" or what == "" or len(what) < 20
+    is_shown = kind_of(what) != "key" or what == "" or len(what) < SECRET_LENGTH
     return Form({**form.fields, "what": [what if is_shown else ""], "headers": [""]})
 
 

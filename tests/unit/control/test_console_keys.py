@@ -611,6 +611,8 @@ def test_a_value_in_a_form_is_not_shown_again(field: str) -> None:
         {field: sent},
         {"what": "k1", "url": "no", field: sent},
         {"what": "k1", "url": "https://h/x", field: sent},
+        {"what": "k1", field: sent},
+        {"what": "5f8e1c2a-0b1d-4c3e-9f00-1234567890ab", field: sent},
     ):
         assert VALUE not in Pages(*world()).post("/console/explain", form).text
 
