@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from authz.aws.errors import ApiError
 from authz.control.pages.layers import UNLIMITED_STAGE, throttle_words
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
@@ -90,12 +89,7 @@ async def _stages(visit: Owner, api_id: str) -> list[Any]:
 
 async def _shown_stage(visit: Owner, api_id: str, stage: Document) -> Document:
     params = {"restapi_id": api_id, "deployment_id": stage["deploymentId"]}
-    try:
-        deployment = await visit.ask("GetDeployment", params, {"embed": "apisummary"})
-    except ApiError as error:
-        if error.status != 404:
-            raise
-        deployment = None
+    deployment = await visit.find("GetDeployment", params, query={"embed": "apisummary"})
     query = {"apiId": api_id, "stage": stage["stageName"], "limit": MAX_PLANS}
     plans = await visit.ask("GetWholePlans", query=query)
     settings = stage.get("methodSettings", {})

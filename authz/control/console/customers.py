@@ -12,7 +12,6 @@ from starlette.responses import Response
 from authz.aws.errors import ApiError, not_found
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused, tags, whole
 from authz.control.console.granting import GRANT_PLACES, grant
-from authz.control.console.keys import if_any
 from authz.control.console.onekey import HISTORY, Membership, beside, override_document, use_values
 from authz.control.console.standing import last_days
 from authz.control.pages.forms import Form
@@ -70,7 +69,7 @@ async def customer_page(visit: Visit[OwnerSession]) -> Response:
 
 async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
     id_ = _id(visit)
-    customer = await if_any(visit, "GetCustomer", {"customerId": id_})
+    customer = await visit.find("GetCustomer", {"customerId": id_})
     keys = await visit.ask("GetKeyUses", query={"customerId": id_, "limit": PAGE, "position": visit.query("position")})
     if customer is None and not keys["item"] and visit.query("position") is None:
         raise not_found(f"There is no customer {id_}, and no key names it.")
@@ -149,7 +148,7 @@ async def _go(visit: Visit[OwnerSession], id_: str, message: str) -> Response:
 
 async def _document(visit: Visit[OwnerSession], id_: str, form: Form) -> dict[str, Any]:
     """The customer as it is; with the date that the page showed, so that no other person's change is lost."""
-    found = await if_any(visit, "GetCustomer", {"customerId": id_}) or {"id": id_}
+    found = await visit.find("GetCustomer", {"customerId": id_}) or {"id": id_}
     seen = form.given("seen")
     if seen is not None and seen != str(found.get("lastUpdatedDate", "")):
         raise Misfit(

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from authz.aws.errors import ApiError
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused
-from authz.control.console.keys import SECRET_LENGTH, if_any, is_id
+from authz.control.console.keys import SECRET_LENGTH, is_id
 from authz.control.console.standing import QuotaRow, Refusals, last_days, quota_rows
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
@@ -108,7 +108,7 @@ async def _explained(visit: Visit[OwnerSession], form: Form, shown: Form) -> Res
     if form.given("source"):
         body["source"] = form.text("source")
     kind = kind_of(what) if what else None
-    if kind == "request id" and await if_any(visit, "GetApiKey", {"api_Key": what}) is None:
+    if kind == "request id" and await visit.find("GetApiKey", {"api_Key": what}) is None:
         return await _page(visit, Typed(shown), request_id=what)
     if kind == "line":
         body |= {"logLine": log_line(what)}
@@ -130,9 +130,9 @@ async def _answered(visit: Visit[OwnerSession], shown: Form, body: dict[str, Any
 
 async def _key_id(visit: Visit[OwnerSession], text: str) -> str:
     """The id of the key with this id or value. Raises Misfit."""
-    if is_id(text) and await if_any(visit, "GetApiKey", {"api_Key": text}) is not None:
+    if is_id(text) and await visit.find("GetApiKey", {"api_Key": text}) is not None:
         return text
-    found = await if_any(visit, "FindApiKey", body={"value": text})
+    found = await visit.find("FindApiKey", body={"value": text})
     if found is None:
         raise Misfit("what", NO_KEY)
     key_id: str = found["keyId"]
@@ -153,7 +153,7 @@ def _without_secrets(form: Form) -> Form:
 
 async def _standing(visit: Visit[OwnerSession], key_id: str) -> dict[str, Any]:
     """The key's quotas now, and its refused calls of the last days; nothing for a key that was deleted."""
-    key = await if_any(visit, "GetApiKey", {"api_Key": key_id})
+    key = await visit.find("GetApiKey", {"api_Key": key_id})
     if key is None:
         return {}
     rows: list[QuotaRow] = []

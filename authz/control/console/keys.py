@@ -46,13 +46,13 @@ async def search(visit: Visit[OwnerSession]) -> Response:
     root = visit.site.root
     if not text:
         return await visit.go(f"{root}/keys")
-    found = await if_any(visit, "FindApiKey", body={"value": text})
+    found = await visit.find("FindApiKey", body={"value": text})
     if found is not None:
         old = "This is the value from before the last rotation. It still works." if found["isPrevious"] else ""
         return await visit.go(f"{root}/keys/id/{found['keyId']}", old)
-    if is_id(text) and await if_any(visit, "GetApiKey", {"api_Key": text}) is not None:
+    if is_id(text) and await visit.find("GetApiKey", {"api_Key": text}) is not None:
         return await visit.go(f"{root}/keys/id/{text}")
-    if await if_any(visit, "GetCustomer", {"customerId": text}) is not None or await _has(visit, customerId=text):
+    if await visit.find("GetCustomer", {"customerId": text}) is not None or await _has(visit, customerId=text):
         return await visit.go(f"{root}/keys/customers/one", id=text)
     if await _has(visit, name=text):
         return await visit.go(f"{root}/keys", name=text)
@@ -71,18 +71,6 @@ def _may_be_a_value(text: str) -> bool:
 
 async def _has(visit: Visit[OwnerSession], **query: str) -> bool:
     return bool((await visit.ask("GetKeyUses", query={**query, "limit": "1"}))["item"])
-
-
-async def if_any(
-    visit: Visit[OwnerSession], name: str, params: dict[str, str] | None = None, body: Any = None
-) -> Any | None:
-    """The document of an operation; None if there is no such thing."""
-    try:
-        return await visit.ask(name, params, body=body)
-    except ApiError as error:
-        if error.status == 404:
-            return None
-        raise
 
 
 async def unused(visit: Visit[OwnerSession]) -> Response:

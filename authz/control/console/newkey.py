@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from authz.aws.errors import ApiError
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, lines, refused, whole
-from authz.control.console.keys import if_any
 from authz.control.console.secret import leave_secret
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
@@ -161,7 +160,7 @@ class _Making:
         """Make the customer, if it is new. Raises Misfit for a field that would be ignored, because it exists."""
         if key.customer is None:
             return
-        found = await if_any(self._visit, "GetCustomer", {"customerId": key.customer})
+        found = await self._visit.find("GetCustomer", {"customerId": key.customer})
         if found is None:
             await self._visit.ask("CreateCustomer", body=key.customer_document)
             self.made["DeleteCustomer"] = key.customer

@@ -115,14 +115,8 @@ async def _layers(visit: Owner, document: Document) -> Any:
     return plan_layers(document, document, stages, await visit.ask("GetAccount"))
 
 
-async def _stage(visit: Owner, api: str, stage: str) -> Any:
-    """The document of a stage; None if there is no such stage."""
-    try:
-        return await visit.ask("GetStage", {"restapi_id": api, "stage_name": stage})
-    except ApiError as error:
-        if error.status == 404:
-            return None
-        raise
+async def _stage(visit: Owner, api: str, stage: str) -> Any | None:
+    return await visit.find("GetStage", {"restapi_id": api, "stage_name": stage})
 
 
 async def _keys(visit: Owner, plan_id: str) -> Document:
@@ -296,13 +290,8 @@ async def _methods(visit: Owner, api: str, stage: str) -> list[str]:
     if found is None:
         return []
     params = {"restapi_id": api, "deployment_id": found["deploymentId"]}
-    try:
-        deployment = await visit.ask("GetDeployment", params, {"embed": "apisummary"})
-    except ApiError as error:
-        if error.status == 404:
-            return []
-        raise
-    return method_choices(deployment.get("apiSummary", {}))[:MAX_CHOICES]
+    deployment = await visit.find("GetDeployment", params, query={"embed": "apisummary"})
+    return [] if deployment is None else method_choices(deployment.get("apiSummary", {}))[:MAX_CHOICES]
 
 
 VIEWS: Final = (

@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 S = TypeVar("S", bound=Session)
 
+NOT_FOUND: Final = 404
 TOO_OFTEN: Final = "Too many attempts from this address. Wait a minute, then try again."
 REFRESH: Final = "authz-refresh"  # a header of the script: a page that renews itself is no sign of a person
 SHOWN_ONCE: Final = frozenset({"message", "secret"})  # parameters of pages
@@ -143,6 +144,21 @@ class Visit(Generic[S]):
         if version := answer.headers.get(VERSION):
             self.versions.append(version)
         return msgspec.to_builtins(answer.body)
+
+    async def find(
+        self,
+        name: str,
+        params: Mapping[str, str] | None = None,
+        query: Mapping[str, str | None] | None = None,
+        body: Any = None,
+    ) -> Any | None:
+        """Run an operation as `ask` does. None if there is no such thing."""
+        try:
+            return await self.ask(name, params, query, body)
+        except ApiError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
 
     async def download(self, name: str, query: Mapping[str, str | None], accept: str, file: str) -> Response:
         """Run an operation that answers piece by piece, as a file to save. Raises ApiError and StoreUnavailable."""
@@ -272,7 +288,7 @@ async def worded(root: str, request: Request, answer: Callable[[], Awaitable[Res
 
 def _http_fault(site: Site[Any]) -> Callable[[Request, HTTPException], Awaitable[Response]]:
     async def answer(_: Request, fault: HTTPException) -> Response:
-        text = "There is no such page." if fault.status_code == 404 else str(fault.detail)
+        text = "There is no such page." if fault.status_code == NOT_FOUND else str(fault.detail)
         return problem_page(site.root, fault.status_code, text)
 
     return answer
