@@ -92,7 +92,7 @@ async def plan(visit: Owner) -> Response:
         may_change=visit.site.may_write(visit.session) and not is_fixed,
         stages=form_of(found).stages,
         is_shadow=found.get("mode") == Mode.SHADOW,
-        layers=await _layers(visit, found),
+        layers=await _layers(visit, found, await _stages(visit, found)),
         live=live(await visit.ask("GetCatalogVersion"), visit.query("since")),
         keys=await _keys(visit, plan_id),
         chart=await _chart(visit, plan_id),
@@ -105,18 +105,18 @@ async def plan(visit: Owner) -> Response:
     )
 
 
-async def _layers(visit: Owner, document: Document) -> Any:
-    """The layers of a plan's document, with the throttles of its stages and of the account."""
-    stages = {}
+async def _stages(visit: Owner, document: Document) -> dict[str, Document]:
+    """The first stages that a plan's document covers, by names such as `a1/prod`; none that does not exist."""
+    found = {}
     for covered in document.get("apiStages", ())[:MAX_LOOKED_UP]:
-        stage = await _stage(visit, covered["apiId"], covered["stage"])
-        if stage is not None:
-            stages[f"{covered['apiId']}/{covered['stage']}"] = stage
+        api, stage = covered["apiId"], covered["stage"]
+        found[f"{api}/{stage}"] = await visit.find("GetStage", {"restapi_id": api, "stage_name": stage})
+    return {place: stage for place, stage in found.items() if stage is not None}
+
+
+async def _layers(visit: Owner, document: Document, stages: Mapping[str, Document]) -> Any:
+    """The layers of a plan's document, with the throttles of its stages and of the account."""
     return plan_layers(document, document, stages, await visit.ask("GetAccount"))
-
-
-async def _stage(visit: Owner, api: str, stage: str) -> Any | None:
-    return await visit.find("GetStage", {"restapi_id": api, "stage_name": stage})
 
 
 async def _keys(visit: Owner, plan_id: str) -> Document:
@@ -260,6 +260,7 @@ async def _form_page(
     status: int = 200,
 ) -> Response:
     document, _ = document_of(typed)
+    stages = await _stages(visit, document)
     return await visit.page(
         "console/plan-form.html",
         status=status,
@@ -267,9 +268,11 @@ async def _form_page(
         before=before,
         problems=problems or {},
         said=said or [],
-        layers=await _layers(visit, document),
+        layers=await _layers(visit, document, stages),
         stages=await _stage_choices(visit),
-        methods={row.place: await _methods(visit, row.api, row.stage) for row in typed.stages[:MAX_LOOKED_UP]},
+        methods={
+            place: await _methods(visit, place.partition("/")[0], stage) for place, stage in stages.items()
+        },
         **CHOICES,
     )
 
@@ -284,12 +287,9 @@ async def _stage_choices(visit: Owner) -> Document:
     return {"choices": choices, "has_more": found.get("position") is not None}
 
 
-async def _methods(visit: Owner, api: str, stage: str) -> list[str]:
-    """The methods that a stage serves and that need a key; none for an unknown stage."""
-    found = await _stage(visit, api, stage)
-    if found is None:
-        return []
-    params = {"restapi_id": api, "deployment_id": found["deploymentId"]}
+async def _methods(visit: Owner, api: str, stage: Document) -> list[str]:
+    """The methods that a stage serves and that need a key."""
+    params = {"restapi_id": api, "deployment_id": stage["deploymentId"]}
     deployment = await visit.find("GetDeployment", params, query={"embed": "apisummary"})
     return [] if deployment is None else method_choices(deployment.get("apiSummary", {}))[:MAX_CHOICES]
 
