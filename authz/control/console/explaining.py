@@ -108,35 +108,40 @@ async def _explained(visit: Visit[OwnerSession], form: Form, shown: Form) -> Res
     if form.given("source"):
         body["source"] = form.text("source")
     kind = kind_of(what) if what else None
-    if kind == "request id" and await visit.find("GetApiKey", {"api_Key": what}) is None:
-        return await _page(visit, Typed(shown), request_id=what)
     if kind == "line":
-        body |= {"logLine": log_line(what)}
-        return await _answered(visit, shown, body)
-    key_id = await _key_id(visit, what) if what else None
+        return await _answered(visit, shown, body | {"logLine": log_line(what)})
+    key = await _key(visit, what) if what else None
+    if key is None and kind == "request id":
+        return await _page(visit, Typed(shown), request_id=what)
+    if key is None and what:
+        raise Misfit("what", NO_KEY)
+    named = shown if key is None else _naming(shown, key["id"])
     if form.given("url") is None:
-        if key_id is None:
+        if key is None:
             raise Misfit("what", "Expected a key's id, a request's id or a line of the access log; or a URL below.")
-        return await _page(visit, Typed(_naming(shown, key_id)), **await _standing(visit, key_id))
-    body |= {"url": form.text("url"), "method": form.text("method") or "GET"} | ({"keyId": key_id} if key_id else {})
-    return await _answered(visit, _naming(shown, key_id) if key_id else shown, body)
+        return await _page(visit, Typed(named), **await _standing(visit, key))
+    body |= {"url": form.text("url"), "method": form.text("method") or "GET"} | ({"keyId": key["id"]} if key else {})
+    return await _answered(visit, named, body)
 
 
 async def _answered(visit: Visit[OwnerSession], shown: Form, body: dict[str, Any]) -> Response:
     answer = Answer.of((await visit.ask("Explain", body=body))["item"], datetime.now(UTC))
-    standing = await _standing(visit, answer.key) if is_id(answer.key) else {}
+    key = await _key_of_id(visit, answer.key)  # a line of the log may name a key that was deleted
+    standing = {} if key is None else await _standing(visit, key)
     return await _page(visit, Typed(shown), answer=answer, **standing)
 
 
-async def _key_id(visit: Visit[OwnerSession], text: str) -> str:
-    """The id of the key with this id or value. Raises Misfit."""
-    if is_id(text) and await visit.find("GetApiKey", {"api_Key": text}) is not None:
-        return text
+async def _key(visit: Visit[OwnerSession], text: str) -> Any | None:
+    """The key with this id or value; None if there is none."""
+    key = await _key_of_id(visit, text)
+    if key is not None or kind_of(text) == "request id":
+        return key
     found = await visit.find("FindApiKey", body={"value": text})
-    if found is None:
-        raise Misfit("what", NO_KEY)
-    key_id: str = found["keyId"]
-    return key_id
+    return None if found is None else await _key_of_id(visit, found["keyId"])
+
+
+async def _key_of_id(visit: Visit[OwnerSession], text: str) -> Any | None:
+    return await visit.find("GetApiKey", {"api_Key": text}) if is_id(text) else None
 
 
 def _naming(form: Form, key_id: str) -> Form:
@@ -151,11 +156,9 @@ def _without_secrets(form: Form) -> Form:
     return Form({**form.fields, "what": [what if is_shown else ""], "headers": [""]})
 
 
-async def _standing(visit: Visit[OwnerSession], key_id: str) -> dict[str, Any]:
-    """The key's quotas now, and its refused calls of the last days; nothing for a key that was deleted."""
-    key = await visit.find("GetApiKey", {"api_Key": key_id})
-    if key is None:
-        return {}
+async def _standing(visit: Visit[OwnerSession], key: Mapping[str, Any]) -> dict[str, Any]:
+    """The key's quotas now, and its refused calls of the last days."""
+    key_id = key["id"]
     rows: list[QuotaRow] = []
     for plan in (await visit.ask("GetUsagePlans", query={"keyId": key_id, "limit": "500"}))["item"]:
         quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan["id"], "keyId": key_id})
