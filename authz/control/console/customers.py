@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.responses import Response
 
 from authz.aws.errors import ApiError, not_found
+from authz.control.console.daily import CHARTED_DAYS, DayRange, days_to, utc_today
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused, tags, whole
 from authz.control.console.granting import GRANT_PLACES, grant
 from authz.control.console.onekey import HISTORY, Membership, beside, override_document, use_values
-from authz.control.console.standing import last_days
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
@@ -75,8 +74,8 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
         raise not_found(f"There is no customer {id_}, and no key names it.")
     members = await _members(visit, id_, customer or {})
     is_fixed = bool((await visit.ask("GetFileItems", query={"kind": "customer", "id": id_}))["item"])
-    today = datetime.now(UTC).date()
-    items, is_whole = await _days(visit, id_)
+    days = days_to(utc_today(), CHARTED_DAYS)
+    items, is_whole = await _days(visit, id_, days)
     history = {"id": id_, "limit": HISTORY, "position": visit.query("history")}
     return await visit.page(
         "console/customer.html",
@@ -92,7 +91,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
         is_whole=is_whole,
         audit=await visit.ask("GetAudit", query=history),
         grant_name=secrets.token_urlsafe(12),
-        **use_values(items, [member for member in members if member.is_shared], today),
+        **use_values(items, [member for member in members if member.is_shared], days),
     )
 
 
@@ -110,10 +109,9 @@ async def _members(visit: Visit[OwnerSession], id_: str, customer: Mapping[str, 
     return found
 
 
-async def _days(visit: Visit[OwnerSession], id_: str) -> tuple[list[Mapping[str, Any]], bool]:
+async def _days(visit: Visit[OwnerSession], id_: str, days: DayRange) -> tuple[list[Mapping[str, Any]], bool]:
     """The use of all keys by day, and whether all of them were read."""
-    first, last = last_days(datetime.now(UTC).date())
-    query = {"customerId": id_, "startDate": first.isoformat(), "endDate": last.isoformat(), "groupBy": "day"}
+    query = {"customerId": id_, **days.query, "groupBy": "day"}
     items: list[Mapping[str, Any]] = []
     position = None
     for _ in range(MOST_PAGES):

@@ -12,9 +12,10 @@ import msgspec
 from starlette.responses import Response
 
 from authz.aws.errors import ApiError
+from authz.control.console.daily import CHARTED_DAYS, days_to, utc_today
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused
 from authz.control.console.keys import SECRET_LENGTH, is_id
-from authz.control.console.standing import QuotaRow, Refusals, last_days, quota_rows
+from authz.control.console.standing import QuotaRow, quota_rows
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
@@ -23,6 +24,7 @@ from authz.core.zones import SECOND_US
 Kind = Literal["line", "request id", "key"]
 
 REQUEST_ID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+REFUSALS: Final = 7  # days that had some
 ALERTS: Final = "5"  # of each holder of a quota
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 PLACES: Final = (("url", "url"), ("source", "source"), ("logLine", "what"), ("log line", "what"))
@@ -163,14 +165,15 @@ async def _standing(visit: Visit[OwnerSession], key: Mapping[str, Any]) -> dict[
     for plan in (await visit.ask("GetUsagePlans", query={"keyId": key_id, "limit": "500"}))["item"]:
         quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan["id"], "keyId": key_id})
         rows += quota_rows(plan, quotas)
-    first, last = last_days(datetime.now(UTC).date())
-    query = {"keyId": key_id, "startDate": first.isoformat(), "endDate": last.isoformat()}
-    items = (await visit.ask("GetUsageDays", query=query))["item"]
+    days = days_to(utc_today(), CHARTED_DAYS)
+    items = (await visit.ask("GetUsageDays", query={"keyId": key_id, **days.query}))["item"]
+    refusals = [use for use in reversed(days.uses(items)) if use.refused]
     return {
         "key": key,
         "rows": rows,
         "alerts": await _alerts(visit, key, rows),
-        **refused_values(items, last.isoformat()),
+        "refusals": refusals[:REFUSALS],
+        "today": days.last,
     }
 
 
@@ -181,14 +184,6 @@ async def _alerts(visit: Visit[OwnerSession], key: Mapping[str, Any], rows: Iter
     return [alert for page in pages for alert in page["item"]]
 
 
-def refused_values(items: Iterable[Mapping[str, Any]], today: str) -> dict[str, Any]:
-    """The values of the template that show refusals by day, the newest first."""
-    found = list(items)
-    days = sorted({item["day"] for item in found if sum(item["refused"].values())}, reverse=True)
-    by_day = [(day, Refusals.of(item for item in found if item["day"] == day)) for day in days[:7]]
-    return {"refusals": by_day, "today": today}
-
-
 async def _page(visit: Visit[OwnerSession], typed: Typed, **values: Any) -> Response:
     nothing: dict[str, Any] = {
         "answer": None,
@@ -197,6 +192,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed, **values: Any) -> Resp
         "rows": [],
         "refusals": [],
         "alerts": [],
+        "today": None,
     }
     return await visit.page(
         "console/explain.html",
@@ -204,7 +200,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed, **values: Any) -> Resp
         typed=typed,
         asked=visit.query("key") or "",
         methods=[(method, method) for method in METHODS],
-        **{**nothing, "today": "", **values},
+        **{**nothing, **values},
     )
 
 

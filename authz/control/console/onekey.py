@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -15,19 +14,17 @@ from starlette.responses import Response
 
 from authz.aws.errors import ApiError
 from authz.control.console.curl import CurlLine, curl_line
+from authz.control.console.daily import CHARTED_DAYS, DayRange, days_to, utc_today
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, lines, number, refused, tags, whole
 from authz.control.console.granting import GRANT_PLACES, grant
 from authz.control.console.newkey import PLACES, PLANS, plan_choices
 from authz.control.console.secret import leave_secret, take_secret
 from authz.control.console.standing import (
-    Refusals,
-    last_days,
-    last_refused,
     quota_bars,
     quota_rows,
     throttle_words,
 )
-from authz.control.pages.charts import day_columns, days_of
+from authz.control.pages.charts import day_columns
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
@@ -103,9 +100,7 @@ async def key_page(visit: Visit[OwnerSession]) -> Response:
 async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
     key_id = visit.path("key_id")
     key = await visit.ask("GetApiKey", {"api_Key": key_id})
-    today = datetime.now(UTC).date()
-    first, last = last_days(today)
-    days = {"keyId": key_id, "startDate": first.isoformat(), "endDate": last.isoformat()}
+    days = days_to(utc_today(), CHARTED_DAYS)
     history = {"id": key_id, "limit": HISTORY, "position": visit.query("history")}
     plans = (await visit.ask("GetUsagePlans", query={"keyId": key_id, "limit": ALL_PLANS}))["item"]
     members = [await _membership(visit, key_id, plan) for plan in plans]
@@ -129,7 +124,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
         was_shown=secret is None and visit.query("secret") is not None,
         grant_name=secrets.token_urlsafe(12),
         overlaps=OVERLAPS,
-        **use_values((await visit.ask("GetUsageDays", query=days))["item"], members, today),
+        **use_values((await visit.ask("GetUsageDays", query={"keyId": key_id, **days.query}))["item"], members, days),
     )
 
 
@@ -155,17 +150,18 @@ async def _curl(visit: Visit[OwnerSession], plans: list[Mapping[str, Any]], valu
     return curl_line(example, value, visit.site.parts.public_url)
 
 
-def use_values(items: list[Mapping[str, Any]], members: list[Membership], today: date) -> dict[str, Any]:
+def use_values(items: list[Mapping[str, Any]], members: list[Membership], days: DayRange) -> dict[str, Any]:
     """The values of the template that show use: by day, and against each quota."""
-    first, last = last_days(today)
+    uses = days.uses(items)
+    chart = day_columns(uses)
     rows = [row for member in members for row in quota_rows(member.plan, member.quotas)]
     return {
         "rows": rows,
         "bars": quota_bars(rows),
-        "days": day_columns(days_of(items, first, last)),
-        "today": Refusals.of(item for item in items if item["day"] == today.isoformat()),
-        "ninety": Refusals.of(items),
-        "last_refused": last_refused(items),
+        "days": chart,
+        "today": uses[-1],
+        "ninety": chart.total,
+        "last_refused": max((use.day for use in uses if use.refused), default=None),
     }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, Final
 
 from starlette.responses import Response
 
-from authz.control.pages.charts import day_columns, days_of
+from authz.control.console.daily import days_to
+from authz.control.pages.charts import day_columns
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
 
@@ -47,10 +48,9 @@ async def overview(visit: Visit[OwnerSession]) -> Response:
     }
     if not figures["ready"]:
         return await visit.page("console/overview.html", **shared)
-    today = date.fromisoformat(figures["day"])
-    first = today - timedelta(days=CHARTED_DAYS - 1)
-    by_day = await visit.ask("GetUsageOverviewDays", query={"startDate": first.isoformat(), "endDate": figures["day"]})
-    chart = day_columns(days_of(by_day["item"], first, today))
+    days = days_to(date.fromisoformat(figures["day"]), CHARTED_DAYS)
+    by_day = await visit.ask("GetUsageOverviewDays", query=days.query)
+    chart = day_columns(days.uses(by_day["item"]))
     return await visit.page("console/overview.html", chart=chart, **shared)
 
 

@@ -76,27 +76,6 @@ def refused_in_shadow(items: Iterable[Document]) -> list[Refused]:
     return sorted((row for row in rows if row.total), key=lambda row: (-row.total, row.key_id))
 
 
-@dataclass(frozen=True, slots=True)
-class ShadowSums:
-    """The admitted calls of all keys of a plan, and those among them that the plan in shadow would have refused."""
-
-    requests: int = 0
-    by_throttle: int = 0
-    by_quota: int = 0
-
-
-def sums_in_shadow(days: Iterable[Document]) -> ShadowSums:
-    """The sums over days, from items of GetUsageOverviewDays."""
-    sums = ShadowSums()
-    for day in days:
-        sums = ShadowSums(
-            sums.requests + day["requests"],
-            sums.by_throttle + day["shadow"]["throttle"],
-            sums.by_quota + day["shadow"]["quota"],
-        )
-    return sums
-
-
 def alert_percents(quotas: Sequence[Document]) -> list[str]:
     """A line for each quota with alerts."""
     return [

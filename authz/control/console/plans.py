@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from starlette.responses import Response
 
 from authz.aws.errors import ApiError
+from authz.control.console.daily import CHARTED_DAYS, days_to, total_of, utc_today
 from authz.control.console.planform import (
     ROWS,
     MethodRow,
@@ -22,8 +22,8 @@ from authz.control.console.planform import (
     read_plan_form,
     with_stage,
 )
-from authz.control.console.planpage import SHADOW_DAYS, alert_percents, live, refused_in_shadow, sums_in_shadow
-from authz.control.pages.charts import day_columns, days_of
+from authz.control.console.planpage import SHADOW_DAYS, alert_percents, live, refused_in_shadow
+from authz.control.pages.charts import day_columns
 from authz.control.pages.layers import plan_layers
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
@@ -31,7 +31,6 @@ from authz.core.resources import Anchor, Counts, FailurePolicy, LimitsPer, Mode,
 
 PAGE: Final = "50"
 FEW: Final = "10"
-CHART_DAYS: Final = 90
 SHADOW_KEYS: Final = "200"  # read for one page of the shadow's result
 SHADOW_ROWS: Final = 50  # shown of them
 MAX_APIS: Final = "25"  # whose stages a form offers; others are written by hand
@@ -129,27 +128,23 @@ async def _keys(visit: Owner, plan_id: str) -> Document:
 
 async def _chart(visit: Owner, plan_id: str) -> Any:
     """The use of the last days; None until the figures of a large account have been gathered."""
-    last = _today()
-    first = last - timedelta(days=CHART_DAYS - 1)
-    dates = {"startDate": first.isoformat(), "endDate": last.isoformat()}
-    found = await visit.ask("GetUsageOverviewDays", query={"usagePlanId": plan_id, **dates})
+    days = days_to(utc_today(), CHARTED_DAYS)
+    found = await visit.ask("GetUsageOverviewDays", query={"usagePlanId": plan_id, **days.query})
     if not found["ready"]:
         return None
-    days = days_of(found["item"], first, last)
-    since = (last - timedelta(days=SHADOW_DAYS - 1)).isoformat()
-    shadow = sums_in_shadow(item for item in found["item"] if item["day"] >= since)
-    return {"columns": day_columns(days), "today": days[-1], "as_of": found["asOf"], "shadow": shadow}
+    uses = days.uses(found["item"])
+    since = days_to(days.last, SHADOW_DAYS).first.isoformat()
+    recent = total_of([row for row in found["item"] if row["day"] >= since])
+    return {"columns": day_columns(uses), "today": uses[-1], "as_of": found["asOf"], "recent": recent}
 
 
 async def _shadow(visit: Owner, document: Document) -> Document | None:
     """The keys that a plan in shadow would have refused; None for a plan that is enforced."""
     if document.get("mode") != Mode.SHADOW:
         return None
-    last = _today()
     query = {
         "usagePlanId": document["id"],
-        "startDate": (last - timedelta(days=SHADOW_DAYS - 1)).isoformat(),
-        "endDate": last.isoformat(),
+        **days_to(utc_today(), SHADOW_DAYS).query,
         "groupBy": "key",
         "limit": SHADOW_KEYS,
         "position": visit.query("keys"),
@@ -162,10 +157,6 @@ async def _shadow(visit: Owner, document: Document) -> Document | None:
         "position": found.get("position"),
         "is_first": visit.query("keys") is None,
     }
-
-
-def _today() -> date:
-    return datetime.now(UTC).date()
 
 
 async def set_mode(visit: Owner) -> Response:
@@ -270,9 +261,7 @@ async def _form_page(
         said=said or [],
         layers=await _layers(visit, document, stages),
         stages=await _stage_choices(visit),
-        methods={
-            place: await _methods(visit, place.partition("/")[0], stage) for place, stage in stages.items()
-        },
+        methods={place: await _methods(visit, place.partition("/")[0], stage) for place, stage in stages.items()},
         **CHOICES,
     )
 

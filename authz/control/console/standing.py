@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
-from typing import Any, Final
+from typing import Any
 
 from authz.control.pages.charts import Bar, LimitUse, limit_bars
 from authz.control.pages.templates import each_period
-
-DAYS: Final = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +65,3 @@ def throttle_words(throttle: Mapping[str, Any] | None) -> str:
     burst = f", burst {throttle['burstLimit']:,}" if throttle.get("burstLimit") is not None else ""
     counts = " units" if throttle.get("counts") == "UNITS" else ""
     return f"{throttle['rateLimit']:,.15g}{counts} a second{burst}"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusals:
-    """Refused calls by reason."""
-
-    by_throttle: int
-    by_quota: int
-
-    @classmethod
-    def of(cls, items: Iterable[Mapping[str, Any]]) -> Refusals:
-        refused = [item["refused"] for item in items]
-        return cls(sum(one["throttle"] for one in refused), sum(one["quota"] for one in refused))
-
-    @property
-    def total(self) -> int:
-        return self.by_throttle + self.by_quota
-
-
-def last_days(today: date) -> tuple[date, date]:
-    """The first and the last of DAYS days."""
-    return today - timedelta(days=DAYS - 1), today
-
-
-def last_refused(items: Sequence[Mapping[str, Any]]) -> str | None:
-    """The last day on which a call was refused."""
-    days = [item["day"] for item in items if item["refused"]["throttle"] or item["refused"]["quota"]]
-    return max(days, default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from authz.aws.errors import ApiError
 from authz.aws.usage import MAX_DAYS
+from authz.control.console.daily import Row, total_of, utc_today
 from authz.control.pages.charts import MOST_DAYS, Columns, day_columns, days_of
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
@@ -23,12 +24,8 @@ SPANS: Final = (("today", "Today"), ("week", "Last 7 days"), ("month", "This mon
 GROUPS: Final = (("plan", "Plan"), ("customer", "Customer"), ("key", "Key"), ("day", "Day"))
 # A row for each plan of a key: keys that share no row need not be summed over pages.
 GROUP_BY: Final = {"plan": "plan", "customer": "customer", "key": "plan,key", "day": "day"}
-COUNTS: Final = ("requests", "units", "overage")
-REFUSED: Final = ("throttle", "quota")
 
 NO_PROBLEMS: Final = dict.fromkeys(("start", "end", "plan", "key"), "")
-
-Row = Mapping[str, Any]  # of GetUsageDays
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +154,6 @@ def table_of(items: Iterable[Row], by: str) -> Table:
     )
 
 
-def total_of(rows: Sequence[Row]) -> dict[str, Any]:
-    """The sum of each number."""
-    total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in COUNTS}
-    for kind in ("refused", "shadow"):
-        total[kind] = {name: sum(row[kind][name] for row in rows) for name in REFUSED}
-    return total
-
-
 def chart_of(items: Iterable[Row], days: tuple[date, date]) -> Columns:
     """The last days of a range, as far as a chart can show them."""
     first, last = days
@@ -175,7 +164,7 @@ def chart_of(items: Iterable[Row], days: tuple[date, date]) -> Columns:
 
 
 async def usage(visit: Visit[OwnerSession]) -> Response:
-    today = _today()
+    today = utc_today()
     wish = wish_of(visit.request.query_params, today)
     plans = await visit.ask("GetUsagePlans", query={"limit": PLANS})
     shared = {
@@ -257,15 +246,11 @@ async def _rows(visit: Visit[OwnerSession], wish: Wish, by: str, position: str |
 
 async def usage_csv(visit: Visit[OwnerSession]) -> Response:
     """All rows that the form describes, however many keys there are."""
-    wish = wish_of(visit.request.query_params, _today())
+    wish = wish_of(visit.request.query_params, utc_today())
     if wish.days is None:
         return await visit.go(f"{visit.site.root}/usage", **wish.fields)
     query = wish.who | {"startDate": wish.start, "endDate": wish.end, "groupBy": GROUP_BY[wish.by]}
     return await visit.download("GetUsageDays", query, "text/csv", wish.file)
-
-
-def _today() -> date:
-    return datetime.now(UTC).date()
 
 
 VIEWS: Final = (View("GET", "/usage", usage), View("GET", "/usage.csv", usage_csv))

@@ -138,8 +138,12 @@ class DayUse:
     by_quota: int = 0
 
     @property
+    def refused(self) -> int:
+        return self.by_throttle + self.by_quota
+
+    @property
     def total(self) -> int:
-        return self.requests + self.by_throttle + self.by_quota
+        return self.requests + self.refused
 
     def plus(self, other: DayUse) -> DayUse:
         return DayUse(
@@ -204,7 +208,7 @@ class Columns:
 
     @property
     def has_refusals(self) -> bool:
-        return self.total.total > self.total.requests
+        return self.total.refused > 0
 
 
 def days_of(items: Iterable[Mapping[str, Any]], first: date, last: date) -> tuple[DayUse, ...]:
