@@ -34,7 +34,7 @@ PLACES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What the form says of a key. `customer_name` is that of a customer who is new."""
+    """The fields of the form. `customer_name` names a customer that is made together with the key."""
 
     name: str
     description: str | None

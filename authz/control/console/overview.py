@@ -1,4 +1,4 @@
-"""The first page of the console: who is near a quota, who is refused most and why, and who calls most."""
+"""The first page of the console: quotas nearly used up, the callers refused most and why, the busiest callers."""
 
 from __future__ import annotations
 
