@@ -61,11 +61,12 @@ def text_of(page: str) -> str:
 
 def test_the_owners_site_gets_a_link_that_signs_its_customer_in_once() -> None:
     pages = world(as_=None)
+    before = int(time.time())
     answer = pages.invite({"customerId": ACME})
     assert answer.status_code == 201
     url = answer.json()["url"]
     assert url.startswith("http://127.0.0.1:8085/portal/link?token=")
-    assert datetime.fromisoformat(answer.json()["expires"]).timestamp() == pytest.approx(time.time() + 900, abs=60)
+    assert before <= datetime.fromisoformat(answer.json()["expires"]).timestamp() - 900 <= time.time()
     assert ACME in pages.get(url).text
     token = url.partition("token=")[2]
     assert pages.post("/portal/link", {"token": token}).headers["location"] == "/portal"
@@ -92,7 +93,7 @@ def test_the_audit_names_the_guest_and_not_the_token(body: dict[str, Any], line:
     [
         ({}, 400, "expected customerId, or keyId of a key without a customer"),
         ({"customerId": ACME, "keyId": "lone"}, 400, "expected customerId, or keyId"),
-        ({"customerId": "nobody"}, 404, "Invalid Customer identifier"),
+        ({"customerId": "none"}, 404, "Invalid Customer identifier"),
         ({"customerId": ""}, 404, "Invalid Customer identifier"),
         ({"keyId": "nothing"}, 404, "Invalid API Key identifier"),
         ({"keyId": "a1"}, 400, "this key has a customer; give its customerId"),
@@ -454,8 +455,9 @@ def test_markup_in_every_field_stays_text() -> None:
     for page in shown:
         assert "<script>alert" not in page.text
         assert "<img" not in page.text
-        assert "49" not in re.findall(r"script.*?img", page.text)
-    assert "&lt;script&gt;" in shown[1].text
+    for page in shown[:3]:
+        assert "&lt;script&gt;" in page.text
+        assert "{{7*7}}" in page.text
 
 
 # --- the public page ----------------------------------------------------------------------------------------------
