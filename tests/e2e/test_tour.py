@@ -172,4 +172,4 @@ def test_the_only_api_there_is_needs_neither_a_file_nor_a_host(redis: RedisServe
         tour = Tour(stack)
         plan_id = tour.plan(tour.api())
         _, value = tour.key(plan_id)
-        assert tour.call("nobody", value).status == 200
+        assert tour.call("none", value).status == 200

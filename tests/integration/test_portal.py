@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -115,8 +114,8 @@ def _dump(control: Control) -> str:
 
 
 @pytest.mark.parametrize("path", ["/portal", "/portal/usage", "/portal/errors", "/portal/sign-in", "/console"])
-def test_without_the_console_nothing_of_it_exists(shared_redis: RedisServer, path: str) -> None:
-    with running(shared_redis.url, f"off{os.getpid()}", console=False) as control:
+def test_without_the_console_nothing_of_it_exists(shared_redis: RedisServer, account: str, path: str) -> None:
+    with running(shared_redis.url, account, console=False) as control:
         reply = raw(control, "GET", path)
         assert (reply.status, reply.code) == (404, "NotFoundException")
         reply = raw(control, "POST", "/portal/sessions", {"customerId": "acme"})
