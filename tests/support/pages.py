@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from html import unescape
 from typing import Final
 
 import httpx
@@ -54,15 +55,23 @@ class DictTokens:
         return self.values.pop((kind, token), None)
 
 
-class Unlimited:
-    """A `Throttle` that admits every attempt."""
+class Patient:
+    """A throttle of keys, pages or attempts that admits every request until `seconds` is set. It keeps the subjects."""
 
-    async def admits(self, address: str) -> bool:
-        return True
+    def __init__(self) -> None:
+        self.seconds = 0
+        self.subjects: list[str] = []
+
+    async def wait(self, subject: str) -> int:
+        self.subjects.append(subject)
+        return self.seconds
+
+    async def admits(self, subject: str) -> bool:
+        return not await self.wait(subject)
 
 
 class Pages:
-    """The console over a store with these items, and one person who is signed in."""
+    """The console over a store with these items. `as_` is the session of the signed-in person; None without one."""
 
     def __init__(
         self,
@@ -81,7 +90,7 @@ class Pages:
         self.sessions = Sessions(self.tokens, lambda: int(time.time()))
         gate = Authenticator(self.store, SEALER, self.context.now)
         table = (*operations(), Invitations(self.sessions, Origins()).operation())
-        parts = Parts(Api(self.context, table), self.sessions, Unlimited(), Origins(), grafana_url, PUBLIC_URL)
+        parts = Parts(Api(self.context, table), self.sessions, Patient(), Origins(), grafana_url, PUBLIC_URL)
         self.app = console(parts, gate.of_token, gate.credential)
         self.cookies = httpx.Cookies()
         if as_ is not None:
@@ -141,3 +150,8 @@ class Pages:
                 return answer
 
         return asyncio.run(run())
+
+
+def next_page(page: str) -> str:
+    """The path to which a page's link to the next page leads."""
+    return unescape(page.partition('rel="next" href="')[2].partition('"')[0])

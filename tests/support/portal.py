@@ -11,8 +11,6 @@ import httpx
 
 from authz.aws.usage import CallerUse, DayRow, Days, RefusedRow
 from authz.control.alerts.addresses import Rules
-from authz.control.alerts.schedule import Attempt
-from authz.control.alerts.sending import Message
 from authz.control.api import Api, operations
 from authz.control.app import ControlPlane
 from authz.control.auth import Authenticator
@@ -29,7 +27,8 @@ from authz.core.holders import HeldQuota, QuotaState
 from authz.core.resources import ApiKey, digest
 from authz.core.stored import Item, StoredKey
 from authz.store.ports import Alert, AlertPage, AlertQuery, Outbox, StatesReading, UsageReading
-from tests.support.pages import Pages
+from tests.support.outbox import ListedDeliveries, Sent
+from tests.support.pages import Pages, Patient
 from tests.support.plane import SEALER, NoUsage
 
 
@@ -78,52 +77,14 @@ class Counted(NoUsage):
         return AlertPage([alert for alert in alerts if query.matches(alert)][:limit], None)
 
 
-class NoFailures:
-    """The part of an `Outbox` that targets need; no delivery fails."""
-
-    async def failing_since(self, target_ids: Sequence[str]) -> dict[str, int]:
-        return {}
-
-    async def forget(self, target_id: str) -> None:
-        """Nothing is kept."""
-
-
-class Sent:
-    """A `Sender` that keeps the messages, and that every receiver answers with `status`."""
-
-    def __init__(self, rules: Rules | None = None) -> None:
-        self.rules = rules or Rules()
-        self.messages: list[Message] = []
-        self.status = 204
-
-    async def send(self, message: Message) -> Attempt:
-        self.messages.append(message)
-        return Attempt(self.status)
-
-
-class Patient:
-    """A throttle of keys, pages or attempts that admits every request until `seconds` is set. It keeps the subjects."""
-
-    def __init__(self) -> None:
-        self.seconds = 0
-        self.subjects: list[str] = []
-
-    async def wait(self, subject: str) -> int:
-        self.subjects.append(subject)
-        return self.seconds
-
-    async def admits(self, subject: str) -> bool:
-        return not await self.wait(subject)
-
-
 class PortalPages(Pages):
-    """The portal over a store with these items, and one customer who is signed in."""
+    """The portal over a store with these items. `as_` is the session of the signed-in customer; None without one."""
 
     def __init__(
         self, *items: Item, usage: NoUsage | None = None, as_: Session | None = None, rules: Rules | None = None
     ) -> None:
-        self.sender = Sent(rules)
-        super().__init__(*items, usage=usage, as_=None, alerts=Alerts(cast("Outbox", NoFailures()), self.sender))
+        self.sender = Sent(rules=rules)
+        super().__init__(*items, usage=usage, as_=None, alerts=Alerts(cast("Outbox", ListedDeliveries()), self.sender))
         self.throttle = Patient()
         gate = Authenticator(self.store, SEALER, self.context.now)
         self.attempts, self.pace = Patient(), Patient()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import cast
 
 import msgspec
 import pytest
 
-from authz.control.alerts.addresses import Rules
 from authz.control.alerts.schedule import Attempt
-from authz.control.alerts.sending import Message
 from authz.control.call import Alerts
 from authz.core.stored import AlertTarget, StoredPlan
 from authz.store.ports import (
@@ -19,71 +16,15 @@ from authz.store.ports import (
     AlertPage,
     AlertQuery,
     Delivery,
-    DeliveryPage,
-    DeliveryState,
-    InvalidPosition,
-    ListedDelivery,
     Outbox,
 )
 from tests.support.builders import plan
-from tests.support.pages import OWNER, READER, Pages
+from tests.support.outbox import AT, ListedDeliveries, Sent
+from tests.support.pages import OWNER, READER, Pages, next_page
 from tests.support.plane import NoUsage
 
 EVIL = '"><script>alert(1)</script>'
 FORM = {"name": "billing", "url": "https://hooks.example.com/in", "enabled": "on"}
-AT = 1_772_600_000_000_000  # 4 March 2026
-
-
-class Lists:
-    """The part of an `Outbox` that the operations use, over deliveries in lists."""
-
-    def __init__(self, **deliveries: list[Delivery]) -> None:
-        self.deliveries = deliveries
-        self.forgotten: list[str] = []
-
-    async def page(
-        self, state: DeliveryState, limit: int, position: str | None = None, target_id: str | None = None
-    ) -> DeliveryPage:
-        if position is not None and not position.isdecimal():
-            raise InvalidPosition("Invalid position parameter")
-        start = int(position or 0)
-        all_ = [one for one in self.deliveries.get(state, []) if target_id in (None, one.target_id)]
-        shown = [ListedDelivery(one, state, AT) for one in all_[start : start + limit]]
-        return DeliveryPage(shown, str(start + limit) if len(all_) > start + limit else None)
-
-    async def failing_since(self, target_ids: Sequence[str]) -> dict[str, int]:
-        return {one.target_id: AT for one in self.deliveries.get("failed", []) if one.target_id in target_ids}
-
-    async def failed_one(self, delivery_id: str) -> Delivery | None:
-        return next((one for one in self.deliveries.get("failed", []) if one.id == delivery_id), None)
-
-    async def resend(self, delivery_id: str) -> bool:
-        delivery = await self.failed_one(delivery_id)
-        if delivery is None:
-            return False
-        self.deliveries["failed"].remove(delivery)
-        self.deliveries.setdefault("pending", []).append(delivery)
-        return True
-
-    async def end(self, target_id: str, reason: str) -> int:
-        return 0
-
-    async def forget(self, target_id: str) -> None:
-        self.forgotten.append(target_id)
-
-
-class Sent:
-    """A `Sender` that keeps the messages, and answers each as given."""
-
-    rules = Rules()
-
-    def __init__(self, attempt: Attempt) -> None:
-        self.attempt = attempt
-        self.messages: list[Message] = []
-
-    async def send(self, message: Message) -> Attempt:
-        self.messages.append(message)
-        return self.attempt
 
 
 class Crossed(NoUsage):
@@ -112,12 +53,12 @@ def stored(id_: str = "t1", **changes: object) -> AlertTarget:
 
 def pages(
     *targets: AlertTarget,
-    outbox: Lists | None = None,
+    outbox: ListedDeliveries | None = None,
     sender: Sent | None = None,
     usage: NoUsage | None = None,
     reader: bool = False,
 ) -> Pages:
-    alerts = Alerts(cast("Outbox", outbox or Lists()), sender or Sent(Attempt(204)))
+    alerts = Alerts(cast("Outbox", outbox or ListedDeliveries()), sender or Sent())
     as_ = READER if reader else OWNER
     return Pages(StoredPlan(plan("p1", name="Gold", keys=())), *targets, usage=usage, as_=as_, alerts=alerts)
 
@@ -216,7 +157,7 @@ def test_hours_that_are_no_overlap_are_refused_beside_their_field(hours: str) ->
 
 
 def test_a_deleted_target_is_gone_with_its_deliveries() -> None:
-    outbox = Lists()
+    outbox = ListedDeliveries()
     console = pages(stored(), outbox=outbox)
     assert console.post("/console/alerts/targets/t1/delete").headers["location"].startswith("/console/alerts?message=")
     assert (outbox.forgotten, console.get("/console/alerts/targets/t1").status_code) == (["t1"], 404)
@@ -246,7 +187,7 @@ def test_the_result_of_a_test_is_shown(attempt: Attempt, words: str) -> None:
 
 
 def test_a_failed_delivery_says_why_and_can_be_sent_again() -> None:
-    outbox = Lists(failed=[delivery()])
+    outbox = ListedDeliveries(failed=[delivery()])
     console = pages(stored(), outbox=outbox)
     for path in ("/console/alerts", "/console/alerts/deliveries", "/console/alerts/targets/t1"):
         text = console.get(path).text
@@ -259,17 +200,16 @@ def test_a_failed_delivery_says_why_and_can_be_sent_again() -> None:
 
 @pytest.mark.parametrize("target", [None, stored(enabled=False)], ids=["no delivery", "a disabled target"])
 def test_a_delivery_that_cannot_be_sent_again_says_why(target: AlertTarget | None) -> None:
-    outbox = Lists(failed=[delivery()] if target else [])
+    outbox = ListedDeliveries(failed=[delivery()] if target else [])
     text = pages(*filter(None, [target]), outbox=outbox).post("/console/alerts/deliveries/d1/resend", follow=True).text
     assert "It was not sent again." in text
 
 
 def test_deliveries_come_in_pages_of_one_state_and_one_target() -> None:
-    outbox = Lists(delivered=[delivery(f"d{at}", "t1" if at % 2 else "t2") for at in range(130)])
+    outbox = ListedDeliveries(delivered=[delivery(f"d{at}", "t1" if at % 2 else "t2") for at in range(130)])
     console = pages(stored(), outbox=outbox)
     first = console.get("/console/alerts/deliveries?state=delivered&target=t1").text
-    rest = first.split('rel="next" href="')[1].split('"')[0].replace("&amp;", "&")
-    second = console.get(rest).text
+    second = console.get(next_page(first)).text
     assert (first.count("<tr>"), second.count("<tr>"), "t2" in first + second) == (51, 16, False)
 
 
@@ -298,7 +238,7 @@ def test_crossed_thresholds_link_to_the_key_or_customer_and_the_plan() -> None:
 
 
 def test_a_reader_sees_everything_and_no_button() -> None:
-    outbox = Lists(failed=[delivery()])
+    outbox = ListedDeliveries(failed=[delivery()])
     console = pages(stored(), outbox=outbox, reader=True)
     for path in ("/console/alerts", "/console/alerts/deliveries", "/console/alerts/targets/t1"):
         text = console.get(path).text.partition("<main")[2].partition("<footer")[0]
@@ -309,8 +249,8 @@ def test_a_reader_sees_everything_and_no_button() -> None:
     "path", ["new", "targets/t1", "targets/t1/delete", "targets/t1/rotate", "targets/t1/test", "deliveries/d1/resend"]
 )
 def test_a_reader_may_change_nothing(path: str) -> None:
-    outbox = Lists(failed=[delivery()])
-    sender = Sent(Attempt(204))
+    outbox = ListedDeliveries(failed=[delivery()])
+    sender = Sent()
     console = pages(stored(), outbox=outbox, sender=sender, reader=True)
     before = dict(console.store.items)
     assert console.post(f"/console/alerts/{path}", FORM).status_code == 403
@@ -340,7 +280,7 @@ def test_markup_in_every_field_is_shown_as_text() -> None:
     }
     bodies = [{"type": EVIL, "data": {}}, {"type": EVIL, "data": data}]
     failed = [delivery(f"d{at}{EVIL}", "t1", body) for at, body in enumerate(bodies)]
-    outbox = Lists(failed=failed, delivered=failed, pending=failed)
+    outbox = ListedDeliveries(failed=failed, delivered=failed, pending=failed)
     target = stored(name=EVIL, url=EVIL, customer_id=EVIL, usage_plan_id=EVIL, description=EVIL)
     crossed = Alert("1-1", EVIL, EVIL, None, EVIL, EVIL, 80, 1, 2, AT, None, AT)
     console = pages(target, outbox=outbox, usage=Crossed(crossed))

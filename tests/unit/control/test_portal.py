@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from authz.control.alerts.addresses import Rules
+from authz.control.alerts.schedule import Attempt
 from authz.control.pages.sessions import CustomerSession, OwnerSession
 from authz.control.portal.usage import pace_words, throttle_words
 from authz.core.resources import Counts, Customer, LimitsPer, Mode, Period, QuotaSettings, ThrottleSettings, UsagePlan
@@ -322,7 +323,7 @@ def test_a_customer_has_its_alerts_sent_and_sees_the_secret_once() -> None:
     assert (made.customer_id, made.url) == (ACME, HOOK["url"])
     path = f"/portal/alerts/targets/{made.id}"
     assert "The test has arrived." in pages.post(f"{path}/test", follow=True).text
-    pages.sender.status = 500
+    pages.sender.attempt = Attempt(500)
     assert "The test has not arrived: the answer was 500" in pages.post(f"{path}/test", follow=True).text
     assert [message.url for message in pages.sender.messages] == [HOOK["url"]] * 2
     assert "No webhook yet." in pages.post(f"{path}/delete", follow=True).text
