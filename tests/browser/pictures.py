@@ -5,7 +5,6 @@ They show the walk of the tests, over the sample that `authz up` brings.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from tests.browser.walk import LIMIT, walk
-from tests.e2e.test_up import Up, ports, up
+from tests.e2e.test_up import ports, up
 from tests.support.browser import Look, Tab, chromium, tab
 
 LIGHT, DARK = Look("light", 1280, 800, "light"), Look("dark", 1280, 800, "dark")
@@ -29,27 +28,16 @@ def main(folder: Path) -> None:
         for nth in range(SAMPLE_LINES):
             it.curl(nth)
         ready = time.monotonic()
-        link = _link(it)
-        with tab(browser, _url(link), look=LIGHT) as tab_:
-            walk(tab_, link, lambda name: _take(tab_, folder / f"console-{name}.png"))
+        with tab(browser, it.control_url, look=LIGHT) as tab_:
+            walk(tab_, it.console_link, lambda name: _take(tab_, folder / f"console-{name}.png"))
             state = tab_.page.context.storage_state()
         walked = time.monotonic()
         for look in (LIGHT, DARK):
-            with tab(browser, _url(link), look=look, state=state) as tab_:
+            with tab(browser, it.control_url, look=look, state=state) as tab_:
                 tab_.open("/console")
                 tab_.page.get_by_text(OVERVIEW).first.wait_for()
                 _take(tab_, folder / f"console-overview-{look.name}.png")
     print(f"Started in {ready - started:.0f} s; walked, with {LIMIT} calls and more, in {walked - ready:.0f} s")  # noqa: T201
-
-
-def _link(it: Up) -> str:
-    found = re.search(r"http://\S+/console/link\S+", it.text)
-    assert found, it.text
-    return found[0]
-
-
-def _url(link: str) -> str:
-    return link.partition("/console/")[0]
 
 
 def _take(tab_: Tab, file: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from playwright.sync_api import Browser
@@ -17,10 +16,8 @@ def test_the_walk_from_the_printed_link_to_a_key_that_may_call_again(
 ) -> None:
     with up(tmp_path, *ports()) as it:
         it.until_ready()
-        found = re.search(r"(http://\S+)/console/link\S+", it.text)
-        assert found, it.text
-        with tab(browser, found[1], scripts=scripts) as tab_:
-            walked = walk(tab_, found[0])
+        with tab(browser, it.control_url, scripts=scripts) as tab_:
+            walked = walk(tab_, it.console_link)
             said = [tab_.open(f"/console/keys/id/{walked.key_id}").page.content()]
         assert [text for text in said if walked.value in text] == []
         assert walked.value not in it.text

@@ -62,6 +62,15 @@ class Up:
         return str(re.findall(r"http://[\d.:]+", self.text)[0])
 
     @property
+    def console_link(self) -> str:
+        """The link that signs in to the console."""
+        return str(re.findall(r"http://\S+/console/link\S+", self.text)[0])
+
+    @property
+    def control_url(self) -> str:
+        return self.console_link.partition("/console/")[0]
+
+    @property
     def aws_environment(self) -> str:
         """The lines to paste before the aws cli."""
         return "\n".join(line.strip() for line in self.text.splitlines() if re.match(r"  (export|unset) AWS_", line))
