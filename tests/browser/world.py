@@ -11,14 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import httpx
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from playwright.sync_api import Browser
 
 from authz.core.resources import Resources
-from tests.e2e.stack import REGION, TIMEOUT_SECONDS, Stack, managed
+from tests.e2e.stack import Stack, managed
 from tests.e2e.test_tour import Tour
 from tests.support.browser import LOOKS, Look, Tab, tab
 from tests.support.servers import RedisServer, echo_server, redis_server
@@ -44,18 +40,7 @@ class World:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Call an operation of ours. Returns its document."""
-        control = self.tour.control
-        data = None if body is None else json.dumps(body)
-        request = AWSRequest(method, control.url + path, data=data, headers={"content-type": "application/json"})
-        SigV4Auth(Credentials(control.access_key, control.secret), "apigateway", REGION).add_auth(request)
-        answer = httpx.request(
-            method,
-            control.url + path,
-            content=data,
-            headers=dict(request.headers),
-            timeout=TIMEOUT_SECONDS,
-            trust_env=False,
-        )
+        answer = self.tour.control.call(method, path, b"" if body is None else json.dumps(body).encode())
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 

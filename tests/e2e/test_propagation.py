@@ -14,14 +14,11 @@ import grpc
 import httpx
 import pytest
 import redis as client
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from authz.core.resources import Resources
 from authz.envoy.pb import ext_authz_pb2_grpc
-from tests.e2e.stack import REGION, TIMEOUT_SECONDS, ControlServer, credentials, managed
+from tests.e2e.stack import TIMEOUT_SECONDS, ControlServer, credentials, managed
 from tests.e2e.test_tour import SIDECARS, Tour
 from tests.support.servers import AuthzServer, EchoServer, Host, RedisServer
 from tests.support.world import check_request, read
@@ -112,15 +109,6 @@ def test_a_stopped_sidecar_is_named_and_admits_no_key_from_its_stale_memory(tour
 # --- secrets --------------------------------------------------------------------------------------------------------
 
 
-def signed(control: ControlServer, verb: str, path: str, body: bytes, secret: str = "") -> httpx.Response:
-    """A call that boto3 has no name for; with another `secret` it is one that is refused."""
-    headers = {"content-type": "application/json"}
-    request = AWSRequest(verb, control.url + path, data=body, headers=headers)
-    SigV4Auth(Credentials(control.access_key, secret or control.secret), "apigateway", REGION).add_auth(request)
-    sent = dict(request.headers)
-    return httpx.request(verb, control.url + path, content=body, headers=sent, timeout=TIMEOUT_SECONDS, trust_env=False)
-
-
 def forms(secret: str) -> set[bytes]:
     """How a secret may lie about: as it is, encoded, or as a digest that a guess could be held against."""
     raw = secret.encode()
@@ -172,8 +160,8 @@ def refusals(tour: Tour, plan_id: str, key_id: str) -> list[str]:
         ),
         ("POST", f"/usageplans/{plan_id}/keys", f'{{"keyId":"none","keyType":{{"value":"{value}"}}}}'),
     ]
-    answers = [signed(control, verb, path, body.encode()) for verb, path, body in wrong]
-    answers.append(signed(control, "GET", "/apikeys", b"", secret=NEVER_ISSUED))
+    answers = [control.call(verb, path, body.encode()) for verb, path, body in wrong]
+    answers.append(control.call("GET", "/apikeys", secret=NEVER_ISSUED))
     bearer = {"authorization": f"Bearer {NEVER_ISSUED}"}
     answers.append(httpx.get(f"{control.url}/apikeys", headers=bearer, trust_env=False))
     assert [answer.status_code // 100 for answer in answers] == [4] * len(answers), answers
@@ -189,7 +177,7 @@ def test_no_secret_is_in_redis_a_log_a_metric_an_error_or_the_audit_trail(tour: 
     rows = f"Name,key,enabled,usageplanIds\none,{VALUES[1]},true,{plan_id}\ntwo,{VALUES[2]},true,{plan_id}\n"
     imported = tour.aws.import_api_keys(body=rows.encode(), format="csv")
     assert len(imported["ids"]) == 2
-    rotated = signed(tour.control, "POST", f"/apikeys/{imported['ids'][0]}/rotate", b'{"overlapSeconds":3600}')
+    rotated = tour.control.call("POST", f"/apikeys/{imported['ids'][0]}/rotate", b'{"overlapSeconds":3600}')
     assert rotated.status_code == 200, rotated.text
     tour.control.wait_for({"ResponseMetadata": {"HTTPHeaders": dict(rotated.headers)}})
     new_value = rotated.json()["value"]
