@@ -24,6 +24,7 @@ T = TypeVar("T")
 REGION: Final = "us-east-1"  # the region of a caller who does not sign
 PAGE: Final = 25  # AWS's default page size
 MAX_PAGE: Final = 500
+PAGING: Final = ("limit", "position")  # the query parameters that `Call.paging` reads
 ID_LENGTH: Final = 256  # characters of an id in the audit stream; callers choose the ids in a path
 WARNING_LENGTH: Final = 250  # characters of one warning
 MAX_WARNINGS: Final = 4  # in one answer; a header that is longer than 1 kB breaks clients
@@ -148,6 +149,12 @@ class Call:
 
     def flag(self, name: str) -> bool:
         return flag(self.query, name)
+
+    def refuse_others(self, *known: str) -> None:
+        """Raise BadRequestException for a query parameter without effect: a misspelt one would widen the answer."""
+        if others := [name for name in self.query if name not in known]:
+            expected = f"some of {', '.join(known)}" if known else "none"
+            raise bad_request(f"Unknown query parameter {others[0][:50]!r}: expected {expected}")
 
     def paging(self) -> tuple[int, str | None]:
         """The size of the requested page, and its position."""

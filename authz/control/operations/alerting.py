@@ -17,9 +17,8 @@ from authz.control.alerts.addresses import PUBLIC, NotAllowed
 from authz.control.alerts.dispatcher import DISABLED, secrets_of
 from authz.control.alerts.matching import test_body_of
 from authz.control.alerts.sending import Message, new_secret
-from authz.control.call import Alerts, Answer, Call, Operation
+from authz.control.call import PAGING, Alerts, Answer, Call, Operation
 from authz.control.operations.ids import new_id, unused_id
-from authz.control.operations.metering import refuse_others
 from authz.core.bounds import MAX_NAME
 from authz.core.problem import Problem
 from authz.core.resources import Resource
@@ -65,7 +64,7 @@ class RotateSecret(Resource, frozen=True):
 
 async def get_targets(call: Call) -> Answer:
     """Answer with a page of targets, the newest first; with `customerId` only that customer's."""
-    refuse_others(call, "customerId", "limit", "position")
+    call.refuse_others("customerId", *PAGING)
     customer_id = call.one("customerId")
     list_ = "alerttarget" if customer_id is None else alert_targets(customer_id)
     page = await call.context.store.page("alerttarget", list_, *call.paging())
@@ -266,7 +265,7 @@ def _target_document(target: AlertTarget, failing: int | None, now: int) -> Docu
 
 async def get_deliveries(call: Call) -> Answer:
     """Answer with a page of deliveries in a state, the newest first; of pending ones the longest waiting first."""
-    refuse_others(call, "state", "targetId", "limit", "position")
+    call.refuse_others("state", "targetId", *PAGING)
     state = next((one for one in STATES if one == (call.one("state") or "failed")), None)
     if state is None:
         raise bad_request(f"Invalid state: expected one of {', '.join(STATES)}")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from authz.control.call import Answer, Call, Operation
-from authz.control.operations.metering import PAGING, refuse_others
+from authz.control.call import PAGING, Answer, Call, Operation
 from authz.core.zones import iso_time
 from authz.store.ports import AuditLine, AuditQuery
 
 
 async def get_audit(call: Call) -> Answer:
     """Answer with a page of the audit, the newest line first: of the lines that name `id`, and of those by `who`."""
-    refuse_others(call, "id", "who", *PAGING)
+    call.refuse_others("id", "who", *PAGING)
     limit, position = call.paging()
     page = await call.context.store.audit(AuditQuery(call.one("id"), call.one("who")), limit, position)
     body: dict[str, Any] = {"item": [_document(line) for line in page.lines]}

@@ -7,9 +7,8 @@ from typing import Any, Final
 
 from authz.aws.errors import bad_request
 from authz.aws.plans import no_key, plan_document
-from authz.control.call import Answer, Call, Operation
+from authz.control.call import PAGING, Answer, Call, Operation
 from authz.control.operations.apikeys import page_answer, stored_key
-from authz.control.operations.metering import PAGING, refuse_others
 from authz.core.resources import Resource, digest
 from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name, plan_id_of
 from authz.store.lastuse import KeyUse, document_of, last_use
@@ -22,7 +21,7 @@ PLANS: Final = 100  # in one answer
 
 async def get_key_uses(call: Call) -> Answer:
     """Answer with a page of keys and the last day of each on which a call was counted."""
-    refuse_others(call, "name", "customerId", *PAGING)
+    call.refuse_others("name", "customerId", *PAGING)
     store, paging = call.context.store, call.paging()
     name, customer = call.one("name"), call.one("customerId")
     if customer is not None:  # with both filters, a page may be shorter than its limit
@@ -83,7 +82,7 @@ async def get_customer_plans(call: Call) -> Answer:
 
 async def get_file_items(call: Call) -> Answer:
     """Answer with the ids that the configuration file defines: all of a kind, or `id` alone if it is one of them."""
-    refuse_others(call, "kind", "id", *PAGING)
+    call.refuse_others("kind", "id", *PAGING)
     kind, wanted, (limit, position) = call.one("kind"), call.one("id"), call.paging()
     if kind not in FILE_KINDS:
         raise bad_request(f"Invalid kind: expected one of {', '.join(FILE_KINDS)}")

@@ -11,7 +11,7 @@ from msgspec import Meta
 from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.plans import no_key
 from authz.aws.usage import MAX_DAYS, days, iso_day
-from authz.control.call import ID_LENGTH, Answer, Call, Operation
+from authz.control.call import ID_LENGTH, PAGING, Answer, Call, Operation
 from authz.core.bounds import MAX_INT
 from authz.core.holders import HeldQuota
 from authz.core.planrules import overridden
@@ -36,13 +36,12 @@ from authz.store.report import MAX_KEYS, PARTS, Query, csv_lines, document, read
 
 CSV: Final = "text/csv"
 WHO: Final = ("usagePlanId", "keyId", "customerId")
-PAGING: Final = ("limit", "position")
 ORDERS: Final = ("newest", "oldest")
 
 
 async def get_usage_days(call: Call) -> Answer:
     """Answer with rows of usage: a page of JSON, or all of them as CSV if the caller accepts it."""
-    refuse_others(call, *WHO, *PAGING, "startDate", "endDate", "groupBy")
+    call.refuse_others(*WHO, *PAGING, "startDate", "endDate", "groupBy")
     query = _query(call)
     store, usage = call.context.store, call.context.usage
     is_csv = CSV in call.accept.lower()
@@ -81,7 +80,7 @@ def _query(call: Call) -> Query:
 
 async def get_usage_alerts(call: Call) -> Answer:
     """Answer with a page of alerts, the newest first unless `order=oldest`."""
-    refuse_others(call, *WHO, *PAGING, "order")
+    call.refuse_others(*WHO, *PAGING, "order")
     order = call.one("order") or ORDERS[0]
     if order not in ORDERS:
         raise bad_request(f"Invalid order: expected newest or oldest, got {order[:50]!r}")
@@ -130,7 +129,7 @@ class GrantUsage(QuotaName, frozen=True, kw_only=True):
 
 async def get_usage_quotas(call: Call) -> Answer:
     """Answer with the throttle, and the used and the remaining units of each quota, of a key or customer."""
-    refuse_others(call, *WHO)
+    call.refuse_others(*WHO)
     plan_id, key_id, customer_id = map(call.one, WHO)
     if plan_id is None:
         raise bad_request("Missing query parameter usagePlanId")
@@ -206,12 +205,6 @@ def _held_by(held: Held) -> dict[str, Any]:
 def _adjusted_document(held: Held, quota: HeldQuota, adjusted: Adjusted) -> dict[str, Any]:
     rule = quota.at(adjusted.now)
     return _held_by(held) | standing_document(Standing(quota, adjusted.used, rule.start, rule.finite_end))
-
-
-def refuse_others(call: Call, *known: str) -> None:
-    """Raise BadRequestException for a query parameter without effect: a misspelt one would widen the answer."""
-    if others := [name for name in call.query if name not in known]:
-        raise bad_request(f"Unknown query parameter {others[0][:50]!r}: expected some of {', '.join(known)}")
 
 
 OPERATIONS: Final = (

@@ -31,7 +31,7 @@ Document = dict[str, Any]
 
 async def get_usage_overview(call: Call) -> Answer:
     """Answer with today's figures: of a small account as of now, of others as of the last sweep."""
-    _refuse_others(call, "limit")
+    call.refuse_others("limit")
     limit = _limit(call)
     store, usage = call.context.store, call.context.usage
     return Answer(body=await overview_document(store, await overview_of(store, usage), limit))
@@ -48,7 +48,7 @@ async def overview_document(store: Reader, overview: Overview | None, limit: int
 
 async def get_usage_overview_days(call: Call) -> Answer:
     """Answer with the sums of each day: of all plans, of one, or of each of several."""
-    _refuse_others(call, "startDate", "endDate", "usagePlanId", "usagePlanIds")
+    call.refuse_others("startDate", "endDate", "usagePlanId", "usagePlanIds")
     today = iso_day(await call.context.usage.redis_time() // DAY_US)
     end = call.one("endDate") or today
     wanted, plan_ids = days(call.one("startDate") or end, end, MAX_DAYS), await _plan_ids(call)
@@ -169,12 +169,6 @@ def _limit(call: Call) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(KEPT)) and 1 <= int(text) <= KEPT):
         raise bad_request(f"Invalid limit: expected a number from 1 to {KEPT}, got {text[:50]!r}")
     return int(text)
-
-
-def _refuse_others(call: Call, *known: str) -> None:
-    """Raise BadRequestException for a query parameter without effect."""
-    if others := [name for name in call.query if name not in known]:
-        raise bad_request(f"Unknown query parameter {others[0][:50]!r}: expected some of {', '.join(known)}")
 
 
 OPERATIONS: Final = (

@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any, Final
 
 from authz.control.call import Answer, Call, Operation
-from authz.control.operations.metering import refuse_others
 from authz.core.zones import iso_time
 from authz.doctor.examine import examine
 from authz.doctor.facts import Facts, Redis
@@ -35,7 +34,7 @@ CONFIG: Final = {"appendFsync": "appendfsync", "save": "save", "minReplicasToWri
 
 async def get_system(call: Call) -> Answer:
     """Answer with the state of the system as of now."""
-    refuse_others(call)
+    call.refuse_others()
     store = call.context.store
     head = await store.head()
     presences = await store.presences()

@@ -8,10 +8,9 @@ from typing import Final
 
 from authz.aws.errors import bad_request
 from authz.aws.wholeplans import WholePlan, whole_plan, with_whole_plan
-from authz.control.call import Answer, Call, Operation
+from authz.control.call import PAGING, Answer, Call, Operation
 from authz.control.operations.apikeys import page_answer
 from authz.control.operations.ids import unused_id
-from authz.control.operations.metering import refuse_others
 from authz.control.operations.planextensions import warn_of_idle
 from authz.control.operations.restapis import listed, page_of
 from authz.control.operations.usageplans import NONCE_BYTES, PLAN_ID_LENGTH, cover, require_room, stored_plan
@@ -41,7 +40,7 @@ async def get_whole_plan(call: Call) -> Answer:
 
 async def get_whole_plans(call: Call) -> Answer:
     """Answer with a page of plans, the newest first; with `apiId` and `stage`, of those that cover the stage."""
-    refuse_others(call, "limit", "position", "apiId", "stage")
+    call.refuse_others(*PAGING, "apiId", "stage")
     store, api_id, stage = call.context.store, call.one("apiId"), call.one("stage")
     if api_id is None and stage is None:
         return page_answer(await store.page("usageplan", "usageplan", *call.paging()), whole_plan)
