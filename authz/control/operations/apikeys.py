@@ -127,16 +127,20 @@ async def get_api_key(call: Call) -> Answer:
 
 async def get_api_keys(call: Call) -> Answer:
     values = call.flag("includeValues")
+    return page_answer(await keys_page(call), lambda stored: shown(call, stored, value=values))
+
+
+async def keys_page(call: Call) -> Page[StoredKey]:
+    """Return a page of keys: of a customer, with a name that begins so, or all. With both filters it may be shorter."""
     store, paging = call.context.store, call.paging()
     name, customer = call.one("name"), call.one("customerId")
-    if customer is not None:  # with both filters, a page may be shorter than its limit
+    if customer is not None:
         page = await store.search(by_customer(customer), *paging)
         page.items[:] = [item for item in page.items if item.key.name.startswith(name or "")]
-    elif name is not None:
-        page = await store.search(by_name(name), *paging)
-    else:
-        page = await store.page("apikey", "apikey", *paging)
-    return page_answer(page, lambda stored: shown(call, stored, value=values))
+        return page
+    if name is not None:
+        return await store.search(by_name(name), *paging)
+    return await store.page("apikey", "apikey", *paging)
 
 
 async def update_api_key(call: Call) -> Answer:

@@ -8,9 +8,9 @@ from typing import Any, Final
 from authz.aws.errors import bad_request
 from authz.aws.plans import no_key, plan_document
 from authz.control.call import PAGING, Answer, Call, Operation
-from authz.control.operations.apikeys import page_answer, stored_key
+from authz.control.operations.apikeys import keys_page, page_answer, stored_key
 from authz.core.resources import Resource, digest
-from authz.core.stored import StoredKey, StoredPlan, by_customer, by_name, plan_id_of
+from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_id_of
 from authz.store.lastuse import KeyUse, document_of, last_use
 from authz.store.ports import Page
 
@@ -22,15 +22,7 @@ PLANS: Final = 100  # in one answer
 async def get_key_uses(call: Call) -> Answer:
     """Answer with a page of keys and the last day of each on which a call was counted."""
     call.refuse_others("name", "customerId", *PAGING)
-    store, paging = call.context.store, call.paging()
-    name, customer = call.one("name"), call.one("customerId")
-    if customer is not None:  # with both filters, a page may be shorter than its limit
-        page = await store.search(by_customer(customer), *paging)
-        page.items[:] = [item for item in page.items if item.key.name.startswith(name or "")]
-    elif name is not None:
-        page = await store.search(by_name(name), *paging)
-    else:
-        page = await store.page("apikey", "apikey", *paging)
+    page = await keys_page(call)
     uses = await _uses(call, page.items)
     return page_answer(Page(uses, page.position), document_of)
 
