@@ -19,6 +19,7 @@ from authz.control.alerts.matching import test_body_of
 from authz.control.alerts.sending import Message, new_secret
 from authz.control.call import PAGING, Alerts, Answer, Call, Operation
 from authz.control.operations.ids import new_id, unused_id
+from authz.control.operations.restapis import listed
 from authz.core.bounds import MAX_NAME
 from authz.core.problem import Problem
 from authz.core.resources import Resource
@@ -68,8 +69,7 @@ async def get_targets(call: Call) -> Answer:
     customer_id = call.one("customerId")
     list_ = "alerttarget" if customer_id is None else alert_targets(customer_id)
     page = await call.context.store.page("alerttarget", list_, *call.paging())
-    body: Document = {"item": await _shown(call, page.items)}
-    return Answer(body=body if page.position is None else body | {"position": page.position})
+    return listed(await _shown(call, page.items), page.position)
 
 
 async def get_target(call: Call) -> Answer:
@@ -270,8 +270,7 @@ async def get_deliveries(call: Call) -> Answer:
     if state is None:
         raise bad_request(f"Invalid state: expected one of {', '.join(STATES)}")
     page = await _alerts(call).outbox.page(state, *call.paging(), call.one("targetId"))
-    body: Document = {"item": [_delivery_document(one) for one in page.deliveries]}
-    return Answer(body=body if page.position is None else body | {"position": page.position})
+    return listed(map(_delivery_document, page.deliveries), page.position)
 
 
 async def resend_delivery(call: Call) -> Answer:
@@ -288,9 +287,9 @@ async def resend_delivery(call: Call) -> Answer:
     return Answer(202)
 
 
-def _delivery_document(listed: ListedDelivery) -> Document:
-    delivery = listed.delivery
-    at = {"pending": "nextAttemptAt", "failed": "failedAt", "delivered": "deliveredAt"}[listed.state]
+def _delivery_document(one: ListedDelivery) -> Document:
+    delivery = one.delivery
+    at = {"pending": "nextAttemptAt", "failed": "failedAt", "delivered": "deliveredAt"}[one.state]
     optional: dict[str, Any] = {
         "lastAttemptAt": None if delivery.last_at is None else iso_time(delivery.last_at),
         "lastStatus": delivery.last_status,
@@ -299,10 +298,10 @@ def _delivery_document(listed: ListedDelivery) -> Document:
     return {
         "id": delivery.id,
         "targetId": delivery.target_id,
-        "state": listed.state,
+        "state": one.state,
         "createdAt": iso_time(delivery.created),
         "attempts": delivery.attempts,
-        at: iso_time(listed.at),
+        at: iso_time(one.at),
         **{name: value for name, value in optional.items() if value is not None},
         "message": msgspec.json.decode(delivery.body),
     }

@@ -18,7 +18,7 @@ from authz.background import in_background
 from authz.config.documents import text_of
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import unused_id
-from authz.control.operations.restapis import invalid_value
+from authz.control.operations.restapis import invalid_value, listed
 from authz.core.keyform import KeyForm
 from authz.core.problem import shortened
 from authz.core.resources import ApiKey, digest
@@ -80,8 +80,7 @@ def shown(call: Call, stored: StoredKey, *, value: bool) -> Document:
 
 def page_answer(page: Page[Any], show: Callable[[Any], Document]) -> Answer:
     """Answer with a page of the store as AWS prints it; the last page has no position."""
-    body: Document = {"item": [show(item) for item in page.items]}
-    return Answer(body=body if page.position is None else body | {"position": page.position})
+    return listed(map(show, page.items), page.position)
 
 
 async def create_api_key(call: Call) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from authz.control.call import PAGING, Answer, Call, Operation
+from authz.control.operations.restapis import listed
 from authz.core.zones import iso_time
 from authz.store.ports import AuditLine, AuditQuery
 
@@ -14,8 +15,7 @@ async def get_audit(call: Call) -> Answer:
     call.refuse_others("id", "who", *PAGING)
     limit, position = call.paging()
     page = await call.context.store.audit(AuditQuery(call.one("id"), call.one("who")), limit, position)
-    body: dict[str, Any] = {"item": [_document(line) for line in page.lines]}
-    return Answer(body=body | ({} if page.position is None else {"position": page.position}))
+    return listed(map(_document, page.lines), page.position)
 
 
 def _document(line: AuditLine) -> dict[str, Any]:

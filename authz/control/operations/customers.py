@@ -18,6 +18,7 @@ from authz.aws.extensions import (
 from authz.aws.patch import Document
 from authz.aws.plans import refused
 from authz.control.call import Answer, Call, Operation
+from authz.control.operations.restapis import listed
 from authz.core.problem import Problem
 from authz.core.resources import Customer
 from authz.core.stored import StoredCustomer, StoredPlan, by_customer, plan_id_of
@@ -50,8 +51,7 @@ async def _shown(source: ItemSource, customers: Iterable[StoredCustomer]) -> lis
 async def get_customers(call: Call) -> Answer:
     store = call.context.store
     page = await store.page("customer", "customer", *call.paging())
-    body: Document = {"item": await _shown(store, page.items)}
-    return Answer(body=body if page.position is None else body | {"position": page.position})
+    return listed(await _shown(store, page.items), page.position)
 
 
 async def get_customer(call: Call) -> Answer:

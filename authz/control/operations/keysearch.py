@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from authz.aws.errors import bad_request
 from authz.aws.plans import no_key, plan_document
 from authz.control.call import PAGING, Answer, Call, Operation
 from authz.control.operations.apikeys import keys_page, page_answer, stored_key
+from authz.control.operations.restapis import listed
 from authz.core.resources import Resource, digest
 from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_id_of
 from authz.store.lastuse import KeyUse, document_of, last_use
@@ -68,8 +69,7 @@ async def get_customer_plans(call: Call) -> Answer:
     plans = [plan for plan in found if isinstance(plan, StoredPlan) and plan.ref in refs]
     if len(plans) > PLANS:
         call.warn(f"the customer has {len(plans)} plans, and {PLANS} of them are shown")
-    items = [plan_document(plan) | {"limitsPer": plan.plan.limits_per.value} for plan in plans[:PLANS]]
-    return Answer(body={"item": items})
+    return listed(plan_document(plan) | {"limitsPer": plan.plan.limits_per.value} for plan in plans[:PLANS])
 
 
 async def get_file_items(call: Call) -> Answer:
@@ -80,10 +80,9 @@ async def get_file_items(call: Call) -> Answer:
         raise bad_request(f"Invalid kind: expected one of {', '.join(FILE_KINDS)}")
     fixed = call.context.fixed()
     if wanted is not None:
-        return Answer(body={"item": [wanted] if (kind, wanted) in fixed else []})
+        return listed([wanted] if (kind, wanted) in fixed else [])
     ids = sorted(each for one, each in fixed if one == kind and each > (position or ""))
-    body: dict[str, Any] = {"item": ids[:limit]}
-    return Answer(body=body if len(ids) <= limit else body | {"position": ids[limit - 1]})
+    return listed(ids[:limit], ids[limit - 1] if len(ids) > limit else None)
 
 
 OPERATIONS: Final = (

@@ -12,6 +12,7 @@ from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.plans import no_key
 from authz.aws.usage import MAX_DAYS, days, iso_day
 from authz.control.call import ID_LENGTH, PAGING, Answer, Call, Operation
+from authz.control.operations.restapis import listed
 from authz.core.bounds import MAX_INT
 from authz.core.holders import HeldQuota
 from authz.core.planrules import overridden
@@ -88,8 +89,7 @@ async def get_usage_alerts(call: Call) -> Answer:
     keys = await _keys_of(call, customer_id)
     query = AlertQuery(plan_id, key_id, customer_id, newest_first=order == "newest", key_ids=keys)
     page = await call.context.usage.alerts(query, *call.paging())
-    body: dict[str, Any] = {"item": [document_of(alert) for alert in page.alerts]}
-    return Answer(body=body | ({} if page.position is None else {"position": page.position}))
+    return listed(map(document_of, page.alerts), page.position)
 
 
 async def _keys_of(call: Call, customer_id: str | None) -> frozenset[str]:

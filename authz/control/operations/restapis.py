@@ -165,8 +165,8 @@ def page_of(items: Iterable[T], key: Callable[[T], str], call: Call) -> tuple[li
     return left[:limit], more
 
 
-def listed(items: Iterable[dict[str, Any]], position: str | None = None) -> Answer:
-    """Answer with a list as AWS sends it."""
+def listed(items: Iterable[dict[str, Any] | str], position: str | None = None) -> Answer:
+    """Answer with a page of a list as AWS sends it; the last page has no position."""
     return Answer(body={"item": list(items), **({"position": position} if position else {})})
 
 
