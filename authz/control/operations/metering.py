@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from authz.aws.errors import ApiError, bad_request, not_found
 from authz.aws.plans import no_key
-from authz.aws.usage import MAX_DAYS, days, iso_day
+from authz.aws.usage import MAX_DAYS, Days, days, iso_day
 from authz.control.call import ID_LENGTH, PAGING, Answer, Call, Operation
 from authz.control.operations.restapis import listed
 from authz.core.bounds import MAX_INT
@@ -18,7 +18,7 @@ from authz.core.holders import HeldQuota
 from authz.core.planrules import overridden
 from authz.core.resources import Counts, Period, Resource
 from authz.core.stored import by_customer
-from authz.core.zones import DAY_US
+from authz.core.zones import DAY_US, SECOND_US
 from authz.store.alerts import document_of
 from authz.store.ports import Adjusted, AlertQuery
 from authz.store.quotas import (
@@ -70,13 +70,17 @@ async def _csv(call: Call, query: Query) -> AsyncIterator[bytes]:
 
 def _query(call: Call) -> Query:
     """Read the query. Without dates it is today's. Raises BadRequestException."""
-    today = iso_day(call.context.now() * 1_000_000 // DAY_US)
-    end = call.one("endDate") or today
-    wanted = days(call.one("startDate") or end, end, MAX_DAYS)
+    wanted = days_of(call, call.context.now() * SECOND_US)
     by = tuple(dict.fromkeys((call.one("groupBy") or "plan,key,day").split(",")))
     if strange := [part for part in by if part not in PARTS]:
         raise bad_request(f"Invalid groupBy: expected some of {', '.join(PARTS)}, got {strange[0][:50]!r}")
     return Query(wanted, by, *map(call.one, WHO))
+
+
+def days_of(call: Call, now: int) -> Days:
+    """The days of `startDate` and `endDate`; without them the day of `now`, in µs. Raises BadRequestException."""
+    end = call.one("endDate") or iso_day(now // DAY_US)
+    return days(call.one("startDate") or end, end, MAX_DAYS)
 
 
 async def get_usage_alerts(call: Call) -> Answer:

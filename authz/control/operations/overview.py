@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from authz.aws.errors import bad_request, not_found
-from authz.aws.usage import MAX_DAYS, Days, days, iso_day
+from authz.aws.usage import Days, iso_day
 from authz.control.call import Answer, Call, Operation
+from authz.control.operations.metering import days_of
 from authz.core.stored import StoredKey, StoredPlan
 from authz.core.zones import DAY_US, SECOND_US, iso_time
 from authz.store.figures import (
@@ -49,10 +50,9 @@ async def overview_document(store: Reader, overview: Overview | None, limit: int
 async def get_usage_overview_days(call: Call) -> Answer:
     """Answer with the sums of each day: of all plans, of one, or of each of several."""
     call.refuse_others("startDate", "endDate", "usagePlanId", "usagePlanIds")
-    today = iso_day(await call.context.usage.redis_time() // DAY_US)
-    end = call.one("endDate") or today
-    wanted, plan_ids = days(call.one("startDate") or end, end, MAX_DAYS), await _plan_ids(call)
-    age, rows = await _rows(call, wanted, plan_ids)
+    now = await call.context.usage.redis_time()
+    wanted, plan_ids = days_of(call, now), await _plan_ids(call)
+    age, rows = await _rows(call, wanted, plan_ids, now)
     names = {plan_id: {"usagePlanId": plan_id} if call.one("usagePlanIds") else {} for plan_id in plan_ids}
     return Answer(
         body={
@@ -85,23 +85,23 @@ async def _plan_ids(call: Call) -> list[str | None]:
 
 
 async def _rows(
-    call: Call, wanted: Days, plan_ids: Sequence[str | None]
+    call: Call, wanted: Days, plan_ids: Sequence[str | None], now: int
 ) -> tuple[Document, dict[str | None, dict[int, Sums]]]:
     """The age of the sums, and each plan's sums of each day: read at once, or kept by the last sweep.
 
-    Of a small account today's are always read at once.
+    Of a small account today's are always read at once. `now` is in µs.
     """
     store, usage = call.context.store, call.context.usage
     is_small = await few(store)
     if is_small and await store.count("apikey") * (wanted.last - wanted.first + 1) <= FEW_KEY_DAYS:
-        age = {"ready": True, "asOf": iso_time(await usage.redis_time())}
+        age = {"ready": True, "asOf": iso_time(now)}
         return age, {plan_id: await _sums_now(call, wanted, plan_id) for plan_id in plan_ids}
     kept = await usage.overview()
     if kept is None:
         return {"ready": False}, {}
     rows = {plan_id: await usage.plan_days(plan_id, wanted) for plan_id in plan_ids}
     age = {"ready": True, **_age(kept), "firstDay": iso_day(kept.first_day)}
-    today = await usage.redis_time() // DAY_US
+    today = now // DAY_US
     if is_small and wanted.first <= today <= wanted.last:
         for plan_id in plan_ids:
             others = {day: sums for day, sums in rows[plan_id].items() if day != today}
