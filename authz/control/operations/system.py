@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any, Final
 
 from authz.control.call import Answer, Call, Operation
-from authz.core.zones import iso_time
+from authz.core.zones import SECOND_US, iso_time
 from authz.doctor.examine import examine
 from authz.doctor.facts import Facts, Redis
 from authz.doctor.fetchredis import UnreachableError
@@ -40,7 +40,7 @@ async def get_system(call: Call) -> Answer:
     presences = await store.presences()
     redis = await _redis(call)
     body: dict[str, Any] = {
-        "asOf": iso_time(call.context.now() * 1_000_000),
+        "asOf": iso_time(call.context.now() * SECOND_US),
         "release": VERSION,
         "store": {"version": head.version, **{name: await store.count(list_) for name, list_ in COUNTED.items()}},
         "sidecars": [sidecar_document(one, head) for one in presences],
