@@ -91,6 +91,11 @@ class StoredPlan(Resource, frozen=True):
         return f"{self.plan.id}.{self.nonce}" if self.nonce else self.plan.id
 
 
+def good_until(expires_at: int | None, now: int) -> int | None:
+    """The end (Unix seconds) of the secret before the last rotation; None without one that is still good."""
+    return expires_at if expires_at is not None and expires_at > now else None
+
+
 def plan_id_of(ref: str) -> str:
     """The id of the plan that a reference (`StoredPlan.ref`) names."""
     return ref.partition(".")[0]

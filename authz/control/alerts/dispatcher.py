@@ -21,7 +21,7 @@ from msgspec import structs
 from authz.control.alerts.matching import Named, body_of, matching
 from authz.control.alerts.schedule import Attempt, Next, Schedule
 from authz.control.alerts.sending import CONCURRENT, Message, Sender
-from authz.core.stored import AlertTarget, StoredKey, StoredPlan, alert_targets
+from authz.core.stored import AlertTarget, StoredKey, StoredPlan, alert_targets, good_until
 from authz.notice import Notice
 from authz.redisio.url import in_words
 from authz.store.outbox import delivery_id
@@ -291,7 +291,7 @@ class Dispatcher:
 def secrets_of(target: AlertTarget, sealer: Sealer, now: int) -> tuple[str, ...]:
     """The secrets that sign now. Raises SealError."""
     current = sealer.open(target.sealed_secret, target.id)
-    if target.previous_sealed_secret is None or (target.previous_expires_at or 0) <= now:
+    if target.previous_sealed_secret is None or good_until(target.previous_expires_at, now) is None:
         return (current,)
     with suppress(SealError):
         return (current, sealer.open(target.previous_sealed_secret, target.id))

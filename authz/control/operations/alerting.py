@@ -23,7 +23,7 @@ from authz.control.operations.restapis import listed
 from authz.core.bounds import MAX_NAME
 from authz.core.problem import Problem
 from authz.core.resources import Resource
-from authz.core.stored import AlertTarget, alert_targets
+from authz.core.stored import AlertTarget, alert_targets, good_until
 from authz.core.zones import iso_time
 from authz.store.ports import DeliveryState, Draft, ItemSource, ListedDelivery
 
@@ -246,7 +246,7 @@ def _target_document(target: AlertTarget, failing: int | None, now: int) -> Docu
         "customerId": target.customer_id,
         "usagePlanId": target.usage_plan_id,
         "description": target.description,
-        "previousSecretExpiresAt": target.previous_expires_at if (target.previous_expires_at or 0) > now else None,
+        "previousSecretExpiresAt": good_until(target.previous_expires_at, now),
         "failingSince": None if failing is None else iso_time(failing),
     }
     return {

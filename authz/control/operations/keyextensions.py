@@ -15,7 +15,7 @@ from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import page_answer, stored_key
 from authz.core.resources import BillingDay, Resource
 from authz.core.rules import sources_problems
-from authz.core.stored import StoredKey
+from authz.core.stored import StoredKey, good_until
 from authz.store.lastuse import document_of, last_use, last_used_date, unused_keys
 from authz.store.ports import Draft
 
@@ -73,11 +73,10 @@ async def _extend(call: Call, given: KeyExtension) -> StoredKey:
 
 
 def _document(stored: StoredKey, now: int) -> Document:
-    ends = stored.previous_expires_at
     shown = KeyExtension(
         stored.key.allowed_sources,
         stored.key.billing_day,
-        previous_expires_at=ends if ends is not None and ends > now else None,
+        previous_expires_at=good_until(stored.previous_expires_at, now),
     )
     document: Document = msgspec.to_builtins(shown)
     return document

@@ -11,7 +11,7 @@ from authz.control.call import PAGING, Answer, Call, Operation
 from authz.control.operations.apikeys import keys_page, page_answer, stored_key
 from authz.control.operations.restapis import listed
 from authz.core.resources import Resource, digest
-from authz.core.stored import StoredKey, StoredPlan, by_customer, plan_id_of
+from authz.core.stored import StoredKey, StoredPlan, by_customer, good_until, plan_id_of
 from authz.store.lastuse import KeyUse, document_of, last_use
 from authz.store.ports import Page
 
@@ -53,7 +53,7 @@ async def find_api_key(call: Call) -> Answer:
     stored = await stored_key(call.context.store, owner.partition("/")[2])
     if stored.index == index:
         return Answer(body={"keyId": stored.key.id, "isPrevious": False})
-    if stored.previous_index != index or (stored.previous_expires_at or 0) <= call.context.now():
+    if stored.previous_index != index or good_until(stored.previous_expires_at, call.context.now()) is None:
         raise no_key()
     return Answer(body={"keyId": stored.key.id, "isPrevious": True})
 
