@@ -185,6 +185,12 @@ class Caller(Struct, frozen=True, gc=False):
     customer_terms: Terms = NO_TERMS
     sources: Sources | None = None
 
+    def refusal(self, now: int) -> Reason | None:
+        """The reason why the key opens nothing at `now`, in µs, from any address; None if it is good."""
+        if not self.enabled:
+            return Reason.KEY_DISABLED
+        return Reason.KEY_EXPIRED if self.expires_us is not None and self.expires_us <= now else None
+
 
 class Unlooked(Enum):
     """Marks a key that is not in memory: only the store knows whether it exists."""
@@ -418,10 +424,8 @@ class Catalog:
         self, caller: Caller, stage: _Stage, route: Route, skip: int, now: int, place: _Place
     ) -> Grant | Denied:
         sent, caller = caller, self._on_terms(caller)
-        if not caller.enabled:
-            return Denied(Reason.KEY_DISABLED, _subject(stage, route, skip, caller))
-        if caller.expires_us is not None and caller.expires_us <= now:
-            return Denied(Reason.KEY_EXPIRED, _subject(stage, route, skip, caller))
+        if reason := caller.refusal(now):
+            return Denied(reason, _subject(stage, route, skip, caller))
         ref, plan = self._plan(caller, stage.subject)
         if plan is None:
             return Denied(Reason.NO_PLAN, _subject(stage, route, skip, caller))

@@ -137,7 +137,7 @@ class StoreKeyCache:
         for _ in range(TRIES):
             generation, announced = self._generation, self._version
             lookup = await self._ask(index)
-            caller = _caller(lookup.key, index, lookup.customer) if lookup.key else None
+            caller = caller_with(lookup.key, index, lookup.customer) if lookup.key else None
             if generation == self._generation and lookup.head.version >= max(announced, self._flights[index].floor):
                 self._keep(index, caller)
                 break
@@ -216,8 +216,8 @@ def _interned(plans: tuple[str, ...]) -> tuple[str, ...]:
     return plans
 
 
-def _caller(stored: StoredKey, index: str, customer: StoredCustomer | None) -> Caller:
-    """The caller with this key. A secret from before the last rotation expires earlier than the key."""
+def caller_with(stored: StoredKey, index: str, customer: StoredCustomer | None = None) -> Caller:
+    """The caller who sends the value of this index. One from before the last rotation expires earlier than the key."""
     caller = caller_of(stored.key, _interned(stored.plans), stored.overrides, customer_terms(customer))
     if index == stored.index:
         return caller

@@ -9,8 +9,9 @@ from starlette.requests import Request
 
 from authz.control.pages.sessions import CustomerSession
 from authz.core.resources import digest
-from authz.core.sources import sources_of
 from authz.core.stored import StoredKey
+from authz.core.zones import SECOND_US
+from authz.store.keys import caller_with
 from authz.store.ports import Reader
 from authz.store.sealing import Sealer
 
@@ -54,9 +55,8 @@ class GivenKeys:
 
 
 def _is_good(stored: StoredKey, index: str, address: str, now: int) -> bool:
-    key = stored.key
-    is_over = key.expires_at is not None and key.expires_at.timestamp() <= now
-    is_new = index == stored.index
-    is_old = index == stored.previous_index and (stored.previous_expires_at or 0) > now
-    is_from_here = not key.allowed_sources or sources_of(key.allowed_sources).admits(address)
-    return key.enabled and not is_over and (is_new or is_old) and is_from_here
+    """True if the API admits a call with the value of this index from an address."""
+    caller = caller_with(stored, index)
+    is_its_own = index in (stored.index, stored.previous_index)
+    is_from_here = caller.sources is None or caller.sources.admits(address)
+    return is_its_own and is_from_here and caller.refusal(now * SECOND_US) is None
