@@ -183,7 +183,7 @@ async def control_plane(
     limiter = RedisLimiter(options.redis_url, account=options.account_id, budget=budget)
     form = KeyForm.of(options.key_prefix)
     explainer = Explainer(store, options.sealer, limiter, options.account_id, fixed, form)
-    outbox = RedisOutbox(where, account=options.account_id, replicas=replicas)
+    outbox = RedisOutbox(where, account=options.account_id, budget=budget, replicas=replicas)
     sender = WebhookSender(Rules(options.allow_private_targets), now=now)
     context = Context(
         store,
@@ -202,7 +202,7 @@ async def control_plane(
     dispatcher = Dispatcher(store, outbox, sender, options.sealer, options.account_id, metrics, now)
     authenticator = Authenticator(store, options.sealer, now)
     gate = anybody if options.no_auth else authenticator
-    tokens = TokenStore(where, account=options.account_id)
+    tokens = TokenStore(where, account=options.account_id, budget=budget)
     application: ASGIApp
     if options.serves_console:
         sessions = Sessions(tokens, now)
