@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -200,37 +201,8 @@ async def control_plane(
     )
     metrics = metrics or ControlMetrics()
     dispatcher = Dispatcher(store, outbox, sender, options.sealer, options.account_id, metrics, now)
-    authenticator = Authenticator(store, options.sealer, now)
-    gate = anybody if options.no_auth else authenticator
     tokens = TokenStore(where, account=options.account_id, budget=budget)
-    application: ASGIApp
-    if options.serves_console:
-        sessions = Sessions(tokens, now)
-        origins = Origins(options.tls_cert is not None, options.console_url)
-        table = (*operations(), Invitations(sessions, origins).operation())
-        parts = Parts(
-            Api(context, table),
-            sessions,
-            PageThrottle(limiter, options.account_id),
-            origins,
-            options.grafana_url,
-            options.public_url,
-        )
-        oidc = OpenIdConnect(options.oidc, tokens, parts.sessions) if options.oidc else None
-        given_keys = GivenKeys(store, options.sealer, now)
-        application = Doors(
-            ControlPlane(context, gate, table, observe=metrics.observe),
-            console(parts, authenticator.of_token, authenticator.credential, oidc),
-            # A customer's attempts to sign in are no owner's: behind one proxy both have one address.
-            portal(
-                replace(parts, throttle=PageThrottle(limiter, options.account_id, "portal-sign-in")),
-                given_keys,
-                PageThrottle(limiter, options.account_id, "portal", PAGE_PACE, PAGE_BURST),
-            ),
-            Programs(parts.api, given_keys, PageThrottle(limiter, options.account_id, "usage", PACE, BURST)),
-        )
-    else:
-        application = ControlPlane(context, gate, observe=metrics.observe)
+    application = _application(options, context, limiter, tokens, metrics)
     running = [asyncio.create_task(limiter.run()), asyncio.create_task(dispatcher.run())]
     try:
         yield _http_server(application, options), context
@@ -244,6 +216,31 @@ async def control_plane(
         await limiter.aclose()
         await usage.aclose()
         await store.aclose()
+
+
+def _application(
+    options: ControlOptions, context: Context, limiter: RedisLimiter, tokens: TokenStore, metrics: ControlMetrics
+) -> ASGIApp:
+    """The API, and beside it the pages if they are served."""
+    authenticator = Authenticator(context.store, options.sealer, context.now)
+    gate = anybody if options.no_auth else authenticator
+    if not options.serves_console:
+        return ControlPlane(context, gate, observe=metrics.observe)
+    sessions = Sessions(tokens, context.now)
+    origins = Origins(options.tls_cert is not None, options.console_url)
+    throttle = partial(PageThrottle, limiter, options.account_id)
+    table = (*operations(), Invitations(sessions, origins).operation())
+    parts = Parts(Api(context, table), sessions, throttle(), origins, options.grafana_url, options.public_url)
+    oidc = OpenIdConnect(options.oidc, tokens, sessions) if options.oidc else None
+    given_keys = GivenKeys(context.store, options.sealer, context.now)
+    # A customer's attempts to sign in are no owner's: behind one proxy both have one address.
+    for_customers = replace(parts, throttle=throttle("portal-sign-in"))
+    return Doors(
+        ControlPlane(context, gate, table, observe=metrics.observe),
+        console(parts, authenticator.of_token, authenticator.credential, oidc),
+        portal(for_customers, given_keys, throttle("portal", PAGE_PACE, PAGE_BURST)),
+        Programs(parts.api, given_keys, throttle("usage", PACE, BURST)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
