@@ -39,7 +39,7 @@ class Typed:
         """The text that was sent in a field, or else `otherwise`."""
         if name in self.form.fields:
             return self.form.text(name)
-        return "" if otherwise is None else str(otherwise)
+        return typed_words(otherwise)
 
     def ticked(self, name: str, value: str, otherwise: bool = False) -> bool:
         """True if a box with this value was sent ticked; `otherwise` if no form was sent."""
@@ -47,6 +47,13 @@ class Typed:
 
     def problem(self, name: str) -> str:
         return self.problems.get(name, "")
+
+
+def typed_words(value: object) -> str:
+    """A value as a person types it in a field: a number without an exponent, nothing for None."""
+    if isinstance(value, float):
+        return f"{value:.15f}".rstrip("0").rstrip(".")
+    return "" if value is None else str(value)
 
 
 NOTHING_TYPED: Final = Typed()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, TypeVar
 
-from authz.control.console.fields import parse_number, parse_tags, parse_whole
+from authz.control.console.fields import parse_number, parse_tags, parse_whole, typed_words
 from authz.control.pages.forms import Form
 from authz.core.bounds import MAX_METHOD_THROTTLES, MAX_QUOTAS
 from authz.core.methods import ANY, HTTP_METHODS, WILDCARD
@@ -167,8 +167,8 @@ def form_of(document: Mapping[str, Any]) -> PlanForm:
         document.get("mode", Mode.ENFORCE.value),
         document.get("failurePolicy", ""),
         document.get("limitsPer", LimitsPer.KEY.value),
-        _shown(throttle.get("rateLimit")),
-        _shown(throttle.get("burstLimit")),
+        typed_words(throttle.get("rateLimit")),
+        typed_words(throttle.get("burstLimit")),
         throttle.get("counts", Counts.REQUESTS.value),
         (*quotas, *(QuotaRow() for _ in ROWS[len(quotas) :])),
         tuple(map(_stage_row, document.get("apiStages", ()))),
@@ -180,12 +180,12 @@ def form_of(document: Mapping[str, Any]) -> PlanForm:
 def _quota_row(quota: Mapping[str, Any]) -> QuotaRow:
     return QuotaRow(
         quota["period"],
-        _shown(quota["limit"]),
+        typed_words(quota["limit"]),
         quota.get("counts", Counts.UNITS.value),
-        _shown(quota.get("offset")),
+        typed_words(quota.get("offset")),
         quota.get("timeZone", ""),
         quota.get("anchor", Anchor.CALENDAR.value),
-        _shown(quota.get("overage", {}).get("upTo")),
+        typed_words(quota.get("overage", {}).get("upTo")),
         ", ".join(map(str, quota.get("alerts", ()))),
     )
 
@@ -194,19 +194,13 @@ def _stage_row(stage: Mapping[str, Any]) -> StageRow:
     methods = (
         MethodRow(
             in_words(name),
-            _shown(throttle.get("rateLimit")),
-            _shown(throttle.get("burstLimit")),
+            typed_words(throttle.get("rateLimit")),
+            typed_words(throttle.get("burstLimit")),
             throttle.get("counts", Counts.REQUESTS.value),
         )
         for name, throttle in stage.get("throttle", {}).items()
     )
     return StageRow(stage["apiId"], stage["stage"], tuple(methods))
-
-
-def _shown(value: float | str | None) -> str:
-    if isinstance(value, float):
-        return f"{value:.15f}".rstrip("0").rstrip(".")
-    return "" if value is None else str(value)
 
 
 def in_words(key: str) -> str:

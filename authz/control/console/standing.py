@@ -8,6 +8,7 @@ from typing import Any
 
 from authz.control.pages.charts import Bar, LimitUse, limit_bars
 from authz.control.pages.templates import each_period
+from authz.control.pages.words import number_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +65,4 @@ def throttle_words(throttle: Mapping[str, Any] | None) -> str:
         return "no throttle"
     burst = f", burst {throttle['burstLimit']:,}" if throttle.get("burstLimit") is not None else ""
     counts = " units" if throttle.get("counts") == "UNITS" else ""
-    return f"{throttle['rateLimit']:,.15g}{counts} a second{burst}"
+    return f"{number_words(throttle['rateLimit'])}{counts} a second{burst}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from authz.control.pages.words import number_words
 from authz.core.limits import Layer
 
 Shape = Literal["bucket", "window"]  # a bucket fills again all the time, a window ends
@@ -75,8 +76,7 @@ def plan_layers(
 def throttle_words(rate: float, burst: int | None, *, in_units: bool = False) -> str:
     """A throttle in words. Without a burst, the bucket holds the calls of a second."""
     what = " units" if in_units else ""
-    number = f"{rate:,.6f}".rstrip("0").rstrip(".")
-    return f"{number}{what} a second" + ("" if burst is None else f", {burst:,} at once")
+    return f"{number_words(rate)}{what} a second" + ("" if burst is None else f", {burst:,} at once")
 
 
 def quota_words(quota: Document) -> str:

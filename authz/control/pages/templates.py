@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined, pa
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+from authz.control.pages.words import number_words
 from authz.core.zones import SECOND_US, zone_of
 
 EACH: Final = {"TOTAL": "in all", "HOUR": "an hour", "DAY": "a day", "WEEK": "a week", "MONTH": "a month"}
@@ -42,13 +43,6 @@ def _moment(context: Context, at: int | str | None) -> Markup | str:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(f"{utc:%Y-%m-%dT%H:%M:%SZ}", _in_utc(utc), shown)
 
 
-def _number(value: float | None) -> str:
-    """A number with its thousands parted; no value is a dash."""
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) or not value.is_integer() else f"{int(value):,}"
-
-
 def each_period(period: str) -> str:
     """The words for a period behind a number, such as `an hour`."""
     return EACH[period]
@@ -69,7 +63,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"each": each_period, "moment": _moment, "number": _number}
+    found.filters |= {"each": each_period, "moment": _moment, "number": number_words}
     found.globals["asset"] = asset
     return found
 

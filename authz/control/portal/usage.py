@@ -13,6 +13,7 @@ from authz.control.pages.charts import MOST_DAYS, Bar, LimitUse, day_columns, da
 from authz.control.pages.sessions import CustomerSession
 from authz.control.pages.site import Visit
 from authz.control.pages.templates import moment_words
+from authz.control.pages.words import number_words
 from authz.control.portal.scope import Contract, Document, Holdings
 from authz.control.portal.view import PortalView
 from authz.core.resources import Counts
@@ -115,7 +116,7 @@ def throttle_words(throttle: Mapping[str, Any] | None) -> str:
         return ""
     rate, burst, unit = throttle.get("rateLimit"), throttle.get("burstLimit"), _counted(throttle)
     parts = [
-        *([] if rate is None else [f"{rate:,g} {unit} a second"]),
+        *([] if rate is None else [f"{number_words(rate)} {unit} a second"]),
         *([] if burst is None else [f"{burst:,} at once" if rate is not None else f"{burst:,} {unit} at once"]),
     ]
     return f"At most {', and '.join(parts)}." if parts else ""

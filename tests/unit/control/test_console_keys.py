@@ -437,6 +437,17 @@ def test_a_rate_that_could_be_read_in_two_ways_is_refused(rate: str) -> None:
     assert (stored(pages).overrides, pages.store.lines) == ({}, [])
 
 
+def test_the_smallest_rate_is_shown_in_full_and_saved_as_it_is_shown() -> None:
+    slow = StoredPlan(UsagePlan("slow", "Slow", throttle=ThrottleSettings(rate_limit=0.000001)), nonce="s")
+    own = {slow.ref: Override(throttle=ThrottleSettings(rate_limit=0.000002))}
+    pages = Pages(slow, replace(key("k1", "acme", slow), overrides=own))
+    page = pages.get("/console/keys/id/k1").text
+    assert ('value="0.000002"' in page, "e-06" in page + pages.get("/console/plans").text) == (True, False)
+    sent = {"override": "slow", "rate.slow": "0.000002"}
+    assert pages.post("/console/keys/id/k1/override", sent).status_code == 303
+    assert stored(pages).overrides == own
+
+
 def test_details_change_the_edited_fields_alone() -> None:
     pages = Pages(key("k1", "acme", customer_id="c", tags={"a": "b"}))
     form = {"name": "acme", "customer": "", "sources": "10.0.0.1\n10.0.0.2", "billing_day": "5", "expires": ""}

@@ -280,6 +280,8 @@ def test_a_pace_is_shown_where_it_says_something(used: int, at: float, says: str
         (None, ""),
         ({"rateLimit": 10.0, "burstLimit": 20}, "At most 10 requests a second, and 20 at once."),
         ({"rateLimit": 0.5}, "At most 0.5 requests a second."),
+        ({"rateLimit": 2e6}, "At most 2,000,000 requests a second."),
+        ({"rateLimit": 0.000001}, "At most 0.000001 requests a second."),
         ({"burstLimit": 3, "counts": "UNITS"}, "At most 3 units at once."),
         ({}, ""),
     ],
