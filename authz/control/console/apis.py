@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from authz.control.pages.layers import UNLIMITED_STAGE, throttle_words
+from authz.control.pages import words
+from authz.control.pages.layers import UNLIMITED_STAGE, stage_throttle
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
 from authz.core.methods import WILDCARD, method_of
@@ -33,13 +34,8 @@ class Served:
 
 def throttle_of(settings: Document | None) -> str:
     """A stage's setting for a method in words; "" if it sets no throttle."""
-    rate = (settings or {}).get("throttlingRateLimit")
-    burst = (settings or {}).get("throttlingBurstLimit")
-    if rate is None:
-        return ""
-    if rate == UNLIMITED_STAGE:
-        return "no limit"
-    return throttle_words(rate, None if burst == UNLIMITED_STAGE else burst)
+    given = settings or {}
+    return "no limit" if given.get("throttlingRateLimit") == UNLIMITED_STAGE else stage_throttle(given)
 
 
 def served_methods(summary: Mapping[str, Mapping[str, Document]], settings: Mapping[str, Document]) -> list[Served]:
@@ -69,9 +65,8 @@ async def apis(visit: Owner) -> Response:
     found = await visit.ask("GetRestApis", query={"limit": PAGE, "position": visit.query("position")})
     rows = [{"api": api, "stages": await _stages(visit, api["id"])} for api in found["item"]]
     account = await visit.ask("GetAccount")
-    throttle = account["throttleSettings"]
-    words = throttle_words(throttle["rateLimit"], throttle.get("burstLimit")) if "rateLimit" in throttle else ""
-    return await visit.page("console/apis.html", rows=rows, position=found.get("position"), account=words)
+    throttle = words.throttle_of(account["throttleSettings"])
+    return await visit.page("console/apis.html", rows=rows, position=found.get("position"), account=throttle)
 
 
 async def api(visit: Owner) -> Response:

@@ -22,13 +22,12 @@ from authz.control.console.secret import leave_secret, take_secret
 from authz.control.console.standing import (
     quota_bars,
     quota_rows,
-    throttle_words,
 )
 from authz.control.pages.charts import day_columns
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
-from authz.control.pages.templates import each_period
+from authz.control.pages.words import each_period, limit_words, throttle_of
 
 HISTORY: Final = "20"  # lines of the audit
 ALL_PLANS: Final = "500"
@@ -52,7 +51,7 @@ class Membership:
 
     @property
     def throttle(self) -> str:
-        return throttle_words(self.quotas.get("throttle"))
+        return throttle_of(self.quotas.get("throttle")) or "no throttle"
 
     @property
     def own_throttle(self) -> Mapping[str, Any]:
@@ -73,10 +72,7 @@ class Membership:
     @property
     def words(self) -> str:
         """The limits that hold, in words."""
-        quotas = (
-            f"{one['limit']:,} {one['counts'].lower()} {each_period(one['period'])}" for one in self.quotas["item"]
-        )
-        return "; ".join((self.throttle, *quotas))
+        return "; ".join((self.throttle, *map(limit_words, self.quotas["item"])))
 
     def _own_limit(self, quota: Mapping[str, Any]) -> int | None:
         """The key's own limit of a quota; None if it has the plan's."""

@@ -115,7 +115,7 @@ async def _stages(visit: Owner, document: Document) -> dict[str, Document]:
 
 async def _layers(visit: Owner, document: Document, stages: Mapping[str, Document]) -> Any:
     """The layers of a plan's document, with the throttles of its stages and of the account."""
-    return plan_layers(document, document, stages, await visit.ask("GetAccount"))
+    return plan_layers(document, stages, await visit.ask("GetAccount"))
 
 
 async def _keys(visit: Owner, plan_id: str) -> Document:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from authz.control.pages.charts import Bar, LimitUse, limit_bars
-from authz.control.pages.templates import each_period
-from authz.control.pages.words import number_words
+from authz.control.pages.words import limit_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +18,7 @@ class QuotaRow:
     choice: str
     limit: int
     unit: str
-    each: str
+    words: str
     used: int
     left: int
     over: int
@@ -28,7 +27,7 @@ class QuotaRow:
 
     @property
     def label(self) -> str:
-        return f"{self.plan}: {self.limit:,} {self.unit} {self.each}"
+        return f"{self.plan}: {self.words}"
 
 
 def quota_rows(plan: Mapping[str, Any], document: Mapping[str, Any]) -> list[QuotaRow]:
@@ -39,7 +38,7 @@ def quota_rows(plan: Mapping[str, Any], document: Mapping[str, Any]) -> list[Quo
             choice=f"{plan['id']} {quota['period']} {quota['counts']}",
             limit=quota["limit"],
             unit=quota["counts"].lower(),
-            each=each_period(quota["period"]),
+            words=limit_words(quota),
             used=quota["used"],
             left=quota["remaining"],
             over=quota["overage"],
@@ -57,12 +56,3 @@ def quota_bars(rows: Iterable[QuotaRow]) -> tuple[Bar, ...]:
 
 def _granted(row: QuotaRow) -> str:
     return f"{-row.used:,} more than the limit are left after a grant." if row.used < 0 else ""
-
-
-def throttle_words(throttle: Mapping[str, Any] | None) -> str:
-    """A throttle in words, such as `10 a second, burst 20`."""
-    if not throttle or throttle.get("rateLimit") is None:
-        return "no throttle"
-    burst = f", burst {throttle['burstLimit']:,}" if throttle.get("burstLimit") is not None else ""
-    counts = " units" if throttle.get("counts") == "UNITS" else ""
-    return f"{number_words(throttle['rateLimit'])}{counts} a second{burst}"

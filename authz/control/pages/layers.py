@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from authz.control.pages.words import number_words
+from authz.control.pages.words import limit_words, throttle_of, throttle_words
 from authz.core.limits import Layer
 
 Shape = Literal["bucket", "window"]  # a bucket fills again all the time, a window ends
@@ -17,13 +17,6 @@ TITLES: Final = {
     Layer.PLAN_QUOTA: "Quotas of the plan",
     Layer.STAGE_METHOD_THROTTLE: "Throttles of the stage's methods",
     Layer.ACCOUNT_THROTTLE: "Throttle of the account",
-}
-PERIODS: Final = {
-    "HOUR": "an hour",
-    "DAY": "a day",
-    "WEEK": "a week",
-    "MONTH": "a month",
-    "TOTAL": "in all",
 }
 ALL_CALLERS: Final = "all callers together"
 UNLIMITED_STAGE: Final = -1  # AWS's number for a method without a throttle of its own
@@ -43,22 +36,19 @@ class LayerBox:
     limits: tuple[str, ...]
 
 
-def plan_layers(
-    plan: Document, extension: Document, stages: Mapping[str, Document] | None = None, account: Document | None = None
-) -> tuple[LayerBox, ...]:
+def plan_layers(plan: Document, stages: Mapping[str, Document], account: Document) -> tuple[LayerBox, ...]:
     """The five layers of a plan.
 
-    `plan` and `extension` are the documents of GetUsagePlan and GetUsagePlanExtension; a plan without an id is one that
-    is being made. `stages` has documents of GetStage by names such as `a1/prod`, `account` that of GetAccount.
+    `plan` is the document of GetWholePlan, or of a plan that is being made. `stages` has documents of GetStage by names
+    such as `a1/prod`, and `account` is that of GetAccount.
     """
-    holder = "each customer" if extension.get("limitsPer") == "CUSTOMER" else "each key"
-    quotas = extension.get("quotas") or filter(None, [plan.get("quota")])
+    holder = "each customer" if plan.get("limitsPer") == "CUSTOMER" else "each key"
     limits = {
-        Layer.PLAN_THROTTLE: _throttle(plan.get("throttle"), _counts_units(extension)),
-        Layer.PLAN_METHOD_THROTTLE: _plan_methods(plan, extension),
-        Layer.PLAN_QUOTA: map(quota_words, quotas),
-        Layer.STAGE_METHOD_THROTTLE: _stage_methods(stages or {}),
-        Layer.ACCOUNT_THROTTLE: _throttle((account or {}).get("throttleSettings")),
+        Layer.PLAN_THROTTLE: [throttle_of(plan.get("throttle"))],
+        Layer.PLAN_METHOD_THROTTLE: _plan_methods(plan),
+        Layer.PLAN_QUOTA: map(quota_words, plan.get("quotas", ())),
+        Layer.STAGE_METHOD_THROTTLE: _stage_methods(stages),
+        Layer.ACCOUNT_THROTTLE: [throttle_of(account.get("throttleSettings"))],
     }
     return tuple(
         LayerBox(
@@ -67,23 +57,15 @@ def plan_layers(
             "window" if layer is Layer.PLAN_QUOTA else "bucket",
             TITLES[layer],
             ALL_CALLERS if layer in (Layer.STAGE_METHOD_THROTTLE, Layer.ACCOUNT_THROTTLE) else holder,
-            tuple(limits[layer]),
+            tuple(filter(None, limits[layer])),
         )
         for number, layer in enumerate(Layer, 1)
     )
 
 
-def throttle_words(rate: float, burst: int | None, *, in_units: bool = False) -> str:
-    """A throttle in words. Without a burst, the bucket holds the calls of a second."""
-    what = " units" if in_units else ""
-    return f"{number_words(rate)}{what} a second" + ("" if burst is None else f", {burst:,} at once")
-
-
 def quota_words(quota: Document) -> str:
     """A quota's document in words."""
-    counts = str(quota.get("counts", "UNITS")).lower()
-    words = [f"{quota['limit']:,} {counts} {PERIODS[quota['period']]}", *_details(quota)]
-    return "; ".join(words)
+    return "; ".join([limit_words(quota), *_details(quota)])
 
 
 def _details(quota: Document) -> Iterator[str]:
@@ -100,36 +82,26 @@ def _details(quota: Document) -> Iterator[str]:
         yield "alerts at " + ", ".join(f"{percent} %" for percent in sorted(alerts))
 
 
-def _throttle(throttle: Document | None, in_units: bool = False) -> Iterator[str]:
-    if throttle and throttle.get("rateLimit") is not None:
-        yield throttle_words(throttle["rateLimit"], throttle.get("burstLimit"), in_units=in_units)
+def stage_throttle(settings: Document) -> str:
+    """A stage's throttle for a method in words; "" for a method without one, and for one without a limit."""
+    rate, burst = settings.get("throttlingRateLimit"), settings.get("throttlingBurstLimit")
+    if rate in (None, UNLIMITED_STAGE):
+        return ""
+    return throttle_words(rate, None if burst == UNLIMITED_STAGE else burst)
 
 
-def _counts_units(document: Document) -> bool:
-    return bool((document.get("throttle") or {}).get("counts") == "UNITS")
-
-
-def _plan_methods(plan: Document, extension: Document) -> Iterator[str]:
-    counted = {
-        (stage["apiId"], stage["stage"], method)
-        for stage in extension.get("apiStages", ())
-        for method, throttle in stage.get("throttle", {}).items()
-        if throttle.get("counts") == "UNITS"
-    }
+def _plan_methods(plan: Document) -> Iterator[str]:
     for stage in plan.get("apiStages", ()):
-        place = (stage["apiId"], stage["stage"])
         for method, throttle in stage.get("throttle", {}).items():
-            for words in _throttle(throttle, (*place, method) in counted):
-                yield f"{_method(method)} of {'/'.join(place)}: {words}"
+            if words := throttle_of(throttle):
+                yield f"{_method(method)} of {stage['apiId']}/{stage['stage']}: {words}"
 
 
 def _stage_methods(stages: Mapping[str, Document]) -> Iterator[str]:
     for place, stage in stages.items():
         for method, settings in stage.get("methodSettings", {}).items():
-            rate, burst = settings.get("throttlingRateLimit"), settings.get("throttlingBurstLimit")
-            if rate not in (None, UNLIMITED_STAGE):
-                bucket = None if burst == UNLIMITED_STAGE else burst
-                yield f"{_method(method)} of {place}: {throttle_words(rate, bucket)}"
+            if words := stage_throttle(settings):
+                yield f"{_method(method)} of {place}: {words}"
 
 
 def _method(name: str) -> str:

@@ -12,10 +12,9 @@ from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined, pa
 from jinja2.runtime import Context
 from markupsafe import Markup
 
-from authz.control.pages.words import number_words
+from authz.control.pages.words import limit_words, number_words, throttle_of
 from authz.core.zones import SECOND_US, zone_of
 
-EACH: Final = {"TOTAL": "in all", "HOUR": "an hour", "DAY": "a day", "WEEK": "a week", "MONTH": "a month"}
 STATIC: Final = files("authz.control.pages") / "static"
 
 
@@ -43,11 +42,6 @@ def _moment(context: Context, at: int | str | None) -> Markup | str:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(f"{utc:%Y-%m-%dT%H:%M:%SZ}", _in_utc(utc), shown)
 
 
-def each_period(period: str) -> str:
-    """The words for a period behind a number, such as `an hour`."""
-    return EACH[period]
-
-
 @cache
 def asset(name: str) -> str:
     """The URL of a file of `static/`. It changes with the content, so that browsers may keep what they have."""
@@ -63,7 +57,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"each": each_period, "moment": _moment, "number": number_words}
+    found.filters |= {"limit": limit_words, "moment": _moment, "number": number_words, "throttle": throttle_of}
     found.globals["asset"] = asset
     return found
 

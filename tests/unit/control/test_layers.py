@@ -6,24 +6,25 @@ from typing import Any
 
 import pytest
 
-from authz.control.pages.layers import plan_layers, quota_words, throttle_words
+from authz.control.pages.layers import plan_layers, quota_words
+from authz.control.pages.words import throttle_words
 from tests.unit.control.test_charts import draw
 
 PLAN = {
     "throttle": {"rateLimit": 50.0, "burstLimit": 100},
-    "quota": {"limit": 5000, "offset": 0, "period": "MONTH"},
+    "quotas": [{"limit": 5000, "offset": 0, "period": "MONTH"}],
     "apiStages": [{"apiId": "a1", "stage": "prod", "throttle": {"/pets/GET": {"rateLimit": 5.0, "burstLimit": 10}}}],
 }
 STAGES = {"a1/prod": {"methodSettings": {"~1pets~1{id}/GET": {"throttlingRateLimit": 9.5, "throttlingBurstLimit": 20}}}}
 ACCOUNT = {"throttleSettings": {"rateLimit": 10000.0, "burstLimit": 5000}}
 
 
-def limits(*documents: Any) -> list[tuple[str, ...]]:
-    return [box.limits for box in plan_layers(*documents)]
+def limits(plan: dict[str, Any], stages: dict[str, Any] | None = None) -> list[tuple[str, ...]]:
+    return [box.limits for box in plan_layers(plan, stages or {}, {})]
 
 
 def test_layers_stand_in_the_order_in_which_they_are_checked() -> None:
-    boxes = plan_layers(PLAN, {"limitsPer": "KEY"}, STAGES, ACCOUNT)
+    boxes = plan_layers(PLAN | {"limitsPer": "KEY"}, STAGES, ACCOUNT)
     assert [(box.layer, box.holder) for box in boxes] == [
         ("plan_throttle", "each key"),
         ("plan_method_throttle", "each key"),
@@ -41,17 +42,18 @@ def test_layers_stand_in_the_order_in_which_they_are_checked() -> None:
 
 
 def test_a_plan_of_customers_says_so_in_its_own_layers() -> None:
-    holders = [box.holder for box in plan_layers(PLAN, {"limitsPer": "CUSTOMER"}, STAGES, ACCOUNT)]
+    holders = [box.holder for box in plan_layers(PLAN | {"limitsPer": "CUSTOMER"}, STAGES, ACCOUNT)]
     assert holders == ["each customer"] * 3 + ["all callers together"] * 2
 
 
-def test_the_extension_has_all_quotas_of_the_plan_and_the_throttles_that_count_units() -> None:
-    extension = {
-        "throttle": {"counts": "UNITS"},
-        "apiStages": [{"apiId": "a1", "stage": "prod", "throttle": {"/pets/GET": {"counts": "UNITS"}}}],
+def test_all_quotas_of_a_plan_have_words_and_throttles_may_count_units() -> None:
+    pets = {"rateLimit": 5.0, "burstLimit": 10, "counts": "UNITS"}
+    plan = {
+        "throttle": {"rateLimit": 50.0, "burstLimit": 100, "counts": "UNITS"},
+        "apiStages": [{"apiId": "a1", "stage": "prod", "throttle": {"/pets/GET": pets}}],
         "quotas": [{"limit": 5000, "period": "MONTH"}, {"limit": 10, "period": "HOUR", "counts": "REQUESTS"}],
     }
-    assert limits(PLAN, extension)[:3] == [
+    assert limits(plan)[:3] == [
         ("50 units a second, 100 at once",),
         ("GET /pets of a1/prod: 5 units a second, 10 at once",),
         ("5,000 units a month", "10 requests an hour"),
@@ -59,7 +61,7 @@ def test_the_extension_has_all_quotas_of_the_plan_and_the_throttles_that_count_u
 
 
 def test_a_plan_without_limits_has_five_empty_layers() -> None:
-    assert limits({}, {}) == [()] * 5
+    assert limits({}) == [()] * 5
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_a_plan_without_limits_has_five_empty_layers() -> None:
     ],
 )
 def test_methods_of_a_stage(method: str, settings: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert limits({}, {}, {"a1/prod": {"methodSettings": {method: settings}}})[3] == expected
+    assert limits({}, {"a1/prod": {"methodSettings": {method: settings}}})[3] == expected
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_throttle_in_words(rate: float, burst: int | None, words: str) -> None
 
 
 def test_the_drawing_names_each_layer_and_shows_a_missing_limit_in_words() -> None:
-    html = draw("plan_layers", boxes=plan_layers(PLAN, {"limitsPer": "<b>"}), id="l")
+    html = draw("plan_layers", boxes=plan_layers(PLAN | {"limitsPer": "<b>"}, {}, {}), id="l")
     assert html.count("<li ") == 5
     assert "GET /pets of a1/prod: 5 a second, 10 at once" in html
     assert html.count("no limit") == 2
