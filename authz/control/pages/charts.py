@@ -292,28 +292,3 @@ def _is_named(day: date, days: int) -> bool:
     if days <= EACH_DAY:
         return True
     return day.weekday() == 0 if days <= EACH_MONDAY else day.day == 1
-
-
-# --- a line of a table --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Sparkline:
-    """Numbers as bars in a row of a table; each number has its place and its height."""
-
-    numbers: tuple[int, ...]
-    bars: tuple[tuple[Span, Span], ...]
-
-    @property
-    def most(self) -> int:
-        return max(self.numbers, default=0)
-
-
-def sparkline(numbers: Sequence[int]) -> Sparkline:
-    """A bar for each number; the greatest is as high as the drawing."""
-    top, share = max(numbers, default=0) or 1, FULL / max(1, len(numbers))
-    bars = (
-        (Span.between(at * share, (at + SLOT) * share), Span.between(FULL * (1 - number / top), FULL))
-        for at, number in enumerate(numbers)
-    )
-    return Sparkline(tuple(numbers), tuple(bars))

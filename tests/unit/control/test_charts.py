@@ -21,7 +21,6 @@ from authz.control.pages.charts import (
     limit_bars,
     round_axis,
     short,
-    sparkline,
 )
 from authz.control.pages.templates import ENVIRONMENT
 
@@ -255,22 +254,12 @@ def test_refusals_have_a_hatch_and_a_line_in_the_legend() -> None:
     assert "refused by a throttle</li>" not in draw("day_columns", chart=columns(0), id="d", caption="Days")
 
 
-# --- sparklines, and what all charts promise ----------------------------------------------------------------------
-
-
-@given(numbers=st.lists(counts, max_size=60))
-def test_a_sparkline_stays_in_its_box_and_says_its_numbers(numbers: list[int]) -> None:
-    line = sparkline(numbers)
-    assert all(is_inside(span) for bar in line.bars for span in bar)
-    assert line.most == max(numbers, default=0)
-    html = draw("sparkline", line=line, id="s", caption="Requests")
-    assert (", ".join(map(str, numbers)) or "none") in html
+# --- what all charts promise --------------------------------------------------------------------------------------
 
 
 DRAWN: dict[str, dict[str, Any]] = {
     "limit_bars": {"bars": limit_bars([LimitUse("<b>&\"'", 3, 2, "requests", (80,), "<i>")])},
     "day_columns": {"chart": columns(3)},
-    "sparkline": {"line": sparkline([1, 2])},
 }
 
 
