@@ -488,7 +488,8 @@ async def _stop(child: Child) -> None:
     if child.process.returncode is None:
         child.process.terminate()
         try:
-            await asyncio.wait_for(child.process.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await child.process.wait()
         except TimeoutError:
             child.process.kill()
             await child.process.wait()

@@ -15,6 +15,7 @@ import structlog
 from watchfiles import awatch
 
 from authz.background import in_background, let_go
+from authz.cancelled import heed_cancellation
 from authz.config.faults import ConfigError
 from authz.config.file import Config, LoaderStoppedError, Stamp, load_in_child, stamp
 from authz.core.resources import Resources
@@ -133,6 +134,7 @@ class LiveCatalog(Generic[C]):
             try:
                 await self._follow()
             except Exception as fault:  # the outermost loop: without a watcher the file is looked at once a second
+                heed_cancellation()
                 self._unwatched.says(in_words(fault))
                 await asyncio.sleep(POLL_MILLISECONDS / 1000)
 

@@ -239,7 +239,8 @@ def _service(message: bytes) -> str:
 
 async def _is_set(changed: asyncio.Event) -> bool:
     try:
-        await asyncio.wait_for(changed.wait(), WATCH_SECONDS)
+        async with asyncio.timeout(WATCH_SECONDS):
+            await changed.wait()
     except TimeoutError:
         return False
     return True

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +23,7 @@ from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import MovedError, RedisError, ResponseError
 
+from authz.cancelled import heed_cancellation
 from authz.notice import Notice
 from authz.redisio.pool import Pool
 from authz.redisio.url import Address, RedisUrl, in_words
@@ -128,11 +129,17 @@ class Masters:
     async def check(self, client: redis.asyncio.Redis) -> None:
         """Leave the server in use if it reports that it is no longer a master."""
 
-    def node(self, address: Address) -> redis.asyncio.Redis:
-        """Return a client of one Sentinel or node, for a few commands."""
+    @asynccontextmanager
+    async def node(self, address: Address) -> AsyncIterator[redis.asyncio.Redis]:
+        """A client of one Sentinel or node, for a few commands."""
         kind = SSLConnection if self.is_tls else Connection
         options = {**self.options, **self.login(), "host": address[0], "port": address[1]}
-        return redis.asyncio.Redis.from_pool(ConnectionPool(kind, **options))
+        client = redis.asyncio.Redis.from_pool(ConnectionPool(kind, **options))
+        try:
+            yield client
+        finally:
+            with suppress(RedisError, OSError):  # a server that does not answer cannot close a TLS connection
+                await client.aclose()
 
     def login(self) -> dict[str, Any]:
         """Return the connection options of Sentinels or nodes that differ from the master's."""
@@ -336,6 +343,7 @@ class _Scout:
                 notice.says(in_words(error))
             except ExceptionGroup as group:
                 notice.says(in_words(group.exceptions[0]))
+            heed_cancellation()
             if seed in self._url.seeds:
                 self._free.append(seed)
             else:  # it may have left the cluster; if not, another node names it again

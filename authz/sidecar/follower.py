@@ -285,7 +285,8 @@ class StoreCatalog:
             self._wanted.clear()
             if pause := await self._take_over():
                 with suppress(TimeoutError):  # the next change may be the remedy
-                    await asyncio.wait_for(self._wanted.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wanted.wait()
                 self._wanted.set()
 
     async def _take_over(self) -> float | None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
+from authz.cancelled import heed_cancellation
 from authz.core.stored import StoredPlan, plan_keys
 from authz.core.zones import DAY_US, SECOND_US
 from authz.ids import random_hex
@@ -150,6 +151,7 @@ class Sweeper:
             try:
                 await self.turn()
             except Exception as error:  # of any kind: the control plane serves on, with older figures
+                heed_cancellation()
                 self._notice.says(in_words(error))
             else:
                 self._notice.ended("the figures of the overview are renewed")

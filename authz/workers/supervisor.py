@@ -242,7 +242,8 @@ class Supervisor:
             self.metrics.restarts.inc()
             slot.wake.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(slot.wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await slot.wake.wait()
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
     def _give_up(self, slot: Slot, status: int) -> None:

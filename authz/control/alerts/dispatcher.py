@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import structlog
 from msgspec import structs
 
+from authz.cancelled import heed_cancellation
 from authz.control.alerts.matching import Named, body_of, matching
 from authz.control.alerts.schedule import Attempt, Next, Schedule
 from authz.control.alerts.sending import CONCURRENT, Message, Sender
@@ -243,6 +244,7 @@ class Dispatcher:
         try:
             return await self._sender.send(Message(delivery.id, delivery.body, target.url, secrets, is_customers))
         except Exception as error:  # a delivery that meets a fault of ours is given up after a day, as any other
+            heed_cancellation()
             _log_fault("a delivery was not sent", error)
             return Attempt(error=f"not sent: {type(error).__name__}")
 
