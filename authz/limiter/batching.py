@@ -69,6 +69,11 @@ class Pace:
     LATELY = 0.2  # the weight of the last batch
     FULL = 0.9  # of a core: from here on callers wait anyway, and larger batches shorten that wait
 
+    @property
+    def is_alone(self) -> bool:
+        """True if the last batches had one caller each."""
+        return self.crowd <= self.PAIR
+
     def learn(self, sent: int, waiting: int) -> None:
         """Note a reply for `sent` callers while `waiting` others waited. A crowd grows at once and shrinks slowly."""
         about = sent + waiting
@@ -87,7 +92,7 @@ class Pace:
 
     def enough(self) -> int:
         """The batch size to wait for."""
-        self._untried += self.crowd > self.PAIR
+        self._untried += not self.is_alone
         if self._untried >= self.TRY_AFTER:
             self._untried = 0
             return min(MAX_BATCH, int(2 * self.crowd) + 1)

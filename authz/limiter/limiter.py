@@ -89,6 +89,8 @@ class RedisLimiter:
         )
         self._pace = Pace()
         self._queue = Queue()
+        self._turn = asyncio.Lock()  # held while a batch is gathered and sent
+        self._runs = False
         self._observer = observer
 
     @property
@@ -131,17 +133,31 @@ class RedisLimiter:
             if expires <= now:
                 raise LimiterUnavailable("no time is left to ask")
         tally: asyncio.Future[Tally] = asyncio.get_running_loop().create_future()
-        self._queue.put(Waiter(charge, expires, tally))
+        waiter = Waiter(charge, expires, tally)
+        if self._is_free:
+            async with self._turn:
+                await self._decide([waiter])
+        else:
+            self._queue.put(waiter)
         return await tally
+
+    @property
+    def _is_free(self) -> bool:
+        """True if a lone caller may send its own batch: no other caller waits, is under way or is likely to come."""
+        idle = not self._turn.locked() and not self._queue
+        return idle and self._runs and self._pace.is_alone and self._sender.is_idle
 
     async def run(self) -> None:
         """Send batches until cancelled. On the way out, fail every caller that still waits."""
+        self._runs = True
         try:
             while True:
                 await self._queue.filled(1)
-                await self._queue.filled(self._pace.enough(), self._pace.linger(self._linger))
-                await self._serve(self._queue.take())
+                async with self._turn:
+                    await self._queue.filled(self._pace.enough(), self._pace.linger(self._linger))
+                    await self._serve(self._queue.take())
         finally:
+            self._runs = False
             self._queue.fail("the limiter has stopped")
 
     async def probe(self) -> bool:
@@ -186,9 +202,7 @@ class RedisLimiter:
             for waiter in waiters:
                 waiter.finish(LimiterUnavailable("Redis is left alone until it answers a probe"))
             return
-        batch = Encoder(self._account).batch(self._unrefused(waiters))
-        if batch.waiters:
-            await self._decide(batch)
+        await self._decide(self._unrefused(waiters))
 
     def _unrefused(self, waiters: Sequence[Waiter]) -> Sequence[Waiter]:
         """Refuse the callers whose refusal became known while they waited, and return the others."""
@@ -202,7 +216,10 @@ class RedisLimiter:
                 others.append(waiter)
         return others
 
-    async def _decide(self, batch: Batch) -> None:
+    async def _decide(self, waiters: Sequence[Waiter]) -> None:
+        batch = Encoder(self._account).batch(waiters)
+        if not batch.waiters:
+            return
         expires = max(waiter.expires for waiter in batch.waiters)
         given = expires - time.monotonic()
         sent, age = self.clock.ticks(), self._refusals.age

@@ -19,6 +19,7 @@ from authz.limiter.encoding import Batch, Encoder, encoded_debt
 from authz.limiter.local import Spent
 from authz.redisio.client import Script, connect, evaluate, hang_up, master_changes
 from authz.redisio.url import in_words
+from authz.redisio.wire import Line
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class Sender:
         forget: Callable[[], None],
     ) -> None:
         self._redis = connect(url, max(PROBE_SECONDS, budget), forget)
+        self._line = Line(self._redis)
         self._account = account
         self._budget = budget
         self._retention_days = retention_days
@@ -67,6 +69,11 @@ class Sender:
     def master_changes(self) -> int:
         """How often another server has taken over from the master."""
         return master_changes(self._redis)
+
+    @property
+    def is_idle(self) -> bool:
+        """True if a batch would leave at once: the connection is open, and nothing else is being sent."""
+        return self._line.is_open and not self._sending.locked()
 
     async def decide(self, batch: Batch, expires: float) -> tuple[int, Results]:
         """Run the script, and return Redis's time and a result for each call. Raises what redis-py does.
@@ -97,8 +104,7 @@ class Sender:
     async def peek(self, batch: Batch, expires: float) -> tuple[int, Results]:
         """What `decide` would return now, without spending anything. Raises LimiterUnavailable."""
         try:
-            async with asyncio.timeout_at(expires):
-                _, now, results = await self._ask(batch, self._blob(batch, 0, dry=True))
+            _, now, results = await self._ask(batch, self._blob(batch, 0, dry=True), expires)
         except (RedisError, OSError, TimeoutError) as error:
             raise LimiterUnavailable(f"Redis cannot be queried: {in_words(error)}") from error
         return now, results
@@ -136,15 +142,13 @@ class Sender:
         """Send a batch. If its fate is unknown, send it once more under the same number: it is charged at most once."""
         blob, now = self._blob(batch, expires), time.monotonic()
         try:
-            async with asyncio.timeout_at(now + (expires - now) * FIRST_SENDING):
-                return await self._ask(batch, blob)
+            return await self._ask(batch, blob, now + (expires - now) * FIRST_SENDING)
         except ResponseError:
             raise
         except (RedisError, OSError, TimeoutError):
             await self.hang_up()
         try:
-            async with asyncio.timeout_at(expires):
-                return await self._ask(batch, blob)
+            return await self._ask(batch, blob, expires)
         except (RedisError, OSError, TimeoutError):
             await self.hang_up()
             raise
@@ -167,6 +171,7 @@ class Sender:
         )
         return PACK((*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts))
 
-    async def _ask(self, batch: Batch, blob: bytes) -> _Reply:
-        reply: _Reply = REPLY.decode(await evaluate(self._redis, ADMIT, [self._reply_key(), *batch.keys], blob))
+    async def _ask(self, batch: Batch, blob: bytes, expires: float) -> _Reply:
+        keys = [self._reply_key(), *batch.keys]
+        reply: _Reply = REPLY.decode(await self._line.evaluate(ADMIT, keys, blob, expires))
         return reply

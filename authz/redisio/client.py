@@ -63,12 +63,12 @@ def connect(url: str, connect_seconds: float, connected: Callable[[], None] = la
     masters = (Cluster if found.kind == "cluster" else Sentinels)(found, options, is_tls, connect_seconds)
     kind = _SSLConnectionToMaster if is_tls else _ConnectionToMaster
     masters.pool = Pool(kind, masters=masters, **options)
-    return _Client.from_pool(masters.pool)
+    return FollowingClient.from_pool(masters.pool)
 
 
 def master_changes(client: redis.asyncio.Redis) -> int:
     """Return how many times the client has connected to another master than before; 0 with one server."""
-    return client.masters.changes if isinstance(client, _Client) else 0
+    return client.masters.changes if isinstance(client, FollowingClient) else 0
 
 
 async def hang_up(client: redis.asyncio.Redis, *, in_use: bool = True) -> None:
@@ -77,7 +77,7 @@ async def hang_up(client: redis.asyncio.Redis, *, in_use: bool = True) -> None:
     On a connection that stays open, a late reply could be read as the reply to the next command. The server's name may
     also have moved to another server.
     """
-    if isinstance(client, _Client):
+    if isinstance(client, FollowingClient):
         client.masters.known = None
     await client.connection_pool.disconnect(inuse_connections=in_use)
 
@@ -116,7 +116,7 @@ async def evaluate_and_wait(
             try:
                 reply = await _evaluated(run, script, keys, *args)
             except (ReadOnlyError, MovedError) as error:
-                if is_last or not isinstance(client, _Client):
+                if is_last or not isinstance(client, FollowingClient):
                     raise
                 await client.redirect(error)
                 continue
@@ -197,7 +197,7 @@ class _SSLConnectionToMaster(_ToMaster, SSLConnection):
     pass
 
 
-class _Client(redis.asyncio.Redis):
+class FollowingClient(redis.asyncio.Redis):
     """Follows the master. A command that a former master refused has not run, so it is sent once more."""
 
     @property
@@ -206,14 +206,18 @@ class _Client(redis.asyncio.Redis):
         return masters
 
     async def execute_command(self, *words: Any, **options: Any) -> Any:
-        if self.masters.slot is None:
-            self.masters.slot = slot_of(words)
+        self.know_slot(words)
         run: Run = super().execute_command
         try:
             return await run(*words, **options)
         except (ReadOnlyError, MovedError) as error:
             await self.redirect(error)
         return await run(*words, **options)
+
+    def know_slot(self, words: Sequence[Any]) -> None:
+        """Take the slot of our keys from the words of the first command, or from its keys."""
+        if self.masters.slot is None:
+            self.masters.slot = slot_of(words)
 
     async def redirect(self, error: Exception) -> None:
         """Leave a server that is no longer the master of our keys. A MOVED error names the new master."""

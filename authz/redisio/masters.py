@@ -162,8 +162,8 @@ class Masters:
             self._left[self._met] = time.monotonic() + LEFT_SECONDS
 
     def client_in_use(self) -> redis.asyncio.Redis | None:
-        """Return a client for a command on an open, idle connection; None if there is none."""
-        if self.pool and self.pool.has_idle:
+        """Return a client for a command to the server in use; None if no connection is open."""
+        if self.pool and self.pool.is_in_use:
             return redis.asyncio.Redis(connection_pool=self.pool)
         return None
 

@@ -20,9 +20,9 @@ class Pool(ConnectionPool):
     _trimmer: asyncio.TimerHandle | None = None
 
     @property
-    def has_idle(self) -> bool:
-        """True if a connection is open and has nothing to do."""
-        return any(connection.is_connected for connection in self._available_connections)
+    def is_in_use(self) -> bool:
+        """True if a connection is open."""
+        return any(one.is_connected for one in (*self._available_connections, *self._in_use_connections))
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Close connections without waiting for the server.

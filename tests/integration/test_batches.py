@@ -16,7 +16,7 @@ import pytest
 from authz.check import LimiterUnavailable, Overloaded
 from authz.core.limits import Charge, Layer, Limit, Meter, redis_key, throttle
 from authz.core.verdict import Tally
-from authz.limiter.batching import MAX_BATCH, Waiter
+from authz.limiter.batching import MAX_BATCH, Pace, Waiter
 from authz.limiter.encoding import Batch, Encoder
 from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.support.proxy import Proxy, proxy
@@ -54,6 +54,10 @@ class Asked:
         rule = throttle(0.0, burst)
         assert rule is not None
         return Limit(Layer.ACCOUNT_THROTTLE, redis_key(self.limiter._account, "bucket"), rule)
+
+    def expect_company(self) -> None:
+        """Let the next callers form a batch, as callers do that came together before; a lone one is sent at once."""
+        self.limiter._pace.crowd = float(Pace.FEW)
 
     def call(self, limit: Limit | None = None, **options: Any) -> asyncio.Task[Tally]:
         return asyncio.create_task(self.limiter.admit(Charge([limit or self.bucket()], **options)))
@@ -223,6 +227,20 @@ async def test_a_caller_cancelled_while_its_batch_is_in_flight_disturbs_no_other
     await asked.is_well()
 
 
+async def test_a_lone_caller_that_leaves_while_it_is_under_way_disturbs_no_other(asked: Asked, between: Proxy) -> None:
+    """Its call is charged, and the connection stays."""
+    limit = asked.bucket()
+    first = await held(between, asked, limit)
+    others = [asked.call(limit) for _ in range(2)]
+    await eventually(lambda: len(asked.limiter._queue) == 2)
+    first.cancel()
+    between.open.set()
+    assert [tally.states for tally in await asyncio.gather(*others)] == [(2,), (3,)]
+    assert first.cancelled()
+    assert len(between.carried) == 1
+    await asked.is_well()
+
+
 async def test_callers_cancelled_during_their_result_disturb_no_other(asked: Asked, between: Proxy) -> None:
     """The first has its result already, the others have none yet."""
     calls = [asked.call() for _ in range(3)]
@@ -334,6 +352,7 @@ def _bulk(raw: bytes) -> bytes:
 async def test_a_malformed_reply_fails_its_callers_and_the_loop_goes_on(
     asked: Asked, between: Proxy, answer: bytes
 ) -> None:
+    asked.expect_company()
     between.answer = answer
     outcomes = await asyncio.gather(*(asked.call() for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LimiterUnavailable] * 3
@@ -342,6 +361,7 @@ async def test_a_malformed_reply_fails_its_callers_and_the_loop_goes_on(
 
 
 async def test_a_malformed_result_fails_one_caller(asked: Asked, between: Proxy) -> None:
+    asked.expect_company()
     between.answer = _reply([0, 0, 0, 0, 1], [0, 0], [0, 0, 0, 0, 2])
     outcomes = await asyncio.gather(*(asked.call() for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Tally, LimiterUnavailable, Tally]
@@ -355,6 +375,7 @@ async def test_an_observer_of_failures_that_fails_does_not_end_the_loop(asked: A
             raise RuntimeError("what now")
 
     asked.watch, between.answer = watch, b"-ERR what\r\n"
+    asked.expect_company()
     outcomes = await asyncio.gather(*(asked.call() for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LimiterUnavailable] * 3
     assert len(asked.errors) == 1
@@ -369,6 +390,7 @@ async def test_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pytest.
         raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr("authz.limiter.batching.Queue.take", take)
+    asked.expect_company()
     with pytest.raises(LimiterUnavailable, match="the limiter has stopped"):
         await asyncio.wait_for(asked.call(), PATIENT / 2)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
@@ -381,6 +403,8 @@ async def test_a_loop_that_ends_is_not_silent(asked: Asked, monkeypatch: pytest.
 @pytest.mark.parametrize("size", [1, 3])
 async def test_a_batch_whose_reply_is_cut_is_charged_once(asked: Asked, between: Proxy, size: int) -> None:
     """Sent again under its number it is given the same reply; the next batch goes on from there."""
+    if size > 1:
+        asked.expect_company()
     between.cuts = 1
     tallies = await asyncio.gather(*(asked.call() for _ in range(size)))
     assert [tally.states for tally in tallies] == [(at + 1,) for at in range(size)]
@@ -398,6 +422,7 @@ async def test_a_batch_that_is_late_by_our_clock_is_charged_once_under_a_new_num
 
 async def test_an_abandoned_batch_is_charged_at_most_once(asked: Asked, between: Proxy) -> None:
     """Both replies are lost: its callers get an error, and Redis has charged it once."""
+    asked.expect_company()
     between.cuts = 2
     outcomes = await asyncio.gather(asked.call(), asked.call(), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LimiterUnavailable] * 2

@@ -533,6 +533,7 @@ async def test_a_batch_whose_reply_is_cut_is_sent_again_and_charged_once(server:
     """The first sending was decided; the second is given the same reply."""
     async with limiting(between.url) as limiter:
         await limiter.probe()
+        limiter._pace.crowd = 3.0  # so that three callers share a batch
         between.cuts = 1
         asked = between.commands["EVALSHA"]
         tallies = await asyncio.gather(*(limiter.admit(Charge([bucket(limiter)])) for _ in range(3)))
