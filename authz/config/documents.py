@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain
 from typing import Any, Final
 
 import msgspec
 import yaml
 
-from authz.config.yamls import SafeLoader, TimelessLoader
+from authz.config.yamls import SafeLoader, TimelessLoader, written_size
 
 MAX_DEPTH: Final = 100  # of lists and mappings within one another
 MAX_NODES: Final = 400_000  # of YAML; each takes half a kilobyte while it is read
-MAX_SIZE: Final = 30_000_000  # with aliases written out: 16 for each value, and its characters
-VALUE_SIZE: Final = 16
+MAX_SIZE: Final = 30_000_000  # as `written_size` counts
 INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
 DECIMAL: Final = re.compile(r"[-+]?[0-9]{1,99}(\.[0-9]{0,99})?([eE][-+]?[0-9]{1,3})?")
 STR: Final = "tag:yaml.org,2002:str"
@@ -174,7 +172,7 @@ def _yaml(text: str, kind: type[_Loader]) -> Any:
             found = loader.get_single_data()
         finally:
             loader.dispose()
-        if _size(found, {}) > MAX_SIZE:
+        if written_size(found) > MAX_SIZE:
             raise RefusedError("it is too large with its aliases written out")
         return msgspec.json.decode(msgspec.json.encode(found))
     except RecursionError:
@@ -196,16 +194,6 @@ def _check_bounds(text: str) -> None:
             raise RefusedError("it is nested too deeply")
         if nodes > MAX_NODES:
             raise RefusedError(f"YAML can have {MAX_NODES:,} values here; write it as JSON")
-
-
-def _size(value: Any, sizes: dict[int, int]) -> int:
-    """The size of a value. A value that several aliases share is measured once and counted for each."""
-    if not isinstance(value, dict | list):
-        return VALUE_SIZE + (len(value) if isinstance(value, str) else 0)
-    if id(value) not in sizes:
-        parts = chain(value, value.values()) if isinstance(value, dict) else value
-        sizes[id(value)] = VALUE_SIZE + sum(_size(part, sizes) for part in parts)
-    return sizes[id(value)]
 
 
 def _place(mark: yaml.Mark) -> str:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,7 +28,7 @@ from authz.config.places import located
 from authz.config.quotas import as_written, normalised, quota_problems
 from authz.config.settings import load_settings
 from authz.config.shape import faults
-from authz.config.yamls import TimelessLoader
+from authz.config.yamls import TimelessLoader, written_size
 from authz.core.keyform import DEFAULT_PREFIX, KeyForm
 from authz.core.problem import Problem, shortened
 from authz.core.resources import ApiKey, Customer, Resources, UsagePlan, digest, digest_of
@@ -39,10 +38,7 @@ T = TypeVar("T")
 
 REFUSED: Final = 3  # exit status of the child: the file is at fault, and stdout holds its problems
 CHILD_SECONDS: Final = 120.0
-# What a file may come to with its aliases written out, so that a few lines cannot fill the memory: 16 for each value,
-# and its characters. 100,000 keys come to some 30 million.
-LARGEST: Final = 100_000_000
-VALUE_SIZE: Final = 16
+LARGEST: Final = 100_000_000  # as `written_size` counts; 100,000 keys come to some 30 million
 
 
 class LoaderError(ConfigError):
@@ -278,20 +274,10 @@ def _yaml(text: str, name: str) -> dict[Any, Any]:
 def _too_large(document: object) -> str | None:
     """The rule that a document breaks by its size or depth, with aliases written out; None if it breaks none."""
     try:
-        fits = _size(document, {}) <= LARGEST
+        fits = written_size(document) <= LARGEST
     except RecursionError:
         return "nested too deeply, or an alias within what it stands for"
     return None if fits else "too large with its aliases written out"
-
-
-def _size(value: object, sizes: dict[int, int]) -> int:
-    """The size of a value. A value that several aliases share is measured once and counted for each."""
-    if not isinstance(value, dict | list):
-        return VALUE_SIZE + (len(value) if isinstance(value, str) else 0)
-    if id(value) not in sizes:
-        parts = chain(value, value.values()) if isinstance(value, dict) else value
-        sizes[id(value)] = VALUE_SIZE + sum(_size(part, sizes) for part in parts)
-    return sizes[id(value)]
 
 
 def _yaml_problem(fault: Exception, text: str, name: str) -> Problem:
