@@ -6,7 +6,6 @@ Changes nothing, except that listing the workers of a store removes expired entr
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ from authz.core.limits import redis_key
 from authz.core.resources import Period
 from authz.core.stored import AlertTarget, Item, RestApi, StoredPlan
 from authz.doctor.facts import AlertFacts, Redis
-from authz.redisio.client import connect
+from authz.redisio.client import connect, starting_with
 from authz.redisio.url import check_tls_files, in_words, mask_url, read_url
 from authz.store.items import decode
 from authz.store.ports import StoreUnavailable
@@ -131,8 +130,7 @@ def lasts(name: str) -> bool:
 async def _endless(run: Run, account: str) -> tuple[list[str], int]:
     """Counters without an expiry, and the number of counters examined."""
     prefix = redis_key(account, "")
-    pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
-    cursor, scanned, counters = 0, 0, list[str]()
+    pattern, cursor, scanned, counters = starting_with(prefix), 0, 0, list[str]()
     while len(counters) < SAMPLED and scanned < SCANNED:
         cursor, keys = await run("SCAN", cursor, "MATCH", pattern, "COUNT", 1000) or (0, [])
         scanned += 1000

@@ -48,6 +48,11 @@ class Script:
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+def starting_with(prefix: str) -> str:
+    """The pattern of SCAN for the Redis keys that start with a prefix, whatever characters it has."""
+    return re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
+
+
 def connect(url: str, connect_seconds: float, connected: Callable[[], None] = lambda: None) -> redis.asyncio.Redis:
     """Return a client that does not retry: only its caller knows which command may be sent twice.
 

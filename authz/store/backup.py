@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Final
@@ -12,7 +11,7 @@ from redis.exceptions import WatchError
 
 from authz.core.stored import KINDS
 from authz.ids import random_hex
-from authz.redisio.client import Script, evaluate
+from authz.redisio.client import Script, evaluate, starting_with
 from authz.store.commit import FIXED_KEYS
 from authz.store.database import CHUNK, SLOW_SECONDS, Database, chunks
 from authz.store.feed import FIND, finding, read_head
@@ -158,7 +157,7 @@ async def list_names(database: Database) -> list[str]:
 
 async def scan(database: Database, prefix: str) -> AsyncIterator[list[str]]:
     """Yield the names of the account's Redis keys with this prefix, in chunks. A name may come twice."""
-    pattern, cursor = re.sub(r"([\\*?\[\]])", r"\\\1", database.prefix + prefix) + "*", 0
+    pattern, cursor = starting_with(database.prefix + prefix), 0
     while True:
         cursor, keys = await database.ask_slowly("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
         yield [database.name_of(key.decode()) for key in keys]
