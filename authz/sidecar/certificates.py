@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from authz.config.file import Stamp, stamp
 from authz.config.settings import Settings
 
 Of = Literal["server", "clients"]
-Stamps = tuple[tuple[int, ...] | None, ...]
+Stamps = tuple[Stamp | None, ...]
 
 LOOK_SECONDS: Final = 1.0
 # Raised by cryptography for unreadable input: a TypeError for a key with a password.
@@ -58,8 +59,8 @@ class Files:
         )
 
     def stamps(self) -> Stamps:
-        """What differs when a file does."""
-        return tuple(_stamp(path) for path in (self.certificate, self.key, self.client_ca) if path)
+        """One for each file; they differ when a file does."""
+        return tuple(stamp(path) for path in (self.certificate, self.key, self.client_ca) if path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +91,6 @@ class Material:
             trusted = x509.load_pem_x509_certificates(client_ca) if client_ca is not None else []
             client_ca_expires = max((one.not_valid_after_utc for one in trusted), default=None)
         return cls(certificate, key, client_ca, starts, expires, client_ca_expires)
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _bytes(path: Path) -> bytes:
