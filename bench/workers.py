@@ -2,9 +2,9 @@
 
     python -m bench.workers [--keys 100000] [--workers 2] [--calls 12000] [--own] [--plans 10000] [--routes 1000]
 
-Memory is shown after the start, and after some calls: they write to reference counts, and so copy memory that was
-shared. With `--own` each worker reads the file itself, as where there is no template: compare the two to see what a
-template saves.
+Memory is shown after the start, after some calls, and after a reload. Calls write to reference counts, and so copy
+memory that was shared. After a reload each worker has a catalog of its own. With `--own` each worker reads the file
+itself, as where there is no template: compare the two to see what a template saves.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -97,14 +98,14 @@ def serving(
         process.wait()
 
 
-def told(http: str) -> list[dict[str, object]]:
+def told(http: str) -> list[dict[str, Any]]:
     """What `/healthz` says of each worker, or of one that does not answer yet."""
     try:
         with urllib.request.urlopen(f"http://{http}/healthz", timeout=5) as answer:
             details = msgspec.json.decode(answer.read())
     except OSError:
         return [{"ready": False}]
-    workers: list[dict[str, object]] = details.get("workers", [{**details, "pid": None}])
+    workers: list[dict[str, Any]] = details.get("workers", [{**details, "pid": None}])
     return workers
 
 
@@ -125,6 +126,27 @@ def memory_tables(keys: int, workers: int, calls: int, *, own: bool) -> Iterator
             call(grpc, keys, calls)
             yield f"\nafter {calls:,} calls"
             yield from memory_table(supervisor.pid, http)
+            change(config, document(keys, 1_000, 60), http)
+            call(grpc, keys, calls)
+            yield f"\nafter a reload, and {calls:,} calls more"
+            yield from memory_table(supervisor.pid, http)
+
+
+def change(config: Path, text: str, http: str) -> None:
+    """Replace the file, and wait until each worker serves its new content."""
+    draft, before = config.with_suffix(".draft"), {_version(one) for one in told(http)}
+    draft.write_text(text)
+    draft.replace(config)
+    deadline = time.monotonic() + START_SECONDS
+    while {_version(one) for one in told(http)} & {*before, None}:
+        assert time.monotonic() < deadline, "the new file is not in force"
+        time.sleep(0.1)
+
+
+def _version(worker: Mapping[str, Any]) -> str | None:
+    """The version of a worker's catalog; None for one that does not answer."""
+    version: str | None = worker.get("catalog", {}).get("version")
+    return version
 
 
 def call(addresses: list[str], keys: int, calls: int) -> None:
@@ -144,7 +166,7 @@ def call(addresses: list[str], keys: int, calls: int) -> None:
 
 def memory_table(supervisor: int, http: str) -> Iterator[str]:
     yield "| process | RSS, MB | PSS, MB | private, MB |\n|---|---:|---:|---:|"
-    pids = {f"worker {one['slot']}": int(str(one["pid"])) for one in told(http)}
+    pids = {f"worker {one['slot']}": int(one["pid"]) for one in told(http)}
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     template = [("template", pid) for pid in map(int, children) if pid not in pids.values()]
     total = 0.0
