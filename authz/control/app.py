@@ -229,8 +229,9 @@ async def _stream(answer: Answer, body: AsyncIterator[bytes], request_id: str, r
 
 
 def _marks(request_id: str) -> dict[str, str]:
-    """The headers that AWS gives every answer."""
+    """The headers of every answer: two that AWS gives it, and one that keeps keys and secrets out of caches."""
     return {
+        "Cache-Control": "no-store",
         "x-amzn-RequestId": request_id,
         "x-amz-apigw-id": base64.urlsafe_b64encode(secrets.token_bytes(11)).decode(),
     }

@@ -575,3 +575,25 @@ def test_a_cookie_is_no_key_and_two_keys_are_none() -> None:
     assert pages.send("GET", "/portal/usage").status_code == 403
     headers = [("x-api-key", VALUE), ("x-api-key", OTHER)]
     assert pages.send("GET", "/portal/usage", headers=headers).status_code == 403
+
+
+# --- what caches keep ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "more", "status"),
+    [
+        ("POST", "/apikeys", {"json": {"name": "new"}}, 201),
+        ("GET", "/apikeys?includeValues=true", {}, 200),
+        ("GET", "/apikeys/k1?includeValue=true", {}, 200),
+        ("GET", "/usage/days?startDate=2026-01-01&endDate=2026-01-02", {"headers": {"Accept": "text/csv"}}, 200),
+        ("GET", "/account", {"headers": {"Authorization": "Bearer wrong"}}, 403),
+        ("GET", "/no/such/path", {}, 404),
+    ],
+)
+def test_no_answer_of_the_api_may_be_kept_in_a_cache(verb: str, path: str, more: Any, status: int) -> None:
+    """Answers hold values of keys, and their URLs do not say so."""
+    pages = PortalPages(key_of("k1", "the value of one"))
+    sent = {"headers": {"Authorization": f"Bearer {pages.token.secret}", **more.pop("headers", {})}, **more}
+    answer = pages.send(verb, path, **sent)
+    assert (answer.status_code, answer.headers.get("cache-control")) == (status, "no-store")
