@@ -81,6 +81,7 @@ class Pages:
         alerts: Alerts | None = None,
         look_at_redis: Callable[[], Awaitable[Redis]] | None = None,
         grafana_url: str | None = None,
+        origins: Origins = Origins(),  # noqa: B008  (frozen)
     ) -> None:
         self.store = DictStore(*items)
         self.tokens = DictTokens()
@@ -89,8 +90,8 @@ class Pages:
         self.context = replace(context_of(self.store, usage or NoUsage()), alerts=alerts, look_at_redis=look_at_redis)
         self.sessions = Sessions(self.tokens, lambda: int(time.time()))
         gate = Authenticator(self.store, SEALER, self.context.now)
-        table = (*operations(), Invitations(self.sessions, Origins()).operation())
-        parts = Parts(Api(self.context, table), self.sessions, Patient(), Origins(), grafana_url, PUBLIC_URL)
+        table = (*operations(), Invitations(self.sessions, origins).operation())
+        parts = Parts(Api(self.context, table), self.sessions, Patient(), origins, grafana_url, PUBLIC_URL)
         self.app = console(parts, gate.of_token, gate.credential)
         self.cookies = httpx.Cookies()
         if as_ is not None:

@@ -26,6 +26,8 @@ HEADERS: Final[Mapping[str, str]] = {
 }
 QUERY_FIELDS: Final = 100
 NO_STORE: Final = "no-store"
+HTTPS_ONLY: Final = "max-age=31536000"
+LOCALHOST: Final = "localhost"
 UNKNOWN_HOST: Final = (
     "This host name is not one of the console's own. Start `authz control` with --console-url and the URL that "
     "browsers use, such as https://plans.example.com\n"
@@ -59,9 +61,17 @@ class Origins:
             return None
         return f"{'https' if self.is_tls else 'http'}://{host.lower()}"
 
+    def is_https_only(self, origin: str) -> bool:
+        """True if browsers should never again reach this host by plain HTTP.
+
+        The URL must say so: browsers obey for all ports of a name, and so `localhost` is left out.
+        """
+        public = urlsplit(self.url or "")
+        return public.scheme == "https" and public.hostname != LOCALHOST and origin == f"https://{public.netloc.lower()}"
+
 
 def _is_local_or_address(name: str) -> bool:
-    if name == "localhost":
+    if name == LOCALHOST:
         return True
     try:
         ipaddress.ip_address(name)
@@ -93,6 +103,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 headers.setdefault("Cache-Control", NO_STORE)
+                if origin is not None and self._origins.is_https_only(origin):
+                    headers["Strict-Transport-Security"] = HTTPS_ONLY
             await send(message)
 
         if origin is None:

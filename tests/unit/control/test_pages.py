@@ -85,6 +85,23 @@ def test_every_page_has_the_headers_that_keep_it_safe() -> None:
         assert headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize(
+    ("url", "host", "header"),
+    [
+        ("https://plans.example.com", "plans.example.com", "max-age=31536000"),
+        ("https://Plans.example.com:8443", "plans.example.com:8443", "max-age=31536000"),
+        ("https://plans.example.com", "127.0.0.1:8085", None),
+        ("https://localhost:8085", "localhost:8085", None),
+        ("http://plans.example.com", "plans.example.com", None),
+        (None, "127.0.0.1:8085", None),
+    ],
+)
+def test_a_browser_keeps_to_https_for_the_host_of_an_https_url(url: str | None, host: str, header: str | None) -> None:
+    """Nowhere else: browsers would no more reach the other ports of `localhost` by plain HTTP."""
+    answer = Pages(origins=Origins(is_tls=True, url=url)).get("/console/sign-in", {"Host": host})
+    assert (answer.status_code, answer.headers.get("strict-transport-security")) == (200, header)
+
+
 def test_a_path_with_a_slash_too_many_is_not_redirected() -> None:
     """A redirect would name the scheme that we see, which is http behind a proxy that ends TLS."""
     assert Pages().get(f"{CONSOLE_PAGE}/").status_code == 404
