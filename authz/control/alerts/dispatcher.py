@@ -21,7 +21,8 @@ from msgspec import structs
 from authz.cancelled import heed_cancellation
 from authz.control.alerts.matching import Named, body_of, matching
 from authz.control.alerts.schedule import Attempt, Next, Schedule
-from authz.control.alerts.sending import CONCURRENT, Message, Sender
+from authz.control.alerts.sending import Message, Sender
+from authz.control.alerts.shares import Shares
 from authz.core.stored import AlertTarget, StoredKey, StoredPlan, alert_targets, good_until
 from authz.notice import Notice
 from authz.redisio.url import in_words
@@ -99,7 +100,7 @@ class Dispatcher:
         self._schedule = schedule or Schedule()
         self._chance = chance
         self._look_seconds = look_seconds
-        self._slots = asyncio.Semaphore(CONCURRENT)
+        self._shares = Shares()
         self._lines: dict[str, _Line] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._unavailable = Notice("alerts are not sent: the store is unavailable", redis=store.address)
@@ -216,7 +217,8 @@ class Dispatcher:
     async def _send_one(self, target_id: str, line: _Line) -> bool:
         """True if this worker may go on."""
         loop = asyncio.get_running_loop()
-        async with self._slots:
+        before = await self._store.get("alerttarget", target_id)
+        async with self._shares.held(before.customer_id if isinstance(before, AlertTarget) else None):
             claimed = await self._outbox.claim(target_id)
             if claimed is None:
                 return False
@@ -240,9 +242,9 @@ class Dispatcher:
         except SealError:
             self._sealed.says(SEALED, target=target.id)
             return Attempt(error=SEALED)
-        is_customers = target.customer_id is not None
+        message = Message(delivery.id, delivery.body, target.url, secrets, target.customer_id)
         try:
-            return await self._sender.send(Message(delivery.id, delivery.body, target.url, secrets, is_customers))
+            return await self._sender.send(message)
         except Exception as error:  # a delivery that meets a fault of ours is given up after a day, as any other
             heed_cancellation()
             _log_fault("a delivery was not sent", error)

@@ -12,8 +12,10 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Protocol
 
 import httpcore
@@ -21,6 +23,7 @@ from standardwebhooks import Webhook
 
 from authz.control.alerts.addresses import IP, PUBLIC, Endpoint, NotAllowed, Rules
 from authz.control.alerts.schedule import Attempt, retry_after_of
+from authz.control.alerts.shares import TOTAL, Place, Shares
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  (what a secret begins with)
 SECRET_BYTES: Final = 32
@@ -30,7 +33,6 @@ MAX_ADDRESSES: Final = 4  # of a name that are tried
 MAX_ANSWER: Final = 16_384  # bytes of an answer's body that are read; all are thrown away
 MAX_READ: Final = 262_144  # bytes of a whole answer, with all its heads: 1xx answers may have no end
 MAX_WORDS: Final = 300  # characters of an error
-CONCURRENT: Final = 64  # attempts of a process
 AGENT: Final = f"envoy-usage-plans/{importlib.metadata.version('envoy-usage-plans')}"
 REDIRECTS: Final = range(300, 400)
 
@@ -43,14 +45,14 @@ def new_secret() -> str:
 class Message:
     """A webhook to send. With several secrets it has a signature by each, so that a receiver may change its secret.
 
-    `is_customers` is True for a target of a customer, which is sent to public addresses only.
+    `customer_id` is set for a target of a customer, which is sent to public addresses only.
     """
 
     id: str
     body: str
     url: str
     secrets: tuple[str, ...]
-    is_customers: bool = False
+    customer_id: str | None = None
 
     def headers(self, at: datetime) -> list[tuple[str, str]]:
         signatures = (Webhook(secret).sign(self.id, at, self.body) for secret in self.secrets)
@@ -102,12 +104,13 @@ class WebhookSender:
         self._resolver = resolver
         self._tls = tls or ssl.create_default_context()
         # Threads of its own: a name server that never answers must not hold up other look-ups.
-        self._threads = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="resolve")
+        self._threads = ThreadPoolExecutor(TOTAL, thread_name_prefix="resolve")
+        self._look_ups = Shares()
 
     async def send(self, message: Message) -> Attempt:
         """Make one attempt. Its end is a value, whatever it is."""
         try:
-            rules = PUBLIC if message.is_customers else self.rules
+            rules = self.rules if message.customer_id is None else PUBLIC
             endpoint = rules.endpoint(message.url)
             async with asyncio.timeout(self._seconds):
                 return await self._post(endpoint, message, rules)
@@ -125,7 +128,7 @@ class WebhookSender:
             scheme=endpoint.scheme, host=endpoint.host, port=endpoint.port, target=endpoint.path.encode()
         )
         timeouts = {"connect": CONNECT_SECONDS, "read": self._seconds, "write": self._seconds}
-        backend = _Checked(endpoint.scheme, rules, self._look_up)
+        backend = _Checked(endpoint.scheme, rules, partial(self._look_up, message.customer_id))
         async with (
             httpcore.AsyncHTTPConnection(origin, ssl_context=self._tls, network_backend=backend) as connection,
             connection.stream(
@@ -150,13 +153,21 @@ class WebhookSender:
             None if asked is None else retry_after_of(asked, self._now()),
         )
 
-    async def _look_up(self, host: str, port: int) -> Sequence[IP]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._resolver, host, port)
+    async def _look_up(self, customer_id: str | None, host: str, port: int) -> Sequence[IP]:
+        """Look a name up in a thread. It keeps its place until it ends, and may last longer than the attempt."""
+        place = await self._look_ups.take(customer_id)
+        look_up = self._threads.submit(self._resolver, host, port)
+        look_up.add_done_callback(partial(_freed, asyncio.get_running_loop(), place))
+        return await asyncio.wrap_future(look_up)
 
     def close(self) -> None:
         """Wait for no look-up that is under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _freed(loop: asyncio.AbstractEventLoop, place: Place, _: object) -> None:
+    with suppress(RuntimeError):  # the loop is closed, and nobody waits for a place
+        loop.call_soon_threadsafe(place.free)
 
 
 async def _read_a_little(answer: httpcore.Response) -> None:

@@ -178,7 +178,7 @@ async def test_target(call: Call) -> Answer:
         test_body_of(call.context.account_id, target, now),
         target.url,
         secrets_of(target, call.context.sealer, now),
-        is_customers=target.customer_id is not None,
+        target.customer_id,
     )
     attempt = await _alerts(call).sender.send(message)
     log.info("a test of a target was sent", target=target.id, who=call.principal.name, arrived=attempt.arrived)

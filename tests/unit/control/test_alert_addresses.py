@@ -250,7 +250,7 @@ async def test_a_customers_target_gets_nothing_in_the_owners_network(host: str) 
         own = message(f"http://{host}:{hooks.port}/")
         assert (await sender.send(own)).arrived
         for url in (own.url, f"https://{host}:{hooks.port}/"):
-            attempt = await sender.send(replace(own, url=url, is_customers=True))
+            attempt = await sender.send(replace(own, url=url, customer_id="acme"))
             assert (attempt.arrived, attempt.status, attempt.error[:9]) == (False, None, "not sent:")
         assert len(hooks.got) == 1
 
