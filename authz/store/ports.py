@@ -574,6 +574,10 @@ class Tokens(Protocol):
 
     async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None: ...
 
+    async def add(self, kind: str, token: str, value: bytes, seconds: int) -> bool:
+        """Put a value, unless there is one. True if it was put."""
+        ...
+
     async def replace(self, kind: str, token: str, value: bytes, seconds: int) -> None:
         """Put a value in place of another. Does nothing if there is none any more."""
         ...

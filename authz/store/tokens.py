@@ -1,4 +1,5 @@
-"""Values in Redis under the digest of a secret token, each for a limited time: sessions, one-time links, messages."""
+"""Values in Redis under the digest of a secret token, each for a limited time: sessions, one-time links, messages,
+forms."""
 
 from __future__ import annotations
 
@@ -19,6 +20,9 @@ class TokenStore:
 
     async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None:
         await self._database.ask("SET", self._key(kind, token), value, "EX", seconds)
+
+    async def add(self, kind: str, token: str, value: bytes, seconds: int) -> bool:
+        return await self._database.ask("SET", self._key(kind, token), value, "EX", seconds, "NX") is not None
 
     async def replace(self, kind: str, token: str, value: bytes, seconds: int) -> None:
         await self._database.ask("SET", self._key(kind, token), value, "EX", seconds, "XX")

@@ -43,6 +43,12 @@ class DictTokens:
     async def put(self, kind: str, token: str, value: bytes, seconds: int) -> None:
         self.values[kind, token], self.seconds[kind, token] = value, seconds
 
+    async def add(self, kind: str, token: str, value: bytes, seconds: int) -> bool:
+        if (kind, token) in self.values:
+            return False
+        await self.put(kind, token, value, seconds)
+        return True
+
     async def replace(self, kind: str, token: str, value: bytes, seconds: int) -> None:
         if (kind, token) in self.values:
             await self.put(kind, token, value, seconds)

@@ -67,7 +67,9 @@ class Origins:
         The URL must say so: browsers obey for all ports of a name, and so `localhost` is left out.
         """
         public = urlsplit(self.url or "")
-        return public.scheme == "https" and public.hostname != LOCALHOST and origin == f"https://{public.netloc.lower()}"
+        return (
+            public.scheme == "https" and public.hostname != LOCALHOST and origin == f"https://{public.netloc.lower()}"
+        )
 
 
 def _is_local_or_address(name: str) -> bool:

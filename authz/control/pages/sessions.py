@@ -18,6 +18,7 @@ IDLE_SECONDS: Final = 30 * 60
 MAX_SECONDS: Final = 12 * 3600
 LINK_SECONDS: Final = 15 * 60
 MESSAGE_SECONDS: Final = 5 * 60
+FORM_SECONDS: Final = 60  # within which a form's answer must be known
 ID_BYTES: Final = 32
 
 
@@ -133,6 +134,25 @@ class Sessions:
             return None if found is None else _cipher(id_).decrypt(found).decode()
         except InvalidToken:
             return None
+
+    # --- forms that are answered once ---
+
+    async def claim_form(self, id_: str, name: str) -> bool:
+        """True for the first copy of a form of this session."""
+        return await self._tokens.add("form", f"{id_} {name}", b"", FORM_SECONDS)
+
+    async def end_form(self, id_: str, name: str, location: str) -> None:
+        """Keep the page to which a form led, for its other copies."""
+        await self._tokens.put("form", f"{id_} {name}", location.encode(), MESSAGE_SECONDS)
+
+    async def form_end(self, id_: str, name: str) -> str | None:
+        """The page to which a form led; "" while it is answered, and None if it is not claimed."""
+        found = await self._tokens.find("form", f"{id_} {name}")
+        return None if found is None else found.decode()
+
+    async def release_form(self, id_: str, name: str) -> None:
+        """Let a form be sent again."""
+        await self._tokens.take("form", f"{id_} {name}")
 
 
 def _cipher(id_: str) -> Fernet:

@@ -27,6 +27,7 @@ from authz.control.call import Principal
 from authz.control.connections import ADDRESS, PROVE
 from authz.control.pages.forms import BadForm, Form, read_form
 from authz.control.pages.guard import Guard, Origins, origin_of
+from authz.control.pages.once import FIELD, once
 from authz.control.pages.sessions import MAX_SECONDS, Session, Sessions
 from authz.control.pages.templates import render
 from authz.redisio.url import in_words
@@ -105,6 +106,7 @@ class Visit(Generic[S]):
     session_id: str
     warnings: list[str] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
+    _forms: list[Form] = field(default_factory=list)  # the form, once it is read
 
     def path(self, name: str) -> str:
         """A part of the path, decoded."""
@@ -117,7 +119,9 @@ class Visit(Generic[S]):
 
     async def form(self) -> Form:
         """The form of the request. Raises BadForm."""
-        return await read_form(self.request)
+        if not self._forms:
+            self._forms.append(await read_form(self.request))
+        return self._forms[0]
 
     async def ask(
         self,
@@ -260,7 +264,11 @@ async def _visited(site: Site[S], view: View[S], request: Request) -> Response:
         request.scope.get(PROVE, _nothing)()
     if view.writes and not site.may_write(session):
         return problem_page(site.root, 403, "You may look at everything here, and change nothing.")
-    return await view.handler(Visit(site, request, session, session_id))
+    visit = Visit(site, request, session, session_id)
+    name = (await visit.form()).text(FIELD) if view.writes and view.method == "POST" else ""
+    if not name:
+        return await view.handler(visit)
+    return await once(site.parts.sessions, session_id, f"{request.url.path} {name}", lambda: view.handler(visit))
 
 
 def _nothing() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any, Final
@@ -15,6 +16,7 @@ from markupsafe import Markup
 from authz.control.pages.words import limit_words, number_words, throttle_of
 from authz.core.zones import SECOND_US, zone_of
 
+NAME_BYTES: Final = 12
 STATIC: Final = files("authz.control.pages") / "static"
 
 
@@ -58,7 +60,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"limit": limit_words, "moment": _moment, "number": number_words, "throttle": throttle_of}
-    found.globals["asset"] = asset
+    found.globals |= {"asset": asset, "random_name": partial(secrets.token_urlsafe, NAME_BYTES)}
     return found
 
 

@@ -20,6 +20,14 @@ document.addEventListener("submit", (event) => {
   if (question && !window.confirm(question)) event.preventDefault();
 });
 
+// A double click sends a form once.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (event.defaultPrevented || form.method !== "post") return;
+  if (event.timeStamp - form.dataset.sent < 1000) event.preventDefault();
+  else form.dataset.sent = event.timeStamp;
+});
+
 // Shows the buttons above, and lets the keyboard reach what scrolls sideways, in browsers that do not do so themselves.
 function prepare() {
   for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
