@@ -76,7 +76,7 @@ async def due(store: Store, outbox: RedisOutbox, host: str, customer_id: str | N
     assert await outbox.add(reading, deliveries)
 
 
-async def test_receivers_of_one_customer_that_never_answer_hold_up_nobody_else(
+async def test_receivers_of_one_customer_that_never_answer_do_not_hold_up_others(
     parts: tuple[Store, RedisOutbox, str],
 ) -> None:
     """Ten customers with ten targets each could wait for 100 answers; there are 64 places."""

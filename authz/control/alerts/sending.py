@@ -166,7 +166,7 @@ class WebhookSender:
 
 
 def _freed(loop: asyncio.AbstractEventLoop, place: Place, _: object) -> None:
-    with suppress(RuntimeError):  # the loop is closed, and nobody waits for a place
+    with suppress(RuntimeError):  # the loop is closed, and no attempt waits for a place
         loop.call_soon_threadsafe(place.free)
 
 

@@ -102,7 +102,7 @@ def test_a_form_that_was_refused_may_be_sent_again() -> None:
 
 
 def test_the_forms_of_two_people_are_two() -> None:
-    """Whatever name another person's form has, nobody is led to that person's result."""
+    """The name of another person's form leads to no result of that person."""
     tokens = DictTokens()
     places = set()
     for _ in range(2):
