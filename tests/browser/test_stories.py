@@ -245,5 +245,5 @@ def test_a_read_only_session_sees_no_buttons_that_change_things(world: World, sc
             posts = tab.main.locator("form[method=post]")
             actions = {posts.nth(at).get_attribute("action") for at in range(posts.count())}
             assert actions <= {"/console/keys/search", "/console/explain"}, path
-        tab.expect(403).open("/console/plans/new")
+        tab.expect(403).open("/console/plans-new")
         assert "change nothing" in tab.text

@@ -285,8 +285,8 @@ async def _methods(visit: Owner, api: str, stage: Document) -> list[str]:
 
 VIEWS: Final = (
     View("GET", "/plans", plans),
-    View("GET", "/plans/new", new, writes=True),
-    View("POST", "/plans/new", create, writes=True),
+    View("GET", "/plans-new", new, writes=True),  # a file may have a plan whose id is "new"
+    View("POST", "/plans-new", create, writes=True),
     View("GET", "/plans/{plan_id}", plan),
     View("GET", "/plans/{plan_id}/edit", edit, writes=True),
     View("POST", "/plans/{plan_id}/edit", change, writes=True),

@@ -11,7 +11,8 @@ from starlette.requests import Request
 
 FORM_BYTES: Final = 65_536
 FORM_SECONDS: Final = 10.0
-FIELDS: Final = 500
+FIELDS: Final = 4_000
+BY_THE_API: Final = "Nothing was changed. Use the API or a file for anything larger."
 TYPE: Final = "application/x-www-form-urlencoded"
 
 
@@ -55,7 +56,7 @@ async def read_form(request: Request) -> Form:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > FORM_BYTES:
-                    raise BadForm(413, f"The form is larger than {FORM_BYTES} bytes")
+                    raise BadForm(413, f"The form is larger than {FORM_BYTES} bytes. {BY_THE_API}")
     except TimeoutError:
         raise BadForm(408, "The form did not arrive in time") from None
     return parse_form(bytes(body))
@@ -63,6 +64,8 @@ async def read_form(request: Request) -> Form:
 
 def parse_form(body: bytes) -> Form:
     """Parse the body of a form. Raises BadForm."""
+    if body.count(b"&") >= FIELDS:
+        raise BadForm(413, f"The form has more than {FIELDS} fields. {BY_THE_API}")
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=FIELDS, errors="strict")
     except ValueError:

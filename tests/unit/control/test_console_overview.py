@@ -148,7 +148,7 @@ def test_the_last_alerts_are_shown() -> None:
 
 
 def test_without_plans_and_without_keys_the_page_says_what_to_make() -> None:
-    assert 'href="/console/plans/new">Make a plan.</a>' in text_of(Pages(usage=Figures({})))
+    assert 'href="/console/plans-new">Make a plan.</a>' in text_of(Pages(usage=Figures({})))
     assert 'href="/console/keys/new">Make a key.</a>' in text_of(pages(usage=Figures({})))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from msgspec.structs import replace
 
 from authz.aws.usage import CallerUse, DayRow, Days, RefusedRow
 from authz.control.console.apis import throttle_of
@@ -140,7 +141,7 @@ def test_the_fields_make_a_document() -> None:
 
 def test_an_edit_begins_with_the_plan_as_it_is_and_saves_it_unchanged() -> None:
     pages = Pages(*SHOP)
-    assert pages.post("/console/plans/new", TYPED).status_code == 303
+    assert pages.post("/console/plans-new", TYPED).status_code == 303
     made = plan_of(pages)
     page = pages.get(f"/console/plans/{made.id}/edit").text
     shown = read_plan_form(form(fields_of(page)))
@@ -149,9 +150,28 @@ def test_an_edit_begins_with_the_plan_as_it_is_and_saves_it_unchanged() -> None:
     assert plan_of(pages) == made
 
 
+def test_a_plan_of_the_file_may_have_any_word_of_our_paths_for_an_id() -> None:
+    pages = Pages(*SHOP)
+    for id_ in ("new", "id", "edit", "static", "plans-new"):
+        pages.store.fixed = {("usageplan", id_): replace(stored(), plan=replace(stored().plan, id=id_, name="Odd"))}
+        assert f'href="/console/plans/{id_}"' in pages.get("/console/plans").text
+        assert "<h1>Odd" in pages.get(f"/console/plans/{id_}").text
+
+
+def test_a_plan_with_many_methods_is_saved_and_one_with_too_many_is_refused_in_words() -> None:
+    pages = Pages(*SHOP, stored())
+    rows = {f"s{stage}-m{row}-rate": "" for stage in range(70) for row in range(20)}
+    assert pages.post("/console/plans/p/edit", {**TYPED, **rows, "do": "draw"}).status_code == 200
+    many = {f"x{n}": "" for n in range(4000)}
+    large = {"description": "x" * 65_536}
+    for more, words in ((many, "has more than 4000 fields. Nothing was changed"), (large, "larger than 65536 bytes")):
+        answer = pages.post("/console/plans/p/edit", {**TYPED, **more})
+        assert (answer.status_code, words in answer.text) == (413, True)
+
+
 def fields_of(page: str) -> dict[str, str]:
     """The fields of a page's form as a browser would send them."""
-    page = page.partition('<form method="post" action="/console/plans/')[2].partition("</form>")[0]
+    page = page.partition('<form method="post" action="/console/plans')[2].partition("</form>")[0]
     inputs = re.findall(r'<input(?: id="[^"]*")?(?: type="hidden")? name="([^"]+)"[^>]*? value="([^"]*)"', page)
     areas = re.findall(r'<textarea[^>]* name="([^"]+)"[^>]*>\n(.*?)</textarea>', page, re.DOTALL)
     selects = re.findall(r'<select[^>]* name="([^"]+)"[^>]*>.*?<option value="([^"]*)" selected>', page, re.DOTALL)
@@ -160,7 +180,7 @@ def fields_of(page: str) -> dict[str, str]:
 
 def test_a_new_plan_is_written_in_one_step_and_its_page_is_shown() -> None:
     pages = Pages(*SHOP)
-    answer = pages.post("/console/plans/new", TYPED)
+    answer = pages.post("/console/plans-new", TYPED)
     assert [line.split()[:2] for line in pages.store.lines] == [["owner", "CreateWholePlan"]]
     assert answer.headers["location"].startswith(f"/console/plans/{plan_of(pages).id}?since=1&message=")
     assert "The plan Gold was made." in pages.get(answer.headers["location"]).text
@@ -207,7 +227,7 @@ def test_a_new_plan_is_written_in_one_step_and_its_page_is_shown() -> None:
 )
 def test_a_mistake_stands_beside_its_field_and_nothing_is_saved(typed: dict[str, str], field: str, words: str) -> None:
     pages = Pages(*SHOP)
-    answer = pages.post("/console/plans/new", {**TYPED, **typed})
+    answer = pages.post("/console/plans-new", {**TYPED, **typed})
     assert answer.status_code == 400
     assert words in wrong(answer.text).get(field, ""), wrong(answer.text)
     assert not pages.store.lines
@@ -216,7 +236,7 @@ def test_a_mistake_stands_beside_its_field_and_nothing_is_saved(typed: dict[str,
 
 def test_mistakes_without_a_field_stand_above_the_form() -> None:
     pages = Pages(*SHOP)
-    answer = pages.post("/console/plans/new", {**TYPED, "s0-place": "a/beta"})
+    answer = pages.post("/console/plans-new", {**TYPED, "s0-place": "a/beta"})
     assert (answer.status_code, "the API a has no stage beta" in answer.text) == (400, True)
     other = stored(id="o", name="other", api_stages=(ApiStage("a", "prod"),))
     mine = stored(name="mine")
@@ -248,7 +268,7 @@ def test_an_edit_keeps_what_the_form_does_not_show() -> None:
 
 def test_a_draft_is_drawn_with_its_layers_and_not_saved() -> None:
     pages = Pages(*SHOP)
-    answer = pages.post("/console/plans/new", {**TYPED, "do": "draw", "q0-limit": "x"})
+    answer = pages.post("/console/plans-new", {**TYPED, "do": "draw", "q0-limit": "x"})
     assert (answer.status_code, list(wrong(answer.text)), pages.store.lines) == (200, ["q0-limit"], [])
     for words in (
         "2.5 units a second, 1,000 at once",
@@ -261,17 +281,17 @@ def test_a_draft_is_drawn_with_its_layers_and_not_saved() -> None:
 
 def test_the_enter_key_draws_and_saves_nothing() -> None:
     """A browser presses the first button of a form."""
-    page = Pages(*SHOP).get("/console/plans/new").text
+    page = Pages(*SHOP).get("/console/plans-new").text
     values = re.findall(r'<button name="do" value="(\w+)"', page)
     assert (values[0], values[-1]) == ("draw", "save")
 
 
 def test_stages_are_added_and_taken_out_before_anything_is_saved() -> None:
     pages = Pages(*SHOP)
-    added = pages.post("/console/plans/new", {**TYPED, "do": "stage", "stage": "a/test", "s1-place": "a/gone"})
+    added = pages.post("/console/plans-new", {**TYPED, "do": "stage", "stage": "a/test", "s1-place": "a/gone"})
     places = {name: value for name, value in fields_of(added.text).items() if name.endswith("-place")}
     assert places == {"s0-place": "a/prod", "s1-place": "a/test"}
-    again = pages.post("/console/plans/new", {**fields_of(added.text), "do": "stage", "stage": "a/test"})
+    again = pages.post("/console/plans-new", {**fields_of(added.text), "do": "stage", "stage": "a/test"})
     assert {name for name in fields_of(again.text) if name.endswith("-place")} == set(places)
     assert '<option value="GET /pets">' in added.text
     assert not pages.store.lines
@@ -435,8 +455,8 @@ def test_a_plan_is_deleted_after_its_stages_were_taken_out_and_a_question() -> N
 
 
 WRITES = [
-    ("GET", "/console/plans/new"),
-    ("POST", "/console/plans/new"),
+    ("GET", "/console/plans-new"),
+    ("POST", "/console/plans-new"),
     ("GET", "/console/plans/p/edit"),
     ("POST", "/console/plans/p/edit"),
     ("POST", "/console/plans/p/mode"),
@@ -457,7 +477,7 @@ def test_a_reader_sees_no_button_that_writes() -> None:
     pages = Pages(*SHOP, stored(mode=Mode.SHADOW), as_=READER)
     for path in ("/console/plans", "/console/plans/p", "/console/apis", "/console/apis/a"):
         actions = re.findall(r'(?:action|href)="([^"]+)"', pages.get(path).text)
-        assert not [at for at in actions if at.endswith(("/new", "/edit", "/mode", "/delete")) or "/new?" in at]
+        assert not [at for at in actions if at.endswith(("/new", "-new", "/edit", "/mode", "/delete")) or "/new?" in at]
 
 
 def test_a_plan_of_the_configuration_file_is_shown_without_buttons() -> None:
@@ -533,10 +553,10 @@ def test_no_text_of_a_resource_becomes_markup() -> None:
         plan,
         StoredKey(key("k", name=MARKUP, customer_id=MARKUP), "i" * 64, 0, 0, plans=(plan.ref,)),
     )
-    paths = ["/plans", "/plans/new", "/plans/p", "/plans/p/edit", "/plans/p/delete", "/apis", "/apis/a"]
+    paths = ["/plans", "/plans-new", "/plans/p", "/plans/p/edit", "/plans/p/delete", "/apis", "/apis/a"]
     answers = [pages.get(f"/console{path}") for path in paths]
     typed = dict.fromkeys((*TYPED, "stage", "otherStage"), MARKUP)
-    answers += [pages.post("/console/plans/new", {**typed, "do": do}) for do in ("draw", "save", "stage", MARKUP)]
+    answers += [pages.post("/console/plans-new", {**typed, "do": do}) for do in ("draw", "save", "stage", MARKUP)]
     answers.append(pages.post("/console/plans/p/mode", {"mode": MARKUP}))
     answers.append(pages.get("/console/plans/p?" + urlencode(dict.fromkeys(("name", "since", "message"), MARKUP))))
     for answer in answers:

@@ -46,7 +46,7 @@ def name_on(page: str, action: str) -> str:
 @pytest.mark.parametrize(
     ("page", "action", "form", "kind"),
     [
-        ("/console/plans/new", "/console/plans/new", {"name": "n", "do": "save"}, "usageplan"),
+        ("/console/plans-new", "/console/plans-new", {"name": "n", "do": "save"}, "usageplan"),
         ("/console/keys/new", "/console/keys/new", {"name": "n", "plan": "p1", "enabled": "on"}, "apikey"),
         ("/console/keys/customers/new", "/console/keys/customers/new", {"id": "c1"}, "customer"),
         ("/console/alerts/new", "/console/alerts/new", {"name": "n", "url": "https://y.example/"}, "alerttarget"),
