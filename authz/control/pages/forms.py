@@ -46,9 +46,13 @@ class Form:
         return self.text(name) == "on"
 
 
+def is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == TYPE
+
+
 async def read_form(request: Request) -> Form:
     """Read the body of a request. Raises BadForm."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != TYPE:
+    if not is_form(request):
         raise BadForm(415, f"Expected a form of the type {TYPE}")
     body = bytearray()
     try:

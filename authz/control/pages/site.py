@@ -25,7 +25,7 @@ from authz.control.api import VERSION, WARNING, Api
 from authz.control.app import SEND_SECONDS
 from authz.control.call import Principal
 from authz.control.connections import ADDRESS, PROVE
-from authz.control.pages.forms import BadForm, Form, read_form
+from authz.control.pages.forms import BadForm, Form, is_form, read_form
 from authz.control.pages.guard import Guard, Origins, origin_of
 from authz.control.pages.once import FIELD, once
 from authz.control.pages.sessions import MAX_SECONDS, Session, Sessions
@@ -265,7 +265,7 @@ async def _visited(site: Site[S], view: View[S], request: Request) -> Response:
     if view.writes and not site.may_write(session):
         return problem_page(site.root, 403, "You may look at everything here, and change nothing.")
     visit = Visit(site, request, session, session_id)
-    name = (await visit.form()).text(FIELD) if view.writes and view.method == "POST" else ""
+    name = (await visit.form()).text(FIELD) if view.writes and is_form(request) else ""
     if not name:
         return await view.handler(visit)
     return await once(site.parts.sessions, session_id, f"{request.url.path} {name}", lambda: view.handler(visit))
