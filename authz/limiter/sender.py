@@ -157,7 +157,7 @@ class Sender:
         return _reply_key(self._account, "reply", self._worker)
 
     def _blob(self, batch: Batch, expires: float, *, dry: bool = False) -> bytes:
-        """The script's argument. Its deadline is in Redis's time."""
+        """The script's argument: values one after the other, not a list. The deadline is in Redis's time."""
         left = expires - time.monotonic() if expires else 0
         deadline = self._clock.now() + int(left * 1_000_000) if expires else 0
         numbers = (
@@ -169,7 +169,8 @@ class Sender:
             batch.owned,
             self._retention_days,
         )
-        return PACK((*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts))
+        values = (*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts)
+        return PACK(values)[1:]  # without the list's own byte
 
     async def _ask(self, batch: Batch, blob: bytes, expires: float) -> _Reply:
         keys = [self._reply_key(), *batch.keys]

@@ -8,7 +8,8 @@ KEYS[2L+2 .. ]      B values of their own: throttles and quotas that are in no l
      ..             names of requests that are charged once: the result of the one that was admitted, cmsgpack
      ..             the stream of alerts, if a rule of the batch has any
 
-ARGV[1]             cmsgpack {sequence, deadline, pinned, dry, L, B, retention, rules, requests, onces, costs, alerts}
+ARGV[1]             cmsgpack of sequence, deadline, pinned, dry, L, B, retention, rules, requests, onces, costs, alerts,
+                    one after the other
   sequence          of this batch, rising for each worker; a batch that is sent again keeps its number
   deadline          µs of Redis's time after which nothing is charged; 0 for none
   pinned            µs of Unix time to decide at, for tests; 0 for the server's clock
@@ -46,7 +47,7 @@ local REPLY_MS = 5000
 local ONCE_MS = 10000  -- longer than Envoy goes on retrying one request
 
 local sequence, deadline, pinned, dry, ledgers, owned, retention, rules, requests, onces, costs, alerts =
-  unpack(cmsgpack.unpack(ARGV[1]))
+  cmsgpack.unpack(ARGV[1])
 
 local now = clock(pinned)
 local today = floor(now / DAY_US)
@@ -66,9 +67,8 @@ if deadline > 0 and now > deadline then return cmsgpack.pack({'late', now, {}}) 
 
 local function read_bucket(raw)
   if #raw ~= BUCKET_BYTES or raw:byte() ~= BUCKET then return false end
-  local v, format = {}, nil
-  format, v.debt, v.at, v.n, v.m = struct.unpack(BUCKET_FORMAT, raw)
-  return v
+  local _, debt, at, n, m = struct.unpack(BUCKET_FORMAT, raw)
+  return {debt = debt, at = at, n = n, m = m}
 end
 
 local values = {}

@@ -21,18 +21,18 @@ local function new_ledger(at)
   }
 end
 
--- The ledger in these bytes; false where they are not ours, so that they are never taken for an empty one.
+-- The ledger in these bytes; false where they are not ours, so that they are never taken for an empty one. The table is
+-- made at once: one that grows field by field is copied again and again.
 local function read_ledger(raw)
-  local v, format = {}, raw:byte()
-  if format == 2 and #raw == 73 then
-    format, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left = struct.unpack('>Bddddddddd', raw)
-    v.finish, v.day_units, v.day_over = 0, v.day_used, 0
-    return v
-  end
-  if format ~= 3 or #raw ~= 97 then return false end
-  format, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left, v.finish, v.day_units, v.day_over =
-    struct.unpack('>Bdddddddddddd', raw)
-  return v
+  local format = raw:byte()
+  if not (format == 2 and #raw == 73 or format == 3 and #raw == 97) then return false end
+  local debt, at, n, m, start, used, day, day_used, day_left = struct.unpack('>ddddddddd', raw, 2)
+  local finish, day_units, day_over = 0, day_used, 0
+  if format == 3 then finish, day_units, day_over = struct.unpack('>ddd', raw, 74) end
+  return {
+    debt = debt, at = at, n = n, m = m, start = start, used = used, finish = finish,
+    day = day, day_used = day_used, day_left = day_left, day_units = day_units, day_over = day_over,
+  }
 end
 
 local function pack_ledger(v)

@@ -15,9 +15,8 @@ local FOREVER = 9007199254740992  -- 2^53
 local function read_quota(raw)
   if not raw then return {start = 0, finish = 0, used = 0, is_quota = true} end
   if #raw ~= 25 or raw:byte() ~= 4 then return false end
-  local v, format = {is_quota = true}, nil
-  format, v.start, v.finish, v.used = struct.unpack('>Bddd', raw)
-  return v
+  local start, finish, used = struct.unpack('>ddd', raw, 2)
+  return {start = start, finish = finish, used = used, is_quota = true}
 end
 
 -- Write a quota's own value. It lives until its period is over and no clock steps back into it; for ever if the period
