@@ -55,4 +55,4 @@ def quota_bars(rows: Iterable[QuotaRow]) -> tuple[Bar, ...]:
 
 
 def _granted(row: QuotaRow) -> str:
-    return f"{-row.used:,} more than the limit are left after a grant." if row.used < 0 else ""
+    return f"After a grant, {row.left:,} are left: {-row.used:,} more than the limit." if row.used < 0 else ""
