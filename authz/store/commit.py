@@ -40,11 +40,11 @@ async def commit(database: Database, edit: Edit, who: str, what: str, note: str)
     for kind, item_id in edit.new:
         await edit.remember(kind, [item_id])
     arguments = _Arguments.of(database, edit)
-    if not (arguments.changes or arguments.drops or edit.usage or edit.is_recorded):
+    if not (arguments.changes or arguments.drops or edit.is_recorded):
         return Committed((await read_head(database)).version, "")
     line = _audit_line(what, arguments.changes) + (f" ({note})" if note else "")
     blob = (random_hex(), random_hex(), database.pinned(), who, line, arguments.conditions, arguments.writes)
-    body = msgspec.msgpack.encode((arguments.changes, sorted(arguments.indexes), edit.usage))
+    body = msgspec.msgpack.encode((arguments.changes, sorted(arguments.indexes), ()))  # it sets no one's counters
     keys = [*map(database.store_key, FIXED_KEYS), *arguments.numbers]
     waited = await database.run_and_wait(COMMIT, keys, msgspec.msgpack.encode(blob), body)
     status, number, version = msgspec.msgpack.decode(waited.reply, type=tuple[str, int, int])

@@ -9,7 +9,7 @@ from authz.core.stored import Item, id_of, kind_of
 from authz.store.database import Database
 from authz.store.fixed import FixedItems
 from authz.store.items import decode_if_any
-from authz.store.ports import CallerName, Name, ReadOnlyItem
+from authz.store.ports import Name, ReadOnlyItem
 
 
 class Edit:
@@ -23,7 +23,6 @@ class Edit:
         self.taken: dict[Name, Exception] = {}
         self.drops: dict[str, None] = {}
         self.apart: list[tuple[str, str, Exception]] = []
-        self.usage: list[CallerName] = []
         self.is_recorded = False
         self._database = database
 
@@ -63,10 +62,6 @@ class Edit:
         if set(self.fixed.after(list_a, None)) & set(self.fixed.after(list_b, None)):
             raise otherwise
         self.apart.append((list_a, list_b, otherwise))
-
-    def touch_usage(self, plan_id: str, key_id: str) -> None:
-        """Announce to the readers of the change stream that this caller's counters were set."""
-        self.usage.append((plan_id, key_id))
 
     def record(self) -> None:
         """Commit even without a change, so that the audit has a line."""

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -103,7 +103,7 @@ class Sidecar:
     def __init__(self, url: str, account: str, file: tuple[Path, Config] | None, budget: float, rest: Rest) -> None:
         self.writer = Store(url, account=account)
         self.redis = redis.Redis.from_url(url)
-        self.account, self.compiled, self.broken = account, 0, ""
+        self.url, self.account, self.compiled, self.broken = url, account, 0, ""
         self.reset: list[object] = []
         self.lookups = Store(url, account=account)
         self.ring = StoreKeyCache(self.lookups.find)
@@ -461,11 +461,10 @@ async def test_a_backlog_is_not_yet_all_that_there_is(sidecar: Sidecar, monkeypa
 
 async def test_set_counters_are_reported_and_all_of_them_if_events_may_be_missing(sidecar: Sidecar) -> None:
     sidecar.reset.clear()
-
-    async def touch(edit: Edit) -> None:
-        edit.touch_usage("p1", "k1")
-
-    await sidecar.takes_over((await sidecar.writer.write(touch, who="test", what="touch")).version)
+    async with aclosing(UsageLedger(sidecar.url, account=sidecar.account)) as ledger:
+        quota = QuotaSettings(10, Period.DAY)
+        written = await ledger.set_remaining("p1", *held(quota, "p1", "k1"), 3, who="test", what="set")
+    await sidecar.takes_over(written.version)
     assert sidecar.reset == [(("p1", "k1"),)]
     sidecar.redis.hset(keys_of(sidecar, "head")[0], "epoch", "restored")
 

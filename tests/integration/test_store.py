@@ -15,7 +15,16 @@ import redis.asyncio
 from msgspec.structs import replace
 from redis.exceptions import ConnectionError as LostConnection
 
-from authz.core.resources import Account, ApiKey, ApiStage, Deployment, ThrottleSettings, UsagePlan
+from authz.core.resources import (
+    Account,
+    ApiKey,
+    ApiStage,
+    Deployment,
+    Period,
+    QuotaSettings,
+    ThrottleSettings,
+    UsagePlan,
+)
 from authz.core.stored import (
     ACCOUNT,
     Item,
@@ -51,7 +60,9 @@ from authz.store.ports import (
     Written,
 )
 from authz.store.store import ATTEMPTS, Store
+from authz.store.usage import UsageLedger
 from tests.conftest import Clock
+from tests.support.builders import held
 from tests.support.servers import RedisServer, redis_server
 
 MakeStore = Callable[..., Store]
@@ -405,15 +416,11 @@ async def test_a_search_within_a_plan_passes_over_the_others(
     assert max(map(len, pages)) == 3 if scanned > 1 else max(map(len, pages)) < 3
 
 
-async def test_events_name_their_predecessor(store: Store) -> None:
+async def test_events_name_their_predecessor(store: Store, ledger: UsageLedger) -> None:
     await _put(store, _plan("p1"), _key("k1"))
     head = await store.head()
     await _put(store, replace(_key("k1", index="new"), previous_index="k1-digest"))
-
-    async def spend(draft: Edit) -> None:
-        draft.touch_usage("p1", "k1")
-
-    await _write(store, spend)
+    await ledger.set_remaining("p1", *held(QuotaSettings(10, Period.DAY), "p1", "k1"), 3, who="ann", what="UpdateUsage")
     first, second, third = await store.changes(0, 0)
     assert (first.version, first.previous, first.tag) == (1, "", head.tag)
     assert first.changes == (("usageplan", "p1"), ("apikey", "k1"))
@@ -465,7 +472,11 @@ async def test_a_flushed_redis_shows_in_the_head() -> None:
 async def test_every_write_is_an_audit_line(store: Store, clock: Clock) -> None:
     await _put(store, _plan("p1"))
     clock.advance(1)
-    await store.write(lambda draft: _touch(draft), who="bob", what="UpdateUsage p1 k1")
+
+    async def record(draft: Draft) -> None:
+        draft.record()
+
+    await store.write(record, who="bob", what="UpdateUsage p1 k1")
     lines = await audit(store.database)
     assert [(line.version, line.who, line.what) for line in lines] == [
         (1, "ann", "Test usageplan/p1"),
@@ -486,10 +497,6 @@ async def test_an_audit_line_names_created_objects_once_and_not_without_end(stor
     (line,) = await audit(store.database)
     named = " ".join(f"usageplan/p{number}" for number in range(1, 21))
     assert line.what == f"Import p0 {named} and 9 more"
-
-
-async def _touch(draft: Edit) -> None:
-    draft.touch_usage("p1", "k1")
 
 
 async def test_a_lease_lives_for_three_seconds(store: Store, clock: Clock) -> None:
