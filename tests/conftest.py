@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
@@ -16,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
+from tests.support.limiters import running_limiter
 from tests.support.servers import Kind, RedisServer, kinds, redis_server
 
 # No test depends on the speed of the machine; Hypothesis calls a machine slow at a fifth of a second. Its check of
@@ -88,10 +87,5 @@ def clock() -> Clock:
 @pytest.fixture
 async def limiter(shared_redis: RedisServer, account: str, clock: Clock) -> AsyncIterator[RedisLimiter]:
     """A limiter on the shared Redis whose time is the pinned clock's."""
-    limiter = RedisLimiter(shared_redis.url, account=account, budget=10.0, clock=RedisClock(clock))
-    sending = asyncio.create_task(limiter.run())
-    yield limiter
-    sending.cancel()
-    with suppress(asyncio.CancelledError):
-        await sending
-    await limiter.aclose()
+    async with running_limiter(shared_redis.url, account, clock=RedisClock(clock)) as limiter:
+        yield limiter

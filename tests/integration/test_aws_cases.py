@@ -6,8 +6,7 @@ The cases that need the management API are in test_control_catalog.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.conftest import Clock
 from tests.support.builders import value_of
+from tests.support.limiters import running_limiter
 from tests.support.servers import Kind, RedisServer, redis_server
 from tests.support.world import (
     NEEDS_KEY,
@@ -640,7 +640,9 @@ async def test_without_redis_the_policy_allow_admits_known_callers(
         def on_failure(self, error: Exception) -> None:
             errors.append(error)
 
-    async with running(own_redis, account, clock, observer=Recorder(), remembered=0) as limiter:
+    async with running_limiter(
+        own_redis.url, account, clock=RedisClock(clock), observer=Recorder(), remembered=0
+    ) as limiter:
         world = World(fixture(), limiter, clock, account=account, failure_policy=FailurePolicy.ALLOW)
         await FIVE.play(world)
         own_redis.kill()
@@ -651,19 +653,10 @@ async def test_without_redis_the_policy_allow_admits_known_callers(
 async def test_two_instances_on_one_redis_share_the_limit(
     shared_redis: RedisServer, account: str, clock: Clock
 ) -> None:
-    async with running(shared_redis, account, clock) as one, running(shared_redis, account, clock) as other:
+    async with (
+        running_limiter(shared_redis.url, account, clock=RedisClock(clock)) as one,
+        running_limiter(shared_redis.url, account, clock=RedisClock(clock)) as other,
+    ):
         worlds = [World(fixture(), limiter, clock, account=account) for limiter in (one, other)]
         answers = await asyncio.gather(*(world.call("GET", PETS, "K1") for world in worlds for _ in range(6)))
     assert sorted(answer.name for answer in answers) == ["OK"] * 5 + ["TMR"] * 7
-
-
-@asynccontextmanager
-async def running(server: RedisServer, account: str, clock: Clock, **options: Any) -> AsyncIterator[RedisLimiter]:
-    """Another instance's limiter."""
-    limiter = RedisLimiter(server.url, account=account, budget=10.0, clock=RedisClock(clock), **options)
-    sending = asyncio.create_task(limiter.run())
-    yield limiter
-    sending.cancel()
-    with suppress(asyncio.CancelledError):
-        await sending
-    await limiter.aclose()

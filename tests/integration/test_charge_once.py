@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from authz.limiter.clock import RedisClock
 from authz.limiter.encoding import once_key
 from authz.limiter.limiter import RedisLimiter
 from tests.conftest import Clock
+from tests.support.limiters import running_limiter
 from tests.support.proxy import proxy
 from tests.support.servers import Kind, RedisServer, redis_server
 
@@ -33,17 +33,6 @@ def reachable(redis_kind: Kind) -> Iterator[RedisServer]:
     """A server that a proxy can stand in front of."""
     with redis_server(redis_kind) as server:
         yield server
-
-
-@asynccontextmanager
-async def _worker(url: str, account: str, clock: RedisClock | None = None) -> AsyncIterator[RedisLimiter]:
-    limiter = RedisLimiter(url, account=account, budget=10.0, clock=clock)
-    sending = asyncio.create_task(limiter.run())
-    yield limiter
-    sending.cancel()
-    with suppress(asyncio.CancelledError):
-        await sending
-    await limiter.aclose()
 
 
 def _meter(account: str, key: str = "k1") -> Meter:
@@ -80,7 +69,7 @@ async def test_a_retry_through_another_worker_is_charged_once(
 ) -> None:
     limits, meter = _limits(account, clock), _meter(account)
     first = await limiter.admit(Charge(limits, meter, once="r1"))
-    async with _worker(shared_redis.url, account, RedisClock(clock)) as other:
+    async with running_limiter(shared_redis.url, account, clock=RedisClock(clock)) as other:
         assert await other.admit(Charge(limits, meter, once="r1")) == first
         assert (await other.admit(Charge(limits, meter, once="r2"))).states == (2, 2)
 
@@ -211,12 +200,12 @@ async def test_a_batch_of_unknown_fate_and_its_repeat_are_charged_once(
 ) -> None:
     """Both replies are lost, so Envoy asks again, of another worker."""
     limits, meter, time = _limits(account, clock), _meter(account), RedisClock(clock)
-    async with proxy(reachable) as between, _worker(between.url, account, time) as limiter:
+    async with proxy(reachable) as between, running_limiter(between.url, account, clock=time) as limiter:
         await limiter.probe()
         between.cuts = 2
         with pytest.raises(LimiterUnavailable):
             await limiter.admit(Charge(limits, meter, once="r1"))
-    async with _worker(reachable.url, account, time) as other:
+    async with running_limiter(reachable.url, account, clock=time) as other:
         assert (await other.admit(Charge(limits, meter, once="r1"))).states == (1, 1)
         assert (await other.admit(Charge(limits, meter))).states == (2, 2)
 

@@ -26,6 +26,7 @@ from tests.conftest import Clock
 from tests.support.builders import held
 from tests.support.control import Control, boto, raw
 from tests.support.control import control as control
+from tests.support.limiters import running_limiter
 from tests.support.servers import RedisServer
 
 QUOTA = QuotaSettings(5, Period.DAY)
@@ -184,11 +185,8 @@ def test_the_extension_shows_the_day(control: Control, shared_redis: RedisServer
 
     async def call(_: object) -> None:
         account = control.account
-        limiter = RedisLimiter(shared_redis.url, account=account, budget=10.0)
-        sending = asyncio.create_task(limiter.run())
-        await limiter.admit(Charge((), Meter(*(redis_key(account, k, plan, key) for k in ("ledger", "history")))))
-        sending.cancel()
-        await limiter.aclose()
+        async with running_limiter(shared_redis.url, account) as limiter:
+            await limiter.admit(Charge((), Meter(*(redis_key(account, k, plan, key) for k in ("ledger", "history")))))
 
     before = day(0)
     control.run(call)

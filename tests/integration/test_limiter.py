@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from authz.limiter.local import Spent
 from authz.limiter.sender import ADMIT, FLUSH
 from authz.store.usage import UsageLedger
 from tests.conftest import Clock
+from tests.support.limiters import running_limiter
 from tests.support.servers import Kind, RedisServer, free_port, redis_server, until
 
 SECOND = 1_000_000
@@ -30,23 +30,10 @@ DAY_MS = 86_400_000
 YEARS_AWAY = 2**52
 
 
-@asynccontextmanager
-async def _running(url: str, account: str, **options: Any) -> AsyncIterator[RedisLimiter]:
-    limiter = RedisLimiter(url, account=account, budget=10.0, **options)
-    sending = asyncio.create_task(limiter.run())
-    try:
-        yield limiter
-    finally:
-        sending.cancel()
-        with suppress(asyncio.CancelledError):
-            await sending
-        await limiter.aclose()
-
-
 @pytest.fixture
 async def live(shared_redis: RedisServer, account: str) -> AsyncIterator[RedisLimiter]:
     """A limiter under Redis's own clock."""
-    async with _running(shared_redis.url, account) as limiter:
+    async with running_limiter(shared_redis.url, account) as limiter:
         yield limiter
 
 
@@ -450,7 +437,7 @@ async def _spent_everywhere(limiter: RedisLimiter, account: str, clock: Clock) -
 
 async def test_all_scripts_work_on_a_cluster(cluster: RedisServer, account: str, clock: Clock) -> None:
     """A script whose keys lie in two slots would be an error there."""
-    async with _running(cluster.url, account, clock=RedisClock(clock)) as limiter:
+    async with running_limiter(cluster.url, account, clock=RedisClock(clock)) as limiter:
         await _spent_everywhere(limiter, account, clock)
 
 
@@ -494,7 +481,7 @@ async def test_a_ledger_is_kept_as_long_as_its_usage_and_outlives_every_quota(
 ) -> None:
     """Else a quota of a month would be forgotten, and given again, after a day without calls."""
     meter = _meter(account)
-    async with _running(shared_redis.url, account, retention_days=retention) as limiter:
+    async with running_limiter(shared_redis.url, account, retention_days=retention) as limiter:
         limits = [_plan_throttle(meter, 10.0, 10), _quota(meter, 5, limiter.clock.now(), "MONTH")]
         assert await _admitted(limiter, limits, meter) == [True]
     assert (kept - 1) * DAY_MS < await spy.pttl(meter.ledger) <= kept * DAY_MS
@@ -542,7 +529,7 @@ async def test_rows_older_than_the_retention_are_deleted(
     shared_redis: RedisServer, account: str, clock: Clock, spy: redis.asyncio.Redis
 ) -> None:
     meter, day = _meter(account), clock.now // DAY_US
-    async with _running(shared_redis.url, account, retention_days=2, clock=RedisClock(clock)) as limiter:
+    async with running_limiter(shared_redis.url, account, retention_days=2, clock=RedisClock(clock)) as limiter:
         for _ in range(5):
             await _admitted(limiter, [], meter)
             clock.advance(86_400)

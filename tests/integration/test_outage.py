@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -31,6 +36,7 @@ from authz.limiter.sender import ADMIT, FLUSH
 from authz.sidecar.parts import Parts
 from authz.sidecar.sidecar import Sidecar
 from tests.support.builders import value_of
+from tests.support.limiters import running_limiter
 from tests.support.proxy import Proxy, proxy
 from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, free_port, redis_server, until
 
@@ -518,15 +524,9 @@ def bucket(limiter: RedisLimiter) -> Limit:
     return Limit(Layer.ACCOUNT_THROTTLE, redis_key(limiter._account, "bucket"), rule)
 
 
-@asynccontextmanager
-async def limiting(url: str, budget: float = 10.0, **options: Any) -> AsyncIterator[RedisLimiter]:
-    limiter = RedisLimiter(url, account=uuid4().hex, budget=budget, **options)
-    sending = asyncio.create_task(limiter.run())
-    yield limiter
-    sending.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await sending
-    await limiter.aclose()
+def limiting(url: str, budget: float = 10.0, **options: Any) -> AbstractAsyncContextManager[RedisLimiter]:
+    """A limiter with an account of its own."""
+    return running_limiter(url, uuid4().hex, budget, **options)
 
 
 async def test_a_batch_whose_reply_is_cut_is_sent_again_and_charged_once(server: RedisServer, between: Proxy) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +22,7 @@ from authz.core.verdict import Tally
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
 from tests.conftest import Clock
+from tests.support.limiters import running_limiter
 from tests.support.proxy import Proxy, proxy
 from tests.support.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
 
@@ -97,14 +98,9 @@ def _rule(rate: float, burst: int) -> Throttle:
 @asynccontextmanager
 async def asking(url: str, clock: Clock, redis_clock: RedisClock | None = None) -> AsyncIterator[Asking]:
     account = uuid4().hex
-    limiter = RedisLimiter(url, account=account, budget=10.0, clock=redis_clock or RedisClock(clock))
-    running = asyncio.create_task(limiter.run())
-    assert await limiter.probe()  # a refusal over a new connection is not remembered
-    yield Asking(limiter, account, clock)
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    await limiter.aclose()
+    async with running_limiter(url, account, clock=redis_clock or RedisClock(clock)) as limiter:
+        assert await limiter.probe()  # a refusal over a new connection is not remembered
+        yield Asking(limiter, account, clock)
 
 
 @pytest.fixture
@@ -215,16 +211,22 @@ async def test_changed_usage_drops_remembered_refusals_at_once(ask: Asking, spy:
     assert not await ask.remembers(others, ask.meter("k2"))
 
 
+async def _in_flight(behind: Asking, between: Proxy, charge: Charge) -> asyncio.Task[Tally]:
+    """A call whose batch has reached Redis, and whose reply waits until the proxy opens."""
+    between.open.clear()
+    before = between.batches
+    call = asyncio.create_task(behind.limiter.admit(charge))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while between.batches == before:  # noqa: ASYNC110  (the proxy has no event for it)
+            await asyncio.sleep(0.005)
+    return call
+
+
 async def test_a_refusal_requested_before_a_change_is_not_remembered(behind: Asking, between: Proxy) -> None:
     """It was in flight when the change arrived."""
     limits, meter = (behind.quota(),), behind.meter()
     await behind.limiter.admit(Charge(limits, meter))
-    between.open.clear()
-    before = between.batches
-    call = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while between.batches == before:  # noqa: ASYNC110  (the proxy has no event for it)
-            await asyncio.sleep(0.005)
+    call = await _in_flight(behind, between, Charge(limits, meter))
     behind.limiter.forget([meter.ledger])
     between.open.set()
     assert (await call).refused_by is limits[0]
@@ -360,12 +362,8 @@ async def test_a_batch_is_decided_in_order_in_spite_of_remembered_refusals(ask: 
 async def test_the_refusal_of_a_cancelled_caller_is_remembered_for_the_others(behind: Asking, between: Proxy) -> None:
     limits, meter = (behind.quota(),), behind.meter()
     await behind.limiter.admit(Charge(limits, meter))
-    between.open.clear()
     before = between.batches
-    call = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while between.batches == before:  # noqa: ASYNC110  (the proxy has no event for it)
-            await asyncio.sleep(0.005)
+    call = await _in_flight(behind, between, Charge(limits, meter))
     call.cancel()
     behind_it = asyncio.create_task(behind.limiter.admit(Charge(limits, meter)))
     between.open.set()

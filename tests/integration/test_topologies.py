@@ -36,6 +36,7 @@ from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.integration.test_outage import Answer, asks, document, quota
 from tests.support.builders import value_of
+from tests.support.limiters import running_limiter
 from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
 from tests.support.topologies import (
     MASTERS,
@@ -121,15 +122,8 @@ class Traffic:
 
 @asynccontextmanager
 async def _traffic(url: str, account: str) -> AsyncIterator[Traffic]:
-    limiter = RedisLimiter(url, account=account, budget=BUDGET)
-    sending = asyncio.create_task(limiter.run())
-    try:
+    async with running_limiter(url, account, BUDGET) as limiter:
         yield Traffic(limiter, account)
-    finally:
-        sending.cancel()
-        with suppress(asyncio.CancelledError):
-            await sending
-        await limiter.aclose()
 
 
 @pytest.mark.parametrize("make", [sentinels, cluster])

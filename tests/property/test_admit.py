@@ -25,6 +25,7 @@ from authz.core.zones import DAY_US
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.conftest import Clock, micros
+from tests.support.limiters import running_limiter
 from tests.support.model import Alert, Bucket, Ledger, Model, Row
 from tests.support.servers import RedisServer
 
@@ -240,22 +241,18 @@ class Sizes(Unobserved):
 @pytest.fixture
 async def world(shared_redis: RedisServer, clock: Clock) -> AsyncIterator[World]:
     sizes: list[int] = []
-    limiter = RedisLimiter(
-        shared_redis.url,
-        account="property",
-        budget=30.0,
-        clock=RedisClock(clock),
-        remembered=0,  # each call is Redis's to decide
-        observer=Sizes(sizes),
-    )
-    sending = asyncio.create_task(limiter.run())
-    spy = redis.asyncio.Redis.from_url(shared_redis.url)
-    yield World(limiter, spy, clock, sizes)
-    sending.cancel()
-    with suppress(asyncio.CancelledError):
-        await sending
-    await limiter.aclose()
-    await spy.aclose()
+    async with (
+        running_limiter(
+            shared_redis.url,
+            "property",
+            30.0,
+            clock=RedisClock(clock),
+            remembered=0,  # each call is Redis's to decide
+            observer=Sizes(sizes),
+        ) as limiter,
+        redis.asyncio.Redis.from_url(shared_redis.url) as spy,
+    ):
+        yield World(limiter, spy, clock, sizes)
 
 
 @dataclass

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from authz.limiter.limiter import RedisLimiter
 from authz.store.usage import UsageLedger
 from tests.conftest import Clock, micros
 from tests.support.builders import held
+from tests.support.limiters import running_limiter
 from tests.support.model import Model
 from tests.support.servers import RedisServer
 
@@ -84,16 +84,13 @@ class World:
 
 @pytest.fixture
 async def world(shared_redis: RedisServer, clock: Clock) -> AsyncIterator[World]:
-    limiter = RedisLimiter(shared_redis.url, account=ACCOUNT, budget=30.0, clock=RedisClock(clock), remembered=0)
     usage = UsageLedger(shared_redis.url, account=ACCOUNT, budget=30.0, clock=clock)
-    sending = asyncio.create_task(limiter.run())
-    spy = redis.asyncio.Redis.from_url(shared_redis.url)
-    yield World(limiter, usage, spy, clock)
-    sending.cancel()
-    with suppress(asyncio.CancelledError):
-        await sending
-    for connected in (limiter, usage, spy):
-        await connected.aclose()
+    async with (
+        running_limiter(shared_redis.url, ACCOUNT, 30.0, clock=RedisClock(clock), remembered=0) as limiter,
+        aclosing(usage),
+        redis.asyncio.Redis.from_url(shared_redis.url) as spy,
+    ):
+        yield World(limiter, usage, spy, clock)
 
 
 async def _agree(world: World, model: Model) -> None:
