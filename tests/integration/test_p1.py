@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from authz.core.limits import Charge, Layer, Limit, Meter, Quota, redis_key, throttle
 from authz.limiter.limiter import RedisLimiter
+from tests.support.racers import await_start, start_together
 from tests.support.servers import RedisServer
 
 PROCESSES, REQUESTS, CEILING = 4, 500, 700
 FAR_FUTURE = 2**52
-ROOT = Path(__file__).parents[2]
 
 
 def _limits(account: str, kind: str, ledger: str) -> list[Limit]:
@@ -38,31 +36,17 @@ async def _race(url: str, account: str, kind: str) -> int:
     meter = Meter(redis_key(account, "ledger"), redis_key(account, "history"))
     limits = _limits(account, kind, meter.ledger)
     assert await limiter.probe()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
+    await_start()
     tallies = await asyncio.gather(*(limiter.admit(Charge(limits, meter)) for _ in range(REQUESTS)))
     sending.cancel()
     await limiter.aclose()
     return sum(tally.refused_by is None for tally in tallies)
 
 
-def _start(url: str, account: str, kind: str) -> subprocess.Popen[str]:
-    command = (sys.executable, "-m", "tests.integration.test_p1", url, account, kind)
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("kind", ["quota", "never refilled", "hardly refilled"])
 def test_four_processes_admit_exactly_the_ceiling(shared_redis: RedisServer, account: str, kind: str) -> None:
     """Each asks 500 times at once, of the same key; no process gets a unit too many, and no unit is kept back."""
-    racers = [_start(shared_redis.url, account, kind) for _ in range(PROCESSES)]
-    for racer in racers:
-        assert racer.stdout
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        assert racer.stdin
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
+    racers = start_together("tests.integration.test_p1", [(shared_redis.url, account, kind)] * PROCESSES)
     admitted = [int(racer.communicate(timeout=60)[0]) for racer in racers]
     assert sum(admitted) == CEILING
 

@@ -9,14 +9,12 @@ import asyncio
 import json
 import random
 import struct
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -48,6 +46,7 @@ from authz.limiter.refused import RefusedSender
 from authz.sidecar.refused import RefusedCalls
 from tests.conftest import micros
 from tests.support.builders import key
+from tests.support.racers import await_start, start_together
 from tests.support.servers import Kind, RedisServer, redis_server
 from tests.support.world import ask
 
@@ -60,7 +59,6 @@ UNITS, OVERAGE, LESS_OVERAGE, REQUESTS = 2_500, 500, 300, 1_500
 ALERTS = (50, 80, 100, 110)
 RESTARTS = 4
 DEADLINE_SECONDS = 300.0
-ROOT = Path(__file__).parents[2]
 LEDGER = redis_key(ACCOUNT, "customer-ledger", "gold", "acme")
 MONTHLY = redis_key(ACCOUNT, "customer-quota", "gold", "acme", "TOTAL", "REQUESTS")
 
@@ -139,9 +137,7 @@ class Racer:
 async def _spend(url: str, seed: str) -> Mapping[str, Any]:
     racer, drawn = Racer(url, seed), random.Random(seed)
     tasks = [asyncio.create_task(racer.limiter.run()), asyncio.create_task(racer.refused.keep_sending(lambda: False))]
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
+    await_start()
     draws = [(number, drawn.choice(KEYS), drawn.choice(COSTS), drawn.random() * 3) for number in range(CALLS)]
     await asyncio.gather(*(racer.call(*one) for one in draws))
     for task in tasks:
@@ -152,11 +148,6 @@ async def _spend(url: str, seed: str) -> Mapping[str, Any]:
     await racer.sender.aclose()
     await racer.limiter.aclose()
     return racer.own
-
-
-def _start(url: str, seed: int) -> subprocess.Popen[str]:
-    command = (sys.executable, "-m", "tests.integration.test_sellers_race", url, str(seed))
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _usage(spy: redis.Redis) -> Counter[str]:
@@ -178,14 +169,9 @@ def _usage(spy: redis.Redis) -> Counter[str]:
 
 
 def _race(server: RedisServer, *, killed: bool) -> tuple[list[Counter[str]], redis.Redis]:
-    racers = [_start(server.url, seed) for seed in range(PROCESSES)]
-    for racer in racers:
-        assert racer.stdout
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        assert racer.stdin
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
+    racers = start_together(
+        "tests.integration.test_sellers_race", [(server.url, str(seed)) for seed in range(PROCESSES)]
+    )
     for _ in range(RESTARTS):
         time.sleep(0.5)  # the calls are spread over three seconds
         server.restart(empty=False)
