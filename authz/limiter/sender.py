@@ -72,8 +72,11 @@ class Sender:
 
     @property
     def is_idle(self) -> bool:
-        """True if a batch would leave at once: the connection is open, and nothing else is being sent."""
-        return self._line.is_open and not self._sending.locked()
+        """True if the connection is open, and no reply is on its way.
+
+        So callers that leave, each before its reply, cannot send one batch after the other.
+        """
+        return self._line.is_idle and not self._sending.locked()
 
     async def decide(self, batch: Batch, expires: float) -> tuple[int, Results]:
         """Run the script, and return Redis's time and a result for each call. Raises what redis-py does.

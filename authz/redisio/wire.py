@@ -47,7 +47,13 @@ class Wire(asyncio.Protocol):
     def is_open(self) -> bool:
         """False once the connection is lost, closed, or left since its server is no longer the master."""
         is_left: bool = self.connection.should_reconnect()  # type: ignore[no-untyped-call]
-        return not self._is_lost and self.connection.is_connected and not is_left
+        is_lost = self._is_lost or self._transport.is_closing() or not self.connection.is_connected
+        return not is_lost and not is_left
+
+    @property
+    def is_idle(self) -> bool:
+        """True if it is open, and no reply is on its way."""
+        return self.is_open and not self._asked
 
     async def evaluate(self, script: Script, keys: Sequence[str], blob: bytes, expires: float) -> Any:
         """Run a script by its digest. Send its text if Redis has not cached it.
@@ -138,8 +144,9 @@ class Line:
         self._opening = asyncio.Lock()
 
     @property
-    def is_open(self) -> bool:
-        return self._wire is not None and self._wire.is_open
+    def is_idle(self) -> bool:
+        """True if a wire is open, and no reply is on its way."""
+        return self._wire is not None and self._wire.is_idle
 
     async def evaluate(self, script: Script, keys: Sequence[str], blob: bytes, expires: float) -> Any:
         """Run a script as `Wire.evaluate` does. If a former master refuses it, send it to the new one."""

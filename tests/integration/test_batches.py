@@ -241,6 +241,19 @@ async def test_a_lone_caller_that_leaves_while_it_is_under_way_disturbs_no_other
     await asked.is_well()
 
 
+async def test_lone_callers_that_leave_one_after_the_other_send_few_batches(asked: Asked, between: Proxy) -> None:
+    """The second goes the way of a crowd, whose batches wait for each other."""
+    left = await held(between, asked)
+    for _ in range(20):
+        left.cancel()
+        left = asked.call()
+        await asyncio.sleep(0.01)
+    between.open.set()
+    await left
+    assert between.batches <= 3
+    await asked.is_well()
+
+
 async def test_callers_cancelled_during_their_result_disturb_no_other(asked: Asked, between: Proxy) -> None:
     """The first has its result already, the others have none yet."""
     calls = [asked.call() for _ in range(3)]

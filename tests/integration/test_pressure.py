@@ -306,8 +306,8 @@ async def test_a_slow_redis_still_decides(config: Path, redis: RedisServer, mill
         between.commands.clear()
         answers = await envoy.calls("deny", 2 * LIMIT)
         assert statuses(answers) == {200: LIMIT, 429: LIMIT}
-        assert between.commands.total() < LIMIT  # they shared batches, and no connection was opened
-        assert descriptors(server) == held
+        assert between.commands.total() < LIMIT  # they shared batches
+        assert descriptors(server) - held in (0, 1)  # the counts of refused calls have a connection of their own
 
 
 async def test_a_redis_slower_than_the_budget_is_left_alone_and_policy_answers(

@@ -19,6 +19,7 @@ from authz.core.limits import Charge, Layer, Limit, Meter, Quota, Throttle, redi
 from authz.core.periods import interval
 from authz.core.resources import Period, QuotaSettings
 from authz.core.verdict import Tally
+from authz.limiter.batching import Pace
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
 from tests.conftest import Clock
@@ -362,6 +363,7 @@ async def test_a_batch_is_decided_in_order_in_spite_of_remembered_refusals(ask: 
 async def test_the_refusal_of_a_cancelled_caller_is_remembered_for_the_others(behind: Asking, between: Proxy) -> None:
     limits, meter = (behind.quota(),), behind.meter()
     await behind.limiter.admit(Charge(limits, meter))
+    behind.limiter._pace.crowd = float(Pace.FEW)  # a lone caller takes its reply along when it leaves
     before = between.batches
     call = await _in_flight(behind, between, Charge(limits, meter))
     call.cancel()

@@ -49,7 +49,8 @@ class Counter:
         self.connects += 1
 
     async def count(self, seconds: float = PATIENT) -> int:
-        return int(await self.line.evaluate(COUNT, [self.key], b"", time.monotonic() + seconds))
+        expires = time.monotonic() + seconds
+        return int(await self.line.evaluate(COUNT, [self.key], b"", expires))
 
 
 @asynccontextmanager
@@ -65,7 +66,7 @@ async def test_commands_share_a_connection_and_come_in_order(between: Proxy) -> 
         assert await counter.count() == 1
         assert await asyncio.gather(*(counter.count() for _ in range(20))) == list(range(2, 22))
         assert counter.connects == 1
-        assert counter.line.is_open
+        assert counter.line.is_idle
 
 
 async def test_the_reply_to_an_abandoned_command_reaches_no_other_command(between: Proxy) -> None:

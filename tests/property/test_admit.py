@@ -22,6 +22,7 @@ from authz.core.periods import interval
 from authz.core.resources import AWS_PERIODS, Counts, Period, QuotaSettings
 from authz.core.verdict import Tally
 from authz.core.zones import DAY_US
+from authz.limiter.batching import Pace
 from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter, Unobserved
 from tests.conftest import Clock, micros
@@ -191,10 +192,11 @@ class World:
     sizes: list[int]
 
     async def admit(self, batch: Sequence[Charge]) -> list[Tally]:
-        """Requests of one tick of the loop are decided in one batch, in order."""
+        """Requests of one tick of the loop are decided in one batch, in order, where company is expected."""
         self.sizes.clear()
-        tallies = await asyncio.gather(*map(self.limiter.admit, batch))
         asked = [charge for charge in batch if charge.limits or charge.meter]
+        self.limiter._pace.crowd = float(Pace.FEW) if len(asked) > 1 else 1.0
+        tallies = await asyncio.gather(*map(self.limiter.admit, batch))
         assert self.sizes == ([len(asked)] if asked else [])
         return tallies
 
