@@ -497,6 +497,10 @@ class Usage(Protocol):
         """The records of these keys in a plan, with the rows of these days, and with `refused` the refused calls."""
         ...
 
+    async def uses(self, callers: Sequence[CallerName], days: Days) -> dict[CallerName, CallerUse]:
+        """The records of keys in any plans, with the rows and the refused calls of these days."""
+        ...
+
     async def alerts(self, query: AlertQuery, limit: int, position: str | None = None) -> AlertPage:
         """Up to `limit` alerts after a position. Raises InvalidPosition."""
         ...

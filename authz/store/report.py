@@ -87,11 +87,9 @@ async def read_page(store: Reader, usage: Usage, query: Query, limit: int, posit
     """
     members, position = await _members(store, query, min(limit, query.most_keys), position)
     rows: Rows = {}
-    for plan, keys in members:
-        reading = await usage.read(plan.plan.id, [key.key.id for key in keys], query.days, refused=True)
-        for key in keys:
-            if record := reading.records.get(key.key.id):
-                _add(rows, query, plan, key, record)
+    callers = {(plan.plan.id, key.key.id): (plan, key) for plan, keys in members for key in keys}
+    for caller, record in (await usage.uses(list(callers), query.days)).items():
+        _add(rows, query, *callers[caller], record)
     return ReportPage(rows, position)
 
 

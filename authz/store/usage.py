@@ -92,6 +92,11 @@ class UsageLedger:
         now, records = await self._read([(plan_id, key_id) for key_id in key_ids], days, refused=refused)
         return UsageReading(now, {key_id: record for (_, key_id), record in records.items()})
 
+    async def uses(self, callers: Sequence[CallerName], days: Days) -> dict[CallerName, CallerUse]:
+        """Read the records of callers of any plans, with the rows and the refused calls. Raises StoreUnavailable."""
+        _, records = await self._read(callers, days, refused=True)
+        return records
+
     @property
     def kept_days(self) -> int:
         """The days after its last call for which a caller's ledger is kept."""

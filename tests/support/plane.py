@@ -14,7 +14,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from authz.aws.usage import Days
+from authz.aws.usage import CallerUse, Days
 from authz.control.app import ControlPlane
 from authz.control.auth import Authenticator, NewCredential, new_access_key, new_token
 from authz.control.call import Context, Operation
@@ -45,6 +45,15 @@ class NoUsage:
 
     async def read(self, plan_id: str, key_ids: Sequence[str], days: Days, *, refused: bool = False) -> UsageReading:
         return UsageReading(_now() * 1_000_000, {})
+
+    async def uses(self, callers: Sequence[CallerName], days: Days) -> dict[CallerName, CallerUse]:
+        """What `read` says of each plan's keys."""
+        found = dict[CallerName, CallerUse]()
+        for plan_id in dict.fromkeys(plan_id for plan_id, _ in callers):
+            key_ids = [key_id for caller_plan, key_id in callers if caller_plan == plan_id]
+            records = (await self.read(plan_id, key_ids, days, refused=True)).records
+            found |= {(plan_id, key_id): record for key_id, record in records.items()}
+        return found
 
     async def alerts(self, query: AlertQuery, limit: int, position: str | None = None) -> AlertPage:
         return AlertPage([], None)

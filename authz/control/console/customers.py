@@ -19,7 +19,7 @@ from authz.control.pages.site import View, Visit
 
 INVITE: Final = "CreatePortalSession"
 PAGE: Final = "50"
-KEYS_OF_DAYS: Final = "222"  # that a page of GetUsageDays reads for 90 days
+KEYS_OF_DAYS: Final = "150"  # that a page has time for
 MOST_PLANS: Final = 20
 PLACES: Final = (("$.id", "id"), ("exists", "id"), ("billingDay", "billing_day"), ("$.name", "name"))
 

@@ -19,7 +19,7 @@ from authz.core.resources import LimitsPer, Mode
 
 Document = dict[str, Any]
 
-KEYS_OF_DAYS: Final = "222"  # that a page of GetUsageDays reads for 90 days
+KEYS_OF_DAYS: Final = "150"  # that a page has time for
 OF_A_DAY: Final = ("day", "requests", "units", "overage", "refused")  # not what a plan in shadow would have refused
 NOT_FOUND: Final = 404
 
