@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 
 from msgspec import Struct
@@ -14,12 +14,12 @@ from msgspec import Struct
 from authz.check import LimiterUnavailable
 from authz.core.limits import Charge
 from authz.core.verdict import Tally
+from authz.deadlines import Deadlines, Wait
 from authz.redisio.url import in_words
 
 MAX_BATCH = 64
 LINGER_SECONDS = 0.002  # two ticks of uvloop's timers
 PATIENCE = 3  # times as long, in a process that has no CPU to spare
-SWEEP_SECONDS = 0.001  # between two searches for callers whose time is up
 
 
 class Waiter(Struct, eq=False):
@@ -105,24 +105,24 @@ class Pace:
 class Queue:
     """Callers in order of arrival, and the callers of the batch that is in flight.
 
-    One timer watches all of them. A caller without an answer in time gets LimiterUnavailable, at most a millisecond or
-    two late.
+    A caller without an answer in time gets LimiterUnavailable.
     """
 
     in_flight: list[Waiter] = field(default_factory=list)
     _waiting: deque[Waiter] = field(default_factory=deque)
-    _timer: asyncio.TimerHandle | None = None
-    _due: float = inf
+    _deadlines: Deadlines = field(init=False)
     _wanted: float = inf
     _filled: asyncio.Future[None] | None = None
+
+    def __post_init__(self) -> None:
+        self._deadlines = Deadlines(self._waits, partial(LimiterUnavailable, "no answer within the budget"))
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, waiter: Waiter) -> None:
         self._waiting.append(waiter)
-        if waiter.expires < self._due:
-            self._watch(waiter.expires)
+        self._deadlines.expect(waiter.expires)
         if len(self._waiting) >= self._wanted:
             self._wake()
 
@@ -160,20 +160,5 @@ class Queue:
         if self._filled and not self._filled.done():
             self._filled.set_result(None)
 
-    def _watch(self, due: float) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._due = due
-        self._timer = asyncio.get_running_loop().call_at(due, self._sweep)
-
-    def _sweep(self) -> None:
-        """Fail the callers whose time is up, and set the timer for the next one."""
-        now = time.monotonic()
-        self._timer, self._due = None, inf
-        left = [waiter for waiter in (*self.in_flight, *self._waiting) if not waiter.tally.done()]
-        for waiter in left:
-            if waiter.expires <= now:
-                waiter.finish(LimiterUnavailable("no answer within the budget"))
-        due = min((waiter.expires for waiter in left if waiter.expires > now), default=inf)
-        if due < inf:
-            self._watch(max(due, now + SWEEP_SECONDS))
+    def _waits(self) -> Iterable[Wait]:
+        return ((waiter.tally, waiter.expires) for waiter in (*self.in_flight, *self._waiting))

@@ -1,16 +1,15 @@
 """A connection for one kind of command, sent many times: scripts, without the client's work around each command.
 
 redis-py finds the master, connects, starts TLS and logs in. Then replies come here instead of to its stream reader, and
-hiredis parses them. A command costs a fifth of what it does through redis-py's client.
+hiredis parses them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Sequence
-from math import inf
+from functools import partial
 from typing import Any, Final
 
 import hiredis
@@ -20,10 +19,10 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, MovedError, NoScriptError, ReadOnlyError
 
+from authz.deadlines import Deadlines, Wait
 from authz.redisio.client import FollowingClient, Script
 
 INCOMPLETE: Final = object()
-LATE_SECONDS: Final = 0.001  # a command may time out this much later, so that one timer serves many commands
 
 
 class Wire(asyncio.Protocol):
@@ -36,10 +35,9 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=INCOMPLETE
         )
-        self._asked = deque[tuple[asyncio.Future[Any], float]]()
+        self._asked = deque[Wait]()
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = inf
+        self._deadlines = Deadlines(lambda: self._asked, partial(TimeoutError, "no reply in time"))
         self._is_lost = False
         self._transport.set_protocol(self)
 
@@ -72,8 +70,7 @@ class Wire(asyncio.Protocol):
             return reply
         self._transport.write(hiredis.pack_command(words))
         self._asked.append((reply, expires))
-        if expires < self._due:
-            self._watch(expires)
+        self._deadlines.expect(expires)
         return reply
 
     # --- what the event loop calls ---
@@ -109,30 +106,11 @@ class Wire(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._is_lost = True
-        if self._timer:
-            self._timer.cancel()
+        self._deadlines.stop()
         for future, _ in self._asked:
             if not future.done():
                 future.set_exception(error)
         self._asked.clear()
-
-    def _watch(self, due: float) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._due = due
-        self._timer = self._loop.call_at(due, self._look)
-
-    def _look(self) -> None:
-        """Fail the commands whose time is up, and set the timer for the next one."""
-        now = time.monotonic()
-        self._timer, self._due = None, inf
-        waited = [(future, expires) for future, expires in self._asked if not future.done()]
-        for future, expires in waited:
-            if expires <= now:
-                future.set_exception(TimeoutError("no reply in time"))
-        due = min((expires for _, expires in waited if expires > now), default=inf)
-        if due < inf:
-            self._watch(max(due, now + LATE_SECONDS))
 
 
 class Line:
