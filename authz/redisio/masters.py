@@ -163,7 +163,7 @@ class Masters:
 
     def client_in_use(self) -> redis.asyncio.Redis | None:
         """Return a client for a command to the server in use; None if no connection is open."""
-        if self.pool and self.pool.is_in_use:
+        if self.pool and self.pool.is_open:
             return redis.asyncio.Redis(connection_pool=self.pool)
         return None
 

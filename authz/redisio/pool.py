@@ -20,7 +20,7 @@ class Pool(ConnectionPool):
     _trimmer: asyncio.TimerHandle | None = None
 
     @property
-    def is_in_use(self) -> bool:
+    def is_open(self) -> bool:
         """True if a connection is open."""
         return any(one.is_connected for one in (*self._available_connections, *self._in_use_connections))
 
