@@ -202,7 +202,9 @@ class Dispatcher:
     async def _work(self, target_id: str, line: _Line) -> None:
         """Send deliveries of the target, one after the other, while some are due."""
         try:
-            while await self._send_one(target_id, line):
+            target = await self._store.get("alerttarget", target_id)
+            customer_id = target.customer_id if isinstance(target, AlertTarget) else None
+            while await self._send_one(target_id, customer_id, line):
                 if line.workers < WIDTH and line.failures == 0:
                     self._add_worker(target_id, line)
         except StoreUnavailable as fault:
@@ -214,11 +216,10 @@ class Dispatcher:
             if line.workers == 0 and line.failures == 0:
                 self._lines.pop(target_id, None)
 
-    async def _send_one(self, target_id: str, line: _Line) -> bool:
-        """True if this worker may go on."""
+    async def _send_one(self, target_id: str, customer_id: str | None, line: _Line) -> bool:
+        """Send a delivery in a place of the customer, or of the owner. True if this worker may go on."""
         loop = asyncio.get_running_loop()
-        before = await self._store.get("alerttarget", target_id)
-        async with self._shares.held(before.customer_id if isinstance(before, AlertTarget) else None):
+        async with self._shares.held(customer_id):
             claimed = await self._outbox.claim(target_id)
             if claimed is None:
                 return False
