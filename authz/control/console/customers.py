@@ -13,13 +13,13 @@ from authz.control.console.daily import CHARTED_DAYS, DayRange, days_to, utc_tod
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused, tags, whole
 from authz.control.console.granting import GRANT_PLACES, grant
 from authz.control.console.onekey import HISTORY, Membership, beside, override_document, use_values
+from authz.control.pages.charts import SUMMED_KEYS
 from authz.control.pages.forms import Form
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
 
 INVITE: Final = "CreatePortalSession"
 PAGE: Final = "50"
-KEYS_OF_DAYS: Final = "150"  # that a page has time for
 MOST_PLANS: Final = 20
 PLACES: Final = (("$.id", "id"), ("exists", "id"), ("billingDay", "billing_day"), ("$.name", "name"))
 
@@ -112,7 +112,7 @@ async def _members(visit: Visit[OwnerSession], id_: str, customer: Mapping[str, 
 async def _days(visit: Visit[OwnerSession], id_: str, days: DayRange) -> tuple[list[Mapping[str, Any]], bool]:
     """The use by day of as many keys as a page of 100 ms has time for, and whether these are all."""
     page = await visit.ask(
-        "GetUsageDays", query={"customerId": id_, **days.query, "groupBy": "day", "limit": KEYS_OF_DAYS}
+        "GetUsageDays", query={"customerId": id_, **days.query, "groupBy": "day", "limit": SUMMED_KEYS}
     )
     return page["item"], "position" not in page
 

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Any, Final, Literal
 
 MOST_DAYS: Final = 90
+SUMMED_KEYS: Final = "150"  # of a customer, whose days a page sums: it has time for no more
 EACH_DAY: Final = 7  # days of a chart that names every day
 EACH_MONDAY: Final = 35  # days of a chart that names Mondays; a longer one names months
 LAST_START: Final = 90.0  # percent; a label further right ends at its column

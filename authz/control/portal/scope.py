@@ -14,12 +14,12 @@ from authz.aws.plans import no_key
 from authz.control.api import NOTHING, Api
 from authz.control.call import Principal
 from authz.control.operations.alerting import no_target
+from authz.control.pages.charts import SUMMED_KEYS
 from authz.control.pages.sessions import CustomerSession
 from authz.core.resources import LimitsPer, Mode
 
 Document = dict[str, Any]
 
-KEYS_OF_DAYS: Final = "150"  # that a page has time for
 OF_A_DAY: Final = ("day", "requests", "units", "overage", "refused")  # not what a plan in shadow would have refused
 NOT_FOUND: Final = 404
 
@@ -115,7 +115,7 @@ class Holdings:
             "startDate": first.isoformat(),
             "endDate": last.isoformat(),
             "groupBy": "day",
-            "limit": KEYS_OF_DAYS,
+            "limit": SUMMED_KEYS,
         }
         page = await self._ask("GetUsageDays", query=query)
         items = [{name: row[name] for name in OF_A_DAY} for row in page["item"]]
