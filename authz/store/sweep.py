@@ -169,8 +169,7 @@ class Sweeper:
             sweep = Sweep(self._store, self._usage, days, keeps=True, first_day=first_day, rest=self._rest)
             await self._usage.keep_overview(await sweep.run())
         finally:
-            # The lease ends by itself too. A fault here would take the place of a cancellation, which must end `run`.
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable):  # the lease ends by itself, too
                 await self._usage.release(self._holder)
         return True
 
