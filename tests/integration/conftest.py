@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import redis.asyncio
@@ -13,7 +13,22 @@ from authz.cli.main import cli
 from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.conftest import Clock
-from tests.support.servers import RedisServer
+from tests.support.proxy import Proxy, proxy
+from tests.support.servers import Kind, RedisServer, redis_server
+
+
+@pytest.fixture(scope="module")
+def server(redis_kind: Kind) -> Iterator[RedisServer]:
+    """A server for the tests of one file: a proxy can stand in front of it."""
+    with redis_server(redis_kind) as server:
+        yield server
+
+
+@pytest.fixture
+async def between(server: RedisServer) -> AsyncIterator[Proxy]:
+    """A proxy in front of the file's server, with which a test holds a batch in flight."""
+    async with proxy(server) as between:
+        yield between
 
 
 @pytest.fixture

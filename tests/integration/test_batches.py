@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,24 +19,11 @@ from authz.core.verdict import Tally
 from authz.limiter.batching import MAX_BATCH, Pace, Waiter
 from authz.limiter.encoding import Batch, Encoder
 from authz.limiter.limiter import RedisLimiter, Unobserved
-from tests.support.proxy import Proxy, proxy
-from tests.support.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
+from tests.support.proxy import Proxy
+from tests.support.servers import DEADLINE_SECONDS
 
 PATIENT = 20.0  # seconds that no caller ever waits here, unless something is lost
 AGES = 3600.0
-
-
-@pytest.fixture(scope="module")
-def server(redis_kind: Kind) -> Iterator[RedisServer]:
-    with redis_server(redis_kind) as server:
-        yield server
-
-
-@pytest.fixture
-async def between(server: RedisServer) -> AsyncIterator[Proxy]:
-    """A proxy in front of Redis, with which a test holds a batch in flight."""
-    async with proxy(server) as between:
-        yield between
 
 
 @dataclass

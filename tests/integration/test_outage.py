@@ -37,7 +37,7 @@ from authz.sidecar.parts import Parts
 from authz.sidecar.sidecar import Sidecar
 from tests.support.builders import value_of
 from tests.support.limiters import running_limiter
-from tests.support.proxy import Proxy, proxy
+from tests.support.proxy import Proxy
 from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, free_port, redis_server, until
 
 BUDGET_MS, PATIENT_MS = 400, 4_000  # where the budget has to run out, and where it must not
@@ -194,13 +194,6 @@ def server(redis_kind: Kind) -> Iterator[RedisServer]:
     """A server that the test may break."""
     with redis_server(redis_kind) as server:
         yield server
-
-
-@pytest.fixture
-async def between(server: RedisServer) -> AsyncIterator[Proxy]:
-    """A proxy in front of it."""
-    async with proxy(server) as between:
-        yield between
 
 
 # --- every way to go away -----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -24,18 +24,11 @@ from authz.limiter.clock import RedisClock
 from authz.limiter.limiter import RedisLimiter
 from tests.conftest import Clock
 from tests.support.limiters import running_limiter
-from tests.support.proxy import Proxy, proxy
+from tests.support.proxy import Proxy
 from tests.support.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
-
-
-@pytest.fixture(scope="module")
-def server(redis_kind: Kind) -> Iterator[RedisServer]:
-    """One that a proxy can stand in front of, and that no other test uses."""
-    with redis_server(redis_kind) as server:
-        yield server
 
 
 @pytest.fixture
@@ -43,12 +36,6 @@ async def spy(server: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
     client = redis.asyncio.Redis.from_url(server.url)
     yield client
     await client.aclose()
-
-
-@pytest.fixture
-async def between(server: RedisServer) -> AsyncIterator[Proxy]:
-    async with proxy(server) as between:
-        yield between
 
 
 class Asking:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -15,25 +15,13 @@ from redis.exceptions import ResponseError
 
 from authz.redisio.client import Script, connect
 from authz.redisio.wire import Line
-from tests.support.proxy import Proxy, proxy
-from tests.support.servers import DEADLINE_SECONDS, Kind, RedisServer, redis_server
+from tests.support.proxy import Proxy
+from tests.support.servers import DEADLINE_SECONDS, RedisServer
 from tests.support.topologies import say
 
 PATIENT = 60.0
 TEXT = "return redis.call('INCR', KEYS[1])"
 COUNT = Script(TEXT, hashlib.sha1(TEXT.encode(), usedforsecurity=False).hexdigest())
-
-
-@pytest.fixture(scope="module")
-def server(redis_kind: Kind) -> Iterator[RedisServer]:
-    with redis_server(redis_kind) as server:
-        yield server
-
-
-@pytest.fixture
-async def between(server: RedisServer) -> AsyncIterator[Proxy]:
-    async with proxy(server) as between:
-        yield between
 
 
 class Counter:
