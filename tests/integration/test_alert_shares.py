@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
@@ -76,6 +76,22 @@ async def due(store: Store, outbox: RedisOutbox, host: str, customer_id: str | N
     assert await outbox.add(reading, deliveries)
 
 
+@asynccontextmanager
+async def dispatching(store: Store, outbox: RedisOutbox, receivers: Receivers, account: str) -> AsyncIterator[None]:
+    """A dispatcher that runs meanwhile. Raises TimeoutError after SECONDS."""
+    dispatcher = Dispatcher(
+        store, outbox, receivers, SEALER, account, ControlMetrics(), lambda: int(time.time()), look_seconds=0.05
+    )
+    running = asyncio.create_task(dispatcher.run())
+    try:
+        async with asyncio.timeout(SECONDS):
+            yield
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
 async def test_receivers_of_one_customer_that_never_answer_do_not_hold_up_others(
     parts: tuple[Store, RedisOutbox, str],
 ) -> None:
@@ -85,19 +101,10 @@ async def test_receivers_of_one_customer_that_never_answer_do_not_hold_up_others
     slow = [f"slow{number}" for number in range(10)]
     for one in slow:
         await due(store, outbox, one, one, 10, 4)
-    dispatcher = Dispatcher(
-        store, outbox, receivers, SEALER, account, ControlMetrics(), lambda: int(time.time()), look_seconds=0.05
-    )
-    running = asyncio.create_task(dispatcher.run())
-    try:
-        async with asyncio.timeout(SECONDS):
-            await receivers.wait_for(48)
-            await due(store, outbox, "quick", None, 1, 3)
-            assert [await receivers.arrived.get() for _ in range(3)] == [None] * 3
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+    async with dispatching(store, outbox, receivers, account):
+        await receivers.wait_for(48)
+        await due(store, outbox, "quick", None, 1, 3)
+        assert [await receivers.arrived.get() for _ in range(3)] == [None] * 3
     assert receivers.waiting.total() == 48
     assert max(receivers.waiting.values()) <= 8
 
@@ -108,17 +115,8 @@ async def test_one_customer_waits_for_eight_answers_and_another_is_served(
     store, outbox, account = parts
     receivers = Receivers()
     await due(store, outbox, "slow", "slow", 10, 4)
-    dispatcher = Dispatcher(
-        store, outbox, receivers, SEALER, account, ControlMetrics(), lambda: int(time.time()), look_seconds=0.05
-    )
-    running = asyncio.create_task(dispatcher.run())
-    try:
-        async with asyncio.timeout(SECONDS):
-            await receivers.wait_for(8)
-            await due(store, outbox, "quick", "other", 1, 3)
-            assert [await receivers.arrived.get() for _ in range(3)] == ["other"] * 3
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+    async with dispatching(store, outbox, receivers, account):
+        await receivers.wait_for(8)
+        await due(store, outbox, "quick", "other", 1, 3)
+        assert [await receivers.arrived.get() for _ in range(3)] == ["other"] * 3
     assert receivers.waiting == {"slow": 8}
