@@ -45,7 +45,8 @@ class Encoder:
         self._account = account
         self._ledgers: dict[str, int] = {}
         self._histories: list[str] = []
-        self._owned: dict[str, int] = {}
+        self._owned: list[str] = []
+        self._values: dict[str, int] = {}  # by key: ledgers above zero, values of their own below
         self._onces: dict[str, int] = {}
         self._numbers: dict[int, int] = {}  # by the identity of a rule, which the waiters keep alive
         self._rules: list[Rule] = []
@@ -54,19 +55,19 @@ class Encoder:
 
     def batch(self, waiters: Sequence[Waiter]) -> Batch:
         """Encode the calls. A call that cannot be encoded fails alone and is left out."""
-        encoded, requests, onces, costs = [], [], [], []
+        encoded, requests, onces = [], [], []
         for waiter in waiters:
+            charge = waiter.charge
             try:
-                request = self._request(waiter.charge)
-                once = self._once(waiter.charge) if waiter.charge.once else 0
+                request = self._request(charge)
+                once = self._once(charge) if charge.once else 0
             except Exception as error:  # of any kind: it must not fail the other callers
                 waiter.finish(error)
                 continue
             encoded.append(waiter)
             requests.append(request)
             onces.append(once)
-            costs.append(cost := waiter.charge.cost)
-            if cost != 1:
+            if charge.cost != 1:
                 self._costly = True
         keys = [key for pair in zip(self._ledgers, self._histories, strict=True) for key in pair]
         keys += self._owned
@@ -81,31 +82,32 @@ class Encoder:
             self._rules,
             requests,
             onces if self._onces else [],
-            costs if self._costly else [],
+            [waiter.charge.cost for waiter in encoded] if self._costly else [],
             self._alerts,
         )
 
     def _request(self, charge: Charge) -> list[int]:
-        meter, ledgers, numbers = charge.meter, self._ledgers, self._numbers
+        meter, values, numbers = charge.meter, self._values, self._numbers
         request = [0]
         if meter:
-            request[0] = ledgers.get(meter.ledger) or self._ledger(meter.ledger, meter.history)
-            if meter.shared and meter.shared not in ledgers:
+            request[0] = self._ledgers.get(meter.ledger) or self._ledger(meter.ledger, meter.history)
+            if meter.shared and meter.shared not in self._ledgers:
                 self._ledger(meter.shared, meter.shared)
         for limit in charge.limits:
-            key, rule = limit.key, limit.rule
+            rule = limit.rule
             number = numbers.get(id(rule)) or self._rule(rule)
-            value = ledgers.get(key) or self._owned.get(key) or self._value(key)
+            value = values.get(limit.key) or self._value(limit.key)
             request += (value, -number if limit.shadow else number)
         return request
 
     def _ledger(self, ledger: str, history: str) -> int:
         self._histories.append(history)
-        self._ledgers[ledger] = number = len(self._histories)
+        self._ledgers[ledger] = self._values[ledger] = number = len(self._histories)
         return number
 
     def _value(self, key: str) -> int:
-        self._owned[key] = number = -len(self._owned) - 1
+        self._owned.append(key)
+        self._values[key] = number = -len(self._owned)
         return number
 
     def _rule(self, rule: Throttle | Quota) -> int:

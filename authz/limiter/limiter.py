@@ -27,12 +27,14 @@ LINGER_SHARE = 0.1  # of the budget at most is spent on waiting for more callers
 MAX_WAITING = 10_000
 STALE, BAD_STATE = 2, 3  # codes of a result
 
+Report = tuple[Sequence[Limit], Sequence[int]]  # the limits of a call, and the state of each
+
 
 class Observer(Protocol):
     """Is called for what happens between a limiter and Redis. What it raises is logged and fails no caller."""
 
-    def on_tally(self, limits: Sequence[Limit], states: Sequence[int]) -> None:
-        """Redis has reported these states of a call's limits."""
+    def on_states(self, reports: Sequence[Report]) -> None:
+        """Redis has reported these states of the limits of a batch's calls."""
 
     def on_batch(self, size: int, seconds: float) -> None:
         """Redis has decided a batch of `size` calls in `seconds`."""
@@ -44,7 +46,7 @@ class Observer(Protocol):
 class Unobserved:
     """An observer that does nothing, and a base for one that needs only some of the calls."""
 
-    def on_tally(self, limits: Sequence[Limit], states: Sequence[int]) -> None: ...
+    def on_states(self, reports: Sequence[Report]) -> None: ...
 
     def on_batch(self, size: int, seconds: float) -> None: ...
 
@@ -144,8 +146,8 @@ class RedisLimiter:
     @property
     def _is_free(self) -> bool:
         """True if a lone caller may send its own batch: no other caller waits, is under way or is likely to come."""
-        idle = not self._turn.locked() and not self._queue
-        return idle and self._runs and self._pace.is_alone and self._sender.is_idle
+        idle = self._pace.is_alone and not self._turn.locked() and not self._queue
+        return idle and self._runs and self._sender.is_idle
 
     async def run(self) -> None:
         """Send batches until cancelled. On the way out, fail every caller that still waits."""
@@ -232,10 +234,15 @@ class RedisLimiter:
             return
         self._pace.learn(len(batch.waiters), len(self._queue))
         self._pace.spent(time.monotonic(), time.process_time())
+        reports: list[Report] = []
         for waiter, result in zip(batch.waiters, results, strict=True):
             tally = self._finish(waiter, now, result)
-            if tally and tally.refused_by and age == self._refusals.age:
+            if tally is None:
+                continue
+            reports.append((waiter.charge.limits, tally.states))
+            if tally.refused_by and age == self._refusals.age:
                 self._refusals.remember(waiter.charge, tally, sent)
+        _notify(self._observer.on_states, reports)
 
     async def _timed(self, batch: Batch, expires: float) -> tuple[int, Results]:
         started = time.perf_counter()
@@ -245,7 +252,7 @@ class RedisLimiter:
         _notify(self._observer.on_batch, len(results), time.perf_counter() - started)
         return now, results
 
-    def _finish(self, waiter: Waiter, now: int, result: list[int]) -> Tally | None:
+    def _finish(self, waiter: Waiter, now: int, result: tuple[int, ...]) -> Tally | None:
         """Finish one caller from its result, and return the tally. A malformed result fails that caller only."""
         if result and result[0] == BAD_STATE:
             charge = waiter.charge
@@ -259,8 +266,6 @@ class RedisLimiter:
             fail([waiter], error)
             return None
         waiter.finish(tally)
-        if tally.states:
-            _notify(self._observer.on_tally, waiter.charge.limits, tally.states)
         return tally
 
 
@@ -272,11 +277,11 @@ def _notify(observer: Callable[..., None], *what: Any) -> None:
         log.exception("an observer failed")
 
 
-def _tally(limits: Sequence[Limit], now: int, result: list[int]) -> Tally:
-    code, refused, wait, shadowed, *states = result
+def _tally(limits: Sequence[Limit], now: int, result: tuple[int, ...]) -> Tally:
+    code, refused, wait, shadowed = result[:4]
     return Tally(
         now,
-        tuple(states),
+        result[4:],
         limits[refused - 1] if refused else None,
         None if wait < 0 else wait,
         limits[shadowed - 1] if shadowed else None,

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 FIRST_SENDING = 0.75  # of the time that is left; the rest is for sending a batch of unknown fate again
 PROBE_SECONDS = 1.0
 
-Results = list[list[int]]
+Results = list[tuple[int, ...]]
 _Reply = tuple[str, int, Results]  # status, now, results: the header of admit.lua
 REPLY = msgspec.msgpack.Decoder(_Reply)
 PACK = msgspec.msgpack.Encoder().encode

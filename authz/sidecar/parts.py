@@ -14,11 +14,11 @@ from authz.config.settings import Settings
 from authz.core.catalog import Catalog, Compiler
 from authz.core.holders import CUSTOMER, state_keys
 from authz.core.keyform import KeyForm
-from authz.core.limits import Limit, redis_key
+from authz.core.limits import redis_key
 from authz.envoy.answers import Style
 from authz.envoy.edge import Authorization
 from authz.limiter.circuit import Circuit
-from authz.limiter.limiter import RedisLimiter
+from authz.limiter.limiter import RedisLimiter, Report
 from authz.limiter.local import LocalLimiter
 from authz.limiter.refused import RefusedSender
 from authz.observe.metrics import Metrics
@@ -175,8 +175,9 @@ class RedisEffects:
         self._metrics = metrics
         self._fallback = fallback
 
-    def on_tally(self, limits: Sequence[Limit], states: Sequence[int]) -> None:
-        self._fallback.observe(limits, states)
+    def on_states(self, reports: Sequence[Report]) -> None:
+        for limits, states in reports:
+            self._fallback.observe(limits, states)
 
     def on_batch(self, size: int, seconds: float) -> None:
         self.circuit.succeeded()

@@ -18,7 +18,7 @@ from authz.core.limits import Charge, Layer, Limit, Meter, redis_key, throttle
 from authz.core.verdict import Tally
 from authz.limiter.batching import MAX_BATCH, Pace, Waiter
 from authz.limiter.encoding import Batch, Encoder
-from authz.limiter.limiter import RedisLimiter, Unobserved
+from authz.limiter.limiter import RedisLimiter, Report, Unobserved
 from tests.support.proxy import Proxy
 from tests.support.servers import DEADLINE_SECONDS
 
@@ -71,8 +71,8 @@ async def asking(url: str) -> AsyncIterator[Asked]:
     class Recorder(Unobserved):
         """Records sizes and errors, and then does whatever the test wants."""
 
-        def on_tally(self, limits: Sequence[Limit], states: Sequence[int]) -> None:
-            found.watch("on_tally", limits, states)
+        def on_states(self, reports: Sequence[Report]) -> None:
+            found.watch("on_states", reports)
 
         def on_batch(self, size: int, seconds: float) -> None:
             sizes.append(size)
@@ -311,7 +311,7 @@ async def test_entries_that_cannot_be_built_leave_their_batch(asked: Asked) -> N
     await asked.is_well()
 
 
-@pytest.mark.parametrize("who", ["on_tally", "on_batch"])
+@pytest.mark.parametrize("who", ["on_states", "on_batch"])
 async def test_an_observer_that_fails_fails_no_caller(asked: Asked, who: str) -> None:
     def watch(name: str, *_: Any) -> None:
         if name == who:
