@@ -1,248 +1,232 @@
-"""Puts the same load on a server that you have started and on ours, A B A B, and measures whether limits hold.
+"""Put the same front Envoy before servers that you have started and before ours, and compare what a request costs.
 
 \b
-python -m bench.compare --rls 127.0.0.1:8081
-python -m bench.compare --ext-authz 127.0.0.1:9191 --pid 4711
+python -m bench.compare --configs rivals
+python -m bench.compare --rls HOST:PORT --ext-authz HOST:PORT --pid PID --pid PID --redis-pid PID
 
---rls speaks to a RateLimitService, as envoyproxy/ratelimit and limitador are. Give it
+The first line writes the files that the rivals below read. The second one measures, in rounds that take turns: no
+check, each rival, both in one Envoy (the chain: first the check, then the limits), our no-op and ours on grpcio and
+pyvoy. An Envoy is behind each as the upstream. It needs `wrk` on PATH. Rivals get the core that ours have (the first),
+and their Redis the one of the load (the others).
+
+envoyproxy/ratelimit, for --rls:
 
 \b
-domain: bench
-descriptors:
-  - {key: caller, rate_limit: {unit: second, requests_per_unit: 1000000}}
-  - {key: caller_method, rate_limit: {unit: second, requests_per_unit: 1000000}}
-  - {key: method, rate_limit: {unit: second, requests_per_unit: 1000000}}
-  - {key: account, rate_limit: {unit: second, requests_per_unit: 1000000}}
-  - {key: tight, rate_limit: {unit: day, requests_per_unit: 100}}
-  - {key: wide, rate_limit: {unit: day, requests_per_unit: 1000}}
-  - {key: edge, rate_limit: {unit: second, requests_per_unit: 100}}
+taskset -c 1 valkey-server --port 6390 --save "" --appendonly no
+BACKEND_TYPE=redis REDIS_SOCKET_TYPE=tcp REDIS_URL=127.0.0.1:6390 \\
+  RUNTIME_ROOT=rivals RUNTIME_SUBDIRECTORY=ratelimit RUNTIME_WATCH_ROOT=false \\
+  USE_STATSD=false LOG_LEVEL=error HOST=127.0.0.1 PORT=8090 \\
+  GRPC_HOST=127.0.0.1 GRPC_PORT=8081 DEBUG_HOST=127.0.0.1 DEBUG_PORT=6070 \\
+  taskset -c 0 ratelimit
 
-Values differ in each run, so that counters are fresh.
+limitador, for --rls:
 
---ext-authz speaks to an Authorization service. For the load it has to admit `GET /prod/pets/7` with the x-api-key
-`value-of-key-` and 27 digits, from 0 to 9,999. For exactness: `value-of-the-tight-key` may call 100 times,
-`value-of-the-edge-key` 100 times a second, `value-of-the-roomy-key` always; and GET /prod/wide takes 1,000 calls in
-all. Counters must be fresh.
+\b
+taskset -c 0 limitador-server --rls-ip 127.0.0.1 --rls-port 8081 \\
+  --http-ip 127.0.0.1 --http-port 8090 rivals/limitador.yaml memory
 
-Pin it as ours is: `taskset -c 0`. With --pid (repeatable: the server, its Redis) its CPU is compared, too.
+OPA with its Envoy plugin, for --ext-authz:
+
+\b
+taskset -c 0 opa-envoy-plugin run --server --disable-telemetry \\
+  --addr 127.0.0.1:8181 --log-level error \\
+  --set plugins.envoy_ext_authz_grpc.addr=127.0.0.1:9191 \\
+  --set plugins.envoy_ext_authz_grpc.path=bench/authz/allow \\
+  --set plugins.envoy_ext_authz_grpc.skip-request-body-parse=true \\
+  rivals/opa/policy.rego rivals/opa/keys.json
+
+Any other Authorization service has to admit `GET /prod/pets/7` of host `a1.bench` with the x-api-key `value-of-key-`
+and 27 digits, from 0 to 9,999, and to refuse other keys.
+
+Exactness is measured without an Envoy, for the service of --rls, or for one of --ext-authz alone that knows
+`value-of-the-roomy-key`. There, `value-of-the-tight-key` may call 100 times, `value-of-the-edge-key` 100 times
+a second, and GET /prod/wide takes 1,000 calls in all; counters must be fresh.
 """
 
 from __future__ import annotations
 
 import os
-import random
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Final
 
 import click
+import psutil
 
-from bench.load.h2 import Connection, framed
-from bench.load.inputs import (
-    CHECK,
-    SHOULD_RATE_LIMIT,
-    admits_any,
-    check_request,
-    document,
-    of_keys,
-    rate_limit_request,
-    within_limit,
-    written,
+from bench.load.loops import missing_tools
+from bench.measure.exact import Exactness, exactness
+from bench.measure.machine import Cores, description
+from bench.measure.report import Report, markdown, write
+from bench.measure.rows import Bars, Bench, Samples, Section, Table, interleaved, table
+from bench.measure.servers import Host, hosts
+from bench.measure.stats import Spread, ratio
+from bench.rivals import files, limits
+from bench.rivals.gates import Rival, Rivals
+from bench.rivals.setups import WrongAnswer, ours, setups
+from bench.sections.common import KEYS
+from bench.sections.front import front_row
+
+IN_FLIGHT: Final = (1, 8, 64)
+COLUMNS: Final = {
+    "server_us": "CPU of deciders, µs",
+    "redis_us": "of Redis, µs",
+    "envoy_us": "of Envoy, µs",
+    "total_us": "in all, µs",
+    "p50_ms": "p50, ms",
+    "p99_ms": "p99, ms",
+    "rate": "calls/s",
+    "wrong": "wrong",
+}
+RATIOS: Final = {"total_us": "CPU in all", "p50_ms": "p50", "p99_ms": "p99"}
+PARTS: Final = {"server_us": "deciders", "redis_us": "Redis", "envoy_us": "Envoy"}
+EXACTNESS: Final = (
+    "Measured over gRPC, without an Envoy. `no answer` are calls that a server turned away before it decided, as "
+    "grpcio does with many at once; Envoy repeats those."
 )
-from bench.load.loops import Draw, Judge, Outcome, closed
-from bench.measure.exact import CALLS, EDGE, TIGHT, WIDE, Exactness, Questions, exactness
-from bench.measure.machine import Cores, cpu_seconds
-from bench.measure.report import markdown
-from bench.measure.rows import Row, Table, figures, table
-from bench.measure.servers import Host, redis, sidecar
-from bench.measure.stats import Sample, ratio
-
-DOMAIN = "bench"
-KEYS = 10_000
-WARM_SECONDS = 0.3
-CROWD = ("--max-in-flight", "10000")  # exactness needs 2,000 calls at once, none of them shed
-COLUMNS = {"rate": "calls/s", "cpu_us": "CPU, µs", "p50_ms": "p50, ms", "p99_ms": "p99, ms", "wrong": "wrong"}
+REPORT: Final = Report("COMPARISON.md", "What others cost", "python -m bench.compare")
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two servers: its address, its requests, and the processes whose CPU counts."""
+def rival(_context: click.Context, option: click.Parameter, value: str | None) -> Rival | None:
+    """`HOST:PORT` or `NAME=HOST:PORT`, read."""
+    if value is None:
+        return None
+    name, _, address = value.rpartition("=")
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise click.BadParameter(f"expected HOST:PORT or NAME=HOST:PORT: {value}")
+    return Rival(name or str(option.name).replace("_", "-"), address)
 
-    name: str
-    address: str
-    path: str
-    draw: Draw
-    judge: Judge
-    pids: Sequence[int]
-    questions: Questions
+
+def running(_context: click.Context, _option: click.Parameter, value: tuple[int, ...] | int | None) -> object:
+    for pid in value if isinstance(value, tuple) else (value,):
+        if pid is not None and not psutil.pid_exists(pid):
+            raise click.BadParameter(f"no process has the id {pid}")
+    return value
 
 
 @click.command(help=__doc__)
-@click.option("--rls", metavar="HOST:PORT", help="A RateLimitService.")
-@click.option("--ext-authz", metavar="HOST:PORT", help="An Authorization service.")
-@click.option("--pid", "pids", multiple=True, type=int, help="A process of it, whose CPU is counted.")
+@click.option("--rls", metavar="[NAME=]HOST:PORT", callback=rival, help="A RateLimitService.")
+@click.option("--ext-authz", metavar="[NAME=]HOST:PORT", callback=rival, help="An Authorization service.")
+@click.option("--pid", "pids", multiple=True, type=int, callback=running, help="A process of theirs; repeatable.")
+@click.option("--redis-pid", type=int, callback=running, help="The process of their Redis.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds of each row.")
+@click.option("--seconds", default=1, show_default=True, type=click.IntRange(1, 60), help="Of load in each round.")
 @click.option(
-    "--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True, help="Our server."
+    "--in-flight",
+    default=IN_FLIGHT,
+    show_default=True,
+    multiple=True,
+    type=click.IntRange(1, 1000),
+    help="Calls at a time; repeatable.",
 )
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns of A and B.")
 @click.option(
-    "--seconds", default=2.0, show_default=True, type=click.FloatRange(0.1, 60), help="Of load in each round."
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"Write {REPORT.file} and plots/comparison.svg there, too.",
 )
-@click.option("--in-flight", default=64, show_default=True, type=click.IntRange(1, 1000), help="Calls at a time.")
+@click.option(
+    "--configs", type=click.Path(path_type=Path, file_okay=False), help="Write the rivals' files there, and end."
+)
 def main(
-    rls: str | None,
-    ext_authz: str | None,
+    rls: Rival | None,
+    ext_authz: Rival | None,
     pids: tuple[int, ...],
-    host: Host,
+    redis_pid: int | None,
     rounds: int,
-    seconds: float,
-    in_flight: int,
+    seconds: int,
+    in_flight: tuple[int, ...],
+    output: Path | None,
+    configs: Path | None,
 ) -> None:
-    if bool(rls) == bool(ext_authz):
-        raise click.UsageError("expected one of --rls and --ext-authz")
-    rival = rls_side(rls, pids) if rls else ext_authz_side("theirs", ext_authz or "", pids)
+    if configs:
+        for path in files.write(configs, KEYS):
+            click.echo(path)
+        return
+    if not (rls or ext_authz):
+        raise click.UsageError("expected --rls, --ext-authz or both")
+    if not pids:
+        raise click.UsageError("expected --pid, the processes whose CPU is compared")
+    if missing := [tool for tool in missing_tools() if tool.startswith("wrk ")]:
+        raise click.ClickException(f"missing: {', '.join(missing)}")
     cores = Cores.here()
+    machine = description(len(cores.all))
     os.sched_setaffinity(0, cores.load)
-    with our_side(host, cores) as ours:
-        samples = taking_turns([rival, ours], rounds=rounds, seconds=seconds, in_flight=in_flight)
-        found = {side.name: exactness(side.questions) for side in (rival, ours)}
-    for lines in (table(samples, COLUMNS, "server"), ratios(samples), exactness_table(found)):
-        click.echo("\n".join(markdown(lines)) + "\n")
-
-
-# --- the two sides --------------------------------------------------------------------------------------------------
-
-
-def rls_side(address: str, pids: Sequence[int]) -> Side:
-    """Four descriptors a call, as our four limits that live in Redis."""
-    run = uuid.uuid4().hex[:8]
-    ask = Questions(
-        address,
-        SHOULD_RATE_LIMIT,
-        within_limit,
-        tight=rate_limit_request(DOMAIN, (("tight", run),), (("wide", run),)),
-        wide=rate_limit_request(DOMAIN, (("wide", run),)),
-        edge=rate_limit_request(DOMAIN, (("edge", run),)),
-    )
-    return Side("theirs", address, SHOULD_RATE_LIMIT, rls_draw(run), within_limit, pids, ask)
-
-
-def rls_draw(run: str) -> Draw:
-    """Calls of callers drawn uniformly from 10,000."""
-    draw = random.Random(1).random
-    shared = ((("method", run),), (("account", run),))
-
-    def one() -> bytes:
-        caller = f"{run}-{int(draw() * KEYS)}"
-        return framed(rate_limit_request(DOMAIN, (("caller", caller),), (("caller_method", caller),), *shared))
-
-    return one
-
-
-def ext_authz_side(name: str, address: str, pids: Sequence[int]) -> Side:
-    ask = Questions(
-        address,
-        CHECK,
-        admits_any,
-        tight=check_request(value_of_named("tight"), "/prod/wide"),
-        wide=check_request(value_of_named("roomy"), "/prod/wide"),
-        edge=check_request(value_of_named("edge"), "/prod/edge"),
-    )
-    return Side(name, address, CHECK, of_keys(KEYS), admits_any, pids, ask)
-
-
-def value_of_named(name: str) -> str:
-    return f"value-of-the-{name}-key"
-
-
-@contextmanager
-def our_side(host: Host, cores: Cores) -> Iterator[Side]:
-    """A sidecar and a Redis, both counted."""
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="authz-bench-")))
-        store = stack.enter_context(redis(cores.load))
-        config = written(exact_document(KEYS), scratch)
-        server = stack.enter_context(sidecar(config, store.address, *CROWD, host=host, cores=cores.server))
-        yield ext_authz_side("ours", server.address, (server.pid, store.pid))
-
-
-def exact_document(keys: int) -> dict[str, Any]:
-    """The file of the load, and beside it what exactness asks for."""
-    found = document(keys=keys, layers=5)
-    api = found["apis"][0]
-    api["resources"] |= {"/wide": {"GET": {}}, "/edge": {"GET": {}}}
-    # Rate 0: the burst and no more, at any time of day.
-    wide = {"throttlingRateLimit": 0, "throttlingBurstLimit": WIDE}
-    api["stages"][0]["methodSettings"] |= {"wide/GET": wide}
-    covers = [{"apiId": "a1", "stage": "prod"}]
-    limits: Mapping[str, Mapping[str, Any]] = {
-        "tight": {"throttle": {"rateLimit": 0, "burstLimit": TIGHT}},
-        "edge": {"throttle": {"rateLimit": EDGE, "burstLimit": EDGE}},
-        "roomy": {},
-    }
-    for name, limit in limits.items():
-        found["usagePlans"].append({"id": name, "name": name, "apiStages": covers, "keys": [f"key-{name}"], **limit})
-        found["apiKeys"].append({"id": f"key-{name}", "value": value_of_named(name)})
-    return found
-
-
-# --- the load -------------------------------------------------------------------------------------------------------
-
-
-def taking_turns(sides: Sequence[Side], *, rounds: int, seconds: float, in_flight: int) -> dict[str, list[Sample]]:
-    found: dict[str, list[Sample]] = {side.name: [] for side in sides}
-    rows = [Row(side.name, _round_of(side, seconds, in_flight)) for side in sides]
-    for _ in range(rounds):
-        for row in rows:
-            found[row.name].append(row.run())
-    return found
-
-
-def _round_of(side: Side, seconds: float, in_flight: int) -> Callable[[], Sample]:
-    def run() -> Sample:
-        connection = Connection(side.address, side.path)
-
-        def load(time: float) -> Outcome:
-            return closed([connection], side.draw, side.judge, in_flight=in_flight, seconds=time)
-
+    with TemporaryDirectory(prefix="authz-bench-") as scratch:
+        bench = Bench(cores, rounds, seconds, False, KEYS, Path(scratch), hosts(), _progress)
         try:
-            load(WARM_SECONDS)
-            before = cpu_seconds(side.pids)
-            outcome = load(seconds)
-        finally:
-            connection.close()
-        used = 1e6 * (cpu_seconds(side.pids) - before) / max(1, outcome.answered)
-        return figures(outcome) | ({"cpu_us": used} if side.pids else {})
-
-    return run
-
-
-def ratios(samples: Mapping[str, Sequence[Sample]]) -> Table:
-    """Theirs over ours, round by round."""
-    theirs, ours = samples["theirs"], samples["ours"]
-    common = [name for name in COLUMNS if name != "wrong" and name in theirs[0] and name in ours[0]]
-    return Table(["theirs over ours", *(COLUMNS[name] for name in common)],
-                 [["ratio", *(str(ratio(theirs, ours, name)) for name in common)]])  # fmt: skip
+            sections = compared(bench, Rivals(rls, ext_authz, pids, redis_pid), in_flight)
+        except WrongAnswer as error:
+            raise click.ClickException(str(error)) from error
+    for section in sections:
+        click.echo(f"\n{section.title}\n")
+        for found in section.tables:
+            click.echo("\n".join(markdown(found)))
+    if output:
+        write(output, sections, machine, _notes(bench), time.strftime("%Y-%m-%d"), REPORT)
 
 
-def exactness_table(found: Mapping[str, Exactness]) -> Table:
-    head = [
-        "server",
-        f"admitted of {CALLS:,} at once, limit {TIGHT}",
-        "admitted across a window's edge",
-        f"a bucket of {EDGE} could have",
-        "charged by refused calls",
-        "no answer",
+def _progress(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _notes(bench: Bench) -> list[str]:
+    return [
+        f"Each row ran {bench.rounds} rounds of {bench.seconds:g} s.",
+        "Each decider had the first core; the load, Redis, the front Envoy and the Envoy behind it shared the other.",
+        f"`wrk` draws from {KEYS:,} keys. A call has four limits before --rls, and five and a key before ours.",
     ]
+
+
+def compared(bench: Bench, rivals: Rivals, in_flight: Sequence[int]) -> list[Section]:
+    """The tables of cost for each number in flight, ours over theirs, and exactness. Raises WrongAnswer."""
+    with setups(bench, rivals) as targets:
+        names = list(targets)
+        rows = [front_row(bench, _label(name, n), targets[name], n) for n in in_flight for name in names]
+        samples = interleaved(bench, rows)
+    by_load = {n: {name: samples[_label(name, n)] for name in names} for n in in_flight}
+    text = "CPU is that of one request. The Envoy behind and the load are not in it."
+    costs = [Section(f"{n} in flight", text, [table(found, COLUMNS)]) for n, found in by_load.items()]
+    costs[-1].plots = [_bars(*list(by_load.items())[-1])]
+    over = _ratios(by_load, rivals.base, bench.hosts)
+    exact = limits.exactness_table(dict(_exactness(bench, rivals)))
+    return [
+        *costs,
+        Section(f"Ours over {rivals.base}", "Ratios are of the same round.", [over]),
+        Section("Exactness", EXACTNESS, [exact]),
+    ]
+
+
+def _label(name: str, in_flight: int) -> str:
+    return f"{name}, {in_flight} in flight"
+
+
+def _ratios(by_load: Mapping[int, Samples], base: str, servers: Sequence[Host]) -> Table:
     rows = [
-        [name, str(e.admitted), str(e.edge_admitted), str(e.edge_most), str(e.charged), str(e.failed)]
-        for name, e in found.items()
+        [_label(ours(host), n), *(str(ratio(samples[ours(host)], samples[base], figure)) for figure in RATIOS)]
+        for n, samples in by_load.items()
+        for host in servers
     ]
-    return Table(head, rows)
+    return Table([f"over {base}", *RATIOS.values()], rows)
+
+
+def _bars(in_flight: int, samples: Samples) -> Bars:
+    parts = {
+        label: [Spread.of([sample.get(figure, 0.0) for sample in found]).middle for found in samples.values()]
+        for figure, label in PARTS.items()
+    }
+    return Bars("comparison", f"CPU of a request, {in_flight} in flight", "µs", list(samples), parts)
+
+
+def _exactness(bench: Bench, rivals: Rivals) -> Iterator[tuple[str, Exactness]]:
+    if rivals.rls:
+        yield rivals.rls.name, exactness(limits.of_limits(rivals.rls.address))
+    elif rivals.ext_authz and limits.has_limits(rivals.ext_authz.address):
+        yield rivals.ext_authz.name, exactness(limits.of_check(rivals.ext_authz.address))
+    for host in bench.hosts:
+        with limits.ours(host, bench.cores) as questions:
+            yield ours(host), exactness(questions)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,9 @@ from authz.envoy.edge import SERVICE
 from bench.load.h2 import RST_STREAM, Connection, frame
 from bench.load.inputs import CHECK, PATH, admits, document, of_keys, value_of, written
 from bench.load.loops import Draw
+from bench.measure.envoys import front
 from bench.measure.machine import Cores, cpu_seconds, memory
-from bench.measure.servers import Host, Running, front, redis, sidecar
+from bench.measure.servers import Host, Running, redis, sidecar
 
 KEYS = 10_000
 DEADLINE_SECONDS = 0.2  # as in `authz envoy-config`

@@ -4,41 +4,64 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from math import log10
 from pathlib import Path
+from typing import Any
 
 import pygal  # type: ignore[import-untyped]
 from pygal.style import LightStyle  # type: ignore[import-untyped]
 
-from bench.measure.rows import Goal, Plot, Section, Table
+from bench.measure.rows import Bars, Goal, Plot, Section, Table
 from bench.measure.stats import short
 
 PLOTS = "plots"
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A file of results: its name, its title, and the command that writes it."""
+
+    file: str
+    title: str
+    command: str
+
+
+RESULTS = Report("RESULTS.md", "What it costs", "make bench")
+
+
 def write(
-    directory: Path, sections: Sequence[Section], machine: Iterable[tuple[str, str]], notes: Sequence[str], when: str
+    directory: Path,
+    sections: Sequence[Section],
+    machine: Iterable[tuple[str, str]],
+    notes: Sequence[str],
+    when: str,
+    report: Report = RESULTS,
 ) -> Path:
-    """RESULTS.md and plots/*.svg in this directory; the former's path."""
+    """The report and plots/*.svg in this directory; the former's path."""
     plots = directory / PLOTS
     plots.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for plot in section.plots:
             (plots / f"{plot.name}.svg").write_bytes(drawn(plot))
-    path = directory / "RESULTS.md"
-    path.write_text("\n".join(_lines(sections, machine, notes, when)) + "\n")
+    path = directory / report.file
+    path.write_text("\n".join(_lines(report, sections, machine, notes, when)) + "\n")
     return path
 
 
 def _lines(
-    sections: Sequence[Section], machine: Iterable[tuple[str, str]], notes: Sequence[str], when: str
+    report: Report,
+    sections: Sequence[Section],
+    machine: Iterable[tuple[str, str]],
+    notes: Sequence[str],
+    when: str,
 ) -> Iterator[str]:
-    yield "# What it costs"
+    yield f"# {report.title}"
     yield ""
-    yield f"Written by `make bench` on {when}. Each figure is the median of its rounds, with the least and the greatest"
-    yield "beside it; the rows of a table took turns, round by round, and ratios are of the same round. CPU is the user"
-    yield "and system time of all threads of a process and its children, over the calls that were answered; `wrong` is"
-    yield "the share of calls that were refused or got no answer."
+    yield f"Written by `{report.command}` on {when}. Each figure is the median of its rounds, with the least and the"
+    yield "greatest beside it; the rows of a table took turns, round by round, and ratios are of the same round. CPU is"
+    yield "the user and system time of all threads of a process and its children, over the calls that were answered;"
+    yield "`wrong` is the share of calls that were refused or got no answer."
     yield from ("", *(f"- {note}" for note in notes), "")
     yield from ("## Machine", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in machine), "")
     goals = [goal for section in sections for goal in section.goals]
@@ -66,8 +89,32 @@ def markdown(table: Table) -> Iterator[str]:
         yield "| " + " | ".join(row[at] for at in columns) + " |"
 
 
-def drawn(plot: Plot) -> bytes:
+def drawn(plot: Plot | Bars) -> bytes:
     """The plot as SVG, with nothing in it that another server would have to bring."""
+    chart = _bars(plot) if isinstance(plot, Bars) else _lines_of(plot)
+    chart.uuid = plot.name  # else random: the same figures shall be the same file
+    return re.sub(rb"<script.*?</script>", b"", chart.render(), flags=re.DOTALL)
+
+
+def _bars(plot: Bars) -> Any:
+    chart = pygal.HorizontalStackedBar(
+        title=plot.title,
+        x_title=plot.x,
+        style=LightStyle,
+        js=(),
+        width=860,
+        height=110 + 44 * len(plot.labels),
+        legend_at_bottom=True,
+        print_values=False,
+    )
+    # From the top down, as a table has them; pygal draws the first at the bottom.
+    chart.x_labels = list(reversed(plot.labels))
+    for name, values in plot.parts.items():
+        chart.add(name, list(reversed(values)))
+    return chart
+
+
+def _lines_of(plot: Plot) -> Any:
     chart = pygal.XY(
         title=plot.title,
         x_title=plot.x,
@@ -83,8 +130,7 @@ def drawn(plot: Plot) -> bytes:
     )
     for name, line in plot.lines.items():
         chart.add(name, [(place(plot, x), y) for x, y in line])
-    chart.uuid = plot.name  # else random: the same figures shall be the same file
-    return re.sub(rb"<script.*?</script>", b"", chart.render(), flags=re.DOTALL)
+    return chart
 
 
 def place(plot: Plot, x: float) -> float:

@@ -62,6 +62,17 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
+class Bars:
+    """A bar a label, stacked from its parts; each part has a value for every label. `name` is the file's."""
+
+    name: str
+    title: str
+    x: str
+    labels: Sequence[str]
+    parts: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """A target of the project: met if the median is at most that."""
 
@@ -81,7 +92,7 @@ class Section:
     title: str
     text: str
     tables: list[Table] = field(default_factory=list)
-    plots: list[Plot] = field(default_factory=list)
+    plots: Sequence[Plot | Bars] = ()
     goals: list[Goal] = field(default_factory=list)
     failed: bool = False
 
@@ -109,10 +120,10 @@ def measured(target: Target, load: Load, seconds: float) -> Sample:
     """A round: first a moment that does not count. CPU in µs a call, latencies in ms.
 
     `wrong` is the share of calls that were refused or got no answer. `scripts` are the runs of scripts a call, and
-    `commands` all that Redis ran, what scripts ask for included.
+    `commands` all that Redis ran, what scripts ask for included; a Redis without an address has neither.
     """
     load(WARM_SHARE * seconds)
-    commands = Commands.of(target.redis) if target.redis else None
+    commands = Commands.of(target.redis) if target.redis and target.redis.addresses else None
     before = _cpu(target)
     outcome = load(seconds)
     after = _cpu(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -16,13 +15,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
-from authz.cli.up import die_with_parent, envoy_binary, valkey_binary
-from authz.config.file import load
-from authz.envoy.config import EnvoyOptions, Part, render
+from authz.cli.up import die_with_parent, valkey_binary
 from authz.hosts.pyvoy_launch import obstacle
 from bench.load.h2 import Connection, framed
 from bench.load.inputs import CHECK, admits, check_request, value_of
@@ -172,54 +167,6 @@ def call(address: str, message: bytes, path: str = CHECK) -> bytes:
         return done[0][1]
     finally:
         connection.close()
-
-
-@contextmanager
-def front(config: Path, authz: tuple[str, ...], cores: Collection[int]) -> Iterator[Running]:
-    """An Envoy that asks these sidecars before it answers by itself; without any it just answers."""
-    port, admin = free_ports(1), free_ports(1)
-    bootstrap = front_config(config, authz, port, admin)
-    flags = ("--concurrency", "1", "--log-level", "error", "--disable-hot-restart")
-    command = (envoy_binary(), "--config-yaml", json.dumps(bootstrap), *flags)
-    with started(command, lambda: is_ok(f"http://{HERE}:{admin}/ready"), cores) as (pid, seconds):
-        yield Running(pid, seconds, (f"{HERE}:{port}",), f"http://{HERE}:{port}")
-
-
-def front_config(config: Path, authz: tuple[str, ...], port: int, admin: int) -> dict[str, Any]:
-    """Our filter and cluster as `authz envoy-config` prints them, before a route that answers 200 by itself."""
-    hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-    router = {
-        "name": "envoy.filters.http.router",
-        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-    }
-    host = {
-        "name": "all",
-        "domains": ["*"],
-        "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}}],
-    }
-    manager = {
-        "@type": hcm,
-        "stat_prefix": "ingress",
-        "http_filters": [*(_part(config, authz, "filter") if authz else ()), router],
-        "route_config": {"name": "ingress", "virtual_hosts": [host]},
-    }
-    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-    return {
-        "admin": {"address": _socket(admin)},
-        "static_resources": {
-            "listeners": [{"name": "ingress", "address": _socket(port), "filter_chains": [chain]}],
-            "clusters": _part(config, authz, "cluster") if authz else [],
-        },
-    }
-
-
-def _part(config: Path, authz: tuple[str, ...], part: Part) -> list[Any]:
-    found: list[Any] = yaml.safe_load(render(load(config).resources, EnvoyOptions(authz=authz, only=part)))
-    return found
-
-
-def _socket(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": HERE, "port_value": port}}
 
 
 def free_ports(count: int) -> int:

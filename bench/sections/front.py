@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bench.load.inputs import document, written
 from bench.load.loops import Outcome, wrk
+from bench.measure.envoys import front
 from bench.measure.rows import (
     Bench,
     Row,
@@ -16,7 +17,6 @@ from bench.measure.rows import (
     measured,
     table,
 )
-from bench.measure.servers import front
 from bench.measure.stats import Sample
 from bench.sections.common import FRONT_COSTS, KEYS, MANY, complete, no_op
 
@@ -32,7 +32,7 @@ def front_section(bench: Bench) -> Section:
                 target = stack.enter_context(made)
                 envoy = stack.enter_context(front(config, target.server[0].addresses, bench.cores.load))
                 targets[f"Envoy and {host}, {'no-op' if noop else 'complete'}"] = replace(target, envoy=envoy)
-        rows = [_front_row(bench, f"{name}, {n} in flight", t, n) for n in (MANY, 1) for name, t in targets.items()]
+        rows = [front_row(bench, f"{name}, {n} in flight", t, n) for n in (MANY, 1) for name, t in targets.items()]
         samples = interleaved(bench, rows)
     return Section(
         "Behind a front Envoy",
@@ -42,7 +42,8 @@ def front_section(bench: Bench) -> Section:
     )
 
 
-def _front_row(bench: Bench, name: str, target: Target, in_flight: int) -> Row:
+def front_row(bench: Bench, name: str, target: Target, in_flight: int) -> Row:
+    """A row of `wrk` through the target's Envoy; `total_us` is the CPU of all processes."""
     assert target.envoy
     url = f"{target.envoy.http}/prod/pets/7"
     last: dict[str, float] = {}

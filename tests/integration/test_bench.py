@@ -7,7 +7,6 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,12 +14,12 @@ from typing import Any
 import grpc
 import pytest
 
-from bench import compare
 from bench.load import h2, inputs
 from bench.load import loops as load
 from bench.measure import machine
-from bench.measure.exact import EACH_SIDE, EDGE, TIGHT, WIDE, exactness
+from bench.measure.exact import EACH_SIDE, EDGE, TIGHT, WIDE, Questions, exactness
 from bench.measure.servers import Host, Noop, call, sidecar
+from bench.rivals import limits
 from tests.support.hosts import HOSTS
 from tests.support.servers import HOST, authz_serve, redis_server, until
 
@@ -191,16 +190,17 @@ def test_a_no_op_is_a_server_that_admits_every_caller(host: Host, noop: Noop, tm
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[compare.Side]:
-    config = inputs.written(compare.exact_document(100), tmp_path_factory.mktemp("bench"))
-    flags = (*compare.CROWD, "--drain-seconds", "0", "--redis-timeout-ms", "5000", "--failure-policy", "deny")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Questions]:
+    config = inputs.written(limits.exact_document(1), tmp_path_factory.mktemp("bench"))
+    flags = (*limits.CROWD, "--drain-seconds", "0", "--redis-timeout-ms", "5000", "--failure-policy", "deny")
     with redis_server() as redis, authz_serve(config, "--redis-url", redis.url, *flags) as server:
-        yield compare.ext_authz_side("ours", server.grpc, (server.pid, redis.pid))
+        assert limits.has_limits(server.grpc)
+        yield limits.of_check(server.grpc)
 
 
-def test_we_are_exact(ours: compare.Side) -> None:
+def test_we_are_exact(ours: Questions) -> None:
     """Of this many at once grpcio refuses some by itself; those got no answer, and none of them took anything."""
-    found = exactness(ours.questions)
+    found = exactness(ours)
     assert (found.admitted, found.charged) == (TIGHT, 0)
     assert EDGE <= found.edge_admitted <= found.edge_most
 
@@ -232,28 +232,9 @@ async def test_others_are_found_out(leaky: int, charges_refused: bool) -> None:
     """Too many admitted, twice the limit across an edge, a limit that refused calls have used up."""
     rival = Windows(leaky, charges_refused)
     async with served(inputs.SHOULD_RATE_LIMIT, rival.should_rate_limit, **UNREFUSED) as address:
-        side = compare.rls_side(address, [])
-        found = await asyncio.to_thread(exactness, side.questions)
+        found = await asyncio.to_thread(exactness, limits.of_limits(address))
     assert found.admitted == TIGHT + leaky
     assert found.charged == (WIDE - TIGHT - leaky if charges_refused else 0)
     assert found.edge_admitted == 2 * EDGE
     assert found.failed == 0
     assert EACH_SIDE == 2 * EDGE
-
-
-async def test_both_sides_take_turns_under_the_same_load(ours: compare.Side) -> None:
-    """The rival's calls are rate limit requests, ours are checks; both are counted, and ours have CPU besides."""
-    rival = Windows()
-    async with served(inputs.SHOULD_RATE_LIMIT, rival.should_rate_limit) as address:
-        theirs = compare.rls_side(address, [])
-        samples = await asyncio.to_thread(compare.taking_turns, [theirs, few(ours)], rounds=2, seconds=0.1, in_flight=4)
-    assert [len(found) for found in samples.values()] == [2, 2]
-    assert all(sample["wrong"] == 0 for found in samples.values() for sample in found)
-    assert "cpu_us" in samples["ours"][0]
-    assert "cpu_us" not in samples["theirs"][0]
-    assert compare.ratios(samples).head == ["theirs over ours", "calls/s", "p50, ms", "p99, ms"]
-
-
-def few(side: compare.Side) -> compare.Side:
-    """The side, with the keys of its file."""
-    return replace(side, draw=inputs.of_keys(100))

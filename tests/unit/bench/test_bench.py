@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from authz.core.limits import Layer
 from authz.envoy.pb import ext_authz_pb2 as pb
-from bench import compare
 from bench.__main__ import main as run
 from bench.load import h2, inputs
 from bench.load import loops as load
 from bench.measure import machine, report, rows, stats
+from bench.measure.envoys import OPEN, front_config, our_gate
 from bench.measure.exact import most_of_a_bucket
 from bench.measure.inprocess import answering, compiled, grants
-from bench.measure.servers import free_ports, front_config
+from bench.measure.servers import free_ports
 from bench.sections import SECTIONS
 from tests.support.servers import HOST
 
@@ -163,7 +163,8 @@ def test_our_answers_are_read_right() -> None:
 
 def test_the_front_asks_the_sidecars_that_it_is_given(tmp_path: Path) -> None:
     config = inputs.written(inputs.document(keys=1, plans=1), tmp_path)
-    asking, alone = (front_config(config, at, 1, 2)["static_resources"] for at in (("127.0.0.1:5",), ()))
+    gates = (our_gate(config, ("127.0.0.1:5",)), OPEN)
+    asking, alone = (front_config(gate, 1, 2)["static_resources"] for gate in gates)
     assert "ext_authz" in str(asking["listeners"])
     assert "ext_authz" not in str(alone["listeners"])
     assert [cluster["name"] for cluster in asking["clusters"]] == ["authz"]
@@ -217,13 +218,6 @@ def test_a_rate_limit_request_is_spelt_as_the_protocol_has_it() -> None:
         b"\x12\x10\x0a\x06\x0a\x01k\x12\x01v\x0a\x06\x0a\x01l\x12\x01w"
         b"\x12" + bytes((len(descriptor) & 127 | 128, len(descriptor) >> 7)) + descriptor
     )
-
-
-@pytest.mark.parametrize("arguments", [[], ["--rls", "h:1", "--ext-authz", "h:2"]])
-def test_one_rival_at_a_time(arguments: list[str]) -> None:
-    answer = CliRunner().invoke(compare.main, arguments)
-    assert answer.exit_code == 2
-    assert "expected one of --rls and --ext-authz" in answer.output
 
 
 def test_every_section_can_run_alone() -> None:

@@ -1,0 +1,81 @@
+"""Everything that is compared, running: an Envoy before each decider, and one Envoy behind them all."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Final
+
+from bench.load.inputs import PATH, document, value_of, written
+from bench.measure.envoys import OPEN, Gate, envoy, our_gate
+from bench.measure.rows import Bench, Target
+from bench.measure.servers import Host
+from bench.rivals.gates import Rivals
+from bench.sections.common import KEYS, complete, no_op
+
+NO_CHECK: Final = "no check"
+READY_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 0.05
+
+
+class WrongAnswer(Exception):  # noqa: N818  (named for the event)
+    """A server lets calls through that it should refuse, or the other way round."""
+
+
+def ours(host: Host) -> str:
+    """The name of our row."""
+    return f"ours, {host}"
+
+
+@contextmanager
+def setups(bench: Bench, rivals: Rivals) -> Iterator[dict[str, Target]]:
+    """Targets by the names of their rows. Raises WrongAnswer."""
+    config = written(document(keys=KEYS), bench.scratch)
+    with ExitStack() as stack:
+        upstream = stack.enter_context(envoy(OPEN, bench.cores.load)).address
+
+        def behind(gate: Gate, target: Target) -> Target:
+            return replace(target, envoy=stack.enter_context(envoy(gate, bench.cores.load, upstream)))
+
+        found = {NO_CHECK: behind(OPEN, Target())}
+        for name, gate in rivals.gates().items():
+            found[name] = behind(gate, rivals.target)
+        for host in bench.hosts:
+            idle = stack.enter_context(no_op(bench, config, host, "parse"))
+            found[f"our no-op, {host}"] = behind(our_gate(config, idle.server[0].addresses), idle)
+            whole = stack.enter_context(complete(bench, config, host))
+            found[ours(host)] = behind(our_gate(config, whole.server[0].addresses), whole)
+        for name, target in found.items():
+            _verify(name, target, checks_keys=name in rivals.checking or name in map(ours, bench.hosts))
+        yield found
+
+
+def _verify(name: str, target: Target, *, checks_keys: bool) -> None:
+    """Ask once with a key that is known and, where keys are checked, once with one that is not."""
+    assert target.envoy
+    url = f"{target.envoy.http}{PATH}"
+    if not _within(READY_SECONDS, lambda: status(url, value_of(0)) == 200):
+        raise WrongAnswer(f"{name}: a call that it should admit got {status(url, value_of(0))}")
+    if checks_keys and (found := status(url, "nobody")) not in {401, 403}:
+        raise WrongAnswer(f"{name}: a call with an unknown key got {found}")
+
+
+def _within(seconds: float, holds: Callable[[], bool]) -> bool:
+    ends = time.monotonic() + seconds
+    while not (found := holds()) and time.monotonic() < ends:
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def status(url: str, key: str) -> int:
+    """The HTTP status of a call with this key."""
+    asked = urllib.request.Request(url, headers={"x-api-key": key, "host": "a1.bench"})
+    try:
+        with urllib.request.urlopen(asked, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
