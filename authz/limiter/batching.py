@@ -110,6 +110,7 @@ class Queue:
 
     in_flight: list[Waiter] = field(default_factory=list)
     _waiting: deque[Waiter] = field(default_factory=deque)
+    _resting: set[Waiter] = field(default_factory=set)
     _deadlines: Deadlines = field(init=False)
     _wanted: float = inf
     _filled: asyncio.Future[None] | None = None
@@ -120,11 +121,21 @@ class Queue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def resting(self) -> int:
+        """Callers that will wait again later."""
+        return len(self._resting)
+
     def put(self, waiter: Waiter) -> None:
         self._waiting.append(waiter)
         self._deadlines.expect(waiter.expires)
         if len(self._waiting) >= self._wanted:
             self._wake()
+
+    def rest(self, waiter: Waiter, seconds: float) -> None:
+        """Put a caller into the queue after `seconds`."""
+        self._resting.add(waiter)
+        asyncio.get_running_loop().call_later(seconds, self._resume, waiter)
 
     async def filled(self, enough: int, seconds: float | None = None) -> None:
         """Return when `enough` callers wait, or after `seconds`."""
@@ -152,9 +163,15 @@ class Queue:
 
     def fail(self, why: str) -> None:
         """Raise LimiterUnavailable in every caller that waits or is in flight."""
-        for waiter in (*self.in_flight, *self._waiting):
+        for waiter in (*self.in_flight, *self._waiting, *self._resting):
             waiter.finish(LimiterUnavailable(why))
         self._waiting.clear()
+        self._resting.clear()
+
+    def _resume(self, waiter: Waiter) -> None:
+        self._resting.discard(waiter)
+        if not waiter.tally.done():
+            self.put(waiter)
 
     def _wake(self) -> None:
         if self._filled and not self._filled.done():

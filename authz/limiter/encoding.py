@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from authz.core.limits import EXACT, Charge, Limit, Quota, Throttle, redis_key
 from authz.limiter.batching import Waiter
+from authz.limiter.holds import Holds
 from authz.limiter.local import Spent
 from authz.redisio.rules import Rule, quota_rule
 
@@ -36,6 +37,8 @@ class Batch:
     onces: list[int]
     costs: list[int]
     alerts: int
+    wants: list[int]
+    returns: list[tuple[list[int], int, int, int, int]]
 
 
 class Encoder:
@@ -53,8 +56,11 @@ class Encoder:
         self._alerts = 0
         self._costly = False
 
-    def batch(self, waiters: Sequence[Waiter]) -> Batch:
-        """Encode the calls. A call that cannot be encoded fails alone and is left out."""
+    def batch(self, waiters: Sequence[Waiter], holds: Holds | None = None) -> Batch:
+        """Encode the calls, and what is given back and wanted of `holds`.
+
+        A call that cannot be encoded fails alone and is left out.
+        """
         encoded, requests, onces = [], [], []
         for waiter in waiters:
             charge = waiter.charge
@@ -69,6 +75,9 @@ class Encoder:
             onces.append(once)
             if charge.cost != 1:
                 self._costly = True
+        over = holds.take_over() if holds else ()
+        returns = [(self._request(one.charge), one.ends, one.calls, one.admitted, one.charge.cost) for one in over]
+        wants = [holds.wanted(waiter.charge) for waiter in encoded] if holds else []
         keys = [key for pair in zip(self._ledgers, self._histories, strict=True) for key in pair]
         keys += self._owned
         keys += self._onces
@@ -84,6 +93,8 @@ class Encoder:
             onces if self._onces else [],
             [waiter.charge.cost for waiter in encoded] if self._costly else [],
             self._alerts,
+            wants if any(wants) else [],
+            returns,
         )
 
     def _request(self, charge: Charge) -> list[int]:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
 from authz.check import LimiterUnavailable, Overloaded
-from authz.core.limits import Charge, Limit
+from authz.core.limits import MICROSECONDS, Charge, Limit
 from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.verdict import Tally
 from authz.limiter.batching import LINGER_SECONDS, Pace, Queue, Waiter, fail
 from authz.limiter.clock import RedisClock
 from authz.limiter.encoding import Batch, Encoder
+from authz.limiter.holds import Holds
 from authz.limiter.local import Spent
 from authz.limiter.refusals import CALLERS, Refusals
-from authz.limiter.sender import Results, Sender
+from authz.limiter.sender import Reply, Sender
 
 log = structlog.get_logger(__name__)
 
 FAIR_SHARE = 0.5  # a batch that was sent with less of the budget left may come too late without Redis being slow
 LINGER_SHARE = 0.1  # of the budget at most is spent on waiting for more callers
 MAX_WAITING = 10_000
-STALE, BAD_STATE = 2, 3  # codes of a result
+STALE, BAD_STATE, HELD = 2, 3, 4  # codes of a result
+HOLD_SLACK_SECONDS = 0.002  # after the end of a hold, and before a caller's deadline
 
 Report = tuple[Sequence[Limit], Sequence[int]]  # the limits of a call, and the state of each
 
@@ -56,11 +59,20 @@ class Unobserved:
 UNOBSERVED: Final = Unobserved()
 
 
+class _Sent(NamedTuple):
+    """When a batch left, in ticks, and the ages of what was known then."""
+
+    ticks: int
+    refusals_age: int
+    holds_age: int
+
+
 class RedisLimiter:
     """Asks Redis, one batch in flight; calls that arrive meanwhile form the next batch.
 
     `budget` is the longest wait of a caller, in seconds. The last refusals of `remembered` callers are remembered;
-    `recalled` counts the calls that were refused from memory.
+    `recalled` counts the calls that were refused from memory, `waited` those that waited for held units to come free.
+    With `hold_ms`, calls far from their limits are admitted from `holds`, which last so long.
     """
 
     def __init__(
@@ -72,15 +84,17 @@ class RedisLimiter:
         retention_days: int = 400,
         clock: RedisClock | None = None,
         remembered: int = CALLERS,
+        hold_ms: int = 0,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self.clock = clock or RedisClock()
-        self.recalled = 0
+        self.recalled = self.waited = 0
         self._account = account
         self._budget = budget
         self._linger = min(LINGER_SECONDS, budget * LINGER_SHARE)
         self._available = True
         self._refusals = Refusals(remembered)
+        self.holds = Holds(hold_ms * 1000, self.clock) if hold_ms else None
         self._sender = Sender(
             url,
             account=account,
@@ -88,6 +102,7 @@ class RedisLimiter:
             retention_days=retention_days,
             clock=self.clock,
             forget=self.forget,
+            hold=hold_ms * 1000,
         )
         self._pace = Pace()
         self._queue = Queue()
@@ -112,8 +127,14 @@ class RedisLimiter:
         return self._sender.master_changes
 
     def forget(self, ledgers: Iterable[str] | None = None) -> None:
-        """Forget the refusals of these callers, or of all. Call it when a limit or a usage counter was changed."""
+        """Forget the refusals of these callers, or of all, and give back what is held for them.
+
+        Call it when a limit or a usage counter was changed.
+        """
+        ledgers = None if ledgers is None else list(ledgers)
         self._refusals.forget(ledgers)
+        if self.holds:
+            self.holds.end(ledgers)
 
     async def admit(self, charge: Charge) -> Tally:
         """Take a charge from each of its limits, or from none. Raises LimiterUnavailable.
@@ -124,9 +145,11 @@ class RedisLimiter:
             return Tally(self.clock.now())
         if not self._available:
             raise LimiterUnavailable("Redis is left alone until it answers a probe")
+        if self.holds and (held := self.holds.take(charge)):
+            return held
         if self._refusals and not charge.once and (refusal := self._recall(charge)):
             return refusal
-        if len(self._queue) >= MAX_WAITING:
+        if len(self._queue) + self._queue.resting >= MAX_WAITING:
             raise Overloaded("too many callers are waiting")
         now = time.monotonic()  # the loop's own clock, but uvloop's `time()` hands the interpreter to another thread
         expires = now + self._budget
@@ -152,6 +175,7 @@ class RedisLimiter:
     async def run(self) -> None:
         """Send batches until cancelled. On the way out, fail every caller that still waits."""
         self._runs = True
+        giving_back = asyncio.create_task(self._keep_giving_back(self.holds)) if self.holds else None
         try:
             while True:
                 await self._queue.filled(1)
@@ -160,6 +184,8 @@ class RedisLimiter:
                     await self._serve(self._queue.take())
         finally:
             self._runs = False
+            if giving_back:
+                giving_back.cancel()
             self._queue.fail("the limiter has stopped")
 
     async def probe(self) -> bool:
@@ -179,8 +205,8 @@ class RedisLimiter:
         batch = Encoder(self._account).batch([waiter])
         if not batch.waiters:
             return await waiter.tally
-        now, results = await self._sender.peek(batch, expires)
-        return _tally(charge.limits, now, results[0])
+        reply = await self._sender.peek(batch, expires)
+        return _tally(charge.limits, reply.now, reply.results[0])
 
     async def flush(self, spent: Spent) -> Sequence[int | None]:
         """Count a debt in Redis. After an error, send it again: it is counted once.
@@ -189,8 +215,26 @@ class RedisLimiter:
         """
         return await self._sender.flush(spent)
 
+    async def give_back(self) -> None:
+        """Give back what is held, before the limiter is closed. Redis charges whole what it does not get back."""
+        if self.holds:
+            self.holds.end()
+            async with self._turn:
+                await self._decide([])
+
     async def aclose(self) -> None:
         await self._sender.aclose()
+
+    async def _keep_giving_back(self, holds: Holds) -> None:
+        """Give back each hold before its end, if no batch did."""
+        while True:
+            end = holds.next_end
+            left = holds.life if end is None else end - self.clock.ticks()
+            if left > 0:
+                await asyncio.sleep(min(left, holds.life) / MICROSECONDS)
+                continue
+            async with self._turn:
+                await self._decide([])
 
     def _recall(self, charge: Charge) -> Tally | None:
         refusal = self._refusals.recall(charge, self.clock.ticks(), self.clock.now())
@@ -219,41 +263,73 @@ class RedisLimiter:
         return others
 
     async def _decide(self, waiters: Sequence[Waiter]) -> None:
-        batch = Encoder(self._account).batch(waiters)
-        if not batch.waiters:
+        batch = Encoder(self._account).batch(waiters, self.holds)
+        if not batch.waiters and not batch.returns:
             return
-        expires = max(waiter.expires for waiter in batch.waiters)
+        expires = max((waiter.expires for waiter in batch.waiters), default=time.monotonic() + self._budget)
         given = expires - time.monotonic()
-        sent, age = self.clock.ticks(), self._refusals.age
+        sent = _Sent(self.clock.ticks(), self._refusals.age, self.holds.age if self.holds else 0)
         try:
-            now, results = await self._timed(batch, expires)
+            reply = await self._timed(batch, expires)
         except Exception as error:  # of any kind: the loop must go on
             if not isinstance(error, TimeoutError) or given > self._budget * FAIR_SHARE:
                 _notify(self._observer.on_failure, error)
             fail(batch.waiters, error)
             return
-        self._pace.learn(len(batch.waiters), len(self._queue))
+        finally:
+            if self.holds:
+                self.holds.settled(waiter.charge for waiter in batch.waiters)
+        if batch.waiters:
+            self._pace.learn(len(batch.waiters), len(self._queue))
         self._pace.spent(time.monotonic(), time.process_time())
+        self._answer(batch, reply, sent)
+
+    def _answer(self, batch: Batch, reply: Reply, sent: _Sent) -> None:
+        """Finish each caller of a batch, and note what is known of the next calls."""
+        tallies: list[Tally | None] = []
         reports: list[Report] = []
-        for waiter, result in zip(batch.waiters, results, strict=True):
-            tally = self._finish(waiter, now, result)
+        for waiter, result in zip(batch.waiters, reply.results, strict=True):
+            tallies.append(tally := self._finish(waiter, reply.now, result))
             if tally is None:
                 continue
             reports.append((waiter.charge.limits, tally.states))
-            if tally.refused_by and age == self._refusals.age:
-                self._refusals.remember(waiter.charge, tally, sent)
+            if tally.refused_by and sent.refusals_age == self._refusals.age:
+                self._refusals.remember(waiter.charge, tally, sent.ticks)
         _notify(self._observer.on_states, reports)
+        if self.holds:
+            self.holds.lost += reply.ended
+            for position, calls, ends in reply.holds:
+                if tally := tallies[position - 1]:
+                    charge = batch.waiters[position - 1].charge
+                    self.holds.granted(charge, calls, ends, tally, sent.ticks, sent.holds_age)
 
-    async def _timed(self, batch: Batch, expires: float) -> tuple[int, Results]:
+    async def _timed(self, batch: Batch, expires: float) -> Reply:
         started = time.perf_counter()
-        now, results = await self._sender.decide(batch, expires)
-        if len(results) != len(batch.waiters):
-            raise LimiterUnavailable(f"{len(results)} results for {len(batch.waiters)} requests")
-        _notify(self._observer.on_batch, len(results), time.perf_counter() - started)
-        return now, results
+        reply = await self._sender.decide(batch, expires)
+        if len(reply.results) != len(batch.waiters):
+            raise LimiterUnavailable(f"{len(reply.results)} results for {len(batch.waiters)} requests")
+        _notify(self._observer.on_batch, len(reply.results), time.perf_counter() - started)
+        return reply
+
+    def _wait_for_holds(self, waiter: Waiter, now: int, result: tuple[int, ...]) -> None:
+        """Have a call decided again once the hold has ended that leaves no room for it: it may end unused.
+
+        Refuse the call if its deadline is earlier.
+        """
+        self.waited += 1
+        charge, seconds = waiter.charge, result[2] / MICROSECONDS + HOLD_SLACK_SECONDS
+        again = time.monotonic() + seconds
+        if charge.deadline is not None and again + HOLD_SLACK_SECONDS > charge.deadline:
+            waiter.finish(_tally(charge.limits, now, result))
+            return
+        waiter.expires = min(again + self._budget, charge.deadline or math.inf)
+        self._queue.rest(waiter, seconds)
 
     def _finish(self, waiter: Waiter, now: int, result: tuple[int, ...]) -> Tally | None:
         """Finish one caller from its result, and return the tally. A malformed result fails that caller only."""
+        if result and result[0] == HELD:
+            self._wait_for_holds(waiter, now, result)
+            return None
         if result and result[0] == BAD_STATE:
             charge = waiter.charge
             keys = {*([charge.meter.ledger] if charge.meter else ()), *(limit.key for limit in charge.limits)}

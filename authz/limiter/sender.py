@@ -27,8 +27,19 @@ FIRST_SENDING = 0.75  # of the time that is left; the rest is for sending a batc
 PROBE_SECONDS = 1.0
 
 Results = list[tuple[int, ...]]
-_Reply = tuple[str, int, Results]  # status, now, results: the header of admit.lua
-REPLY = msgspec.msgpack.Decoder(_Reply)
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """The reply of `admit.lua`, as its header describes it."""
+
+    status: str
+    now: int
+    results: Results
+    holds: list[tuple[int, int, int]] = []
+    ended: int = 0
+
+
+REPLY = msgspec.msgpack.Decoder(Reply)
 PACK = msgspec.msgpack.Encoder().encode
 _reply_key = lru_cache(16)(redis_key)  # it does not differ between batches
 
@@ -40,7 +51,8 @@ class Sender:
     """Sends one batch at a time.
 
     `budget` is the longest wait of a caller, in seconds. `forget` is called when earlier replies may no longer hold:
-    after a reconnect, behind which another server may answer, and when Redis's clock has stepped.
+    after a reconnect, behind which another server may answer, and when Redis's clock has stepped. `hold` is the longest
+    life of what a batch may hold, in µs.
     """
 
     def __init__(
@@ -52,6 +64,7 @@ class Sender:
         retention_days: int,
         clock: RedisClock,
         forget: Callable[[], None],
+        hold: int = 0,
     ) -> None:
         self._redis = connect(url, max(PROBE_SECONDS, budget), forget)
         self._line = Line(self._redis)
@@ -61,6 +74,7 @@ class Sender:
         self._clock = clock
         self._forget = forget
         self._worker = os.urandom(8).hex()
+        self._process, self._hold = int.from_bytes(os.urandom(4)), hold
         self._sequence = 0
         self._flushed = 0
         self._sending = asyncio.Lock()
@@ -78,8 +92,8 @@ class Sender:
         """
         return self._line.is_idle and not self._sending.locked()
 
-    async def decide(self, batch: Batch, expires: float) -> tuple[int, Results]:
-        """Run the script, and return Redis's time and a result for each call. Raises what redis-py does.
+    async def decide(self, batch: Batch, expires: float) -> Reply:
+        """Run the script, and return its reply, with a result for each call. Raises what redis-py does.
 
         A batch that Redis took for late, since our estimate of its clock was wrong, is sent once more under a new
         number. Raises LimiterUnavailable if that is refused too.
@@ -88,12 +102,12 @@ class Sender:
             for _ in range(2):
                 self._sequence += 1
                 sent = self._clock.ticks()
-                status, now, results = await self._send_until_known(batch, expires)
-                if self._clock.learn(now, sent):
+                reply = await self._send_until_known(batch, expires)
+                if self._clock.learn(reply.now, sent):
                     self._forget()
-                if status == "ok":
-                    return now, results
-        raise LimiterUnavailable(f"the batch was answered {status}")
+                if reply.status == "ok":
+                    return reply
+        raise LimiterUnavailable(f"the batch was answered {reply.status}")
 
     async def probe(self) -> None:
         """Run an empty batch twice. Raises whatever a broken Redis causes.
@@ -104,13 +118,12 @@ class Sender:
         await self.decide(empty, time.monotonic() + max(PROBE_SECONDS, self._budget))
         await self.decide(empty, time.monotonic() + self._budget)
 
-    async def peek(self, batch: Batch, expires: float) -> tuple[int, Results]:
+    async def peek(self, batch: Batch, expires: float) -> Reply:
         """What `decide` would return now, without spending anything. Raises LimiterUnavailable."""
         try:
-            _, now, results = await self._ask(batch, self._blob(batch, 0, dry=True), expires)
+            return await self._ask(batch, self._blob(batch, 0, dry=True), expires)
         except (RedisError, OSError, TimeoutError) as error:
             raise LimiterUnavailable(f"Redis cannot be queried: {in_words(error)}") from error
-        return now, results
 
     async def flush(self, spent: Spent) -> Sequence[int | None]:
         """Count a debt in Redis. After an error, send it again: it is counted once.
@@ -141,7 +154,7 @@ class Sender:
     async def aclose(self) -> None:
         await self._redis.aclose()
 
-    async def _send_until_known(self, batch: Batch, expires: float) -> _Reply:
+    async def _send_until_known(self, batch: Batch, expires: float) -> Reply:
         """Send a batch. If its fate is unknown, send it once more under the same number: it is charged at most once."""
         blob, now = self._blob(batch, expires), time.monotonic()
         try:
@@ -172,10 +185,10 @@ class Sender:
             batch.owned,
             self._retention_days,
         )
-        values = (*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts)
-        return PACK(values)[1:]  # without the list's own byte
+        ahead = (self._process, self._hold, batch.wants, batch.returns) if batch.wants or batch.returns else ()
+        values = (*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts, ahead)
+        return PACK(values)[1:]  # without the list's own byte: that is one of at most 15 values
 
-    async def _ask(self, batch: Batch, blob: bytes, expires: float) -> _Reply:
+    async def _ask(self, batch: Batch, blob: bytes, expires: float) -> Reply:
         keys = [self._reply_key(), *batch.keys]
-        reply: _Reply = REPLY.decode(await self._line.evaluate(ADMIT, keys, blob, expires))
-        return reply
+        return REPLY.decode(await self._line.evaluate(ADMIT, keys, blob, expires))

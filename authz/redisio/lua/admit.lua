@@ -1,5 +1,6 @@
 --[[
-Decides a batch of requests in arrival order: each takes its amounts from all of its limits, or from none.
+Decides a batch of requests in arrival order: each takes its amounts from all of its limits, or from none. Before, the
+process gives back what it holds of limits, and with a request it may hold more.
 
 KEYS[1]             the worker's last reply: cmsgpack {sequence, reply}
 KEYS[2 .. 2L+1]     L ledgers, two keys each: the ledger of a caller, and its history   (layouts: prelude/ledger.lua);
@@ -9,7 +10,7 @@ KEYS[2L+2 .. ]      B values of their own: throttles and quotas that are in no l
      ..             the stream of alerts, if a rule of the batch has any
 
 ARGV[1]             cmsgpack of sequence, deadline, pinned, dry, L, B, retention, rules, requests, onces, costs, alerts,
-                    one after the other
+                    ahead, one after the other
   sequence          of this batch, rising for each worker; a batch that is sent again keeps its number
   deadline          µs of Redis's time after which nothing is charged; 0 for none
   pinned            µs of Unix time to decide at, for tests; 0 for the server's clock
@@ -23,19 +24,31 @@ ARGV[1]             cmsgpack of sequence, deadline, pinned, dry, L, B, retention
   onces             position of each request's name among those keys, 0 for none; empty if no request has one
   costs             units of each request; empty if each costs one
   alerts            1 if the last key is the stream of alerts
+  ahead             empty, or {process, hold, wants, returns} if units are held or given back
+    process         a number of the process that holds them, below 2^32
+    hold            µs, the longest life of a hold
+    wants           further calls like each request that the process would hold; empty if none
+    returns         {{request, ends, released, used, cost}, …}: of a hold of `released` calls like `request` that lasts
+                    until `ends`, `used` were admitted
 
-A bucket is '>Bdddd':   1, debt (1/m tokens), at (µs), n, m; integers below 2^53
+A bucket is '>Bdddd':   1, debt (1/m tokens), at (µs), n, m; integers below 2^53. Holds may follow (prelude/holds.lua)
 
-Reply               cmsgpack {status, now, results}; status is 'ok', 'old' (a later batch was already decided; nothing
-                    is charged) or 'late' (past the deadline; nothing is charged)
+Reply               cmsgpack {status, now, results}, with `ahead` {status, now, results, holds, ended}; status is 'ok',
+                    'old' (a later batch was already decided; nothing is charged) or 'late' (past the deadline; nothing
+                    is charged)
   results           {{code, refused, wait, shadowed, state, …}, …}, one a request
-  code              0 admitted, 1 refused, 2 stale (a quota's period does not contain now), 3 bad state
+  code              0 admitted, 1 refused, 2 stale (a quota's period does not contain now), 3 bad state, 4 undecided: all
+                    limits without room have held units, and the first hold ends after the wait
   refused           position of the first enforced limit without room, or 0
   wait              µs, the greatest over all enforced limits without room; -1 if infinite
   shadowed          position of the first shadow limit without room, or 0
-  state             of each limit as sent, after the decision: debt of a bucket, used of a quota
+  state             of each limit as sent, after the decision: debt of a bucket, used of a quota. Of an admitted call,
+                    held units count as used
+  holds             {{request, calls, ends}, …}: what the process holds from now on
+  ended             number of returns that came after the end of their hold: it was charged whole
 ]]
 -- prelude: clock
+-- prelude: holds
 -- prelude: ledger
 -- prelude: quota
 
@@ -46,8 +59,9 @@ local PINNED_MS = 3600000
 local REPLY_MS = 5000
 local ONCE_MS = 10000  -- longer than Envoy goes on retrying one request
 
-local sequence, deadline, pinned, dry, ledgers, owned, retention, rules, requests, onces, costs, alerts =
+local sequence, deadline, pinned, dry, ledgers, owned, retention, rules, requests, onces, costs, alerts, ahead =
   cmsgpack.unpack(ARGV[1])
+local process, hold, wants, returns = unpack(ahead)
 
 local now = clock(pinned)
 local today = floor(now / DAY_US)
@@ -66,9 +80,10 @@ end
 if deadline > 0 and now > deadline then return cmsgpack.pack({'late', now, {}}) end
 
 local function read_bucket(raw)
-  if #raw ~= BUCKET_BYTES or raw:byte() ~= BUCKET then return false end
+  if #raw < BUCKET_BYTES or raw:byte() ~= BUCKET then return false end
   local _, debt, at, n, m = struct.unpack(BUCKET_FORMAT, raw)
-  return {debt = debt, at = at, n = n, m = m}
+  local v = {debt = debt, at = at, n = n, m = m}
+  return #raw == BUCKET_BYTES and v or read_holds(v, raw, BUCKET_BYTES, now)
 end
 
 local values = {}
@@ -85,9 +100,9 @@ local function value(i, kind)
   elseif not raw then
     found = ledger and new_ledger(now) or kind == 1 and read_quota() or {debt = 0, at = now, n = 0, m = 0}
   elseif ledger then
-    found = read_ledger(raw)
+    found = read_ledger(raw, now)
   else
-    found = kind == 1 and read_quota(raw) or kind == 0 and read_bucket(raw)
+    found = kind == 1 and read_quota(raw, now) or kind == 0 and read_bucket(raw)
   end
   values[i] = found
   return found
@@ -155,6 +170,13 @@ end
 -- Of each limit of a request, by position: value, rule, and whether it only reports. Filled anew for each request.
 local found, said, reports = {}, {}, {}
 
+-- What a request takes from a limit: its cost or one. A bucket counts requests, as most do, unless its rule says units;
+-- a quota units, unless its rule says requests.
+local function amount_of(rule, cost)
+  if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then return 1 end
+  return cost
+end
+
 -- Check a request before it changes anything: 3 for a bad value, 2 if a quota's period does not contain now, else nil.
 local function unfit(caller, request, count)
   if caller > 0 and (not value(caller) or has_bad_history(caller)) then return 3 end
@@ -165,16 +187,17 @@ local function unfit(caller, request, count)
     local v = value(request[2 * k], rule[1])
     if not v or is_deaf and #rule >= 10 then return 3 end
     if rule[1] == 1 and (now < rule[3] or now >= rule[4]) then stale = 2 end
+    if v.unseen and not stale and rule[1] == 1 then use(v, rule, 0, request[2 * k], events) end
     found[k], said[k], reports[k] = v, rule, at < 0
   end
   return stale
 end
 
--- Count the call in the day. The row keeps the rest of the first quota.
-local function meter(caller, count, cost, over)
+-- Count calls in the day. The row keeps the rest of the first quota.
+local function meter(caller, count, calls, units, over)
   local v = value(caller)
   if is_new_day(v) then turn_day(v, KEYS[2 * caller + 1], today) end
-  v.day_used, v.day_units, v.day_over = v.day_used + 1, v.day_units + cost, v.day_over + over
+  v.day_used, v.day_units, v.day_over = v.day_used + calls, v.day_units + units, v.day_over + over
   v.day_left, v.dirty = -1, true
   for k = 1, count do
     if said[k][1] == 1 then
@@ -184,15 +207,137 @@ local function meter(caller, count, cost, over)
   end
 end
 
-local function decide(request, cost)
+-- True if an amount that has room has it beside the held units, too.
+local function has_room_beside_holds(v, rule, amount)
+  if amount == 0 then return true end
+  if rule[1] == 1 then return used(v, rule) + v.held_units + amount <= (rule[6] or rule[2]) end
+  return v.debt + v.held_tokens * rule[3] <= (rule[4] - amount) * rule[3]
+end
+
+-- Leave a request undecided until the first hold on these values ends. Until all have, nothing more is held there.
+local function wait_for_holds(values_at_edge)
+  local first = FOREVER
+  for _, v in ipairs(values_at_edge) do
+    for _, one in ipairs(v.holds) do first, v.edge, v.dirty = min(first, one[1]), max(v.edge, one[1]), true end
+  end
+  return first - now
+end
+
+-- This process's hold in a value that lasts until `ends`; nil if there is none.
+local function own_hold(v, ends)
+  for _, one in ipairs(v.holds or {}) do
+    if one[1] == ends and one[2] == process then return one end
+  end
+end
+
+-- Change this process's hold of a limit by an amount, and with it the sum of all holds there.
+local function change_hold(v, one, rule, amount)
+  if rule[1] == 1 then
+    one[4], v.held_units = one[4] + amount, v.held_units + amount
+  else
+    one[3], v.held_tokens = one[3] + amount, v.held_tokens + amount
+  end
+  v.dirty = true
+end
+
+local function count_processes(v)
+  local seen, number = {[process] = true}, 1
+  for _, one in ipairs(v.holds or {}) do
+    if not seen[one[2]] then seen[one[2]], number = true, number + 1 end
+  end
+  return number
+end
+
+-- The calls of this cost that may be held of a limit: a quarter of its room, shared by the processes that hold there.
+local function most_calls(v, rule, cost)
+  local room
+  if v.holds and v.edge > now then return 0 end
+  if rule[1] == 1 then
+    room = rule[2] - used(v, rule) - (v.holds and v.held_units or 0)
+  else
+    room = rule[4] - v.debt / rule[3] - (v.holds and v.held_tokens or 0)
+  end
+  return room / (4 * count_processes(v) * amount_of(rule, cost))  -- infinite for an amount of 0
+end
+
+-- Hold calls like a request that was admitted, the same number in each limit and in the usage. The ends of a process's
+-- holds are a quarter of the longest life apart, so that those of many callers are few in a value that callers share.
+-- Returns {calls, ends}; nil if it would be fewer than two.
+local function hold_calls(caller, count, cost, wanted)
+  local calls, ends = wanted, now + hold - fmod(now + hold - process, hold / 4)
+  for k = 1, count do
+    if reports[k] then return end
+    if said[k][1] == 1 then ends = min(ends, said[k][4]) end
+    calls = min(calls, most_calls(found[k], said[k], cost))
+  end
+  calls = floor(calls)
+  if calls < 2 or ends <= now then return end
+  local function hold_in(v)
+    if not v.holds then v.holds, v.edge, v.held_tokens, v.held_units = {}, 0, 0, 0 end
+    local one = own_hold(v, ends)
+    if not one then
+      one = {ends, process, 0, 0, 0, 0}
+      v.holds[#v.holds + 1] = one
+    end
+    return one
+  end
+  for k = 1, count do change_hold(found[k], hold_in(found[k]), said[k], calls * amount_of(said[k], cost)) end
+  if caller > 0 then
+    local one = hold_in(value(caller))
+    one[5], one[6] = one[5] + calls, one[6] + calls * cost
+  end
+  return {calls, ends}
+end
+
+local function drop_empty_holds(v)
+  for i = #(v.holds or {}), 1, -1 do
+    local one = v.holds[i]
+    if one[3] <= 0 and one[4] <= 0 and one[5] <= 0 then table.remove(v.holds, i) end
+  end
+end
+
+-- Charge the calls that a process has admitted from a hold, and free the others. False if the hold has ended, or a
+-- value has been lost since.
+local function take_back(request, ends, released, admitted, cost)
+  local caller, count = request[1], (#request - 1) / 2
+  if unfit(caller, request, count) then return false end
+  local over, is_whole = 0, true
+  for k = 1, count do
+    local v, rule, amount = found[k], said[k], amount_of(said[k], cost)
+    local one = own_hold(v, ends)
+    if not one then
+      is_whole = false
+    else
+      change_hold(v, one, rule, -released * amount)
+      if rule[1] == 1 then
+        over = max(over, use(v, rule, admitted * amount, request[2 * k], events))
+      else
+        reckon(v, rule[2], rule[3], rule[4])
+        v.debt = v.debt + admitted * amount * rule[3]
+      end
+    end
+  end
+  local one = caller > 0 and own_hold(value(caller), ends)
+  if one then
+    one[5], one[6] = one[5] - released, one[6] - released * cost
+    if admitted > 0 then meter(caller, count, admitted, admitted * cost, over) end
+    drop_empty_holds(value(caller))
+  end
+  for k = 1, count do drop_empty_holds(found[k]) end
+  return is_whole and (one or caller == 0)
+end
+
+local holdings = {}  -- {{request, calls, ends}, …}: what the process holds from now on
+
+local function decide(request, cost, i)
   local caller, count = request[1], (#request - 1) / 2
   local code = unfit(caller, request, count)
   if code then return {code, 0, 0, 0} end
   local refused, wait, shadowed = 0, 0, 0
+  local edge, at_edge = 0, nil  -- position of the first limit that has room but for held units; all such values
   for k = 1, count do
     local v, rule = found[k], said[k]
-    local amount = cost  -- or one: of a bucket that counts requests, as most do, of a quota only if its rule says so
-    if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then amount = 1 end
+    local amount = amount_of(rule, cost)
     if not has_room(v, rule, amount) then
       if reports[k] then
         if shadowed == 0 then shadowed = k end
@@ -201,15 +346,20 @@ local function decide(request, cost)
         local own = wait_for(v, rule, amount)
         wait = (wait < 0 or own < 0) and -1 or max(wait, own)
       end
+    elseif v.holds and not reports[k] and not has_room_beside_holds(v, rule, amount) then
+      if edge == 0 then edge, at_edge = k, {} end
+      at_edge[#at_edge + 1] = v
     end
   end
-  if refused == 0 then
+  local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
+  if refused == 0 and edge > 0 then
+    result = {4, edge, wait_for_holds(at_edge), 0}
+  elseif refused == 0 then
     local over = 0
     for k = 1, count do
       if shadowed == 0 or not reports[k] then
         local v, rule = found[k], said[k]
-        local amount = cost
-        if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then amount = 1 end
+        local amount = amount_of(rule, cost)
         if rule[1] == 0 then
           v.debt, v.dirty = v.debt + amount * rule[3], true
         else
@@ -218,12 +368,18 @@ local function decide(request, cost)
         end
       end
     end
-    if caller > 0 then meter(caller, count, cost, over) end
+    if caller > 0 then meter(caller, count, 1, cost, over) end
+    local wanted = wants and wants[i] or 0
+    local held = wanted > 0 and hold_calls(caller, count, cost, wanted)
+    if held then holdings[#holdings + 1] = {i, held[1], held[2]} end
   end
-  local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
   for k = 1, count do
     local v, rule = found[k], said[k]
-    result[4 + k] = rule[1] == 1 and used(v, rule) or v.debt
+    local state = rule[1] == 1 and used(v, rule) or v.debt
+    if v.holds and result[1] == 0 then
+      state = state + (rule[1] == 1 and v.held_units or v.held_tokens * rule[3])
+    end
+    result[4 + k] = state
   end
   return result
 end
@@ -241,17 +397,21 @@ end
 local function decide_once(request, cost, once)
   local result = charged_before(once, request)
   if result then return result end
-  result = decide(request, cost)
+  result = decide(request, cost, 0)
   if result[1] == 0 then charged[once], named[once] = result, names[1 + ledgers + owned + once] end
   return result
 end
 
+local ended = 0
+for _, one in ipairs(returns or {}) do
+  if not take_back(unpack(one)) then ended = ended + 1 end
+end
 local results = {}
 for i, request in ipairs(requests) do
   local once, cost = onces[i] or 0, costs[i] or 1
-  results[i] = once > 0 and decide_once(request, cost, once) or decide(request, cost)
+  results[i] = once > 0 and decide_once(request, cost, once) or decide(request, cost, i)
 end
-local reply = cmsgpack.pack({'ok', now, results})
+local reply = cmsgpack.pack(process and {'ok', now, results, holdings, ended} or {'ok', now, results})
 if dry == 1 then return reply end
 
 -- Life in ms. A bucket expires when it is full; a bucket that never fills, 400 days after the last call that read it.
@@ -277,7 +437,8 @@ for i, v in pairs(values) do
   if v and v.dirty and v.is_quota then
     write_quota(name, v, now)
   elseif v and v.dirty then
-    local raw = ledger and pack_ledger(v) or struct.pack(BUCKET_FORMAT, BUCKET, v.debt, v.at, v.n, v.m)
+    local raw = ledger and pack_ledger(v)
+      or struct.pack(BUCKET_FORMAT, BUCKET, v.debt, v.at, v.n, v.m) .. pack_holds(v)
     call('SET', name, raw, 'PX', expiry(v, ledger))
   elseif v and v.met then
     call('PEXPIRE', name, expiry(v, ledger))

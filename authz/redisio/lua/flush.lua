@@ -20,6 +20,7 @@ Reply       cmsgpack {status, used}; status is 'applied', 'repeated' or 'bad sta
   used      of each quota after it; false where another period is stored
 ]]
 -- prelude: clock
+-- prelude: holds
 -- prelude: ledger
 -- prelude: quota
 
@@ -40,8 +41,8 @@ local function read(place)
   local key = KEYS[place == 0 and 2 or 3 + math.abs(place)]
   if is_other(key, 'string') then return false end
   local raw = redis.call('GET', key)
-  if place > 0 then return read_quota(raw) end
-  return raw and read_ledger(raw) or not raw and new_ledger(0)
+  if place > 0 then return read_quota(raw, now) end
+  return raw and read_ledger(raw, now) or not raw and new_ledger(0)
 end
 
 local values = {[0] = read(0)}

@@ -10,17 +10,20 @@ Reply     cmsgpack {now, states}
   states  {start, finish, used}, one a key; zeros where nothing is stored, {} where the bytes are not ours
 ]]
 -- prelude: clock
+-- prelude: holds
 -- prelude: ledger
 -- prelude: quota
+
+local now = clock(cmsgpack.unpack(ARGV[1])[1])
 
 local function state(key)
   if is_other(key, 'string') then return {} end
   local raw = redis.call('GET', key)
   if not raw then return {0, 0, 0} end
-  local v = read_quota(raw) or read_ledger(raw)
+  local v = read_quota(raw, now) or read_ledger(raw, now)
   return v and {v.start, v.finish, v.used} or {}
 end
 
 local states = {}
 for i, key in ipairs(KEYS) do states[i] = state(key) end
-return cmsgpack.pack({clock(cmsgpack.unpack(ARGV[1])[1]), states})
+return cmsgpack.pack({now, states})

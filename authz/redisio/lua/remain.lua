@@ -29,6 +29,7 @@ Reply       cmsgpack {status, now, used, requests, units, version}; unless it is
   version   of the store afterwards
 ]]
 -- prelude: clock
+-- prelude: holds
 -- prelude: ledger
 -- prelude: quota
 -- prelude: head
@@ -54,9 +55,9 @@ if is_other(KEYS[4], 'string') or in_ledger and is_other(KEYS[5], 'hash') then r
 local raw = redis.call('GET', KEYS[4])
 local found
 if place == 'value' then
-  found = read_quota(raw)
+  found = read_quota(raw, now)
 else
-  found = raw and read_ledger(raw) or not raw and new_ledger(now)
+  found = raw and read_ledger(raw, now) or not raw and new_ledger(now)
 end
 if not found then return reply('bad state') end
 

@@ -18,6 +18,7 @@ Reply           cmsgpack {now, callers, states, bad}
   bad           the positions in KEYS of values that are not ours; they are left out
 ]]
 -- prelude: clock
+-- prelude: holds
 -- prelude: ledger
 -- prelude: quota
 
@@ -25,7 +26,7 @@ local CHUNK = 1000  -- keys in one MGET; unpack() has room for 8000
 
 local pinned, L, wanted = unpack(cmsgpack.unpack(ARGV[1]))
 
-local bad = {}
+local now, bad = clock(pinned), {}
 
 local function values(from, to)
   local found = {}
@@ -79,7 +80,7 @@ end
 
 -- A caller's record; nil without any use. A history has no day of a caller whose ledger is older.
 local function caller(i, raw)
-  local v = raw and read_ledger(raw)
+  local v = raw and read_ledger(raw, now)
   if raw and not v then bad[#bad + 1] = i end
   local rows = v and v.day > wanted[1] and rows_of(L + i) or {}
   if v and v.day > 0 then rows[#rows + 1] = {v.day, v.day_used, v.day_units, v.day_over} end
@@ -93,7 +94,7 @@ for i, raw in ipairs(values(1, L)) do callers[#callers + 1] = caller(i, raw) end
 
 local states = {}
 for i, raw in ipairs(values(3 * L + 1, #KEYS)) do
-  local v = raw and (read_quota(raw) or read_ledger(raw))
+  local v = raw and (read_quota(raw, now) or read_ledger(raw, now))
   if v then
     states[#states + 1] = {i, v.start, v.finish, v.used}
   elseif raw then
@@ -101,4 +102,4 @@ for i, raw in ipairs(values(3 * L + 1, #KEYS)) do
   end
 end
 
-return cmsgpack.pack({clock(pinned), callers, states, bad})
+return cmsgpack.pack({now, callers, states, bad})

@@ -17,6 +17,7 @@ Reply           cmsgpack {now, records}
   refused       {{day, throttle, quota, shadow_throttle, shadow_quota}, …}
 ]]
 -- prelude: clock
+-- prelude: holds
 -- prelude: ledger
 
 local CHUNK = 1000  -- fields in one HMGET; unpack() has room for 8000
@@ -72,7 +73,7 @@ local function record(ledger, history, refused)
   local counts = with_refused == 1 and refused_of(refused) or {}
   local raw = redis.call('GET', ledger)
   if not raw then return {0, 0, 0, rows, counts} end
-  local v = read_ledger(raw)
+  local v = read_ledger(raw, now)
   if not v then return {} end
   if v.day > 0 then rows[#rows + 1] = {v.day, v.day_used, v.day_left, v.day_units, v.day_over} end
   return {v.start, v.finish, v.used, rows, counts}

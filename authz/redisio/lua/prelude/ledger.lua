@@ -4,7 +4,7 @@
 --                    day (since 1970), requests, left of the usage
 --   '>Bdddddddddddd': 3; all of these, then finish (µs), the end of the quota's period, 0 if it is not kept; units, over
 -- The first is written while finish is 0, each request of the day was one unit, and none was over a limit.
--- A customer's ledger is one, too; it has no usage.
+-- A customer's ledger is one, too; it has no usage. Holds may follow (prelude/holds.lua).
 -- A caller's history is a hash: day -> '>dd' requests, left, or '>dddd' requests, left, units, over. `left` is what
 -- remained of the first quota, -1 without one. `over` are units beyond the limit of a quota with overage.
 local DAY_US, DAY_MS = 86400000000, 86400000
@@ -23,26 +23,28 @@ end
 
 -- The ledger in these bytes; false where they are not ours, so that they are never taken for an empty one. The table is
 -- made at once: one that grows field by field is copied again and again.
-local function read_ledger(raw)
+local function read_ledger(raw, now)
   local format = raw:byte()
-  if not (format == 2 and #raw == 73 or format == 3 and #raw == 97) then return false end
+  local size = format == 2 and 73 or format == 3 and 97
+  if not size or #raw < size then return false end
   local debt, at, n, m, start, used, day, day_used, day_left = struct.unpack('>ddddddddd', raw, 2)
   local finish, day_units, day_over = 0, day_used, 0
   if format == 3 then finish, day_units, day_over = struct.unpack('>ddd', raw, 74) end
-  return {
+  local v = {
     debt = debt, at = at, n = n, m = m, start = start, used = used, finish = finish,
     day = day, day_used = day_used, day_left = day_left, day_units = day_units, day_over = day_over,
   }
+  return #raw == size and v or read_holds(v, raw, size, now)
 end
 
 local function pack_ledger(v)
   if v.finish == 0 and v.day_units == v.day_used and v.day_over == 0 then
     return struct.pack(
-      '>Bddddddddd', 2, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
+      '>Bddddddddd', 2, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left) .. pack_holds(v)
   end
   return struct.pack(
     '>Bdddddddddddd', 3, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left,
-    v.finish, v.day_units, v.day_over)
+    v.finish, v.day_units, v.day_over) .. pack_holds(v)
 end
 
 local function is_row(raw) return #raw == 16 or #raw == 32 end
@@ -68,8 +70,12 @@ local function begin_day(v, day, row)
   if row then v.day_used, v.day_left, v.day_units, v.day_over = read_row(row) end
 end
 
--- The life of a bucket: until it is full; 400 days for one that never fills.
+-- The life of a bucket: until it is full, once its holds have ended; 400 days for one that never fills.
 local function bucket_ms(v)
+  if v.holds then
+    local debt = v.debt + v.held_tokens * v.m
+    return v.n > 0 and math.ceil(debt / v.n / 1000) + 501 or 34560000000
+  end
   if v.debt <= 0 then return 1 end
   return v.n > 0 and math.ceil(v.debt / v.n / 1000) + 1 or 34560000000
 end

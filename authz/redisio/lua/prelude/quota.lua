@@ -6,23 +6,25 @@
 --   moves        1 if a time zone or a billing day decides when periods begin
 --   period, counts  as the plan has them, for alerts
 --   percent      of the limit, ascending: the call that reaches one appends an entry to the stream of alerts
--- Its state is a slot of a ledger, or a value of its own, '>Bddd': 4, start, finish (µs), used.
+-- Its state is a slot of a ledger, or a value of its own, '>Bddd': 4, start, finish (µs), used. Holds may follow
+-- (prelude/holds.lua).
 -- A script makes these functions anew in each run, and pays for each local of its own that they name: so they name few,
 -- and spell numbers out.
 local FOREVER = 9007199254740992  -- 2^53
 
 -- The state in these bytes, or a new one without any; false where they are not ours.
-local function read_quota(raw)
+local function read_quota(raw, now)
   if not raw then return {start = 0, finish = 0, used = 0, is_quota = true} end
-  if #raw ~= 25 or raw:byte() ~= 4 then return false end
+  if #raw < 25 or raw:byte() ~= 4 then return false end
   local start, finish, used = struct.unpack('>ddd', raw, 2)
-  return {start = start, finish = finish, used = used, is_quota = true}
+  local v = {start = start, finish = finish, used = used, is_quota = true}
+  return #raw == 25 and v or read_holds(v, raw, 25, now)
 end
 
 -- Write a quota's own value. It lives until its period is over and no clock steps back into it; for ever if the period
 -- has no end.
 local function write_quota(name, v, now)
-  local raw = struct.pack('>Bddd', 4, v.start, v.finish, v.used)
+  local raw = struct.pack('>Bddd', 4, v.start, v.finish, v.used) .. pack_holds(v)
   if v.finish >= 9007199254740992 then
     redis.call('SET', name, raw)
   else
@@ -56,11 +58,11 @@ end
 -- the limit that is reached. Returns the units beyond the limit of a quota with overage.
 local function use(v, rule, amount, of, events)
   if restarts(v, rule) then
-    v.start, v.used, v.finish = rule[3], 0, rule[7] == 1 and rule[4] or 0
+    v.start, v.used, v.finish, v.unseen = rule[3], 0, rule[7] == 1 and rule[4] or 0, nil
   end
   if v.is_quota and v.finish == 0 then v.finish = rule[4] end
-  local before = v.used
-  v.used = before + amount
+  local before = v.used - (v.unseen or 0)
+  v.used, v.unseen = v.used + amount, nil
   v.dirty = true
   if not rule[5] then return 0 end
   for k = 10, #rule do

@@ -1,0 +1,197 @@
+"""Calls that this process may admit without asking Redis: it holds their units for a moment.
+
+See "Units held ahead" in docs/explanation/rules.md.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
+
+from authz.core.limits import Charge, Limit, Throttle, amount_of, refilled
+from authz.core.verdict import Tally
+from authz.limiter.clock import RedisClock
+
+CALLERS: Final = 10_000
+MARGIN_SHARE: Final = (
+    5  # a hold is used until this part of its longest life before its end, so that it is given back in time
+)
+FREQUENT: Final = 2  # calls within the life of a hold: below that, holding costs more than it saves
+
+
+class Return(NamedTuple):
+    """A hold to give back. Of its `calls`, which last until `ends` (µs of Redis's time), `admitted` were made."""
+
+    charge: Charge
+    ends: int
+    calls: int
+    admitted: int
+
+
+@dataclass(slots=True, eq=False)
+class _Hold:
+    """`calls` like `charge` may be admitted until `until`, in ticks. Redis reported `tally` when it granted them."""
+
+    charge: Charge
+    calls: int
+    ends: int
+    until: int
+    tally: Tally
+    admitted: int = 0
+
+    def take(self, now: int) -> Tally:
+        """Admit a call, and return its tally as Redis would word it: units that are held and not used are free."""
+        self.admitted += 1
+        left, tally = self.calls - self.admitted, self.tally
+        passed = max(0, now - tally.now)
+        states = tuple(
+            refilled(limit.rule, state - left * _weight(limit, self.charge.cost), passed)
+            for limit, state in zip(self.charge.limits, tally.states, strict=True)
+        )
+        return Tally(now, states)
+
+    def given_back(self) -> Return:
+        return Return(self.charge, self.ends, self.calls, self.admitted)
+
+
+def _weight(limit: Limit, cost: int) -> int:
+    """What a call of this cost adds to the state of a limit."""
+    amount = amount_of(limit.rule, cost)
+    return amount * limit.rule.m if isinstance(limit.rule, Throttle) else amount
+
+
+@dataclass(slots=True, eq=False)
+class _Caller:
+    """The calls of one caller to one method, of one cost: how many came lately, and what is held for them.
+
+    `calls` came since `since` (ticks), `before` in as long a time before. It is `asking` while a request for a hold is
+    on its way.
+    """
+
+    limits: Sequence[Limit]  # keeps the object alive whose identity is the key
+    can_hold: bool
+    since: int
+    calls: int = 0
+    before: int = 0
+    asking: bool = False
+    hold: _Hold | None = None
+
+    def count(self, ticks: int, window: int) -> None:
+        """Count a call."""
+        passed = ticks - self.since
+        if passed >= window:
+            self.before = self.calls if passed < 2 * window else 0
+            self.since, self.calls = ticks, 0
+        self.calls += 1
+
+    @property
+    def wanted(self) -> int:
+        """Twice the calls that came lately; 0 if they are few."""
+        lately = max(self.calls, self.before)
+        return 2 * lately if lately >= FREQUENT else 0
+
+
+@dataclass(slots=True)
+class Holds:
+    """What this process holds, and of which callers it would hold more.
+
+    `life` is the longest life of a hold in µs. Holds of at most `callers` callers are kept. `admitted` counts the calls
+    that were decided here, and `lost` the holds that were not given back in time.
+    """
+
+    life: int
+    clock: RedisClock
+    callers: int = CALLERS
+    admitted: int = 0
+    lost: int = 0
+    age: int = 0  # grows when holds end early: those that were asked for before end too
+    _callers: OrderedDict[tuple[int, int], _Caller] = field(default_factory=OrderedDict)
+    _untils: list[tuple[int, int, _Caller, _Hold]] = field(default_factory=list)  # a heap
+    _over: list[Return] = field(default_factory=list)
+
+    @property
+    def held(self) -> int:
+        """Held calls that were neither admitted nor given back."""
+        holds = (caller.hold for caller in self._callers.values())
+        return sum(hold.calls - hold.admitted for hold in holds if hold)
+
+    @property
+    def next_end(self) -> int | None:
+        """When the first hold is to be given back, in ticks; None without holds."""
+        return self._untils[0][0] if self._untils else None
+
+    def take(self, charge: Charge) -> Tally | None:
+        """Admit a call from what is held for it; None if Redis has to decide."""
+        caller = self._callers.get((id(charge.limits), charge.cost))
+        if caller is None or caller.hold is None or charge.once:
+            return None
+        hold, ticks = caller.hold, self.clock.ticks()
+        if hold.admitted == hold.calls or ticks >= hold.until:
+            self._end(caller)
+            return None
+        caller.count(ticks, self.life)
+        self.admitted += 1
+        return hold.take(self.clock.now())
+
+    def wanted(self, charge: Charge) -> int:
+        """The further calls to hold with a call that Redis decides. Follow up with `granted`, or `settled` without."""
+        caller = self._caller(charge)
+        caller.count(self.clock.ticks(), self.life)
+        if charge.once or not caller.can_hold or caller.asking or caller.hold:
+            return 0
+        caller.asking = caller.wanted > 0
+        return caller.wanted
+
+    def granted(self, charge: Charge, calls: int, ends: int, tally: Tally, sent: int, age: int) -> None:
+        """Note that calls are held, asked for at `sent` (ticks) and in this `age`."""
+        until = sent + ends - tally.now - self.life // MARGIN_SHARE
+        hold = _Hold(charge, calls, ends, until, tally)
+        if age != self.age or until <= self.clock.ticks():
+            self._over.append(hold.given_back())
+            return
+        caller = self._caller(charge)
+        caller.hold = hold
+        heappush(self._untils, (until, id(hold), caller, hold))
+
+    def settled(self, charges: Iterable[Charge]) -> None:
+        """Note that Redis has answered these calls, or that no answer will come."""
+        for charge in charges:
+            if caller := self._callers.get((id(charge.limits), charge.cost)):
+                caller.asking = False
+
+    def take_over(self) -> list[Return]:
+        """What is to be given back now: holds that are used up, that are over, or that were ended."""
+        ticks = self.clock.ticks()
+        while self._untils and self._untils[0][0] <= ticks:
+            _, _, caller, hold = heappop(self._untils)
+            if caller.hold is hold:
+                self._end(caller)
+        over, self._over = self._over, []
+        return over
+
+    def end(self, ledgers: Iterable[str] | None = None) -> None:
+        """End the holds of these callers, or all: a limit or a counter was changed, or another server may answer."""
+        self.age += 1
+        named = None if ledgers is None else set(ledgers)
+        for caller in self._callers.values():
+            hold = caller.hold
+            if hold and (named is None or hold.charge.meter is None or hold.charge.meter.ledger in named):
+                self._end(caller)
+
+    def _end(self, caller: _Caller) -> None:
+        if caller.hold:
+            self._over.append(caller.hold.given_back())
+            caller.hold = None
+
+    def _caller(self, charge: Charge) -> _Caller:
+        key = id(charge.limits), charge.cost
+        caller = self._callers.get(key)
+        if caller is None:
+            can_hold = not any(limit.shadow for limit in charge.limits)
+            self._callers[key] = caller = _Caller(charge.limits, can_hold, self.clock.ticks())
+            if len(self._callers) > self.callers:
+                self._end(self._callers.popitem(last=False)[1])
+        return caller

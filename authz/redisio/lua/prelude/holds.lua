@@ -1,0 +1,55 @@
+-- Holds are calls that a process may admit without asking, until a time. A ledger, a bucket or a quota's value may end
+-- with them:
+--   '>Bd'       5, edge (µs): until then no more is held here, since calls wait for the holds to end; 0 for none
+--   '>dddddd'   of each hold: end (µs), process, tokens of the bucket, units of the quota, requests and units of the
+--               usage. What a process holds until the same time, for several callers or methods, is one hold
+-- A held unit is neither used nor free. A hold that its process has not given back by its end was used whole.
+
+-- End the holds whose time is over: each is charged as of its end. One that ends more than the longest hold ahead is of
+-- a clock that has stepped back. `unseen` are charged units of the quota whose alerts use() has yet to look for.
+local function end_holds(v, now)
+  local kept = {}
+  table.sort(v.holds, function(a, b) return a[1] < b[1] end)
+  for _, hold in ipairs(v.holds) do
+    local ends, _, tokens, units, requests, spent = unpack(hold)
+    if now < ends and ends <= now + 500000 then
+      kept[#kept + 1] = hold
+    else
+      if tokens > 0 then
+        local at = math.min(ends, now)
+        if at > v.at then v.debt, v.at = math.max(0, v.debt - v.n * (at - v.at)), at end
+        v.debt = v.debt + tokens * v.m
+      end
+      if units > 0 then v.used, v.unseen = v.used + units, (v.unseen or 0) + units end
+      if requests > 0 then
+        v.day_used, v.day_units = v.day_used + requests, v.day_units + spent
+        if v.day_left >= 0 then v.day_left = math.max(0, v.day_left - units) end
+      end
+      v.held_tokens, v.held_units, v.dirty = v.held_tokens - tokens, v.held_units - units, true
+    end
+  end
+  v.holds = kept
+  if v.edge <= now then v.edge = 0 end
+end
+
+-- Read the holds that follow the first `size` bytes into v, and end those that are over. Returns v; false where the
+-- bytes are not ours.
+local function read_holds(v, raw, size, now)
+  if #raw == size then return v end
+  if (#raw - size) % 48 ~= 9 or raw:byte(size + 1) ~= 5 then return false end
+  v.edge, v.holds, v.held_tokens, v.held_units = struct.unpack('>d', raw, size + 2), {}, 0, 0
+  for from = size + 10, #raw, 48 do
+    local ends, process, tokens, units, requests, spent = struct.unpack('>dddddd', raw, from)
+    v.holds[#v.holds + 1] = {ends, process, tokens, units, requests, spent}
+    v.held_tokens, v.held_units = v.held_tokens + tokens, v.held_units + units
+  end
+  end_holds(v, now)
+  return v
+end
+
+local function pack_holds(v)
+  if not v.holds or not v.holds[1] and v.edge == 0 then return '' end
+  local parts = {struct.pack('>Bd', 5, v.edge)}
+  for i, hold in ipairs(v.holds) do parts[i + 1] = struct.pack('>dddddd', unpack(hold)) end
+  return table.concat(parts)
+end
