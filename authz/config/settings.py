@@ -35,6 +35,7 @@ FORMER: Final = {"server": "host"}
 ServerName = Literal["grpcio", "pyvoy"]
 Text = Annotated[str, Meta(min_length=1)]
 Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]
+MIN_HOLD_MS: Final = 20
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -107,6 +108,15 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     charge_once: Annotated[
         bool, Meta(description="Charge a request that Envoy asks about again, after a failure, only once.")
     ] = False
+    hold_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=500,
+            description="Milliseconds, 20 to 500, for which units of busy callers are held ahead, to admit their calls "
+            "without Redis; 0 asks Redis about each call.",
+        ),
+    ] = 0
     failure_policy: Annotated[
         FailurePolicy, Meta(description="What happens to known keys' calls while Redis is away, unless the plan says.")
     ] = FailurePolicy.LOCAL
@@ -347,6 +357,8 @@ def _setting(option: Option, value: Any, strict: bool) -> tuple[str | None, Any]
             return _listen(converted), converted
         case "redis_url":
             return _redis(converted), converted
+        case "hold_ms" if 0 < converted < MIN_HOLD_MS:
+            return f"expected 0 or {MIN_HOLD_MS} to 500", converted
     return None, converted
 
 

@@ -57,7 +57,7 @@ class Encoder:
         self._costly = False
 
     def batch(self, waiters: Sequence[Waiter], holds: Holds | None = None) -> Batch:
-        """Encode the calls, and what is given back and wanted of `holds`.
+        """Encode the calls; with `holds`, also the holds to give back and those that the calls want.
 
         A call that cannot be encoded fails alone and is left out.
         """

@@ -1,4 +1,4 @@
-"""Calls that this process may admit without asking Redis: it holds their units for a moment.
+"""Holds: calls that this process may admit by itself for a moment, since Redis keeps their units for it.
 
 See "Units held ahead" in docs/explanation/rules.md.
 """
@@ -23,7 +23,7 @@ FREQUENT: Final = 2  # calls within the life of a hold: below that, holding cost
 
 
 class Return(NamedTuple):
-    """A hold to give back. Of its `calls`, which last until `ends` (µs of Redis's time), `admitted` were made."""
+    """A hold to give back: it ends at `ends` (µs of Redis's time), and `admitted` of its `calls` were made."""
 
     charge: Charge
     ends: int
@@ -33,7 +33,7 @@ class Return(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Hold:
-    """`calls` like `charge` may be admitted until `until`, in ticks. Redis reported `tally` when it granted them."""
+    """Admits `calls` like `charge` until `until`, in ticks. Redis reported `tally` when it granted the hold."""
 
     charge: Charge
     calls: int
@@ -43,7 +43,7 @@ class _Hold:
     admitted: int = 0
 
     def take(self, now: int) -> Tally:
-        """Admit a call, and return its tally as Redis would word it: units that are held and not used are free."""
+        """Admit a call, and return its tally as Redis would word it: the unused units of this hold count as free."""
         self.admitted += 1
         left, tally = self.calls - self.admitted, self.tally
         passed = max(0, now - tally.now)
@@ -65,10 +65,10 @@ def _weight(limit: Limit, cost: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class _Caller:
-    """The calls of one caller to one method, of one cost: how many came lately, and what is held for them.
+    """The calls of one caller to one method, at one cost: their recent number, and the hold for them.
 
-    `calls` came since `since` (ticks), `before` in as long a time before. It is `asking` while a request for a hold is
-    on its way.
+    `calls` came since `since` (ticks), `before` in the window before that. A caller is `asking` while a batch is in
+    flight that wants a hold for it.
     """
 
     limits: Sequence[Limit]  # keeps the object alive whose identity is the key
@@ -96,10 +96,10 @@ class _Caller:
 
 @dataclass(slots=True)
 class Holds:
-    """What this process holds, and of which callers it would hold more.
+    """The holds of this process, by caller.
 
-    `life` is the longest life of a hold in µs. Holds of at most `callers` callers are kept. `admitted` counts the calls
-    that were decided here, and `lost` the holds that were not given back in time.
+    `life` is the longest life of a hold in µs. At most `callers` callers are kept. `admitted` counts the calls
+    that were admitted from holds, and `lost` the holds that were not given back in time.
     """
 
     life: int
@@ -107,7 +107,7 @@ class Holds:
     callers: int = CALLERS
     admitted: int = 0
     lost: int = 0
-    age: int = 0  # grows when holds end early: those that were asked for before end too
+    age: int = 0  # grows when holds end early: a hold that was requested before ends as well
     _callers: OrderedDict[tuple[int, int], _Caller] = field(default_factory=OrderedDict)
     _untils: list[tuple[int, int, _Caller, _Hold]] = field(default_factory=list)  # a heap
     _over: list[Return] = field(default_factory=list)
@@ -124,7 +124,7 @@ class Holds:
         return self._untils[0][0] if self._untils else None
 
     def take(self, charge: Charge) -> Tally | None:
-        """Admit a call from what is held for it; None if Redis has to decide."""
+        """Admit a call from its hold; None if Redis has to decide."""
         caller = self._callers.get((id(charge.limits), charge.cost))
         if caller is None or caller.hold is None or charge.once:
             return None
@@ -137,7 +137,7 @@ class Holds:
         return hold.take(self.clock.now())
 
     def wanted(self, charge: Charge) -> int:
-        """The further calls to hold with a call that Redis decides. Follow up with `granted`, or `settled` without."""
+        """The number of further calls to hold with a call that Redis decides. Call `settled` after its batch."""
         caller = self._caller(charge)
         caller.count(self.clock.ticks(), self.life)
         if charge.once or not caller.can_hold or caller.asking or caller.hold:
@@ -146,7 +146,7 @@ class Holds:
         return caller.wanted
 
     def granted(self, charge: Charge, calls: int, ends: int, tally: Tally, sent: int, age: int) -> None:
-        """Note that calls are held, asked for at `sent` (ticks) and in this `age`."""
+        """Keep a new hold. Its batch left at `sent` (ticks), in this `age`."""
         until = sent + ends - tally.now - self.life // MARGIN_SHARE
         hold = _Hold(charge, calls, ends, until, tally)
         if age != self.age or until <= self.clock.ticks():
@@ -157,13 +157,13 @@ class Holds:
         heappush(self._untils, (until, id(hold), caller, hold))
 
     def settled(self, charges: Iterable[Charge]) -> None:
-        """Note that Redis has answered these calls, or that no answer will come."""
+        """Note that the batch of these calls is over, with or without a reply."""
         for charge in charges:
             if caller := self._callers.get((id(charge.limits), charge.cost)):
                 caller.asking = False
 
     def take_over(self) -> list[Return]:
-        """What is to be given back now: holds that are used up, that are over, or that were ended."""
+        """Return the holds to give back now: used up, past their end, or ended early. Each is returned once."""
         ticks = self.clock.ticks()
         while self._untils and self._untils[0][0] <= ticks:
             _, _, caller, hold = heappop(self._untils)

@@ -60,7 +60,7 @@ UNOBSERVED: Final = Unobserved()
 
 
 class _Sent(NamedTuple):
-    """When a batch left, in ticks, and the ages of what was known then."""
+    """When a batch left, in ticks, and the ages of the refusals and of the holds then."""
 
     ticks: int
     refusals_age: int
@@ -72,7 +72,7 @@ class RedisLimiter:
 
     `budget` is the longest wait of a caller, in seconds. The last refusals of `remembered` callers are remembered;
     `recalled` counts the calls that were refused from memory, `waited` those that waited for held units to come free.
-    With `hold_ms`, calls far from their limits are admitted from `holds`, which last so long.
+    With `hold_ms`, `holds` admit calls that are far from their limits; a hold lasts at most `hold_ms` milliseconds.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class RedisLimiter:
         return self._sender.master_changes
 
     def forget(self, ledgers: Iterable[str] | None = None) -> None:
-        """Forget the refusals of these callers, or of all, and give back what is held for them.
+        """Forget the refusals of these callers, or of all, and give their holds back.
 
         Call it when a limit or a usage counter was changed.
         """
@@ -216,7 +216,7 @@ class RedisLimiter:
         return await self._sender.flush(spent)
 
     async def give_back(self) -> None:
-        """Give back what is held, before the limiter is closed. Redis charges whole what it does not get back."""
+        """Give all holds back, before the limiter is closed. Redis charges the others whole."""
         if self.holds:
             self.holds.end()
             async with self._turn:
@@ -275,6 +275,8 @@ class RedisLimiter:
             if not isinstance(error, TimeoutError) or given > self._budget * FAIR_SHARE:
                 _notify(self._observer.on_failure, error)
             fail(batch.waiters, error)
+            if self.holds:
+                self.holds.lost += len(batch.returns)  # Redis may have them back; it charges the others whole
             return
         finally:
             if self.holds:
@@ -285,7 +287,7 @@ class RedisLimiter:
         self._answer(batch, reply, sent)
 
     def _answer(self, batch: Batch, reply: Reply, sent: _Sent) -> None:
-        """Finish each caller of a batch, and note what is known of the next calls."""
+        """Finish each caller of a batch, and keep its refusals and holds for later calls."""
         tallies: list[Tally | None] = []
         reports: list[Report] = []
         for waiter, result in zip(batch.waiters, reply.results, strict=True):

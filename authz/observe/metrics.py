@@ -185,6 +185,16 @@ class Metrics:
             "authz_fallback_unsettled_requests", "Calls admitted without Redis and not counted there yet.", "livesum"
         )
         self.recalled = self._counter("authz_checks_recalled", "Refusals answered from memory, without Redis.")
+        self.held = self._gauge("authz_held_calls", "Calls held ahead that were not admitted yet.", "livesum")
+        self.admitted_from_holds = self._counter(
+            "authz_checks_held", "Checks admitted from units held ahead, without Redis."
+        )
+        self.holds_lost = self._counter(
+            "authz_holds_lost", "Holds that were not given back in time, and so were charged whole."
+        )
+        self.waited = self._counter(
+            "authz_checks_waited", "Times that a check waited for the end of a hold that left no room for it."
+        )
         self.master_changes = self._counter(
             "authz_redis_master_changes", "Times that another server took over from the master."
         )

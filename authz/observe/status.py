@@ -41,6 +41,7 @@ def about(settings: Settings) -> dict[str, Any]:
         "chargeOnce": settings.charge_once,
         "drainSeconds": settings.drain_seconds,
         "failurePolicy": str(settings.failure_policy),
+        "holdMs": settings.hold_ms,
         "grpcListen": endpoints_of(settings.grpc_listen, settings.workers),
         "maxInFlight": settings.max_in_flight,
         "redisTimeoutMs": settings.redis_timeout_ms,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from authz.check import NO_KEYS, Checker, KeyCache
 from authz.config.file import Config
@@ -83,6 +84,7 @@ class Parts:
             account=settings.account_id,
             budget=settings.redis_timeout_ms / 1000,
             retention_days=settings.usage_retention_days,
+            hold_ms=settings.hold_ms,
             observer=redis,
         )
         debts = Debts(fallback, limiter.flush, redis.on_failure, address)
@@ -181,7 +183,8 @@ class RedisEffects:
 
     def on_batch(self, size: int, seconds: float) -> None:
         self.circuit.succeeded()
-        self._metrics.batch_size(size)
+        if size:  # a batch without calls gives holds back
+            self._metrics.batch_size(size)
         self._metrics.redis_seconds(seconds)
 
     def on_failure(self, error: Exception) -> None:
@@ -223,12 +226,18 @@ class CatalogEffects:
         self._limiter.forget(None if is_shared else ledgers)
 
 
+class Counter(Protocol):
+    """A metric that only grows."""
+
+    def inc(self, amount: float = 1) -> None: ...
+
+
 class Gauges:
     """Copies into the metrics what the parts count themselves."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._recalled = self._master_changes = 0
+        self._counted: dict[Counter, int] = {}  # the totals that the counters have
 
     def update(self) -> None:
         parts, metrics, limiter = self._parts, self._parts.metrics, self._parts.limiter
@@ -238,7 +247,15 @@ class Gauges:
         metrics.catalog_problem.set(parts.live.problem is not None)
         metrics.in_flight.set(parts.service.in_flight)
         metrics.owed.set(parts.debts.owed)
-        self._recalled, before = limiter.recalled, self._recalled
-        metrics.recalled.inc(self._recalled - before)
-        self._master_changes, before = limiter.master_changes, self._master_changes
-        metrics.master_changes.inc(self._master_changes - before)
+        self._count(metrics.recalled, limiter.recalled)
+        self._count(metrics.waited, limiter.waited)
+        self._count(metrics.master_changes, limiter.master_changes)
+        if holds := limiter.holds:
+            metrics.held.set(holds.held)
+            self._count(metrics.admitted_from_holds, holds.admitted)
+            self._count(metrics.holds_lost, holds.lost)
+
+    def _count(self, counter: Counter, total: int) -> None:
+        """Bring a counter to a total."""
+        counter.inc(total - self._counted.get(counter, 0))
+        self._counted[counter] = total

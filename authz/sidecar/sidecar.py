@@ -156,6 +156,7 @@ class Sidecar:
     async def _close(self, server: GrpcServer) -> None:
         """Always stop the server, hand the last counts to Redis (or log the loss), and close the connections."""
         await server.stop(0)
+        await self.parts.limiter.give_back()
         if not await self.parts.debts.pay():
             log.error("admitted requests are lost to the count", requests=self.parts.debts.owed)
         await self.parts.refused.drain()
