@@ -347,6 +347,8 @@ class Catalog:
 
     def _mappings(self, host: str) -> tuple[_Mapping, ...] | None:
         """The mappings of the host, or else of the wildcard in place of its first label."""
+        if not self.hosts:
+            return None
         return self.hosts.get(host) or self.hosts.get(f"*.{host.partition('.')[2]}")
 
     def _api_of_host(self, host: str, mapping: _Mapping | None) -> _Api | None:
@@ -565,7 +567,7 @@ def _route(stage: _Stage, request: Request, path: str) -> Route | None:
     verb = (request.extensions.get("method") or request.method).upper()  # `get` must not slip past GET to ANY
     resource = request.extensions.get("resource")
     route = stage.routes.named(resource, verb) if resource else stage.routes.match(path, verb)
-    if route and route in stage.verbs:
+    if route and stage.verbs and route in stage.verbs:  # a route is hashed field by field
         return stage.verbs[route].get(verb, route)
     return route
 

@@ -67,6 +67,8 @@ class Credentials:
         if self.metadata_path is not None:
             value = metadata_at(request.metadata, self.metadata_path)
             return value if isinstance(value, str) else None
+        if self.only_header:
+            return request.headers.get(self.only_header.headers[0]) or None
         for source in self.sources:
             if value := _read(source, request):
                 return value
@@ -98,7 +100,8 @@ def strip_of(credentials: Credentials | None, request: Request) -> Strip:
 
 def lookalikes(headers: Iterable[str]) -> list[str]:
     """The names among `headers` that an upstream may read as one of `UNTRUSTED`, but that are spelled differently."""
-    return [n for n in headers if n.startswith("x") and _LOOKALIKE.fullmatch(n) and n not in UNTRUSTED]
+    # All of them begin with an x. To compare takes half as long as `startswith`, and most names sort before.
+    return [n for n in headers if n >= "x" and _LOOKALIKE.fullmatch(n) and n not in UNTRUSTED]
 
 
 def _only_header(sources: tuple[KeySource, ...]) -> Strip | None:

@@ -52,20 +52,21 @@ class _Node:
             return self.variable
         return self.literals.setdefault(segment, _Node())
 
-    def find(self, segments: Sequence[str], verb: str) -> Route | None:
-        """The first match in order of precedence. If a branch lacks the verb, the next branch is tried.
+    def find(self, segments: Sequence[str], verb: str, at: int = 0) -> Route | None:
+        """The first match of the segments from position `at`, in order of precedence.
 
-        Segments are decoded one by one, no deeper than templates go: a client may send thousands of them.
+        If a branch lacks the verb, the next branch is tried. Segments are decoded one by one, no deeper than templates
+        go: a client may send thousands of them.
         """
-        if not segments:
+        if at == len(segments):
             return self.methods.get(verb) or self.methods.get("ANY")
-        head, rest = segments[0], segments[1:]
+        head = segments[at]
         literal = self.literals.get(unquote(head) if "%" in head else head)
-        if literal and (found := literal.find(rest, verb)):
+        if literal and (found := literal.find(segments, verb, at + 1)):
             return found
-        if self.variable and head and (found := self.variable.find(rest, verb)):
+        if self.variable and head and (found := self.variable.find(segments, verb, at + 1)):
             return found
-        return self.greedy.find((), verb) if self.greedy and any(segments) else None
+        return self.greedy.find((), verb) if self.greedy and any(segments[at:]) else None
 
 
 class Routes:
@@ -120,6 +121,8 @@ def has_dots(path: str) -> bool:
 
     Envoy resolves most of these itself. It leaves `%2e%2e;`, which servlet containers resolve.
     """
+    if "%" not in path and "\\" not in path:
+        return "/." in path and DOTS.search(path) is not None
     plain = path.lower()
     for code, mark in ENCODED:
         plain = plain.replace(code, mark)

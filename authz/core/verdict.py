@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
@@ -17,6 +18,7 @@ from authz.core.request import Request
 from authz.core.resources import CostFrom, FailurePolicy, GatewayResponse, GatewayResponseType
 from authz.core.routes import Route
 
+RULE: Final = attrgetter("rule")
 NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 NO_RESPONSES: Final[Mapping[GatewayResponseType, GatewayResponse]] = MappingProxyType({})
 
@@ -176,10 +178,14 @@ def _overage(grant: Grant, tally: Tally) -> int:
     return over
 
 
-def standings(grant: Grant, tally: Tally) -> list[tuple[Limit, int, int]]:
-    """(limit, state, units left) for each limit that has a state in the tally: all limits, or the first of them."""
+def units_left(grant: Grant, tally: Tally) -> list[int]:
+    """The units left of each limit that has a state in the tally, as in `standings`."""
     if len(tally.states) > len(grant.limits):
         raise ValueError("a tally of other limits than those of the grant")
-    return [
-        (limit, state, remaining(limit.rule, state)) for limit, state in zip(grant.limits, tally.states, strict=False)
-    ]
+    return list(map(remaining, map(RULE, grant.limits), tally.states))
+
+
+def standings(grant: Grant, tally: Tally) -> list[tuple[Limit, int, int]]:
+    """(limit, state, units left) for each limit that has a state in the tally: all limits, or the first of them."""
+    lefts = units_left(grant, tally)
+    return list(zip(grant.limits, tally.states, lefts, strict=False))

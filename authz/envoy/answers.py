@@ -15,7 +15,7 @@ from authz.core.limits import Quota
 from authz.core.request import Request
 from authz.core.responses import Profile, ratelimit_headers, render, retry_after_seconds
 from authz.core.sources import client_address
-from authz.core.verdict import Allowed, Denied, Reason, Subject, Verdict, standings
+from authz.core.verdict import Allowed, Denied, Reason, Subject, Verdict, units_left
 from authz.envoy.wire import (
     BODY,
     DENIED,
@@ -71,7 +71,7 @@ def encode(
     if not style.metadata:
         return answer
     metadata = _metadata(verdict, version)
-    if isinstance(verdict, Denied) and verdict.reason is Reason.SOURCE_NOT_ALLOWED and request is not None:
+    if not isinstance(verdict, Allowed) and verdict.reason is Reason.SOURCE_NOT_ALLOWED and request is not None:
         metadata += text_entry(SOURCE, _printable(client_address(request)))  # for the access log
     return answer + field(METADATA, metadata)
 
@@ -163,10 +163,10 @@ def _metadata(verdict: Verdict, version: str) -> bytes:
     grant, tally = verdict.grant, verdict.tally
     degraded = _is_degraded(verdict)
     shadow = tally.shadowed_by.layer if tally and tally.shadowed_by else ""
-    if isinstance(verdict, Denied):
-        fields = _outcome("denied", verdict.reason, verdict.layer or "", version, degraded, shadow)
-    else:
+    if isinstance(verdict, Allowed):
         fields = _outcome("allowed", "", "", version, degraded, shadow)
+    else:
+        fields = _outcome("denied", verdict.reason, verdict.layer or "", version, degraded, shadow)
     if grant is None:
         return fields + _about(verdict.subject)
     shared = grant.shared
@@ -178,7 +178,7 @@ def _metadata(verdict: Verdict, version: str) -> bytes:
         fields += number_entry("cost", grant.cost)
     if tally is None:
         return fields
-    lefts = [left for _, _, left in standings(grant, tally)]
+    lefts = units_left(grant, tally)
     fields += numbers_entry("remaining", shared.names[: len(lefts)], lefts)
     if isinstance(verdict, Allowed):
         return fields + number_entry("overage", verdict.overage) if verdict.overage else fields

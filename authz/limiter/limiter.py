@@ -294,7 +294,8 @@ class RedisLimiter:
             tallies.append(tally := self._finish(waiter, reply.now, result))
             if tally is None:
                 continue
-            reports.append((waiter.charge.limits, tally.states))
+            if tally.states:
+                reports.append((waiter.charge.limits, tally.states))
             if tally.refused_by and sent.refusals_age == self._refusals.age:
                 self._refusals.remember(waiter.charge, tally, sent.ticks)
         _notify(self._observer.on_states, reports)

@@ -108,13 +108,13 @@ class LocalLimiter:
 
         This runs for every answer, so a quota's report is stored as it is and evaluated only in an outage.
         """
-        for limit, state in zip(limits, states, strict=False):
+        for position, limit in enumerate(limits):
             rule = limit.rule
             if isinstance(rule, Throttle):  # most rules are, and to see that one is not takes four times as long
                 if not rule.n:
-                    self._finite.put((limit.key, limit.layer), remaining(rule, state))
+                    self._finite.put((limit.key, limit.layer), remaining(rule, states[position]))
             else:
-                self._quotas.put(limit.key, (rule, state))
+                self._quotas.put(limit.key, (rule, states[position]))
 
     def forget(self, ledgers: Iterable[str] | None) -> None:
         """Forget the reports of these callers' quotas, or of all."""
