@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -36,7 +37,7 @@ LAST_RETRY_SECONDS = 60.0
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Version:
     """A catalog's place in this process's life, and a digest of its resources that is the same in every sidecar."""
 
@@ -44,6 +45,11 @@ class Version:
     content: str
 
     def __str__(self) -> str:
+        return self.text
+
+    @cached_property
+    def text(self) -> str:
+        """As it stands in each answer's metadata."""
         return f"{self.number}-{self.content}"
 
 

@@ -10,8 +10,8 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -19,7 +19,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from authz.check import Checker
 from authz.core.request import Request, joined
-from authz.core.verdict import Denied, Reason, Verdict
+from authz.core.verdict import Allowed, Denied, Reason, Verdict
 from authz.envoy.answers import STANDARD, Style, encode
 from authz.envoy.badcalls import BadCalls, CallFault
 from authz.envoy.pb import ext_authz_pb2 as pb
@@ -27,6 +27,7 @@ from authz.observe.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+PARSE: Final = pb.CheckRequest.FromString
 SERVICE = "envoy.service.auth.v3.Authorization"
 # The part of a deadline that is kept for the way back: a share of the remaining time, and at least these seconds.
 MARGIN_SHARE, MARGIN_SECONDS = 0.05, 0.002
@@ -36,19 +37,18 @@ def to_request(message: pb.CheckRequest) -> Request | None:
     """The HTTP request in a CheckRequest; None if there is none."""
     attributes = message.attributes
     http = attributes.request.http
-    method, path = http.method, http.path
+    method, path, headers = http.method, http.path, http.headers
     if not method or not (path or method == "CONNECT"):  # a tunnel has no path
         return None
-    extensions = attributes.context_extensions
     return Request(
         method,
         http.host,
         path,
-        http.headers or _raw_headers(http.header_map),  # not copied: few of them are looked at
-        dict(extensions) if extensions else {},
+        headers or _raw_headers(http.header_map),  # not copied: few of them are looked at
+        attributes.context_extensions,  # not copied either
         _metadata(attributes.metadata_context) if attributes.HasField("metadata_context") else {},
         http.id,
-        None if http.headers else _raw_cookie(http.header_map),
+        None if headers else _raw_cookie(http.header_map),
         attributes.source.address.socket_address.address,
     )
 
@@ -122,7 +122,7 @@ class Authorization:
         self._logs_all = log.bind().is_enabled_for(logging.DEBUG)
         self.in_flight = 0
 
-    async def answer(self, message: bytes, seconds_left: float | None) -> bytes:
+    def answer(self, message: bytes, seconds_left: float | None) -> Coroutine[Any, Any, bytes]:
         """Answer a serialised CheckRequest with a CheckResponse. Only Envoy giving up leaves it without an answer.
 
         A call that is late, or one too many, is refused before any work is spent on it.
@@ -134,21 +134,18 @@ class Authorization:
                 return self._refuse(Reason.DEADLINE, started)
         if self.in_flight >= self._max_in_flight:
             return self._refuse(Reason.OVERLOADED, started)
-        self.in_flight += 1
-        try:
-            return await self._check(message, seconds_left, started)
-        finally:
-            self.in_flight -= 1
+        return self._check(message, seconds_left, started)
 
-    def _refuse(self, reason: Reason, started: float) -> bytes:
+    async def _refuse(self, reason: Reason, started: float) -> bytes:
         verdict = Denied(reason)
         self._metrics.observe(verdict, time.perf_counter() - started)
         return self._encoded(verdict, None)
 
     async def _check(self, message: bytes, seconds_left: float | None, started: float) -> bytes:
         verdict: Verdict = Denied(Reason.NOT_HTTP)
+        self.in_flight += 1
         try:
-            asked = to_request(pb.CheckRequest.FromString(message))
+            asked = to_request(PARSE(message))
             if asked is not None:
                 deadline = None if seconds_left is None else time.monotonic() + seconds_left
                 verdict = await self._checker.check(asked, deadline)
@@ -163,6 +160,8 @@ class Authorization:
             log.exception("check failed")
             verdict = Denied(Reason.INTERNAL)
             response = encode(verdict, None, style=self._style, request_id=str(uuid.uuid4()))
+        finally:
+            self.in_flight -= 1
         self._metrics.observe(verdict, time.perf_counter() - started)
         tally = verdict.tally
         if tally and (tally.refused_by or tally.shadowed_by):
@@ -171,7 +170,7 @@ class Authorization:
 
     def _encoded(self, verdict: Verdict, request: Request | None) -> bytes:
         request_id = ""
-        if isinstance(verdict, Denied):
+        if not isinstance(verdict, Allowed):
             request_id = str(uuid.uuid4())
             if self._logs_all or random.random() < self._log_sample:  # noqa: S311
                 self._log(verdict, request_id)

@@ -76,7 +76,7 @@ class _Observed:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def __call__(self, value: float) -> None:
+    def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
@@ -116,7 +116,7 @@ class _Admitted:
         self._counts: dict[tuple[str, str, str], int] = {}
         self._extra: dict[tuple[str, str, str], int] = {}  # units beyond one a call
 
-    def __call__(self, api: str, stage: str, plan: str, cost: int) -> None:
+    def count(self, api: str, stage: str, plan: str, cost: int) -> None:
         labels = api, stage, plan
         self._counts[labels] = self._counts.get(labels, 0) + 1
         if cost != 1:
@@ -249,9 +249,9 @@ class Metrics:
         """Count an answered check."""
         subject, tally = verdict.subject, verdict.tally
         plan = self._plan_label(subject.plan)
-        self._seconds(seconds)
+        self._seconds.observe(seconds)
         if isinstance(verdict, Allowed):
-            self._admitted(subject.api, subject.stage, plan, verdict.grant.cost)
+            self._admitted.count(subject.api, subject.stage, plan, verdict.grant.cost)
             if verdict.overage:
                 self._overage.add(verdict.overage, plan)
             if tally is None:

@@ -115,7 +115,7 @@ class Parts:
         service = Authorization(
             Checker(lambda: live.current, limiter, fallback, limiter.clock.now, keys, settings.charge_once),
             metrics,
-            version=lambda: str(live.version),
+            version=lambda: live.version.text,
             style=Style(settings.response_profile, settings.rate_limit_headers_on_success, settings.dynamic_metadata),
             log_sample=settings.refusal_log_sample,
             max_in_flight=settings.max_in_flight,
@@ -184,8 +184,8 @@ class RedisEffects:
     def on_batch(self, size: int, seconds: float) -> None:
         self.circuit.succeeded()
         if size:  # a batch without calls gives holds back
-            self._metrics.batch_size(size)
-        self._metrics.redis_seconds(seconds)
+            self._metrics.batch_size.observe(size)
+        self._metrics.redis_seconds.observe(seconds)
 
     def on_failure(self, error: Exception) -> None:
         self._metrics.redis_errors(type(error).__name__)
