@@ -108,14 +108,19 @@ local function value(i, kind)
   return found
 end
 
--- Refill a bucket up to now at its stored rate, then convert it to the current rate and burst.
-local function reckon(v, n, m, burst)
+-- Refill a bucket up to now at its stored rate.
+local function refill(v)
   if now > v.at then
     v.debt = max(0, v.debt - v.n * (now - v.at))
   elseif now < v.at and v.debt > 0 then
     v.dirty = true  -- a refusal writes it too: else nothing is refilled until the clock catches up
   end
   v.at = now
+end
+
+-- Refill a bucket, then convert it to the current rate and burst.
+local function reckon(v, n, m, burst)
+  refill(v)
   if (v.n ~= n or v.m ~= m) and v.debt > 0 then
     local rest = fmod(v.debt, v.m)
     v.debt = (v.debt - rest) / v.m * m
@@ -306,14 +311,14 @@ local function take_back(request, ends, released, admitted, cost)
     local v, rule, amount = found[k], said[k], amount_of(said[k], cost)
     local one = own_hold(v, ends)
     if not one then
-      is_whole = false
+      is_whole = is_whole and amount == 0
     else
       change_hold(v, one, rule, -released * amount)
       if rule[1] == 1 then
         over = max(over, use(v, rule, admitted * amount, request[2 * k], events))
       else
-        reckon(v, rule[2], rule[3], rule[4])
-        v.debt = v.debt + admitted * amount * rule[3]
+        refill(v)  -- the rule may be an old one, whose burst must not cap the debt
+        v.debt = v.debt + admitted * amount * v.m
       end
     end
   end

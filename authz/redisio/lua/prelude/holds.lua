@@ -29,7 +29,7 @@ local function end_holds(v, now)
     end
   end
   v.holds = kept
-  if v.edge <= now then v.edge = 0 end
+  if v.edge <= now or v.edge > now + 500000 then v.edge = 0 end
 end
 
 -- Read the holds that follow the first `size` bytes into v, and end those that are over. Returns v; false where the
