@@ -63,6 +63,11 @@ def _weight(limit: Limit, cost: int) -> int:
     return amount * limit.rule.m if isinstance(limit.rule, Throttle) else amount
 
 
+def _key(charge: Charge) -> tuple[int | str, int]:
+    """Tell callers apart by their limits. Callers without any all have the same empty tuple."""
+    return id(charge.limits) if charge.limits or not charge.meter else charge.meter.ledger, charge.cost
+
+
 @dataclass(slots=True, eq=False)
 class _Caller:
     """The calls of one caller to one method, at one cost: their recent number, and the hold for them.
@@ -108,7 +113,7 @@ class Holds:
     admitted: int = 0
     lost: int = 0
     age: int = 0  # grows when holds end early: a hold that was requested before ends as well
-    _callers: OrderedDict[tuple[int, int], _Caller] = field(default_factory=OrderedDict)
+    _callers: OrderedDict[tuple[int | str, int], _Caller] = field(default_factory=OrderedDict)
     _untils: list[tuple[int, int, _Caller, _Hold]] = field(default_factory=list)  # a heap
     _over: list[Return] = field(default_factory=list)
 
@@ -121,11 +126,13 @@ class Holds:
     @property
     def next_end(self) -> int | None:
         """When the first hold is to be given back, in ticks; None without holds."""
+        if self._over:
+            return self.clock.ticks()
         return self._untils[0][0] if self._untils else None
 
     def take(self, charge: Charge) -> Tally | None:
         """Admit a call from its hold; None if Redis has to decide."""
-        caller = self._callers.get((id(charge.limits), charge.cost))
+        caller = self._callers.get(_key(charge))
         if caller is None or caller.hold is None or charge.once:
             return None
         hold, ticks = caller.hold, self.clock.ticks()
@@ -159,7 +166,7 @@ class Holds:
     def settled(self, charges: Iterable[Charge]) -> None:
         """Note that the batch of these calls is over, with or without a reply."""
         for charge in charges:
-            if caller := self._callers.get((id(charge.limits), charge.cost)):
+            if caller := self._callers.get(_key(charge)):
                 caller.asking = False
 
     def take_over(self) -> list[Return]:
@@ -187,7 +194,7 @@ class Holds:
             caller.hold = None
 
     def _caller(self, charge: Charge) -> _Caller:
-        key = id(charge.limits), charge.cost
+        key = _key(charge)
         caller = self._callers.get(key)
         if caller is None:
             can_hold = not any(limit.shadow for limit in charge.limits)

@@ -106,6 +106,7 @@ class RedisLimiter:
         )
         self._pace = Pace()
         self._queue = Queue()
+        self._has_holds = asyncio.Event()
         self._turn = asyncio.Lock()  # held while a batch is gathered and sent
         self._runs = False
         self._observer = observer
@@ -229,7 +230,11 @@ class RedisLimiter:
         """Give back each hold before its end, if no batch did."""
         while True:
             end = holds.next_end
-            left = holds.life if end is None else end - self.clock.ticks()
+            if end is None:
+                self._has_holds.clear()
+                await self._has_holds.wait()
+                continue
+            left = end - self.clock.ticks()
             if left > 0:
                 await asyncio.sleep(min(left, holds.life) / MICROSECONDS)
                 continue
@@ -301,6 +306,8 @@ class RedisLimiter:
         _notify(self._observer.on_states, reports)
         if self.holds:
             self.holds.lost += reply.ended
+            if reply.holds:
+                self._has_holds.set()
             for position, calls, ends in reply.holds:
                 if tally := tallies[position - 1]:
                     charge = batch.waiters[position - 1].charge
