@@ -15,12 +15,13 @@ from authz.core.request import Request
 from authz.core.resources import Anchor, Period, QuotaSettings
 from authz.core.responses import Profile, render
 from authz.core.sources import client_address
-from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Tally, Verdict, judge, priced
+from authz.core.verdict import Allowed, Denied, Grant, Reason, Subject, Verdict, judge, priced
 from authz.core.zones import iso_time
 from authz.envoy.accesslog import LogLine, Told
-from authz.limiter.limiter import RedisLimiter
+from authz.limiter.limiter import Peeked, RedisLimiter
 
 MOST_NAMES: Final = 10  # of APIs or stages, in a note
+MILLISECOND: Final = 1000  # µs
 
 
 async def explain(
@@ -39,9 +40,9 @@ async def explain(
     line, a request without a key is explained as the caller's.
     Raises LimiterUnavailable where Redis does not answer.
     """
-    tally: Tally | None = None
+    peeked: Peeked | None = None
     if limiter:
-        now = (await limiter.peek(Charge(()))).now
+        now = (await limiter.peek(Charge(()))).tally.now
     past: list[str] = []
     if line:
         past += [_then(line), *_unknown_parts(line)]
@@ -59,12 +60,12 @@ async def explain(
         grant, note = _cost_then(grant, request, line.authz)
         past += note
     if limiter and isinstance(grant, Grant):
-        tally = await limiter.peek(Charge(grant.limits, grant.meter, grant.cost))
-        if tally.stale:
+        peeked = await limiter.peek(Charge(grant.limits, grant.meter, grant.cost))
+        if peeked.tally.stale:
             raise LimiterUnavailable("the quota's period ended during the look-up; try again")
     known = noted.caller or caller or catalog.caller(grant.subject.key)
     contract = catalog.contract(known, grant.subject) if known else None
-    return "\n".join([*past, *_story(request, grant, tally, profile, _notes(catalog, request, grant), contract)])
+    return "\n".join([*past, *_story(request, grant, peeked, profile, _notes(catalog, request, grant), contract)])
 
 
 class _Noted:
@@ -217,7 +218,7 @@ def _some(names: Collection[str]) -> str:
 def _story(
     request: Request,
     grant: Grant | Denied,
-    tally: Tally | None,
+    peeked: Peeked | None,
     profile: Profile,
     notes: Iterable[str] = (),
     contract: Contract | None = None,
@@ -229,8 +230,11 @@ def _story(
     verdict: Verdict | None = grant if isinstance(grant, Denied) else None
     if isinstance(grant, Grant):
         yield from _cost(grant)
-        yield from _limits(grant, tally, contract)
-        verdict = judge(grant, tally, request) if tally else None
+        yield from _limits(grant, peeked, contract)
+        if peeked and peeked.wait is not None:
+            yield from _waiting(peeked.wait)
+            return
+        verdict = judge(grant, peeked.tally, request) if peeked else None
     yield from _answer(verdict, request, profile)
 
 
@@ -264,13 +268,11 @@ def _has_cost(grant: Grant) -> bool:
     return grant.meter is not None and (grant.cost != 1 or grant.cost_from is not None)
 
 
-def _limits(grant: Grant, tally: Tally | None, contract: Contract | None) -> Iterator[str]:
+def _limits(grant: Grant, peeked: Peeked | None, contract: Contract | None) -> Iterator[str]:
     settings = iter(contract.quotas if contract else ())
-    states = tally.states if tally else [None] * len(grant.limits)
-    when = " after it" if tally and tally.refused_by is None else ""
-    for limit, state in zip(grant.limits, states, strict=True):
+    rooms = _rooms(grant, peeked) if peeked else [""] * len(grant.limits)
+    for limit, left in zip(grant.limits, rooms, strict=True):
         shadow = ", shadow" if limit.shadow else ""
-        left = "" if state is None else f", {remaining(limit.rule, state)} left{when}"
         counts = _counts(limit, grant.cost) if _has_cost(grant) else ""
         yield f"layer     {limit.label}: {_rule(limit)}{counts}{shadow}{left}"
         if contract and limit.layer is Layer.PLAN_THROTTLE:
@@ -281,6 +283,18 @@ def _limits(grant: Grant, tally: Tally | None, contract: Contract | None) -> Ite
     if grant.meter:
         yield f"usage     in {grant.meter.ledger}"
         yield f"            and {grant.meter.history}"
+
+
+def _rooms(grant: Grant, peeked: Peeked) -> Iterator[str]:
+    """Of each limit, the units that are free and those that processes hold ahead."""
+    is_admitted = peeked.tally.refused_by is None and peeked.wait is None
+    when = " after it" if is_admitted else ""
+    for limit, state, held in zip(grant.limits, peeked.tally.states, peeked.held, strict=True):
+        free = remaining(limit.rule, state)
+        if not is_admitted:  # such a state does not count held units as used
+            free = max(0, free - held.units)
+        processes = "1 process" if held.processes == 1 else f"{held.processes} processes"
+        yield f", {free} left{when}" + (f", {held.units} held by {processes}" if held.units else "")
 
 
 def _own_throttle(contract: Contract) -> Iterator[str]:
@@ -332,6 +346,11 @@ def _rule(limit: Limit) -> str:
     rule = limit.rule
     text = f"{rule.rate:.15g} a second, burst {rule.burst}"
     return text if rule.exact else f"{text} (reckoned as {rule.n}/{rule.m} a microsecond)"
+
+
+def _waiting(us: int) -> Iterator[str]:
+    yield "wait      held units leave no room; they come free unless their processes use them"
+    yield f"answer    decided when the first of these holds ends, in {-(-us // MILLISECOND)} ms"
 
 
 def _answer(verdict: Verdict | None, request: Request, profile: Profile) -> Iterator[str]:

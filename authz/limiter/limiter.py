@@ -59,6 +59,25 @@ class Unobserved:
 UNOBSERVED: Final = Unobserved()
 
 
+class Held(NamedTuple):
+    """Units of a limit that are held ahead, and the number of processes that hold them."""
+
+    units: int
+    processes: int
+
+
+class Peeked(NamedTuple):
+    """What a call would meet now: its tally, and the held units of each limit.
+
+    If `wait` is set, the call would neither be admitted nor refused yet: held units leave it no room, and the first of
+    these holds ends in `wait` µs.
+    """
+
+    tally: Tally
+    held: Sequence[Held]
+    wait: int | None = None
+
+
 class _Sent(NamedTuple):
     """When a batch left, in ticks, and the ages of the refusals and of the holds then."""
 
@@ -199,15 +218,22 @@ class RedisLimiter:
             return False
         return True
 
-    async def peek(self, charge: Charge) -> Tally:
-        """The tally that `admit` would return now, without spending anything. Raises LimiterUnavailable."""
+    async def peek(self, charge: Charge) -> Peeked:
+        """What `admit` would meet in Redis now, without spending anything. Raises LimiterUnavailable."""
         expires = time.monotonic() + self._budget
         waiter = Waiter(charge, expires, asyncio.get_running_loop().create_future())
         batch = Encoder(self._account).batch([waiter])
         if not batch.waiters:
-            return await waiter.tally
+            return Peeked(await waiter.tally, ())
         reply = await self._sender.peek(batch, expires)
-        return _tally(charge.limits, reply.now, reply.results[0])
+        code, _, wait, *_ = result = reply.results[0]
+        if code == BAD_STATE:
+            raise LimiterUnavailable("bad state in Redis")
+        by_position = {position: Held(units, processes) for position, units, processes in reply.holds}
+        held = [by_position.get(k, Held(0, 0)) for k in range(1, len(charge.limits) + 1)]
+        if code == HELD:
+            return Peeked(Tally(reply.now, result[4:]), held, wait)
+        return Peeked(_tally(charge.limits, reply.now, result), held)
 
     async def flush(self, spent: Spent) -> Sequence[int | None]:
         """Count a debt in Redis. After an error, send it again: it is counted once.

@@ -225,5 +225,5 @@ async def test_each_request_is_charged_once(
         tallies = await asyncio.gather(*(limiter.admit(Charge(limits, meter, once=once)) for once in ids))
         assert all(tally.refused_by is None for tally in tallies)
     asked = [once for ids in batches for once in ids]
-    charged = (await limiter.peek(Charge(limits, meter))).states[0] - 1
+    charged = (await limiter.peek(Charge(limits, meter))).tally.states[0] - 1
     assert charged == asked.count("") + len(set(asked) - {""})

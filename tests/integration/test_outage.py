@@ -532,7 +532,7 @@ async def test_a_batch_whose_reply_is_cut_is_sent_again_and_charged_once(server:
         tallies = await asyncio.gather(*(limiter.admit(Charge([bucket(limiter)])) for _ in range(3)))
         assert [tally.states for tally in tallies] == [(1,), (2,), (3,)]
         assert between.commands["EVALSHA"] - asked == 2
-        assert (await limiter.peek(Charge([bucket(limiter)], None))).states == (4,)
+        assert (await limiter.peek(Charge([bucket(limiter)], None))).tally.states == (4,)
 
 
 async def test_a_batch_that_is_late_by_a_wrong_clock_goes_once_more_under_a_new_number(

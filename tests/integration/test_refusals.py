@@ -146,7 +146,7 @@ async def test_a_remembered_refusal_is_the_one_that_redis_would_give(ask: Asking
         ask.clock.now += step
         asked, recalled = await ask.asks(limits, meter)
         assert not asked
-        assert recalled == await ask.limiter.peek(Charge(limits, meter))
+        assert recalled == (await ask.limiter.peek(Charge(limits, meter))).tally
 
 
 async def test_another_route_is_refused_by_the_limits_that_it_shares(ask: Asking) -> None:
@@ -286,7 +286,7 @@ async def test_a_clock_step_that_a_reply_shows_drops_remembered_refusals(
 ) -> None:
     """For a reply to any caller. The first one has Redis's own time."""
     async with asking(between.url, clock, RedisClock()) as ask:
-        clock.now = (await ask.limiter.peek(Charge((), ask.meter()))).now
+        clock.now = (await ask.limiter.peek(Charge((), ask.meter()))).tally.now
         mine, others = (ask.plan(0.0, 1),), (ask.plan(0.0, 1),)
         await ask.full(mine, ask.meter())
         assert await ask.remembers(mine, ask.meter())
@@ -364,7 +364,7 @@ async def test_a_peek_is_never_answered_from_memory(ask: Asking, spy: redis.asyn
     limits, meter = (ask.quota(),), ask.meter()
     await ask.full(limits, meter)
     await spy.delete(meter.ledger)
-    assert (await ask.limiter.peek(Charge(limits, meter))).refused_by is None
+    assert (await ask.limiter.peek(Charge(limits, meter))).tally.refused_by is None
 
 
 async def test_a_refusal_does_not_outlive_the_period_of_its_quota(ask: Asking) -> None:

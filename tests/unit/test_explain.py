@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from authz.core.catalog import Catalog, Compiler
 from authz.core.keyform import KeyForm
@@ -25,6 +26,7 @@ from authz.core.responses import Profile
 from authz.core.verdict import Grant, Tally
 from authz.envoy.accesslog import LogLine, Told
 from authz.explain import _story, explain
+from authz.limiter.limiter import Held, Peeked
 from tests.conftest import micros
 from tests.support.builders import api, key, plan, resources, value_of
 from tests.support.world import ask, limited, setting
@@ -94,10 +96,45 @@ def test_an_answer_tells_what_a_shadow_plan_would_have_refused() -> None:
     grant = Catalog.compile(shadowed).resolve(ask(), NOW)
     assert isinstance(grant, Grant)
     tally = Tally(NOW, (1_000_000, 0), shadowed_by=grant.limits[0])
-    assert list(_story(ask(), grant, tally, "standard"))[-2:] == [
+    assert list(_story(ask(), grant, Peeked(tally, [Held(0, 0)] * 2), "standard"))[-2:] == [
         "shadow    plan_throttle would have refused",
         "answer    forwarded",
     ]
+
+
+THROTTLED = resources(usage_plans=(plan(throttle=limited(1.0, 10)),))
+
+
+def held_story(tally: Tally, wait: int | None = None, *, refused: bool = False) -> tuple[str, list[str]]:
+    """The room of the plan's throttle, where two processes hold four calls, and the answer."""
+    grant = Catalog.compile(THROTTLED).resolve(ask(), NOW)
+    assert isinstance(grant, Grant)
+    tally = replace(tally, refused_by=grant.limits[0] if refused else None)
+    lines = list(_story(ask(), grant, Peeked(tally, [Held(4, 2), Held(0, 0)], wait), "standard"))
+    [layer] = [line for line in lines if line.startswith("layer     plan_throttle")]
+    return layer.partition("burst 10, ")[2], [line for line in lines if line.startswith(("wait ", "reason", "answer"))]
+
+
+def test_units_held_ahead_are_shown_beside_those_that_are_left() -> None:
+    """Two calls are charged and four held: the state of an admitted call has both."""
+    admitted = Tally(NOW, (6_000_000, 0))
+    assert held_story(admitted) == ("4 left after it, 4 held by 2 processes", ["answer    forwarded"])
+    refused = Tally(NOW, (10_000_000, 0), wait_us=1_000_000)
+    assert held_story(refused, refused=True) == (
+        "0 left, 4 held by 2 processes",
+        ["reason    plan_throttle", "answer    429"],
+    )
+
+
+def test_a_call_that_held_units_leave_no_room_for_is_not_refused() -> None:
+    waits = Tally(NOW, (6_000_000, 0))
+    assert held_story(waits, 49_001) == (
+        "0 left, 4 held by 2 processes",
+        [
+            "wait      held units leave no room; they come free unless their processes use them",
+            "answer    decided when the first of these holds ends, in 50 ms",
+        ],
+    )
 
 
 async def test_a_refusal_is_shown_as_the_client_gets_it() -> None:

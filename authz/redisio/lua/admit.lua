@@ -44,7 +44,8 @@ Reply               cmsgpack {status, now, results}, with `ahead` {status, now, 
   shadowed          position of the first shadow limit without room, or 0
   state             of each limit as sent, after the decision: debt of a bucket, used of a quota. Of an admitted call,
                     held units count as used
-  holds             {{request, calls, ends}, …}: what the process holds from now on
+  holds             {{request, calls, ends}, …}: what the process holds from now on; of a dry run, {{limit, units,
+                    processes}, …}: what is held of the only request's limits, and by how many processes
   ended             number of returns that came after the end of their hold: it was charged whole
 ]]
 -- prelude: clock
@@ -407,6 +408,21 @@ local function decide_once(request, cost, once)
   return result
 end
 
+-- Return {{position of a limit, units, processes}, …} for the held units of the request that was decided last.
+local function held_units(count)
+  local held = {}
+  for k = 1, count do
+    local is_quota, seen, units, processes = said[k][1] == 1, {}, 0, 0
+    for _, one in ipairs(found[k].holds or {}) do
+      local part = one[is_quota and 4 or 3]
+      units = units + part
+      if part > 0 and not seen[one[2]] then seen[one[2]], processes = true, processes + 1 end
+    end
+    if units > 0 then held[#held + 1] = {k, units, processes} end
+  end
+  return held
+end
+
 local ended = 0
 for _, one in ipairs(returns or {}) do
   if not take_back(unpack(one)) then ended = ended + 1 end
@@ -416,8 +432,11 @@ for i, request in ipairs(requests) do
   local once, cost = onces[i] or 0, costs[i] or 1
   results[i] = once > 0 and decide_once(request, cost, once) or decide(request, cost, i)
 end
+if dry == 1 then
+  local count = #requests == 1 and #results[1] - 4 or 0  -- 0 for a value that is not in our format
+  return cmsgpack.pack({'ok', now, results, held_units(count)})
+end
 local reply = cmsgpack.pack(process and {'ok', now, results, holdings, ended} or {'ok', now, results})
-if dry == 1 then return reply end
 
 -- Life in ms. A bucket expires when it is full; a bucket that never fills, 400 days after the last call that read it.
 local function expiry(v, ledger)
