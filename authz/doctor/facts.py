@@ -451,6 +451,11 @@ class Facts:
         return min(self.told("maxInFlight"), default=Settings().max_in_flight)
 
     @property
+    def hold_ms(self) -> int:
+        """The longest of the sidecars' `holdMs`; 0 if none holds units ahead."""
+        return max(self.told("holdMs"), default=0)
+
+    @property
     def redis_timeout(self) -> float | None:
         """The longest of the sidecars', in seconds."""
         return max((ms / 1000 for ms in self.told("redisTimeoutMs")), default=None)

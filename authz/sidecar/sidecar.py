@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from authz.config.settings import Settings
 from authz.observe.status import HttpServer, about, app, check_listen, http_server
 from authz.redisio.url import mask_url
 from authz.sidecar.memory import freeze
@@ -16,6 +17,7 @@ from authz.sidecar.port import PortProbe, ServerEnded
 log = structlog.get_logger(__name__)
 
 FLUSH_SECONDS = 1.0
+UNUSED_HOLDS = "chargeOnce has every check decided in Redis, so holdMs has no effect"
 
 
 class GrpcServer(Protocol):
@@ -136,6 +138,7 @@ class Sidecar:
         if not self.draining:
             await server.set_serving(True)
             self.serving = True
+            _warn_of_settings(parts.settings)
             log.info("serving", grpc=parts.settings.grpc_listen, http=parts.settings.http_listen)
 
     async def _mind(self, server: GrpcServer) -> None:
@@ -184,3 +187,9 @@ async def serve_http(http: HttpServer, stop: asyncio.Event) -> None:
         raise OSError("the HTTP address cannot be listened on; the line above says why") from None
     finally:
         stop.set()
+
+
+def _warn_of_settings(settings: Settings) -> None:
+    """Log settings that cannot work together."""
+    if settings.charge_once and settings.hold_ms:
+        log.warning("settings without effect", why=UNUSED_HOLDS)

@@ -425,6 +425,39 @@ def test_sidecars_that_do_not_agree_are_found(
     assert findings["replicas-too-low"].fix == "settings.replicas: 2"
 
 
+def test_holds_beside_an_older_sidecar_and_with_charge_once_are_found(
+    sidecar: AuthzServer, environment: dict[str, str]
+) -> None:
+    """No older sidecar is at hand, so one forgets a setting. A sidecar that holds nothing may stand beside one that
+    does."""
+    with authz_serve(FILE, "--store", "--hold-ms", "100", "--charge-once", env=environment) as holding:
+        facts = seen(sidecars=[sidecar.http, holding.http])
+        assert "chargeOnce has every check decided in Redis" in holding.log_text
+    ids = {"settings-skew", "replicas-too-low", "charge-once-with-holds"}
+    assert {finding.id for finding in examine(facts)} == ids
+    one, other = facts.sidecars
+    older = replace(one, details={**one.details, "settings": {**one.settings}})
+    del older.details["settings"]["holdMs"]
+    findings = {finding.id: finding for finding in examine(replace(facts, sidecars=[older, other]))}
+    assert set(findings) == ids | {"holds-beside-older-sidecar"}
+    assert findings["holds-beside-older-sidecar"].seen == f"100, and without it sidecar {sidecar.http}"
+
+
+@pytest.mark.parametrize(
+    ("lost", "admitted", "expected"),
+    [(9, 0, []), (10, 1000, []), (11, 1000, ["11 holds lost, 1000 checks admitted from holds"])],
+)
+def test_holds_that_were_given_back_too_late_are_found(
+    lost: float, admitted: float, expected: list[str], sidecar: AuthzServer
+) -> None:
+    facts = seen(sidecars=[sidecar.http])
+    [one] = facts.sidecars
+    counts = {"authz_holds_lost_total": [lost], "authz_checks_held_total": [admitted / 2] * 2}
+    assert counts.keys() <= one.metrics.keys()
+    findings = examine(replace(facts, sidecars=[replace(one, metrics={**one.metrics, **counts})]))
+    assert [(finding.id, finding.seen) for finding in findings] == [("holds-lost", what) for what in expected]
+
+
 def test_more_followers_of_a_store_than_replicas_are_found(
     sidecar: AuthzServer, kept: RedisServer, environment: dict[str, str]
 ) -> None:

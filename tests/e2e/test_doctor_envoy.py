@@ -942,6 +942,20 @@ def test_only_the_named_cluster_is_ours(clean: EnvoyServer) -> None:
     assert found(facts) == ["nothing-asks"]
 
 
+@pytest.mark.parametrize(
+    ("hold_ms", "words"), [(150, []), (151, ["timeout 200 ms, and holdMs 151 + redisTimeoutMs 50"])]
+)
+def test_a_timeout_that_ends_before_holds_do_is_found(
+    hold_ms: int, words: list[str], clean: EnvoyServer, sidecar: AuthzServer
+) -> None:
+    facts = seen(clean, sidecar)
+    [one] = facts.sidecars
+    holding = replace(one, details={**one.details, "settings": {**one.settings, "holdMs": hold_ms}})
+    findings = examine(replace(facts, sidecars=[holding]))
+    expected = [("check-timeout-below-holds", what) for what in words]
+    assert [(finding.id, finding.seen) for finding in findings] == expected
+
+
 def test_an_address_without_envoy_is_reported(sidecar: AuthzServer) -> None:
     facts = asyncio.run(look(Targets(envoys=[sidecar.http, f"http://{HOST}:{free_port()}"])))
     assert found(facts) == ["unreachable", "unreachable"]

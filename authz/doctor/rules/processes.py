@@ -10,7 +10,11 @@ from authz.doctor.finding import Rule, Seen, rule
 
 SKEW_SECONDS: Final = 3.0  # reported times are whole seconds
 DAY: Final = 86_400
+LOST: Final = "authz_holds_lost_total"
+FROM_HOLDS: Final = "authz_checks_held_total"
 EXPIRY_DAYS: Final = 14
+MIN_LOST: Final = 10  # holds: a slow answer of Redis now and then may cost some
+CHECKS_OF_A_LOSS: Final = 100
 # What has to be the same in all sidecars that share limits.
 SHARED: Final = ("accountId", "chargeOnce", "failurePolicy", "redisTimeoutMs", "replicas", "responseProfile", "store")
 
@@ -140,6 +144,43 @@ def settings_skew(facts: Facts) -> Iterator[Seen]:
 
 
 @rule(
+    "error",
+    why="An older sidecar cannot read a value with holds: it logs `bad state in Redis`, and the failurePolicy decides.",
+    fix="settings.holdMs: 0 until every sidecar runs the new release",
+)
+def holds_beside_older_sidecar(facts: Facts) -> Iterator[Seen]:
+    """A sidecar holds units ahead (`holdMs`), and another is of a release that does not know holds."""
+    older = [one.where for one in facts.sidecars if one.settings and "holdMs" not in one.settings]
+    if facts.hold_ms and older:
+        yield Seen("settings.holdMs", f"{facts.hold_ms}, and without it {', '.join(older)}")
+
+
+@rule(
+    "warning",
+    why="A request that Envoy may repeat is never admitted from a hold. Each check goes to Redis as without holdMs.",
+    fix="settings.chargeOnce: false or settings.holdMs: 0",
+)
+def charge_once_with_holds(facts: Facts) -> Iterator[Seen]:
+    """A sidecar has both `chargeOnce` and `holdMs`."""
+    for sidecar in facts.sidecars:
+        if sidecar.settings.get("chargeOnce") and sidecar.settings.get("holdMs"):
+            yield Seen(sidecar.where, f"chargeOnce true, holdMs {sidecar.settings['holdMs']}")
+
+
+@rule(
+    "warning",
+    why="Redis charges such a hold whole: callers pay for calls that they did not make.",
+    fix="look for a slow Redis (slow-answers) and for processes without a share of a core; or a longer settings.holdMs",
+)
+def holds_lost(facts: Facts) -> Iterator[Seen]:
+    """A sidecar gave holds back too late: more than one for each 100 checks that it admitted from holds."""
+    for sidecar in facts.sidecars:
+        lost, admitted = (sum(sidecar.metrics.get(name, ())) for name in (LOST, FROM_HOLDS))
+        if lost >= MIN_LOST and lost * CHECKS_OF_A_LOSS > admitted:
+            yield Seen(sidecar.where, f"{lost:.0f} holds lost, {admitted:.0f} checks admitted from holds")
+
+
+@rule(
     "warning",
     why="One caller gets different limits from different sidecars.",
     fix="give them the same file; with a store, wait a second and look again",
@@ -256,6 +297,9 @@ PROCESS_RULES: Final[tuple[Rule, ...]] = (
     sample_keys_disabled,
     version_skew,
     settings_skew,
+    holds_beside_older_sidecar,
+    charge_once_with_holds,
+    holds_lost,
     catalog_skew,
     clock_skew,
     unsettled,

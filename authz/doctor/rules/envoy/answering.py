@@ -79,6 +79,21 @@ def redis_timeout_above_check_timeout(facts: Facts) -> Iterator[Seen]:
 
 @rule(
     "warning",
+    why="A call that finds only held units left may wait holdMs for them and then ask Redis. Where the timeout is "
+    "earlier, the call is refused at once, although these units may come free.",
+    fix="a longer timeout of the filter, or a shorter settings.holdMs",
+)
+def check_timeout_below_holds(facts: Facts) -> Iterator[Seen]:
+    """The filter's timeout is shorter than the sidecar's `holdMs` and `redisTimeoutMs` together. Needs --sidecar."""
+    for check in facts.checks():
+        longest = facts.hold_ms / 1000 + (facts.redis_timeout or 0)
+        if facts.hold_ms and check.timeout and check.timeout < longest:
+            holds = f"holdMs {facts.hold_ms} + redisTimeoutMs {(facts.redis_timeout or 0) * 1000:g}"
+            yield Seen(check.where, f"timeout {_ms(check.timeout)}, and {holds}", f"timeout: {longest:g}s")
+
+
+@rule(
+    "warning",
     why="A worker that accepts no connection uses up the whole check, and no time is left for another.",
     fix="connect_timeout: half of the filter's timeout",
 )
@@ -170,6 +185,7 @@ RULES: Final[tuple[Rule, ...]] = (
     refusals_charged_to_upstream,
     no_deadline,
     redis_timeout_above_check_timeout,
+    check_timeout_below_holds,
     connect_timeout_above_check_timeout,
     retry_cuts_the_try,
     retry_burns_the_deadline,
