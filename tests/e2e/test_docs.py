@@ -56,6 +56,7 @@ RUN = (
     "docs/how-to/sell-a-trial.md",
     "docs/how-to/invoice-overage.md",
     "docs/how-to/receive-alerts.md",
+    "docs/how-to/make-it-fast.md",
 )
 DEFAULT_PORTS = dict(zip(OPTIONS, (10000, 9901, 8080, 8085, 50051, 9190), strict=True))
 SHELLS = {"bash": ("bash",), "zsh": ("zsh", "-f")}
