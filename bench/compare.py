@@ -63,7 +63,7 @@ from bench.measure.rows import Bars, Bench, Samples, Section, Table, interleaved
 from bench.measure.servers import Host, hosts
 from bench.measure.stats import Spread, ratio
 from bench.rivals import files, limits
-from bench.rivals.gates import Rival, Rivals
+from bench.rivals.gates import PATIENCE_MS, Rival, Rivals
 from bench.rivals.setups import WrongAnswer, ours, setups
 from bench.sections.common import KEYS
 from bench.sections.front import front_row
@@ -76,6 +76,7 @@ COLUMNS: Final = {
     "total_us": "in all, µs",
     "p50_ms": "p50, ms",
     "p99_ms": "p99, ms",
+    "scripts": "scripts a call",
     "rate": "calls/s",
     "wrong": "wrong",
 }
@@ -175,6 +176,7 @@ def _notes(bench: Bench) -> list[str]:
     return [
         f"Each row ran {bench.rounds} rounds of {bench.seconds:g} s.",
         "Each decider had the first core; the load, Redis, the front Envoy and the Envoy behind it shared the other.",
+        f"Envoy waits {PATIENCE_MS} ms for each decider.",
         f"`wrk` draws from {KEYS:,} keys. A call has four limits before --rls, and five and a key before ours.",
     ]
 

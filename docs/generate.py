@@ -42,8 +42,10 @@ from authz.observe import metrics
 
 DOCS = Path(__file__).resolve().parent
 PAGES = DOCS / "reference"
-PLOTS: Final = ((DOCS.parent / "bench/plots/latency.svg", DOCS / "img/latency.svg"),)
-"""Plots that `make bench` draws, and their copies for the site, which shows nothing from outside docs/."""
+PLOTS: Final = tuple(
+    (DOCS.parent / f"bench/plots/{name}.svg", DOCS / f"img/{name}.svg") for name in ("comparison", "latency")
+)
+"""Plots that the bench draws, and their copies for the site, which shows nothing from outside docs/."""
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WORDS: Final = {
     bool: "true or false",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,21 @@ class Gate:
 OPEN = Gate()
 
 
-def our_gate(config: Path, authz: tuple[str, ...]) -> Gate:
-    """The filter and the cluster of these sidecars, as `authz envoy-config` prints them."""
-    return Gate(_part(config, authz, "filter"), _part(config, authz, "cluster"))
+def our_gate(config: Path, options: EnvoyOptions) -> Gate:
+    """The filter and the cluster of our sidecars, as `authz envoy-config` prints them."""
+    resources = load(config).resources
+
+    def part(only: Part) -> list[Json]:
+        found: list[Json] = yaml.safe_load(render(resources, replace(options, only=only)))
+        return found
+
+    return Gate(part("filter"), part("cluster"))
 
 
 @contextmanager
 def front(config: Path, authz: tuple[str, ...], cores: Collection[int]) -> Iterator[Running]:
     """An Envoy that asks these sidecars before it answers by itself; without any it just answers."""
-    with envoy(our_gate(config, authz) if authz else OPEN, cores) as running:
+    with envoy(our_gate(config, EnvoyOptions(authz=authz)) if authz else OPEN, cores) as running:
         yield running
 
 
@@ -101,11 +107,6 @@ def cluster(name: str, address: str) -> Json:
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
-
-
-def _part(config: Path, authz: tuple[str, ...], part: Part) -> list[Json]:
-    found: list[Json] = yaml.safe_load(render(load(config).resources, EnvoyOptions(authz=authz, only=part)))
-    return found
 
 
 def _socket(host: str, port: int) -> Json:

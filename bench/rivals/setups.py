@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Final
 
+from authz.envoy.config import EnvoyOptions
 from bench.load.inputs import PATH, document, value_of, written
 from bench.measure.envoys import OPEN, Gate, envoy, our_gate
 from bench.measure.rows import Bench, Target
 from bench.measure.servers import Host
-from bench.rivals.gates import Rivals
+from bench.rivals.gates import PATIENCE_MS, Rivals
 from bench.sections.common import KEYS, complete, no_op
 
 NO_CHECK: Final = "no check"
@@ -41,14 +42,18 @@ def setups(bench: Bench, rivals: Rivals) -> Iterator[dict[str, Target]]:
         def behind(gate: Gate, target: Target) -> Target:
             return replace(target, envoy=stack.enter_context(envoy(gate, bench.cores.load, upstream)))
 
+        def before_ours(target: Target) -> Target:
+            options = EnvoyOptions(authz=target.server[0].addresses, timeout_ms=PATIENCE_MS)
+            return behind(our_gate(config, options), target)
+
         found = {NO_CHECK: behind(OPEN, Target())}
         for name, gate in rivals.gates().items():
             found[name] = behind(gate, rivals.target)
         for host in bench.hosts:
             idle = stack.enter_context(no_op(bench, config, host, "parse"))
-            found[f"our no-op, {host}"] = behind(our_gate(config, idle.server[0].addresses), idle)
+            found[f"our no-op, {host}"] = before_ours(idle)
             whole = stack.enter_context(complete(bench, config, host))
-            found[ours(host)] = behind(our_gate(config, whole.server[0].addresses), whole)
+            found[ours(host)] = before_ours(whole)
         for name, target in found.items():
             _verify(name, target, checks_keys=name in rivals.checking or name in map(ours, bench.hosts))
         yield found

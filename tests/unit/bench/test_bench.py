@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.core.limits import Layer
+from authz.envoy.config import EnvoyOptions
 from authz.envoy.pb import ext_authz_pb2 as pb
 from bench.__main__ import main as run
 from bench.load import h2, inputs
@@ -163,7 +164,7 @@ def test_our_answers_are_read_right() -> None:
 
 def test_the_front_asks_the_sidecars_that_it_is_given(tmp_path: Path) -> None:
     config = inputs.written(inputs.document(keys=1, plans=1), tmp_path)
-    gates = (our_gate(config, ("127.0.0.1:5",)), OPEN)
+    gates = (our_gate(config, EnvoyOptions(authz=("127.0.0.1:5",))), OPEN)
     asking, alone = (front_config(gate, 1, 2)["static_resources"] for gate in gates)
     assert "ext_authz" in str(asking["listeners"])
     assert "ext_authz" not in str(alone["listeners"])

@@ -14,6 +14,7 @@ from bench.load.inputs import value_of
 from bench.measure import report, rows
 from bench.rivals.gates import Rival, Rivals
 
+ROOT = Path(__file__).parents[3]
 HERE = ("--pid", str(os.getpid()))
 RLS, CHECK = Rival("counts", "127.0.0.1:1"), Rival("keys", "127.0.0.1:2")
 
@@ -39,6 +40,14 @@ def test_a_wrong_option_is_named(arguments: list[str], expected: str) -> None:
 def test_help_says_how_each_rival_is_started() -> None:
     told = CliRunner().invoke(compare.main, ["--help"]).output
     assert all(word in told for word in ("RUNTIME_ROOT=rivals", "limitador-server", "opa-envoy-plugin run --server"))
+
+
+def test_the_page_starts_the_rivals_as_help_does() -> None:
+    blocks = str(compare.__doc__).split("\n\n")
+    commands = [block.strip("\b\n ") for block in blocks if "taskset -c" in block]
+    assert len(commands) == 3
+    page = (ROOT / "docs/explanation/performance.md").read_text()
+    assert [command for command in commands if f"```sh\n{command}\n```" not in page] == []
 
 
 def test_without_wrk_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
