@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -60,11 +60,11 @@ from bench.measure.exact import Exactness, exactness
 from bench.measure.machine import Cores, description
 from bench.measure.report import Report, markdown, write
 from bench.measure.rows import Bars, Bench, Samples, Section, Table, interleaved, table
-from bench.measure.servers import Host, hosts
+from bench.measure.servers import hosts
 from bench.measure.stats import Spread, ratio
 from bench.rivals import files, limits
 from bench.rivals.gates import PATIENCE_MS, Rival, Rivals
-from bench.rivals.setups import WrongAnswer, ours, setups
+from bench.rivals.setups import WrongAnswer, our_rows, setups
 from bench.sections.common import KEYS
 from bench.sections.front import front_row
 
@@ -122,6 +122,8 @@ def running(_context: click.Context, _option: click.Parameter, value: tuple[int,
     type=click.IntRange(1, 1000),
     help="Calls at a time; repeatable.",
 )
+@click.option("--keys", default=KEYS, show_default=True, type=click.IntRange(1, KEYS), help="That call, of 10,000.")
+@click.option("--hold-ms", default=0, show_default=True, type=int, help="Measure ours with this holdMs, too.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -138,6 +140,8 @@ def main(
     rounds: int,
     seconds: int,
     in_flight: tuple[int, ...],
+    keys: int,
+    hold_ms: int,
     output: Path | None,
     configs: Path | None,
 ) -> None:
@@ -155,9 +159,9 @@ def main(
     machine = description(len(cores.all))
     os.sched_setaffinity(0, cores.load)
     with TemporaryDirectory(prefix="authz-bench-") as scratch:
-        bench = Bench(cores, rounds, seconds, False, KEYS, Path(scratch), hosts(), _progress)
+        bench = Bench(cores, rounds, seconds, False, keys, Path(scratch), hosts(), _progress)
         try:
-            sections = compared(bench, Rivals(rls, ext_authz, pids, redis_pid), in_flight)
+            sections = compared(bench, Rivals(rls, ext_authz, pids, redis_pid), in_flight, hold_ms)
         except WrongAnswer as error:
             raise click.ClickException(str(error)) from error
     for section in sections:
@@ -177,22 +181,23 @@ def _notes(bench: Bench) -> list[str]:
         f"Each row ran {bench.rounds} rounds of {bench.seconds:g} s.",
         "Each decider had the first core; the load, Redis, the front Envoy and the Envoy behind it shared the other.",
         f"Envoy waits {PATIENCE_MS} ms for each decider.",
-        f"`wrk` draws from {KEYS:,} keys. A call has four limits before --rls, and five and a key before ours.",
+        f"`wrk` draws from {bench.keys:,} of {KEYS:,} keys.",
+        "A call has four limits before --rls, and five and a key before ours.",
     ]
 
 
-def compared(bench: Bench, rivals: Rivals, in_flight: Sequence[int]) -> list[Section]:
+def compared(bench: Bench, rivals: Rivals, in_flight: Sequence[int], hold_ms: int = 0) -> list[Section]:
     """The tables of cost for each number in flight, ours over theirs, and exactness. Raises WrongAnswer."""
-    with setups(bench, rivals) as targets:
+    with setups(bench, rivals, hold_ms) as targets:
         names = list(targets)
-        rows = [front_row(bench, _label(name, n), targets[name], n) for n in in_flight for name in names]
+        rows = [front_row(bench, _label(name, n), targets[name], n, bench.keys) for n in in_flight for name in names]
         samples = interleaved(bench, rows)
     by_load = {n: {name: samples[_label(name, n)] for name in names} for n in in_flight}
     text = "CPU is that of one request. The Envoy behind and the load are not in it."
     costs = [Section(f"{n} in flight", text, [table(found, COLUMNS)]) for n, found in by_load.items()]
     costs[-1].plots = [_bars(*list(by_load.items())[-1])]
-    over = _ratios(by_load, rivals.base, bench.hosts)
-    exact = limits.exactness_table(dict(_exactness(bench, rivals)))
+    over = _ratios(by_load, rivals.base, our_rows(bench.hosts, hold_ms))
+    exact = limits.exactness_table(dict(_exactness(bench, rivals, hold_ms)))
     return [
         *costs,
         Section(f"Ours over {rivals.base}", "Ratios are of the same round.", [over]),
@@ -204,11 +209,11 @@ def _label(name: str, in_flight: int) -> str:
     return f"{name}, {in_flight} in flight"
 
 
-def _ratios(by_load: Mapping[int, Samples], base: str, servers: Sequence[Host]) -> Table:
+def _ratios(by_load: Mapping[int, Samples], base: str, names: Iterable[str]) -> Table:
     rows = [
-        [_label(ours(host), n), *(str(ratio(samples[ours(host)], samples[base], figure)) for figure in RATIOS)]
+        [_label(name, n), *(str(ratio(samples[name], samples[base], figure)) for figure in RATIOS)]
         for n, samples in by_load.items()
-        for host in servers
+        for name in names
     ]
     return Table([f"over {base}", *RATIOS.values()], rows)
 
@@ -221,14 +226,14 @@ def _bars(in_flight: int, samples: Samples) -> Bars:
     return Bars("comparison", f"CPU of a request, {in_flight} in flight", "µs", list(samples), parts)
 
 
-def _exactness(bench: Bench, rivals: Rivals) -> Iterator[tuple[str, Exactness]]:
+def _exactness(bench: Bench, rivals: Rivals, hold_ms: int) -> Iterator[tuple[str, Exactness]]:
     if rivals.rls:
         yield rivals.rls.name, exactness(limits.of_limits(rivals.rls.address))
     elif rivals.ext_authz and limits.has_limits(rivals.ext_authz.address):
         yield rivals.ext_authz.name, exactness(limits.of_check(rivals.ext_authz.address))
-    for host in bench.hosts:
-        with limits.ours(host, bench.cores) as questions:
-            yield ours(host), exactness(questions)
+    for name, (host, hold) in our_rows(bench.hosts, hold_ms).items():
+        with limits.ours(host, bench.cores, "--hold-ms", str(hold)) as questions:
+            yield name, exactness(questions)
 
 
 if __name__ == "__main__":

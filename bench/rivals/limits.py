@@ -63,13 +63,13 @@ def value_of_named(name: str) -> str:
 
 
 @contextmanager
-def ours(host: Host, cores: Cores) -> Iterator[Questions]:
+def ours(host: Host, cores: Cores, *flags: str) -> Iterator[Questions]:
     """For a sidecar with a Redis of its own."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="authz-bench-")))
         store = stack.enter_context(redis(cores.load))
         config = written(exact_document(1), scratch)
-        server = stack.enter_context(sidecar(config, store.address, *CROWD, host=host, cores=cores.server))
+        server = stack.enter_context(sidecar(config, store.address, *CROWD, *flags, host=host, cores=cores.server))
         yield of_check(server.address)
 
 

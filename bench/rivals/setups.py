@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Final
@@ -27,13 +27,19 @@ class WrongAnswer(Exception):  # noqa: N818  (named for the event)
     """A server lets calls through that it should refuse, or the other way round."""
 
 
-def ours(host: Host) -> str:
+def ours(host: Host, hold_ms: int) -> str:
     """The name of our row."""
-    return f"ours, {host}"
+    return f"ours, {host}, holdMs {hold_ms}" if hold_ms else f"ours, {host}"
+
+
+def our_rows(servers: Sequence[Host], hold_ms: int) -> dict[str, tuple[Host, int]]:
+    """The server and `holdMs` of each of our rows: 0, and `hold_ms` if it is another."""
+    holds = (0, hold_ms) if hold_ms else (0,)
+    return {ours(host, hold): (host, hold) for host in servers for hold in holds}
 
 
 @contextmanager
-def setups(bench: Bench, rivals: Rivals) -> Iterator[dict[str, Target]]:
+def setups(bench: Bench, rivals: Rivals, hold_ms: int = 0) -> Iterator[dict[str, Target]]:
     """Targets by the names of their rows. Raises WrongAnswer."""
     config = written(document(keys=KEYS), bench.scratch)
     with ExitStack() as stack:
@@ -52,10 +58,11 @@ def setups(bench: Bench, rivals: Rivals) -> Iterator[dict[str, Target]]:
         for host in bench.hosts:
             idle = stack.enter_context(no_op(bench, config, host, "parse"))
             found[f"our no-op, {host}"] = before_ours(idle)
-            whole = stack.enter_context(complete(bench, config, host))
-            found[ours(host)] = before_ours(whole)
+        whole = our_rows(bench.hosts, hold_ms)
+        for name, (host, hold) in whole.items():
+            found[name] = before_ours(stack.enter_context(complete(bench, config, host, "--hold-ms", str(hold))))
         for name, target in found.items():
-            _verify(name, target, checks_keys=name in rivals.checking or name in map(ours, bench.hosts))
+            _verify(name, target, checks_keys=name in {*rivals.checking, *whole})
         yield found
 
 

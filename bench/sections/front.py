@@ -42,14 +42,14 @@ def front_section(bench: Bench) -> Section:
     )
 
 
-def front_row(bench: Bench, name: str, target: Target, in_flight: int) -> Row:
+def front_row(bench: Bench, name: str, target: Target, in_flight: int, keys: int = KEYS) -> Row:
     """A row of `wrk` through the target's Envoy; `total_us` is the CPU of all processes."""
     assert target.envoy
     url = f"{target.envoy.http}/prod/pets/7"
     last: dict[str, float] = {}
 
     def load(seconds: float) -> Outcome:
-        outcome, percentiles = wrk(url, keys=KEYS, in_flight=in_flight, seconds=seconds)
+        outcome, percentiles = wrk(url, keys=keys, in_flight=in_flight, seconds=seconds)
         last.update(percentiles)
         return outcome
 

@@ -96,9 +96,10 @@ def test_every_setup_is_measured_and_compared_with_the_chain(bench: Bench, monke
             [check.server[0].pid],
             check.redis.pid,
         )
-        cost, over, exact = compare.compared(bench, rivals, [2])
+        cost, over, exact = compare.compared(bench, rivals, [2], hold_ms=100)
     (table,), (ratios,), (limits_found,) = cost.tables, over.tables, exact.tables
-    names = ["no check", "counts", "keys", "keys, then counts", "our no-op, grpcio", "ours, grpcio"]
+    ours = ["ours, grpcio", "ours, grpcio, holdMs 100"]
+    names = ["no check", "counts", "keys", "keys, then counts", "our no-op, grpcio", *ours]
     assert [row[0] for row in table.rows] == names
     wrong = list(table.head).index("wrong")
     assert {row[wrong] for row in table.rows} == {"0 (0 to 0)"}
@@ -106,8 +107,8 @@ def test_every_setup_is_measured_and_compared_with_the_chain(bench: Bench, monke
     assert all(row[whole] for row in table.rows)
     assert list(cost.plots[0].labels) == names  # type: ignore[union-attr]
     assert over.title == "Ours over keys, then counts"
-    assert [row[0] for row in ratios.rows] == ["ours, grpcio, 2 in flight"]
-    assert [row[:2] for row in limits_found.rows] == [["counts", str(TIGHT)], ["ours, grpcio", str(TIGHT)]]
+    assert [row[0] for row in ratios.rows] == [f"{name}, 2 in flight" for name in ours]
+    assert [row[:2] for row in limits_found.rows] == [[name, str(TIGHT)] for name in ("counts", *ours)]
     caller = value_of(CALLS - 1)
     shared = ((("method", "all"),), (("account", "all"),))
     message = rate_limit_request(DOMAIN, (("caller", caller),), (("caller_method", caller),), *shared)
