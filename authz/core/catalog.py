@@ -312,7 +312,7 @@ class Catalog:
     def _locate(self, request: Request) -> tuple[_Api, str, str, int] | Reason:
         """The API, the name of the stage, the rest of the path, and the number of segments before the rest."""
         path, host = request.path.partition("?")[0], _hostname(request.host)
-        mapping = self._mapping(host, path)
+        mapping = self._mapping(host, path) if self.hosts else None
         # Envoy picked its route, and so perhaps the API, by the path as sent: other readings must not lead elsewhere.
         if mapping and is_odd(path) and not self._only_mapping(host, path, mapping):
             return Reason.UNKNOWN_API
@@ -347,8 +347,6 @@ class Catalog:
 
     def _mappings(self, host: str) -> tuple[_Mapping, ...] | None:
         """The mappings of the host, or else of the wildcard in place of its first label."""
-        if not self.hosts:
-            return None
         return self.hosts.get(host) or self.hosts.get(f"*.{host.partition('.')[2]}")
 
     def _api_of_host(self, host: str, mapping: _Mapping | None) -> _Api | None:

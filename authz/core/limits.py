@@ -208,6 +208,11 @@ def remaining(rule: Throttle | Quota, state: int) -> int:
     return left if left >= 0 else 0  # noqa: FURB136  (half of what `max` costs, a few times a call)
 
 
+def scale(rule: Throttle | Quota) -> tuple[int, int]:
+    """(units, parts): at a state, `units` less the state in `parts` of a unit, rounded up, are left."""
+    return (rule.burst, rule.m) if isinstance(rule, Throttle) else (rule.limit, 1)
+
+
 def reset_us(rule: Throttle | Quota, state: int, now: int) -> int | None:
     """Microseconds until a bucket is full or a quota's period ends; None if that never happens."""
     if isinstance(rule, Quota):

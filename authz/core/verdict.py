@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from operator import attrgetter
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -13,12 +13,11 @@ from msgspec.structs import replace
 
 from authz.core.costs import CostSource, price
 from authz.core.credentials import NO_STRIP, Credentials, Strip, strip_of
-from authz.core.limits import Layer, Limit, Meter, Quota, amount_of, remaining
+from authz.core.limits import Layer, Limit, Meter, Quota, amount_of, scale
 from authz.core.request import Request
 from authz.core.resources import CostFrom, FailurePolicy, GatewayResponse, GatewayResponseType
 from authz.core.routes import Route
 
-RULE: Final = attrgetter("rule")
 NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 NO_RESPONSES: Final[Mapping[GatewayResponseType, GatewayResponse]] = MappingProxyType({})
 
@@ -67,12 +66,14 @@ class Subject(Struct, frozen=True, gc=False):
 
 
 class Shared(Struct, gc=False):
-    """Bytes that the answers to all calls under one grant share. The Envoy edge fills them in.
+    """What the answers to all calls under one grant share: filled in by the first.
 
-    `about` is the metadata of the subject, and `names` are the names of the limits there. `admitted` are the answers to
-    admitted calls, by the stripped headers.
+    `scales` are of the limits, for `units_left`. The Envoy edge keeps bytes here: `about` is the metadata of the
+    subject, and `names` are the names of the limits there. `admitted` are the answers to admitted calls, by the
+    stripped headers.
     """
 
+    scales: tuple[tuple[int, int], ...] = ()
     about: bytes = b""
     names: tuple[str, ...] = ()
     admitted: dict[tuple[str, ...], bytes] = {}
@@ -182,7 +183,17 @@ def units_left(grant: Grant, tally: Tally) -> list[int]:
     """The units left of each limit that has a state in the tally, as in `standings`."""
     if len(tally.states) > len(grant.limits):
         raise ValueError("a tally of other limits than those of the grant")
-    return list(map(remaining, map(RULE, grant.limits), tally.states))
+    shared = grant.shared
+    if not shared.scales:
+        shared.scales = _scales(tuple(scale(limit.rule) for limit in grant.limits))
+    pairs = zip(shared.scales, tally.states)  # noqa: B905  (`strict` costs as much as the five limits of a call)
+    return [left if (left := units + -state // parts) > 0 else 0 for (units, parts), state in pairs]
+
+
+@lru_cache(maxsize=4096)
+def _scales(scales: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Return one tuple for all grants whose limits have these scales, to save memory."""
+    return scales
 
 
 def standings(grant: Grant, tally: Tally) -> list[tuple[Limit, int, int]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.core.limits import EXACT, Charge, Limit, Quota, Throttle, redis_key
@@ -21,8 +21,7 @@ ONCE_DIGITS = 32  # hexadecimal, of a SHA-256
 _prefix = lru_cache(16)(redis_key)  # it does not differ between requests
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """The script's KEYS after the worker's own, how many of them are what, and the rules and requests.
 
     `waiters` are in the order of `requests`. The header of `admit.lua` describes each part.
@@ -108,7 +107,8 @@ class Encoder:
             rule = limit.rule
             number = numbers.get(id(rule)) or self._rule(rule)
             value = values.get(limit.key) or self._value(limit.key)
-            request += (value, -number if limit.shadow else number)
+            request.append(value)
+            request.append(-number if limit.shadow else number)
         return request
 
     def _ledger(self, ledger: str, history: str) -> int:

@@ -247,7 +247,8 @@ class Metrics:
 
     def observe(self, verdict: Verdict, seconds: float) -> None:
         """Count an answered check."""
-        subject, tally = verdict.subject, verdict.tally
+        grant, tally = verdict.grant, verdict.tally
+        subject = grant.subject if grant else verdict.subject
         plan = self._plan_label(subject.plan)
         self._seconds.observe(seconds)
         if isinstance(verdict, Allowed):
@@ -260,7 +261,6 @@ class Metrics:
             self._denied(subject.api, subject.stage, plan, "denied", verdict.reason)
             if verdict.reason is Reason.UNAVAILABLE:
                 self._degraded("deny")
-        grant = verdict.grant
         if grant and grant.cost_from and grant.cost_source in FALLBACKS:
             self._cost_fallbacks(subject.api, subject.stage, grant.cost_source)
         if tally is not None and (tally.degraded or tally.shadowed_by):
