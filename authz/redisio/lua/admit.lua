@@ -323,11 +323,12 @@ local function take_back(request, ends, released, admitted, cost)
       end
     end
   end
-  local one = caller > 0 and own_hold(value(caller), ends)
+  local ledger = caller > 0 and value(caller)
+  local one = ledger and own_hold(ledger, ends)
   if one then
-    one[5], one[6] = one[5] - released, one[6] - released * cost
+    one[5], one[6], ledger.dirty = one[5] - released, one[6] - released * cost, true
     if admitted > 0 then meter(caller, count, admitted, admitted * cost, over) end
-    drop_empty_holds(value(caller))
+    drop_empty_holds(ledger)
   end
   for k = 1, count do drop_empty_holds(found[k]) end
   return is_whole and (one or caller == 0)
