@@ -1,0 +1,326 @@
+"""Units held ahead of calls, on a real Redis under its own clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import pytest
+import redis.asyncio
+
+from authz.check import LimiterUnavailable
+from authz.core.limits import Charge, Layer, Limit, Meter, Quota, redis_key, throttle
+from authz.core.zones import DAY_US
+from authz.limiter.limiter import RedisLimiter
+from authz.limiter.local import LocalLimiter
+from tests.support.limiters import running_limiter
+from tests.support.servers import RedisServer, redis_server
+
+LIFE_MS: Final = 500  # a busy machine's pauses stay well below it
+DEADLINE_SECONDS: Final = 60.0
+HOLD_BYTES: Final = 48
+
+
+@pytest.fixture
+async def one(shared_redis: RedisServer, account: str) -> AsyncIterator[RedisLimiter]:
+    async with running_limiter(shared_redis.url, account, hold_ms=LIFE_MS) as limiter:
+        yield limiter
+
+
+@pytest.fixture
+async def other(shared_redis: RedisServer, account: str) -> AsyncIterator[RedisLimiter]:
+    """Another process."""
+    async with running_limiter(shared_redis.url, account, hold_ms=LIFE_MS) as limiter:
+        yield limiter
+
+
+@pytest.fixture
+async def spy(shared_redis: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
+    async with redis.asyncio.Redis.from_url(shared_redis.url) as client:
+        yield client
+
+
+def _meter(account: str, key: str = "k") -> Meter:
+    return Meter(redis_key(account, "ledger", "p", key), redis_key(account, "history", "p", key))
+
+
+def _quota(account: str, limit: int, key: str = "k", **more: Any) -> Charge:
+    """A call under a quota of today."""
+    meter, today = _meter(account, key), time.time_ns() // 1000 // DAY_US * DAY_US
+    rule = Quota(limit, today, today + DAY_US, "DAY", **more)
+    return Charge((Limit(Layer.PLAN_QUOTA, meter.ledger, rule),), meter)
+
+
+def _bucket(account: str, rate: float, burst: int, *, shadow: bool = False) -> Charge:
+    rule = throttle(rate, burst)
+    assert rule
+    return Charge((Limit(Layer.STAGE_METHOD_THROTTLE, redis_key(account, "stage", "b"), rule, shadow),))
+
+
+async def _until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await is_so():  # noqa: ASYNC110  (Redis sets no event)
+            await asyncio.sleep(0.01)
+
+
+async def _hold(limiter: RedisLimiter, charge: Charge) -> int:
+    """Call until the process holds calls like this one. Returns the number of calls."""
+    calls = 0
+    assert limiter.holds
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not limiter.holds.held:
+            assert (await limiter.admit(charge)).refused_by is None
+            calls += 1
+    return calls
+
+
+async def _held(spy: redis.asyncio.Redis, charge: Charge) -> int:
+    """The number of holds in the value of the first limit."""
+    raw = await spy.get(charge.limits[0].key)
+    assert isinstance(raw, bytes)
+    return (len(raw) - {1: 33, 2: 73, 3: 97, 4: 25}[raw[0]]) // HOLD_BYTES
+
+
+async def _counted(spy: redis.asyncio.Redis, charge: Charge) -> int:
+    """The used units of the ledger's quota."""
+    assert charge.meter
+    raw = await spy.get(charge.meter.ledger)
+    assert isinstance(raw, bytes)
+    return int(struct.unpack_from(">d", raw, 41)[0])
+
+
+async def test_calls_far_from_the_limit_need_few_commands(one: RedisLimiter, account: str, spy: Any) -> None:
+    """A hundred callers in turns, each with a quota of its own: at most a script in twenty calls."""
+    charges = [_quota(account, 1_000_000, str(number)) for number in range(100)]
+
+    async def scripts() -> int:
+        return int((await spy.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0))
+
+    rounds, before = 100, await scripts()
+    for _ in range(rounds):
+        tallies = await asyncio.gather(*map(one.admit, charges))
+        assert all(tally.refused_by is None for tally in tallies)
+    assert await scripts() - before <= 0.05 * rounds * len(charges)
+    await one.give_back()
+    assert [await _counted(spy, charge) for charge in charges] == [rounds] * len(charges)
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+async def test_a_call_at_the_edge_waits_for_the_hold_of_another_process(
+    one: RedisLimiter, other: RedisLimiter, account: str, is_used: bool
+) -> None:
+    """It is admitted where the hold's units come free, and refused where they were used."""
+    charge = _quota(account, 40)
+    used = await _hold(one, charge)
+    assert one.holds
+    held = one.holds.held
+    for _ in range(40 - used - held):
+        assert (await other.admit(charge)).refused_by is None
+    if is_used:
+        for _ in range(held):
+            assert (await one.admit(charge)).refused_by is None
+    tally = await other.admit(charge)
+    assert other.waited == 1
+    assert (tally.refused_by is not None) == is_used
+
+
+async def test_a_call_without_the_time_to_wait_is_refused_with_the_wait(
+    one: RedisLimiter, other: RedisLimiter, account: str
+) -> None:
+    limit = _quota(account, 40)
+    used = await _hold(one, limit)
+    assert one.holds
+    for _ in range(40 - used - one.holds.held):
+        await other.admit(limit)
+    hurried = Charge(limit.limits, limit.meter, deadline=time.monotonic() + 0.05)
+    tally = await other.admit(hurried)
+    assert tally.refused_by is limit.limits[0]
+    assert tally.wait_us is not None
+    assert 0 < tally.wait_us <= LIFE_MS * 1000
+
+
+async def test_a_caller_that_leaves_at_the_edge_takes_nothing(
+    one: RedisLimiter, other: RedisLimiter, account: str, spy: Any
+) -> None:
+    charge = _quota(account, 40)
+    used = await _hold(one, charge)
+    assert one.holds
+    held = one.holds.held
+    for _ in range(40 - used - held):
+        await other.admit(charge)
+    waiting = asyncio.create_task(other.admit(charge))
+
+    async def waits() -> bool:
+        return other.waited == 1
+
+    await _until(waits)
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    await one.give_back()
+    assert (await other.admit(charge)).refused_by is None
+    await other.give_back()
+    assert await _counted(spy, charge) == 40 - held + 1
+
+
+@pytest.mark.parametrize("kind", ["shadow", "once", "overage"])
+async def test_no_call_is_held(one: RedisLimiter, account: str, kind: str) -> None:
+    """Neither one of a shadow plan, nor one with a name of its own, nor one that costs extra."""
+    charge = _bucket(account, 1000, 1000, shadow=kind == "shadow")
+    if kind == "overage":
+        charge = _quota(account, 1, overage=10_000)
+        assert (await one.admit(charge)).refused_by is None
+    for number in range(50):
+        named = Charge(charge.limits, charge.meter, once=f"request{number}" if kind == "once" else "")
+        assert (await one.admit(named)).refused_by is None
+    assert one.holds
+    assert one.holds.admitted == one.holds.held == 0
+
+
+async def test_a_named_call_uses_no_hold(one: RedisLimiter, account: str) -> None:
+    charge = _bucket(account, 1000, 1000)
+    await _hold(one, charge)
+    assert one.holds
+    before = one.holds.admitted
+    await one.admit(Charge(charge.limits, once="request"))
+    assert one.holds.admitted == before
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_held_calls_that_reach_percents_cause_one_alert_each(
+    one: RedisLimiter, other: RedisLimiter, account: str, spy: Any, crashes: bool
+) -> None:
+    """Also where the process has died with its hold: the next look at the value charges it, and says so."""
+    charge = _quota(account, 100, alerts=tuple(range(1, 100)))  # of the same number of units
+    await _hold(one, charge)
+    assert one.holds
+    for _ in range(one.holds.held):
+        await one.admit(charge)
+    if crashes:
+        one.holds._over.clear()
+        one.holds._untils.clear()
+        one.holds._callers.clear()
+
+        async def is_over() -> bool:
+            await other.admit(_bucket(account, 1000, 1000))
+            raw = await spy.get(charge.meter.ledger if charge.meter else "")
+            ends: float = struct.unpack_from(">d", raw, len(raw) - HOLD_BYTES)[0]
+            return other.clock.now() > ends
+
+        await _until(is_over)
+    else:
+        await one.give_back()
+    await other.admit(charge)
+    await other.admit(charge)
+    entries = await spy.xrange(redis_key(account, "alerts"))
+    assert [int(said[b"percent"]) for _, said in entries] == list(range(1, await _counted(spy, charge) + 1))
+
+
+async def test_changed_limits_end_all_holds(one: RedisLimiter, account: str, spy: Any) -> None:
+    charge = _quota(account, 1000)
+    used = await _hold(one, charge)
+    one.forget()
+    assert one.holds
+    assert one.holds.held == 0
+    assert (await one.admit(charge)).refused_by is None
+
+    async def is_free() -> bool:
+        return await _held(spy, charge) == 0
+
+    await _until(is_free)
+    await one.give_back()
+    assert await _counted(spy, charge) == used + 1
+
+
+async def test_a_limiter_that_stops_gives_all_holds_back(one: RedisLimiter, account: str, spy: Any) -> None:
+    charges = [_quota(account, 1000, str(number)) for number in range(3)]
+    used = [await _hold(one, charges[0])]
+    for charge in charges[1:]:
+        used.append(0)
+        await one.admit(charge)
+        used[-1] += 1
+        while not await _held(spy, charge):
+            await one.admit(charge)
+            used[-1] += 1
+    await one.give_back()
+    assert [await _held(spy, charge) for charge in charges] == [0, 0, 0]
+    assert [await _counted(spy, charge) for charge in charges] == used
+
+
+async def test_an_idle_process_gives_its_first_hold_back_in_time(one: RedisLimiter, account: str, spy: Any) -> None:
+    charge = _quota(account, 1000)
+    used = await _hold(one, charge)
+
+    async def is_free() -> bool:
+        return await _held(spy, charge) == 0
+
+    await _until(is_free)
+    assert await _counted(spy, charge) == used
+    assert one.holds
+    assert one.holds.lost == 0
+
+
+async def test_a_process_that_dies_is_charged_for_its_hold(
+    one: RedisLimiter, other: RedisLimiter, account: str, spy: Any
+) -> None:
+    charge = _quota(account, 1000)
+    used = await _hold(one, charge)
+    assert one.holds
+    held = one.holds.held
+    one.holds._over.clear()
+    one.holds._untils.clear()
+    one.holds._callers.clear()
+    calls = 0
+
+    async def is_charged() -> bool:
+        nonlocal calls
+        await other.admit(Charge(charge.limits, charge.meter, once=f"never held {calls}"))
+        calls += 1
+        return await _held(spy, charge) == 0
+
+    await _until(is_charged)
+    assert await _counted(spy, charge) == used + held + calls
+
+
+async def test_an_outage_shares_out_no_held_unit_again(account: str) -> None:
+    """Two processes hold units when Redis dies: with the shares of their stand-ins, they admit the quota at most."""
+    with redis_server("valkey") as server:
+        charge, stand_ins = _quota(account, 1000), [LocalLimiter(2), LocalLimiter(2)]
+        async with (
+            running_limiter(server.url, account, 1.0, hold_ms=LIFE_MS) as one,
+            running_limiter(server.url, account, 1.0, hold_ms=LIFE_MS) as other,
+        ):
+            admitted = 0
+            for limiter, stand_in in ((one, stand_ins[0]), (other, stand_ins[1]), (one, stand_ins[0])):
+                assert limiter.holds
+                for _ in range(100):
+                    before = limiter.holds.admitted
+                    tally = await limiter.admit(charge)
+                    admitted += 1
+                    if limiter.holds.admitted == before:
+                        stand_in.observe(charge.limits, tally.states)
+            server.kill()
+            for limiter in (one, other):
+                with contextlib.suppress(LimiterUnavailable):
+                    for _ in range(1000):
+                        await limiter.admit(charge)
+                        admitted += 1
+            now = time.time_ns() // 1000
+            for stand_in in stand_ins:
+                while stand_in.admit(charge, now).refused_by is None:
+                    admitted += 1
+        unreported = 100  # calls of the first process after the last report to the second one
+        assert admitted <= 1000 + unreported
+
+
+async def test_an_older_release_takes_a_value_with_holds_for_bad(one: RedisLimiter, account: str, spy: Any) -> None:
+    """It reads a value only at its known lengths: never is one with holds an empty one to it."""
+    charge = _quota(account, 1000)
+    await _hold(one, charge)
+    raw = await spy.get(charge.limits[0].key)
+    assert len(raw) not in {73, 97}
+    assert raw[73] == 5
