@@ -1,6 +1,6 @@
 """A soak: sidecars that are killed, replaced and reloaded, a Redis that dies and comes back, and limits that hold.
 
-    python -m bench.soak [--minutes 10] [--policy deny] [--server grpcio]
+    python -m bench.soak [--minutes 10] [--policy deny] [--server grpcio] [--hold-ms 0]
 
 Three sidecars, two of them with two workers, share a Valkey that writes each command to disk before it answers. Clients
 ask all of them about a few keys with small limits. Meanwhile sidecars and workers end, by TERM and by KILL, the file
@@ -8,7 +8,8 @@ changes, Redis is killed and started again with its data, and connections to it 
 looked at: no window of t seconds may hold more than burst + rate · t admitted calls that certainly were decided in it,
 no quota may admit more than its limit, and Redis must have counted all admitted calls and at most those besides whose
 answer was lost. Exits with 1 otherwise, or if descriptors leak. With `--policy local` the calls let through by outages
-are printed beside the bound of an outage, and are no violation.
+are printed beside the bound of an outage, and are no violation. With `--hold-ms` sidecars hold units ahead: Redis may
+then count more calls than were admitted, as a process that ends loses its holds; the bound is printed beside them.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ CLIENTS, PAUSE_SECONDS = 12, 0.06  # each client waits at most this long between
 DEADLINE = "2S"  # as in the header grpc-timeout
 TOO_MANY = 429
 LEDGER, USED, DAY_USED = ">Bddddddddd", 6, 8  # layout: redisio/lua/prelude/ledger.lua
+HOLDS_START, HOLD, UNITS, REQUESTS = 9, ">dddddd", 3, 4  # layout: redisio/lua/prelude/holds.lua
+HOLDS_END_SECONDS = 1.0  # longer than any hold lasts
 SECOND = 1_000_000_000
 SPARE_DESCRIPTORS = 16
 LONG_SECONDS = 60  # a life worth telling of
@@ -250,11 +253,22 @@ class _Best:
 
 
 def counted(redis: RedisServer, key: str) -> int:
-    """How many calls Redis has counted against the key's quota, or, without one, today."""
+    """How many calls Redis has counted against the key's quota, or, without one, today; with those of lost holds."""
     with Redis.from_url(redis.url) as client:
         raw: Any = client.get(redis_key(ACCOUNT, "ledger", key, key))
-    fields = struct.unpack(LEDGER, raw) if raw else (0,) * 10
-    return int(fields[USED] if "quota" in KEYS[key] else fields[DAY_USED])
+    if not raw:
+        return 0
+    fields = struct.unpack_from(LEDGER, raw)
+    has_quota, start = "quota" in KEYS[key], struct.calcsize(LEDGER) + HOLDS_START
+    held = sum(hold[UNITS if has_quota else REQUESTS] for hold in struct.iter_unpack(HOLD, raw[start:]))
+    return int(fields[USED if has_quota else DAY_USED] + held)
+
+
+def most_held(key: str) -> int:
+    """The calls that all processes hold at once at most: a quarter of what is left, and each a smaller part of it."""
+    limits = KEYS[key]
+    sizes = [limits[kind][size] for kind, size in (("throttle", "burstLimit"), ("quota", "limit")) if kind in limits]
+    return int(min(sizes)) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +280,10 @@ class Finding:
     is_violation: bool
 
 
-def findings(key: str, answers: Answers, used: int, *, strict: bool, outages: int) -> Iterator[Finding]:
+def findings(
+    key: str, answers: Answers, used: int, *, strict: bool, outages: int, losses: int = 0
+) -> Iterator[Finding]:
+    """Compare a key's answers and its count with its limits. At most `losses` calls were held and lost."""
     admitted, limits = len(answers.admitted), KEYS[key]
     if "throttle" in limits:
         rate, burst = limits["throttle"]["rateLimit"], int(limits["throttle"]["burstLimit"])
@@ -278,8 +295,11 @@ def findings(key: str, answers: Answers, used: int, *, strict: bool, outages: in
         bound = "" if strict else f"; an outage may add {max(limit, PROCESSES)} in each of {outages} outages"
         yield Finding(key, f"{admitted} of a quota of {limit}{bound}", strict and admitted > limit)
         yield Finding(key, f"{used} counted", strict and used > limit)
-    most = admitted + answers.unknown
+    most = admitted + answers.unknown + losses
     said = f"{used} counted of {admitted} admitted, {answers.unknown} of unknown fate"
+    if losses:
+        said += f"; {max(0, used - admitted - answers.unknown)} to {max(0, used - admitted)} lost with holds"
+        said += f", which may lose {losses}"
     yield Finding(key, said, strict and not admitted <= used <= most)
 
 
@@ -462,7 +482,7 @@ def _told(counter: Counter[str]) -> str:
 
 
 @contextmanager
-def scene(host: Host, policy: str) -> Iterator[Scene]:
+def scene(host: Host, policy: str, hold_ms: int) -> Iterator[Scene]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="authz-soak-")))
         config = written(scratch / "plans.yaml", 0)
@@ -470,17 +490,19 @@ def scene(host: Host, policy: str) -> Iterator[Scene]:
         clients = stack.enter_context(Clients(redis))
         own = ("--redis-url", clients.proxy.url, "--account-id", ACCOUNT, "--failure-policy", policy)
         often = ("--redis-timeout-ms", "300", "--drain-seconds", "0.3", "--replicas", str(PROCESSES))
+        ahead = ("--hold-ms", str(hold_ms))
         sidecars = [
-            stack.enter_context(authz_serve(config, *own, *often, host=host, workers=workers)) for workers in WORKERS
+            stack.enter_context(authz_serve(config, *own, *often, *ahead, host=host, workers=workers))
+            for workers in WORKERS
         ]
         clients.ask([endpoint for sidecar in sidecars for endpoint in sidecar.endpoints])
         yield Scene(config, redis, sidecars, clients)
 
 
-def soak(host: Host, policy: str, pause_seconds: float, goes_on: Callable[[int], bool]) -> Report:
+def soak(host: Host, policy: str, pause_seconds: float, goes_on: Callable[[int], bool], hold_ms: int = 0) -> Report:
     """While `goes_on(number of events so far)`, cause an event every `pause_seconds`."""
     samples = Samples()
-    with scene(host, policy) as stage:
+    with scene(host, policy, hold_ms) as stage:
         for number, act in enumerate(stage.happenings()):
             if not goes_on(number):
                 break
@@ -493,11 +515,21 @@ def soak(host: Host, policy: str, pause_seconds: float, goes_on: Callable[[int],
                 time.sleep(min(0.5, pause_seconds))
         answers, outages = stage.clients.answers, stage.outages
         stage.clients.rest()
+        if hold_ms:
+            time.sleep(HOLDS_END_SECONDS)
+        lives = stage.happened.total() if hold_ms else 0
         used = {key: counted(stage.redis, key) for key in KEYS}
     found = [
         finding
         for key in KEYS
-        for finding in findings(key, answers[key], used[key], strict=policy == "deny", outages=outages)
+        for finding in findings(
+            key,
+            answers[key],
+            used[key],
+            strict=policy == "deny",
+            outages=outages,
+            losses=lives * most_held(key),
+        )
     ]
     first = next(iter(samples.of.items()))
     found.append(Finding(first[0][0], f"{first[1][-1][2]} descriptors at the end", leaks(first[1])))
@@ -509,9 +541,10 @@ def soak(host: Host, policy: str, pause_seconds: float, goes_on: Callable[[int],
 @click.option("--pause", type=click.FloatRange(0.1, 60), default=4.0, show_default=True, help="Seconds between events.")
 @click.option("--policy", type=click.Choice(["deny", "local"]), default="deny", show_default=True)
 @click.option("--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
-def main(minutes: float, pause: float, policy: str, host: Host) -> None:
+@click.option("--hold-ms", type=click.IntRange(0, 500), default=0, show_default=True, help="Hold units ahead.")
+def main(minutes: float, pause: float, policy: str, host: Host, hold_ms: int) -> None:
     end = time.monotonic() + 60 * minutes
-    report = soak(host, policy, pause, lambda _number: time.monotonic() < end)
+    report = soak(host, policy, pause, lambda _number: time.monotonic() < end, hold_ms)
     for line in report.lines():
         click.echo(line)
     click.echo(f"{len(report.violations)} violations")

@@ -69,9 +69,17 @@ def test_memory_and_descriptors_are_judged_by_their_course() -> None:
     assert (round(slope(growing), 6), leaks(growing)) == (60.0, True)
 
 
-def test_limits_hold_while_everything_is_restarted() -> None:
+def test_calls_that_are_lost_with_holds_are_allowed_up_to_their_bound() -> None:
+    answers = Answers([Span(0, 1)] * 10)
+    (right,) = [one for one in findings("quota-1", answers, 13, strict=True, outages=0, losses=3) if "lost" in one.said]
+    (wrong,) = [one for one in findings("quota-1", answers, 14, strict=True, outages=0, losses=3) if "lost" in one.said]
+    assert (right.is_violation, wrong.is_violation) == (False, True)
+
+
+@pytest.mark.parametrize("hold_ms", [0, 100])
+def test_limits_hold_while_everything_is_restarted(hold_ms: int) -> None:
     """Ten events, each of its kind at least once: no caller gets more than a limit, and admitted calls are counted."""
-    report = soak("grpcio", "deny", PAUSE_SECONDS, lambda number: number < EVENTS)
+    report = soak("grpcio", "deny", PAUSE_SECONDS, lambda number: number < EVENTS, hold_ms)
     assert report.violations == []
     assert report.happened.total() == EVENTS
     assert set(report.answers) == set(KEYS)
