@@ -7,7 +7,7 @@ import math
 import struct
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import count
@@ -196,7 +196,7 @@ class Grant:
     epoch: int
     admitted: int = 0
     is_over: bool = False  # given back, or ended
-    is_lost: bool = False  # ended, and so charged whole
+    is_lost: bool = False  # its calls were counted whole, as it ended
 
 
 class WatchedHolds(Holds):
@@ -288,12 +288,13 @@ class Value:
     def refill(self, now: int) -> None:
         self.debt, self.at = max(0, self.debt - self.n * max(0, now - self.at)), now
 
-    def end(self, now: int) -> None:
-        """Charge the holds that are over."""
+    def end(self, now: int, late: Collection[tuple[int, int]] = ()) -> None:
+        """Charge the holds that are over, but for those of a process that are given back late."""
         over = [one for one in self.held if not now < one.ends <= now + LONGEST_LIFE]
+        over = [one for one in over if (one.process, one.ends) not in late]
         for one in sorted(over, key=lambda one: one.ends):
             tokens, units, calls = self.held.pop(one)
-            at, one.is_over, one.is_lost = min(one.ends, now), True, True
+            at, one.is_over, one.is_lost = min(one.ends, now), True, one.is_lost or calls > 0
             if tokens and at > self.at:
                 self.refill(at)
             self.debt, self.used, self.calls = self.debt + tokens * self.m, self.used + units, self.calls + calls
@@ -519,8 +520,11 @@ class Story:
         process.reply, now = Reply("", 0, []), self.time.now()
         await process._decide(waiters)
         returned, process.holds.returned = process.holds.returned, []
+        late = {(grant.process, grant.ends) for grant in returned if grant.ends <= now}
         for grant in returned:
-            self.give_back(grant, now)
+            self.give_back(grant, now, late)
+        for grant in returned:
+            self.values_of(grant.charge, now)
         granted = {position: (calls, ends) for position, calls, ends in process.reply.holds}
         for position, (waiter, result) in enumerate(zip(waiters, process.reply.results, strict=True), 1):
             await waiter.tally
@@ -532,15 +536,19 @@ class Story:
         for key, raw in zip(sorted(touched), stored, strict=True):
             self.values[key].said(raw, now)
 
-    def values_of(self, charge: Charge, now: int) -> list[Value]:
+    def values_of(self, charge: Charge, now: int, late: Collection[tuple[int, int]] = ()) -> list[Value]:
         for key in _keys(charge):
-            self.values[key].end(now)
+            self.values[key].end(now, late)
         return [self.values[limit.key] for limit in charge.limits]
 
-    def give_back(self, grant: Grant, now: int) -> None:
+    def give_back(self, grant: Grant, now: int, late: Collection[tuple[int, int]]) -> None:
         charge = grant.charge
         self.truth.see(charge, now)
-        for value, limit in zip(self.values_of(charge, now), charge.limits, strict=True):
+        values = self.values_of(charge, now, late)
+        rules = [limit.rule for limit in charge.limits]
+        if any(isinstance(rule, Quota) and not rule.start <= now < rule.end for rule in rules):
+            return  # its period is over
+        for value, limit in zip(values, charge.limits, strict=True):
             if grant in value.held:
                 value.held[grant][isinstance(limit.rule, Quota)] = 0
                 if isinstance(limit.rule, Throttle):

@@ -80,11 +80,13 @@ if dry == 0 and stored[1] then
 end
 if deadline > 0 and now > deadline then return cmsgpack.pack({'late', now, {}}) end
 
+local returning  -- the ends of holds that are given back late, and the process: they are not ended when they are read
+
 local function read_bucket(raw)
   if #raw < BUCKET_BYTES or raw:byte() ~= BUCKET then return false end
   local _, debt, at, n, m = struct.unpack(BUCKET_FORMAT, raw)
   local v = {debt = debt, at = at, n = n, m = m}
-  return #raw == BUCKET_BYTES and v or read_holds(v, raw, BUCKET_BYTES, now)
+  return #raw == BUCKET_BYTES and v or read_holds(v, raw, BUCKET_BYTES, now, returning)
 end
 
 local values = {}
@@ -101,9 +103,9 @@ local function value(i, kind)
   elseif not raw then
     found = ledger and new_ledger(now) or kind == 1 and read_quota() or {debt = 0, at = now, n = 0, m = 0}
   elseif ledger then
-    found = read_ledger(raw, now)
+    found = read_ledger(raw, now, returning)
   else
-    found = kind == 1 and read_quota(raw, now) or kind == 0 and read_bucket(raw)
+    found = kind == 1 and read_quota(raw, now, returning) or kind == 0 and read_bucket(raw)
   end
   values[i] = found
   return found
@@ -424,9 +426,22 @@ local function held_units(count)
   return held
 end
 
+for _, one in ipairs(returns or {}) do
+  if one[2] <= now then
+    returning = returning or {}
+    returning[one[2]] = process
+  end
+end
 local ended = 0
 for _, one in ipairs(returns or {}) do
   if not take_back(unpack(one)) then ended = ended + 1 end
+end
+if returning then
+  returning = nil
+  for _, v in pairs(values) do
+    if v and v.holds then end_holds(v, now) end
+  end
+  for _, one in ipairs(returns) do unfit(one[1][1], one[1], (#one[1] - 1) / 2) end  -- for alerts
 end
 local results = {}
 for i, request in ipairs(requests) do

@@ -7,12 +7,13 @@
 
 -- End the holds whose time is over: each is charged as of its end. One that ends more than the longest hold ahead is of
 -- a clock that has stepped back. `unseen` are charged units of the quota whose alerts use() has yet to look for.
-local function end_holds(v, now)
+-- `returning`, if given, has the process and the ends of holds that it gives back now: late, but nobody has ended them.
+local function end_holds(v, now, returning)
   local kept = {}
   table.sort(v.holds, function(a, b) return a[1] < b[1] end)
   for _, hold in ipairs(v.holds) do
     local ends, _, tokens, units, requests, spent = unpack(hold)
-    if now < ends and ends <= now + 500000 then
+    if now < ends and ends <= now + 500000 or returning and returning[ends] == hold[2] then
       kept[#kept + 1] = hold
     else
       if tokens > 0 then
@@ -34,7 +35,7 @@ end
 
 -- Read the holds that follow the first `size` bytes into v, and end those that are over. Returns v; false where the
 -- bytes are not ours.
-local function read_holds(v, raw, size, now)
+local function read_holds(v, raw, size, now, returning)
   if #raw == size then return v end
   if (#raw - size) % 48 ~= 9 or raw:byte(size + 1) ~= 5 then return false end
   v.edge, v.holds, v.held_tokens, v.held_units = struct.unpack('>d', raw, size + 2), {}, 0, 0
@@ -43,7 +44,7 @@ local function read_holds(v, raw, size, now)
     v.holds[#v.holds + 1] = {ends, process, tokens, units, requests, spent}
     v.held_tokens, v.held_units = v.held_tokens + tokens, v.held_units + units
   end
-  end_holds(v, now)
+  end_holds(v, now, returning)
   return v
 end
 

@@ -23,7 +23,7 @@ end
 
 -- The ledger in these bytes; false where they are not ours, so that they are never taken for an empty one. The table is
 -- made at once: one that grows field by field is copied again and again.
-local function read_ledger(raw, now)
+local function read_ledger(raw, now, returning)
   local format = raw:byte()
   local size = format == 2 and 73 or format == 3 and 97
   if not size or #raw < size then return false end
@@ -34,7 +34,7 @@ local function read_ledger(raw, now)
     debt = debt, at = at, n = n, m = m, start = start, used = used, finish = finish,
     day = day, day_used = day_used, day_left = day_left, day_units = day_units, day_over = day_over,
   }
-  return #raw == size and v or read_holds(v, raw, size, now)
+  return #raw == size and v or read_holds(v, raw, size, now, returning)
 end
 
 local function pack_ledger(v)

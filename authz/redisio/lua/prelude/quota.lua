@@ -13,12 +13,12 @@
 local FOREVER = 9007199254740992  -- 2^53
 
 -- The state in these bytes, or a new one without any; false where they are not ours.
-local function read_quota(raw, now)
+local function read_quota(raw, now, returning)
   if not raw then return {start = 0, finish = 0, used = 0, is_quota = true} end
   if #raw < 25 or raw:byte() ~= 4 then return false end
   local start, finish, used = struct.unpack('>ddd', raw, 2)
   local v = {start = start, finish = finish, used = used, is_quota = true}
-  return #raw == 25 and v or read_holds(v, raw, 25, now)
+  return #raw == 25 and v or read_holds(v, raw, 25, now, returning)
 end
 
 -- Write a quota's own value. It lives until its period is over and no clock steps back into it; for ever if the period
