@@ -265,7 +265,7 @@ def counted(redis: RedisServer, key: str) -> int:
 
 
 def most_held(key: str) -> int:
-    """The calls that all processes hold at once at most: a quarter of what is left, and each a smaller part of it."""
+    """The calls that all processes hold at once at most: a quarter of the rest each time, divided by the processes."""
     limits = KEYS[key]
     sizes = [limits[kind][size] for kind, size in (("throttle", "burstLimit"), ("quota", "limit")) if kind in limits]
     return int(min(sizes)) // 2

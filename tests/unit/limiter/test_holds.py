@@ -147,7 +147,7 @@ def test_a_hold_is_used_until_a_fifth_of_its_life_before_its_end(world: World, b
     assert world.holds.take_over() == [Return(charge, NOW + LIFE, 4, 1)]
 
 
-def test_a_hold_that_nobody_asks_for_is_given_back_by_then(world: World) -> None:
+def test_an_unused_hold_is_given_back_by_then(world: World) -> None:
     charge = _charge()
     world.grant(charge)
     world.clock.now += LIFE * 4 // 5 - 1
@@ -165,7 +165,7 @@ def test_a_hold_that_came_too_late_is_given_back_at_once(world: World) -> None:
     assert world.holds.take_over() == [Return(charge, NOW + LIFE, 4, 0)]
 
 
-def test_a_hold_that_was_asked_for_before_a_change_is_given_back_at_once(world: World) -> None:
+def test_a_hold_from_before_a_change_is_given_back_at_once(world: World) -> None:
     charge, age = _charge(), world.holds.age
     world.holds.end()
     world.grant(charge, age=age)

@@ -7,7 +7,7 @@
 
 -- End the holds whose time is over: each is charged as of its end. One that ends more than the longest hold ahead is of
 -- a clock that has stepped back. `unseen` are charged units of the quota whose alerts use() has yet to look for.
--- `returning`, if given, has the process and the ends of holds that it gives back now: late, but nobody has ended them.
+-- `returning`, if given, has the process and the ends of holds that it gives back now: late, but no script has ended them.
 local function end_holds(v, now, returning)
   local kept = {}
   table.sort(v.holds, function(a, b) return a[1] < b[1] end)
