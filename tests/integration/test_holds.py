@@ -324,3 +324,35 @@ async def test_an_older_release_takes_a_value_with_holds_for_bad(one: RedisLimit
     raw = await spy.get(charge.limits[0].key)
     assert len(raw) not in {73, 97}
     assert raw[73] == 5
+
+
+async def test_the_unused_hold_of_a_customer_counts_no_call_of_its_key(
+    one: RedisLimiter, account: str, spy: Any
+) -> None:
+    """The limits are the customer's, the usage is the key's."""
+    plain = _quota(account, 1000)
+    assert plain.meter
+    shared = redis_key(account, "ledger", "p", "customer")
+    charge = Charge(
+        (Limit(Layer.PLAN_QUOTA, shared, plain.limits[0].rule),), Meter(plain.meter.ledger, plain.meter.history, shared)
+    )
+    used = await _hold(one, charge)
+    await one.give_back()
+    raw = await spy.get(plain.meter.ledger)
+    assert len(raw) == 73
+    assert struct.unpack_from(">d", raw, 57) == (used,)
+
+
+async def test_a_hold_under_older_limits_does_not_cap_the_debt_of_newer_ones(
+    one: RedisLimiter, other: RedisLimiter, account: str, spy: Any
+) -> None:
+    """The burst grows from 40 to 400; a process that does not know it yet gives its hold back."""
+    before, after = _bucket(account, 0.001, 40), _bucket(account, 0.001, 400)
+    await _hold(one, before)
+    tallies = await asyncio.gather(*(other.admit(after) for _ in range(300)))
+    assert all(tally.refused_by is None for tally in tallies)
+    await other.give_back()
+    await one.give_back()
+    raw = await spy.get(after.limits[0].key)
+    debt, _, _, m = struct.unpack_from(">dddd", raw, 1)
+    assert debt / m >= 300
