@@ -8,7 +8,7 @@ ignore = { "231/format", "431" }
 -- A script uses the names of its preludes (`-- prelude: NAME`), whose text is put in its place when it is loaded.
 files["authz/redisio/lua/*.lua"].read_globals = {
   "clock",
-  "pack_holds", "end_holds", "read_holds",
+  "read_holds", "with_holds",
   "DAY_MS", "DAY_US", "begin_day", "bucket_ms", "day_row", "is_other", "is_row", "ledger_ms", "new_ledger", "pack_ledger",
   "pack_row", "read_ledger", "read_row",
   "FOREVER", "adopt", "log_alerts", "read_quota", "restarts", "use", "used", "write_quota",
@@ -16,5 +16,5 @@ files["authz/redisio/lua/*.lua"].read_globals = {
   "log_commit", "text",
   "keep_newest", "note_due",
 }
-files["authz/redisio/lua/prelude/*.lua"].read_globals = { "pack_holds", "end_holds", "read_holds" }
+files["authz/redisio/lua/prelude/*.lua"].read_globals = { "read_holds", "with_holds" }
 files["authz/redisio/lua/prelude/*.lua"].ignore = { "211", "231" }

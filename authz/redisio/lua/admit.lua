@@ -80,13 +80,11 @@ if dry == 0 and stored[1] then
 end
 if deadline > 0 and now > deadline then return cmsgpack.pack({'late', now, {}}) end
 
-local returning  -- the ends of holds that are given back late, and the process: they are not ended when they are read
-
 local function read_bucket(raw)
   if #raw < BUCKET_BYTES or raw:byte() ~= BUCKET then return false end
   local _, debt, at, n, m = struct.unpack(BUCKET_FORMAT, raw)
   local v = {debt = debt, at = at, n = n, m = m}
-  return #raw == BUCKET_BYTES and v or read_holds(v, raw, BUCKET_BYTES, now, returning)
+  return #raw == BUCKET_BYTES and v or read_holds(v, raw, BUCKET_BYTES, now)
 end
 
 local values = {}
@@ -103,27 +101,22 @@ local function value(i, kind)
   elseif not raw then
     found = ledger and new_ledger(now) or kind == 1 and read_quota() or {debt = 0, at = now, n = 0, m = 0}
   elseif ledger then
-    found = read_ledger(raw, now, returning)
+    found = read_ledger(raw, now)
   else
-    found = kind == 1 and read_quota(raw, now, returning) or kind == 0 and read_bucket(raw)
+    found = kind == 1 and read_quota(raw, now) or kind == 0 and read_bucket(raw)
   end
   values[i] = found
   return found
 end
 
--- Refill a bucket up to now at its stored rate.
-local function refill(v)
+-- Refill a bucket up to now at its stored rate, then convert it to the current rate and burst.
+local function reckon(v, n, m, burst)
   if now > v.at then
     v.debt = max(0, v.debt - v.n * (now - v.at))
   elseif now < v.at and v.debt > 0 then
     v.dirty = true  -- a refusal writes it too: else nothing is refilled until the clock catches up
   end
   v.at = now
-end
-
--- Refill a bucket, then convert it to the current rate and burst.
-local function reckon(v, n, m, burst)
-  refill(v)
   if (v.n ~= n or v.m ~= m) and v.debt > 0 then
     local rest = fmod(v.debt, v.m)
     v.debt = (v.debt - rest) / v.m * m
@@ -142,15 +135,15 @@ local function wait_for(v, rule, amount)
   return ceil((v.debt - (rule[4] - amount) * rule[3]) / rule[2])
 end
 
--- True if the amount fits into a limit; an amount of 0 always does. Refills a bucket first.
-local function has_room(v, rule, amount)
+-- True if the amount fits into a limit beside its held units; an amount of 0 always does. Refills a bucket first.
+local function has_room(v, rule, amount, held)
   if rule[1] == 1 then
     if rule[5] or v.finish > 0 then adopt(v, rule) end
-    return used(v, rule) + amount <= (rule[6] or rule[2]) or amount == 0
+    return used(v, rule) + held + amount <= (rule[6] or rule[2]) or amount == 0
   end
   reckon(v, rule[2], rule[3], rule[4])
   if rule[2] == 0 then v.met = true end
-  return v.debt <= (rule[4] - amount) * rule[3] or amount == 0
+  return v.debt <= (rule[4] - held - amount) * rule[3] or amount == 0
 end
 
 local events = {}  -- for the stream of alerts: {position of the value, rule, percent, used}
@@ -178,13 +171,6 @@ end
 -- Of each limit of a request, by position: value, rule, and whether it only reports. Filled anew for each request.
 local found, said, reports = {}, {}, {}
 
--- What a request takes from a limit: its cost or one. A bucket counts requests, as most do, unless its rule says units;
--- a quota units, unless its rule says requests.
-local function amount_of(rule, cost)
-  if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then return 1 end
-  return cost
-end
-
 -- Check a request before it changes anything: 3 for a bad value, 2 if a quota's period does not contain now, else nil.
 local function unfit(caller, request, count)
   if caller > 0 and (not value(caller) or has_bad_history(caller)) then return 3 end
@@ -194,8 +180,10 @@ local function unfit(caller, request, count)
     local rule = rules[at < 0 and -at or at]
     local v = value(request[2 * k], rule[1])
     if not v or is_deaf and #rule >= 10 then return 3 end
-    if rule[1] == 1 and (now < rule[3] or now >= rule[4]) then stale = 2 end
-    if v.unseen and not stale and rule[1] == 1 then use(v, rule, 0, request[2 * k], events) end
+    if rule[1] == 1 then
+      if now < rule[3] or now >= rule[4] then stale = 2 end
+      if v.unseen and not stale then use(v, rule, 0, request[2 * k], events) end
+    end
     found[k], said[k], reports[k] = v, rule, at < 0
   end
   return stale
@@ -215,72 +203,38 @@ local function meter(caller, count, calls, units, over)
   end
 end
 
--- True if an amount that has room has it beside the held units, too.
-local function has_room_beside_holds(v, rule, amount)
-  if amount == 0 then return true end
-  if rule[1] == 1 then return used(v, rule) + v.held_units + amount <= (rule[6] or rule[2]) end
-  return v.debt + v.held_tokens * rule[3] <= (rule[4] - amount) * rule[3]
-end
+-- What this process holds from now on, {{request, calls, ends}, …}, and the number of its holds that had ended before.
+local holdings, ended = {}, 0
+local hold_calls, take_back
 
--- Leave a request undecided until the first hold on these values ends. Until all have, nothing more is held there.
-local function wait_for_holds(values_at_edge)
-  local first = FOREVER
-  for _, v in ipairs(values_at_edge) do
-    for _, one in ipairs(v.holds) do first, v.edge, v.dirty = min(first, one[1]), max(v.edge, one[1]), true end
+-- The functions of holding are made only where a process holds: a script pays for each one that it makes.
+if process then
+  -- What a request takes from a limit: its cost or one. A bucket counts requests, as most do, unless its rule says units;
+  -- a quota units, unless its rule says requests.
+  local function amount_of(rule, cost)
+    if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then return 1 end
+    return cost
   end
-  return first - now
-end
 
--- This process's hold in a value that lasts until `ends`; nil if there is none.
-local function own_hold(v, ends)
-  for _, one in ipairs(v.holds or {}) do
-    if one[1] == ends and one[2] == process then return one end
+  -- This process's hold in a value that lasts until `ends`; nil if there is none.
+  local function own_hold(v, ends)
+    for _, one in ipairs(v.holds or {}) do
+      if one[1] == ends and one[2] == process then return one end
+    end
   end
-end
 
--- Change this process's hold of a limit by an amount, and with it the sum of all holds there.
-local function change_hold(v, one, rule, amount)
-  if rule[1] == 1 then
-    one[4], v.held_units = one[4] + amount, v.held_units + amount
-  else
-    one[3], v.held_tokens = one[3] + amount, v.held_tokens + amount
+  -- Change this process's hold of a limit by an amount, and with it the sum of all holds there.
+  local function change_hold(v, one, rule, amount)
+    if rule[1] == 1 then
+      one[4], v.held_units = one[4] + amount, v.held_units + amount
+    else
+      one[3], v.held_tokens = one[3] + amount, v.held_tokens + amount
+    end
+    v.dirty = true
   end
-  v.dirty = true
-end
 
-local function count_processes(v)
-  local seen, number = {[process] = true}, 1
-  for _, one in ipairs(v.holds or {}) do
-    if not seen[one[2]] then seen[one[2]], number = true, number + 1 end
-  end
-  return number
-end
-
--- The calls of this cost that may be held of a limit: a quarter of its room, shared by the processes that hold there.
-local function most_calls(v, rule, cost)
-  local room
-  if v.holds and v.edge > now then return 0 end
-  if rule[1] == 1 then
-    room = rule[2] - used(v, rule) - (v.holds and v.held_units or 0)
-  else
-    room = rule[4] - v.debt / rule[3] - (v.holds and v.held_tokens or 0)
-  end
-  return room / (4 * count_processes(v) * amount_of(rule, cost))  -- infinite for an amount of 0
-end
-
--- Hold calls like a request that was admitted, the same number in each limit and in the usage. The ends of a process's
--- holds are a quarter of the longest life apart, so that those of many callers are few in a value that callers share.
--- Returns {calls, ends}; nil if it would be fewer than two.
-local function hold_calls(caller, count, cost, wanted)
-  local calls, ends = wanted, now + hold - fmod(now + hold - process, hold / 4)
-  for k = 1, count do
-    if reports[k] then return end
-    if said[k][1] == 1 then ends = min(ends, said[k][4]) end
-    calls = min(calls, most_calls(found[k], said[k], cost))
-  end
-  calls = floor(calls)
-  if calls < 2 or ends <= now then return end
-  local function hold_in(v)
+  -- The hold of this process until `ends`, a new one if need be.
+  local function hold_in(v, ends)
     if not v.holds then v.holds, v.edge, v.held_tokens, v.held_units = {}, 0, 0, 0 end
     local one = own_hold(v, ends)
     if not one then
@@ -289,65 +243,96 @@ local function hold_calls(caller, count, cost, wanted)
     end
     return one
   end
-  for k = 1, count do change_hold(found[k], hold_in(found[k]), said[k], calls * amount_of(said[k], cost)) end
-  if caller > 0 then
-    local one = hold_in(value(caller))
-    one[5], one[6] = one[5] + calls, one[6] + calls * cost
-  end
-  return {calls, ends}
-end
 
-local function drop_empty_holds(v)
-  for i = #(v.holds or {}), 1, -1 do
-    local one = v.holds[i]
-    if one[3] <= 0 and one[4] <= 0 and one[5] <= 0 then table.remove(v.holds, i) end
-  end
-end
-
--- Charge the calls that a process has admitted from a hold, and free the others. False if the hold has ended, or a
--- value has been lost since.
-local function take_back(request, ends, released, admitted, cost)
-  local caller, count = request[1], (#request - 1) / 2
-  if unfit(caller, request, count) then return false end
-  local over, is_whole = 0, true
-  for k = 1, count do
-    local v, rule, amount = found[k], said[k], amount_of(said[k], cost)
-    local one = own_hold(v, ends)
-    if not one then
-      is_whole = is_whole and amount == 0
-    else
-      change_hold(v, one, rule, -released * amount)
-      if rule[1] == 1 then
-        over = max(over, use(v, rule, admitted * amount, request[2 * k], events))
-      else
-        refill(v)  -- the rule may be an old one, whose burst must not cap the debt
-        v.debt = v.debt + admitted * amount * v.m
-      end
+  local function drop_empty_holds(v)
+    for i = #(v.holds or {}), 1, -1 do
+      local one = v.holds[i]
+      if one[3] <= 0 and one[4] <= 0 and one[5] <= 0 then table.remove(v.holds, i) end
     end
   end
-  local ledger = caller > 0 and value(caller)
-  local one = ledger and own_hold(ledger, ends)
-  if one then
-    one[5], one[6], ledger.dirty = one[5] - released, one[6] - released * cost, true
-    if admitted > 0 then meter(caller, count, admitted, admitted * cost, over) end
-    drop_empty_holds(ledger)
+
+  -- The calls of this cost that may be held of a limit: a quarter of its room, shared by the processes that hold there.
+  local function most_calls(v, rule, cost)
+    local seen, processes, held = {[process] = true}, 1, 0
+    if v.holds then
+      if v.edge > now then return 0 end
+      for _, one in ipairs(v.holds) do
+        if not seen[one[2]] then seen[one[2]], processes = true, processes + 1 end
+      end
+      held = rule[1] == 1 and v.held_units or v.held_tokens
+    end
+    local room = rule[1] == 1 and rule[2] - used(v, rule) or rule[4] - v.debt / rule[3]
+    return (room - held) / (4 * processes * amount_of(rule, cost))  -- infinite for an amount of 0
   end
-  for k = 1, count do drop_empty_holds(found[k]) end
-  return is_whole and (one or caller == 0)
+
+  -- Hold calls like a request, which was just admitted: the same number in each limit and in the usage. The ends of a
+  -- process's holds are a quarter of the longest life apart, so that a value that many callers share has few of them.
+  function hold_calls(i, request, result, cost)
+    local caller, count = request[1], (#request - 1) / 2
+    local calls, ends = wants[i], now + hold - fmod(now + hold - process, hold / 4)
+    for k = 1, count do
+      if reports[k] then return end
+      if said[k][1] == 1 then ends = min(ends, said[k][4]) end
+      calls = min(calls, most_calls(found[k], said[k], cost))
+    end
+    calls = floor(calls)
+    if calls < 2 or ends <= now then return end
+    for k = 1, count do
+      local v, rule, amount = found[k], said[k], calls * amount_of(said[k], cost)
+      change_hold(v, hold_in(v, ends), rule, amount)
+      result[4 + k] = result[4 + k] + (rule[1] == 1 and amount or amount * rule[3])
+    end
+    if caller > 0 then
+      local one = hold_in(value(caller), ends)
+      one[5], one[6] = one[5] + calls, one[6] + calls * cost
+    end
+    holdings[#holdings + 1] = {i, calls, ends}
+  end
+
+  -- Charge the calls that a process has admitted from a hold, and free the others. False if the hold has ended, or a
+  -- value has been lost since.
+  function take_back(request, ends, released, admitted, cost)
+    local caller, count = request[1], (#request - 1) / 2
+    if unfit(caller, request, count) then return false end
+    local over, is_whole = 0, true
+    for k = 1, count do
+      local v, rule, amount = found[k], said[k], amount_of(said[k], cost)
+      local one = own_hold(v, ends)
+      if not one then
+        is_whole = is_whole and amount == 0
+      else
+        change_hold(v, one, rule, -released * amount)
+        if rule[1] == 1 then
+          over = max(over, use(v, rule, admitted * amount, request[2 * k], events))
+        else
+          reckon(v, v.n, v.m, 1 / 0)  -- not by the rule: it may be an old one, whose burst must not cap the debt
+          v.debt = v.debt + admitted * amount * v.m
+        end
+      end
+    end
+    local ledger = caller > 0 and value(caller)
+    local one = ledger and own_hold(ledger, ends)
+    if one then
+      one[5], one[6], ledger.dirty = one[5] - released, one[6] - released * cost, true
+      if admitted > 0 then meter(caller, count, admitted, admitted * cost, over) end
+      drop_empty_holds(ledger)
+    end
+    for k = 1, count do drop_empty_holds(found[k]) end
+    return is_whole and (one or caller == 0)
+  end
 end
 
-local holdings = {}  -- {{request, calls, ends}, …}: what the process holds from now on
-
-local function decide(request, cost, i)
+local function decide(request, cost)
   local caller, count = request[1], (#request - 1) / 2
   local code = unfit(caller, request, count)
   if code then return {code, 0, 0, 0} end
   local refused, wait, shadowed = 0, 0, 0
-  local edge, at_edge = 0, nil  -- position of the first limit that has room but for held units; all such values
+  local edge, first, is_held = 0, nil, false  -- edge: the first limit that has room but for held units
   for k = 1, count do
     local v, rule = found[k], said[k]
-    local amount = amount_of(rule, cost)
-    if not has_room(v, rule, amount) then
+    local amount = cost  -- or one: of a bucket that counts requests, as most do, of a quota only if its rule says so
+    if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then amount = 1 end
+    if not has_room(v, rule, amount, 0) then
       if reports[k] then
         if shadowed == 0 then shadowed = k end
       else
@@ -355,20 +340,29 @@ local function decide(request, cost, i)
         local own = wait_for(v, rule, amount)
         wait = (wait < 0 or own < 0) and -1 or max(wait, own)
       end
-    elseif v.holds and not reports[k] and not has_room_beside_holds(v, rule, amount) then
-      if edge == 0 then edge, at_edge = k, {} end
-      at_edge[#at_edge + 1] = v
+    elseif v.holds then
+      is_held = true
+      if not reports[k] and not has_room(v, rule, amount, rule[1] == 1 and v.held_units or v.held_tokens) then
+        if edge == 0 then edge = k end
+        -- The call waits for the first of these holds to end. Until all have, nothing more is held here.
+        for _, one in ipairs(v.holds) do
+          if not first or one[1] < first then first = one[1] end
+          v.edge = max(v.edge, one[1])
+        end
+        v.dirty = true
+      end
     end
   end
   local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
   if refused == 0 and edge > 0 then
-    result = {4, edge, wait_for_holds(at_edge), 0}
+    result = {4, edge, first - now, 0}
   elseif refused == 0 then
     local over = 0
     for k = 1, count do
       if shadowed == 0 or not reports[k] then
         local v, rule = found[k], said[k]
-        local amount = amount_of(rule, cost)
+        local amount = cost
+        if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then amount = 1 end
         if rule[1] == 0 then
           v.debt, v.dirty = v.debt + amount * rule[3], true
         else
@@ -378,17 +372,13 @@ local function decide(request, cost, i)
       end
     end
     if caller > 0 then meter(caller, count, 1, cost, over) end
-    local wanted = wants and wants[i] or 0
-    local held = wanted > 0 and hold_calls(caller, count, cost, wanted)
-    if held then holdings[#holdings + 1] = {i, held[1], held[2]} end
   end
   for k = 1, count do
     local v, rule = found[k], said[k]
-    local state = rule[1] == 1 and used(v, rule) or v.debt
-    if v.holds and result[1] == 0 then
-      state = state + (rule[1] == 1 and v.held_units or v.held_tokens * rule[3])
+    result[4 + k] = rule[1] == 1 and used(v, rule) or v.debt
+    if is_held and v.holds and result[1] == 0 then
+      result[4 + k] = result[4 + k] + (rule[1] == 1 and v.held_units or v.held_tokens * rule[3])
     end
-    result[4 + k] = state
   end
   return result
 end
@@ -406,14 +396,23 @@ end
 local function decide_once(request, cost, once)
   local result = charged_before(once, request)
   if result then return result end
-  result = decide(request, cost, 0)
+  result = decide(request, cost)
   if result[1] == 0 then charged[once], named[once] = result, names[1 + ledgers + owned + once] end
   return result
 end
 
--- Return {{position of a limit, units, processes}, …} for the held units of the request that was decided last.
-local function held_units(count)
-  local held = {}
+for _, one in ipairs(returns or {}) do
+  if not take_back(unpack(one)) then ended = ended + 1 end
+end
+local results = {}
+for i, request in ipairs(requests) do
+  local once, cost = onces[i] or 0, costs[i] or 1
+  local result = once > 0 and decide_once(request, cost, once) or decide(request, cost)
+  if wants and result[1] == 0 and (wants[i] or 0) > 0 then hold_calls(i, request, result, cost) end
+  results[i] = result
+end
+if dry == 1 then
+  local count = #requests == 1 and #results[1] - 4 or 0  -- 0 for a value that is not in our format
   for k = 1, count do
     local is_quota, seen, units, processes = said[k][1] == 1, {}, 0, 0
     for _, one in ipairs(found[k].holds or {}) do
@@ -421,36 +420,9 @@ local function held_units(count)
       units = units + part
       if part > 0 and not seen[one[2]] then seen[one[2]], processes = true, processes + 1 end
     end
-    if units > 0 then held[#held + 1] = {k, units, processes} end
+    if units > 0 then holdings[#holdings + 1] = {k, units, processes} end
   end
-  return held
-end
-
-for _, one in ipairs(returns or {}) do
-  if one[2] <= now then
-    returning = returning or {}
-    returning[one[2]] = process
-  end
-end
-local ended = 0
-for _, one in ipairs(returns or {}) do
-  if not take_back(unpack(one)) then ended = ended + 1 end
-end
-if returning then
-  returning = nil
-  for _, v in pairs(values) do
-    if v and v.holds then end_holds(v, now) end
-  end
-  for _, one in ipairs(returns) do unfit(one[1][1], one[1], (#one[1] - 1) / 2) end  -- for alerts
-end
-local results = {}
-for i, request in ipairs(requests) do
-  local once, cost = onces[i] or 0, costs[i] or 1
-  results[i] = once > 0 and decide_once(request, cost, once) or decide(request, cost, i)
-end
-if dry == 1 then
-  local count = #requests == 1 and #results[1] - 4 or 0  -- 0 for a value that is not in our format
-  return cmsgpack.pack({'ok', now, results, held_units(count)})
+  return cmsgpack.pack({'ok', now, results, holdings})
 end
 local reply = cmsgpack.pack(process and {'ok', now, results, holdings, ended} or {'ok', now, results})
 
@@ -478,7 +450,8 @@ for i, v in pairs(values) do
     write_quota(name, v, now)
   elseif v and v.dirty then
     local raw = ledger and pack_ledger(v)
-      or struct.pack(BUCKET_FORMAT, BUCKET, v.debt, v.at, v.n, v.m) .. pack_holds(v)
+      or struct.pack(BUCKET_FORMAT, BUCKET, v.debt, v.at, v.n, v.m)
+    if v.holds and not ledger then raw = with_holds(raw, v) end
     call('SET', name, raw, 'PX', expiry(v, ledger))
   elseif v and v.met then
     call('PEXPIRE', name, expiry(v, ledger))

@@ -38,13 +38,16 @@ local function read_ledger(raw, now, returning)
 end
 
 local function pack_ledger(v)
+  local raw
   if v.finish == 0 and v.day_units == v.day_used and v.day_over == 0 then
-    return struct.pack(
-      '>Bddddddddd', 2, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left) .. pack_holds(v)
+    raw = struct.pack(
+      '>Bddddddddd', 2, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left)
+  else
+    raw = struct.pack(
+      '>Bdddddddddddd', 3, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left,
+      v.finish, v.day_units, v.day_over)
   end
-  return struct.pack(
-    '>Bdddddddddddd', 3, v.debt, v.at, v.n, v.m, v.start, v.used, v.day, v.day_used, v.day_left,
-    v.finish, v.day_units, v.day_over) .. pack_holds(v)
+  return v.holds and with_holds(raw, v) or raw
 end
 
 local function is_row(raw) return #raw == 16 or #raw == 32 end

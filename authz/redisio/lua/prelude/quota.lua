@@ -24,7 +24,8 @@ end
 -- Write a quota's own value. It lives until its period is over and no clock steps back into it; for ever if the period
 -- has no end.
 local function write_quota(name, v, now)
-  local raw = struct.pack('>Bddd', 4, v.start, v.finish, v.used) .. pack_holds(v)
+  local raw = struct.pack('>Bddd', 4, v.start, v.finish, v.used)
+  if v.holds then raw = with_holds(raw, v) end
   if v.finish >= 9007199254740992 then
     redis.call('SET', name, raw)
   else
@@ -58,11 +59,13 @@ end
 -- the limit that is reached. Returns the units beyond the limit of a quota with overage.
 local function use(v, rule, amount, of, events)
   if restarts(v, rule) then
-    v.start, v.used, v.finish, v.unseen = rule[3], 0, rule[7] == 1 and rule[4] or 0, nil
+    v.start, v.used, v.finish = rule[3], 0, rule[7] == 1 and rule[4] or 0
+    if v.unseen then v.unseen = 0 end
   end
   if v.is_quota and v.finish == 0 then v.finish = rule[4] end
-  local before = v.used - (v.unseen or 0)
-  v.used, v.unseen = v.used + amount, nil
+  local before = v.used
+  v.used = before + amount
+  if v.unseen then before, v.unseen = before - v.unseen, 0 end
   v.dirty = true
   if not rule[5] then return 0 end
   for k = 10, #rule do
