@@ -180,10 +180,7 @@ local function unfit(caller, request, count)
     local rule = rules[at < 0 and -at or at]
     local v = value(request[2 * k], rule[1])
     if not v or is_deaf and #rule >= 10 then return 3 end
-    if rule[1] == 1 then
-      if now < rule[3] or now >= rule[4] then stale = 2 end
-      if v.unseen and not stale then use(v, rule, 0, request[2 * k], events) end
-    end
+    if rule[1] == 1 and (now < rule[3] or now >= rule[4]) then stale = 2 end
     found[k], said[k], reports[k] = v, rule, at < 0
   end
   return stale
@@ -204,7 +201,7 @@ local function meter(caller, count, calls, units, over)
 end
 
 -- What this process holds from now on, {{request, calls, ends}, …}, and the number of its holds that had ended before.
-local holdings, ended = {}, 0
+local holdings, ended = process and {} or nil, 0
 local hold_calls, take_back
 
 -- The functions of holding are made only where a process holds: a script pays for each one that it makes.
@@ -332,6 +329,10 @@ local function decide(request, cost)
     local v, rule = found[k], said[k]
     local amount = cost  -- or one: of a bucket that counts requests, as most do, of a quota only if its rule says so
     if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then amount = 1 end
+    if v.holds then
+      is_held = true
+      if v.unseen and rule[1] == 1 then use(v, rule, 0, request[2 * k], events) end
+    end
     if not has_room(v, rule, amount, 0) then
       if reports[k] then
         if shadowed == 0 then shadowed = k end
@@ -340,17 +341,15 @@ local function decide(request, cost)
         local own = wait_for(v, rule, amount)
         wait = (wait < 0 or own < 0) and -1 or max(wait, own)
       end
-    elseif v.holds then
-      is_held = true
-      if not reports[k] and not has_room(v, rule, amount, rule[1] == 1 and v.held_units or v.held_tokens) then
-        if edge == 0 then edge = k end
-        -- The call waits for the first of these holds to end. Until all have, nothing more is held here.
-        for _, one in ipairs(v.holds) do
-          if not first or one[1] < first then first = one[1] end
-          v.edge = max(v.edge, one[1])
-        end
-        v.dirty = true
+    elseif is_held and v.holds and not reports[k]
+      and not has_room(v, rule, amount, rule[1] == 1 and v.held_units or v.held_tokens) then
+      if edge == 0 then edge = k end
+      -- The call waits for the first of these holds to end. Until all have, nothing more is held here.
+      for _, one in ipairs(v.holds) do
+        if not first or one[1] < first then first = one[1] end
+        v.edge = max(v.edge, one[1])
       end
+      v.dirty = true
     end
   end
   local result = {refused > 0 and 1 or 0, refused, wait, shadowed}
@@ -383,26 +382,29 @@ local function decide(request, cost)
   return result
 end
 
--- The result of an earlier admission under a request's name, in this batch or by any worker; nil if there is none.
-local charged, named = {}, {}
-local function charged_before(once, request)
-  local raw = stored[1 + ledgers + owned + once]
-  if not raw then return charged[once] end
-  local is_read, result = pcall(cmsgpack.unpack, raw)
-  local is_ours = is_read and type(result) == 'table' and result[1] == 0 and #result == 4 + (#request - 1) / 2
-  return is_ours and result or {3, 0, 0, 0}
+local charged, named = {}, {}  -- results and keys of the requests with a name that this batch admits
+local decide_once
+if #onces > 0 then
+  -- The result of an earlier admission under a request's name, in this batch or by any worker; nil if there is none.
+  local function charged_before(once, request)
+    local raw = stored[1 + ledgers + owned + once]
+    if not raw then return charged[once] end
+    local is_read, result = pcall(cmsgpack.unpack, raw)
+    local is_ours = is_read and type(result) == 'table' and result[1] == 0 and #result == 4 + (#request - 1) / 2
+    return is_ours and result or {3, 0, 0, 0}
+  end
+
+  function decide_once(request, cost, once)
+    local result = charged_before(once, request)
+    if result then return result end
+    result = decide(request, cost)
+    if result[1] == 0 then charged[once], named[once] = result, names[1 + ledgers + owned + once] end
+    return result
+  end
 end
 
-local function decide_once(request, cost, once)
-  local result = charged_before(once, request)
-  if result then return result end
-  result = decide(request, cost)
-  if result[1] == 0 then charged[once], named[once] = result, names[1 + ledgers + owned + once] end
-  return result
-end
-
-for _, one in ipairs(returns or {}) do
-  if not take_back(unpack(one)) then ended = ended + 1 end
+for i = 1, returns and #returns or 0 do
+  if not take_back(unpack(returns[i])) then ended = ended + 1 end
 end
 local results = {}
 for i, request in ipairs(requests) do
@@ -412,6 +414,7 @@ for i, request in ipairs(requests) do
   results[i] = result
 end
 if dry == 1 then
+  holdings = {}
   local count = #requests == 1 and #results[1] - 4 or 0  -- 0 for a value that is not in our format
   for k = 1, count do
     local is_quota, seen, units, processes = said[k][1] == 1, {}, 0, 0
