@@ -16,9 +16,9 @@ from authz.core.verdict import Tally
 from authz.limiter.clock import RedisClock
 
 CALLERS: Final = 10_000
-MARGIN_SHARE: Final = (
-    5  # a hold is used until this part of its longest life before its end, so that it is given back in time
-)
+# A hold is given back before its end, by a fifth of its longest life, or by twice the time that its own batch took.
+MARGIN_SHARE: Final = 5
+MARGIN_TRIPS: Final = 2
 FREQUENT: Final = 2  # calls within the life of a hold: below that, holding costs more than it saves
 
 
@@ -154,9 +154,10 @@ class Holds:
 
     def granted(self, charge: Charge, calls: int, ends: int, tally: Tally, sent: int, age: int) -> None:
         """Keep a new hold. Its batch left at `sent` (ticks), in this `age`."""
-        until = sent + ends - tally.now - self.life // MARGIN_SHARE
+        ticks = self.clock.ticks()
+        until = sent + ends - tally.now - max(self.life // MARGIN_SHARE, MARGIN_TRIPS * (ticks - sent))
         hold = _Hold(charge, calls, ends, until, tally)
-        if age != self.age or until <= self.clock.ticks():
+        if age != self.age or until <= ticks:
             self._over.append(hold.given_back())
             return
         caller = self._caller(charge)
