@@ -331,7 +331,8 @@ local function decide(request, cost)
     if cost ~= 1 and (rule[1] == 1) == (rule[5] == 1) then amount = 1 end
     if v.holds then
       is_held = true
-      if v.unseen and rule[1] == 1 then use(v, rule, 0, request[2 * k], events) end
+      -- Look for alerts, which a refusal would miss. In a later period there is nothing to look for.
+      if v.unseen and rule[1] == 1 and not restarts(v, rule) then use(v, rule, 0, request[2 * k], events) end
     end
     if not has_room(v, rule, amount, 0) then
       if reports[k] then
