@@ -80,11 +80,13 @@ if dry == 0 and stored[1] then
 end
 if deadline > 0 and now > deadline then return cmsgpack.pack({'late', now, {}}) end
 
+local returning  -- the ends of holds that are given back late, and the process: they are not ended when they are read
+
 local function read_bucket(raw)
   if #raw < BUCKET_BYTES or raw:byte() ~= BUCKET then return false end
   local _, debt, at, n, m = struct.unpack(BUCKET_FORMAT, raw)
   local v = {debt = debt, at = at, n = n, m = m}
-  return #raw == BUCKET_BYTES and v or read_holds(v, raw, BUCKET_BYTES, now)
+  return #raw == BUCKET_BYTES and v or read_holds(v, raw, BUCKET_BYTES, now, returning)
 end
 
 local values = {}
@@ -101,9 +103,9 @@ local function value(i, kind)
   elseif not raw then
     found = ledger and new_ledger(now) or kind == 1 and read_quota() or {debt = 0, at = now, n = 0, m = 0}
   elseif ledger then
-    found = read_ledger(raw, now)
+    found = read_ledger(raw, now, returning)
   else
-    found = kind == 1 and read_quota(raw, now) or kind == 0 and read_bucket(raw)
+    found = kind == 1 and read_quota(raw, now, returning) or kind == 0 and read_bucket(raw)
   end
   values[i] = found
   return found
@@ -202,7 +204,7 @@ end
 
 -- What this process holds from now on, {{request, calls, ends}, …}, and the number of its holds that had ended before.
 local holdings, ended = process and {} or nil, 0
-local hold_calls, take_back
+local hold_calls, take_all_back
 
 -- The functions of holding are made only where a process holds: a script pays for each one that it makes.
 if process then
@@ -239,6 +241,14 @@ if process then
       v.holds[#v.holds + 1] = one
     end
     return one
+  end
+
+  -- Look for alerts of the holds that were charged whole. In a later period there is nothing to look for.
+  local function see_charged(request, count)
+    for k = 1, count do
+      local v, rule = found[k], said[k]
+      if v.unseen and rule[1] == 1 and not restarts(v, rule) then use(v, rule, 0, request[2 * k], events) end
+    end
   end
 
   local function drop_empty_holds(v)
@@ -288,9 +298,10 @@ if process then
 
   -- Charge the calls that a process has admitted from a hold, and free the others. False if the hold has ended, or a
   -- value has been lost since.
-  function take_back(request, ends, released, admitted, cost)
+  local function take_back(request, ends, released, admitted, cost)
     local caller, count = request[1], (#request - 1) / 2
     if unfit(caller, request, count) then return false end
+    see_charged(request, count)
     local over, is_whole = 0, true
     for k = 1, count do
       local v, rule, amount = found[k], said[k], amount_of(said[k], cost)
@@ -316,6 +327,28 @@ if process then
     end
     for k = 1, count do drop_empty_holds(found[k]) end
     return is_whole and (one or caller == 0)
+  end
+
+  function take_all_back()
+    for _, one in ipairs(returns) do
+      if one[2] <= now then
+        returning = returning or {}
+        returning[one[2]] = process
+      end
+    end
+    for _, one in ipairs(returns) do
+      if not take_back(unpack(one)) then ended = ended + 1 end
+    end
+    if not returning then return end
+    for _, v in pairs(values) do  -- the rest of late holds is over
+      if v and v.holds then read_holds(v, with_holds('', v), 0, now) end
+    end
+    for _, one in ipairs(returns) do
+      local request = one[1]
+      local count = (#request - 1) / 2
+      if not unfit(request[1], request, count) then see_charged(request, count) end
+    end
+    returning = nil
   end
 end
 
@@ -404,9 +437,7 @@ if #onces > 0 then
   end
 end
 
-for i = 1, returns and #returns or 0 do
-  if not take_back(unpack(returns[i])) then ended = ended + 1 end
-end
+if process then take_all_back() end
 local results = {}
 for i, request in ipairs(requests) do
   local once, cost = onces[i] or 0, costs[i] or 1

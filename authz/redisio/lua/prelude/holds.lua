@@ -7,8 +7,9 @@
 
 -- Read the holds that follow the first `size` bytes into v, and end those whose time is over: each is charged as of its
 -- end. One that ends more than the longest hold ahead is of a clock that has stepped back. `unseen` are charged units of
--- the quota whose alerts use() has yet to look for. Returns v; false where the bytes are not ours.
-local function read_holds(v, raw, size, now)
+-- the quota whose alerts use() has yet to look for. `returning`, if given, has the process and the ends of holds that it
+-- gives back now: late, but no script has ended them. Returns v; false where the bytes are not ours.
+local function read_holds(v, raw, size, now, returning)
   if (#raw - size) % 48 ~= 9 or raw:byte(size + 1) ~= 5 then return false end
   local holds, over = {}, {}
   v.edge, v.holds, v.held_tokens, v.held_units = struct.unpack('>d', raw, size + 2), holds, 0, 0
@@ -16,7 +17,7 @@ local function read_holds(v, raw, size, now)
   for from = size + 10, #raw, 48 do
     local ends, process, tokens, units, requests, spent = struct.unpack('>dddddd', raw, from)
     local hold = {ends, process, tokens, units, requests, spent}
-    if now < ends and ends <= now + 500000 then
+    if now < ends and ends <= now + 500000 or returning and returning[ends] == process then
       holds[#holds + 1], v.held_tokens, v.held_units = hold, v.held_tokens + tokens, v.held_units + units
     else
       over[#over + 1], v.dirty = hold, true
