@@ -103,7 +103,7 @@ class _Caller:
 class Holds:
     """The holds of this process, by caller.
 
-    `life` is the longest life of a hold in µs. At most `callers` callers are kept. `admitted` counts the calls
+    `life` is the longest life of a hold in µs. The last `callers` callers are kept. `admitted` counts the calls
     that were admitted from holds, and `lost` the holds that were not given back in time.
     """
 
@@ -202,4 +202,6 @@ class Holds:
             self._callers[key] = caller = _Caller(charge.limits, can_hold, self.clock.ticks())
             if len(self._callers) > self.callers:
                 self._end(self._callers.popitem(last=False)[1])
+        else:
+            self._callers.move_to_end(key)
         return caller

@@ -190,3 +190,14 @@ def test_the_oldest_of_too_many_callers_gives_its_hold_back(world: World) -> Non
     assert world.holds.take(charges[0]) is None
     assert world.holds.take_over() == [Return(charges[0], NOW + LIFE, 4, 0)]
     assert all(world.holds.take(charge) for charge in charges[1:])
+
+
+def test_a_caller_that_asks_again_is_not_the_oldest(world: World) -> None:
+    """So a flood of callers that come once does not end the holds of busy ones."""
+    charges = [_charge(name) for name in "abcd"]
+    for charge in charges[:3]:
+        world.grant(charge)
+    world.wanted(charges[0])
+    world.wanted(charges[3])
+    assert world.holds.take(charges[0])
+    assert world.holds.take(charges[1]) is None
