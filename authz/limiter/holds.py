@@ -19,7 +19,7 @@ CALLERS: Final = 10_000
 # A hold is given back before its end, by a fifth of its longest life, or by twice the time that its own batch took.
 MARGIN_SHARE: Final = 5
 MARGIN_TRIPS: Final = 2
-FREQUENT: Final = 2  # calls within the life of a hold: below that, holding costs more than it saves
+FREQUENT: Final = 4  # calls within the life of a hold: with fewer, giving holds back costs what they save
 
 
 class Return(NamedTuple):

@@ -58,28 +58,28 @@ async def pair(shared_redis: RedisServer, account: str, clock: Clock) -> AsyncIt
 
 
 async def test_held_units_are_shown_at_each_limit(pair: Pair) -> None:
-    """The second call holds four further ones. Looking spends none of them."""
-    await pair.call(pair.holder, 2)
+    """The fourth call holds eight further ones. Looking spends none of them."""
+    await pair.call(pair.holder, 4)
     for _ in range(2):
         assert await pair.explained() == [
-            "33 left after it, 4 held by 1 process",
-            "93 left after it, 4 held by 1 process",
+            "27 left after it, 8 held by 1 process",
+            "87 left after it, 8 held by 1 process",
             "answer    forwarded",
         ]
 
 
 async def test_a_call_without_room_beside_held_units_waits(pair: Pair) -> None:
-    await pair.call(pair.holder, 2)
-    await pair.call(pair.other, 34)
+    await pair.call(pair.holder, 4)
+    await pair.call(pair.other, 28)
     room, quota, wait, answer = await pair.explained()
-    assert (room, quota) == ("0 left, 4 held by 1 process", "60 left, 4 held by 1 process")
+    assert (room, quota) == ("0 left, 8 held by 1 process", "60 left, 8 held by 1 process")
     assert wait.startswith("wait      held units leave no room")
     assert answer.startswith("answer    decided when the first of these holds ends, in ")
 
 
 async def test_used_units_refuse_at_once(pair: Pair) -> None:
     """The holds have ended and been charged; nothing remains to wait for."""
-    await pair.call(pair.holder, 2)
-    await pair.call(pair.other, 34)
+    await pair.call(pair.holder, 4)
+    await pair.call(pair.other, 28)
     pair.clock.advance(0.5)
     assert await pair.explained() == ["0 left", "60 left", "reason    plan_throttle", "answer    429"]

@@ -60,9 +60,9 @@ def world() -> World:
 
 
 def test_twice_the_recent_calls_are_wanted_and_none_for_a_rare_caller(world: World) -> None:
-    assert world.wanted(_charge(), 1) == [0]
+    assert world.wanted(_charge(), 3) == [0, 0, 0]
     charge = _charge()
-    assert world.wanted(charge, 5) == [0, 4, 6, 8, 10]
+    assert world.wanted(charge, 5) == [0, 0, 0, 8, 10]
 
 
 def test_the_calls_of_the_window_before_count_and_older_ones_do_not(world: World) -> None:
