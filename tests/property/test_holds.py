@@ -396,7 +396,7 @@ class Story:
     time: Time
     plan: Plan
     life: int
-    name: str = field(default_factory=lambda: f"story{next(NAMES)}")
+    name: str = field(default_factory=lambda: f"ahead{next(NAMES)}")
     plans: list[Plan] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=lambda: defaultdict(Value))
     truth: Truth = field(default_factory=Truth)
