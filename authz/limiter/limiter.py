@@ -347,25 +347,22 @@ class RedisLimiter:
         _notify(self._observer.on_batch, len(reply.results), time.perf_counter() - started)
         return reply
 
-    def _wait_for_holds(self, waiter: Waiter, now: int, result: tuple[int, ...]) -> None:
+    def _wait_for_holds(self, waiter: Waiter, refusal: Tally) -> None:
         """Have a call decided again once the hold has ended that leaves no room for it: it may end unused.
 
         Refuse the call if its deadline is earlier.
         """
         self.waited += 1
-        charge, seconds = waiter.charge, result[2] / MICROSECONDS + HOLD_SLACK_SECONDS
+        deadline, seconds = waiter.charge.deadline, (refusal.wait_us or 0) / MICROSECONDS + HOLD_SLACK_SECONDS
         again = time.monotonic() + seconds
-        if charge.deadline is not None and again + HOLD_SLACK_SECONDS > charge.deadline:
-            waiter.finish(_tally(charge.limits, now, result))
+        if deadline is not None and again + HOLD_SLACK_SECONDS > deadline:
+            waiter.finish(refusal)
             return
-        waiter.expires = min(again + self._budget, charge.deadline or math.inf)
+        waiter.expires = min(again + self._budget, deadline or math.inf)
         self._queue.rest(waiter, seconds)
 
     def _finish(self, waiter: Waiter, now: int, result: tuple[int, ...]) -> Tally | None:
         """Finish one caller from its result, and return the tally. A malformed result fails that caller only."""
-        if result and result[0] == HELD:
-            self._wait_for_holds(waiter, now, result)
-            return None
         if result and result[0] == BAD_STATE:
             charge = waiter.charge
             keys = {*([charge.meter.ledger] if charge.meter else ()), *(limit.key for limit in charge.limits)}
@@ -376,6 +373,9 @@ class RedisLimiter:
             tally = _tally(waiter.charge.limits, now, result)
         except (ValueError, IndexError) as error:
             fail([waiter], error)
+            return None
+        if result[0] == HELD:
+            self._wait_for_holds(waiter, tally)
             return None
         waiter.finish(tally)
         return tally

@@ -360,9 +360,10 @@ async def test_a_malformed_reply_fails_its_callers_and_the_loop_goes_on(
     await asked.is_well()
 
 
-async def test_a_malformed_result_fails_one_caller(asked: Asked, between: Proxy) -> None:
+@pytest.mark.parametrize("result", [[0, 0], [4], [4, 9, 1000, 0, 1]], ids=["short", "of a wait", "of no limit"])
+async def test_a_malformed_result_fails_one_caller(asked: Asked, between: Proxy, result: list[int]) -> None:
     asked.expect_company()
-    between.answer = _reply([0, 0, 0, 0, 1], [0, 0], [0, 0, 0, 0, 2])
+    between.answer = _reply([0, 0, 0, 0, 1], result, [0, 0, 0, 0, 2])
     outcomes = await asyncio.gather(*(asked.call() for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Tally, LimiterUnavailable, Tally]
     between.answer = b""

@@ -260,8 +260,8 @@ class Process(RedisLimiter):
         self.reply = reply
         super()._answer(batch, reply, sent)
 
-    def _wait_for_holds(self, waiter: Waiter, now: int, result: tuple[int, ...]) -> None:
-        waiter.finish(Tally(now, ()))
+    def _wait_for_holds(self, waiter: Waiter, refusal: Tally) -> None:
+        waiter.finish(Tally(refusal.now, ()))
 
 
 @dataclass
