@@ -21,6 +21,15 @@ ONCE_DIGITS = 32  # hexadecimal, of a SHA-256
 _prefix = lru_cache(16)(redis_key)  # it does not differ between requests
 
 
+class Ahead(Struct, frozen=True, array_like=True):
+    """The part of the script's argument about holds, under its name there; a batch without any has none."""
+
+    process: int
+    hold: int
+    wants: list[int]
+    returns: list[tuple[list[int], int, int, int, int]]
+
+
 class Batch(Struct, frozen=True):
     """The script's KEYS after the worker's own, how many of them are what, and the rules and requests.
 
@@ -36,8 +45,7 @@ class Batch(Struct, frozen=True):
     onces: list[int]
     costs: list[int]
     alerts: int
-    wants: list[int]
-    returns: list[tuple[list[int], int, int, int, int]]
+    ahead: Ahead | None
 
 
 class Encoder:
@@ -74,9 +82,7 @@ class Encoder:
             onces.append(once)
             if charge.cost != 1:
                 self._costly = True
-        over = holds.take_over() if holds else ()
-        returns = [(self._request(one.charge), one.ends, one.calls, one.admitted, one.charge.cost) for one in over]
-        wants = [holds.wanted(waiter.charge) for waiter in encoded] if holds else []
+        ahead = self._ahead(encoded, holds) if holds else None
         keys = [key for pair in zip(self._ledgers, self._histories, strict=True) for key in pair]
         keys += self._owned
         keys += self._onces
@@ -92,9 +98,16 @@ class Encoder:
             onces if self._onces else [],
             [waiter.charge.cost for waiter in encoded] if self._costly else [],
             self._alerts,
-            wants if any(wants) else [],
-            returns,
+            ahead,
         )
+
+    def _ahead(self, waiters: Sequence[Waiter], holds: Holds) -> Ahead | None:
+        over = holds.take_over()
+        returns = [(self._request(one.charge), one.ends, one.calls, one.admitted, one.charge.cost) for one in over]
+        wants = [holds.wanted(waiter.charge) for waiter in waiters]
+        if not returns and not any(wants):
+            return None
+        return Ahead(holds.process, holds.life, wants, returns)
 
     def _request(self, charge: Charge) -> list[int]:
         meter, values, numbers = charge.meter, self._values, self._numbers

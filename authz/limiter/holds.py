@@ -5,13 +5,14 @@ See "Units held ahead" in docs/explanation/rules.md.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
-from authz.core.limits import Charge, Limit, Throttle, amount_of, refilled
+from authz.core.limits import Charge, Limit, amount_of, refilled, scale
 from authz.core.verdict import Tally
 from authz.limiter.clock import RedisClock
 
@@ -33,13 +34,17 @@ class Return(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Hold:
-    """Admits `calls` like `charge` until `until`, in ticks. Redis reported `tally` when it granted the hold."""
+    """Admits `calls` like `charge` until `until`, in ticks. Redis reported `tally` when it granted the hold.
+
+    `weights` are what a call adds to the state of each limit.
+    """
 
     charge: Charge
     calls: int
     ends: int
     until: int
     tally: Tally
+    weights: Sequence[int]
     admitted: int = 0
 
     def take(self, now: int) -> Tally:
@@ -48,19 +53,13 @@ class _Hold:
         left, tally = self.calls - self.admitted, self.tally
         passed = max(0, now - tally.now)
         states = tuple(
-            refilled(limit.rule, state - left * _weight(limit, self.charge.cost), passed)
-            for limit, state in zip(self.charge.limits, tally.states, strict=True)
+            refilled(limit.rule, state - left * weight, passed)
+            for limit, state, weight in zip(self.charge.limits, tally.states, self.weights, strict=True)
         )
         return Tally(now, states)
 
     def given_back(self) -> Return:
         return Return(self.charge, self.ends, self.calls, self.admitted)
-
-
-def _weight(limit: Limit, cost: int) -> int:
-    """What a call of this cost adds to the state of a limit."""
-    amount = amount_of(limit.rule, cost)
-    return amount * limit.rule.m if isinstance(limit.rule, Throttle) else amount
 
 
 def _key(charge: Charge) -> tuple[int | str, int]:
@@ -101,7 +100,7 @@ class _Caller:
 
 @dataclass(slots=True)
 class Holds:
-    """The holds of this process, by caller.
+    """The holds of this process, by caller. `process` is its number in Redis.
 
     `life` is the longest life of a hold in µs. The last `callers` callers are kept. `admitted` counts the calls
     that were admitted from holds, and `lost` the holds that were not given back in time.
@@ -110,6 +109,7 @@ class Holds:
     life: int
     clock: RedisClock
     callers: int = CALLERS
+    process: int = field(default_factory=lambda: int.from_bytes(os.urandom(4)))
     admitted: int = 0
     lost: int = 0
     age: int = 0  # grows when holds end early: a hold that was requested before ends as well
@@ -156,7 +156,8 @@ class Holds:
         """Keep a new hold. Its batch left at `sent` (ticks), in this `age`."""
         ticks = self.clock.ticks()
         until = sent + ends - tally.now - max(self.life // MARGIN_SHARE, MARGIN_TRIPS * (ticks - sent))
-        hold = _Hold(charge, calls, ends, until, tally)
+        weights = [amount_of(limit.rule, charge.cost) * scale(limit.rule)[1] for limit in charge.limits]
+        hold = _Hold(charge, calls, ends, until, tally, weights)
         if age != self.age or until <= ticks:
             self._over.append(hold.given_back())
             return
@@ -180,7 +181,7 @@ class Holds:
         over, self._over = self._over, []
         return over
 
-    def end(self, ledgers: Iterable[str] | None = None) -> None:
+    def end(self, ledgers: Collection[str] | None = None) -> None:
         """End the holds of these callers, or all: a limit or a counter was changed, or another server may answer."""
         self.age += 1
         named = None if ledgers is None else set(ledgers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -121,7 +121,6 @@ class RedisLimiter:
             retention_days=retention_days,
             clock=self.clock,
             forget=self.forget,
-            hold=hold_ms * 1000,
         )
         self._pace = Pace()
         self._queue = Queue()
@@ -146,12 +145,11 @@ class RedisLimiter:
         """How often another server has taken over from the master."""
         return self._sender.master_changes
 
-    def forget(self, ledgers: Iterable[str] | None = None) -> None:
+    def forget(self, ledgers: Collection[str] | None = None) -> None:
         """Forget the refusals of these callers, or of all, and give their holds back.
 
         Call it when a limit or a usage counter was changed.
         """
-        ledgers = None if ledgers is None else list(ledgers)
         self._refusals.forget(ledgers)
         if self.holds:
             self.holds.end(ledgers)
@@ -295,7 +293,7 @@ class RedisLimiter:
 
     async def _decide(self, waiters: Sequence[Waiter]) -> None:
         batch = Encoder(self._account).batch(waiters, self.holds)
-        if not batch.waiters and not batch.returns:
+        if not batch.waiters and not batch.ahead:
             return
         expires = max((waiter.expires for waiter in batch.waiters), default=time.monotonic() + self._budget)
         given = expires - time.monotonic()
@@ -306,8 +304,8 @@ class RedisLimiter:
             if not isinstance(error, TimeoutError) or given > self._budget * FAIR_SHARE:
                 _notify(self._observer.on_failure, error)
             fail(batch.waiters, error)
-            if self.holds:
-                self.holds.lost += len(batch.returns)  # Redis may have them back; it charges the others whole
+            if self.holds and batch.ahead:
+                self.holds.lost += len(batch.ahead.returns)  # Redis may have them back; it charges the others whole
             return
         finally:
             if self.holds:

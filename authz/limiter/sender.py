@@ -51,8 +51,7 @@ class Sender:
     """Sends one batch at a time.
 
     `budget` is the longest wait of a caller, in seconds. `forget` is called when earlier replies may no longer hold:
-    after a reconnect, behind which another server may answer, and when Redis's clock has stepped. `hold` is the longest
-    life of what a batch may hold, in µs.
+    after a reconnect, behind which another server may answer, and when Redis's clock has stepped.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class Sender:
         retention_days: int,
         clock: RedisClock,
         forget: Callable[[], None],
-        hold: int = 0,
     ) -> None:
         self._redis = connect(url, max(PROBE_SECONDS, budget), forget)
         self._line = Line(self._redis)
@@ -74,7 +72,6 @@ class Sender:
         self._clock = clock
         self._forget = forget
         self._worker = os.urandom(8).hex()
-        self._process, self._hold = int.from_bytes(os.urandom(4)), hold
         self._sequence = 0
         self._flushed = 0
         self._sending = asyncio.Lock()
@@ -185,8 +182,7 @@ class Sender:
             batch.owned,
             self._retention_days,
         )
-        ahead = (self._process, self._hold, batch.wants, batch.returns) if batch.wants or batch.returns else ()
-        values = (*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts, ahead)
+        values = (*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts, batch.ahead or ())
         return PACK(values)[1:]  # without the list's own byte: that is one of at most 15 values
 
     async def _ask(self, batch: Batch, blob: bytes, expires: float) -> Reply:

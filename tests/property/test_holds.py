@@ -252,8 +252,7 @@ class Process(RedisLimiter):
     def start(self, life: int) -> None:
         """A new process, without holds."""
         self.holds = WatchedHolds(life, self.clock)
-        self.number = self._sender._process = next(NAMES)
-        self._sender._hold = life
+        self.number = self.holds.process = next(NAMES)
         self.known.ahead = self.known.time.ahead
 
     def _answer(self, batch: Batch, reply: Reply, sent: Any) -> None:
