@@ -55,6 +55,7 @@ from typing import Final
 import click
 import psutil
 
+from authz.config.settings import MAX_HOLD_MS
 from bench.load.loops import missing_tools
 from bench.measure.exact import Exactness, exactness
 from bench.measure.machine import Cores, description
@@ -123,7 +124,13 @@ def running(_context: click.Context, _option: click.Parameter, value: tuple[int,
     help="Calls at a time; repeatable.",
 )
 @click.option("--keys", default=KEYS, show_default=True, type=click.IntRange(1, KEYS), help="That call, of 10,000.")
-@click.option("--hold-ms", default=0, show_default=True, type=int, help="Measure ours with this holdMs, too.")
+@click.option(
+    "--hold-ms",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, MAX_HOLD_MS),
+    help="Measure ours with this holdMs, too.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),

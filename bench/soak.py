@@ -36,6 +36,7 @@ import psutil
 import yaml
 from redis import Redis
 
+from authz.config.settings import MAX_HOLD_MS
 from authz.core.limits import redis_key
 from authz.envoy.pb import ext_authz_pb2 as pb
 from bench.load.h2 import Connection, framed
@@ -541,7 +542,7 @@ def soak(host: Host, policy: str, pause_seconds: float, goes_on: Callable[[int],
 @click.option("--pause", type=click.FloatRange(0.1, 60), default=4.0, show_default=True, help="Seconds between events.")
 @click.option("--policy", type=click.Choice(["deny", "local"]), default="deny", show_default=True)
 @click.option("--server", "host", type=click.Choice(["grpcio", "pyvoy"]), default="grpcio", show_default=True)
-@click.option("--hold-ms", type=click.IntRange(0, 500), default=0, show_default=True, help="Hold units ahead.")
+@click.option("--hold-ms", type=click.IntRange(0, MAX_HOLD_MS), default=0, show_default=True, help="Hold units ahead.")
 def main(minutes: float, pause: float, policy: str, host: Host, hold_ms: int) -> None:
     end = time.monotonic() + 60 * minutes
     report = soak(host, policy, pause, lambda _number: time.monotonic() < end, hold_ms)

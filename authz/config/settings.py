@@ -35,7 +35,7 @@ FORMER: Final = {"server": "host"}
 ServerName = Literal["grpcio", "pyvoy"]
 Text = Annotated[str, Meta(min_length=1)]
 Milliseconds = Annotated[int, Meta(ge=1, le=60_000)]
-MIN_HOLD_MS: Final = 20
+MIN_HOLD_MS, MAX_HOLD_MS = 20, 500  # redisio/lua/prelude/holds.lua has the greater, too
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -112,9 +112,9 @@ class Settings(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
         int,
         Meta(
             ge=0,
-            le=500,
-            description="Milliseconds, 20 to 500, for which units of busy callers are held ahead, to admit their calls "
-            "without Redis; 0 asks Redis about each call.",
+            le=MAX_HOLD_MS,
+            description=f"Milliseconds, {MIN_HOLD_MS} to {MAX_HOLD_MS}, for which units of busy callers are held "
+            "ahead, to admit their calls without Redis; 0 asks Redis about each call.",
         ),
     ] = 0
     failure_policy: Annotated[
@@ -358,7 +358,7 @@ def _setting(option: Option, value: Any, strict: bool) -> tuple[str | None, Any]
         case "redis_url":
             return _redis(converted), converted
         case "hold_ms" if 0 < converted < MIN_HOLD_MS:
-            return f"expected 0 or {MIN_HOLD_MS} to 500", converted
+            return f"expected 0 or {MIN_HOLD_MS} to {MAX_HOLD_MS}", converted
     return None, converted
 
 
