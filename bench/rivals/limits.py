@@ -68,14 +68,14 @@ def ours(host: Host, cores: Cores, *flags: str) -> Iterator[Questions]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="authz-bench-")))
         store = stack.enter_context(redis(cores.load))
-        config = written(exact_document(1), scratch)
+        config = written(exact_document(), scratch)
         server = stack.enter_context(sidecar(config, store.address, *CROWD, *flags, host=host, cores=cores.server))
         yield of_check(server.address)
 
 
-def exact_document(keys: int) -> dict[str, Any]:
-    """The file of the load, and beside it what exactness asks for."""
-    found = document(keys=keys, layers=5)
+def exact_document() -> dict[str, Any]:
+    """The file of the load with one key, and beside it the limits and keys for exactness."""
+    found = document(keys=1, layers=5)
     api = found["apis"][0]
     api["resources"] |= {"/wide": {"GET": {}}, "/edge": {"GET": {}}}
     # Rate 0: the burst and no more, at any time of day.

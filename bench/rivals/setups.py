@@ -27,15 +27,12 @@ class WrongAnswer(Exception):  # noqa: N818  (named for the event)
     """A server lets calls through that it should refuse, or the other way round."""
 
 
-def ours(host: Host, hold_ms: int) -> str:
-    """The name of our row."""
-    return f"ours, {host}, holdMs {hold_ms}" if hold_ms else f"ours, {host}"
-
-
 def our_rows(servers: Sequence[Host], hold_ms: int) -> dict[str, tuple[Host, int]]:
     """The server and `holdMs` of each of our rows: 0, and `hold_ms` if it is another."""
     holds = (0, hold_ms) if hold_ms else (0,)
-    return {ours(host, hold): (host, hold) for host in servers for hold in holds}
+    return {
+        f"ours, {host}, holdMs {hold}" if hold else f"ours, {host}": (host, hold) for host in servers for hold in holds
+    }
 
 
 @contextmanager
@@ -72,7 +69,7 @@ def _verify(name: str, target: Target, *, checks_keys: bool) -> None:
     url = f"{target.envoy.http}{PATH}"
     if not _within(READY_SECONDS, lambda: status(url, value_of(0)) == 200):
         raise WrongAnswer(f"{name}: a call that it should admit got {status(url, value_of(0))}")
-    if checks_keys and (found := status(url, "nobody")) not in {401, 403}:
+    if checks_keys and (found := status(url, "unknown")) not in {401, 403}:
         raise WrongAnswer(f"{name}: a call with an unknown key got {found}")
 
 

@@ -191,7 +191,7 @@ def test_a_no_op_is_a_server_that_admits_every_caller(host: Host, noop: Noop, tm
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Questions]:
-    config = inputs.written(limits.exact_document(1), tmp_path_factory.mktemp("bench"))
+    config = inputs.written(limits.exact_document(), tmp_path_factory.mktemp("bench"))
     flags = (*limits.CROWD, "--drain-seconds", "0", "--redis-timeout-ms", "5000", "--failure-policy", "deny")
     with redis_server() as redis, authz_serve(config, "--redis-url", redis.url, *flags) as server:
         assert limits.has_limits(server.grpc)
