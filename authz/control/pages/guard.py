@@ -55,9 +55,11 @@ class Origins:
         try:
             parts = urlsplit(f"//{host}")
             name, _ = parts.hostname or "", parts.port
+            if name != LOCALHOST:
+                ipaddress.ip_address(name)
         except ValueError:
             return None
-        if parts.netloc != host or "@" in host or not _is_local_or_address(name):
+        if parts.netloc != host or "@" in host:
             return None
         return f"{'https' if self.is_tls else 'http'}://{host.lower()}"
 
@@ -70,16 +72,6 @@ class Origins:
         return (
             public.scheme == "https" and public.hostname != LOCALHOST and origin == f"https://{public.netloc.lower()}"
         )
-
-
-def _is_local_or_address(name: str) -> bool:
-    if name == LOCALHOST:
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def origin_of(request: Request) -> str:

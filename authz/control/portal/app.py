@@ -49,14 +49,11 @@ def _scoped(parts: Parts, pace: Throttle, view: PortalView) -> View[CustomerSess
     throttle = parts.throttle if view.writes else pace
 
     async def handler(visit: Visit[CustomerSession]) -> Response:
-        if not await throttle.admits(_subject(visit.session)):
+        session = visit.session
+        # A customer's requests are counted together; a key without a customer stands for itself.
+        customer_id = session.customer_id or session.shares_with
+        if not await throttle.admits(f"key {session.key_id}" if customer_id is None else f"customer {customer_id}"):
             return problem_page(ROOT, 429, TOO_MUCH)
-        return await view.handler(visit, Holdings(parts.api, visit.session))
+        return await view.handler(visit, Holdings(parts.api, session))
 
     return View(view.method, view.path, handler, view.writes)
-
-
-def _subject(session: CustomerSession) -> str:
-    """The customer whose requests are counted; a key without a customer stands for itself."""
-    customer_id = session.customer_id or session.shares_with
-    return f"key {session.key_id}" if customer_id is None else f"customer {customer_id}"

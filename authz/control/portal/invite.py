@@ -90,14 +90,10 @@ async def require_guest(store: Reader, given: Invitation) -> None:
         key = await stored_key(store, given.key_id)
         if key.key.customer_id:
             raise bad_request("Invalid $.keyId: this key has a customer; give its customerId instead")
-    elif given.customer_id is not None and not await _is_known(store, given.customer_id):
-        raise no_customer()
-
-
-async def _is_known(store: Reader, customer_id: str) -> bool:
-    if await store.get("customer", customer_id) is not None:
-        return True
-    return bool((await store.search(by_customer(customer_id), 1)).items)
+    elif given.customer_id is not None:
+        is_listed = await store.get("customer", given.customer_id) is not None
+        if not is_listed and not (await store.search(by_customer(given.customer_id), 1)).items:
+            raise no_customer()
 
 
 def session_of(given: Invitation, credential_id: str | None = None) -> CustomerSession:

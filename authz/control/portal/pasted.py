@@ -39,8 +39,14 @@ class GivenKeys:
         owner = await self.store.owner(f"key/{index}") or ""
         # Read even without an owner, so that the answer takes as long.
         key = await self.store.get("apikey", owner.partition("/")[2])
+        if not isinstance(key, StoredKey):
+            return None
+        caller = caller_with(key, index)
         address = request.client.host if request.client else ""
-        return key if isinstance(key, StoredKey) and _is_good(key, index, address, self.now()) else None
+        is_its_own = index in (key.index, key.previous_index)
+        is_from_here = caller.sources is None or caller.sources.admits(address)
+        is_admitted = is_its_own and is_from_here and caller.refusal(self.now() * SECOND_US) is None
+        return key if is_admitted else None
 
     async def is_current(self, session: CustomerSession, request: Request) -> CustomerSession | None:
         """The session; None without its source: the credential that invited it, its key, or the pasted value."""
@@ -52,11 +58,3 @@ class GivenKeys:
             key = await self.store.get("apikey", session.key_id)
             return session if isinstance(key, StoredKey) and not key.key.customer_id else None
         return session
-
-
-def _is_good(stored: StoredKey, index: str, address: str, now: int) -> bool:
-    """True if the API admits a call with the value of this index from an address."""
-    caller = caller_with(stored, index)
-    is_its_own = index in (stored.index, stored.previous_index)
-    is_from_here = caller.sources is None or caller.sources.admits(address)
-    return is_its_own and is_from_here and caller.refusal(now * SECOND_US) is None
