@@ -18,9 +18,8 @@ from authz.aws.errors import ApiError, bad_request
 from authz.check import LimiterUnavailable
 from authz.control.api import Api
 from authz.control.pages.guard import SAFE
-from authz.control.pages.sessions import CustomerSession
 from authz.control.portal.pasted import GivenKeys
-from authz.control.portal.scope import Contract, Holdings
+from authz.control.portal.scope import Holdings
 from authz.store.ports import StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -73,7 +72,8 @@ class Programs:
             refused = _refusal(405, "MethodNotAllowedException", "Method Not Allowed")
             refused.headers["Allow"] = "GET, HEAD"
             return refused
-        session = await self._session(request)
+        keys = request.headers.getlist(HEADER)
+        session = await self._given_keys.session_of(keys[0], request) if len(keys) == 1 else None
         if session is None:
             return _refusal(403, "ForbiddenException", "Forbidden")
         if wait := await self._throttle.wait(session.key_id or ""):
@@ -85,14 +85,11 @@ class Programs:
             "ETag": f'"{sha256(body).hexdigest()[:TAG]}"',
             "Cache-Control": f"private, max-age={FRESH_SECONDS}",
         }
-        if _has_tag(request.headers.getlist("if-none-match"), headers["ETag"]):
+        lines = request.headers.getlist("if-none-match")
+        tags = [tag.strip().removeprefix("W/") for line in lines for tag in line.split(",")]
+        if headers["ETag"] in tags or "*" in tags:
             return Response(status_code=304, headers=headers)
         return Response(body, media_type="application/json", headers=headers)
-
-    async def _session(self, request: Request) -> CustomerSession | None:
-        """The session of the key in the header, unless there are several headers."""
-        values = request.headers.getlist(HEADER)
-        return await self._given_keys.session_of(values[0], request) if len(values) == 1 else None
 
 
 async def usage_of(holdings: Holdings, days: int) -> dict[str, Any]:
@@ -101,18 +98,18 @@ async def usage_of(holdings: Holdings, days: int) -> dict[str, Any]:
     last = datetime.fromtimestamp(holdings.now, UTC).date()
     found = await holdings.days(last - timedelta(days=days - 1), last)
     name = {"keyName": key["name"]} if "name" in key else {}
+    plans = [
+        {"name": contract.plan, "sharedByCustomer": contract.is_shared}
+        | ({} if contract.throttle is None else {"throttle": contract.throttle})
+        | {"quotas": [_quota(quota) for quota in contract.quotas]}
+        for contract in await holdings.contracts(key["id"])
+    ]
     return {
         "keyId": key["id"],
         **name,
-        "plans": [_plan(contract) for contract in await holdings.contracts(key["id"])],
+        "plans": plans,
         "days": sorted(found.items, key=lambda row: str(row["day"])),
     }
-
-
-def _plan(contract: Contract) -> dict[str, Any]:
-    throttle = {} if contract.throttle is None else {"throttle": contract.throttle}
-    quotas = [_quota(quota) for quota in contract.quotas]
-    return {"name": contract.plan, "sharedByCustomer": contract.is_shared, **throttle, "quotas": quotas}
 
 
 def _quota(quota: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,11 +130,6 @@ def _days(query: bytes) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < FIELDS and 1 <= int(text) <= MOST_DAYS):
         raise bad_request(f"Invalid days: expected a number from 1 to {MOST_DAYS}")
     return int(text)
-
-
-def _has_tag(given: list[str], tag: str) -> bool:
-    tags = [each.strip().removeprefix("W/") for line in given for each in line.split(",")]
-    return tag in tags or "*" in tags
 
 
 def _refusal(status: int, code: str, message: str, retry_after: int | None = None) -> Response:

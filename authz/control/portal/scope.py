@@ -99,15 +99,17 @@ class Holdings:
         """The plans of a key that refuse calls. A plan in shadow only reports, to the owner alone."""
         key = await self.key(key_id)
         plans = (await self._ask("GetUsagePlans", query={"keyId": key_id}))["item"]
-        return [await self._contract(plan, key) for plan in plans if plan.get("mode") != Mode.SHADOW]
-
-    async def _contract(self, plan: Document, key: Document) -> Contract:
-        plan_id, is_per_customer = plan["id"], False
-        if key.get("customerId"):
-            extension = await self._of_plan("GetUsagePlanExtension", plan_id)
-            is_per_customer = extension.get("limitsPer") == LimitsPer.CUSTOMER
-        found = await self._ask("GetUsageQuotas", query={"usagePlanId": plan_id, "keyId": key["id"]})
-        return Contract(plan_id, plan["name"], is_per_customer, found.get("throttle"), found["item"])
+        contracts = []
+        for plan in plans:
+            if plan.get("mode") == Mode.SHADOW:
+                continue
+            plan_id, is_shared = plan["id"], False
+            if key.get("customerId"):
+                extension = await self._of_plan("GetUsagePlanExtension", plan_id)
+                is_shared = extension.get("limitsPer") == LimitsPer.CUSTOMER
+            found = await self._ask("GetUsageQuotas", query={"usagePlanId": plan_id, "keyId": key["id"]})
+            contracts.append(Contract(plan_id, plan["name"], is_shared, found.get("throttle"), found["item"]))
+        return contracts
 
     async def days(self, first: date, last: date) -> Days:
         """The use of these days, both included: of as many keys as a page of 100 ms has time for."""
@@ -125,14 +127,14 @@ class Holdings:
         """A page of the alerts, the newest first, each with `plan` and `key`: their names, or an id without a name."""
         query = self._who() | {"limit": str(limit)}
         found = await self._ask("GetUsageAlerts", query=query if position is None else query | {"position": position})
-        return Part([await self._named(alert) for alert in found["item"]], found.get("position"))
-
-    async def _named(self, alert: Document) -> Document:
-        plan = await self._of_plan("GetUsagePlan", alert["usagePlanId"])
-        names = {"plan": plan.get("name", alert["usagePlanId"])}
-        if key_id := alert.get("keyId"):
-            names["key"] = (await self.key(key_id)).get("name") or key_id
-        return alert | names
+        alerts: list[Document] = []
+        for alert in found["item"]:
+            plan = await self._of_plan("GetUsagePlan", alert["usagePlanId"])
+            names = {"plan": plan.get("name", alert["usagePlanId"])}
+            if key_id := alert.get("keyId"):
+                names["key"] = (await self.key(key_id)).get("name") or key_id
+            alerts.append(alert | names)
+        return Part(alerts, found.get("position"))
 
     async def _of_plan(self, operation: str, plan_id: str) -> Document:
         """Ask once about a plan. A plan that was deleted has an empty document."""
