@@ -109,6 +109,11 @@ def _bar(use: LimitUse) -> Bar:
     def at(hundredths: int) -> float:
         return FULL * (hundredths / top)
 
+    level: Level = "low"
+    if used >= limit:
+        level = "full"
+    elif used * 100 >= HIGH * limit:
+        level = "high"
     return Bar(
         use,
         within=Span.between(0, at(100 * min(used, limit))),
@@ -116,14 +121,8 @@ def _bar(use: LimitUse) -> Bar:
         limit_at=_percent(at(100 * limit)),
         thresholds=tuple((percent, _percent(at(percent * limit))) for percent in sorted(set(use.thresholds))),
         percent=used * 100 // limit if limit else None,
-        level=_level(used, limit),
+        level=level,
     )
-
-
-def _level(used: int, limit: int) -> Level:
-    if used >= limit:
-        return "full"
-    return "high" if used * 100 >= HIGH * limit else "low"
 
 
 # --- use by day ---------------------------------------------------------------------------------------------------
@@ -272,24 +271,18 @@ def short(number: int) -> str:
 
 
 def _labels(days: Sequence[date], share: float) -> Iterator[Label]:
-    named = [at for at, day in enumerate(days) if _is_named(day, len(days))] or [0] * bool(days)
+    names_days, names_months = len(days) <= EACH_DAY, len(days) > EACH_MONDAY
+    named = [
+        at for at, day in enumerate(days) if names_days or (day.day == 1 if names_months else day.weekday() == 0)
+    ] or [0] * bool(days)
     for at in named:
-        text = _day_text(days[at], len(days), is_first=at == named[0])
+        day = days[at]
+        text = f"{day.day} {day:%b}"
+        if names_months and day.day == 1:
+            text = f"{day:%b}"
+        elif names_days and at != named[0] and day.day > 1:
+            text = str(day.day)  # the month stands once
         if at * share > LAST_START:
             yield Label(_percent((at + 1) * share), text, "end")
         else:
             yield Label(_percent(at * share), text, "start")
-
-
-def _day_text(day: date, days: int, *, is_first: bool) -> str:
-    if days > EACH_MONDAY and day.day == 1:
-        return f"{day:%b}"
-    if days <= EACH_DAY and not is_first and day.day > 1:
-        return str(day.day)  # the month stands once
-    return f"{day.day} {day:%b}"
-
-
-def _is_named(day: date, days: int) -> bool:
-    if days <= EACH_DAY:
-        return True
-    return day.weekday() == 0 if days <= EACH_MONDAY else day.day == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -45,9 +45,19 @@ def plan_layers(plan: Document, stages: Mapping[str, Document], account: Documen
     holder = "each customer" if plan.get("limitsPer") == "CUSTOMER" else "each key"
     limits = {
         Layer.PLAN_THROTTLE: [throttle_of(plan.get("throttle"))],
-        Layer.PLAN_METHOD_THROTTLE: _plan_methods(plan),
+        Layer.PLAN_METHOD_THROTTLE: [
+            f"{_method(method)} of {stage['apiId']}/{stage['stage']}: {words}"
+            for stage in plan.get("apiStages", ())
+            for method, throttle in stage.get("throttle", {}).items()
+            if (words := throttle_of(throttle))
+        ],
         Layer.PLAN_QUOTA: map(quota_words, plan.get("quotas", ())),
-        Layer.STAGE_METHOD_THROTTLE: _stage_methods(stages),
+        Layer.STAGE_METHOD_THROTTLE: [
+            f"{_method(method)} of {place}: {words}"
+            for place, stage in stages.items()
+            for method, settings in stage.get("methodSettings", {}).items()
+            if (words := stage_throttle(settings))
+        ],
         Layer.ACCOUNT_THROTTLE: [throttle_of(account.get("throttleSettings"))],
     }
     return tuple(
@@ -65,21 +75,19 @@ def plan_layers(plan: Document, stages: Mapping[str, Document], account: Documen
 
 def quota_words(quota: Document) -> str:
     """A quota's document in words."""
-    return "; ".join([limit_words(quota), *_details(quota)])
-
-
-def _details(quota: Document) -> Iterator[str]:
+    words = [limit_words(quota)]
     if quota.get("anchor") == "BILLING_DAY":
-        yield "from the billing day"
+        words.append("from the billing day")
     elif quota.get("offset"):
-        yield f"from day {quota['offset'] + 1} of the {str(quota['period']).lower()}"
+        words.append(f"from day {quota['offset'] + 1} of the {str(quota['period']).lower()}")
     if zone := quota.get("timeZone"):
-        yield f"by the clock of {zone}"
+        words.append(f"by the clock of {zone}")
     if overage := quota.get("overage"):
         up_to = overage["upTo"]
-        yield "any number more at a price" if up_to == "UNLIMITED" else f"{up_to:,} more at a price"
+        words.append("any number more at a price" if up_to == "UNLIMITED" else f"{up_to:,} more at a price")
     if alerts := quota.get("alerts"):
-        yield "alerts at " + ", ".join(f"{percent} %" for percent in sorted(alerts))
+        words.append("alerts at " + ", ".join(f"{percent} %" for percent in sorted(alerts)))
+    return "; ".join(words)
 
 
 def stage_throttle(settings: Document) -> str:
@@ -88,20 +96,6 @@ def stage_throttle(settings: Document) -> str:
     if rate in (None, UNLIMITED_STAGE):
         return ""
     return throttle_words(rate, None if burst == UNLIMITED_STAGE else burst)
-
-
-def _plan_methods(plan: Document) -> Iterator[str]:
-    for stage in plan.get("apiStages", ()):
-        for method, throttle in stage.get("throttle", {}).items():
-            if words := throttle_of(throttle):
-                yield f"{_method(method)} of {stage['apiId']}/{stage['stage']}: {words}"
-
-
-def _stage_methods(stages: Mapping[str, Document]) -> Iterator[str]:
-    for place, stage in stages.items():
-        for method, settings in stage.get("methodSettings", {}).items():
-            if words := stage_throttle(settings):
-                yield f"{_method(method)} of {place}: {words}"
 
 
 def _method(name: str) -> str:

@@ -235,10 +235,15 @@ class Assets(StaticFiles):
 
 def application(site: Site[S], views: Iterable[View[S]], open_routes: Iterable[Route] = ()) -> Guard:
     """The ASGI application of a site. The `open_routes` need no session."""
+
+    async def http_fault(_: Request, fault: HTTPException) -> Response:
+        text = "There is no such page." if fault.status_code == NOT_FOUND else str(fault.detail)
+        return problem_page(site.root, fault.status_code, text)
+
     routes: list[Route | Mount] = [Mount(f"{site.root}/static", Assets(packages=[("authz.control.pages", "static")]))]
     routes += open_routes
     routes += [Route(site.root + view.path, _endpoint(site, view), methods=[view.method]) for view in views]
-    words: dict[Any, Any] = {HTTPException: _http_fault(site)}
+    words: dict[Any, Any] = {HTTPException: http_fault}
     app = Starlette(routes=routes, exception_handlers=words)
     app.router.redirect_slashes = False  # it would redirect to http, also behind a proxy that ends TLS
     return Guard(app, site.parts.origins)
@@ -292,14 +297,6 @@ async def worded(root: str, request: Request, answer: Callable[[], Awaitable[Res
         frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         log.error("a page failed", error=type(error).__name__, frames=frames, path=request.url.path)
         return problem_page(root, 500, "This page failed. The control plane's log says where.")
-
-
-def _http_fault(site: Site[Any]) -> Callable[[Request, HTTPException], Awaitable[Response]]:
-    async def answer(_: Request, fault: HTTPException) -> Response:
-        text = "There is no such page." if fault.status_code == NOT_FOUND else str(fault.detail)
-        return problem_page(site.root, fault.status_code, text)
-
-    return answer
 
 
 def problem_page(root: str, status: int, text: str) -> Response:

@@ -50,21 +50,15 @@ def asset(name: str) -> str:
     return f"static/{name}?{sha256((STATIC / name).read_bytes()).hexdigest()[:12]}"
 
 
-def _environment() -> Environment:
-    rooms = ("pages", "console", "portal")
-    found = Environment(
-        loader=PrefixLoader({room: PackageLoader(f"authz.control.{room}") for room in rooms}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters |= {"limit": limit_words, "moment": _moment, "number": number_words, "throttle": throttle_of}
-    found.globals |= {"asset": asset, "random_name": partial(secrets.token_urlsafe, NAME_BYTES)}
-    return found
-
-
-ENVIRONMENT: Final = _environment()
+ENVIRONMENT: Final = Environment(
+    loader=PrefixLoader({room: PackageLoader(f"authz.control.{room}") for room in ("pages", "console", "portal")}),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters |= {"limit": limit_words, "moment": _moment, "number": number_words, "throttle": throttle_of}
+ENVIRONMENT.globals |= {"asset": asset, "random_name": partial(secrets.token_urlsafe, NAME_BYTES)}
 
 
 def render(template: str, /, **values: Any) -> str:
