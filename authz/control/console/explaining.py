@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -97,7 +97,10 @@ async def explain_page(visit: Visit[OwnerSession]) -> Response:
 
 async def explain(visit: Visit[OwnerSession]) -> Response:
     form = await visit.form()
-    shown = _without_secrets(form)
+    # The form to show again: an unknown text may be a value, and headers may hold one.
+    what = form.text("what")
+    is_shown = kind_of(what) != "key" or what == "" or len(what) < SECRET_LENGTH
+    shown = Form({**form.fields, "what": [what if is_shown else ""], "headers": [""]})
     try:
         return await _explained(visit, form, shown)
     except (ApiError, Misfit) as error:
@@ -112,12 +115,16 @@ async def _explained(visit: Visit[OwnerSession], form: Form, shown: Form) -> Res
     kind = kind_of(what) if what else None
     if kind == "line":
         return await _answered(visit, shown, body | {"logLine": log_line(what)})
-    key = await _key(visit, what) if what else None
+    key = await _key_of_id(visit, what)
+    if key is None and kind == "key":
+        found = await visit.find("FindApiKey", body={"value": what})
+        key = None if found is None else await _key_of_id(visit, found["keyId"])
     if key is None and kind == "request id":
         return await _page(visit, Typed(shown), request_id=what)
     if key is None and what:
         raise Misfit("what", NO_KEY)
-    named = shown if key is None else _naming(shown, key["id"])
+    # The key's id stands in place of a value that was pasted.
+    named = shown if key is None else Form({**shown.fields, "what": [key["id"]]})
     if form.given("url") is None:
         if key is None:
             raise Misfit("what", "Expected a key's id, a request's id or a line of the access log; or a URL below.")
@@ -133,33 +140,12 @@ async def _answered(visit: Visit[OwnerSession], shown: Form, body: dict[str, Any
     return await _page(visit, Typed(shown), answer=answer, **standing)
 
 
-async def _key(visit: Visit[OwnerSession], text: str) -> Any | None:
-    """The key with this id or value; None if there is none."""
-    key = await _key_of_id(visit, text)
-    if key is not None or kind_of(text) == "request id":
-        return key
-    found = await visit.find("FindApiKey", body={"value": text})
-    return None if found is None else await _key_of_id(visit, found["keyId"])
-
-
 async def _key_of_id(visit: Visit[OwnerSession], text: str) -> Any | None:
     return await visit.find("GetApiKey", {"api_Key": text}) if is_id(text) else None
 
 
-def _naming(form: Form, key_id: str) -> Form:
-    """The form with a key's id, in place of a value that was pasted."""
-    return Form({**form.fields, "what": [key_id]})
-
-
-def _without_secrets(form: Form) -> Form:
-    """The form to show again: an unknown text may be a value, and headers may hold one."""
-    what = form.text("what")
-    is_shown = kind_of(what) != "key" or what == "" or len(what) < SECRET_LENGTH
-    return Form({**form.fields, "what": [what if is_shown else ""], "headers": [""]})
-
-
 async def _standing(visit: Visit[OwnerSession], key: Mapping[str, Any]) -> dict[str, Any]:
-    """The key's quotas now, and its refused calls of the last days."""
+    """The key's quotas now, its refused calls of the last days, and the last alerts."""
     key_id = key["id"]
     rows: list[QuotaRow] = []
     for plan in (await visit.ask("GetUsagePlans", query={"keyId": key_id, "limit": "500"}))["item"]:
@@ -168,20 +154,16 @@ async def _standing(visit: Visit[OwnerSession], key: Mapping[str, Any]) -> dict[
     days = days_to(utc_today(), CHARTED_DAYS)
     items = (await visit.ask("GetUsageDays", query={"keyId": key_id, **days.query}))["item"]
     refusals = [use for use in reversed(days.uses(items)) if use.refused]
+    # Since a call took a quota to one of its alerts, the quota is nearly used up.
+    holders = {("customerId", row.customer) if row.customer else ("keyId", key_id) for row in rows}
+    pages = [await visit.ask("GetUsageAlerts", query={name: id_, "limit": ALERTS}) for name, id_ in sorted(holders)]
     return {
         "key": key,
         "rows": rows,
-        "alerts": await _alerts(visit, key, rows),
+        "alerts": [alert for page in pages for alert in page["item"]],
         "refusals": refusals[:REFUSALS],
         "today": days.last,
     }
-
-
-async def _alerts(visit: Visit[OwnerSession], key: Mapping[str, Any], rows: Iterable[QuotaRow]) -> list[Any]:
-    """The last times at which a call took a quota of the key to one of its alerts: since then it is nearly used up."""
-    holders = {("customerId", row.customer) if row.customer else ("keyId", key["id"]) for row in rows}
-    pages = [await visit.ask("GetUsageAlerts", query={name: id_, "limit": ALERTS}) for name, id_ in sorted(holders)]
-    return [alert for page in pages for alert in page["item"]]
 
 
 async def _page(visit: Visit[OwnerSession], typed: Typed, **values: Any) -> Response:
