@@ -70,34 +70,34 @@ async def apis(visit: Owner) -> Response:
 
 
 async def api(visit: Owner) -> Response:
-    params = {"restapi_id": visit.path("api_id")}
-    found = await visit.ask("GetRestApi", params)
-    stages = await _stages(visit, found["id"])
-    shown = [await _shown_stage(visit, found["id"], stage) for stage in stages[:MAX_STAGES]]
+    found = await visit.ask("GetRestApi", {"restapi_id": visit.path("api_id")})
+    api_id = found["id"]
+    stages = await _stages(visit, api_id)
+    shown = []
+    for stage in stages[:MAX_STAGES]:
+        params = {"restapi_id": api_id, "deployment_id": stage["deploymentId"]}
+        deployment = await visit.find("GetDeployment", params, query={"embed": "apisummary"})
+        query = {"apiId": api_id, "stage": stage["stageName"], "limit": MAX_PLANS}
+        plans = await visit.ask("GetWholePlans", query=query)
+        settings = stage.get("methodSettings", {})
+        methods = served_methods((deployment or {}).get("apiSummary", {}), settings)
+        shown.append(
+            {
+                "stage": stage,
+                "deployment": deployment,
+                "throttle": default_throttle(settings),
+                "methods": methods[:MAX_METHODS],
+                "more_methods": max(0, len(methods) - MAX_METHODS),
+                "plans": plans["item"],
+                "has_more_plans": plans.get("position") is not None,
+            }
+        )
     return await visit.page("console/api.html", api=found, stages=shown, more=len(stages) - len(shown))
 
 
 async def _stages(visit: Owner, api_id: str) -> list[Any]:
     found: list[Any] = (await visit.ask("GetStages", {"restapi_id": api_id}))["item"]
     return found
-
-
-async def _shown_stage(visit: Owner, api_id: str, stage: Document) -> Document:
-    params = {"restapi_id": api_id, "deployment_id": stage["deploymentId"]}
-    deployment = await visit.find("GetDeployment", params, query={"embed": "apisummary"})
-    query = {"apiId": api_id, "stage": stage["stageName"], "limit": MAX_PLANS}
-    plans = await visit.ask("GetWholePlans", query=query)
-    settings = stage.get("methodSettings", {})
-    methods = served_methods((deployment or {}).get("apiSummary", {}), settings)
-    return {
-        "stage": stage,
-        "deployment": deployment,
-        "throttle": default_throttle(settings),
-        "methods": methods[:MAX_METHODS],
-        "more_methods": max(0, len(methods) - MAX_METHODS),
-        "plans": plans["item"],
-        "has_more_plans": plans.get("position") is not None,
-    }
 
 
 VIEWS: Final = (View("GET", "/apis", apis), View("GET", "/apis/{api_id}", api))

@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from authz.aws.errors import ApiError, not_found
-from authz.control.console.daily import CHARTED_DAYS, DayRange, days_to, utc_today
+from authz.control.console.daily import CHARTED_DAYS, days_to, utc_today
 from authz.control.console.fields import NOTHING_TYPED, Misfit, Typed, refused, tags, whole
 from authz.control.console.granting import GRANT_PLACES, grant
 from authz.control.console.onekey import HISTORY, Membership, beside, override_document, use_values
@@ -75,7 +75,9 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
     members = await _members(visit, id_, customer or {})
     is_fixed = bool((await visit.ask("GetFileItems", query={"kind": "customer", "id": id_}))["item"])
     days = days_to(utc_today(), CHARTED_DAYS)
-    items, is_whole = await _days(visit, id_, days)
+    # Of as many keys as a page of 100 ms has time for.
+    summed = {"customerId": id_, **days.query, "groupBy": "day", "limit": SUMMED_KEYS}
+    use = await visit.ask("GetUsageDays", query=summed)
     history = {"id": id_, "limit": HISTORY, "position": visit.query("history")}
     return await visit.page(
         "console/customer.html",
@@ -88,10 +90,10 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
         keys=keys["item"],
         position=keys.get("position"),
         members=members,
-        is_whole=is_whole,
+        is_whole="position" not in use,
         audit=await visit.ask("GetAudit", query=history),
         grant_name=secrets.token_urlsafe(12),
-        **use_values(items, [member for member in members if member.is_shared], days),
+        **use_values(use["item"], [member for member in members if member.is_shared], days),
     )
 
 
@@ -107,14 +109,6 @@ async def _members(visit: Visit[OwnerSession], id_: str, customer: Mapping[str, 
             quotas = await visit.ask("GetUsageQuotas", query={"usagePlanId": plan["id"], "customerId": id_})
         found.append(Membership(plan, quotas, customer.get("overrides", {}).get(plan["id"], {})))
     return found
-
-
-async def _days(visit: Visit[OwnerSession], id_: str, days: DayRange) -> tuple[list[Mapping[str, Any]], bool]:
-    """The use by day of as many keys as a page of 100 ms has time for, and whether these are all."""
-    page = await visit.ask(
-        "GetUsageDays", query={"customerId": id_, **days.query, "groupBy": "day", "limit": SUMMED_KEYS}
-    )
-    return page["item"], "position" not in page
 
 
 Action = Callable[[Visit[OwnerSession], str, Form], Awaitable[Response | str]]

@@ -56,17 +56,14 @@ async def search(visit: Visit[OwnerSession]) -> Response:
         return await visit.go(f"{root}/keys/customers/one", id=text)
     if await _has(visit, name=text):
         return await visit.go(f"{root}/keys", name=text)
-    shown = "this text" if _may_be_a_value(text) else f"“{text}”"
+    may_be_a_value = len(text) >= SECRET_LENGTH and " " not in text
+    shown = "this text" if may_be_a_value else f"“{text}”"
     return await _list(visit, {"item": []}, "", "", missing=shown)
 
 
 def is_id(text: str) -> bool:
     """True if a key may have this id: no other text is a part of a path of ours."""
     return len(text) <= 128 and text.isascii() and text.replace("-", "").replace("_", "").isalnum()
-
-
-def _may_be_a_value(text: str) -> bool:
-    return len(text) >= SECRET_LENGTH and " " not in text
 
 
 async def _has(visit: Visit[OwnerSession], **query: str) -> bool:

@@ -103,6 +103,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
     others = await visit.ask("GetUsagePlans", query={"limit": PLANS}) if visit.site.may_write(visit.session) else None
     fixed = (await visit.ask("GetFileItems", query={"kind": "usageplan", "limit": PLANS}))["item"]
     is_fixed = bool((await visit.ask("GetFileItems", query={"kind": "apikey", "id": key_id}))["item"])
+    taken = {*fixed, *(plan["id"] for plan in plans)}
     secret = await take_secret(visit, key_id)
     return await visit.page(
         "console/key.html",
@@ -113,7 +114,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
         members=members,
         is_fixed=is_fixed,
         may_change=visit.site.may_write(visit.session) and not is_fixed,
-        choices=[one for one in plan_choices(others["item"] if others else []) if one[0] not in {*_ids(plans), *fixed}],
+        choices=[one for one in plan_choices(others["item"] if others else []) if one[0] not in taken],
         audit=await visit.ask("GetAudit", query=history),
         secret=secret,
         curl=await _curl(visit, plans, secret.value) if secret else None,
@@ -122,10 +123,6 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
         overlaps=OVERLAPS,
         **use_values((await visit.ask("GetUsageDays", query={"keyId": key_id, **days.query}))["item"], members, days),
     )
-
-
-def _ids(plans: list[Mapping[str, Any]]) -> set[str]:
-    return {plan["id"] for plan in plans}
 
 
 async def _membership(visit: Visit[OwnerSession], key_id: str, plan: Mapping[str, Any]) -> Membership:
@@ -175,23 +172,18 @@ def _form_view(path: str, action: Action, *places: tuple[str, str]) -> View[Owne
             done = await action(visit, key_id, form)
         except (ApiError, Misfit) as error:
             return await _page(visit, refused(form, error, places))
-        return done if isinstance(done, Response) else await visit.go(_at(visit, key_id), done)
+        if isinstance(done, Response):
+            return done
+        return await visit.go(f"{visit.site.root}/keys/id/{quote(key_id, safe='')}", done)
 
     return View("POST", f"/keys/id/{{key_id}}/{path}", handler, writes=True)
 
 
-def _at(visit: Visit[OwnerSession], key_id: str) -> str:
-    return f"{visit.site.root}/keys/id/{quote(key_id, safe='')}"
-
-
 async def _enable(visit: Visit[OwnerSession], key_id: str, form: Form) -> str:
     on = form.text("enabled") == "true"
-    await visit.ask("UpdateApiKey", {"api_Key": key_id}, body=_replacing({"/enabled": "true" if on else "false"}))
+    change = {"op": "replace", "path": "/enabled", "value": "true" if on else "false"}
+    await visit.ask("UpdateApiKey", {"api_Key": key_id}, body={"patchOperations": [change]})
     return "The key works again." if on else "The key is disabled. Sidecars refuse it within a second."
-
-
-def _replacing(values: Mapping[str, str]) -> dict[str, Any]:
-    return {"patchOperations": [{"op": "replace", "path": path, "value": value} for path, value in values.items()]}
 
 
 async def _rotate(visit: Visit[OwnerSession], key_id: str, form: Form) -> Response:

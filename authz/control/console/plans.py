@@ -224,22 +224,19 @@ async def _answered(visit: Owner, before: Document | None) -> Response:
     if problems:
         return await _form_page(visit, typed, before, problems, status=400)
     try:
-        saved = await _save(visit, document, before)
+        if before is None:
+            did, saved = "was made", await visit.ask("CreateWholePlan", body=document)
+        else:
+            kept = {name: before[name] for name in ("productCode",) if name in before}  # the form does not show it
+            params = {"usageplanId": before["id"]}
+            did, saved = "was changed", await visit.ask("PutWholePlan", params, body=document | kept)
     except ApiError as error:
         if error.status not in REFUSALS:
             raise
         problems, others = by_field(error.problems, typed)
         said = others if error.problems else [error.message]
         return await _form_page(visit, typed, before, problems, said, error.status)
-    did = "was made" if before is None else "was changed"
     return await _back(visit, saved["id"], f"The plan {saved['name']} {did}.")
-
-
-async def _save(visit: Owner, document: dict[str, Any], before: Document | None) -> Any:
-    if before is None:
-        return await visit.ask("CreateWholePlan", body=document)
-    kept = {name: before[name] for name in ("productCode",) if name in before}  # the form does not show it
-    return await visit.ask("PutWholePlan", {"usageplanId": before["id"]}, body=document | kept)
 
 
 async def _form_page(

@@ -51,8 +51,13 @@ def quota_rows(plan: Mapping[str, Any], document: Mapping[str, Any]) -> list[Quo
 
 def quota_bars(rows: Iterable[QuotaRow]) -> tuple[Bar, ...]:
     """A bar for each quota. After a grant less than nothing may be used: then more is left than the limit."""
-    return limit_bars(LimitUse(row.label, row.used, row.limit, row.unit, note=_granted(row)) for row in rows)
-
-
-def _granted(row: QuotaRow) -> str:
-    return f"After a grant, {row.left:,} are left: {-row.used:,} more than the limit." if row.used < 0 else ""
+    return limit_bars(
+        LimitUse(
+            row.label,
+            row.used,
+            row.limit,
+            row.unit,
+            note=f"After a grant, {row.left:,} are left: {-row.used:,} more than the limit." if row.used < 0 else "",
+        )
+        for row in rows
+    )

@@ -44,7 +44,9 @@ def redis_facts(redis: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "version" in redis:
         facts.append(("Version", str(redis["version"])))
     if "role" in redis:
-        facts.append(("Role", _role(redis)))
+        replicas = redis.get("replicas", 0)
+        master = f"master, {replicas} connected {'replica' if replicas == 1 else 'replicas'}"
+        facts.append(("Role", master if redis["role"] == "master" else "replica"))
     if "usedMemory" in redis:
         most = f"of {in_bytes(redis['maxMemory'])}" if redis.get("maxMemory") else "without a limit"
         facts.append(("Memory", f"{in_bytes(redis['usedMemory'])} {most}"))
@@ -56,21 +58,11 @@ def redis_facts(redis: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "answerMilliseconds" in redis:
         facts.append(("Answers in", f"{redis['answerMilliseconds']} ms"))
     if "clockSkewSeconds" in redis:
-        facts.append(("Its clock", _skew(redis["clockSkewSeconds"])))
+        skew = redis["clockSkewSeconds"]
+        facts.append(("Its clock", f"{skew:+.1f} s from the control plane's" if skew else "as the control plane's"))
     if "uptimeSeconds" in redis:
         facts.append(("Runs for", _in_days(redis["uptimeSeconds"])))
     return facts
-
-
-def _role(redis: Mapping[str, Any]) -> str:
-    if redis["role"] != "master":
-        return "replica"
-    replicas = redis.get("replicas", 0)
-    return f"master, {replicas} connected {'replica' if replicas == 1 else 'replicas'}"
-
-
-def _skew(seconds: float) -> str:
-    return f"{seconds:+.1f} s from the control plane's" if seconds else "as the control plane's"
 
 
 def _persistence(redis: Mapping[str, Any]) -> str:

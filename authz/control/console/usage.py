@@ -179,7 +179,11 @@ async def usage(visit: Visit[OwnerSession]) -> Response:
             "console/usage.html", status=400, wish=wish, problems=NO_PROBLEMS | wish.problems, **shared
         )
     try:
-        by_day = await _by_day(visit, wish)
+        # Sums of all keys are kept, and those of a customer or a key are read from its ledgers.
+        if wish.is_of_ledgers:
+            by_day = await _rows(visit, wish, "day")
+        else:
+            by_day = await _kept_days(visit, wish, usagePlanId=wish.plan)
         page = await _table(visit, wish, by_day)
     except ApiError as error:
         if error.status != 404:
@@ -201,24 +205,13 @@ async def usage(visit: Visit[OwnerSession]) -> Response:
     )
 
 
-async def _by_day(visit: Visit[OwnerSession], wish: Wish) -> Any:
-    """The rows of the chart. Sums of all keys are kept, and those of a customer or a key are read from its ledgers."""
-    if wish.is_of_ledgers:
-        return await _rows(visit, wish, "day")
-    return await _kept_days(visit, wish, usagePlanId=wish.plan)
-
-
 async def _table(visit: Visit[OwnerSession], wish: Wish, by_day: Any) -> Any:
     position = visit.query("position")
     if wish.by == "day":
         return by_day
-    if wish.by == "plan" and not wish.is_of_ledgers:
-        return await _by_plan(visit, wish, by_day, position)
-    return await _rows(visit, wish, GROUP_BY[wish.by], position)
-
-
-async def _by_plan(visit: Visit[OwnerSession], wish: Wish, by_day: Any, position: str | None) -> Any:
-    """The rows of some plans: each sums all keys of the plan."""
+    if wish.by != "plan" or wish.is_of_ledgers:
+        return await _rows(visit, wish, GROUP_BY[wish.by], position)
+    # The row of a plan sums all its keys.
     if wish.plan is not None:
         return {"item": _sums({wish.plan: by_day["item"]} if by_day["item"] else {})}
     page = await visit.ask("GetUsagePlans", query={"limit": SUMMED_PLANS, "position": position})
