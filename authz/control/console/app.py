@@ -56,13 +56,9 @@ def console(
         found = await credential_by_id(session.credential_id)
         return None if found is None else replace(session, read_only=found.read_only)
 
-    site = Site(ROOT, OwnerSession, parts, _may_write, _principal, is_current)
+    site = Site(ROOT, OwnerSession, parts, _principal, is_current)
     open_routes = access(site, credential_of, oidc.provider if oidc else None).routes()
     return application(site, VIEWS, [*open_routes, *(oidc.routes(site) if oidc else ())])
-
-
-def _may_write(session: OwnerSession) -> bool:
-    return not session.read_only
 
 
 def _principal(session: OwnerSession) -> Principal:

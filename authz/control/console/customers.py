@@ -86,7 +86,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
         id=id_,
         customer=customer,
         is_fixed=is_fixed,
-        may_change=visit.site.may_write(visit.session) and not is_fixed,
+        may_change=visit.session.may_write and not is_fixed,
         keys=keys["item"],
         position=keys.get("position"),
         members=members,

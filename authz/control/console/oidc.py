@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -124,13 +125,10 @@ class OpenIdConnect:
         )
 
     def routes(self, site: Site[OwnerSession]) -> list[Route]:
-        async def start(request: Request) -> Response:
-            return await worded(site.root, request, lambda: self._start(site, request))
-
-        async def back(request: Request) -> Response:
-            return await worded(site.root, request, lambda: self._back(site, request))
-
-        return [Route(f"{site.root}/oidc/start", start), Route(f"{site.root}/oidc/callback", back)]
+        return [
+            Route(f"{site.root}/oidc/start", worded(site.root, partial(self._start, site))),
+            Route(f"{site.root}/oidc/callback", worded(site.root, partial(self._back, site))),
+        ]
 
     @property
     def provider(self) -> str:

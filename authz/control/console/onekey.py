@@ -100,7 +100,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
     history = {"id": key_id, "limit": HISTORY, "position": visit.query("history")}
     plans = (await visit.ask("GetUsagePlans", query={"keyId": key_id, "limit": ALL_PLANS}))["item"]
     members = [await _membership(visit, key_id, plan) for plan in plans]
-    others = await visit.ask("GetUsagePlans", query={"limit": PLANS}) if visit.site.may_write(visit.session) else None
+    others = await visit.ask("GetUsagePlans", query={"limit": PLANS}) if visit.session.may_write else None
     fixed = (await visit.ask("GetFileItems", query={"kind": "usageplan", "limit": PLANS}))["item"]
     is_fixed = bool((await visit.ask("GetFileItems", query={"kind": "apikey", "id": key_id}))["item"])
     taken = {*fixed, *(plan["id"] for plan in plans)}
@@ -113,7 +113,7 @@ async def _page(visit: Visit[OwnerSession], typed: Typed) -> Response:
         extension=await visit.ask("GetApiKeyExtension", {"api_Key": key_id}),
         members=members,
         is_fixed=is_fixed,
-        may_change=visit.site.may_write(visit.session) and not is_fixed,
+        may_change=visit.session.may_write and not is_fixed,
         choices=[one for one in plan_choices(others["item"] if others else []) if one[0] not in taken],
         audit=await visit.ask("GetAudit", query=history),
         secret=secret,

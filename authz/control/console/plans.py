@@ -88,7 +88,7 @@ async def plan(visit: Owner) -> Response:
         "console/plan.html",
         plan=found,
         is_fixed=is_fixed,
-        may_change=visit.site.may_write(visit.session) and not is_fixed,
+        may_change=visit.session.may_write and not is_fixed,
         stages=form_of(found).stages,
         is_shadow=found.get("mode") == Mode.SHADOW,
         layers=await _layers(visit, found, await _stages(visit, found)),

@@ -47,8 +47,8 @@ class Access(Generic[S]):
     def routes(self) -> list[Route]:
         root = self.site.root
         return [
-            Route(f"{root}/sign-in", self._sign_in, methods=["GET", "POST"]),
-            Route(f"{root}/link", self._link, methods=["GET", "POST"]),
+            Route(f"{root}/sign-in", worded(root, self._sign_in), methods=["GET", "POST"]),
+            Route(f"{root}/link", worded(root, self._link), methods=["GET", "POST"]),
         ]
 
     @property
@@ -56,9 +56,6 @@ class Access(Generic[S]):
         return self.site.parts.sessions
 
     async def _sign_in(self, request: Request) -> Response:
-        return await worded(self.site.root, request, lambda: self._signed_in(request))
-
-    async def _signed_in(self, request: Request) -> Response:
         if request.method in SAFE:
             return self._form(next_of(self.site, request.query_params.get("next", "")))
         form = await read_form(request)
@@ -76,9 +73,6 @@ class Access(Generic[S]):
         return HTMLResponse(self._render("sign-in", next=next_, problem=problem, **self.shown), status)
 
     async def _link(self, request: Request) -> Response:
-        return await worded(self.site.root, request, lambda: self._linked(request))
-
-    async def _linked(self, request: Request) -> Response:
         """Show whom the link signs in; the button uses it up. A program that fetches links uses none up."""
         if request.method in SAFE:
             token = request.query_params.get("token", "")

@@ -34,6 +34,10 @@ class OwnerSession(Struct, frozen=True, tag="owner", omit_defaults=True):
     credential_id: str | None = None
     zone: str = "UTC"
 
+    @property
+    def may_write(self) -> bool:
+        return not self.read_only
+
     def in_zone(self, zone: str) -> OwnerSession:
         return msgspec.structs.replace(self, zone=zone)
 
@@ -56,6 +60,10 @@ class CustomerSession(Struct, frozen=True, tag="customer", omit_defaults=True):
     may_rotate: bool = False
     credential_id: str | None = None
     zone: str = "UTC"
+
+    @property
+    def may_write(self) -> bool:
+        return self.may_rotate
 
     def in_zone(self, zone: str) -> CustomerSession:
         return msgspec.structs.replace(self, zone=zone)

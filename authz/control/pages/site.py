@@ -6,6 +6,7 @@ import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -77,7 +78,6 @@ class Site(Generic[S]):
     root: str
     kind: type[S]
     parts: Parts
-    may_write: Callable[[S], bool]
     principal: Callable[[S], Principal]
     is_current: Callable[[S, Request], Awaitable[S | None]]
     trusts: bool = True
@@ -178,7 +178,7 @@ class Visit(Generic[S]):
         shared = {
             "root": self.site.root,
             "session": self.session,
-            "may_write": self.site.may_write(self.session),
+            "may_write": self.session.may_write,
             "zone": self.session.zone,
             "path": self.request.url.path,
             "message": message,
@@ -242,18 +242,13 @@ def application(site: Site[S], views: Iterable[View[S]], open_routes: Iterable[R
 
     routes: list[Route | Mount] = [Mount(f"{site.root}/static", Assets(packages=[("authz.control.pages", "static")]))]
     routes += open_routes
-    routes += [Route(site.root + view.path, _endpoint(site, view), methods=[view.method]) for view in views]
+    for view in views:
+        endpoint = worded(site.root, partial(_visited, site, view))
+        routes.append(Route(site.root + view.path, endpoint, methods=[view.method]))
     words: dict[Any, Any] = {HTTPException: http_fault}
     app = Starlette(routes=routes, exception_handlers=words)
     app.router.redirect_slashes = False  # it would redirect to http, also behind a proxy that ends TLS
     return Guard(app, site.parts.origins)
-
-
-def _endpoint(site: Site[S], view: View[S]) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        return await worded(site.root, request, lambda: _visited(site, view, request))
-
-    return endpoint
 
 
 async def _visited(site: Site[S], view: View[S], request: Request) -> Response:
@@ -265,9 +260,10 @@ async def _visited(site: Site[S], view: View[S], request: Request) -> Response:
         there = f"?{request.url.query}" if request.url.query else ""
         next_ = request.url.path + there if request.method == "GET" else site.root
         return RedirectResponse(f"{site.root}/sign-in?next={quote(next_, safe='')}", 303)
-    if site.trusts:
-        request.scope.get(PROVE, _nothing)()
-    if view.writes and not site.may_write(session):
+    # A server other than ours, if it runs the application, gives no `PROVE`.
+    if site.trusts and (prove := request.scope.get(PROVE)):
+        prove()
+    if view.writes and not session.may_write:
         return problem_page(site.root, 403, "You may look at everything here, and change nothing.")
     visit = Visit(site, request, session, session_id)
     name = (await visit.form()).text(FIELD) if view.writes and is_form(request) else ""
@@ -276,27 +272,27 @@ async def _visited(site: Site[S], view: View[S], request: Request) -> Response:
     return await once(site.parts.sessions, session_id, f"{request.url.path} {name}", lambda: view.handler(visit))
 
 
-def _nothing() -> None:
-    """Replace the function that `PROVE` names, if a server other than ours runs the application."""
+def worded(root: str, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint that answers requests with `answer`. What fails becomes a page."""
 
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except ApiError as error:
+            return problem_page(root, error.status, error.message)
+        except BadForm as error:
+            return problem_page(root, error.status, str(error))
+        except (StoreUnavailable, LimiterUnavailable):
+            return problem_page(root, 503, "Redis does not answer. Nothing may have changed; try again in a moment.")
+        except (HTTPException, ClientDisconnect):
+            raise
+        except Exception as error:
+            # Log neither the exception's text nor its locals: a key's value may be in them.
+            frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+            log.error("a page failed", error=type(error).__name__, frames=frames, path=request.url.path)
+            return problem_page(root, 500, "This page failed. The control plane's log says where.")
 
-async def worded(root: str, request: Request, answer: Callable[[], Awaitable[Response]]) -> Response:
-    """Answer a request. What fails becomes a page."""
-    try:
-        return await answer()
-    except ApiError as error:
-        return problem_page(root, error.status, error.message)
-    except BadForm as error:
-        return problem_page(root, error.status, str(error))
-    except (StoreUnavailable, LimiterUnavailable):
-        return problem_page(root, 503, "Redis does not answer. Nothing may have changed; try again in a moment.")
-    except (HTTPException, ClientDisconnect):
-        raise
-    except Exception as error:
-        # Log neither the exception's text nor its locals: a key's value may be in them.
-        frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-        log.error("a page failed", error=type(error).__name__, frames=frames, path=request.url.path)
-        return problem_page(root, 500, "This page failed. The control plane's log says where.")
+    return endpoint
 
 
 def problem_page(root: str, status: int, text: str) -> Response:

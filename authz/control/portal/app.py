@@ -31,7 +31,6 @@ def portal(parts: Parts, given_keys: GivenKeys, pace: Throttle) -> Guard:
         ROOT,
         CustomerSession,
         replace(parts, api=parts.api.without_operations()),
-        may_write=lambda session: session.may_rotate,
         principal=principal_of,
         is_current=given_keys.is_current,
         trusts=False,
