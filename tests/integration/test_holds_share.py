@@ -103,7 +103,7 @@ def calls(rate: int, loads: Sequence[float], draw: Random) -> list[int]:
 
 
 def of_a_bucket(rule: Throttle, came: Sequence[int]) -> int:
-    """The number of these calls that an exact bucket admits, asked about each as it comes."""
+    """The number of these calls that an exact bucket admits, which sees each as it comes."""
     bucket, admitted = Bucket(NOON, n=rule.n, m=rule.m), 0
     for now in came:
         bucket = bucket.later(now)
