@@ -133,7 +133,12 @@ class Checker:
             return self._without_redis(grant, charge, request)
 
     def _charge(self, grant: Grant, request: Request, deadline: float | None) -> Charge:
-        once = _once(request, grant) if self._charge_once and request.id else ""
+        once = ""
+        if self._charge_once and request.id:
+            # The name that a request has in common with Envoy's retries of it, and with no other request.
+            subject = grant.subject
+            route = (subject.route.method, subject.route.resource) if subject.route else ()
+            once = " ".join((request.id, subject.api, subject.stage, *route))
         return Charge(grant.limits, grant.meter, grant.cost, once, deadline)
 
     async def _again(self, request: Request, now: int, deadline: float | None) -> Verdict:
@@ -155,10 +160,3 @@ class Checker:
                 return Denied(Reason.UNAVAILABLE, grant.subject)
             case FailurePolicy.LOCAL:
                 return judge(grant, self._fallback.admit(charge, self._now()), request)
-
-
-def _once(request: Request, grant: Grant) -> str:
-    """The name that a request has in common with Envoy's retries of it, and with no other request."""
-    subject = grant.subject
-    route = (subject.route.method, subject.route.resource) if subject.route else ()
-    return " ".join((request.id, subject.api, subject.stage, *route))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -40,7 +40,6 @@ from authz.core.resources import (
     ApiStage,
     CostFrom,
     Counts,
-    Customer,
     Deployment,
     FailurePolicy,
     LimitsPer,
@@ -306,7 +305,13 @@ class Catalog:
         if route is None:
             return Denied(Reason.UNKNOWN_METHOD, stage.subject)
         if not route.api_key_required:
-            return self._open(stage, route, skip)
+            # All callers share the grant of a method that needs no key.
+            kept = self.granted.get(place := ("", id(stage), id(route), skip))
+            if kept is None:
+                grant = Grant(_subject(stage, route, skip), stage.limits[route], None, self.failure_policy)
+                kept = _Kept(None, 0, FOREVER, grant)
+                self.granted.put(place, kept)
+            return kept.grant
         return self._metered(request, stage, route, skip, now, find)
 
     def _locate(self, request: Request) -> tuple[_Api, str, str, int] | Reason:
@@ -366,15 +371,6 @@ class Catalog:
         """The name of the stage in a request, even if there is no such stage; "" if no API is found."""
         found = self._locate(request)
         return "" if isinstance(found, Reason) else found[1]
-
-    def _open(self, stage: _Stage, route: Route, skip: int) -> Grant:
-        """The grant for a method that needs no key, which all callers share."""
-        kept = self.granted.get(place := ("", id(stage), id(route), skip))
-        if kept is None:
-            grant = Grant(_subject(stage, route, skip), stage.limits[route], None, self.failure_policy)
-            kept = _Kept(None, 0, FOREVER, grant)
-            self.granted.put(place, kept)
-        return kept.grant
 
     def _metered(
         self, request: Request, stage: _Stage, route: Route, skip: int, now: int, find: Find | None
@@ -495,6 +491,10 @@ class Compiler:
         """Compile as `Catalog.compile` does. Not for two threads at once."""
         apis = self._compile_apis(resources)
         plans = self._compile_plans(resources, refs, apis)
+        customers = {}
+        for customer in resources.customers:
+            overrides = {refs.get(plan_id, plan_id): override for plan_id, override in customer.overrides.items()}
+            customers[customer.id] = terms_of(customer.billing_day, overrides)
         return Catalog(
             apis=apis,
             by_first_label={api.id.lower(): api for api in reversed(apis.values())},
@@ -502,7 +502,7 @@ class Compiler:
             plans=plans,
             callers=self._compile_callers(resources, refs),
             failure_policy=self._failure_policy,
-            customers={customer.id: _customer_terms(customer, refs) for customer in resources.customers},
+            customers=customers,
             form=self._form,
         )
 
@@ -598,31 +598,24 @@ def _from_source(granted: Grant | Denied, sources: Sources, request: Request) ->
 
 
 def _plan_limits(plan: _Plan, holder: Holder, route: Route, now: int) -> Iterator[Limit]:
-    """Layers 1 to 3, in the order that names the refusal."""
+    """Layers 1 to 3, in the order that names the refusal, with the numbers of an override in place of the plan's."""
     keys, name = (plan.by_customer, encoded(holder.id)) if holder.is_customer else (plan.by_key, holder.id)
-    ledger = keys.ledger + name
-    if rule := _own_throttle(plan, holder.override):
+    ledger, override, rule = keys.ledger + name, holder.override, plan.rule
+    if override and override.throttle and plan.throttle:
+        rule = _bucket(overridden(plan.throttle, override.throttle))
+    if rule:
         yield Limit(Layer.PLAN_THROTTLE, ledger, rule, plan.shadow)
     if found := plan.method_throttles.get(route):
         suffix, rule = found
         yield Limit(Layer.PLAN_METHOD_THROTTLE, keys.method + name + suffix, rule, plan.shadow)
+    settings = [quota.settings for quota in plan.quotas]
     for quota in plan.quotas:
         key = keys.quota + name + quota.end if quota.end else ledger
-        yield Limit(Layer.PLAN_QUOTA, key, _own_quota(quota, holder, now, plan.quotas), plan.shadow, quota.name)
-
-
-def _own_throttle(plan: _Plan, override: Override | None) -> Throttle | None:
-    """The plan's throttle, with the numbers of an override in place of its own."""
-    if not (override and override.throttle and plan.throttle):
-        return plan.rule
-    return _bucket(overridden(plan.throttle, override.throttle))
-
-
-def _own_quota(quota: _QuotaNow, holder: Holder, now: int, quotas: Sequence[_QuotaNow]) -> Quota:
-    """The quota at `now`, with the limit of an override in place of its own."""
-    rule = quota.at(now, holder.billing_day)
-    limit = own_limit(quota.settings, holder.override, [other.settings for other in quotas])
-    return rule if limit == rule.limit else replace(rule, limit=limit)
+        current = quota.at(now, holder.billing_day)
+        limit = own_limit(quota.settings, override, settings)
+        if limit != current.limit:
+            current = replace(current, limit=limit)
+        yield Limit(Layer.PLAN_QUOTA, key, current, plan.shadow, quota.name)
 
 
 @lru_cache(maxsize=1024)
@@ -635,11 +628,12 @@ def _hostname(authority: str) -> str:
 
 def _compile_api(api: Api, resources: Resources, account_id: str) -> _Api:
     own = _Served.of(api)
-    shared = tuple(_account_limits(resources, account_id))
-    stages = {
-        stage.name: _compile_stage(api, stage, _served(stage.deployment, own), account_id, shared)
-        for stage in api.stages
-    }
+    rule = _bucket(resources.account.throttle_settings)
+    shared = (Limit(Layer.ACCOUNT_THROTTLE, redis_key(account_id, "account"), rule),) if rule else ()
+    stages = {}
+    for stage in api.stages:
+        served = _Served.of(stage.deployment) if stage.deployment else own
+        stages[stage.name] = _compile_stage(api, stage, served, account_id, shared)
     return _Api(api.id, stages)
 
 
@@ -662,15 +656,6 @@ class _Served:
             if (cost := _MethodCost(method.cost, method.cost_from or served.cost_from)) != common
         }
         return cls(Routes(served.resources), Credentials.of(served), costs, common)
-
-
-def _served(deployment: Deployment | None, own: _Served) -> _Served:
-    return _Served.of(deployment) if deployment else own
-
-
-def _account_limits(resources: Resources, account_id: str) -> Iterator[Limit]:
-    if rule := _bucket(resources.account.throttle_settings):
-        yield Limit(Layer.ACCOUNT_THROTTLE, redis_key(account_id, "account"), rule)
 
 
 def _compile_stage(api: Api, stage: Stage, served: _Served, account_id: str, shared: tuple[Limit, ...]) -> _Stage:
@@ -772,11 +757,6 @@ def caller_of(
         customer,
         sources_of(key.allowed_sources) if key.allowed_sources else None,
     )
-
-
-def _customer_terms(customer: Customer, refs: Mapping[str, str]) -> Terms:
-    overrides = {refs.get(plan_id, plan_id): override for plan_id, override in customer.overrides.items()}
-    return terms_of(customer.billing_day, overrides)
 
 
 def _compile_plan(

@@ -60,7 +60,9 @@ class Credentials:
     def of(cls, api: Api | Deployment) -> Credentials:
         """The sources of an API or a deployment; with AUTHORIZER only Envoy's metadata has the key."""
         path = (api.authorizer.namespace, *api.authorizer.path) if api.api_key_source == "AUTHORIZER" else None
-        return cls(api.key_sources, path, api.forward_api_key, _only_header(api.key_sources))
+        only = api.key_sources[0] if len(api.key_sources) == 1 else None
+        only_header = Strip((only.header.lower(),)) if only and only.header and not only.scheme else None
+        return cls(api.key_sources, path, api.forward_api_key, only_header)
 
     def find(self, request: Request) -> str | None:
         """The key's value as sent: the first source that is present and not empty, or None."""
@@ -104,27 +106,18 @@ def lookalikes(headers: Iterable[str]) -> list[str]:
     return [n for n in headers if n >= "x" and _LOOKALIKE.fullmatch(n) and n not in UNTRUSTED]
 
 
-def _only_header(sources: tuple[KeySource, ...]) -> Strip | None:
-    only = sources[0] if len(sources) == 1 else None
-    return Strip((only.header.lower(),)) if only and only.header and not only.scheme else None
-
-
 def _read(source: KeySource, request: Request) -> str | None:
+    """The value in this place; None if it is absent, or if the header has another scheme."""
     if source.header:
-        return _header(source, request)
+        value = request.headers.get(source.header.lower())
+        if value is None or not source.scheme:
+            return value
+        scheme, rest = _scheme(value)
+        return rest if scheme == source.scheme.lower() else None
     if source.query:
         return _joined(query_values(request, source.query))
     pairs = (pair.partition("=") for pair in _cookies(request.headers.get("cookie", "")))
     return _joined(value.strip() for name, _, value in pairs if name == source.cookie)
-
-
-def _header(source: KeySource, request: Request) -> str | None:
-    """The header's value, without its scheme; None if the header is absent or has another scheme."""
-    value = request.headers.get((source.header or "").lower())
-    if value is None or not source.scheme:
-        return value
-    scheme, rest = _scheme(value)
-    return rest if scheme == source.scheme.lower() else None
 
 
 def _could_be(source: KeySource, request: Request) -> bool:

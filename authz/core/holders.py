@@ -83,13 +83,14 @@ class QuotaState(Struct, frozen=True, gc=False):
 def quota_at(settings: QuotaSettings, now: int, billing_day: int | None = None) -> Quota:
     """The quota over the period that contains `now` (µs)."""
     period = interval(settings, now, billing_day)
+    over = settings.overage.up_to if settings.overage else 0
     return Quota(
         settings.limit,
         period.start,
         period.end,
         settings.period,
         settings.counts is Counts.UNITS,
-        _overage(settings),
+        EXACT if over == "UNLIMITED" else over,
         tuple(sorted(set(settings.alerts))),
         settings.time_zone is not None or settings.anchor is Anchor.BILLING_DAY,
     )
@@ -170,9 +171,3 @@ def own_limit(settings: QuotaSettings, override: Override | None, quotas: Sequen
             if own.counts or len(of_period) == 1:
                 return own.limit
     return settings.limit
-
-
-def _overage(settings: QuotaSettings) -> int:
-    if settings.overage is None:
-        return 0
-    return EXACT if settings.overage.up_to == "UNLIMITED" else settings.overage.up_to

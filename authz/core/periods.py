@@ -92,12 +92,8 @@ def _dates(period: Period, offset: int, day: int) -> tuple[int, int]:
     if period == Period.WEEK:
         first = day - (day + THURSDAY - offset) % 7
         return first, first + 7
-    return _month(day, offset) if period == Period.MONTH else (day, day + 1)
-
-
-def _month(day: int, offset: int) -> tuple[int, int]:
-    """The month that begins on the 1st plus `offset`, in days since 1970."""
-    shifted = date.fromordinal(EPOCH + day - offset)
-    first = shifted.replace(day=1)
-    following = date(first.year + first.month // 12, first.month % 12 + 1, 1)
-    return first.toordinal() - EPOCH + offset, following.toordinal() - EPOCH + offset
+    if period == Period.MONTH:  # begins on the 1st plus `offset`
+        month = date.fromordinal(EPOCH + day - offset).replace(day=1)
+        following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+        return month.toordinal() - EPOCH + offset, following.toordinal() - EPOCH + offset
+    return day, day + 1

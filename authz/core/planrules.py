@@ -43,7 +43,10 @@ def quota_problems(plan: UsagePlan, at: str) -> Problems:
         yield Problem(f"{at}.quotas", f"expected at most {MAX_QUOTAS} quotas, not {len(plan.all_quotas)}")
     known: set[tuple[Period, Counts]] = set()
     for place, quota in placed(plan, at):
-        yield from _quota(quota, place)
+        yield from _beginning(quota, place)
+        if quota.time_zone is not None:
+            yield from _time_zone(quota.time_zone, quota.period, f"{place}.timeZone")
+        yield from _alerts(quota, f"{place}.alerts")
         if (quota.period, quota.counts) in known:
             yield Problem(
                 f"{place}.period",
@@ -59,13 +62,6 @@ def placed(plan: UsagePlan, at: str) -> Iterator[tuple[str, QuotaSettings]]:
         yield f"{at}.quota", plan.quota
     for n, quota in enumerate(plan.quotas):
         yield f"{at}.quotas[{n}]", quota
-
-
-def _quota(quota: QuotaSettings, at: str) -> Problems:
-    yield from _beginning(quota, at)
-    if quota.time_zone is not None:
-        yield from _time_zone(quota.time_zone, quota.period, f"{at}.timeZone")
-    yield from _alerts(quota, f"{at}.alerts")
 
 
 def _beginning(quota: QuotaSettings, at: str) -> Problems:
@@ -211,15 +207,21 @@ def override_problems(resources: Resources) -> Problems:
     apis = {api.id: api for api in resources.apis}
     dearest: dict[str, Call | None] = {}
     for holder, plan_id, override in _overrides(resources):
-        if plan := plans.get(plan_id):
-            if plan_id not in dearest:
-                dearest[plan_id] = dearest_call(plan, apis)
-            yield from _override(override, plan, dearest[plan_id], f"{holder}.overrides['{plan_id}']")
-        else:
+        plan = plans.get(plan_id)
+        if plan is None:
             close = difflib.get_close_matches(plan_id, plans, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             name = shortened(plan_id)
             yield Problem(f"{holder}.overrides['{name}']", f"there is no usage plan {name}{hint}")
+            continue
+        at = f"{holder}.overrides['{plan_id}']"
+        if plan_id not in dearest:
+            dearest[plan_id] = dearest_call(plan, apis)
+        if override.throttle:
+            yield from _throttle_override(override.throttle, plan, dearest[plan_id], f"{at}.throttle")
+        seen: set[int] = set()
+        for n, given in enumerate(override.quotas):
+            yield from _quota_override(given, plan, dearest[plan_id], seen, f"{at}.quotas[{n}]")
 
 
 def _overrides(resources: Resources) -> Iterator[tuple[str, str, Override]]:
@@ -232,14 +234,6 @@ def _overrides(resources: Resources) -> Iterator[tuple[str, str, Override]]:
         for n, holder in enumerate(found):
             for plan_id, override in holder.overrides.items():
                 yield f"$.{name}[{n}]", plan_id, override
-
-
-def _override(override: Override, plan: UsagePlan, dearest: Call | None, at: str) -> Problems:
-    if override.throttle:
-        yield from _throttle_override(override.throttle, plan, dearest, f"{at}.throttle")
-    seen: set[int] = set()
-    for n, given in enumerate(override.quotas):
-        yield from _quota_override(given, plan, dearest, seen, f"{at}.quotas[{n}]")
 
 
 def _throttle_override(given: ThrottleSettings, plan: UsagePlan, dearest: Call | None, at: str) -> Problems:
@@ -330,16 +324,14 @@ def _idle_key(key: ApiKey, plans: Mapping[str, UsagePlan], mine: Mapping[str, Us
                 f"no effect: the plan {plan_id} limits the customer's keys together; "
                 f"override it for the customer {shortened(key.customer_id)}, in customers",
             )
-    if key.billing_day is not None and not any(
-        _is_billed(plan) and not _of_customer(plan, key) for plan in mine.values()
-    ):
-        yield Problem(f"{at}.billingDay", f"no effect: {_unbilled(any(_is_billed(plan) for plan in mine.values()))}")
-
-
-def _unbilled(for_customer: bool) -> str:
-    if for_customer:
-        return "the plans with the anchor BILLING_DAY begin on the customer's billing day; set it in customers"
-    return "no plan of the key has a quota with the anchor BILLING_DAY"
+    if key.billing_day is None:
+        return
+    billed = [plan for plan in mine.values() if _is_billed(plan)]
+    if all(_of_customer(plan, key) for plan in billed):
+        rule = "no plan of the key has a quota with the anchor BILLING_DAY"
+        if billed:
+            rule = "the plans with the anchor BILLING_DAY begin on the customer's billing day; set it in customers"
+        yield Problem(f"{at}.billingDay", f"no effect: {rule}")
 
 
 def _idle_customer(

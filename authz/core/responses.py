@@ -12,7 +12,7 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 from authz.core.credentials import query_values
-from authz.core.limits import Limit, Quota, Throttle, reset_us
+from authz.core.limits import Quota, Throttle, reset_us
 from authz.core.request import Request
 from authz.core.resources import GatewayResponse, GatewayResponseType
 from authz.core.routes import segments_of, without
@@ -187,15 +187,14 @@ def ratelimit_headers(grant: Grant, tally: Tally) -> dict[str, str]:
     enforced = [item for item in standings(grant, tally) if not item[0].shadow]
     if not enforced:
         return {}
+    lefts = []
+    for limit, state, left in enforced:
+        reset = reset_us(limit.rule, state, tally.now)
+        lefts.append(f'"{limit.label}";r={left}' + ("" if reset is None else f";t={_seconds(reset)}"))
     return {
-        "ratelimit": ", ".join([_left(limit, state, left, tally.now) for limit, state, left in enforced]),
+        "ratelimit": ", ".join(lefts),
         "ratelimit-policy": ", ".join([_policy(limit.label, limit.rule) for limit, _, _ in enforced]),
     }
-
-
-def _left(limit: Limit, state: int, left: int, now: int) -> str:
-    reset = reset_us(limit.rule, state, now)
-    return f'"{limit.label}";r={left}' + ("" if reset is None else f";t={_seconds(reset)}")
 
 
 @lru_cache(maxsize=4096)

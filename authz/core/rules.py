@@ -98,9 +98,11 @@ def warnings(resources: Resources) -> list[Problem]:
 def _unopened(plans: tuple[UsagePlan, ...]) -> Problems:
     for i, plan in enumerate(plans):
         if plan.keys and not plan.api_stages:
+            many, first = len(plan.keys), shortened(plan.keys[0])
+            keys = f"its key {first}" if many == 1 else f"each of its {many} keys ({first} and others)"
             yield Problem(
                 f"$.usagePlans[{i}].apiStages",
-                f"the plan {plan.id} covers no stage, so {_keys_of(plan)} can call nothing by it and gets 403; "
+                f"the plan {plan.id} covers no stage, so {keys} can call nothing by it and gets 403; "
                 "add an entry with apiId and stage",
             )
 
@@ -124,11 +126,6 @@ def _unnamed(resources: Resources) -> Problems:
         if named and customer.id not in named:
             rule = f"no key of this file names the customer {shortened(customer.id)} in its customerId"
             yield Problem(f"$.customers[{i}].id", rule)
-
-
-def _keys_of(plan: UsagePlan) -> str:
-    first = shortened(plan.keys[0])
-    return f"its key {first}" if len(plan.keys) == 1 else f"each of its {len(plan.keys)} keys ({first} and others)"
 
 
 def value_problem(value: str) -> str | None:
@@ -158,17 +155,14 @@ def _apis(apis: tuple[Api, ...]) -> Problems:
         for n, mapping in enumerate(api.hosts)
     )
     for i, api in enumerate(apis):
-        yield from _api(api, f"$.apis[{i}]")
-
-
-def _api(api: Api, at: str) -> Problems:
-    yield from _sources(api, at)
-    for n, mapping in enumerate(api.hosts):
-        yield from _host(mapping, api, f"{at}.hosts[{n}]")
-    yield from _templates(api.resources, f"{at}.resources")
-    yield from _repeated((stage.name, f"{at}.stages[{n}].name") for n, stage in enumerate(api.stages))
-    for n, stage in enumerate(api.stages):
-        yield from _stage(stage, api, f"{at}.stages[{n}]")
+        at = f"$.apis[{i}]"
+        yield from _sources(api, at)
+        for n, mapping in enumerate(api.hosts):
+            yield from _host(mapping, api, f"{at}.hosts[{n}]")
+        yield from _templates(api.resources, f"{at}.resources")
+        yield from _repeated((stage.name, f"{at}.stages[{n}].name") for n, stage in enumerate(api.stages))
+        for n, stage in enumerate(api.stages):
+            yield from _stage(stage, api, f"{at}.stages[{n}]")
 
 
 def _sources(api: Api | Deployment, at: str) -> Problems:
@@ -355,18 +349,15 @@ def _plans(resources: Resources, keys: _Keys) -> Problems:
     apis = {api.id: api for api in resources.apis}
     yield from _repeated((plan.id, f"$.usagePlans[{i}].id") for i, plan in enumerate(plans))
     for i, plan in enumerate(plans):
-        yield from _plan(plan, apis, keys, f"$.usagePlans[{i}]")
+        at = f"$.usagePlans[{i}]"
+        yield from plan_problems(plan, apis, at)
+        known = ((key, f"{at}.keys[{n}]") for n, key in enumerate(plan.keys) if key in keys.ids)
+        yield from _repeated(known, "the key")
+        for n, key in enumerate(plan.keys):
+            if key not in keys.ids:
+                yield Problem(f"{at}.keys[{n}]", keys.missing(key))
+        yield from cost_problems(plan, apis, at)
     yield from _shared_keys(plans, keys)
-
-
-def _plan(plan: UsagePlan, apis: Mapping[str, Api], keys: _Keys, at: str) -> Problems:
-    yield from plan_problems(plan, apis, at)
-    known = ((key, f"{at}.keys[{n}]") for n, key in enumerate(plan.keys) if key in keys.ids)
-    yield from _repeated(known, "the key")
-    for n, key in enumerate(plan.keys):
-        if key not in keys.ids:
-            yield Problem(f"{at}.keys[{n}]", keys.missing(key))
-    yield from cost_problems(plan, apis, at)
 
 
 def plan_problems(plan: UsagePlan, apis: Mapping[str, Api], at: str) -> Problems:
