@@ -97,7 +97,11 @@ def _allow(allowed: Allowed, style: Style) -> bytes:
 
 def _forward(subject: Subject, strip: Strip, over: bool) -> bytes:
     """How Envoy changes the request: it adds who called, marks overage, and takes off the stripped parts."""
-    change = _identity(subject)
+    change = b""
+    if subject.key:
+        change = header(HEADERS, KEY_ID, subject.key) + _plan_headers(subject.plan, subject.plan_name)
+        if subject.customer:
+            change += header(HEADERS, CUSTOMER_ID, _printable(subject.customer))
     if over:
         change += header(HEADERS, OVERAGE, "true")
     if strip.path is not None:
@@ -108,14 +112,6 @@ def _forward(subject: Subject, strip: Strip, over: bool) -> bytes:
     for name in strip.lookalikes:  # the client chooses these names, so they are not cached
         change += field(REMOVE, name.encode())
     return change
-
-
-def _identity(subject: Subject) -> bytes:
-    """Headers that tell the upstream who called; none for a method without a key."""
-    if not subject.key:
-        return b""
-    added = header(HEADERS, KEY_ID, subject.key) + _plan_headers(subject.plan, subject.plan_name)
-    return added + header(HEADERS, CUSTOMER_ID, _printable(subject.customer)) if subject.customer else added
 
 
 @lru_cache(maxsize=16_384)
@@ -161,8 +157,9 @@ def _deny(denied: Denied, request: Request, style: Style, request_id: str) -> by
 def _metadata(verdict: Verdict, version: str) -> bytes:
     """What access logs and later filters may read under `envoy.filters.http.ext_authz`: the fields of a Struct."""
     grant, tally = verdict.grant, verdict.tally
-    degraded = _is_degraded(verdict)
     shadow = tally.shadowed_by.layer if tally and tally.shadowed_by else ""
+    # Degraded if Redis should have decided and did not.
+    degraded = tally.degraded if tally else isinstance(verdict, Allowed) or verdict.reason is Reason.UNAVAILABLE
     if isinstance(verdict, Allowed):
         fields = _outcome("allowed", "", "", version, degraded, shadow)
     else:
@@ -225,10 +222,3 @@ def _outcome(decision: str, reason: str, layer: str, catalog_version: str, degra
             "key_id": "",  # a later entry of the same name is the one that counts
         }
     )
-
-
-def _is_degraded(verdict: Verdict) -> bool:
-    """True if Redis should have decided and did not."""
-    if verdict.tally:
-        return verdict.tally.degraded
-    return isinstance(verdict, Allowed) or verdict.reason is Reason.UNAVAILABLE

@@ -15,7 +15,7 @@ from authz.config.settings import Settings
 from authz.core import sources
 from authz.core.address import Address, is_ip
 from authz.core.credentials import LOOKALIKES
-from authz.core.resources import Api, CostFrom, Deployment, Resources
+from authz.core.resources import Api, Deployment, Resources
 from authz.core.rules import REQUEST_HEADER
 
 T = TypeVar("T")
@@ -263,19 +263,15 @@ def key_namespaces(apis: Iterable[Api]) -> list[str]:
 
 def cost_namespaces(apis: Iterable[Api]) -> list[str]:
     """Where filters before ours leave the cost of a call."""
-    return sorted({found.metadata[0] for api in apis for one in _served(api) for found in _costs(one)})
+    served = [one for api in apis for one in _served(api)]
+    methods = (method for one in served for verbs in one.resources.values() for method in verbs.values())
+    return sorted({one.cost_from.metadata[0] for one in (*served, *methods) if one.cost_from})
 
 
 def _served(api: Api) -> Iterator[Api | Deployment]:
     """The API, and each version of it that a stage serves in its place."""
     yield api
     yield from (stage.deployment for stage in api.stages if stage.deployment)
-
-
-def _costs(served: Api | Deployment) -> Iterator[CostFrom]:
-    """Each place where the cost of a call may stand."""
-    methods = (method for verbs in served.resources.values() for method in verbs.values())
-    yield from (one.cost_from for one in (served, *methods) if one.cost_from)
 
 
 def virtual_hosts(apis: tuple[Api, ...], *, stored: bool = False) -> list[VirtualHost]:
@@ -292,17 +288,13 @@ def virtual_hosts(apis: tuple[Api, ...], *, stored: bool = False) -> list[Virtua
     if stored and only:
         for name in THIS_MACHINE:
             hosts.setdefault(name, [BasePathRoute("", only)])
-    others = VirtualHost("any other host", ("*",), None if stored else only)
-    return [*(_virtual_host(name, hosts[name]) for name in sorted(hosts)), others]
-
-
-def _virtual_host(host: str, routes: list[BasePathRoute]) -> VirtualHost:
-    """The longest base path comes first: Envoy takes the first route that matches."""
-    whole = next((route.api for route in routes if not route.base_path), None)
-    below = sorted(
-        (route for route in routes if route.base_path), key=lambda route: (-len(route.base_path), route.base_path)
-    )
-    return VirtualHost(host, (host,), whole, tuple(below))
+    found = []
+    for name, routes in sorted(hosts.items()):
+        whole = next((route.api for route in routes if not route.base_path), None)
+        # The longest base path comes first: Envoy takes the first route that matches.
+        routes.sort(key=lambda route: (-len(route.base_path), route.base_path))
+        found.append(VirtualHost(name, (name,), whole, tuple(route for route in routes if route.base_path)))
+    return [*found, VirtualHost("any other host", ("*",), None if stored else only)]
 
 
 def _key_headers(apis: Iterable[Api]) -> Iterator[str]:

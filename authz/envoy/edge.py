@@ -46,16 +46,13 @@ def to_request(message: pb.CheckRequest) -> Request | None:
         path,
         headers or _raw_headers(http.header_map),  # not copied: few of them are looked at
         attributes.context_extensions,  # not copied either
-        _metadata(attributes.metadata_context) if attributes.HasField("metadata_context") else {},
+        {name: _plain_struct(struct) for name, struct in attributes.metadata_context.filter_metadata.items()}
+        if attributes.HasField("metadata_context")
+        else {},
         http.id,
         None if headers else _raw_cookie(http.header_map),
         attributes.source.address.socket_address.address,
     )
-
-
-def _metadata(context: pb.Metadata) -> dict[str, Any]:
-    """The dynamic metadata of earlier filters, by namespace."""
-    return {name: _plain_struct(struct) for name, struct in context.filter_metadata.items()}
 
 
 def _plain_struct(struct: Struct) -> dict[str, Any]:

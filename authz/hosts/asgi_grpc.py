@@ -115,22 +115,17 @@ async def read(receive: Receive) -> bytes:
     if event["type"] != "http.request":
         raise Gone
     body: bytes = event["body"]
-    if event["more_body"]:
-        body = bytes(await _rest(bytearray(body), receive))
-    return body
-
-
-async def _rest(body: bytearray, receive: Receive) -> bytearray:
-    more = True
-    while more:
-        if len(body) > PREFIX + MAX_MESSAGE:
+    if not event["more_body"]:
+        return body
+    whole = bytearray(body)
+    while event["more_body"]:
+        if len(whole) > PREFIX + MAX_MESSAGE:
             raise Refused(RESOURCE_EXHAUSTED, TOO_LARGE, CallFault.TOO_LARGE)
         event = await receive()
         if event["type"] != "http.request":
             raise Gone
-        body += event["body"]
-        more = event["more_body"]
-    return body
+        whole += event["body"]
+    return bytes(whole)
 
 
 async def check_here(receive: Receive) -> None:
@@ -286,7 +281,9 @@ class GrpcApp:
             message = unframed(body)
             unary = self._methods.get(path)
             if unary is None:
-                await self._rare(path, message, receive, send)
+                if path != WATCH:
+                    raise Refused(UNIMPLEMENTED, UNKNOWN_METHOD, CallFault.UNKNOWN_METHOD)
+                await self._health.watch(message, receive, send)
                 return
             if self._lag > BEHIND_SECONDS:
                 seconds_left = await self._after_waiting(receive, seconds_left)
@@ -301,11 +298,6 @@ class GrpcApp:
             await send(NO_BODY)
         else:
             await reply(send, answer)
-
-    async def _rare(self, path: str, message: bytes, receive: Receive, send: Send) -> None:
-        if path != WATCH:
-            raise Refused(UNIMPLEMENTED, UNKNOWN_METHOD, CallFault.UNKNOWN_METHOD)
-        await self._health.watch(message, receive, send)
 
     async def _after_waiting(self, receive: Receive, seconds_left: float | None) -> float | None:
         """The rest of a deadline for a call that stood in line. Raises Gone: a caller that has left is not charged.

@@ -56,16 +56,13 @@ class GrpcioServer:
         self._credentials = _credentials(certificates) if certificates else None  # kept: gRPC calls back into it
         self._callers = _Callers(bad)
         GRPC_LOG.addFilter(self._callers)
-        self._listen(settings.grpc_listen)
-
-    def _listen(self, address: str) -> None:
         try:
             if self._credentials:
-                self._server.add_secure_port(address, self._credentials)
+                self._server.add_secure_port(settings.grpc_listen, self._credentials)
             else:
-                self._server.add_insecure_port(address)
+                self._server.add_insecure_port(settings.grpc_listen)
         except RuntimeError as error:
-            raise OSError(f"{address} cannot be listened on: {error}") from None
+            raise OSError(f"{settings.grpc_listen} cannot be listened on: {error}") from None
 
     async def start(self) -> None:
         await self._server.start()

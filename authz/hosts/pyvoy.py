@@ -78,18 +78,15 @@ class PyvoyServer:
                 log.warning("envoy does not take an order", path=path)
         try:
             async with asyncio.timeout(grace_seconds):
-                await self._until_quiet()
+                quiet = 0
+                while quiet < QUIET_ROUNDS:
+                    await asyncio.sleep(POLL_SECONDS)
+                    quiet = 0 if self._calls.in_flight else quiet + 1
         except TimeoutError:
             if self._calls.in_flight:
                 log.warning("calls are ended without an answer", calls=self._calls.in_flight)
                 self._calls.cancel()
                 await asyncio.sleep(POLL_SECONDS)  # for their answers
-
-    async def _until_quiet(self) -> None:
-        quiet = 0
-        while quiet < QUIET_ROUNDS:
-            await asyncio.sleep(POLL_SECONDS)
-            quiet = 0 if self._calls.in_flight else quiet + 1
 
 
 async def _admin(at: Path, method: str, path: str) -> bool:

