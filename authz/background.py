@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 from authz.core.catalog import Catalog
@@ -31,8 +30,16 @@ class _Turns:
 
 async def in_background(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `work` in a thread while the loop goes on, and return its result."""
-    with _short_turns():
+    if not _Turns.under_way:
+        _Turns.usual = sys.getswitchinterval()
+        sys.setswitchinterval(TURN_SECONDS)
+    _Turns.under_way += 1
+    try:
         return await asyncio.to_thread(work, *args, **kwargs)
+    finally:
+        _Turns.under_way -= 1
+        if not _Turns.under_way:
+            sys.setswitchinterval(_Turns.usual)
 
 
 async def let_go(values: list[object]) -> None:
@@ -42,20 +49,6 @@ async def let_go(values: list[object]) -> None:
     pieces = await in_background(lambda: [part for value in values for part in _large_parts(value)])
     values.clear()
     await in_background(_shrink, pieces)
-
-
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    if not _Turns.under_way:
-        _Turns.usual = sys.getswitchinterval()
-        sys.setswitchinterval(TURN_SECONDS)
-    _Turns.under_way += 1
-    try:
-        yield
-    finally:
-        _Turns.under_way -= 1
-        if not _Turns.under_way:
-            sys.setswitchinterval(_Turns.usual)
 
 
 def _large_parts(value: object) -> list[list[object]]:

@@ -46,27 +46,20 @@ class Notice:
         self.reason = reason
         said = self._said.get(reason)
         is_due = said is None or now - said >= REPEAT_SECONDS
-        if not is_due or not self._may_speak(now):
+        # A condition that comes and goes all the time must not fill a disk.
+        is_full = len(self._lines) == MAX_LINES and now - self._lines[0] < REPEAT_SECONDS
+        if not is_due or is_full:
             self._unsaid += 1
             return
+        self._lines.append(now)
         self._said = {one: at for one, at in self._said.items() if now - at < REPEAT_SECONDS}
         self._said[reason] = now
-        self._log(reason=reason, **fields)
+        left_out = {"left_out": self._unsaid} if self._unsaid else {}
+        self._unsaid = 0
+        getattr(log, self._level)(self._event, **self._fields, reason=reason, **fields, **left_out)
 
     def ended(self, event: str | None = None, **fields: Any) -> None:
         """The condition holds no longer. Logs `event`, if there is one and the beginning was logged."""
         was_said, self._said, self.reason = bool(self._said), {}, None
         if event and was_said:
             log.info(event, **self._fields, **fields)
-
-    def _may_speak(self, now: float) -> bool:
-        """Something that comes and goes all the time must not fill a disk."""
-        if len(self._lines) == MAX_LINES and now - self._lines[0] < REPEAT_SECONDS:
-            return False
-        self._lines.append(now)
-        return True
-
-    def _log(self, **fields: Any) -> None:
-        left_out = {"left_out": self._unsaid} if self._unsaid else {}
-        self._unsaid = 0
-        getattr(log, self._level)(self._event, **self._fields, **fields, **left_out)

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from authz.core.limits import EXACT, Charge, Limit, Quota, Throttle, redis_key
+from authz.core.limits import EXACT, Charge, Quota, Throttle, redis_key
 from authz.limiter.batching import Waiter
 from authz.limiter.holds import Holds
 from authz.limiter.local import Spent
@@ -73,7 +73,9 @@ class Encoder:
             charge = waiter.charge
             try:
                 request = self._request(charge)
-                once = self._once(charge) if charge.once else 0
+                once = 0
+                if charge.once:
+                    once = self._onces.setdefault(once_key(self._account, charge), len(self._onces) + 1)
             except Exception as error:  # of any kind: it must not fail the other callers
                 waiter.finish(error)
                 continue
@@ -119,7 +121,10 @@ class Encoder:
         for limit in charge.limits:
             rule = limit.rule
             number = numbers.get(id(rule)) or self._rule(rule)
-            value = values.get(limit.key) or self._value(limit.key)
+            value = values.get(limit.key)
+            if not value:
+                self._owned.append(limit.key)
+                values[limit.key] = value = -len(self._owned)
             request.append(value)
             request.append(-number if limit.shadow else number)
         return request
@@ -129,13 +134,11 @@ class Encoder:
         self._ledgers[ledger] = self._values[ledger] = number = len(self._histories)
         return number
 
-    def _value(self, key: str) -> int:
-        self._owned.append(key)
-        self._values[key] = number = -len(self._owned)
-        return number
-
     def _rule(self, rule: Throttle | Quota) -> int:
-        values = _bucket(rule) if isinstance(rule, Throttle) else quota_rule(rule)
+        if isinstance(rule, Quota):
+            values = quota_rule(rule)
+        else:
+            values = (0, rule.n, rule.m, rule.burst, 1) if rule.counts_units else (0, rule.n, rule.m, rule.burst)
         if max(values[:4]) > EXACT:
             raise ValueError("a number of the limit is above 2**53, and so not exact in Lua")
         self._rules.append(values)
@@ -144,20 +147,6 @@ class Encoder:
             self._alerts = 1
         return number
 
-    def _once(self, charge: Charge) -> int:
-        key = once_key(self._account, charge)
-        return self._onces.setdefault(key, len(self._onces) + 1)
-
-
-def _bucket(rule: Throttle) -> Rule:
-    return (0, rule.n, rule.m, rule.burst, 1) if rule.counts_units else (0, rule.n, rule.m, rule.burst)
-
-
-def _counted(limit: Limit) -> Quota:
-    """The quota as a debt is added to it. A shadow plan's overage is no overage."""
-    assert isinstance(limit.rule, Quota)
-    return replace(limit.rule, overage=0) if limit.shadow else limit.rule
-
 
 def encoded_debt(account: str, spent: Spent, retention_days: int, pinned: int) -> tuple[list[str], tuple[Any, ...]]:
     """The keys and the argument of `flush.lua`, each without its first: the worker's number and its key."""
@@ -165,7 +154,12 @@ def encoded_debt(account: str, spent: Spent, retention_days: int, pinned: int) -
     for limit in spent.quotas:
         if limit.key != meter.ledger and limit.key not in places:
             places[limit.key] = (-1 if limit.key == meter.shared else 1) * (len(places) + 1)
-    rules = [(limit.key, quota_rule(_counted(limit))) for limit in spent.quotas if isinstance(limit.rule, Quota)]
+    rules = [
+        # A shadow plan's overage is no overage.
+        (limit.key, quota_rule(replace(limit.rule, overage=0) if limit.shadow else limit.rule))
+        for limit in spent.quotas
+        if isinstance(limit.rule, Quota)
+    ]
     quotas = [(places.get(key, 0), rule) for key, rule in rules]
     alerts = int(any(isinstance(limit.rule, Quota) and limit.rule.alerts for limit in spent.quotas))
     keys = [meter.ledger, meter.history, *places, *([_prefix(account, "alerts")] if alerts else [])]

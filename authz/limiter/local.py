@@ -140,11 +140,12 @@ class LocalLimiter:
             charged = [limit for limit in limits if not (limit.shadow and shadowed)]
             self._take(charged, charge.cost)
             self._count(charged, charge, now)
+        waits = [self._wait(limit, amount_of(limit.rule, charge.cost), now) for limit in refused]
         return Tally(
             now=now,
             states=tuple(self._state(limit) for limit in limits),
             refused_by=refused[0] if refused else None,
-            wait_us=self._longest_wait(refused, charge.cost, now),
+            wait_us=None if None in waits else max((wait for wait in waits if wait is not None), default=0),
             shadowed_by=shadowed,
             degraded=True,
         )
@@ -208,18 +209,16 @@ class LocalLimiter:
 
     def _take(self, limits: Sequence[Limit], cost: int) -> None:
         for limit in limits:
-            amount = amount_of(limit.rule, cost)
-            if isinstance(limit.rule, Quota):
-                self._use(limit.key, limit.rule, amount)
-            else:
+            rule = limit.rule
+            amount = amount_of(rule, cost)
+            if isinstance(rule, Throttle):
                 bucket = self._buckets[limit.key]
                 bucket.debt += amount * bucket.share.m
-
-    def _use(self, key: str, quota: Quota, amount: int) -> None:
-        used = self._used.setdefault(key, _Used(quota.start, quota.end, 0))
-        if used.start < quota.start:  # a period only moves forward
-            used.start, used.end, used.amount = quota.start, quota.end, 0
-        used.amount += amount
+                continue
+            used = self._used.setdefault(limit.key, _Used(rule.start, rule.end, 0))
+            if used.start < rule.start:  # a period only moves forward
+                used.start, used.end, used.amount = rule.start, rule.end, 0
+            used.amount += amount
 
     def _count(self, charged: Sequence[Limit], charge: Charge, now: int) -> None:
         if charge.meter:
@@ -247,11 +246,6 @@ class LocalLimiter:
         if wait is None and room_us(rule, state, now, amount) is not None:
             return max(1, reset_us(share, state, now) or 0)
         return wait
-
-    def _longest_wait(self, refused: Sequence[Limit], cost: int, now: int) -> int | None:
-        """Microseconds until all of these have room for a call of this cost; None if one never will."""
-        waits = [self._wait(limit, amount_of(limit.rule, cost), now) for limit in refused]
-        return None if None in waits else max((wait for wait in waits if wait is not None), default=0)
 
 
 def _part(units: int, parts: int) -> int:

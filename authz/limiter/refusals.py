@@ -58,7 +58,17 @@ class Refusals:
             if kept.decisive[-1] not in limits:  # the refusing limit itself has changed, not just the route
                 del self._kept[caller]
             return None
-        return _later(kept, now, whole=tuple(limits) == kept.limits)
+        # As Redis would word the refusal now: with a shorter wait and refilled buckets.
+        tally, passed = kept.tally, max(0, now - kept.tally.now)
+        known = kept.limits if tuple(limits) == kept.limits else kept.decisive
+        return Tally(
+            now=now,
+            states=tuple(
+                refilled(limit.rule, state, passed) for limit, state in zip(known, tally.states, strict=False)
+            ),
+            refused_by=tally.refused_by,
+            wait_us=None if tally.wait_us is None else max(1, tally.wait_us - passed),
+        )
 
     def remember(self, charge: Charge, tally: Tally, sent: int) -> None:
         """Keep a refusal, if its layer is one that is remembered. `sent` is when its batch left, in ticks."""
@@ -94,15 +104,3 @@ class Refusals:
 
 def _caller(charge: Charge) -> str:
     return charge.meter.ledger if charge.meter else charge.limits[0].key
-
-
-def _later(kept: _Refusal, now: int, *, whole: bool) -> Tally:
-    """The refusal as Redis would word it at `now`: with a shorter wait and refilled buckets."""
-    tally, limits = kept.tally, kept.limits if whole else kept.decisive
-    passed = max(0, now - tally.now)
-    return Tally(
-        now=now,
-        states=tuple(refilled(limit.rule, state, passed) for limit, state in zip(limits, tally.states, strict=False)),
-        refused_by=tally.refused_by,
-        wait_us=None if tally.wait_us is None else max(1, tally.wait_us - passed),
-    )

@@ -431,12 +431,9 @@ class _Files(Collector):
     def _bounded(self, samples: Iterable[Sample]) -> list[Sample]:
         summed: dict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
         for sample in samples:
-            plan = self._label(sample.labels["plan"])
+            plan = sample.labels["plan"]
+            if plan not in self._plans and len(self._plans) >= self._max_labels:
+                plan = OTHER
+            self._plans.add(plan)
             summed[sample.name, tuple(sorted({**sample.labels, "plan": plan}.items()))] += sample.value
         return [Sample(name, dict(labels), value) for (name, labels), value in summed.items()]
-
-    def _label(self, plan: str) -> str:
-        if plan not in self._plans and len(self._plans) >= self._max_labels:
-            return OTHER
-        self._plans.add(plan)
-        return plan

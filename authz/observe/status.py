@@ -124,14 +124,9 @@ def _check_port(host: str, port: int) -> None:
 
 def _check_path(path: Path) -> None:
     """Raises OSError. A socket file without a listener was left by a killed process, and is removed."""
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
+        if stat.S_ISSOCK(path.stat().st_mode) and probe.connect_ex(os.fspath(path)) != 0:
             path.unlink()
     with socket.socket(socket.AF_UNIX) as probe:
         probe.bind(os.fspath(path))
     path.unlink()
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(os.fspath(path)) == 0

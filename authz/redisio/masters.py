@@ -261,7 +261,11 @@ class Cluster(Masters):
     """The cluster node that owns the slot of our keys. A node that loses the slot replies with MOVED."""
 
     async def ask(self, run: Run, seed: Address) -> View:
-        epochs = await _epochs(run)
+        try:
+            lines = bytes(await run("CLUSTER", "NODES")).splitlines()
+        except ResponseError:  # our user may not run it
+            lines = []
+        epochs = {words[0]: int(words[6]) for words in (line.split() for line in lines) if len(words) > 6}
         ranges, nodes = [], dict[Address, None]()
         for first, last, *servers in await run("CLUSTER", "SLOTS"):
             addresses = [(server[0].decode() if server[0] else seed[0], int(server[1])) for server in servers]
@@ -269,15 +273,6 @@ class Cluster(Masters):
             epoch = epochs.get(servers[0][2], 0) if len(servers[0]) > 2 else 0
             ranges.append((first, last, Owner(addresses[0], epoch)))
         return View(tuple(ranges), tuple(nodes))
-
-
-async def _epochs(run: Run) -> dict[bytes, int]:
-    """Return the configuration epoch of each node by its id; empty if our user may not run CLUSTER NODES."""
-    try:
-        lines = bytes(await run("CLUSTER", "NODES")).splitlines()
-    except ResponseError:
-        return {}
-    return {words[0]: int(words[6]) for words in (line.split() for line in lines) if len(words) > 6}
 
 
 class _Scout:

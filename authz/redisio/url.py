@@ -94,20 +94,19 @@ def _node(parts: re.Match[str], address: Address, db: str, query: str) -> str:
 
 
 def _addresses(hosts: str, default_port: int) -> tuple[Address, ...]:
-    return tuple(_address(host, default_port) for host in hosts.split(","))
-
-
-def _address(text: str, default_port: int) -> Address:
-    found = _ADDRESS.fullmatch(text)
-    port = int(found[3] or default_port) if found else 0
-    if found is None or not 0 < port <= 65535:
-        raise ValueError(f"expected each host as host:port, with commas between them; {_QUOTE}")
-    if found[1]:
-        try:
-            IPv6Address(found[1])
-        except ValueError:
-            raise ValueError("expected an IPv6 address in the brackets") from None
-    return found[1] or found[2], port
+    addresses = []
+    for host in hosts.split(","):
+        found = _ADDRESS.fullmatch(host)
+        port = int(found[3] or default_port) if found else 0
+        if found is None or not 0 < port <= 65535:
+            raise ValueError(f"expected each host as host:port, with commas between them; {_QUOTE}")
+        if found[1]:
+            try:
+                IPv6Address(found[1])
+            except ValueError:
+                raise ValueError("expected an IPv6 address in the brackets") from None
+        addresses.append((found[1] or found[2], port))
+    return tuple(addresses)
 
 
 def _checked(url: str, more: set[str]) -> str:
@@ -159,11 +158,9 @@ def check_tls_files(url: str) -> None:
     if (directory := given.get("ssl_ca_path")) is not None:
         _try("ssl_ca_path", directory, lambda: os.listdir(directory))  # noqa: PTH208  (the word of the URL as it is)
     if own is not None:
-        _try("ssl_certfile", own if key is None else f"{own} with ssl_keyfile {key}", lambda: _load(context, own, key))
-
-
-def _load(context: ssl.SSLContext, own: str, key: str | None) -> None:
-    context.load_cert_chain(own, key, password="")  # else OpenSSL prompts for the password of an encrypted key
+        files = own if key is None else f"{own} with ssl_keyfile {key}"
+        # Without a password, OpenSSL would prompt for that of an encrypted key.
+        _try("ssl_certfile", files, lambda: context.load_cert_chain(own, key, password=""))
 
 
 def _try(option: str, value: str, read: Callable[[], object]) -> None:
@@ -199,8 +196,12 @@ def mask_url(url: str) -> str:
     netloc, slash, path = rest.partition("/")
     userinfo, at, hosts = netloc.rpartition("@")
     user, has_password, _ = userinfo.partition(":")
+    pairs = []
+    for pair in query.split("&"):
+        name = pair.partition("=")[0]
+        pairs.append(f"{name}=***" if unquote(name) in SECRETS else pair)
     shown = f"{scheme}{colon}{user}{has_password and ':***'}{at}{hosts}{slash}{path}"
-    return shown + mark + "&".join(_masked(pair) for pair in query.split("&"))
+    return shown + mark + "&".join(pairs)
 
 
 def in_words(error: BaseException) -> str:
@@ -210,8 +211,3 @@ def in_words(error: BaseException) -> str:
     if not said:
         return "TimeoutError: no answer in time" if isinstance(error, TimeoutError) else name
     return said if name in _WRAPPERS else f"{name}: {said}"
-
-
-def _masked(pair: str) -> str:
-    name = pair.partition("=")[0]
-    return f"{name}=***" if unquote(name) in SECRETS else pair

@@ -81,7 +81,13 @@ class Wire(asyncio.Protocol):
             while (reply := self._reader.gets()) is not INCOMPLETE:
                 if not self._asked:
                     raise InvalidResponse("a reply without a command")
-                self._answer(reply)
+                future, _ = self._asked.popleft()
+                if future.done():
+                    continue
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
         except InvalidResponse as error:
             self._fail(error)
             self._transport.abort()
@@ -94,15 +100,6 @@ class Wire(asyncio.Protocol):
         """Commands are few and small: one waits for the other's reply."""
 
     def resume_writing(self) -> None: ...
-
-    def _answer(self, reply: Any) -> None:
-        future, _ = self._asked.popleft()
-        if future.done():
-            return
-        if isinstance(reply, Exception):
-            future.set_exception(reply)
-        else:
-            future.set_result(reply)
 
     def _fail(self, error: Exception) -> None:
         self._is_lost = True
