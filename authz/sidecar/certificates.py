@@ -106,7 +106,8 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise OSError(f"{what}: {_line(error)}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{what}: {reason}") from None
 
 
 def _check_pair(certificate: x509.Certificate, key: PrivateKeyTypes) -> None:
@@ -123,10 +124,6 @@ def _check_pair(certificate: x509.Certificate, key: PrivateKeyTypes) -> None:
 
 def _public(of: x509.Certificate | PrivateKeyTypes) -> bytes:
     return of.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Certificates:

@@ -324,7 +324,10 @@ class StoreCatalog:
             outcome = "swapped"
         self._taken = _Taken(taken.catalog, taken.version, taken.loaded_at, life, head.version)
         self._refusal = f"in the file and in the store, where it is left aside: {', '.join(both)}" if both else None
-        self._tell_unauthorized(lacking)
+        if lacking and lacking != self._unauthorized:
+            why = "authorizationType is not carried out: only an API key protects a method"
+            log.warning("methods served without their authorization", methods=_few(lacking), why=why)
+        self._unauthorized = lacking
         if outcome == "unchanged":
             self._unchanged.says("the resources have not changed", version=str(self.version), store=head.version)
             return "unchanged"
@@ -336,13 +339,6 @@ class StoreCatalog:
     def unauthorized(self) -> Sequence[str]:
         """The first served methods whose `authorizationType` has no effect, and the number of the others."""
         return _few(self._unauthorized)
-
-    def _tell_unauthorized(self, lacking: tuple[str, ...]) -> None:
-        """Log these methods once, and again when they change."""
-        if lacking and lacking != self._unauthorized:
-            why = "authorizationType is not carried out: only an API key protects a method"
-            log.warning("methods served without their authorization", methods=_few(lacking), why=why)
-        self._unauthorized = lacking
 
     # --- the presence ---
 

@@ -100,7 +100,13 @@ class Parts:
         if settings.store or file is None:
             # A look-up has a caller's budget; background reads have more time.
             lookups = _store(settings, settings.redis_timeout_ms / 1000)
-            keys = ring = _ring(settings, lookups, sealer or Sealer(), redis)
+            keys = ring = StoreKeyCache(
+                lookups.find,
+                (sealer or Sealer()).index,
+                size=settings.key_cache_size,
+                away=lambda: circuit.is_open,
+                observe=redis.on_lookup,
+            )
             live = StoreCatalog(
                 _store(settings, STORE_SECONDS),
                 ring,
@@ -157,16 +163,6 @@ class Parts:
 
 def _store(settings: Settings, budget: float) -> Feed:
     return Feed(settings.redis_url, account=settings.account_id, budget=budget)
-
-
-def _ring(settings: Settings, lookups: Feed, sealer: Sealer, redis: RedisEffects) -> StoreKeyCache:
-    return StoreKeyCache(
-        lookups.find,
-        sealer.index,
-        size=settings.key_cache_size,
-        away=lambda: redis.circuit.is_open,
-        observe=redis.on_lookup,
-    )
 
 
 class RedisEffects:

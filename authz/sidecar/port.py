@@ -105,20 +105,16 @@ class PortProbe:
         else:
             reader, writer = await asyncio.open_connection(at.host, at.port, ssl=tls)
         try:
-            if not self._refuses_us:  # we have no client certificate; then a connection has to do
-                writer.write(QUESTION)
-                await _answered(reader)
+            if self._refuses_us:  # we have no client certificate; then a connection has to do
+                return
+            writer.write(QUESTION)
+            while True:  # until a frame about our call, such as a refusal under load
+                head = await reader.readexactly(FRAME)
+                await reader.readexactly(int.from_bytes(head[:3]))
+                if head[3] in (HEADERS, RST_STREAM, GOAWAY):
+                    return
         finally:
             writer.transport.abort()
-
-
-async def _answered(reader: asyncio.StreamReader) -> None:
-    """Return at any frame about our call, such as a refusal under load."""
-    while True:
-        head = await reader.readexactly(FRAME)
-        await reader.readexactly(int.from_bytes(head[:3]))
-        if head[3] in (HEADERS, RST_STREAM, GOAWAY):
-            return
 
 
 def _any_certificate() -> ssl.SSLContext:

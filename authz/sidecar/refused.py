@@ -91,7 +91,8 @@ class RefusedCalls:
     async def send(self) -> bool:
         """Send the oldest counts in one command. Returns False if it failed; the counts are sent again next time."""
         if not self._in_flight:
-            self._in_flight = self._take()
+            names = list(islice(self._counts, IN_ONE_COMMAND))
+            self._in_flight = [RefusedCount(*name, self._counts.pop(name)) for name in names]
         if not self._in_flight:
             return True
         try:
@@ -109,7 +110,3 @@ class RefusedCalls:
             if not await self.send():
                 log.error("refused calls are lost to the count", requests=self.waiting)
                 return
-
-    def _take(self) -> list[RefusedCount]:
-        names = list(islice(self._counts, IN_ONE_COMMAND))
-        return [RefusedCount(*name, self._counts.pop(name)) for name in names]

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import structlog
 
-from authz.config.settings import Settings
 from authz.observe.status import HttpServer, about, app, check_listen, http_server
 from authz.redisio.url import mask_url
 from authz.sidecar.memory import freeze
@@ -79,7 +78,11 @@ class Sidecar:
 
     async def run(self, server: GrpcServer, stop: asyncio.Event, hup: asyncio.Event) -> None:
         """Answer until `stop` is set, then drain: NOT_SERVING, a delay for Envoy to notice, the last calls."""
-        http = None if self.parts.seat else self._http()
+        settings = self.parts.settings
+        http: HttpServer | None = None
+        if not self.parts.seat:
+            check_listen(settings.http_listen)
+            http = http_server(app(self.parts.metrics, self.details, about(settings)), settings.http_listen)
         await self.connect()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -87,11 +90,6 @@ class Sidecar:
         finally:
             await self._close(server)
         log.info("stopped")
-
-    def _http(self) -> HttpServer:
-        settings = self.parts.settings
-        check_listen(settings.http_listen)
-        return http_server(app(self.parts.metrics, self.details, about(settings)), settings.http_listen)
 
     async def _run(
         self,
@@ -138,7 +136,8 @@ class Sidecar:
         if not self.draining:
             await server.set_serving(True)
             self.serving = True
-            _warn_of_settings(parts.settings)
+            if parts.settings.charge_once and parts.settings.hold_ms:
+                log.warning("settings without effect", why=UNUSED_HOLDS)
             log.info("serving", grpc=parts.settings.grpc_listen, http=parts.settings.http_listen)
 
     async def _mind(self, server: GrpcServer) -> None:
@@ -187,9 +186,3 @@ async def serve_http(http: HttpServer, stop: asyncio.Event) -> None:
         raise OSError("the HTTP address cannot be listened on; the line above says why") from None
     finally:
         stop.set()
-
-
-def _warn_of_settings(settings: Settings) -> None:
-    """Log settings that cannot work together."""
-    if settings.charge_once and settings.hold_ms:
-        log.warning("settings without effect", why=UNUSED_HOLDS)

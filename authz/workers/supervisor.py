@@ -175,21 +175,17 @@ class Supervisor:
 
     def details(self) -> dict[str, Any]:
         """Ready is who has a worker that is; `/readyz` names each, so that one which is missing is seen."""
+        stopping = self._stop.is_set()
+        states = {slot.details["status"] for slot in self.slots}
+        agreed = states.pop() if len(states) == 1 else "degraded"
         return {
-            "ready": any(slot.details["ready"] for slot in self.slots) and not self._stop.is_set(),
-            "status": self._state(),
+            "ready": any(slot.details["ready"] for slot in self.slots) and not stopping,
+            "status": "draining" if stopping else agreed,
             "workers": [
                 {"slot": slot.number, "grpc": slot.endpoint, "restarts": slot.restarts, **slot.details}
                 for slot in self.slots
             ],
         }
-
-    def _state(self) -> str:
-        """That of the workers, if they agree; `degraded` if not."""
-        if self._stop.is_set():
-            return "draining"
-        states = {slot.details["status"] for slot in self.slots}
-        return states.pop() if len(states) == 1 else "degraded"
 
     def _states(self) -> Mapping[str, int]:
         return dict.fromkeys(STATES, 0) | Counter(slot.details["status"] for slot in self.slots)
@@ -234,7 +230,10 @@ class Supervisor:
             if self._stop.is_set() or slot.replacing:
                 continue
             if not slot.was_ready and isinstance(ending, int) and ending > 0:
-                self._give_up(slot, ending)
+                # If a worker cannot start the first time, the configuration is wrong, and its operator is watching.
+                log.error("a worker cannot start", slot=slot.number, status=ending)
+                self._status = ending
+                self._stop.set()
                 continue
             pause = FIRST_PAUSE_SECONDS if time.monotonic() - began > QUIET_SECONDS else pause
             log.error("worker ended", slot=slot.number, ending=_words(ending), again_in_seconds=pause)
@@ -245,12 +244,6 @@ class Supervisor:
                 async with asyncio.timeout(pause):
                     await slot.wake.wait()
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
-
-    def _give_up(self, slot: Slot, status: int) -> None:
-        """Stop. If a worker cannot start the first time, the configuration is wrong, and its operator is watching."""
-        log.error("a worker cannot start", slot=slot.number, status=status)
-        self._status = status
-        self._stop.set()
 
     async def _live(self, slot: Slot) -> int | str:
         """Start a worker, and wait for its end: its exit status, or why there was none."""
