@@ -27,8 +27,10 @@ async def read_alerts(database: Database, query: AlertQuery, limit: int, positio
     if position is not None and not ID.fullmatch(position):
         raise InvalidPosition("Invalid position parameter")
     found: list[Alert] = []
+    command, first, last = ("XREVRANGE", "+", "-") if query.newest_first else ("XRANGE", "-", "+")
     for _ in range(SCANNED // READ):
-        rows = await _rows(database, query.newest_first, position)
+        start = first if position is None else f"({position}"
+        rows = await database.ask(command, database.key("alerts"), start, last, "COUNT", READ)
         for entry_id, fields in rows:
             position = entry_id.decode()
             alert = alert_of(database, position, fields)
@@ -39,17 +41,6 @@ async def read_alerts(database: Database, query: AlertQuery, limit: int, positio
         if len(rows) < READ:
             return AlertPage(found, None)
     return AlertPage(found, position)
-
-
-async def _rows(database: Database, newest_first: bool, position: str | None) -> list[tuple[bytes, Any]]:
-    key = database.key("alerts")
-    if newest_first:
-        top = "+" if position is None else f"({position}"
-        rows = await database.ask("XREVRANGE", key, top, "-", "COUNT", READ)
-    else:
-        bottom = "-" if position is None else f"({position}"
-        rows = await database.ask("XRANGE", key, bottom, "+", "COUNT", READ)
-    return list(rows)
 
 
 def alert_of(database: Database, entry_id: str, fields: Mapping[bytes, bytes]) -> Alert:

@@ -131,7 +131,11 @@ class _Arguments:
             for word in sorted(new.unique - old.unique):
                 if word in edit.fixed.unique or word in self.claims:
                     raise otherwise
-                self._claim(word, change.owner, otherwise)
+                self.claims[word] = change.owner
+                # Another owner's word may be claimed if the same edit releases it.
+                owners = [change.owner, self.releases[word]] if word in self.releases else [change.owner]
+                self.conditions[2].append((word, owners))
+                self.taken.append(otherwise)
 
     def _require(self, edit: Edit) -> None:
         """Make everything that the edit has read a condition: it must still be as it was."""
@@ -149,12 +153,6 @@ class _Arguments:
             self.dels.append((at, change.item_id))
         else:
             self.sets.append((at, change.item_id, after.decode()))
-
-    def _claim(self, word: str, owner: str, otherwise: Exception) -> None:
-        """Another owner's word may be claimed if the same edit releases it."""
-        self.claims[word] = owner
-        self.conditions[2].append((word, [owner, self.releases[word]] if word in self.releases else [owner]))
-        self.taken.append(otherwise)
 
     def _items(self, kind: str) -> int:
         return self._number(self.database.items_key(kind))

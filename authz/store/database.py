@@ -127,7 +127,9 @@ class Database:
                 yield
         except (RedisError, OSError, TimeoutError) as error:
             await self.hang_up()  # other idle connections have most likely gone with the same Redis
-            raise _unavailable(error) from error
+            is_lost = isinstance(error, (RedisConnectionError, OSError)) and not isinstance(error, TimeoutError)
+            kind = ConnectionLost if is_lost else StoreUnavailable
+            raise kind(f"Redis failed: {in_words(error)}") from error
 
     async def hang_up(self) -> None:
         """Close the idle connections."""
@@ -147,13 +149,6 @@ class Database:
 
     def _seconds_for(self, args: Sequence[bytes]) -> float:
         return self._budget + sum(map(len, args)) / BYTES_A_SECOND
-
-
-def _unavailable(error: Exception) -> StoreUnavailable:
-    """The store's exception for a fault of Redis."""
-    lost = isinstance(error, (RedisConnectionError, OSError)) and not isinstance(error, TimeoutError)
-    kind = ConnectionLost if lost else StoreUnavailable
-    return kind(f"Redis failed: {in_words(error)}")
 
 
 def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -95,7 +95,12 @@ class Feed:
         except StoreUnavailable:
             await hang_up(self._stream)
             raise
-        return [_event(entry_id, fields) for _, entries in streams or () for entry_id, fields in entries]
+        events = []
+        for entry_id, fields in (entry for _, entries in streams or () for entry in entries):
+            changes, touched, usage = msgspec.msgpack.decode(fields[b"body"], type=_Body)
+            previous, tag = fields[b"previous"].decode(), fields[b"tag"].decode()
+            events.append(Event(version_of(entry_id), previous, tag, changes, touched, usage))
+        return events
 
     async def hang_up(self) -> None:
         """Close the connections, so that the next command connects anew: the server's name may have moved."""
@@ -162,8 +167,3 @@ def _snapshot(kinds: Iterable[str], reply: bytes) -> StoreSnapshot:
     # Sorted, because the order of a Redis hash changes while it grows, and differs between two servers.
     items = {(kind, id_of(item)): item for kind, item in pairs}
     return StoreSnapshot(Head(epoch, version, tag), dict(sorted(items.items(), key=lambda one: one[0])))
-
-
-def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    changes, touched, usage = msgspec.msgpack.decode(fields[b"body"], type=_Body)
-    return Event(version_of(entry_id), fields[b"previous"].decode(), fields[b"tag"].decode(), changes, touched, usage)

@@ -125,8 +125,13 @@ class Gathering:
         survey: Survey,
     ) -> None:
         near = [one for quota in quotas if (one := _near(into.plan, holder, quota, record, survey))]
-        if not near or not _is_new(into, holder):
+        if not near:
             return
+        if holder.is_customer:
+            # The quotas may have been added with another key. Customers past MAX_CUSTOMERS are left out.
+            if holder.id in into.customers or len(into.customers) >= MAX_CUSTOMERS:
+                return
+            into.customers.add(holder.id)
         full = sum(one.used >= one.limit for one in near)
         into.figures = into.figures.plus(PlanSums(into.plan.plan.id, near=len(near) - full, full=full))
         for one in near:
@@ -176,13 +181,3 @@ def _near(
         used,
         rule.finite_end,
     )
-
-
-def _is_new(into: PlanGathering, holder: Holder) -> bool:
-    """True if the holder's quotas were not added with another key. Customers past MAX_CUSTOMERS are left out."""
-    if not holder.is_customer:
-        return True
-    if holder.id in into.customers or len(into.customers) >= MAX_CUSTOMERS:
-        return False
-    into.customers.add(holder.id)
-    return True

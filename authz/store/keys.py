@@ -136,20 +136,17 @@ class StoreKeyCache:
         """
         for _ in range(TRIES):
             generation, announced = self._generation, self._version
-            lookup = await self._ask(index)
+            try:
+                lookup = await self._look(index)
+            except StoreUnavailable as error:
+                self._observe("failed", error)
+                raise
             caller = caller_with(lookup.key, index, lookup.customer) if lookup.key else None
             if generation == self._generation and lookup.head.version >= max(announced, self._flights[index].floor):
                 self._keep(index, caller)
                 break
         self._observe("known" if caller else "unknown", None)
         return caller
-
-    async def _ask(self, index: str) -> KeyLookup:
-        try:
-            return await self._look(index)
-        except StoreUnavailable as error:
-            self._observe("failed", error)
-            raise
 
     def _keep(self, index: str, caller: Caller | None) -> None:
         self._drop(index)

@@ -51,12 +51,9 @@ async def unused_keys(
     page = await store.page("apikey", "apikey", limit, position)
     keys = [replace(key, created_date=0) if ("apikey", key.key.id) in undated else key for key in page.items]
     today, found = await last_use(usage, keys)
-    return Page([use for use in found if _since(use) <= today - days], page.position)
-
-
-def _since(use: KeyUse) -> int:
-    """The day of the key's last use or, if that is later, of its creation."""
-    return max(use.key.created_date // DAY_SECONDS, use.last_day or 0)
+    # A key is unused since its last use or, if that is later, since its creation.
+    since = ((use, max(use.key.created_date // DAY_SECONDS, use.last_day or 0)) for use in found)
+    return Page([use for use, day in since if day <= today - days], page.position)
 
 
 def document_of(use: KeyUse) -> Document:

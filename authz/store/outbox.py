@@ -77,13 +77,18 @@ class RedisOutbox:
         blob = msgspec.msgpack.encode((database.pinned(), count, MAX_DUE_TARGETS))
         reply = _READING.decode(await database.run(LOOK, keys, blob))
         now, cursor, position, missed, entries, due, pending, oldest, failing = reply
-        alerts = [alert_of(database, entry_id, _fields(flat)) for entry_id, flat in entries]
+        alerts = []
+        for entry_id, flat in entries:
+            words = [word.encode() for word in flat]
+            alerts.append(alert_of(database, entry_id, dict(zip(words[::2], words[1::2], strict=True))))
         return OutboxReading(now, cursor, position, missed, alerts, due, pending, oldest or None, failing)
 
     async def add(self, reading: OutboxReading, deliveries: Sequence[Delivery]) -> bool:
         database = self._database
         numbers = {target_id: n for n, target_id in enumerate(dict.fromkeys(one.target_id for one in deliveries), 1)}
-        room = {target_id: MAX_PENDING - await self._count(target_id) for target_id in numbers}
+        room = {}
+        for target_id in numbers:
+            room[target_id] = MAX_PENDING - int(await database.ask("ZCARD", self._own("due", target_id)))
         rows = []
         for one in deliveries:
             room[one.target_id] -= 1
@@ -99,9 +104,6 @@ class RedisOutbox:
         ]
         waited = await database.run_and_wait(ADD, keys, msgspec.msgpack.encode(blob))
         return bool(msgspec.msgpack.decode(waited.reply) == ["done"])
-
-    async def _count(self, target_id: str) -> int:
-        return int(await self._database.ask("ZCARD", self._own("due", target_id)))
 
     # --- attempts ---
 
@@ -170,21 +172,15 @@ class RedisOutbox:
             raise InvalidPosition("Invalid position parameter")
         own = "due" if state == "pending" else state
         key = self._shared(state) if target_id is None else self._own(own, target_id)
-        rows = await self._rows(key, limit, position, ascending=state == "pending")
+        command, first, last = "ZREVRANGEBYSCORE", "+inf", "-inf"
+        if state == "pending":
+            command, first, last = "ZRANGEBYSCORE", "-inf", "+inf"
+        start = first if position is None else f"({position}"
+        found = await self._database.ask(command, key, start, last, "WITHSCORES", "LIMIT", 0, limit + 1)
+        rows = [(member.decode(), int(float(score))) for member, score in zip(found[::2], found[1::2], strict=True)]
         here = rows[:limit]
         listed = await self._listed(state, here)
         return DeliveryPage(listed, str(here[-1][1]) if len(rows) > limit else None)
-
-    async def _rows(self, key: str, limit: int, position: str | None, *, ascending: bool) -> list[tuple[str, int]]:
-        """Ids and scores of up to `limit` + 1 rows."""
-        words = ("WITHSCORES", "LIMIT", 0, limit + 1)
-        if ascending:
-            start = "-inf" if position is None else f"({position}"
-            rows = await self._database.ask("ZRANGEBYSCORE", key, start, "+inf", *words)
-        else:
-            start = "+inf" if position is None else f"({position}"
-            rows = await self._database.ask("ZREVRANGEBYSCORE", key, start, "-inf", *words)
-        return [(member.decode(), int(float(score))) for member, score in zip(rows[::2], rows[1::2], strict=True)]
 
     async def _listed(self, state: DeliveryState, rows: Sequence[tuple[str, int]]) -> list[ListedDelivery]:
         """The deliveries of these rows, without those that are gone or in another state meanwhile."""
@@ -245,8 +241,3 @@ def _encoded(delivery: Delivery) -> str:
 
 def _decoded(raw: bytes | str) -> Delivery:
     return _RECORD.decode(raw)
-
-
-def _fields(flat: Sequence[str]) -> dict[bytes, bytes]:
-    words = [word.encode() for word in flat]
-    return dict(zip(words[::2], words[1::2], strict=True))

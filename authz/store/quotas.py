@@ -88,7 +88,7 @@ async def find_held(source: ItemSource, plan_id: str, key_id: str | None, custom
             raise UnknownName("apikey", f"{key_id} in usage plan {plan_id}")
         holder = (await holders(source, plan, [key]))[key_id]
     elif plan.plan.limits_per is LimitsPer.CUSTOMER:
-        holder = await _customer(source, plan, customer_id or "")
+        (holder,) = await _customers(source, plan, [customer_id or ""])
     else:
         raise UnfitName(f"the limits of usage plan {plan_id} are per key; name a key")
     return Held(plan, holder, held_quotas(plan.plan, holder))
@@ -117,10 +117,6 @@ async def standings(usage: Usage, held: Held) -> list[Standing]:
         start = rule.start if is_new else max(rule.start, state.start)
         found.append(Standing(quota, 0 if is_new else state.used, start, rule.finite_end))
     return found
-
-
-async def _customer(source: ItemSource, plan: StoredPlan, customer_id: str) -> Holder:
-    return (await _customers(source, plan, [customer_id]))[0]
 
 
 async def _customers(source: ItemSource, plan: StoredPlan, ids: Sequence[str]) -> list[Holder]:

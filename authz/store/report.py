@@ -180,7 +180,12 @@ def _add(rows: Rows, query: Query, plan: StoredPlan, key: StoredKey, record: Cal
 
 async def _members(store: Reader, query: Query, limit: int, position: str | None) -> tuple[_Members, str | None]:
     """Some keys with a plan of each, and the position after them."""
-    plan = await _plan(store, query.plan_id) if query.plan_id is not None else None
+    plan: StoredPlan | None = None
+    if query.plan_id is not None:
+        found = await store.get("usageplan", query.plan_id)
+        if not isinstance(found, StoredPlan):
+            raise UnknownName("usageplan", query.plan_id)
+        plan = found
     if query.key_id is not None:
         return await _members_of_key(store, query, query.key_id, plan), None
     if query.customer_id is not None:
@@ -204,7 +209,10 @@ async def _members_of_key(store: Reader, query: Query, key_id: str, plan: Stored
 
 async def _members_of_all(store: Reader, limit: int, position: str | None) -> tuple[_Members, str | None]:
     """Walk through the plans; a position is that before a plan, a dot, and that among its keys."""
-    at, inner = _parts(position)
+    before, dot, after = ("." if position is None else position).partition(".")
+    if not dot:
+        raise InvalidPosition("Invalid position parameter")
+    at, inner = before or None, after or None
     members: _Members = []
     for _ in range(MAX_PLANS):
         plans = await store.page("usageplan", "usageplan", 1, at)
@@ -222,15 +230,6 @@ async def _members_of_all(store: Reader, limit: int, position: str | None) -> tu
     return members, f"{at}."
 
 
-def _parts(position: str | None) -> tuple[str | None, str | None]:
-    if position is None:
-        return None, None
-    at, dot, inner = position.partition(".")
-    if not dot:
-        raise InvalidPosition("Invalid position parameter")
-    return at or None, inner or None
-
-
 async def _by_plan(store: Reader, keys: Sequence[StoredKey], plan: StoredPlan | None) -> _Members:
     """The keys under each of their plans, or under one plan only."""
     if plan:
@@ -239,10 +238,3 @@ async def _by_plan(store: Reader, keys: Sequence[StoredKey], plan: StoredPlan | 
     found = await store.many("usageplan", list(dict.fromkeys(map(plan_id_of, refs))))
     plans = {each.ref: each for each in found if isinstance(each, StoredPlan)}
     return [(plans[ref], [key for key in keys if ref in key.plans]) for ref in refs if ref in plans]
-
-
-async def _plan(store: Reader, plan_id: str) -> StoredPlan:
-    plan = await store.get("usageplan", plan_id)
-    if not isinstance(plan, StoredPlan):
-        raise UnknownName("usageplan", plan_id)
-    return plan

@@ -158,7 +158,9 @@ class Store(Feed):
         found = list[str]()
         for _ in range(SCANNED):
             words = await self._chunk(prefix, after, CHUNK)
-            found += await self._inside(within, words)
+            if words:
+                scores = await self.database.ask("ZMSCORE", self.database.list_key(within), *map(id_in, words))
+                found += [word for word, score in zip(words, scores, strict=True) if score is not None]
             if len(found) >= count or len(words) < CHUNK:
                 return found[:count], None
             after = words[-1]
@@ -176,12 +178,6 @@ class Store(Feed):
         keys = (decode("apikey", raw) for raw in items if raw is not None)
         words = sorted(word for key in keys for word in indexes(key).sorted)
         return [word for word in words if word.startswith(prefix) and (after is None or word > after)]
-
-    async def _inside(self, list_: str | None, words: list[str]) -> list[str]:
-        if list_ is None or not words:
-            return words
-        scores = await self.database.ask("ZMSCORE", self.database.list_key(list_), *map(id_in, words))
-        return [word for word, score in zip(words, scores, strict=True) if score is not None]
 
     # --- write ---
 

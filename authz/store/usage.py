@@ -125,10 +125,15 @@ class UsageLedger:
             keys = [key for caller in some for key in self._keys(*caller)]
             now, replies = _READING.decode(await self._database.run(READ, keys, blob))
             for caller, numbers in zip(some, replies, strict=True):
-                if numbers:
-                    records[caller] = _record(*numbers)
-                else:
-                    _warn(*caller)
+                if not numbers:
+                    log.error("bad state in Redis; the value is left alone", plan=caller[0], key=caller[1])
+                    continue
+                start, finish, used, rows, refusals = numbers
+                records[caller] = CallerUse(
+                    QuotaState(start, finish, used),
+                    {day: DayRow(*counts) for day, *counts in rows},
+                    {day: RefusedRow(*counts) for day, *counts in refusals},
+                )
         return now, records
 
     async def alerts(self, query: AlertQuery, limit: int, position: str | None = None) -> AlertPage:
@@ -277,17 +282,5 @@ class UsageLedger:
         return self._database.pinned() or time.time_ns() // 1000
 
 
-def _record(start: int, finish: int, used: int, rows: list[list[int]], refused: list[list[int]]) -> CallerUse:
-    return CallerUse(
-        QuotaState(start, finish, used),
-        {day: DayRow(*numbers) for day, *numbers in rows},
-        {day: RefusedRow(*numbers) for day, *numbers in refused},
-    )
-
-
 def _last_day(record: CallerUse) -> int | None:
     return max((day for day, row in record.rows.items() if row.requests), default=None)
-
-
-def _warn(plan_id: str, key_id: str) -> None:
-    log.error("bad state in Redis; the value is left alone", plan=plan_id, key=key_id)
