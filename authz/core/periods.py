@@ -83,17 +83,13 @@ def _days(period: Period, offset: int, now: int, zone: str | None) -> Interval:
 
 @lru_cache(maxsize=8192)
 def _interval_of_day(period: Period, offset: int, day: int, zone: str | None) -> Interval:
-    clock, (first, end) = zone_of(zone), _dates(period, offset, day)
-    return Interval(midnight(clock, first), midnight(clock, end))
-
-
-def _dates(period: Period, offset: int, day: int) -> tuple[int, int]:
-    """The first day of a period and that of the next one, in days since 1970."""
+    clock = zone_of(zone)
+    first, end = day, day + 1  # the first day of the period and that of the next one, in days since 1970
     if period == Period.WEEK:
         first = day - (day + THURSDAY - offset) % 7
-        return first, first + 7
-    if period == Period.MONTH:  # begins on the 1st plus `offset`
+        end = first + 7
+    elif period == Period.MONTH:  # begins on the 1st plus `offset`
         month = date.fromordinal(EPOCH + day - offset).replace(day=1)
         following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
-        return month.toordinal() - EPOCH + offset, following.toordinal() - EPOCH + offset
-    return day, day + 1
+        first, end = month.toordinal() - EPOCH + offset, following.toordinal() - EPOCH + offset
+    return Interval(midnight(clock, first), midnight(clock, end))
