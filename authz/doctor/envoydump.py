@@ -64,31 +64,29 @@ def address_of(address: Json) -> str:
 
 
 def _managers(parts: Mapping[str, Json]) -> Iterator[Manager]:
-    routes = dict(_routes(parts.get("RoutesConfigDump", SILENT)))
-    extensions = dict(_extensions(parts.get("EcdsConfigDump", SILENT)))
-    for listener in _listeners(parts.get("ListenersConfigDump", SILENT)):
-        for where, config in _manager_configs(listener):
-            inline = config.get("route_config")
-            name = config.get("rds", SILENT).get("route_config_name", "")
-            known = inline or routes.get(name)
-            yield Manager(where, config, _filters(config.get("http_filters", ()), extensions), known)
-            for upgrade in config.get("upgrade_configs", ()):
-                if upgrade.get("filters"):
-                    kind = upgrade.get("upgrade_type", "")
-                    filters = _filters(upgrade["filters"], extensions)
-                    yield Manager(f"{where}, upgrade to {kind}", config, filters, known, kind)
-
-
-def _routes(dump: Json) -> Iterator[tuple[str, Json]]:
-    for one in (*dump.get("static_route_configs", ()), *dump.get("dynamic_route_configs", ())):
-        yield one["route_config"].get("name", ""), one["route_config"]
-
-
-def _extensions(dump: Json) -> Iterator[tuple[str, Json]]:
-    """The configurations of filters that Envoy was given apart from the listener."""
-    for one in dump.get("ecds_filters", ()):
-        found = one.get("ecds_filter", SILENT)
-        yield found.get("name", ""), found.get("typed_config", SILENT)
+    dump = parts.get("RoutesConfigDump", SILENT)
+    tables = (*dump.get("static_route_configs", ()), *dump.get("dynamic_route_configs", ()))
+    routes = {one["route_config"].get("name", ""): one["route_config"] for one in tables}
+    # The configurations of filters that Envoy was given apart from the listener.
+    apart = [one.get("ecds_filter", SILENT) for one in parts.get("EcdsConfigDump", SILENT).get("ecds_filters", ())]
+    extensions = {one.get("name", ""): one.get("typed_config", SILENT) for one in apart}
+    configs = (
+        (where, config)
+        for listener in _listeners(parts.get("ListenersConfigDump", SILENT))
+        for where, chain in _chains(listener)
+        for config in _network_filters(chain)
+        if _type(config) == MANAGER
+    )
+    for where, config in configs:
+        inline = config.get("route_config")
+        name = config.get("rds", SILENT).get("route_config_name", "")
+        known = inline or routes.get(name)
+        yield Manager(where, config, _filters(config.get("http_filters", ()), extensions), known)
+        for upgrade in config.get("upgrade_configs", ()):
+            if upgrade.get("filters"):
+                kind = upgrade.get("upgrade_type", "")
+                filters = _filters(upgrade["filters"], extensions)
+                yield Manager(f"{where}, upgrade to {kind}", config, filters, known, kind)
 
 
 def _listeners(dump: Json) -> Iterator[Json]:
@@ -97,13 +95,6 @@ def _listeners(dump: Json) -> Iterator[Json]:
     for one in dump.get("dynamic_listeners", ()):
         if "active_state" in one:
             yield one["active_state"]["listener"]
-
-
-def _manager_configs(listener: Json) -> Iterator[tuple[str, Json]]:
-    for where, chain in _chains(listener):
-        for config in _network_filters(chain):
-            if _type(config) == MANAGER:
-                yield where, config
 
 
 def _chains(listener: Json) -> Iterator[tuple[str, Json]]:

@@ -17,13 +17,11 @@ RULES: Final[tuple[Rule, ...]] = (*PROCESS_RULES, *ENVOY_RULES, *REDIS_RULES, *A
 
 def examine(facts: Facts, rules: Sequence[Rule] = RULES) -> list[Finding]:
     """The findings, the worst first, and otherwise in the order of the rules; each once."""
-    found = dict.fromkeys(finding for rule in rules for finding in _found(rule, facts))
+    found: dict[Finding, None] = {}
+    for rule in rules:
+        try:
+            found |= dict.fromkeys(rule.findings(facts))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # One rule that meets what it does not know must not hide what the others find.
+            found[not_understood(rule, error)] = None
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def _found(rule: Rule, facts: Facts) -> list[Finding]:
-    """One rule that meets what it does not know must not hide what the others find."""
-    try:
-        return list(rule.findings(facts))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return [not_understood(rule, error)]

@@ -154,7 +154,8 @@ class Manager:
         on = not one.disabled
         for level in (self.routes or SILENT, *place.levels):
             said = level.get("typed_per_filter_config", SILENT).get(one.name)
-            on = on if said is None else not _is_off(said)
+            if said is not None:  # in the filter's own words, or in Envoy's words around them
+                on = not (said.get("disabled") or said.get("config", SILENT).get("disabled"))
         return on
 
     def ever_runs(self, one: Filter) -> bool:
@@ -259,11 +260,6 @@ class Envoy:
             name = ".".join(("http", *filter(None, prefixes), what)).replace(":", "_")
             if count := self.stats.get(name, 0):
                 yield name, count
-
-
-def _is_off(said: Json) -> bool:
-    """By what a route says of a filter: the filter's own words, or Envoy's words around them."""
-    return bool(said.get("disabled") or said.get("config", SILENT).get("disabled"))
 
 
 def _parts(route: Json) -> Sequence[Json]:

@@ -138,7 +138,9 @@ def _get(address: str, path: str) -> _Answer:
     try:
         return _over_unix(address, path) if address.startswith("unix:") else _over_tcp(address, path)
     except (OSError, HTTPException, ValueError) as error:
-        raise UnreachableError(f"no answer to GET {path.partition('?')[0]}: {_words(error)}") from None
+        reason = getattr(error, "reason", error)
+        words = getattr(reason, "strerror", None) or reason or type(error).__name__
+        raise UnreachableError(f"no answer to GET {path.partition('?')[0]}: {words}") from None
 
 
 def _over_tcp(address: str, path: str) -> _Answer:
@@ -173,11 +175,6 @@ def _body(answer: Any) -> bytes:
         if time.monotonic() > until:
             raise TimeoutError(f"the answer does not end within {WHOLE_SECONDS:g} s")
     return b"".join(pieces)
-
-
-def _words(error: Exception) -> str:
-    reason = getattr(error, "reason", error)
-    return str(getattr(reason, "strerror", None) or reason or type(error).__name__)
 
 
 # --- Envoy, sidecars, control planes --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from authz.doctor.finding import SEVERITIES, Finding, Rule, Severity
+from authz.doctor.finding import SEVERITIES, Finding, Severity
 from authz.doctor.rules.alerts import ALERT_RULES
 from authz.doctor.rules.envoy import ENVOY_RULES
 from authz.doctor.rules.processes import PROCESS_RULES
@@ -92,12 +92,11 @@ def _table(severity: Severity, findings: Sequence[Finding]) -> Table:
     table.add_column("finding, and where", ratio=2, overflow="fold")
     table.add_column("evidence, why it matters, the fix", ratio=3, overflow="fold")
     for finding in findings:
-        table.add_row(Text.assemble((finding.id, COLOURS[severity]), f"\n{finding.where}"), _told(finding))
+        table.add_row(
+            Text.assemble((finding.id, COLOURS[severity]), f"\n{finding.where}"),
+            Text.assemble(f"{finding.seen}\n", (f"{finding.why}\n", "dim"), ("fix: ", "bold"), f"{finding.fix}\n"),
+        )
     return table
-
-
-def _told(finding: Finding) -> Text:
-    return Text.assemble(f"{finding.seen}\n", (f"{finding.why}\n", "dim"), ("fix: ", "bold"), f"{finding.fix}\n")
 
 
 def _summary(findings: Sequence[Finding], looked_at: Sequence[str]) -> Text:
@@ -105,21 +104,17 @@ def _summary(findings: Sequence[Finding], looked_at: Sequence[str]) -> Text:
     if not findings:
         return words.append("nothing found.", "green")
     for number, (severity, count) in enumerate(one for one in counts(findings).items() if one[1]):
-        words.append(", " if number else "").append(f"{count} {severity}{_plural(severity, count)}", COLOURS[severity])
+        plural = "" if count == 1 or severity == "info" else "s"
+        words.append(", " if number else "").append(f"{count} {severity}{plural}", COLOURS[severity])
     return words.append(".")
-
-
-def _plural(severity: Severity, count: int) -> str:
-    return "" if count == 1 or severity == "info" else "s"
 
 
 def reference() -> str:
     """The page of all rules, in Markdown."""
-    return "\n".join((HEAD, *(line for title, rules in PARTS for line in _part(title, rules))))
-
-
-def _part(title: str, rules: Iterable[Rule]) -> Iterator[str]:
-    yield f"## {title}\n"
-    for rule in rules:
-        when = " ".join(rule.when.split())
-        yield f"### `{rule.id}`\n\n**{rule.severity}.** {when}\n\n{rule.why}\n\nFix: {rule.fix}\n"
+    lines = [HEAD]
+    for title, rules in PARTS:
+        lines.append(f"## {title}\n")
+        for rule in rules:
+            when = " ".join(rule.when.split())
+            lines.append(f"### `{rule.id}`\n\n**{rule.severity}.** {when}\n\n{rule.why}\n\nFix: {rule.fix}\n")
+    return "\n".join(lines)

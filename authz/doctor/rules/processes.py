@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from authz.doctor.facts import Facts, Json
@@ -107,14 +107,10 @@ def catalog_refused(facts: Facts) -> Iterator[Seen]:
 def authorization_not_carried_out(facts: Facts) -> Iterator[Seen]:
     """A sidecar serves methods of the store whose authorizationType is AWS_IAM, CUSTOM or COGNITO_USER_POOLS."""
     for sidecar in facts.sidecars:
-        lacking = dict.fromkeys(one for worker in sidecar.workers for one in _unauthorized(worker))
+        catalogs = (worker.get("catalog", {}) for worker in sidecar.workers)
+        lacking = dict.fromkeys(one for catalog in catalogs for one in catalog.get("unauthorized", ()))
         if lacking:
             yield Seen(sidecar.where, ", ".join(lacking))
-
-
-def _unauthorized(worker: Json) -> Sequence[str]:
-    found: Sequence[str] = worker.get("catalog", {}).get("unauthorized", ())
-    return found
 
 
 @rule(
@@ -187,14 +183,13 @@ def holds_lost(facts: Facts) -> Iterator[Seen]:
 )
 def catalog_skew(facts: Facts) -> Iterator[Seen]:
     """Sidecars serve different resources."""
-    served = {one.where: {_content(worker) for worker in one.workers} - {""} for one in facts.sidecars}
+    served: dict[str, set[str]] = {}
+    for sidecar in facts.sidecars:
+        versions = (str(worker.get("catalog", {}).get("version", "")) for worker in sidecar.workers)
+        # Only the digest in `1-0123456789ab`: the number before it is of one process alone.
+        served[sidecar.where] = {version.partition("-")[2] for version in versions} - {""}
     if len(set[str]().union(*served.values())) > 1:
         yield Seen("catalogs", ", ".join(f"{where}: {' '.join(sorted(found))}" for where, found in served.items()))
-
-
-def _content(worker: Json) -> str:
-    """The digest in `1-0123456789ab`: the number before it is of one process alone."""
-    return str(worker.get("catalog", {}).get("version", "")).partition("-")[2]
 
 
 @rule(

@@ -121,14 +121,10 @@ def retry_cuts_the_try(facts: Facts) -> Iterator[Seen]:
     for check in facts.checks():
         back_off = check.service.get("retry_policy", SILENT).get("retry_back_off")
         if back_off is not None:
-            longest = _longest(back_off)
+            longest = seconds(back_off.get("max_interval"), MAX_INTERVALS * _base(back_off))
             if longest < (check.timeout or longest):
                 fix = f"max_interval: {check.timeout:g}s"
                 yield Seen(check.where, f"max_interval {_ms(longest)}, and the timeout {_ms(check.timeout)}", fix)
-
-
-def _longest(back_off: Json) -> float:
-    return seconds(back_off.get("max_interval"), MAX_INTERVALS * _base(back_off))
 
 
 def _base(back_off: Json) -> float:

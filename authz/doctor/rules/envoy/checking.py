@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from authz.doctor.facts import SILENT, Check, Envoy, Facts, Json, Manager
+from authz.doctor.facts import SILENT, Check, Envoy, Facts, Json
 from authz.doctor.finding import Rule, Seen, rule
 
 # In JSON, or as Envoy prints a mapping of its configuration: a list of fields, each with a key and a typed value.
@@ -198,7 +198,10 @@ def way_around(facts: Facts) -> Iterator[Seen]:
     or UDP; or lets clients name the cluster."""
     for envoy in facts.envoys:
         guarding = [check.manager for check in envoy.checks]
-        guarded = _guarded(envoy, guarding)
+        # The clusters that checked listeners forward to, and others with the same hosts.
+        names = frozenset[str]().union(*(manager.forwards_to for manager in guarding))
+        hosts = {host for name in names if name in envoy.clusters for host in envoy.clusters[name].hosts}
+        guarded = names | {name for name, cluster in envoy.clusters.items() if hosts & cluster.hosts.keys()}
         for manager in envoy.managers:
             if manager in guarding or manager.upgrade or not guarded:
                 continue
@@ -210,13 +213,6 @@ def way_around(facts: Facts) -> Iterator[Seen]:
         for forwarder in envoy.forwarders:
             if shared := frozenset(_clusters_in(forwarder.config)) & guarded:
                 yield Seen(forwarder.where, f"forwards to {', '.join(sorted(shared))} below HTTP, and does not ask")
-
-
-def _guarded(envoy: Envoy, guarding: list[Manager]) -> frozenset[str]:
-    """The clusters that checked listeners forward to, and others with the same hosts."""
-    names = frozenset[str]().union(*(manager.forwards_to for manager in guarding))
-    hosts = {host for name in names if name in envoy.clusters for host in envoy.clusters[name].hosts}
-    return names | {name for name, cluster in envoy.clusters.items() if hosts & cluster.hosts.keys()}
 
 
 def _clusters_in(config: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from authz.core.resources import Api
-from authz.doctor.facts import SILENT, AccessLog, Envoy, Facts, Json
+from authz.doctor.facts import SILENT, AccessLog, Envoy, Facts
 from authz.doctor.finding import Rule, Seen, rule
 
 OPERATOR: Final = re.compile(r"%(\w+)(?:\(([^()]*)\))?(?::\d+)?%")
@@ -30,19 +30,15 @@ USUAL: Final = Api(id="any")  # has the key sources of an API that names none
 def key_logged(facts: Facts) -> Iterator[Seen]:
     """An access log or a trace of a checked listener has the header, the cookie or the query that holds the key. Places
     other than `x-api-key` need --config."""
-    headers, query = _key_places(facts)
-    for log in (log for envoy in facts.envoys for log in _checked_logs(envoy)):
-        found = sorted({name for name in _written(log) if name in headers or (query and name in PATHS)})
-        if found:
-            yield Seen(log.where, f"writes {', '.join(found)}")
-
-
-def _key_places(facts: Facts) -> tuple[frozenset[str], bool]:
-    """The headers that may hold a key, and whether the query may."""
     sources = [source for api in facts.apis or (USUAL,) for source in api.key_sources]
     headers = {source.header.lower() for source in sources if source.header}
     cookies = {"cookie" for source in sources if source.cookie}
-    return frozenset(headers | cookies), any(source.query for source in sources)
+    paths = PATHS if any(source.query for source in sources) else ()
+    places = {*headers, *cookies, *paths}
+    for log in (log for envoy in facts.envoys for log in _checked_logs(envoy)):
+        found = sorted(places.intersection(_written(log)))
+        if found:
+            yield Seen(log.where, f"writes {', '.join(found)}")
 
 
 @rule(
@@ -81,17 +77,13 @@ def _headers_in(config: Any) -> Iterator[str]:
         for one in config:
             yield from _headers_in(one)
     elif isinstance(config, dict):
-        yield from _named(config)
+        # Headers by name: those of a gRPC access log, and those of a tag of a trace.
+        yield from (name.lower() for name in config.get("additional_request_headers_to_log", ()))
+        tag = config.get("request_header", SILENT)
+        if isinstance(tag, dict) and "name" in tag:
+            yield tag["name"].lower()
         for one in config.values():
             yield from _headers_in(one)
-
-
-def _named(config: Json) -> Iterator[str]:
-    """Headers by name: those of a gRPC access log, and those of a tag of a trace."""
-    yield from (name.lower() for name in config.get("additional_request_headers_to_log", ()))
-    tag = config.get("request_header", SILENT)
-    if isinstance(tag, dict) and "name" in tag:
-        yield tag["name"].lower()
 
 
 def _operands(text: str) -> Iterator[str]:
