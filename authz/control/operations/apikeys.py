@@ -183,7 +183,11 @@ async def import_api_keys(call: Call) -> Answer:
     warnings = Warnings()
     rows = await in_background(_rows, call.body, call.context.form, warnings)
     if call.flag("failonwarnings"):
-        await _check_all(call, rows, warnings)
+        _fail_on(warnings)
+        for chunk in _chunks(rows):
+            _, refused = await _importing(call, chunk)(call.context.store.draft())  # writes nothing
+            warnings.add_all(refused)
+        _fail_on(warnings)
     ids: list[str] = []
     for chunk in _chunks(rows):
         made, refused = await call.write(_importing(call, chunk))
@@ -192,15 +196,6 @@ async def import_api_keys(call: Call) -> Answer:
     if call.flag("failonwarnings"):
         _fail_on(warnings)
     return Answer(201, {"ids": ids, "warnings": warnings.texts()})
-
-
-async def _check_all(call: Call, rows: Sequence[KeyRow], warnings: Warnings) -> None:
-    """Raise ApiError if there are warnings, or if importing the rows now would cause some. Writes nothing."""
-    _fail_on(warnings)
-    for chunk in _chunks(rows):
-        _, refused = await _importing(call, chunk)(call.context.store.draft())
-        warnings.add_all(refused)
-    _fail_on(warnings)
 
 
 def _fail_on(warnings: Warnings) -> None:

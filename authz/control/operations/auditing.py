@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from authz.control.call import PAGING, Answer, Call, Operation
 from authz.control.operations.restapis import listed
 from authz.core.zones import iso_time
-from authz.store.ports import AuditLine, AuditQuery
+from authz.store.ports import AuditQuery
 
 
 async def get_audit(call: Call) -> Answer:
@@ -15,11 +15,8 @@ async def get_audit(call: Call) -> Answer:
     call.refuse_others("id", "who", *PAGING)
     limit, position = call.paging()
     page = await call.context.store.audit(AuditQuery(call.one("id"), call.one("who")), limit, position)
-    return listed(map(_document, page.lines), page.position)
-
-
-def _document(line: AuditLine) -> dict[str, Any]:
-    return {"version": line.version, "at": iso_time(line.at), "who": line.who, "what": line.what}
+    lines = ({"version": one.version, "at": iso_time(one.at), "who": one.who, "what": one.what} for one in page.lines)
+    return listed(lines, page.position)
 
 
 OPERATIONS: Final = (Operation("GetAudit", "GET", "/audit", get_audit, writes=False),)

@@ -78,7 +78,10 @@ async def _written(call: Call, customer_id: str, given: CustomerDocument, *, mus
         old = await edit.get("customer", customer_id)
         if old is not None and must_be_new:
             raise conflict("Customer already exists")
-        found = await _overridden(edit, given)
+        items = await edit.many("usageplan", list(given.overrides))
+        plans = {plan.plan.id: plan for plan in items if isinstance(plan, StoredPlan)}
+        stages = {(stage.api_id, stage.stage): stage for plan in plans.values() for stage in plan.plan.api_stages}
+        found = Overridden(plans, await served_apis(edit, stages.values()))
         held = old if isinstance(old, StoredCustomer) else None
         changed = with_customer_document(held, customer_id, given, found, call.context.now())
         edit.put(changed)
@@ -98,13 +101,6 @@ async def _warn_of_idle(call: Call, customer: Customer, found: Overridden) -> No
     plans = [plan for plan in await store.many("usageplan", refs) if isinstance(plan, StoredPlan)]
     for text in idle_customer(customer, plans, page.items):
         call.warn(text)
-
-
-async def _overridden(source: ItemSource, given: CustomerDocument) -> Overridden:
-    found = await source.many("usageplan", list(given.overrides))
-    plans = {plan.plan.id: plan for plan in found if isinstance(plan, StoredPlan)}
-    stages = {(stage.api_id, stage.stage): stage for plan in plans.values() for stage in plan.plan.api_stages}
-    return Overridden(plans, await served_apis(source, stages.values()))
 
 
 async def delete_customer(call: Call) -> Answer:

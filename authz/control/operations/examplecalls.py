@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -14,7 +14,7 @@ from authz.background import in_background
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.usageplans import stored_plan
 from authz.core.methods import ANY
-from authz.core.resources import Api, Host, HttpMethod, KeySource, Method, Resources, UsagePlan
+from authz.core.resources import Api, HttpMethod, KeySource, Method, Resources, UsagePlan
 from authz.core.stored import Items
 
 WHOLE: Final[dict[str, dict[HttpMethod, Method]]] = {"/": {"ANY": Method()}}  # of a stage without resources
@@ -41,21 +41,20 @@ async def get_example_call(call: Call) -> Answer:
     plan = (await stored_plan(call.context.store, call.params["usageplanId"])).plan
     snapshot = await call.context.store.snapshot()
     found = await in_background(_example, {**snapshot.items, **call.context.fixed()}, plan)
-    return Answer(body={"usagePlanId": plan.id} | ({} if found is None else {"example": _document(found)}))
-
-
-def _example(items: Items, plan: UsagePlan) -> ExampleCall | None:
-    return example_call(to_resources(items)[0], plan)
-
-
-def _document(found: ExampleCall) -> dict[str, Any]:
-    document = {
+    if found is None:
+        return Answer(body={"usagePlanId": plan.id})
+    example = {
         "method": found.method,
         "path": found.path,
         "host": found.host,
         "keySource": msgspec.to_builtins(found.key_source),
     }
-    return {name: value for name, value in document.items() if value is not None}
+    given = {name: value for name, value in example.items() if value is not None}
+    return Answer(body={"usagePlanId": plan.id, "example": given})
+
+
+def _example(items: Items, plan: UsagePlan) -> ExampleCall | None:
+    return example_call(to_resources(items)[0], plan)
 
 
 def example_call(resources: Resources, plan: UsagePlan) -> ExampleCall | None:
@@ -77,23 +76,14 @@ def _calls(api: Api, name: str, *, is_only: bool) -> Iterator[ExampleCall]:
     served = stage.deployment or api
     source = None if served.api_key_source == "AUTHORIZER" else next(iter(served.key_sources), None)
     host = next((one for one in api.hosts if one.stage in (None, name) and not one.host.startswith("*")), None)
+    base = f"/{host.base_path}" if host and host.base_path else ""
+    before = base if host and host.stage else f"{base}/{name}"  # the part of the path before the resource
+    # Beside other APIs, one without a host is found by the first label.
+    label = None if is_only else api.id + ANY_DOMAIN
     for path, methods in (served.resources or WHOLE).items():
         for verb, method in methods.items():
             if method.api_key_required:
-                yield ExampleCall(verb, _below(host, name) + path, _host_of(api, host, is_only), source)
-
-
-def _host_of(api: Api, host: Host | None, is_only: bool) -> str | None:
-    """The host of a call. Beside other APIs, one without a host is found by the first label."""
-    if host is not None:
-        return host.host
-    return None if is_only else api.id + ANY_DOMAIN
-
-
-def _below(host: Host | None, stage: str) -> str:
-    """The part of the path before the resource."""
-    base = f"/{host.base_path}" if host and host.base_path else ""
-    return base if host and host.stage else f"{base}/{stage}"
+                yield ExampleCall(verb, before + path, host.host if host else label, source)
 
 
 OPERATIONS: Final = (

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from authz.aws.convert import to_resources
 from authz.aws.errors import bad_request
-from authz.core.catalog import Caller, Catalog, Compiler, caller_of
+from authz.core.catalog import Catalog, Compiler, caller_of
 from authz.core.keyform import KeyForm
 from authz.core.request import Request, joined
 from authz.core.responses import Profile
@@ -53,7 +53,9 @@ class Explainer:
         if line and line.authz and line.authz.key_id:
             named = await self._store.get("apikey", line.authz.key_id)
             key = named if isinstance(named, StoredKey) else None
-        caller = await self._caller(key) if key else None
+        caller = None
+        if key:
+            caller = caller_of(key.key, key.plans, key.overrides, customer_terms(await self._customer(key)))
         return await explain(catalog, request, 0, self._limiter, self._profile, ring, line, caller)
 
     def _compile(self, items: Items) -> Catalog:
@@ -66,9 +68,6 @@ class Explainer:
         owner = None if found.key else await self._store.owner(f"key/{index}")
         key = await self._store.get("apikey", owner.partition("/")[2]) if owner else None
         return KeyLookup(found.head, key, await self._customer(key)) if isinstance(key, StoredKey) else found
-
-    async def _caller(self, key: StoredKey) -> Caller:
-        return caller_of(key.key, key.plans, key.overrides, customer_terms(await self._customer(key)))
 
     async def _customer(self, key: StoredKey) -> StoredCustomer | None:
         found = await self._store.get("customer", key.key.customer_id) if key.key.customer_id else None

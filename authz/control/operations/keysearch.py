@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from authz.aws.errors import bad_request
@@ -11,7 +10,7 @@ from authz.control.call import PAGING, Answer, Call, Operation
 from authz.control.operations.apikeys import keys_page, page_answer, stored_key
 from authz.control.operations.restapis import listed
 from authz.core.resources import Resource, digest
-from authz.core.stored import StoredKey, StoredPlan, by_customer, good_until, plan_id_of
+from authz.core.stored import StoredPlan, by_customer, good_until, plan_id_of
 from authz.store.lastuse import KeyUse, document_of, last_use
 from authz.store.ports import Page
 
@@ -24,18 +23,13 @@ async def get_key_uses(call: Call) -> Answer:
     """Answer with a page of keys and the last day of each on which a call was counted."""
     call.refuse_others("name", "customerId", *PAGING)
     page = await keys_page(call)
-    uses = await _uses(call, page.items)
-    return page_answer(Page(uses, page.position), document_of)
-
-
-async def _uses(call: Call, keys: Sequence[StoredKey]) -> list[KeyUse]:
-    """The use of all these keys. One whose usage can't be read has no last day, and a warning names it."""
-    _, found = await last_use(call.context.usage, keys)
-    by_id = {use.key.key.id: use for use in found}
-    for key in keys:
+    _, read = await last_use(call.context.usage, page.items)
+    by_id = {use.key.key.id: use for use in read}
+    for key in page.items:
         if key.key.id not in by_id:
             call.warn(f"the usage of the key {key.key.id} in Redis can't be read, so lastUsedDate is left out")
-    return [by_id.get(key.key.id) or KeyUse(key, None) for key in keys]
+    uses = [by_id.get(key.key.id) or KeyUse(key, None) for key in page.items]
+    return page_answer(Page(uses, page.position), document_of)
 
 
 class FindApiKey(Resource, frozen=True):

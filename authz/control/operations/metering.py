@@ -43,7 +43,11 @@ ORDERS: Final = ("newest", "oldest")
 async def get_usage_days(call: Call) -> Answer:
     """Answer with rows of usage: a page of JSON, or all of them as CSV if the caller accepts it."""
     call.refuse_others(*WHO, *PAGING, "startDate", "endDate", "groupBy")
-    query = _query(call)
+    wanted = days_of(call, call.context.now() * SECOND_US)
+    by = tuple(dict.fromkeys((call.one("groupBy") or "plan,key,day").split(",")))
+    if strange := [part for part in by if part not in PARTS]:
+        raise bad_request(f"Invalid groupBy: expected some of {', '.join(PARTS)}, got {strange[0][:50]!r}")
+    query = Query(wanted, by, *map(call.one, WHO))
     store, usage = call.context.store, call.context.usage
     is_csv = CSV in call.accept.lower()
     limit, position = call.paging()
@@ -68,15 +72,6 @@ async def _csv(call: Call, query: Query) -> AsyncIterator[bytes]:
         yield csv_lines(rows).encode()
 
 
-def _query(call: Call) -> Query:
-    """Read the query. Without dates it is today's. Raises BadRequestException."""
-    wanted = days_of(call, call.context.now() * SECOND_US)
-    by = tuple(dict.fromkeys((call.one("groupBy") or "plan,key,day").split(",")))
-    if strange := [part for part in by if part not in PARTS]:
-        raise bad_request(f"Invalid groupBy: expected some of {', '.join(PARTS)}, got {strange[0][:50]!r}")
-    return Query(wanted, by, *map(call.one, WHO))
-
-
 def days_of(call: Call, now: int) -> Days:
     """The days of `startDate` and `endDate`; without them the day of `now`, in µs. Raises BadRequestException."""
     end = call.one("endDate") or iso_day(now // DAY_US)
@@ -90,18 +85,13 @@ async def get_usage_alerts(call: Call) -> Answer:
     if order not in ORDERS:
         raise bad_request(f"Invalid order: expected newest or oldest, got {order[:50]!r}")
     plan_id, key_id, customer_id = map(call.one, WHO)
-    keys = await _keys_of(call, customer_id)
-    query = AlertQuery(plan_id, key_id, customer_id, newest_first=order == "newest", key_ids=keys)
+    key_ids = frozenset[str]()
+    if customer_id is not None:
+        first = await call.context.store.search(by_customer(customer_id), MAX_KEYS)
+        key_ids = frozenset(key.key.id for key in first.items)
+    query = AlertQuery(plan_id, key_id, customer_id, newest_first=order == "newest", key_ids=key_ids)
     page = await call.context.usage.alerts(query, *call.paging())
     return listed(map(document_of, page.alerts), page.position)
-
-
-async def _keys_of(call: Call, customer_id: str | None) -> frozenset[str]:
-    """The ids of the customer's first keys."""
-    if customer_id is None:
-        return frozenset()
-    page = await call.context.store.search(by_customer(customer_id), MAX_KEYS)
-    return frozenset(key.key.id for key in page.items)
 
 
 # --- quotas -------------------------------------------------------------------------------------------------------
@@ -139,15 +129,11 @@ async def get_usage_quotas(call: Call) -> Answer:
         raise bad_request("Missing query parameter usagePlanId")
     held = await _found(call, plan_id, key_id, customer_id)
     found = await standings(call.context.usage, held)
-    return Answer(body=_held_by(held) | _throttle_of(held) | {"item": [standing_document(one) for one in found]})
-
-
-def _throttle_of(held: Held) -> dict[str, Any]:
-    """The plan's throttle with the holder's own numbers."""
     throttle, own = held.plan.plan.throttle, held.holder.override
     if throttle is not None and own is not None and own.throttle is not None:
         throttle = overridden(throttle, own.throttle)
-    return {} if throttle is None else {"throttle": msgspec.to_builtins(throttle)}
+    limits = {} if throttle is None else {"throttle": msgspec.to_builtins(throttle)}
+    return Answer(body=_held_by(held) | limits | {"item": [standing_document(one) for one in found]})
 
 
 async def set_usage_remaining(call: Call) -> Answer:

@@ -33,9 +33,11 @@ Document = dict[str, Any]
 async def get_usage_overview(call: Call) -> Answer:
     """Answer with today's figures: of a small account as of now, of others as of the last sweep."""
     call.refuse_others("limit")
-    limit = _limit(call)
+    text = call.one("limit") or str(LISTED)
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(KEPT)) and 1 <= int(text) <= KEPT):
+        raise bad_request(f"Invalid limit: expected a number from 1 to {KEPT}, got {text[:50]!r}")
     store, usage = call.context.store, call.context.usage
-    return Answer(body=await overview_document(store, await overview_of(store, usage), limit))
+    return Answer(body=await overview_document(store, await overview_of(store, usage), int(text)))
 
 
 async def overview_document(store: Reader, overview: Overview | None, limit: int) -> Document:
@@ -162,13 +164,6 @@ async def _named(source: ItemSource, lists: Document) -> Document:
 async def _found(source: ItemSource, kind: str, ids: Iterable[str]) -> dict[str, object]:
     once = list(dict.fromkeys(ids))
     return dict(zip(once, await source.many(kind, once) if once else [], strict=True))
-
-
-def _limit(call: Call) -> int:
-    text = call.one("limit") or str(LISTED)
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(KEPT)) and 1 <= int(text) <= KEPT):
-        raise bad_request(f"Invalid limit: expected a number from 1 to {KEPT}, got {text[:50]!r}")
-    return int(text)
 
 
 OPERATIONS: Final = (

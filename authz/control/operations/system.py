@@ -38,7 +38,12 @@ async def get_system(call: Call) -> Answer:
     store = call.context.store
     head = await store.head()
     presences = await store.presences()
-    redis = await _redis(call)
+    assert call.context.look_at_redis is not None, "this context serves no GetSystem"
+    redis: Redis | str
+    try:
+        redis = await call.context.look_at_redis()
+    except UnreachableError as reason:  # Redis does not let us look, on a connection of its own
+        redis = str(reason)
     body: dict[str, Any] = {
         "asOf": iso_time(call.context.now() * SECOND_US),
         "release": VERSION,
@@ -49,15 +54,6 @@ async def get_system(call: Call) -> Answer:
         return Answer(body=body | {"redis": {"address": store.address, "problem": redis}, "findings": []})
     found = examine(Facts(redis=redis, now=call.context.now()), REDIS_RULES)
     return Answer(body=body | {"redis": redis_document(redis), "findings": [asdict(finding) for finding in found]})
-
-
-async def _redis(call: Call) -> Redis | str:
-    """The facts of Redis; the reason if it does not let us look, on a connection of its own."""
-    assert call.context.look_at_redis is not None, "this context serves no GetSystem"
-    try:
-        return await call.context.look_at_redis()
-    except UnreachableError as reason:
-        return str(reason)
 
 
 def sidecar_document(presence: Presence, head: Head) -> dict[str, Any]:

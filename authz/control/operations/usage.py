@@ -107,20 +107,13 @@ async def update_usage(call: Call) -> Answer:
     call.wrote(written)
     set_ = written.result
     today = set_.now // DAY_US
-    used = (
-        await _used_today(call.context.usage, plan.plan.id, key.key.id, today)
-        if quota.place == "shared"
-        else (set_.requests, set_.units)
-    )
+    used = (set_.requests, set_.units)
+    if quota.place == "shared":
+        record = (await call.context.usage.read(plan.plan.id, [key.key.id], Days(today, today))).records.get(key.key.id)
+        row = record.rows.get(today) if record else None
+        used = (row.requests, row.units) if row else (0, 0)
     number = used[quota.settings.counts is Counts.UNITS]
     return Answer(body=_document(plan, Days(today, today), {key.key.id: [(number, remaining)]}))
-
-
-async def _used_today(usage: Usage, plan_id: str, key_id: str, today: int) -> tuple[int, int]:
-    """Return the requests and the units of a key's day."""
-    record = (await usage.read(plan_id, [key_id], Days(today, today))).records.get(key_id)
-    row = record.rows.get(today) if record else None
-    return (row.requests, row.units) if row else (0, 0)
 
 
 def _style(operation: patch.PatchOperation, allowed: Sequence[str]) -> str:
