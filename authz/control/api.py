@@ -145,8 +145,13 @@ async def run(operation: Operation, call: Call) -> Answer:
         raise ApiError("ServiceUnavailableException", "The call took too long", retry_after=1) from None
     except SealError:
         raise ApiError("ServiceUnavailableException", "A value was sealed with a key that is not given here") from None
+    except InvalidPosition:
+        raise bad_request("Invalid position parameter") from None
+    except Contention:
+        text = "Unable to complete operation due to concurrent modification. Please try again later."
+        raise conflict(text) from None
     except StoreRefusal as refused:
-        raise _worded(refused) from None
+        raise conflict(str(refused)) from None
     if call.principal.read_only:
         answer = Answer(answer.status, _without_values(answer.body), answer.headers)
     if call.versions:
@@ -156,17 +161,6 @@ async def run(operation: Operation, call: Call) -> Answer:
         log.warning("accepted and not acted upon", operation=operation.name, who=call.principal.name, warning=warned)
         answer = Answer(answer.status, answer.body, {**answer.headers, WARNING: warned})
     return answer
-
-
-def _worded(refused: StoreRefusal) -> ApiError:
-    """A refusal of the store, as AWS words it."""
-    match refused:
-        case InvalidPosition():
-            return bad_request("Invalid position parameter")
-        case Contention():
-            text = "Unable to complete operation due to concurrent modification. Please try again later."
-            return conflict(text)
-    return conflict(str(refused))
 
 
 def permit(operation: Operation, principal: Principal, fields: Fields) -> None:

@@ -64,7 +64,11 @@ class Router:
     """Finds the operation of a verb, a raw path and a `mode`."""
 
     def __init__(self, table: Iterable[Operation]) -> None:
-        self._table = [(_pattern(operation.path), operation) for operation in table]
+        # A `{name}` in the path of an operation stands for one part of it.
+        self._table = [
+            (re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(operation.path))), operation)
+            for operation in table
+        ]
 
     def find(self, verb: str, path: str, mode: str | None) -> tuple[Operation, dict[str, str]] | None:
         """The operation and the decoded parts of the path, or None. One with this `mode` wins over one without."""
@@ -77,10 +81,6 @@ class Router:
             return None
         operation, found = max(matches, key=lambda match: match[0].mode is not None)
         return operation, {name: _decoded(value) for name, value in found.groupdict().items()}
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path)))
 
 
 def _decoded(text: str) -> str:
@@ -114,7 +114,9 @@ class ControlPlane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, request_id = time.perf_counter(), str(uuid4())
-        request = Request({**scope, "path": _raw_path(scope)}, receive)
+        raw: bytes | None = scope.get("raw_path")
+        path = raw.partition(b"?")[0].decode("latin-1") if raw else scope["path"]
+        request = Request({**scope, "path": path}, receive)
         try:
             answer = await self._answer(request)
         except ClientDisconnect:
@@ -148,7 +150,8 @@ class ControlPlane:
         with closing(Body(request.stream(), limit, self._budget, request.scope.get(ADDRESS, ""))) as body:
             principal = await self._gate(Received(request.method, path, query, headers, body))
             body.prove()
-            request.scope.get(PROVE, _nothing)()
+            if prove := request.scope.get(PROVE):  # absent if a server other than ours runs the application
+                prove()
             if route is None:
                 raise ApiError("NotFoundException", "Not Found")
             permit(route[0], principal, fields)
@@ -163,15 +166,6 @@ class ControlPlane:
                 request.headers.get("host", ""),
             )
         return await run(route[0], call)
-
-
-def _nothing() -> None:
-    """Replace the function that `PROVE` names, if a server other than ours runs the application."""
-
-
-def _raw_path(scope: Scope) -> str:
-    raw: bytes | None = scope.get("raw_path")
-    return raw.partition(b"?")[0].decode("latin-1") if raw else scope["path"]
 
 
 def _check_headers(request: Request) -> None:

@@ -39,14 +39,11 @@ class Authenticator:
             raise ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
         scheme, _, token = authorization.strip().partition(" ")
         if scheme.lower() == BEARER:
-            return await self._by_token(token.strip())
+            found = await self.of_token(token.strip())
+            if found is None:
+                raise _unknown()
+            return Principal(found.name, found.read_only, credential_id=found.id)
         return await self._by_signature(authorization, received)
-
-    async def _by_token(self, token: str) -> Principal:
-        found = await self.of_token(token)
-        if found is None:
-            raise _unknown()
-        return Principal(found.name, found.read_only, credential_id=found.id)
 
     async def of_token(self, token: str) -> Credential | None:
         """The credential of a bearer token."""

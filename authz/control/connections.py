@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import Counter
+from functools import partial
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
@@ -94,11 +95,8 @@ class Connection(H11Protocol):
         self.app = self._with_prove
 
     async def _with_prove(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[PROVE], scope[ADDRESS] = self._prove, self.address
+        scope[PROVE], scope[ADDRESS] = partial(self._connections.prove, self), self.address
         await self._application(scope, receive, send)
-
-    def _prove(self) -> None:
-        self._connections.prove(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

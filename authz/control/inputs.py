@@ -236,12 +236,7 @@ def _length_faults(value: str | list[Any], metas: tuple[Meta, ...], path: str) -
 
 
 def _fault(value: Any, path: str, constraint: str) -> str:
-    return f"Value {_quoted(value, path)} at '{path}' failed to satisfy constraint: {constraint}"
-
-
-def _quoted(value: Any, path: str) -> str:
-    """The value as AWS repeats it, cut to QUOTED characters; one that may be a key's is redacted."""
-    if value is None:
-        return "null"
+    """A broken constraint in AWS's words, with the value cut to QUOTED characters, or redacted if it may be a key's."""
     text = REDACTED if path.endswith(".value") else str(value)
-    return f"'{text[:QUOTED]}'"
+    quoted = "null" if value is None else f"'{text[:QUOTED]}'"
+    return f"Value {quoted} at '{path}' failed to satisfy constraint: {constraint}"

@@ -119,7 +119,9 @@ class ControlOptions:
     def problem(self) -> str | None:
         """The first mistake in these options, in words for the operator; None without mistakes."""
         for listen in filter(None, (self.listen, self.http_listen)):
-            if not _is_address(listen):
+            try:
+                Address.parse(listen)
+            except ValueError:
                 return f"expected host:port or unix:/path to listen on, not {listen}"
         address = Address.parse(self.listen)
         if self.no_auth and not (address.path or is_loopback(address.host)):
@@ -154,14 +156,6 @@ def _is_web_url(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-def _is_address(listen: str) -> bool:
-    try:
-        Address.parse(listen)
-    except ValueError:
-        return False
-    return True
 
 
 @asynccontextmanager
@@ -267,6 +261,8 @@ class Doors:
 
 
 def _http_server(application: ASGIApp, options: ControlOptions) -> HttpServer:
+    address = Address.parse(options.listen)
+    place: dict[str, Any] = {"uds": address.path} if address.path else {"host": address.host, "port": address.port}
     return HttpServer(
         uvicorn.Config(
             application,
@@ -281,14 +277,9 @@ def _http_server(application: ASGIApp, options: ControlOptions) -> HttpServer:
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             ssl_certfile=options.tls_cert,
             ssl_keyfile=options.tls_key,
-            **_place(options.listen),
+            **place,
         )
     )
-
-
-def _place(listen: str) -> dict[str, Any]:
-    address = Address.parse(listen)
-    return {"uds": address.path} if address.path else {"host": address.host, "port": address.port}
 
 
 async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> None:
@@ -303,7 +294,8 @@ async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> N
     async with control_plane(options, fixed, metrics=metrics) as (server, context):
         watch = Watch(context.store, metrics, options)
         servers = [server, *([watch.server(options.http_listen)] if options.http_listen else [])]
-        _on_signals(servers)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, _stop, servers)
         log.info(
             "serving",
             listen=options.listen,
@@ -321,11 +313,6 @@ async def serve(options: ControlOptions, fixed: Callable[[], Items] = dict) -> N
                 task.cancel()
             await asyncio.wait(beside)  # the sweeper gives its lease back
     log.info("stopped")
-
-
-def _on_signals(servers: Sequence[HttpServer]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, servers)
 
 
 def _stop(servers: Sequence[HttpServer]) -> None:
@@ -372,16 +359,14 @@ class Watch:
     async def run(self) -> None:
         """Probe the store until cancelled."""
         while True:
-            self._answers = await self._look()
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._store.head()
+            except (StoreUnavailable, TimeoutError) as error:
+                self._notice.says(in_words(error))
+                self._answers = False
+            else:
+                self._notice.ended("the store answers again")
+                self._answers = True
             self._metrics.store_up.set(self._answers)
             await asyncio.sleep(LOOK_SECONDS)
-
-    async def _look(self) -> bool:
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                await self._store.head()
-        except (StoreUnavailable, TimeoutError) as error:
-            self._notice.says(in_words(error))
-            return False
-        self._notice.ended("the store answers again")
-        return True

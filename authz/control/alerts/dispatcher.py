@@ -121,7 +121,8 @@ class Dispatcher:
         """Look once. True if there are more alerts to read at once."""
         try:
             reading = await self._outbox.look(READ)
-            self._report(reading)
+            waited = 0.0 if reading.oldest is None else max(0, reading.now - reading.oldest) / 1_000_000
+            self._observer.waiting(reading.pending, waited, reading.failing)
             planned = await self._plan(reading) if reading.alerts or reading.missed else set[str]()
             self._start({*reading.due, *planned})
         except StoreUnavailable as fault:
@@ -132,10 +133,6 @@ class Dispatcher:
             return False
         self._unavailable.ended("alerts are sent again")
         return len(reading.alerts) == READ
-
-    def _report(self, reading: OutboxReading) -> None:
-        waited = 0.0 if reading.oldest is None else max(0, reading.now - reading.oldest) / 1_000_000
-        self._observer.waiting(reading.pending, waited, reading.failing)
 
     # --- from alerts to deliveries ---
 

@@ -35,9 +35,14 @@ class Shares:
 
     async def take(self, customer_id: str | None) -> Place:
         """Wait for a place. None is the owner."""
+        shares = [self._all]
+        if customer_id is not None:
+            own = self._of_one.setdefault(customer_id, asyncio.Semaphore(OF_ONE))
+            # The narrowest first: a caller that waits for it keeps no place from others.
+            shares = [own, self._of_customers, self._all]
         place = Place()
         try:
-            for share in self._of(customer_id):
+            for share in shares:
                 await share.acquire()
                 place.taken.append(share)
         except BaseException:
@@ -52,10 +57,3 @@ class Shares:
             yield
         finally:
             place.free()
-
-    def _of(self, customer_id: str | None) -> list[asyncio.Semaphore]:
-        """The narrowest first: who waits for it keeps no place from others."""
-        if customer_id is None:
-            return [self._all]
-        own = self._of_one.setdefault(customer_id, asyncio.Semaphore(OF_ONE))
-        return [own, self._of_customers, self._all]
