@@ -44,7 +44,8 @@ def cost_not_written(facts: Facts) -> Iterator[Seen]:
     for check in facts.checks():
         before, after = _around(check)
         for namespace in cost_namespaces(facts.apis):
-            if not any(_may_write(check.manager, one, namespace) for one in before):
+            written = (_written(check.manager, one) for one in before if check.manager.ever_runs(one))
+            if not any(names is None or namespace in names for names in written):
                 late = [one.name for one in after if namespace in (_written(check.manager, one) or ())]
                 what = f"{', '.join(late)} comes after it" if late else "no filter before it does"
                 yield Seen(check.where, f"writes {namespace}: {what}")
@@ -71,13 +72,6 @@ def _around(check: Check) -> tuple[list[Filter], list[Filter]]:
     filters = list(check.manager.filters)
     at = filters.index(check.filter)
     return filters[:at], filters[at + 1 :]
-
-
-def _may_write(manager: Manager, one: Filter, namespace: str) -> bool:
-    if not manager.ever_runs(one):
-        return False
-    written = _written(manager, one)
-    return written is None or namespace in written
 
 
 def _written(manager: Manager, one: Filter) -> set[str] | None:

@@ -136,7 +136,12 @@ def _regex_matches(pattern: str, name: str) -> bool:
 def failure_header_kept(facts: Facts) -> Iterator[Seen]:
     """The routes do not remove `x-envoy-auth-failure-mode-allowed`."""
     for manager in _guarding(facts):
-        if manager.routes is not None and FAILURE_HEADER not in _removed(manager):
+        if manager.routes is None:
+            continue
+        whole = set(manager.routes.get("request_headers_to_remove", ()))
+        each = [set(host.get("request_headers_to_remove", ())) for host in manager.virtual_hosts]
+        by_every_host = set.intersection(*each) if each else set()
+        if FAILURE_HEADER not in {name.lower() for name in whole | by_every_host}:
             yield Seen(manager.where, f"{FAILURE_HEADER} of a client's is kept")
 
 
@@ -165,13 +170,6 @@ def lookalikes_not_shown(facts: Facts) -> Iterator[Seen]:
         passing = [name for name in SPELLINGS if not _is_shown(check.config, name)]
         if passing:
             yield Seen(check.where, f"a client's {passing[0]} reaches the upstream")
-
-
-def _removed(manager: Manager) -> set[str]:
-    """The headers that every virtual host removes."""
-    whole = set((manager.routes or SILENT).get("request_headers_to_remove", ()))
-    each = [set(host.get("request_headers_to_remove", ())) for host in manager.virtual_hosts]
-    return {name.lower() for name in whole | (set.intersection(*each) if each else set())}
 
 
 @rule(
