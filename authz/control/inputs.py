@@ -106,7 +106,13 @@ def _faults(value: Any, kind: Any, path: str) -> Iterator[str]:
     if kind is Any:
         return
     if isinstance(origin, type) and issubclass(origin, Struct):
-        yield from _struct_faults(_typed(value, dict, path, "an object"), origin, path)
+        given = _typed(value, dict, path, "an object")
+        for name, (member, required) in _members(origin).items():
+            each = given.get(name)
+            if each is not None:
+                yield from _faults(each, member, f"{path}.{name}")
+            elif required:
+                yield _fault(None, f"{path}.{name}", "Member must not be null")
     elif origin is dict:
         member = (get_args(kind) or (str, Any))[1]
         for name, each in _typed(value, dict, path, "an object").items():
@@ -144,15 +150,6 @@ def _members(kind: type[Struct]) -> Mapping[str, tuple[Any, bool]]:
     """The members of a struct by their names in JSON: type, and whether it is required."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {member.encode_name: (hints[member.name], member.required) for member in msgspec.structs.fields(kind)}
-
-
-def _struct_faults(value: dict[str, Any], kind: type[Struct], path: str) -> Iterator[str]:
-    for name, (member, required) in _members(kind).items():
-        each = value.get(name)
-        if each is not None:
-            yield from _faults(each, member, f"{path}.{name}")
-        elif required:
-            yield _fault(None, f"{path}.{name}", "Member must not be null")
 
 
 def _list_faults(value: list[Any], kind: Any, path: str) -> Iterator[str]:

@@ -262,10 +262,13 @@ async def _imported(
     unknown = []
     for plan_id in row.plans:
         plan = await edit.get("usageplan", plan_id)
-        if isinstance(plan, StoredPlan):
-            key = await _joined(edit, key, plan, call)
-        else:
+        if not isinstance(plan, StoredPlan):
             unknown.append(shortened(plan_id))
+            continue
+        others = live_plans(key, await edit.many("usageplan", plan_ids(key)))
+        if plan.ref not in (other.ref for other in others):
+            refuse_fixed_plan(call, plan.plan.id)
+            key = key.in_plans(join(key, plan, others))
     return key, unknown
 
 
@@ -279,15 +282,6 @@ async def _owner(call: Call, edit: Draft, index: str) -> StoredKey | None:
         raise conflict(f"API Key {key_id} is the configuration file's, which is read-only here")
     found = await edit.get("apikey", key_id)
     return found if isinstance(found, StoredKey) and found.index == index else None
-
-
-async def _joined(edit: Draft, key: StoredKey, plan: StoredPlan, call: Call) -> StoredKey:
-    """Return the key after it joins a plan. Raises ApiError."""
-    others = live_plans(key, await edit.many("usageplan", plan_ids(key)))
-    if plan.ref in (other.ref for other in others):
-        return key
-    refuse_fixed_plan(call, plan.plan.id)
-    return key.in_plans(join(key, plan, others))
 
 
 def refuse_fixed_plan(call: Call, plan_id: str) -> None:

@@ -77,29 +77,24 @@ async def rotate_api_key(call: Call) -> Answer:
 
     async def rotate(edit: Draft) -> StoredKey:
         stored = await stored_key(edit, call.params["api_Key"])
-        rotated = _rotated(call, stored, value, body.overlap_seconds)
+        sealer, now, overlap = call.context.sealer, call.context.now(), body.overlap_seconds
+        index = sealer.index(digest(value))
+        if index in (stored.index, stored.previous_index):
+            raise conflict("API Key already exists")
+        rotated = replace(  # the value before the old one ends at once
+            stored,
+            index=index,
+            sealed=sealer.seal(value, stored.key.id) if sealer.can_seal else None,
+            previous_index=stored.index if overlap else None,
+            previous_sealed=stored.sealed if overlap else None,
+            previous_expires_at=now + overlap if overlap else None,
+        ).updated(now)
         edit.put(rotated, taken=conflict("API Key already exists"))
         return rotated
 
     rotated = await call.write(rotate)
     until = {} if rotated.previous_expires_at is None else {"previousExpiresAt": rotated.previous_expires_at}
     return Answer(body=key_document(rotated) | {"value": value} | until)
-
-
-def _rotated(call: Call, stored: StoredKey, value: str, overlap: int) -> StoredKey:
-    """Give a key a new value. The old one ends after `overlap` seconds, the one before it at once. Raises ApiError."""
-    sealer, now = call.context.sealer, call.context.now()
-    index = sealer.index(digest(value))
-    if index in (stored.index, stored.previous_index):
-        raise conflict("API Key already exists")
-    return replace(
-        stored,
-        index=index,
-        sealed=sealer.seal(value, stored.key.id) if sealer.can_seal else None,
-        previous_index=stored.index if overlap else None,
-        previous_sealed=stored.sealed if overlap else None,
-        previous_expires_at=now + overlap if overlap else None,
-    ).updated(now)
 
 
 async def get_top_usage(call: Call) -> Answer:

@@ -44,8 +44,19 @@ async def overview_document(store: Reader, overview: Overview | None, limit: int
     """The figures with lists of at most `limit` items, and the names of plans and keys."""
     if overview is None:
         return {"ready": False}
-    lists = _lists(overview, limit)
-    lists["total"] |= {"keys": await store.count("apikey"), "plans": await store.count("usageplan")}
+    total = plan_document(overview.total)
+    del total["usagePlanId"]
+    lists: Document = {
+        "total": total | {"keys": await store.count("apikey"), "plans": await store.count("usageplan")},
+        "plans": [plan_document(plan) for plan in overview.plans[:limit]],
+        "top": [caller_document(caller) for caller in overview.top[:limit]],
+        "refused": {
+            "throttle": [caller_document(caller) for caller in overview.by_throttle[:limit]],
+            "quota": [caller_document(caller) for caller in overview.by_quota[:limit]],
+        },
+        "shadow": [caller_document(caller) for caller in overview.shadow[:limit]],
+        "near": [near_document(near) for near in overview.near[:limit]],
+    }
     return {"ready": True, **_age(overview), **await _named(store, lists)}
 
 
@@ -125,22 +136,6 @@ def _age(overview: Overview) -> Document:
         "day": iso_day(overview.day),
         "asOf": iso_time(overview.began),
         "tookSeconds": (overview.ended - overview.began) // SECOND_US,
-    }
-
-
-def _lists(overview: Overview, limit: int) -> Document:
-    total = plan_document(overview.total)
-    del total["usagePlanId"]
-    return {
-        "total": total,
-        "plans": [plan_document(plan) for plan in overview.plans[:limit]],
-        "top": [caller_document(caller) for caller in overview.top[:limit]],
-        "refused": {
-            "throttle": [caller_document(caller) for caller in overview.by_throttle[:limit]],
-            "quota": [caller_document(caller) for caller in overview.by_quota[:limit]],
-        },
-        "shadow": [caller_document(caller) for caller in overview.shadow[:limit]],
-        "near": [near_document(near) for near in overview.near[:limit]],
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -15,11 +15,11 @@ from authz.control.call import Answer, Call, Operation
 from authz.control.operations.apikeys import stored_key
 from authz.control.operations.usageplans import stored_plan
 from authz.core.bounds import MAX_INT
-from authz.core.holders import HeldQuota, QuotaState, held_quotas
+from authz.core.holders import HeldQuota, held_quotas
 from authz.core.resources import Counts, QuotaSettings
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.core.zones import DAY_US
-from authz.store.ports import ItemSource, Usage
+from authz.store.ports import ItemSource
 from authz.store.quotas import Held, holders, quota_words
 
 USAGE_TABLE: Final = (PatchRule(("replace",), "/remaining", Type.INT),)
@@ -33,7 +33,10 @@ async def get_usage(call: Call) -> Answer:
     quotas = await _quotas(store, plan, keys)
     first = min((first_needed(_settings(one), asked.first, _billing_day(one)) for one in quotas.values()), default=0)
     reading = await usage.read(plan.plan.id, list(quotas), Days(min(first, asked.first), asked.last))
-    shared = await _shared(usage, [one for one in quotas.values() if one and one.place == "shared"])
+    # The quotas that keys share with their customer, by their names.
+    held = {one.name: one for one in quotas.values() if one and one.place == "shared"}
+    states = (await usage.states(list(held.values()))).states if held else []
+    shared = {name: state for name, state in zip(held, states, strict=True) if state}
     values = {
         key_id: pairs(
             replace(record, state=shared.get(one.name, record.state)) if one else record,
@@ -64,13 +67,6 @@ async def _quotas(source: ItemSource, plan: StoredPlan, keys: Sequence[StoredKey
         return {key.key.id: None for key in keys}
     found = await holders(source, plan, keys)
     return {key_id: held_quotas(plan.plan, holder)[0] for key_id, holder in found.items()}
-
-
-async def _shared(usage: Usage, quotas: Sequence[HeldQuota]) -> Mapping[tuple[str, ...], QuotaState]:
-    """Read the quotas that keys share with their customer, by their names."""
-    once = list({quota.name: quota for quota in quotas}.values())
-    states = (await usage.states(once)).states if once else []
-    return {quota.name: state for quota, state in zip(once, states, strict=True) if state}
 
 
 def _settings(quota: HeldQuota | None) -> QuotaSettings | None:
