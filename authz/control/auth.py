@@ -43,14 +43,6 @@ class Authenticator:
             if found is None:
                 raise _unknown()
             return Principal(found.name, found.read_only, credential_id=found.id)
-        return await self._by_signature(authorization, received)
-
-    async def of_token(self, token: str) -> Credential | None:
-        """The credential of a bearer token."""
-        owner = await self._store.owner(TOKEN + token_sha256(token))
-        return await self.credential(owner.rpartition("/")[2]) if owner else None
-
-    async def _by_signature(self, authorization: str, received: Received) -> Principal:
         given = signature.parse(authorization, received.headers)
         found = await self.credential(given.access_key)
         # Our access keys are long-term keys, which have no session: like AWS, refuse a session token with one.
@@ -62,6 +54,11 @@ class Authenticator:
             raise _unknown() from None
         await verify(given, secret, received, self._now())
         return Principal(found.name, found.read_only, given.scope[1], found.id)
+
+    async def of_token(self, token: str) -> Credential | None:
+        """The credential of a bearer token."""
+        owner = await self._store.owner(TOKEN + token_sha256(token))
+        return await self.credential(owner.rpartition("/")[2]) if owner else None
 
     async def credential(self, id_: str) -> Credential | None:
         found = await self._store.get("credential", id_)
