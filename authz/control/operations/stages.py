@@ -23,7 +23,6 @@ from authz.control.operations.restapis import (
     require_room_for,
 )
 from authz.core.bounds import MAX_INT
-from authz.core.resources import Deployment
 from authz.core.rules import missing_method
 from authz.core.stored import RestApi, StoredDeployment, StoredStage, children, stage_id
 from authz.store.ports import Draft, ItemSource
@@ -360,18 +359,14 @@ async def update(call: Call) -> Answer:
         edit.put(changed)
         if changed.deployment_id != stage.deployment_id:
             await require_room_for(edit, changed.api_id, changed.stage_name)
-        _warn_of_missing(call, changed, await served_by(edit, changed.api_id, changed.stage_name))
+        served = await served_by(edit, changed.api_id, changed.stage_name)
+        for name in changed.method_settings if served else ():
+            method = rules.named_method(name)
+            if served and method and (why := missing_method(served, *method, verbs_of_any=True)):
+                call.warn(f"methodSettings['{name}'] acts on no call: {why}")
         return changed
 
     return Answer(body=shown(await call.write(edit)))
-
-
-def _warn_of_missing(call: Call, stage: StoredStage, served: Deployment | None) -> None:
-    """Warn of settings for methods that the stage's deployment lacks: they apply to no call."""
-    for name in stage.method_settings if served else ():
-        method = rules.named_method(name)
-        if served and method and (why := missing_method(served, *method, verbs_of_any=True)):
-            call.warn(f"methodSettings['{name}'] acts on no call: {why}")
 
 
 ALL: Final = "/restapis/{restapi_id}/stages"
