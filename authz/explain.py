@@ -45,7 +45,7 @@ async def explain(
         now = (await limiter.peek(Charge(()))).tally.now
     past: list[str] = []
     if line:
-        past += [_then(line), *_unknown_parts(line)]
+        past += _then(line)
         request, note = _as_then(catalog, request, line.authz or Told(), now)
         past += note
     noted = _Noted(keys)
@@ -85,16 +85,12 @@ class _Noted:
         return self.caller
 
 
-def _then(line: LogLine) -> str:
-    """How the request was answered when it was logged."""
+def _then(line: LogLine) -> Iterator[str]:
+    """How the request was answered when it was logged, and a note for each part of it that the log line lacks."""
     told = line.authz or Told()
     parts = [str(line.status or ""), told.decision, *dict.fromkeys((told.reason, told.layer))]
     parts += [f"plan {told.plan}" if told.plan else "", f"key {told.key_id}" if told.key_id else ""]
-    return f"then      {', '.join(filter(None, parts)) or 'not told'}{f' at {line.time}' if line.time else ''}"
-
-
-def _unknown_parts(line: LogLine) -> Iterator[str]:
-    """Yield a note for each part of the request that the log line lacks."""
+    yield f"then      {', '.join(filter(None, parts)) or 'not told'}{f' at {line.time}' if line.time else ''}"
     if line.authz is None:
         yield "note      the log line has no `authz`: Envoy did not ask authz about this request, or logs it otherwise"
     lacks = "headers nor metadata" if "?" in line.path else "headers, query nor metadata"
@@ -232,7 +228,8 @@ def _story(
         yield from _cost(grant)
         yield from _limits(grant, peeked, contract)
         if peeked and peeked.wait is not None:
-            yield from _waiting(peeked.wait)
+            yield "wait      held units leave no room; they come free unless their processes use them"
+            yield f"answer    decided when the first of these holds ends, in {-(-peeked.wait // MILLISECOND)} ms"
             return
         verdict = judge(grant, peeked.tally, request) if peeked else None
     yield from _answer(verdict, request, profile)
@@ -308,7 +305,12 @@ def _own_throttle(contract: Contract) -> Iterator[str]:
 def _own_quota(limit: Limit, settings: QuotaSettings, contract: Contract) -> Iterator[str]:
     """What a quota has beyond AWS's: its period among several, its zone and billing day, overage, alerts, override."""
     place = f" in {settings.time_zone}" if settings.time_zone else ""
-    day = _first_day(contract) if settings.anchor is Anchor.BILLING_DAY else ""
+    day = ""
+    if settings.anchor is Anchor.BILLING_DAY:
+        who, number = "customer" if contract.holder.is_customer else "key", contract.holder.billing_day
+        day = f", from the billing day {number} of the {who}"
+        if number is None:
+            day = f", from the 1st, since the {who} has no billing day"
     if settings.period is Period.TOTAL:
         yield "            in all"
     elif len(contract.quotas) > 1 or place or day:
@@ -320,13 +322,6 @@ def _own_quota(limit: Limit, settings: QuotaSettings, contract: Contract) -> Ite
         yield f"            alerts at {', '.join(map(str, sorted(settings.alerts)))} %"
     if isinstance(limit.rule, Quota) and limit.rule.limit != settings.limit:
         yield f"            by an override; the plan's is {settings.limit}"
-
-
-def _first_day(contract: Contract) -> str:
-    who = "customer" if contract.holder.is_customer else "key"
-    if contract.holder.billing_day is None:
-        return f", from the 1st, since the {who} has no billing day"
-    return f", from the billing day {contract.holder.billing_day} of the {who}"
 
 
 def _counts(limit: Limit, cost: int) -> str:
@@ -346,11 +341,6 @@ def _rule(limit: Limit) -> str:
     rule = limit.rule
     text = f"{rule.rate:.15g} a second, burst {rule.burst}"
     return text if rule.exact else f"{text} (reckoned as {rule.n}/{rule.m} a microsecond)"
-
-
-def _waiting(us: int) -> Iterator[str]:
-    yield "wait      held units leave no room; they come free unless their processes use them"
-    yield f"answer    decided when the first of these holds ends, in {-(-us // MILLISECOND)} ms"
 
 
 def _answer(verdict: Verdict | None, request: Request, profile: Profile) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -31,6 +31,8 @@ NOTHING: Final = (
     "document, a CloudFormation or SAM template, what `terraform show -json` prints, or AWS's CSV file of API keys"
 )
 LONGEST_ID: Final = 128
+# Finds our names at the left margin of a YAML file, since parsing a large file takes seconds.
+OUR_NAME: Final = re.compile(rb"^(%s)[ \t]*:" % "|".join(sorted(OURS)).encode(), re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Reading:
         body = _bytes(path)
         if path.suffix == ".csv":
             return self._keys(path, body)
-        if _is_ours(body):
+        if OUR_NAME.search(body):
             return wanted(config.load(path).resources, self.created, self.sealer)
         document: Any = _json(path) if path.suffix == ".json" else read_template(body)
         if not isinstance(document, dict):
@@ -122,10 +124,12 @@ class Reading:
         """Read an OpenAPI document as an API; its ids are the same in each import. Deploys it to `stage`, if given."""
         info = document.get("info")
         title = str(info.get("title", "")) if isinstance(info, dict) else ""
-        api_id = self.api_id or _slug(title)
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:LONGEST_ID]
+        api_id = self.api_id or slug or "api"
         root = stable_id(api_id, "/")
         empty = RestApi(api_id, title or api_id, self.created, root, resources={root: StoredResource(root, "/")})
-        options = openapi.Options(_ids(api_id))
+        numbers = count()
+        options = openapi.Options(lambda: stable_id(api_id, str(next(numbers))))
         result = openapi.imported(empty, document, options)
         found = Wanted(warnings=[f"restapi {api_id}: {text}" for text in result.warnings])
         found.add(result.api)
@@ -156,11 +160,6 @@ def wanted(resources: Resources, created: int, sealer: Sealer) -> Wanted:
     return found
 
 
-def _is_ours(body: bytes) -> bool:
-    """True if a YAML file has our names at its left margin. Does not parse it: that takes seconds for a large file."""
-    return re.search(rb"^(%s)[ \t]*:" % "|".join(sorted(OURS)).encode(), body, re.MULTILINE) is not None
-
-
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -173,12 +172,3 @@ def _json(path: Path) -> Any:
         return msgspec.json.decode(_bytes(path).removeprefix(b"\xef\xbb\xbf"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ConfigError([Problem(str(path), "not valid JSON")]) from None
-
-
-def _slug(title: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:LONGEST_ID] or "api"
-
-
-def _ids(api_id: str) -> Callable[[], str]:
-    numbers = count()
-    return lambda: stable_id(api_id, str(next(numbers)))

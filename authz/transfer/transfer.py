@@ -27,7 +27,7 @@ from authz.config.fields import camel
 from authz.config.quotas import to_document
 from authz.core.planrules import cost_problems, override_problems
 from authz.core.problem import Problem
-from authz.core.resources import Api, ApiKey, Method, Override, Resources, UsagePlan
+from authz.core.resources import ApiKey, Method, Override, Resources, UsagePlan
 from authz.core.rules import problems
 from authz.core.stored import (
     Item,
@@ -218,25 +218,19 @@ class Import:
                 plans = [item]
             case StoredStage():
                 names = await target.members(stage_plans(item.api_id, item.stage_name))
-                plans = [await target.get("usageplan", name) for name in names if not self._is_wanted(name)]
+                others = [name for name in names if ("usageplan", name) not in self.wanted.items]
+                plans = [await target.get("usageplan", name) for name in others]
         for plan in plans:
             if isinstance(plan, StoredPlan):
                 apis = {api.id: api for api in await served_apis(target, plan.plan.api_stages)}
                 found = cost_problems(plan.plan, apis, f"usageplan {plan.plan.id}")
                 self.warnings += [f"{problem.address}: {problem.rule}" for problem in found]
 
-    def _is_wanted(self, plan_id: str) -> bool:
-        return ("usageplan", plan_id) in self.wanted.items
-
     async def _is_served(self, target: _Target, deployment: StoredDeployment) -> bool:
         """True if each stage that is to serve a deployment already serves an equal one, under any id."""
-        stages = [await target.get("stage", stage.id) for stage in self._stages_of(deployment)]
+        wanted = [item for item in self.wanted.items.values() if isinstance(item, StoredStage)]
+        stages = [await target.get("stage", new.id) for new in wanted if new.deployment_id == deployment.id]
         return all([isinstance(old, StoredStage) and await self._serves(target, old, deployment) for old in stages])
-
-    def _stages_of(self, deployment: StoredDeployment) -> Iterator[StoredStage]:
-        for item in self.wanted.items.values():
-            if isinstance(item, StoredStage) and item.deployment_id == deployment.id:
-                yield item
 
     async def _serves(self, target: _Target, stage: StoredStage, deployment: StoredDeployment) -> bool:
         served = await target.get("deployment", f"{stage.api_id}/{stage.deployment_id}")
@@ -284,9 +278,11 @@ class Import:
             plan = await target.get("usageplan", plan_id)
             if isinstance(plan, StoredPlan):
                 found[plan.ref] = override
+                apis = await served_apis(target, plan.plan.api_stages)
+                holder = ApiKey("any", overrides={plan.plan.id: override})
+                within = Resources(apis=apis, usage_plans=(plan.plan,), api_keys=(holder,))
                 self.warnings += [
-                    f"{what}: its override for {plan_id}: {rule}"
-                    for rule in _faults(plan.plan, override, await served_apis(target, plan.plan.api_stages))
+                    f"{what}: its override for {plan_id}: {one.rule}" for one in override_problems(within)
                 ]
             else:
                 self.warnings.append(f"{what}: there is no usage plan {plan_id}; its override is left out")
@@ -393,12 +389,6 @@ class _Committed:
                     self._edit.disjoint(plan_keys(new.ref), plan_keys(plan.ref), ImportRefused(text))
 
 
-def _faults(plan: UsagePlan, override: Override, apis: tuple[Api, ...]) -> list[str]:
-    """Return the reasons why parts of an override cannot work in the plan. `apis` are those of the plan's stages."""
-    holder = ApiKey("any", overrides={plan.id: override})
-    return [one.rule for one in override_problems(Resources(apis=apis, usage_plans=(plan,), api_keys=(holder,)))]
-
-
 def _dated(item: Item, old: Item | None, now: int) -> Item:
     """Return the item with the old item's dates. If the items differ, `last_updated_date` is `now`."""
     fields = item.__struct_fields__
@@ -459,22 +449,18 @@ class Export:
             told = {"value": key.value, "valueSha256": key.value_sha256}
             secrets[key.id] = {name: text for name, text in told.items() if text is not None}
         for stage in _of(self.items, StoredStage):
-            if self._is_edited(stage):
+            api = self.items.get(("restapi", stage.api_id))
+            served = self.items.get(("deployment", f"{stage.api_id}/{stage.deployment_id}"))
+            if isinstance(api, RestApi) and isinstance(served, StoredDeployment) and served.snapshot != snapshot(api):
                 self.warnings.append(f"stage {stage.id}: its API was edited since; the methods are those of now")
         self.warnings += [f"domain {name}: left out" for kind, name in self.items if kind == "domain"]
         documents = written(self.items, secrets)
         return {name: msgspec.json.format(msgspec.json.encode(found)) + b"\n" for name, found in documents.items()}
 
-    def _is_edited(self, stage: StoredStage) -> bool:
-        api = self.items.get(("restapi", stage.api_id))
-        served = self.items.get(("deployment", f"{stage.api_id}/{stage.deployment_id}"))
-        if not (isinstance(api, RestApi) and isinstance(served, StoredDeployment)):
-            return False
-        return served.snapshot != snapshot(api)
-
     def _keys(self) -> Iterator[ApiKey]:
         """Yield keys, each with its value or its digest. Leave out keys without either, and add a warning for each."""
         ids = {plan.ref: plan.plan.id for plan in _of(self.items, StoredPlan)}
+        is_peppered = self.sealer.index(bytes(32)) != bytes(32).hex()
         for stored in _of(self.items, StoredKey):
             name = stored.key.id
             if stored.previous_index:
@@ -483,7 +469,7 @@ class Export:
             key = replace(stored.key, overrides=by_plan_id(stored.overrides, ids))
             if value is not None:
                 yield replace(key, value=value)
-            elif not self._is_peppered():
+            elif not is_peppered:
                 yield replace(key, value_sha256=stored.index)
             else:
                 self.warnings.append(f"apikey {name}: left out: under a pepper only a sealed value can be exported")
@@ -494,9 +480,6 @@ class Export:
         except SealError as fault:
             self.warnings.append(f"apikey {stored.key.id}: its value: {fault}")
             return None
-
-    def _is_peppered(self) -> bool:
-        return self.sealer.index(bytes(32)) != bytes(32).hex()
 
     def _tell_lost(self) -> None:
         for stage in _of(self.items, StoredStage):
@@ -574,21 +557,17 @@ async def backup(archive: Archive, path: Path, seen: Seen = _unseen) -> int:
     A file appears once it is complete, and only its owner may read it. A device or a FIFO is written in place.
     """
     with written_file(path) as file:
-        return await _dump(archive, file, seen)
-
-
-async def _dump(archive: Archive, file: BinaryIO, seen: Seen) -> int:
-    count, summed = 0, hashlib.sha256()
-    file.write(MAGIC)
-    seen(len(MAGIC), False)
-    async for kept in archive.dump():
-        frame = msgspec.msgpack.encode(kept)
-        summed.update(frame)
-        file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
-        count += 1
-        seen(LENGTH_BYTES + len(frame), kept.is_counter)
-    file.write(bytes(LENGTH_BYTES) + summed.digest())
-    seen(LENGTH_BYTES + summed.digest_size, False)
+        count, summed = 0, hashlib.sha256()
+        file.write(MAGIC)
+        seen(len(MAGIC), False)
+        async for kept in archive.dump():
+            frame = msgspec.msgpack.encode(kept)
+            summed.update(frame)
+            file.write(len(frame).to_bytes(LENGTH_BYTES) + frame)
+            count += 1
+            seen(LENGTH_BYTES + len(frame), kept.is_counter)
+        file.write(bytes(LENGTH_BYTES) + summed.digest())
+        seen(LENGTH_BYTES + summed.digest_size, False)
     return count
 
 
