@@ -15,7 +15,7 @@ from authz.config.faults import ConfigError
 from authz.config.file import Config, parse
 from authz.config.yamls import SafeLoader
 from authz.core.problem import Problem
-from authz.core.resources import ApiKey, Resources
+from authz.core.resources import ApiKey
 
 KEYS: Final = "apiKeys"
 PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*( [A-Za-z0-9_-]+)*")
@@ -39,24 +39,20 @@ def with_key(text: str, key: ApiKey, plan: str | None, name: str) -> str:
     or has a layout that takes no insertion.
     """
     before = parse(text, name)
-    _check_new(before.resources, key, plan, name)
+    if key.id in {one.id for one in before.resources.api_keys}:
+        raise ConfigError([Problem(name, f"there is an API key {key.id} already")])
+    plans = [one.id for one in before.resources.usage_plans]
+    if plan is not None and plan not in plans:
+        raise ConfigError([Problem(name, f"there is no usage plan {plan}")])
     root = yaml.compose(text, Loader=SafeLoader)
     assert isinstance(root, yaml.MappingNode)  # or `parse` had refused it
     added = [_item(root, KEYS, _shown(key))]
     if plan is not None:
-        position = [one.id for one in before.resources.usage_plans].index(plan)
-        added.append(_item(_nth(root, "usagePlans", position, name), "keys", _scalar(key.id)))
+        added.append(_item(_nth(root, "usagePlans", plans.index(plan), name), "keys", _scalar(key.id)))
     after = _inserted(text, added)
     if not _differs_by(before, after, key, plan, name):
         raise ConfigError([Problem(name, BY_HAND)])
     return after
-
-
-def _check_new(resources: Resources, key: ApiKey, plan: str | None, name: str) -> None:
-    if key.id in {one.id for one in resources.api_keys}:
-        raise ConfigError([Problem(name, f"there is an API key {key.id} already")])
-    if plan is not None and plan not in {one.id for one in resources.usage_plans}:
-        raise ConfigError([Problem(name, f"there is no usage plan {plan}")])
 
 
 def _differs_by(before: Config, text: str, key: ApiKey, plan: str | None, name: str) -> bool:

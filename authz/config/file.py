@@ -134,10 +134,13 @@ def parse(text: str, name: str) -> Config:
     document = _yaml(text, name)
     settings = document.get("settings") or {}
     found = [*_file_settings(settings), *faults(document, _Document, "$"), *quota_problems(document)]
-    resources = Resources() if found else normalised(msgspec.convert(_without_settings(document), Resources))
+    parts = {field: part for field, part in document.items() if field != "settings"}
+    resources = Resources() if found else normalised(msgspec.convert(parts, Resources))
     rules = () if found else (*problems(resources), *_mistyped(resources, settings))
     if broken := found or [as_written(problem, document, resources) for problem in rules]:
-        raise ConfigError(_named(problem, name) for problem in located(broken, document, text))
+        raise ConfigError(
+            Problem(f"{name}: {problem.address}", problem.rule) for problem in located(broken, document, text)
+        )
     published = () if os.environ.get(TAKES_PUBLISHED) else tuple(key.id for key in resources.api_keys if _is_known(key))
     sealed = _sealed(resources, frozenset(published))
     content = hashlib.sha256(msgspec.msgpack.encode(sealed)).hexdigest()[:12]
@@ -159,14 +162,6 @@ def _is_known(key: ApiKey) -> bool:
     return key.enabled and PUBLISHED.fullmatch(key.value) is not None
 
 
-def _named(problem: Problem, name: str) -> Problem:
-    return Problem(f"{name}: {problem.address}", problem.rule)
-
-
-def _without_settings(document: dict[Any, Any]) -> dict[Any, Any]:
-    return {name: part for name, part in document.items() if name != "settings"}
-
-
 def _file_settings(settings: Any) -> Iterable[Problem]:
     if not isinstance(settings, dict):
         return ()  # said already: the document's shape is at fault
@@ -182,14 +177,17 @@ def _sealed(resources: Resources, off: frozenset[str]) -> Resources:
 
     And with times in UTC, so that one moment in two zones is the same content, and with these keys turned off.
     """
-    keys = tuple(_sealed_key(key, key.enabled and key.id not in off) for key in resources.api_keys)
+    keys = tuple(
+        msgspec.structs.replace(
+            key,
+            value=None,
+            value_sha256=digest_of(key).hex(),
+            expires_at=key.expires_at and key.expires_at.astimezone(UTC),
+            enabled=key.enabled and key.id not in off,
+        )
+        for key in resources.api_keys
+    )
     return msgspec.structs.replace(resources, api_keys=keys)
-
-
-def _sealed_key(key: ApiKey, enabled: bool) -> ApiKey:
-    expires = key.expires_at and key.expires_at.astimezone(UTC)
-    digest_ = digest_of(key).hex()
-    return msgspec.structs.replace(key, value=None, value_sha256=digest_, expires_at=expires, enabled=enabled)
 
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
@@ -216,18 +214,15 @@ class _Loader(TimelessLoader):
         """Merge what `<<` names; but first look at the keys, while they are those that were written."""
         if id(node) not in self._flat:
             self._flat.add(id(node))
-            self._find_repeats(node)
+            known: set[object] = set()
+            for key, _ in node.value:
+                if _name(key) in known:
+                    self.found.append((key, f"the key {shortened(key.value)} is given twice"))
+                known.add(_name(key))
         super().flatten_mapping(node)
         # A key that wins over a merged one stands behind it. Those that lose go, or a few merges of merges, each of
         # one mapping ten times over, would fill the memory.
         node.value = list({_name(key): (key, value) for key, value in node.value}.values())
-
-    def _find_repeats(self, node: yaml.MappingNode) -> None:
-        known: set[object] = set()
-        for key, _ in node.value:
-            if _name(key) in known:
-                self.found.append((key, f"the key {shortened(key.value)} is given twice"))
-            known.add(_name(key))
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         return super().construct_yaml_int(node) if self._is_plain(node, INTEGER) else 0
@@ -287,13 +282,10 @@ def _yaml_problem(fault: Exception, text: str, name: str) -> Problem:
     if isinstance(fault, yaml.MarkedYAMLError) and fault.problem_mark:
         place, words = _place(fault.problem_mark), fault.problem or "cannot be read"
     else:
-        place, words = f"line {_line(text, getattr(fault, 'position', 0))}", getattr(fault, "reason", "cannot be read")
+        # A character that YAML does not allow. libyaml counts bytes.
+        line = text.encode()[: getattr(fault, "position", 0)].count(b"\n") + 1
+        place, words = f"line {line}", getattr(fault, "reason", "cannot be read")
     return Problem(f"{name}: {place}", "not valid YAML: " + re.sub(r"'[^']{4,}'|\"[^\"]{4,}\"", "…", words))
-
-
-def _line(text: str, position: int) -> int:
-    """The line of a character that YAML does not allow; libyaml counts bytes."""
-    return text.encode()[:position].count(b"\n") + 1
 
 
 def _place(mark: yaml.Mark) -> str:

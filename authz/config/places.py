@@ -30,18 +30,14 @@ def located(found: Iterable[Problem], document: Any, text: str) -> Iterator[Prob
     """
     root = yaml.compose(text, Loader=SafeLoader)
     for problem in found:
-        steps = list(_steps(problem.address))
+        matches = STEP.findall(problem.address.removeprefix("$"))
+        steps: list[Step] = [int(index) if index else name or key for name, index, key in matches]
         value, ids = _walked(document, steps)
         at = _nearest(root, steps)
         rule = problem.rule if SECRET.search(problem.address) else _with_value(problem.rule, _shown(value, at))
         line = at.start_mark.line + 1 if at else 1
         place = ", ".join([f"line {line}", *(f"in {one}" for one in ids[-1:] if _is_shown(one))])
         yield Problem(problem.address, f"{rule} ({place})")
-
-
-def _steps(address: str) -> Iterator[Step]:
-    for name, index, key in STEP.findall(address.removeprefix("$")):
-        yield int(index) if index else name or key
 
 
 def _walked(value: Any, steps: list[Step]) -> tuple[Any, list[str]]:
@@ -94,17 +90,12 @@ def _nearest(node: yaml.Node | None, steps: list[Step]) -> yaml.Node | None:
     """The node at the place, or the nearest one above it."""
     at = node
     for step in steps:
-        below = _below(at, step)
+        below = None
+        if isinstance(at, yaml.SequenceNode) and isinstance(step, int) and step < len(at.value):
+            below = at.value[step]
+        elif isinstance(at, yaml.MappingNode):
+            below = next((value for key, value in at.value if getattr(key, "value", None) == step), None)
         if below is None:
             break
         at = below
     return at
-
-
-def _below(node: yaml.Node | None, step: Step) -> yaml.Node | None:
-    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        found: yaml.Node = node.value[step]
-        return found
-    if isinstance(node, yaml.MappingNode):
-        return next((value for key, value in node.value if getattr(key, "value", None) == step), None)
-    return None

@@ -36,7 +36,9 @@ def schema() -> dict[str, Any]:
     for name in FIELDS:
         _describe(parts[name], getattr(resources, name), FIELDS[name])
     _describe(parts["Deployment"], resources.Deployment, {})
-    _allow_one(parts["UsagePlan"])
+    plan = parts["UsagePlan"]  # it has `quota` or `quotas`, and then at most `MAX_QUOTAS`
+    plan["properties"]["quotas"] |= {"minItems": 1, "maxItems": MAX_QUOTAS}
+    plan["not"] = {"required": ["quota", "quotas"], "properties": {"quota": {"type": "object"}}}
     settings = parts["Settings"]["properties"]
     for option in options():
         if old := option.former:
@@ -59,12 +61,6 @@ def _describe(part: dict[str, Any], kind: type[msgspec.Struct], sentences: dict[
         _name_keys(shown, field.type)
         if bare_kind(field.type) is datetime:
             shown["anyOf"][0] |= {"format": "date-time", "pattern": TIME}
-
-
-def _allow_one(plan: dict[str, Any]) -> None:
-    """A plan has `quota` or `quotas`, and then at most `MAX_QUOTAS`."""
-    plan["properties"]["quotas"] |= {"minItems": 1, "maxItems": MAX_QUOTAS}
-    plan["not"] = {"required": ["quota", "quotas"], "properties": {"quota": {"type": "object"}}}
 
 
 def _name_keys(shown: dict[str, Any], kind: Any) -> None:

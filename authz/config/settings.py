@@ -195,14 +195,11 @@ class Option:
 @cache
 def options() -> tuple[Option, ...]:
     """All settings, in the order of the file's reference."""
-    return tuple(
-        Option(field.name, field.encode_name, field.type, field.default, _description(field.type))
-        for field in msgspec.structs.fields(Settings)
-    )
-
-
-def _description(kind: Any) -> str:
-    return next(meta.description for meta in reversed(get_args(kind)) if isinstance(meta, Meta) and meta.description)
+    found = []
+    for field in msgspec.structs.fields(Settings):
+        texts = [meta.description for meta in get_args(field.type) if isinstance(meta, Meta) and meta.description]
+        found.append(Option(field.name, field.encode_name, field.type, field.default, texts[-1]))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +353,10 @@ def _setting(option: Option, value: Any, strict: bool) -> tuple[str | None, Any]
         case "grpc_listen" | "http_listen":
             return _listen(converted), converted
         case "redis_url":
-            return _redis(converted), converted
+            try:
+                check_tls_files(converted)
+            except ValueError as broken:
+                return str(broken), converted
         case "hold_ms" if 0 < converted < MIN_HOLD_MS:
             return f"expected 0 or {MIN_HOLD_MS} to {MAX_HOLD_MS}", converted
     return None, converted
@@ -374,12 +374,3 @@ def _listen(text: str) -> str | None:
         return "expected host:port or unix:/path"
     # An IPv6 address without brackets is ambiguous to most readers of the setting.
     return "expected host:port or unix:/path" if ":" in address.host and not text.startswith("[") else None
-
-
-def _redis(url: str) -> str | None:
-    """The rule that the URL breaks."""
-    try:
-        check_tls_files(url)
-    except ValueError as rule:
-        return str(rule)
-    return None

@@ -33,15 +33,11 @@ def _parts(value: Any, kind: Any, at: str) -> Iterator[tuple[Any, Any, str]]:
     elif get_origin(kind) is dict and isinstance(value, dict):
         key_kind, part_kind = get_args(kind)
         for key, part in value.items():
-            place = f"{at}['{_entry(key, key_kind)}']"
+            # In full where it is a path, a header or a word of ours.
+            is_shown = str(key).startswith(("/", "~1", "gatewayresponse.")) or key in choices(key_kind)
+            place = f"{at}['{key if is_shown else shortened(key)}']"
             yield key, key_kind, place
             yield part, part_kind, place
-
-
-def _entry(key: object, kind: Any) -> str:
-    """A key of a mapping as addresses show it: in full where that is a path, a header or a word of ours."""
-    named = str(key).startswith(("/", "~1", "gatewayresponse.")) or key in choices(kind)
-    return str(key) if named else shortened(key)
 
 
 def _misfits(value: Any, kind: Any, at: str) -> Iterator[Problem]:
