@@ -16,7 +16,7 @@ from authz.config.settings import with_password_of
 from authz.core.problem import Problem
 from authz.doctor.examine import examine
 from authz.doctor.fetch import GrpcTls, Targets, look
-from authz.doctor.finding import SEVERITIES, Finding
+from authz.doctor.finding import SEVERITIES
 from authz.doctor.report import as_json, reference, show
 from authz.redisio.url import check_tls_files, mask_url
 
@@ -130,7 +130,8 @@ def doctor(
         click.echo(as_json(findings, looked_at))
     else:
         show(findings, looked_at, sys.stdout)
-    sys.exit(_fails(findings, fail_on))
+    failing = () if fail_on == "never" else SEVERITIES[: SEVERITIES.index(fail_on) + 1]
+    sys.exit(any(finding.severity in failing for finding in findings))
 
 
 def _redis_url(url: str | None, password_file: Path | None) -> str | None:
@@ -145,9 +146,3 @@ def _redis_url(url: str | None, password_file: Path | None) -> str | None:
         return with_password_of(url, str(password_file)) if password_file else url
     except ValueError as rule:
         raise ConfigError([Problem("flag --redis-password-file", str(rule))]) from None
-
-
-def _fails(findings: list[Finding], level: str) -> bool:
-    return level != "never" and any(
-        SEVERITIES.index(finding.severity) <= SEVERITIES.index(level) for finding in findings
-    )

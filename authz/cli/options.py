@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from authz.config import file as configuration
 from authz.config.faults import ConfigError
 from authz.config.file import Config
-from authz.config.settings import Loaded, Option, load_settings, options
+from authz.config.settings import Loaded, load_settings, options
 from authz.core.problem import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,24 +97,18 @@ def settings_flags(*fields: str) -> Callable[[F], F]:
         for option in reversed(options()):
             if not fields or option.field in fields:
                 kind = click.Choice(option.choices) if option.choices else None
-                metavar = None if option.choices else _metavar(option)
+                of_type = {bool: "BOOLEAN", int: "INTEGER", float: "NUMBER"}.get(type(option.default), "TEXT")
+                metavar = None if option.choices else of_type
+                text = f"{option.help}  [env: {option.variable}; default: {str(option.default).lower()}]"
                 bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.default is False else {}
                 command = click.option(
-                    option.flag, option.field, type=kind, metavar=metavar, default=None, help=_help(option), **bare
+                    option.flag, option.field, type=kind, metavar=metavar, default=None, help=text, **bare
                 )(command)
                 if old := option.former:
                     command = click.option(old.flag, old.field, type=kind, hidden=True, **bare)(command)
         return command
 
     return add
-
-
-def _metavar(option: Option) -> str:
-    return {bool: "BOOLEAN", int: "INTEGER", float: "NUMBER"}.get(type(option.default), "TEXT")
-
-
-def _help(option: Option) -> str:
-    return f"{option.help}  [env: {option.variable}; default: {str(option.default).lower()}]"
 
 
 def load_file(path: Path, flags: Mapping[str, object | None]) -> tuple[Config, Loaded]:

@@ -19,7 +19,6 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
 
 import click
 
@@ -166,7 +165,9 @@ async def up(options: UpOptions) -> int:
 
     Raises ConfigError for a configuration with mistakes.
     """
-    stop = _stop_event()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         check_ports(options)
         with _place(options) as place:
@@ -301,17 +302,14 @@ def _echo(options: UpOptions) -> Program:
 
 
 def _authz(options: UpOptions, place: WorkFiles) -> Program:
+    server = options.server or ("grpcio" if obstacle() else "pyvoy")
     command = (
         *(*PYTHON, "authz", "serve", "--config", str(place.config)),
         *("--grpc-listen", f"{HOST}:{options.grpc_port}", "--http-listen", f"{HOST}:{options.http_port}"),
-        *("--server", _server(options), "--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
+        *("--server", server, "--drain-seconds", "0"),  # Envoy, its only client, has stopped by then
     )
     environ = {**_environ(options, place), "AUTHZ_STORE": "true", "AUTHZ_LOG_FORMAT": "json"}  # read by `_noteworthy`
     return Program("authz", command, lambda: _decides(options), environ)
-
-
-def _server(options: UpOptions) -> ServerName:
-    return options.server or ("grpcio" if obstacle() else "pyvoy")
 
 
 def _served_by(options: UpOptions) -> str:
@@ -349,20 +347,17 @@ async def _decides(options: UpOptions) -> bool:
 
 def _envoy(options: UpOptions, place: WorkFiles, resources: Resources) -> Program:
     config = place.work / "envoy.yaml"
-    config.write_text(render(resources, _envoy_options(options)))
-    flags = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
-    command = (envoy_binary(options.envoy_binary), "--config-path", str(config), *flags)
-    return Program("envoy", command, lambda: _is_ok(options.admin_port, "/ready"))
-
-
-def _envoy_options(options: UpOptions) -> EnvoyOptions:
-    return EnvoyOptions(
+    shown = EnvoyOptions(
         listen=f"{HOST}:{options.envoy_port}",
         admin=f"{HOST}:{options.admin_port}",
         upstream=f"{HOST}:{options.echo_port}",
         authz=(f"{HOST}:{options.grpc_port}",),
         store=True,
     )
+    config.write_text(render(resources, shown))
+    flags = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
+    command = (envoy_binary(options.envoy_binary), "--config-path", str(config), *flags)
+    return Program("envoy", command, lambda: _is_ok(options.admin_port, "/ready"))
 
 
 def _redis_url(options: UpOptions, place: WorkFiles) -> str:
@@ -438,7 +433,7 @@ def _noteworthy(line: bytes) -> str | None:
 
 async def _start(program: Program, work: Path) -> Child:
     log = work / f"{program.name}.log"
-    with _truncated(log) as output:
+    with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *program.command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -449,10 +444,6 @@ async def _start(program: Program, work: Path) -> Child:
             preexec_fn=die_with_parent(os.getpid()),
         )
     return Child(program, process, log)
-
-
-def _truncated(log: Path) -> BinaryIO:
-    return log.open("wb")
 
 
 async def _until_ready(children: list[Child]) -> None:
@@ -471,11 +462,8 @@ def _check_alive(children: list[Child]) -> None:
     for child in children:
         code = child.process.returncode
         if code is not None:
-            raise UpError(f"{child.program.name} has ended, {_ending(code)}.\n{_tail(child.log)}")
-
-
-def _ending(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            raise UpError(f"{child.program.name} has ended, {ending}.\n{_tail(child.log)}")
 
 
 def _tail(log: Path) -> str:
@@ -497,13 +485,6 @@ async def _stop(child: Child) -> None:
         os.killpg(child.process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def _stop_event() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 async def _is_ok(port: int, path: str) -> bool:
@@ -552,7 +533,10 @@ async def _answer(connecting: Awaitable[Connection], message: str) -> bytes:
 
 
 async def _greeting(options: UpOptions, place: WorkFiles) -> str:
-    way_in = f"http://{HOST}:{options.envoy_port}"
+    way_in, control = f"http://{HOST}:{options.envoy_port}", f"http://{HOST}:{options.control_port}"
+    session = OwnerSession("authz up")
+    console = await new_link(_redis_url(options, place), DEFAULT_ACCOUNT, control, session)
+    yours = ("With a key of yours:", f"  curl -i -H 'x-api-key: KEY' {way_in}/STAGE/PATH", "")
     return "\n".join(
         [
             "",
@@ -560,26 +544,20 @@ async def _greeting(options: UpOptions, place: WorkFiles) -> str:
             f"          http://{HOST}:{options.admin_port} (its administration interface)",
             f"  authz   http://{HOST}:{options.http_port}/metrics, /readyz; gRPC on {HOST}:{options.grpc_port}",
             f"          served by {_served_by(options)}",
-            f"  control http://{HOST}:{options.control_port} (Amazon API Gateway's API)",
-            f"  console {await _console_link(options, place)}",
+            f"  control {control} (Amazon API Gateway's API)",
+            f"  console {console}",
             "          (signs you in once, within 15 minutes; `authz console link` prints another)",
             f"  Redis   {mask_url(_redis_url(options, place))}",
             f"  plans   {place.config} (change it: within a second it is in force)",
             f"  logs    {place.work}/*.log",
             "",
-            *(_your_examples(way_in) if options.config else _sample_examples(way_in)),
+            *(yours if options.config else _sample_examples(way_in)),
             "More APIs, plans and keys with the aws cli, boto3 or Terraform, after these lines:",
             *(f"  {line}" for line in (await _aws_environment(options, place)).splitlines()),
             "",
             "The lines above can be pasted into another terminal. Ctrl-C stops everything.",
         ]
     )
-
-
-async def _console_link(options: UpOptions, place: WorkFiles) -> str:
-    session = OwnerSession("authz up")
-    url = f"http://{HOST}:{options.control_port}"
-    return await new_link(_redis_url(options, place), DEFAULT_ACCOUNT, url, session)
 
 
 async def _aws_environment(options: UpOptions, place: WorkFiles) -> str:
@@ -636,7 +614,3 @@ def _sample_examples(way_in: str) -> Iterator[str]:
         f"  curl -s -i {key}app-00000000000' {pets} | grep -iE '^(HTTP|ratelimit:)'",
         "",
     )
-
-
-def _your_examples(way_in: str) -> Iterator[str]:
-    yield from ("With a key of yours:", f"  curl -i -H 'x-api-key: KEY' {way_in}/STAGE/PATH", "")

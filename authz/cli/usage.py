@@ -19,7 +19,6 @@ from authz.aws.usage import MAX_DAYS, Days, days, iso_day
 from authz.cli.control import PLACE, on_store_of, operator, store_settings
 from authz.cli.options import FILE, with_options
 from authz.config import file as configuration
-from authz.config.settings import Settings
 from authz.control.call import ID_LENGTH
 from authz.control.operations.overview import LISTED, overview_document
 from authz.core.bounds import MAX_INT
@@ -141,7 +140,8 @@ def usage(
         if given := [
             name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         ]:
-            raise click.UsageError(f"{_option(context, given[0])} has no effect before {command}; give it behind")
+            option = next(param.opts[0] for param in context.command.params if param.name == given[0])
+            raise click.UsageError(f"{option} has no effect before {command}; give it behind")
         return
     if as_json and as_csv:
         raise click.UsageError("--json and --csv are two forms; give one")
@@ -279,7 +279,10 @@ def quotas(
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
         return
     heads = ("period", "counts", "limit", "used", "remaining", "overage", "until")
-    lines = [heads, *([*map(_cell, map(one.get, heads[:-1])), one.get("end", "-")] for one in found)]
+    lines = [heads]
+    for one in found:
+        cells = [_number(value) if isinstance(value, int) else str(value) for value in map(one.get, heads[:-1])]
+        lines.append((*cells, one.get("end", "-")))
     for line in _aligned(lines, 2, 4):
         click.echo(line)
 
@@ -370,10 +373,6 @@ async def _unused(store: Store, ledger: UsageLedger, count: int) -> AsyncIterato
             return
 
 
-def _option(context: click.Context, name: str) -> str:
-    return next(param.opts[0] for param in context.command.params if param.name == name)
-
-
 def _on_usage(
     act: Callable[[Store, UsageLedger], Awaitable[T]], path: Path | None, redis_url: str | None, account_id: str | None
 ) -> T:
@@ -383,7 +382,13 @@ def _on_usage(
     items: Items = from_resources(read.resources, 0, bytes.hex) if read else {}
 
     async def run(store: Store) -> T:
-        ledger = _ledger(settings)
+        ledger = UsageLedger(
+            settings.redis_url,
+            account=settings.account_id,
+            retention_days=settings.usage_retention_days,
+            budget=SECONDS,
+            replicas=settings.store_replicas,
+        )
         try:
             return await act(store, ledger)
         except (UnknownName, UnfitName) as error:
@@ -393,16 +398,6 @@ def _on_usage(
             await ledger.aclose()
 
     return on_store_of(settings, run, SECONDS, lambda: items)
-
-
-def _ledger(settings: Settings) -> UsageLedger:
-    return UsageLedger(
-        settings.redis_url,
-        account=settings.account_id,
-        retention_days=settings.usage_retention_days,
-        budget=SECONDS,
-        replicas=settings.store_replicas,
-    )
 
 
 def _days(start: str | None, end: str | None, count: int | None) -> Days:
@@ -494,10 +489,6 @@ def _line(by_day: dict[int, int], asked: Days) -> str:
     bars = [sum(numbers[at : at + share]) for at in range(0, len(numbers), share)]
     most = max(bars) or 1
     return "".join(BARS[-(-bar * (len(BARS) - 1) // most)] for bar in bars)
-
-
-def _cell(value: Any) -> str:
-    return _number(value) if isinstance(value, int) else str(value)
 
 
 def _aligned(lines: Sequence[Sequence[str]], names: int, numbers: int) -> Iterable[str]:
