@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.aws.foreign import Row
-from authz.core.resources import ApiStage, QuotaSettings, Resources, ThrottleSettings, UsagePlan
+from authz.core.resources import ApiStage, Resources, ThrottleSettings, UsagePlan
 from authz.core.rules import problems
 from authz.core.stored import Item, RestApi, StoredKey, StoredMethod, StoredPlan
 
@@ -59,7 +59,9 @@ def _plan(old: UsagePlan, new: UsagePlan, row: Row) -> tuple[UsagePlan, list[str
     )
     if "quotas" in row:  # it has all of them, each with its members
         return plan, []
-    quota = _quota(old.quota, new.quota, row.get("quota"))
+    quota = new.quota
+    if old.quota and quota:
+        quota = _kept(old.quota, quota, row.get("quota") or {}, OF_QUOTAS)
     whole = replace(plan, quota=quota, quotas=old.quotas)
     faults = problems(Resources(usage_plans=(replace(whole, throttle=None, api_stages=(), keys=()),)))
     return (plan if faults else whole), [f"the stored members of its quotas are not kept: {one.rule}" for one in faults]
@@ -77,10 +79,6 @@ def _throttle(old: ThrottleSettings | None, new: N, row: Row | None) -> N:
         return new
     kept: N = _kept(old, new, row or {}, OF_THROTTLES)
     return kept
-
-
-def _quota(old: QuotaSettings | None, new: QuotaSettings | None, row: Row | None) -> QuotaSettings | None:
-    return _kept(old, new, row or {}, OF_QUOTAS) if old and new else new
 
 
 def _api(old: RestApi, new: RestApi, row: Row) -> RestApi:

@@ -90,16 +90,13 @@ def with_plan_extension(plan: UsagePlan, given: PlanExtension) -> UsagePlan:
     throttle = plan.throttle and replace(plan.throttle, counts=given.throttle.counts)
     if plan.throttle is None and given.throttle.counts is Counts.UNITS:
         raise refused([Problem("$.throttle.counts", "expected a plan with a throttle; this one has none")])
-    quotas = _plain_quota(plan) if given.quotas is None else given.quotas
+    quotas = given.quotas
+    if quotas is None:  # AWS's quota, without the fields that AWS does not know
+        quotas = (QuotaSettings(plan.quota.limit, plan.quota.period, plan.quota.offset),) if plan.quota else ()
     stages = _with_counts(plan.api_stages, given.api_stages)
     extended = replace(plan, throttle=throttle, limits_per=given.limits_per, api_stages=stages).with_quotas(quotas)
     check_quotas(extended)
     return extended
-
-
-def _plain_quota(plan: UsagePlan) -> tuple[QuotaSettings, ...]:
-    """AWS's quota without the fields that AWS does not know."""
-    return (QuotaSettings(plan.quota.limit, plan.quota.period, plan.quota.offset),) if plan.quota else ()
 
 
 def _with_counts(stages: tuple[ApiStage, ...], given: tuple[StageExtension, ...]) -> tuple[ApiStage, ...]:

@@ -82,14 +82,6 @@ class Exporter:
     def _is_swagger(self) -> bool:
         return self.form == "swagger"
 
-    @property
-    def _has_authorizers(self) -> bool:
-        return self.extensions in ("authorizers", "apigateway")
-
-    @property
-    def _has_integrations(self) -> bool:
-        return self.extensions in ("integrations", "apigateway")
-
     def _head(self) -> dict[str, Any]:
         api = self.api
         info = {
@@ -187,7 +179,7 @@ class Exporter:
     def _method_extensions(self, path: str, held: StoredMethod) -> dict[str, Any]:
         validator = self.api.request_validators.get(held.request_validator_id or "")
         resource = self._resources.get(path)
-        given = held.method_integration if self._has_integrations else None
+        given = held.method_integration if self.extensions in ("integrations", "apigateway") else None
         return {
             **(
                 {f"{EXTENSION}request-validator": validator.name}
@@ -256,7 +248,7 @@ class Exporter:
         for name, kind in SCHEMES.values():
             if f'"{name}":[' in text:
                 authorizer = kind if kind == "cognito_user_pools" else "token"
-                is_ours = self._has_authorizers and kind != "awsSigv4"
+                is_ours = self.extensions in ("authorizers", "apigateway") and kind != "awsSigv4"
                 found[name] = {
                     **key,
                     "name": "Authorization",

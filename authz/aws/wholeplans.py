@@ -130,17 +130,13 @@ def _problems(plan: UsagePlan, apis: dict[str, Api], before: UsagePlan | None) -
     for found in plan_problems(plan, apis, "$"):
         if not found.address.startswith(unchanged):
             yield found
-    yield from _empty_throttles(plan)
+    throttles = [("$.throttle", plan.throttle)]
+    for n, stage in enumerate(plan.api_stages):
+        throttles += [(f"$.apiStages[{n}].throttle['{name}']", throttle) for name, throttle in stage.throttle.items()]
+    for address, throttle in throttles:
+        if throttle == ThrottleSettings():
+            yield Problem(address, "expected rateLimit, burstLimit or both")
     try:
         checked_tags(plan.tags)
     except ApiError as refused:
         yield Problem("$.tags", refused.message)
-
-
-def _empty_throttles(plan: UsagePlan) -> Iterator[Problem]:
-    named = [("$.throttle", plan.throttle)]
-    for n, stage in enumerate(plan.api_stages):
-        named += [(f"$.apiStages[{n}].throttle['{name}']", throttle) for name, throttle in stage.throttle.items()]
-    for address, throttle in named:
-        if throttle == ThrottleSettings():
-            yield Problem(address, "expected rateLimit, burstLimit or both")
