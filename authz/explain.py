@@ -174,17 +174,20 @@ def _notes(catalog: Catalog, request: Request, grant: Grant | Denied) -> Iterato
     """How the API was chosen where the request names none, and what an unknown name could have been."""
     named, host = request.extensions.get("api"), request.host.lower()
     known = f"the APIs are {_some(catalog.apis)}"
+    reason = grant.reason if isinstance(grant, Denied) else None
     if named and named not in catalog.apis:
         yield f"note      there is no API {named}, which the extension api names; {known}"
-    elif isinstance(grant, Denied) and grant.reason is Reason.UNKNOWN_API:
+    elif reason is Reason.UNKNOWN_API:
         yield f"note      {host} leads to no API; {known}"
         yield "note      Envoy's route may name one by a context extension: repeat this with -e api=NAME, or in a body"
         yield '            with "extensions": {"api": "NAME"}; the access log has the name in authz.api'
     elif not named and grant.subject.route is None and catalog.is_only(host):  # worth knowing where it led nowhere
         yield f"note      {host} is in no `hosts`; the only API, {grant.subject.api}, was taken"
-    if isinstance(grant, Denied) and grant.reason is Reason.KEY_UNKNOWN and _is_mistyped(catalog, request, grant):
-        yield "note      the key has the form of generated ones, and its checksum is wrong: it was mistyped"
-    if isinstance(grant, Denied) and grant.reason is Reason.SOURCE_NOT_ALLOWED:
+    if reason is Reason.KEY_UNKNOWN:
+        value = grant.subject.credentials and grant.subject.credentials.find(request)
+        if value and catalog.form and catalog.form.is_mistyped(value):
+            yield "note      the key has the form of generated ones, and its checksum is wrong: it was mistyped"
+    if reason is Reason.SOURCE_NOT_ALLOWED:
         address = client_address(request)
         yield (
             f"note      the key's allowedSources do not hold {address}"
@@ -193,16 +196,10 @@ def _notes(catalog: Catalog, request: Request, grant: Grant | Denied) -> Iterato
                 "note      the key has allowedSources, and the request has no address: give the client's as its source"
             )
         )
-    if isinstance(grant, Denied) and grant.reason is Reason.UNKNOWN_STAGE:
+    if reason is Reason.UNKNOWN_STAGE:
         api = grant.subject.api
         stages = _some(catalog.apis[api].stages)
         yield f"note      {catalog.stage_of(request)!r} was read as the stage; the stages of {api} are {stages}"
-
-
-def _is_mistyped(catalog: Catalog, request: Request, denied: Denied) -> bool:
-    credentials = denied.subject.credentials
-    value = credentials.find(request) if credentials else None
-    return bool(value and catalog.form and catalog.form.is_mistyped(value))
 
 
 def _some(names: Collection[str]) -> str:

@@ -87,12 +87,17 @@ def checked_key(document: Document, key: ApiKey) -> ApiKey:
         raise bad_request("Invalid API Key description specified.")
     if document.get("customerId") == "":
         raise bad_request("Customer Id cannot be an empty string")
+    moment = document.get("expiresAt")
+    try:
+        expires = msgspec.convert(moment, Moment).astimezone(UTC) if moment else None
+    except (msgspec.ValidationError, OverflowError):
+        raise bad_request("Invalid expiresAt: expected a time as RFC 3339 writes it") from None
     return replace(
         key,
         name=name,
         description=description,
         enabled=bool(document.get("enabled")),
-        expires_at=_expiry(document.get("expiresAt")),
+        expires_at=expires,
         customer_id=document.get("customerId"),
         tags=checked_tags(key.tags),
     )
@@ -111,15 +116,6 @@ def checked_value(value: str, form: KeyForm | None = None) -> str:
     if problem:
         raise bad_request(f"Invalid API Key value: {problem}")
     return value
-
-
-def _expiry(text: str | None) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return msgspec.convert(text, Moment).astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError):
-        raise bad_request("Invalid expiresAt: expected a time as RFC 3339 writes it") from None
 
 
 KEY_TABLE: Final = (

@@ -31,7 +31,7 @@ from authz.observe import log
 from authz.redisio.url import mask_url
 from authz.store.audit import audit as audit_lines
 from authz.store.ports import StoreRefusal, StoreUnavailable
-from authz.store.sealing import Sealer, load_sealer
+from authz.store.sealing import load_sealer
 from authz.store.store import Store
 
 T = TypeVar("T")
@@ -230,7 +230,10 @@ def control(
     )
     if problem := options.problem():
         raise click.UsageError(problem)
-    live = _live(path, read, sealer) if path and read else None
+    live: LiveCatalog[Items] | None = None
+    if path and read:
+        now = int(time.time())  # the items are dated with the start of this process
+        live = LiveCatalog(path, read, lambda resources: from_resources(resources, now, sealer.index))
     uvloop.run(_serve(options, live) if live else run_control(options))
 
 
@@ -248,12 +251,6 @@ def _oidc(
         return None
     secret = secret_file.read_text("utf-8").strip() if secret_file else None
     return OidcOptions(issuer, client_id or "", secret, admins, readers)
-
-
-def _live(path: Path, read: configuration.Config, sealer: Sealer) -> LiveCatalog[Items]:
-    """The file's items in the form of the store's, dated with the start of this process."""
-    now = int(time.time())
-    return LiveCatalog(path, read, lambda resources: from_resources(resources, now, sealer.index))
 
 
 async def _serve(options: ControlOptions, live: LiveCatalog[Items]) -> None:

@@ -155,7 +155,9 @@ def usage(
             async for rows in read_all(store, ledger, query):
                 click.echo(csv_lines(rows), nl=False)
         else:
-            await _print_table(store, ledger, query)
+            draws = "day" not in query.by and sys.stdout.isatty()
+            for line in await _table(read_all(store, ledger, _read_for(query, draws)), query, draws):
+                click.echo(line)
 
     _on_usage(act, path, redis_url, account_id)
 
@@ -422,12 +424,6 @@ async def _print_json(documents: Any) -> None:
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
-
-
-async def _print_table(store: Store, ledger: UsageLedger, query: Query) -> None:
-    draws = "day" not in query.by and sys.stdout.isatty()
-    for line in await _table(read_all(store, ledger, _read_for(query, draws)), query, draws):
-        click.echo(line)
 
 
 def _read_for(query: Query, draws: bool) -> Query:

@@ -261,18 +261,12 @@ def _yaml(text: str, name: str) -> dict[Any, Any]:
     if not isinstance(document, dict):
         rule = "the file is empty" if document is None else "expected a mapping with apis, usagePlans and apiKeys"
         raise ConfigError([Problem(name, rule)])
-    if too_large := _too_large(document):
-        raise ConfigError([Problem(name, too_large)])
-    return document
-
-
-def _too_large(document: object) -> str | None:
-    """The rule that a document breaks by its size or depth, with aliases written out; None if it breaks none."""
     try:
-        fits = written_size(document) <= LARGEST
+        if written_size(document) > LARGEST:
+            raise ConfigError([Problem(name, "too large with its aliases written out")])
     except RecursionError:
-        return "nested too deeply, or an alias within what it stands for"
-    return None if fits else "too large with its aliases written out"
+        raise ConfigError([Problem(name, "nested too deeply, or an alias within what it stands for")]) from None
+    return document
 
 
 def _yaml_problem(fault: Exception, text: str, name: str) -> Problem:

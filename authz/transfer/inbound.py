@@ -50,19 +50,17 @@ class Reading:
     def wanted(self, path: Path) -> Wanted:
         """Read a file, or a directory of files. Raises ConfigError if it cannot be imported."""
         try:
-            return self._directory(path) if path.is_dir() else self._file(path)
+            if not path.is_dir():
+                return self._file(path)
+            files = sorted(found for found in path.rglob("*.json") if found.is_file())
+            if files:
+                return self._placed(path, {str(found.relative_to(path)): _json(found) for found in files})
+            rule = "no .json files in this directory"
         except (ForeignError, DocumentError) as refused:
             rule = str(refused)
         except ApiError as refused:
             rule = refused.message
         raise ConfigError([Problem(str(path), rule)])
-
-    def _directory(self, path: Path) -> Wanted:
-        files = sorted(found for found in path.rglob("*.json") if found.is_file())
-        if not files:
-            raise ConfigError([Problem(str(path), "no .json files in this directory")])
-        documents = {str(found.relative_to(path)): _json(found) for found in files}
-        return self._placed(path, documents)
 
     def _file(self, path: Path) -> Wanted:
         if path.suffix == ".tf":

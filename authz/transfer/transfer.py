@@ -465,7 +465,12 @@ class Export:
             name = stored.key.id
             if stored.previous_index:
                 self.warnings.append(f"apikey {name}: the value before the last rotation is left out")
-            value = self._value(stored) if self.include_values else None
+            value = None
+            if self.include_values and stored.sealed:
+                try:
+                    value = self.sealer.open(stored.sealed, name)
+                except SealError as fault:
+                    self.warnings.append(f"apikey {name}: its value: {fault}")
             key = replace(stored.key, overrides=by_plan_id(stored.overrides, ids))
             if value is not None:
                 yield replace(key, value=value)
@@ -473,13 +478,6 @@ class Export:
                 yield replace(key, value_sha256=stored.index)
             else:
                 self.warnings.append(f"apikey {name}: left out: under a pepper only a sealed value can be exported")
-
-    def _value(self, stored: StoredKey) -> str | None:
-        try:
-            return self.sealer.open(stored.sealed, stored.key.id) if stored.sealed else None
-        except SealError as fault:
-            self.warnings.append(f"apikey {stored.key.id}: its value: {fault}")
-            return None
 
     def _tell_lost(self) -> None:
         for stage in _of(self.items, StoredStage):
