@@ -158,7 +158,10 @@ class Import:
         elif members:
             self.changes.append(Change("~", f"{kind} {name}", members))
         if isinstance(new, StoredKey):
-            self._tell_plans(old, new)
+            was = set(old.plans) if isinstance(old, StoredKey) else set()
+            for sign, refs in (("+", set(new.plans) - was), ("-", was - set(new.plans))):
+                pairs = [f"usageplankey {plan_id_of(ref)}/{new.key.id}" for ref in sorted(refs)]
+                self.changes += [Change(sign, pair) for pair in pairs]
         if new != old:
             await target.put(new)
         await self._tell_costs(target, new)
@@ -318,12 +321,6 @@ class Import:
         found = {plan.ref for plan in refs}
         # Present plans keep their order, so that a key without new plans does not change.
         return (*(ref for ref in was if ref in found), *(plan.ref for plan in refs if plan.ref not in was))
-
-    def _tell_plans(self, old: Item | None, new: StoredKey) -> None:
-        was = set(old.plans) if isinstance(old, StoredKey) else set()
-        for sign, refs in (("+", set(new.plans) - was), ("-", was - set(new.plans))):
-            for ref in sorted(refs):
-                self.changes.append(Change(sign, f"usageplankey {ref.partition('.')[0]}/{new.key.id}"))
 
 
 class _Target(Protocol):
