@@ -259,7 +259,11 @@ def _place(options: UpOptions) -> Iterator[WorkFiles]:
     with TemporaryDirectory(prefix="authz-") as scratch:
         work = options.data_dir.resolve() if options.data_dir else Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        place = WorkFiles(work, Path(scratch, "valkey.sock"), options.config or _sample(work / "plans.yaml"))
+        config = options.config or work / "plans.yaml"
+        if not options.config and not config.exists():  # a copy to edit while authz runs; an older one stays
+            config.write_bytes(files("authz").joinpath("samples", "plans.yaml").read_bytes())
+            config.with_name(schema.NAME).write_text(schema.text(), "utf-8")  # named in the sample, for editors
+        place = WorkFiles(work, Path(scratch, "valkey.sock"), config)
         for file in (place.pepper, place.sealing_key):
             if not file.exists():
                 _keep_private(file, secrets.token_hex(32))
@@ -273,19 +277,13 @@ def _keep_private(file: Path, text: str) -> None:
         private.write(text)
 
 
-def _sample(target: Path) -> Path:
-    """A copy, to be edited while authz runs; one that is there from the last time stays."""
-    if not target.exists():
-        target.write_bytes(files("authz").joinpath("samples", "plans.yaml").read_bytes())
-        target.with_name(schema.NAME).write_text(schema.text(), "utf-8")  # named in the sample, for editors
-    return target
-
-
 def _programs(options: UpOptions, place: WorkFiles, resources: Resources) -> list[Program]:
     """The programs in the order of their start. They stop in the opposite order."""
     valkey = [] if options.redis_url else [_valkey(options, place)]
+    command = (*PYTHON, "authz.cli.echo", "--listen", f"{HOST}:{options.echo_port}")
+    echo = Program("echo", command, lambda: _is_ok(options.echo_port, "/"))
     sidecar, control = _authz(options, place), _control(options, place)
-    return [*valkey, _echo(options), control, sidecar, _envoy(options, place, resources)]
+    return [*valkey, echo, control, sidecar, _envoy(options, place, resources)]
 
 
 def _valkey(options: UpOptions, place: WorkFiles) -> Program:
@@ -294,11 +292,6 @@ def _valkey(options: UpOptions, place: WorkFiles) -> Program:
     files = ("--dir", str(place.work), "--save", "", "--appendonly", keep)
     command = (valkey_binary(), "--port", "0", "--unixsocket", str(at), "--unixsocketperm", "700", *files)
     return Program("valkey", command, lambda: _pongs(at))
-
-
-def _echo(options: UpOptions) -> Program:
-    command = (*PYTHON, "authz.cli.echo", "--listen", f"{HOST}:{options.echo_port}")
-    return Program("echo", command, lambda: _is_ok(options.echo_port, "/"))
 
 
 def _authz(options: UpOptions, place: WorkFiles) -> Program:

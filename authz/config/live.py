@@ -224,15 +224,12 @@ def _ground(path: Path) -> _Ground:
     Each with its identity: a directory that was removed and made again has to be watched anew.
     """
     directories = {path.absolute().parent, Path(os.path.realpath(path)).parent}
-    return {directory: identity for directory in directories if (identity := _identity(directory))}
-
-
-def _identity(directory: Path) -> tuple[int, int] | None:
-    try:
-        found = directory.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    ground: _Ground = {}
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            found = directory.stat()
+            ground[directory] = found.st_dev, found.st_ino
+    return ground
 
 
 def _changes(ground: _Ground) -> AsyncGenerator[object, None]:
