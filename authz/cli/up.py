@@ -558,23 +558,19 @@ async def _aws_environment(options: UpOptions, place: WorkFiles) -> str:
     store = Store(_redis_url(options, place), budget=READY_SECONDS)
     try:
         if not place.access_key.exists() or await store.get("credential", _access_key(place)) is None:
-            await _make_access_key(store, place)
+            sealer = load_sealer({}, place.pepper, place.sealing_key)
+            new = new_access_key("up", sealer, int(time.time()))
+            await add(store, new, "authz up")
+            variables = {
+                ACCESS_KEY: new.credential.id,
+                "AWS_SECRET_ACCESS_KEY": new.secret,
+                "AWS_DEFAULT_REGION": REGION,
+            }
+            _keep_private(place.access_key, "\n".join(f"export {name}={value}" for name, value in variables.items()))
     finally:
         await store.aclose()
     endpoint = f"export {ENDPOINT}=http://{HOST}:{options.control_port}"
     return f"{endpoint}\n{place.access_key.read_text()}\n{NO_SESSION}"
-
-
-async def _make_access_key(store: Store, place: WorkFiles) -> None:
-    sealer = load_sealer({}, place.pepper, place.sealing_key)
-    new = new_access_key("up", sealer, int(time.time()))
-    await add(store, new, "authz up")
-    variables = {
-        ACCESS_KEY: new.credential.id,
-        "AWS_SECRET_ACCESS_KEY": new.secret,
-        "AWS_DEFAULT_REGION": REGION,
-    }
-    _keep_private(place.access_key, "\n".join(f"export {name}={value}" for name, value in variables.items()))
 
 
 def _access_key(place: WorkFiles) -> str:
