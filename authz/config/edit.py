@@ -80,21 +80,17 @@ def _item(mapping: yaml.MappingNode, field: str, item: str | Mapping[str, str]) 
     """One more item at the end of the list that a mapping has as a field; the field too, if it is not there."""
     found = _value(mapping, field)
     if found is None:
-        return _field(mapping, field, item)
+        if mapping.flow_style:
+            return _behind(mapping, f"{field}: [{_flow(item)}]")
+        indent = mapping.start_mark.column
+        if isinstance(item, str):
+            return _below(mapping, [" " * indent + f"{field}: [{item}]"])
+        return _below(mapping, [" " * indent + f"{field}:", *_block(item, indent + 2, as_block=False)])
     assert isinstance(found, yaml.SequenceNode)  # or `parse` had refused it
     if found.flow_style:
         return _behind(found, _flow(item))
     as_block = isinstance(found.value[-1], yaml.MappingNode) and not found.value[-1].flow_style
     return _below(found, _block(item, found.start_mark.column, as_block))
-
-
-def _field(mapping: yaml.MappingNode, field: str, item: str | Mapping[str, str]) -> _Insertion:
-    if mapping.flow_style:
-        return _behind(mapping, f"{field}: [{_flow(item)}]")
-    indent = mapping.start_mark.column
-    if isinstance(item, str):
-        return _below(mapping, [" " * indent + f"{field}: [{item}]"])
-    return _below(mapping, [" " * indent + f"{field}:", *_block(item, indent + 2, as_block=False)])
 
 
 def _behind(parent: yaml.CollectionNode, shown: str) -> _Insertion:

@@ -311,7 +311,10 @@ async def load_in_child(path: Path, seconds: float = CHILD_SECONDS) -> Config:
     if process.returncode == REFUSED:
         raise ConfigError(msgspec.msgpack.decode(output, type=list[Problem]))
     ended = LoaderStoppedError if process.returncode is None or process.returncode < 0 else LoaderError
-    raise ended([Problem(str(path), _died(process.returncode, errors))])
+    # With the kind of its last exception only: its message might quote the file.
+    last = errors.decode(errors="replace").strip().rpartition("\n")[2].partition(":")[0]
+    kind = f" ({last})" if re.fullmatch(r"[\w.]+", last) else ""
+    raise ended([Problem(str(path), f"the loader ended with status {process.returncode}{kind}")])
 
 
 class _Pieces(Struct):
@@ -363,12 +366,6 @@ def _received(output: bytes) -> Config:
 
 def _pieces(values: Sequence[T]) -> list[Sequence[T]]:
     return [values[at : at + PIECE] for at in range(0, len(values), PIECE)]
-
-
-def _died(status: int | None, errors: bytes) -> str:
-    """The end of the child, with the kind of its last exception only: its message might quote the file."""
-    last = errors.decode(errors="replace").strip().rpartition("\n")[2].partition(":")[0]
-    return f"the loader ended with status {status}" + (f" ({last})" if re.fullmatch(r"[\w.]+", last) else "")
 
 
 def main(path: str) -> int:

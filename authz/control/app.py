@@ -141,7 +141,9 @@ class ControlPlane:
 
     async def _answer(self, request: Request) -> Answer:
         path, query = request.scope["path"], request.scope["query_string"].decode("latin-1")
-        _check_headers(request)
+        # The server limits only headers that arrive in pieces.
+        if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADER_BYTES:
+            raise bad_request(f"Request headers exceed {HEADER_BYTES} bytes")
         fields = _fields(query)
         route = self._router.find(request.method, path, next(iter(fields.get("mode", ())), None))
         request.state.operation = route[0].name if route else ""
@@ -166,12 +168,6 @@ class ControlPlane:
                 request.headers.get("host", ""),
             )
         return await run(route[0], call)
-
-
-def _check_headers(request: Request) -> None:
-    """Raise BadRequestException if the headers are too large: the server limits only headers that arrive in pieces."""
-    if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADER_BYTES:
-        raise bad_request(f"Request headers exceed {HEADER_BYTES} bytes")
 
 
 def _fields(query: str) -> Fields:

@@ -139,7 +139,11 @@ class LocalLimiter:
         if not refused:
             charged = [limit for limit in limits if not (limit.shadow and shadowed)]
             self._take(charged, charge.cost)
-            self._count(charged, charge, now)
+            if charge.meter:
+                quotas = tuple(limit for limit in charged if isinstance(limit.rule, Quota))
+                key = (charge.meter, quotas, now // DAY_US)
+                requests, units = self._spent.get(key, (0, 0))
+                self._spent[key] = requests + 1, units + charge.cost
         waits = [self._wait(limit, amount_of(limit.rule, charge.cost), now) for limit in refused]
         return Tally(
             now=now,
@@ -219,13 +223,6 @@ class LocalLimiter:
             if used.start < rule.start:  # a period only moves forward
                 used.start, used.end, used.amount = rule.start, rule.end, 0
             used.amount += amount
-
-    def _count(self, charged: Sequence[Limit], charge: Charge, now: int) -> None:
-        if charge.meter:
-            quotas = tuple(limit for limit in charged if isinstance(limit.rule, Quota))
-            key = (charge.meter, quotas, now // DAY_US)
-            requests, units = self._spent.get(key, (0, 0))
-            self._spent[key] = requests + 1, units + charge.cost
 
     def _state(self, limit: Limit) -> int:
         """The state of the whole limit that leaves as many units as this process's share has left."""

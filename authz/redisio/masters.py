@@ -109,7 +109,9 @@ class Masters:
             if self._is_late(owner):
                 lagging.append(owner)
                 continue
-            self._prefer(seed)
+            with suppress(ValueError):  # another search has replaced the list meanwhile
+                self._seeds.remove(seed)
+                self._seeds.appendleft(seed)
             self._epoch = owner.epoch
             return owner.address
         if lagging:
@@ -215,11 +217,6 @@ class Masters:
         """From now on, query the nodes that a report names, and then those of the URL."""
         if view.nodes:
             self._seeds = deque(dict.fromkeys((*view.nodes, *self.url.seeds)))
-
-    def _prefer(self, seed: Address) -> None:
-        with suppress(ValueError):  # another search has replaced the list meanwhile
-            self._seeds.remove(seed)
-            self._seeds.appendleft(seed)
 
 
 class Sentinels(Masters):

@@ -68,7 +68,10 @@ class Backups:
                 aside[entry.name] = self._database.key(ASIDE, random_hex())
                 await self._database.ask_slowly("RESTORE", aside[entry.name], entry.lasts or 0, entry.value)
             epoch = await self._swap(aside)
-            await self._wait_for_replicas(epoch)
+            if self._database.replicas:  # enough of them must have all that this master has
+                waited = await self._database.run_and_wait(FIND, *finding(self._database, ""))
+                if msgspec.msgpack.decode(waited.reply)[0] != epoch:
+                    self._database.at_risk = "another server has become the master meanwhile"
         except BaseException:
             with suppress(StoreUnavailable):
                 await self._clear_aside()
@@ -140,13 +143,6 @@ class Backups:
             except WatchError:
                 return False
         return True
-
-    async def _wait_for_replicas(self, epoch: str) -> None:
-        """Wait until enough replicas have everything that this master has; otherwise `at_risk` says why not."""
-        if self._database.replicas:
-            waited = await self._database.run_and_wait(FIND, *finding(self._database, ""))
-            if msgspec.msgpack.decode(waited.reply)[0] != epoch:
-                self._database.at_risk = "another server has become the master meanwhile"
 
 
 async def list_names(database: Database) -> list[str]:

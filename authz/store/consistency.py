@@ -17,7 +17,10 @@ async def differences(store: Store) -> list[str]:
     """Name every index that does not follow from the items. Raises Contention if others write all the time."""
     for _ in range(READINGS):
         before = await store.head()
-        items = await _all_items(store.database)
+        items: Items = {}
+        for kind in KINDS:
+            rows = await store.database.ask_slowly("HGETALL", store.database.items_key(kind))
+            items.update({(kind, item_id.decode()): decode(kind, raw) for item_id, raw in rows.items()})
         plans = [item for item in (*items.values(), *store.fixed.items.values()) if isinstance(item, StoredPlan)]
         expected = _Indexes.of(items, frozenset(plan_keys(plan.ref) for plan in plans))
         found = expected.differences(await _stored_indexes(store.database))
@@ -59,14 +62,6 @@ class _Indexes:
             for word in sorted(want.keys() | have.keys())
             if want.get(word) != have.get(word)
         ]
-
-
-async def _all_items(database: Database) -> Items:
-    items: Items = {}
-    for kind in KINDS:
-        rows = await database.ask_slowly("HGETALL", database.items_key(kind))
-        items.update({(kind, item_id.decode()): decode(kind, raw) for item_id, raw in rows.items()})
-    return items
 
 
 async def _stored_indexes(database: Database) -> _Indexes:

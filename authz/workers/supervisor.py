@@ -192,7 +192,11 @@ class Supervisor:
 
     async def run(self) -> int:
         """Until TERM or INT; the exit status, which is a worker's if that could not start at all."""
-        self._on_signals()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hup.set)
+        loop.add_signal_handler(signal.SIGUSR2, self._usr2.set)
         if self.template:
             try:
                 await self.template.ready()
@@ -202,7 +206,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(serve_http(http, self._stop))
             keeping = [tasks.create_task(self._keep(slot)) for slot in self.slots]
-            helping = [tasks.create_task(loop) for loop in (self._relay_hup(), self._obey_usr2(), self._listen())]
+            helping = [tasks.create_task(one) for one in (self._relay_hup(), self._obey_usr2(), self._listen())]
             await self._stop.wait()
             for task in helping:
                 task.cancel()
@@ -213,13 +217,6 @@ class Supervisor:
             self.template.close()
         log.info("all stopped")
         return self._status
-
-    def _on_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hup.set)
-        loop.add_signal_handler(signal.SIGUSR2, self._usr2.set)
 
     async def _keep(self, slot: Slot) -> None:
         """Keep the slot occupied; restart with exponential back-off."""

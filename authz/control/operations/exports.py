@@ -18,7 +18,10 @@ YAML: Final = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-ya
 
 
 async def _export(call: Call) -> Answer:
-    form, extensions = _form(call), _extensions(call)
+    form = call.params["export_type"]
+    if form not in get_args(ExportType):
+        raise bad_request(f"Invalid export type specified. Must be one of: [{', '.join(get_args(ExportType))}]")
+    extensions = _extensions(call)
     api = await api_of(call, call.context.store)
     stage = call.params["stage_name"]
     served = await served_by(call.context.store, api.id, stage)
@@ -27,7 +30,7 @@ async def _export(call: Call) -> Answer:
     is_yaml = any(kind in call.accept.lower() for kind in YAML)
 
     def written() -> tuple[bytes, tuple[str, ...]]:
-        found = Exporter(api, served, stage, form, extensions).exported()
+        found = Exporter(api, served, stage, cast("ExportType", form), extensions).exported()
         if is_yaml:
             return as_yaml(found.document).encode(), found.warnings
         return msgspec.json.format(msgspec.json.encode(found.document)), found.warnings
@@ -41,13 +44,6 @@ async def _export(call: Call) -> Answer:
         body,
         {"Content-Type": "application/octet-stream", "Content-Disposition": f'attachment; filename="{name}"'},
     )
-
-
-def _form(call: Call) -> ExportType:
-    given = call.params["export_type"]
-    if given not in get_args(ExportType):
-        raise bad_request(f"Invalid export type specified. Must be one of: [{', '.join(get_args(ExportType))}]")
-    return cast("ExportType", given)
 
 
 def _extensions(call: Call) -> Extensions:
