@@ -44,14 +44,15 @@ def read(
 
 
 def _clusters(dump: Json, states: Json) -> Mapping[str, EnvoyCluster]:
-    hosts: dict[str, dict[str, bool]] = {}
-    for state in states.get("cluster_statuses", ()):
-        are_healthy = hosts[state["name"]] = {}
-        for host in state.get("host_statuses", ()):
-            flags = [name for name, on in host.get("health_status", SILENT).items() if on]
-            are_healthy[address_of(host["address"])] = not any(name.startswith("failed_") for name in flags)
+    hosts = {one["name"]: dict(_hosts(one)) for one in states.get("cluster_statuses", ())}
     configs = (one["cluster"] for one in (*dump.get("static_clusters", ()), *dump.get("dynamic_active_clusters", ())))
     return {one["name"]: EnvoyCluster(one["name"], one, hosts.get(one["name"], {})) for one in configs}
+
+
+def _hosts(state: Json) -> Iterator[tuple[str, bool]]:
+    for host in state.get("host_statuses", ()):
+        health = host.get("health_status", SILENT)
+        yield address_of(host["address"]), not any(name.startswith("failed_") for name, on in health.items() if on)
 
 
 def address_of(address: Json) -> str:

@@ -166,12 +166,9 @@ class Manager:
     @property
     def forwards_to(self) -> frozenset[str]:
         """The clusters that its routes lead to, and those that get copies of requests."""
-        names = set[str | None]()
-        for route in (route for host in self.virtual_hosts for route in host.get("routes", ())):
-            action = route.get("route", SILENT)
-            names |= {one.get("cluster") for one in (action, *action.get("request_mirror_policies", ()))}
-            names |= {part.get("name") for part in _parts(route)}
-        return frozenset(filter(None, names))
+        return frozenset(
+            name for host in self.virtual_hosts for route in host.get("routes", ()) for name in _targets(route)
+        )
 
     @property
     def picked_by(self) -> frozenset[str]:
@@ -269,6 +266,13 @@ def _parts(route: Json) -> Sequence[Json]:
     """The weighted clusters of a route."""
     found: Sequence[Json] = route.get("route", SILENT).get("weighted_clusters", SILENT).get("clusters", ())
     return found
+
+
+def _targets(route: Json) -> Iterator[str]:
+    action = route.get("route", SILENT)
+    mirrors = action.get("request_mirror_policies", ())
+    yield from filter(None, (one.get("cluster") for one in (action, *mirrors)))
+    yield from filter(None, (part.get("name") for part in _parts(route)))
 
 
 def seconds(duration: str | None, default: float) -> float:

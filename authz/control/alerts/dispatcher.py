@@ -124,7 +124,11 @@ class Dispatcher:
             waited = 0.0 if reading.oldest is None else max(0, reading.now - reading.oldest) / 1_000_000
             self._observer.waiting(reading.pending, waited, reading.failing)
             planned = await self._plan(reading) if reading.alerts or reading.missed else set[str]()
-            self._start({*reading.due, *planned})
+            now = asyncio.get_running_loop().time()
+            for target_id in {*reading.due, *planned}:
+                line = self._lines.setdefault(target_id, _Line())
+                if line.workers == 0 and line.rest_until <= now:
+                    self._add_worker(target_id, line)
         except StoreUnavailable as fault:
             self._unavailable.says(in_words(fault))
             return False
@@ -181,14 +185,6 @@ class Dispatcher:
         return [item for item in await self._store.many("alerttarget", ids) if isinstance(item, AlertTarget)]
 
     # --- from deliveries to attempts ---
-
-    def _start(self, target_ids: set[str]) -> None:
-        """Have a worker for each of these targets, except while it rests."""
-        now = asyncio.get_running_loop().time()
-        for target_id in target_ids:
-            line = self._lines.setdefault(target_id, _Line())
-            if line.workers == 0 and line.rest_until <= now:
-                self._add_worker(target_id, line)
 
     def _add_worker(self, target_id: str, line: _Line) -> None:
         line.workers += 1

@@ -139,7 +139,11 @@ class WebhookSender:
                 extensions={"timeout": timeouts},
             ) as answer,
         ):
-            await _read_a_little(answer)
+            length = 0
+            async for piece in answer.aiter_stream():  # to a bound, so that a receiver that sends a body is not cut off
+                length += len(piece)
+                if length > MAX_ANSWER:
+                    break
             return self._judged(answer)
 
     def _judged(self, answer: httpcore.Response) -> Attempt:
@@ -168,15 +172,6 @@ class WebhookSender:
 def _freed(loop: asyncio.AbstractEventLoop, place: Place, _: object) -> None:
     with suppress(RuntimeError):  # the loop is closed, and no attempt waits for a place
         loop.call_soon_threadsafe(place.free)
-
-
-async def _read_a_little(answer: httpcore.Response) -> None:
-    """Read the body up to a bound, so that a receiver that sends one is not cut off."""
-    length = 0
-    async for piece in answer.aiter_stream():
-        length += len(piece)
-        if length > MAX_ANSWER:
-            return
 
 
 class _Checked(httpcore.AsyncNetworkBackend):

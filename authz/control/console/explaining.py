@@ -154,7 +154,7 @@ async def _standing(visit: Visit[OwnerSession], key: Mapping[str, Any]) -> dict[
     days = days_to(utc_today(), CHARTED_DAYS)
     items = (await visit.ask("GetUsageDays", query={"keyId": key_id, **days.query}))["item"]
     refusals = [use for use in reversed(days.uses(items)) if use.refused]
-    # Since a call took a quota to one of its alerts, the quota is nearly used up.
+    # When calls last took a quota of the key to one of its alerts: the quota has been nearly used up from then on.
     holders = {("customerId", row.customer) if row.customer else ("keyId", key_id) for row in rows}
     pages = [await visit.ask("GetUsageAlerts", query={name: id_, "limit": ALERTS}) for name, id_ in sorted(holders)]
     return {

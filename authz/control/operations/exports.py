@@ -21,7 +21,9 @@ async def _export(call: Call) -> Answer:
     form = call.params["export_type"]
     if form not in get_args(ExportType):
         raise bad_request(f"Invalid export type specified. Must be one of: [{', '.join(get_args(ExportType))}]")
-    extensions = _extensions(call)
+    extensions = call.one("extensions") or ""
+    if extensions not in get_args(Extensions):
+        raise bad_request(f"Invalid extensions specified. Must be one of: [{', '.join(get_args(Extensions)[1:])}]")
     api = await api_of(call, call.context.store)
     stage = call.params["stage_name"]
     served = await served_by(call.context.store, api.id, stage)
@@ -30,7 +32,7 @@ async def _export(call: Call) -> Answer:
     is_yaml = any(kind in call.accept.lower() for kind in YAML)
 
     def written() -> tuple[bytes, tuple[str, ...]]:
-        found = Exporter(api, served, stage, cast("ExportType", form), extensions).exported()
+        found = Exporter(api, served, stage, cast("ExportType", form), cast("Extensions", extensions)).exported()
         if is_yaml:
             return as_yaml(found.document).encode(), found.warnings
         return msgspec.json.format(msgspec.json.encode(found.document)), found.warnings
@@ -44,14 +46,6 @@ async def _export(call: Call) -> Answer:
         body,
         {"Content-Type": "application/octet-stream", "Content-Disposition": f'attachment; filename="{name}"'},
     )
-
-
-def _extensions(call: Call) -> Extensions:
-    """Return the wanted extensions, by default none. Raises ApiError."""
-    given = call.one("extensions") or ""
-    if given not in get_args(Extensions):
-        raise bad_request(f"Invalid extensions specified. Must be one of: [{', '.join(get_args(Extensions)[1:])}]")
-    return cast("Extensions", given)
 
 
 OPERATIONS: Final = (

@@ -19,7 +19,7 @@ from authz.core.request import Request, joined
 from authz.core.resources import digest
 from authz.core.stored import StoredKey, StoredPlan, plan_keys
 from authz.envoy.accesslog import LogLine, checked
-from authz.store.ports import Draft
+from authz.store.ports import Draft, Presence
 
 POLL_SECONDS: Final = 0.02
 WAIT_SECONDS: Final = 5.0
@@ -41,9 +41,7 @@ async def get_catalog_version(call: Call) -> Answer:
         raise bad_request(f"Invalid wait: the version is {head.version}")
     clock = asyncio.get_running_loop().time
     deadline = clock() + timeout
-    while late := [
-        one for one in await store.presences() if wait > 0 and (one.epoch != head.epoch or one.version < wait)
-    ]:
+    while late := [one for one in await store.presences() if wait > 0 and _lags(one, head.epoch, wait)]:
         if clock() >= deadline:
             others = ", ".join(f"{presence.worker} at {presence.version}" for presence in late)
             raise conflict(f"Not every sidecar serves version {wait:.0f}: {others}")
@@ -51,6 +49,10 @@ async def get_catalog_version(call: Call) -> Answer:
     presences = await store.presences()
     sidecars = [{"id": one.worker, "epoch": one.epoch, "version": one.version} for one in presences]
     return Answer(body={"version": head.version, "epoch": head.epoch, "sidecars": sidecars})
+
+
+def _lags(presence: Presence, epoch: str, version: float) -> bool:
+    return presence.epoch != epoch or presence.version < version
 
 
 def _number(call: Call, name: str, default: float) -> float:

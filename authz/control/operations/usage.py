@@ -104,7 +104,7 @@ async def update_usage(call: Call) -> Answer:
     set_ = written.result
     today = set_.now // DAY_US
     used = (set_.requests, set_.units)
-    if quota.place == "shared":
+    if quota.place == "shared":  # then the result counts the customer, so read the key's own day
         record = (await call.context.usage.read(plan.plan.id, [key.key.id], Days(today, today))).records.get(key.key.id)
         row = record.rows.get(today) if record else None
         used = (row.requests, row.units) if row else (0, 0)

@@ -271,18 +271,24 @@ def short(number: int) -> str:
 
 
 def _labels(days: Sequence[date], share: float) -> Iterator[Label]:
-    names_days, names_months = len(days) <= EACH_DAY, len(days) > EACH_MONDAY
-    named = [
-        at for at, day in enumerate(days) if names_days or (day.day == 1 if names_months else day.weekday() == 0)
-    ] or [0] * bool(days)
+    named = [at for at, day in enumerate(days) if _is_named(day, len(days))] or [0] * bool(days)
     for at in named:
-        day = days[at]
-        text = f"{day.day} {day:%b}"
-        if names_months and day.day == 1:
-            text = f"{day:%b}"
-        elif names_days and at != named[0] and day.day > 1:
-            text = str(day.day)  # the month stands once
+        text = _day_text(days[at], len(days), is_first=at == named[0])
         if at * share > LAST_START:
             yield Label(_percent((at + 1) * share), text, "end")
         else:
             yield Label(_percent(at * share), text, "start")
+
+
+def _day_text(day: date, days: int, *, is_first: bool) -> str:
+    if days > EACH_MONDAY and day.day == 1:
+        return f"{day:%b}"
+    if days <= EACH_DAY and not is_first and day.day > 1:
+        return str(day.day)  # the month stands once
+    return f"{day.day} {day:%b}"
+
+
+def _is_named(day: date, days: int) -> bool:
+    if days <= EACH_DAY:
+        return True
+    return day.weekday() == 0 if days <= EACH_MONDAY else day.day == 1
