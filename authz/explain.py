@@ -305,9 +305,10 @@ def _own_quota(limit: Limit, settings: QuotaSettings, contract: Contract) -> Ite
     day = ""
     if settings.anchor is Anchor.BILLING_DAY:
         who, number = "customer" if contract.holder.is_customer else "key", contract.holder.billing_day
-        day = f", from the billing day {number} of the {who}"
         if number is None:
             day = f", from the 1st, since the {who} has no billing day"
+        else:
+            day = f", from the billing day {number} of the {who}"
     if settings.period is Period.TOTAL:
         yield "            in all"
     elif len(contract.quotas) > 1 or place or day:

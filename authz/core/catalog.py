@@ -598,7 +598,10 @@ def _from_source(granted: Grant | Denied, sources: Sources, request: Request) ->
 
 
 def _plan_limits(plan: _Plan, holder: Holder, route: Route, now: int) -> Iterator[Limit]:
-    """Layers 1 to 3, in the order that names the refusal, with the numbers of an override in place of the plan's."""
+    """Layers 1 to 3, in the order that names the refusal.
+
+    An override's numbers replace those of the plan's throttle and quotas.
+    """
     keys, name = (plan.by_customer, encoded(holder.id)) if holder.is_customer else (plan.by_key, holder.id)
     ledger, override, rule = keys.ledger + name, holder.override, plan.rule
     if override and override.throttle and plan.throttle:

@@ -89,6 +89,9 @@ async def look_at_redis(
             config: dict[str, str] = {}
             for name in CONFIG:  # by name, so that no password is among it
                 config.update(await run("CONFIG GET", name) or {})
+            asked, told = clock(), await run("TIME")
+            # How far its clock is before ours, in seconds.
+            skew = told[0] + told[1] / 1e6 - (asked + clock()) / 2 if told else None
             workers, unvalidated = await _store_facts(url, account) if store else (None, ())
             node = urlsplit(found.node)
             return Redis(
@@ -99,7 +102,7 @@ async def look_at_redis(
                 has_login=bool(node.password or dict(parse_qsl(node.query)).get("password")),
                 info=await run("INFO") or {},
                 config=config,
-                skew=await _skew(run, clock),
+                skew=skew,
                 answers=[await _ping(run) for _ in range(PINGS)],
                 default_user_is_open=await _is_open(run),
                 endless=endless,
@@ -149,12 +152,6 @@ async def _endless(run: Run, account: str) -> tuple[list[str], int]:
         if await run("PTTL", name) == -1:
             endless.append(name)
     return endless, looked_at
-
-
-async def _skew(run: Run, clock: Callable[[], float]) -> float | None:
-    """How far its clock is before ours, in seconds."""
-    asked, told = clock(), await run("TIME")
-    return told[0] + told[1] / 1e6 - (asked + clock()) / 2 if told else None
 
 
 async def _ping(run: Run) -> float:

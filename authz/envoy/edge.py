@@ -40,15 +40,16 @@ def to_request(message: pb.CheckRequest) -> Request | None:
     method, path, headers = http.method, http.path, http.headers
     if not method or not (path or method == "CONNECT"):  # a tunnel has no path
         return None
+    metadata = {}
+    if attributes.HasField("metadata_context"):
+        metadata = {name: _plain_struct(struct) for name, struct in attributes.metadata_context.filter_metadata.items()}
     return Request(
         method,
         http.host,
         path,
         headers or _raw_headers(http.header_map),  # not copied: few of them are looked at
         attributes.context_extensions,  # not copied either
-        {name: _plain_struct(struct) for name, struct in attributes.metadata_context.filter_metadata.items()}
-        if attributes.HasField("metadata_context")
-        else {},
+        metadata,
         http.id,
         None if headers else _raw_cookie(http.header_map),
         attributes.source.address.socket_address.address,

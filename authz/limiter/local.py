@@ -144,6 +144,7 @@ class LocalLimiter:
                 key = (charge.meter, quotas, now // DAY_US)
                 requests, units = self._spent.get(key, (0, 0))
                 self._spent[key] = requests + 1, units + charge.cost
+        # Until all of them have room; None if one never will.
         waits = [self._wait(limit, amount_of(limit.rule, charge.cost), now) for limit in refused]
         return Tally(
             now=now,

@@ -41,14 +41,7 @@ class Backups:
 
     async def dump(self) -> AsyncIterator[BackupEntry]:
         """The store as of one moment, and then the counters. Raises Contention if others write all the time."""
-        for _ in range(READINGS):
-            version = str((await read_head(self._database)).version)
-            entries = await self._dumped(await self._store_names(), version)
-            if entries is not None:
-                break
-        else:
-            raise Contention("the store is written to all the time")
-        for entry in entries:
+        for entry in await self._dump_store():  # not kept in memory while the counters are read
             yield entry
         store = self._database.name_of(self._database.store_key(""))
         async for names in scan(self._database, ""):
@@ -77,6 +70,14 @@ class Backups:
                 await self._clear_aside()
             raise
         return len(aside)
+
+    async def _dump_store(self) -> list[BackupEntry]:
+        for _ in range(READINGS):
+            version = str((await read_head(self._database)).version)
+            entries = await self._dumped(await self._store_names(), version)
+            if entries is not None:
+                return entries
+        raise Contention("the store is written to all the time")
 
     async def _dumped(self, names: Sequence[str], version: str) -> list[BackupEntry] | None:
         """The entries of these keys, without keys that are gone; None if the store has another version."""

@@ -42,7 +42,11 @@ async def commit(database: Database, edit: Edit, who: str, what: str, note: str)
     arguments = _Arguments.of(database, edit)
     if not (arguments.changes or arguments.drops or edit.is_recorded):
         return Committed((await read_head(database)).version, "")
-    line = _audit_line(what, arguments.changes) + (f" ({note})" if note else "")
+    # After the operation, the written items that it does not name itself: above all the new ones.
+    words = set(what.split())
+    names = [f"{kind}/{item_id}" for kind, item_id in arguments.changes if item_id not in words]
+    more = (f"and {len(names) - NAMED} more",) if len(names) > NAMED else ()
+    line = " ".join((what, *names[:NAMED], *more)) + (f" ({note})" if note else "")
     blob = (random_hex(), random_hex(), database.pinned(), who, line, arguments.conditions, arguments.writes)
     body = msgspec.msgpack.encode((arguments.changes, sorted(arguments.indexes), ()))  # it sets no one's counters
     keys = [*map(database.store_key, FIXED_KEYS), *arguments.numbers]
@@ -162,14 +166,6 @@ class _Arguments:
 
     def _number(self, key: str) -> int:
         return self.numbers.setdefault(key, len(self.numbers) + len(FIXED_KEYS) + 1)
-
-
-def _audit_line(what: str, changes: Sequence[Name]) -> str:
-    """The operation, and the written items that it does not name itself: above all the new ones."""
-    words = set(what.split())
-    names = [f"{kind}/{item_id}" for kind, item_id in changes if item_id not in words]
-    more = (f"and {len(names) - NAMED} more",) if len(names) > NAMED else ()
-    return " ".join((what, *names[:NAMED], *more))
 
 
 def _sha1(raw: bytes) -> str:

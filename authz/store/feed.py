@@ -96,10 +96,11 @@ class Feed:
             await hang_up(self._stream)
             raise
         events = []
-        for entry_id, fields in (entry for _, entries in streams or () for entry in entries):
-            changes, touched, usage = msgspec.msgpack.decode(fields[b"body"], type=_Body)
-            previous, tag = fields[b"previous"].decode(), fields[b"tag"].decode()
-            events.append(Event(version_of(entry_id), previous, tag, changes, touched, usage))
+        for _, entries in streams or ():
+            for entry_id, fields in entries:
+                changes, touched, usage = msgspec.msgpack.decode(fields[b"body"], type=_Body)
+                previous, tag = fields[b"previous"].decode(), fields[b"tag"].decode()
+                events.append(Event(version_of(entry_id), previous, tag, changes, touched, usage))
         return events
 
     async def hang_up(self) -> None:

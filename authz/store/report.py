@@ -209,10 +209,7 @@ async def _members_of_key(store: Reader, query: Query, key_id: str, plan: Stored
 
 async def _members_of_all(store: Reader, limit: int, position: str | None) -> tuple[_Members, str | None]:
     """Walk through the plans; a position is that before a plan, a dot, and that among its keys."""
-    before, dot, after = ("." if position is None else position).partition(".")
-    if not dot:
-        raise InvalidPosition("Invalid position parameter")
-    at, inner = before or None, after or None
+    at, inner = _parts(position)
     members: _Members = []
     for _ in range(MAX_PLANS):
         plans = await store.page("usageplan", "usageplan", 1, at)
@@ -228,6 +225,15 @@ async def _members_of_all(store: Reader, limit: int, position: str | None) -> tu
         if limit <= 0:
             break
     return members, f"{at}."
+
+
+def _parts(position: str | None) -> tuple[str | None, str | None]:
+    if position is None:
+        return None, None
+    at, dot, inner = position.partition(".")
+    if not dot:
+        raise InvalidPosition("Invalid position parameter")
+    return at or None, inner or None
 
 
 async def _by_plan(store: Reader, keys: Sequence[StoredKey], plan: StoredPlan | None) -> _Members:
