@@ -33,6 +33,7 @@ from authz.envoy.pb import ext_authz_pb2_grpc
 from authz.hosts.asgi_grpc import MAX_MESSAGE, framed
 from tests.integration.test_server import asks, check, document, health, run, status
 from tests.support.builders import value_of
+from tests.support.certificates import with_identifiers
 from tests.support.hosts import HOSTS, needs_pyvoy
 from tests.support.servers import (
     DEADLINE_SECONDS,
@@ -482,6 +483,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca, None), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         )
+        made = with_identifiers(made, key, self._key)
         return made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def _written(self, name: str, content: bytes) -> Path:

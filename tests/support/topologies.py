@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from redis.crc import key_slot
 
+from tests.support.certificates import with_identifiers
 from tests.support.servers import HOST, Kind, RedisServer, envoy, free_port, redis_server, until
 from tests.support.servers import _redis_binary as redis_binary
 from tests.support.servers import _running as running
@@ -219,7 +220,8 @@ def _signed(
     builder = x509.CertificateBuilder().serial_number(x509.random_serial_number()).public_key(key.public_key())
     builder = builder.subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])).issuer_name(issuer)
     builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=days))
-    return builder.add_extension(extension, critical=False).sign(by, hashes.SHA256()).public_bytes(Encoding.PEM)
+    builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+    return with_identifiers(builder, key, by).sign(by, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 @contextmanager
