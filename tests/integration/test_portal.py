@@ -19,6 +19,7 @@ from tests.support.servers import RedisServer
 
 OWN = {"Sec-Fetch-Site": "same-origin"}
 VALUE = "value-of-acme-0123456789"
+MOST = 400  # calls until a program is throttled: a slow machine gives its bucket time to refill
 
 
 @pytest.fixture
@@ -74,11 +75,12 @@ def usage(control: Control, value: str) -> httpx.Response:
 def test_the_programs_of_a_key_are_throttled(control: Control) -> None:
     with_key(control)
     with_key(control, "value-of-eve-01234567890")
-    answers = [usage(control, VALUE) for _ in range(40)]
-    refused = [answer for answer in answers if answer.status_code == 429]
+    answers = [usage(control, VALUE)]
+    while answers[-1].status_code == 200 and len(answers) < MOST:
+        answers.append(usage(control, VALUE))
     assert answers[0].status_code == 200
-    assert refused
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["retry-after"]) >= 1
     assert usage(control, "value-of-eve-01234567890").status_code == 200, "each key has its own"
 
 

@@ -75,5 +75,5 @@ def test_a_shell_completes_commands_as_the_page_says(name: str) -> None:
     assert f'eval "$(_AUTHZ_COMPLETE={name}_source authz)"' in page
     authz = Path(sys.executable).with_name("authz")
     environ = {**os.environ, "_AUTHZ_COMPLETE": f"{name}_complete", "COMP_WORDS": "authz check", "COMP_CWORD": "1"}
-    printed = subprocess.run([authz], env=environ, capture_output=True, text=True, timeout=60, check=True).stdout
+    printed = subprocess.run([authz], env=environ, capture_output=True, text=True, timeout=300, check=True).stdout
     assert "check-config" in printed
