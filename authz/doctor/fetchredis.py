@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -86,12 +86,6 @@ async def look_at_redis(
             # The first key picks the node for a cluster's client. Another node may have the account's keys.
             is_here = await run("PTTL", redis_key(account, "account")) is not None
             endless, looked_at = await _endless(run, account) if sample and is_here else ([], 0)
-            config: dict[str, str] = {}
-            for name in CONFIG:  # by name, so that no password is among it
-                config.update(await run("CONFIG GET", name) or {})
-            asked, told = clock(), await run("TIME")
-            # How far its clock is before ours, in seconds.
-            skew = told[0] + told[1] / 1e6 - (asked + clock()) / 2 if told else None
             workers, unvalidated = await _store_facts(url, account) if store else (None, ())
             node = urlsplit(found.node)
             return Redis(
@@ -101,8 +95,8 @@ async def look_at_redis(
                 is_tls=node.scheme == "rediss",
                 has_login=bool(node.password or dict(parse_qsl(node.query)).get("password")),
                 info=await run("INFO") or {},
-                config=config,
-                skew=skew,
+                config=await _config(run),
+                skew=await _skew(run, clock),
                 answers=[await _ping(run) for _ in range(PINGS)],
                 default_user_is_open=await _is_open(run),
                 endless=endless,
@@ -152,6 +146,20 @@ async def _endless(run: Run, account: str) -> tuple[list[str], int]:
         if await run("PTTL", name) == -1:
             endless.append(name)
     return endless, looked_at
+
+
+async def _config(run: Run) -> Mapping[str, str]:
+    """The settings that it lets us see. Each is named, so that no password is among them."""
+    found: dict[str, str] = {}
+    for name in CONFIG:
+        found.update(await run("CONFIG GET", name) or {})
+    return found
+
+
+async def _skew(run: Run, clock: Callable[[], float]) -> float | None:
+    """How far its clock is before ours, in seconds."""
+    asked, told = clock(), await run("TIME")
+    return told[0] + told[1] / 1e6 - (asked + clock()) / 2 if told else None
 
 
 async def _ping(run: Run) -> float:
