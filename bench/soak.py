@@ -41,6 +41,7 @@ from authz.core.limits import redis_key
 from authz.envoy.pb import ext_authz_pb2 as pb
 from bench.load.h2 import Connection, framed
 from bench.load.inputs import CHECK, check_request, value_of
+from tests.support.ledger import SIZE, Ledger
 from tests.support.proxy import Proxy, proxy
 from tests.support.servers import AuthzServer, Host, RedisServer, authz_serve, redis_server
 
@@ -62,7 +63,6 @@ PROCESSES = sum(WORKERS)
 CLIENTS, PAUSE_SECONDS = 12, 0.06  # each client waits at most this long between two calls
 DEADLINE = "2S"  # as in the header grpc-timeout
 TOO_MANY = 429
-LEDGER, USED, DAY_USED = ">Bddddddddd", 6, 8  # layout: redisio/lua/prelude/ledger.lua
 HOLDS_START, HOLD, UNITS, REQUESTS = 9, ">dddddd", 3, 4  # layout: redisio/lua/prelude/holds.lua
 HOLDS_END_SECONDS = 1.0  # longer than any hold lasts
 SECOND = 1_000_000_000
@@ -259,10 +259,9 @@ def counted(redis: RedisServer, key: str) -> int:
         raw: Any = client.get(redis_key(ACCOUNT, "ledger", key, key))
     if not raw:
         return 0
-    fields = struct.unpack_from(LEDGER, raw)
-    has_quota, start = "quota" in KEYS[key], struct.calcsize(LEDGER) + HOLDS_START
+    ledger, has_quota, start = Ledger.of(raw[:SIZE]), "quota" in KEYS[key], SIZE + HOLDS_START
     held = sum(hold[UNITS if has_quota else REQUESTS] for hold in struct.iter_unpack(HOLD, raw[start:]))
-    return int(fields[USED if has_quota else DAY_USED] + held)
+    return (ledger.used if has_quota else ledger.day_used) + int(held)
 
 
 def most_held(key: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from authz.core.limits import redis_key
 from authz.core.resources import ThrottleSettings
 from tests.e2e.stack import TIMEOUT_SECONDS, Stack, stack
 from tests.support.builders import key, plan, resources, value_of
+from tests.support.ledger import SIZE, Ledger
 from tests.support.servers import AuthzServer, EchoServer, Host, RedisServer, until
 
 CLIENTS = 4
@@ -25,7 +25,6 @@ AFTER = 20  # requests of a client when the sidecar has ended
 PAUSE_SECONDS = 0.005
 DRAIN = "6"  # the default of `authz serve`; the other tests here drain nothing
 HOLD_MS = "500"  # the longest: a hold that is not given back is in Redis yet when the sidecar has ended
-LEDGER, DAY_USED = ">Bddddddddd", 8  # layout: redisio/lua/prelude/ledger.lua; holds would follow
 CATALOG = resources(
     usage_plans=(plan(throttle=ThrottleSettings(rate_limit=10_000, burst_limit=10_000)),),
     api_keys=(key(value=value_of("k1"), value_sha256=None),),
@@ -103,5 +102,5 @@ def test_a_sidecar_that_is_stopped_gives_its_holds_back(holding: Stack, redis: R
     with Redis.from_url(redis.url) as store:
         ledger = store.get(redis_key(holding.account, "ledger", "p1", "k1"))
     assert isinstance(ledger, bytes)
-    assert len(ledger) == struct.calcsize(LEDGER), "a hold is left"
-    assert 0 <= struct.unpack(LEDGER, ledger)[DAY_USED] - statuses[200] <= CLIENTS
+    assert len(ledger) == SIZE, "a hold is left"
+    assert 0 <= Ledger.of(ledger).day_used - statuses[200] <= CLIENTS

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from signal import SIGHUP
@@ -22,15 +20,14 @@ import httpx
 import pytest
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authz.config.file import load
 from authz.envoy.config import EnvoyOptions, Part, Tls, render
 from tests.e2e.stack import FLAGS, write
 from tests.support.builders import resources, value_of
+from tests.support.certificates import DAY, NAME, Authority, Pair, PrivateKey
 from tests.support.servers import (
     HOST,
     AuthzServer,
@@ -44,61 +41,11 @@ from tests.support.servers import (
     until,
 )
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 How = Literal["a swapped symlink", "files moved one by one"]
 
-NAME: Final = "authz.example.org"
-DAY: Final = timedelta(days=1)
 CA, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"  # as a Kubernetes secret has them
 PEOPLE: Final = 2  # who send requests while certificates change
 NUMBERS: Final = count(1)
-
-
-class Authority:
-    """A CA and its certificates, in PEM."""
-
-    def __init__(self, name: str) -> None:
-        self._name = _named(name)
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self.pem = self._signed(self._name, self._key, timedelta(0), x509.BasicConstraints(True, None))
-
-    def pair(self, *names: str, age: timedelta = timedelta(0), key: PrivateKey | None = None) -> Pair:
-        """For these names; it was good for two days around the moment that lies `age` back."""
-        key = key or ec.generate_private_key(ec.SECP256R1())
-        known: list[x509.GeneralName] = [x509.DNSName(name) for name in names or (NAME,)]
-        known.append(x509.IPAddress(ip_address(HOST)))
-        certificate = self._signed(_named("end"), key, age, x509.SubjectAlternativeName(known))
-        return Pair(certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-    def _signed(self, subject: x509.Name, key: PrivateKey, age: timedelta, extension: x509.ExtensionType) -> bytes:
-        then = datetime.now(UTC) - age
-        made = (
-            x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(then - DAY)
-            .not_valid_after(then + DAY)
-            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-        )
-        return made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
-
-
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A certificate and its key."""
-
-    certificate: bytes
-    key: bytes
-
-    @property
-    def parsed(self) -> x509.Certificate:
-        return x509.load_pem_x509_certificate(self.certificate)
-
-    @property
-    def serial(self) -> int:
-        return self.parsed.serial_number
 
 
 @dataclass

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,10 +21,6 @@ import grpc
 import httpx
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authz.envoy.edge import SERVICE
@@ -33,7 +28,7 @@ from authz.envoy.pb import ext_authz_pb2_grpc
 from authz.hosts.asgi_grpc import MAX_MESSAGE, framed
 from tests.integration.test_server import asks, check, document, health, run, status
 from tests.support.builders import value_of
-from tests.support.certificates import with_identifiers
+from tests.support.certificates import Authority
 from tests.support.hosts import HOSTS, needs_pyvoy
 from tests.support.servers import (
     DEADLINE_SECONDS,
@@ -455,36 +450,17 @@ def test_it_listens_on_a_name_and_on_ipv6(config: Path, redis: RedisServer) -> N
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 
-class Authority:
-    """A CA, and files with what it has signed."""
+class Files:
+    """The files of an authority, and of what it has signed."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self._directory = directory
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self.file = self._written(f"{name}.pem", self._signed(self._name, self._key, True))
+        self._directory, self._authority = directory, Authority(name)
+        self.ca = self._written(f"{name}.pem", self._authority.pem)
 
     def pair(self, name: str) -> tuple[Path, Path]:
         """A certificate for localhost, and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        (self._directory / f"{name}.key").write_bytes(private)
-        return self._written(f"{name}.crt", self._signed(subject, key, False)), self._directory / f"{name}.key"
-
-    def _signed(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, ca: bool) -> bytes:
-        now = datetime.now(UTC)
-        made = (
-            x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca, None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        )
-        made = with_identifiers(made, key, self._key)
-        return made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        made = self._authority.pair()
+        return self._written(f"{name}.crt", made.certificate), self._written(f"{name}.key", made.key)
 
     def _written(self, name: str, content: bytes) -> Path:
         path = self._directory / name
@@ -495,9 +471,9 @@ class Authority:
 @pytest.mark.parametrize("host", HOSTS)
 def test_only_clients_of_the_right_ca_may_ask(host: Host, config: Path, redis: RedisServer, tmp_path: Path) -> None:
     """The right certificate, none, another CA's, and no TLS at all."""
-    ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
+    ours, others = Files(tmp_path, "ours"), Files(tmp_path, "others")
     certificate, key = ours.pair("server")
-    tls = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-client-ca-file", str(ours.file))
+    tls = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-client-ca-file", str(ours.ca))
     account = ("--account-id", tmp_path.name.replace("[", "-").replace("]", "-"))
     own = ("--redis-url", redis.url, "--drain-seconds", "0", *account)
     with authz_serve(config, *own, *tls, host=host) as server:
@@ -505,7 +481,7 @@ def test_only_clients_of_the_right_ca_may_ask(host: Host, config: Path, redis: R
 
         def asked(pair: tuple[Path, Path] | None) -> int:
             shown = (pair[1].read_bytes(), pair[0].read_bytes()) if pair else (None, None)
-            credentials = grpc.ssl_channel_credentials(ours.file.read_bytes(), *shown)
+            credentials = grpc.ssl_channel_credentials(ours.ca.read_bytes(), *shown)
             with grpc.secure_channel(where, credentials) as channel:
                 stub = ext_authz_pb2_grpc.AuthorizationStub(channel)  # type: ignore[no-untyped-call]
                 return status(stub.Check(asks(value_of("k1")), timeout=DEADLINE_SECONDS))
@@ -521,11 +497,11 @@ def test_only_clients_of_the_right_ca_may_ask(host: Host, config: Path, redis: R
 
 def test_it_offers_http_2_alone(config: Path, redis: RedisServer, tmp_path: Path) -> None:
     """And nothing on UDP."""
-    ours = Authority(tmp_path, "ours")
+    ours = Files(tmp_path, "ours")
     certificate, key = ours.pair("server")
     tls = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key))
     with serving(config, redis, *tls) as server:
-        context = ssl.create_default_context(cafile=str(ours.file))
+        context = ssl.create_default_context(cafile=str(ours.ca))
         context.set_alpn_protocols(["http/1.1", "h2"])
         address = HOST, int(server.grpc.rpartition(":")[2])
         with (
@@ -540,10 +516,10 @@ def test_it_offers_http_2_alone(config: Path, redis: RedisServer, tmp_path: Path
 
 @pytest.mark.parametrize("broken", ["certificate", "key", "ca"])
 def test_unusable_certificates_are_reported_in_one_line(broken: str, config: Path, tmp_path: Path) -> None:
-    ours = Authority(tmp_path, "ours")
+    ours = Files(tmp_path, "ours")
     certificate, key = ours.pair("server")
-    {"certificate": certificate, "key": key, "ca": ours.file}[broken].write_text("no PEM")
-    tls = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-client-ca-file", str(ours.file))
+    {"certificate": certificate, "key": key, "ca": ours.ca}[broken].write_text("no PEM")
+    tls = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-client-ca-file", str(ours.ca))
     ended = run("serve", "--config", str(config), "--server", "pyvoy", "--grpc-listen", f"{HOST}:{free_port()}", *tls)
     assert ended.returncode == 2
     assert "cannot be used as" in ended.stderr

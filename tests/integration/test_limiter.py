@@ -22,6 +22,7 @@ from authz.limiter.local import Spent
 from authz.limiter.sender import ADMIT, FLUSH
 from authz.store.usage import UsageLedger
 from tests.conftest import Clock
+from tests.support.ledger import Ledger
 from tests.support.limiters import running_limiter
 from tests.support.servers import Kind, RedisServer, free_port, redis_server, until
 
@@ -87,8 +88,8 @@ async def _history(spy: redis.asyncio.Redis, meter: Meter) -> dict[int, tuple[fl
 
 async def _usage(spy: redis.asyncio.Redis, meter: Meter) -> tuple[float, ...]:
     """Start and used of the quota; day, used and remaining of the usage."""
-    fields: tuple[float, ...] = struct.unpack(">Bddddddddd", await _raw(spy, meter.ledger))
-    return fields[5:]
+    ledger = Ledger.of(await _raw(spy, meter.ledger))
+    return ledger.start, ledger.used, ledger.day, ledger.day_used, ledger.day_left
 
 
 @pytest.mark.parametrize("rate", [0.3, 3.0, 7.0, 3000.0, 9999.0, 700_000.0])

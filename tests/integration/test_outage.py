@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -36,13 +35,12 @@ from authz.limiter.sender import ADMIT, FLUSH
 from authz.sidecar.parts import Parts
 from authz.sidecar.sidecar import Sidecar
 from tests.support.builders import value_of
+from tests.support.ledger import Ledger
 from tests.support.limiters import running_limiter
 from tests.support.proxy import Proxy
 from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, free_port, redis_server, until
 
 BUDGET_MS, PATIENT_MS = 400, 4_000  # where the budget has to run out, and where it must not
-LEDGER = ">Bddddddddd"  # layout: redisio/lua/prelude/ledger.lua
-USED, DAY_USED = 6, 8
 OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
 
@@ -137,8 +135,8 @@ class Running:
         account = self.sidecar.parts.settings.account_id
         with admin(self.redis) as client:
             raw: Any = client.get(redis_key(account, "ledger", key, key))
-        fields = struct.unpack(LEDGER, raw) if raw else (0,) * 10
-        return int(fields[USED]), int(fields[DAY_USED])
+        ledger = Ledger.of(raw) if raw else None
+        return (ledger.used, ledger.day_used) if ledger else (0, 0)
 
 
 async def eventually(holds: Callable[[], bool]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -36,6 +35,7 @@ from authz.store.store import Store
 from authz.store.usage import UsageLedger
 from tests.integration.test_outage import Answer, asks, document, quota
 from tests.support.builders import value_of
+from tests.support.ledger import Ledger
 from tests.support.limiters import running_limiter
 from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
 from tests.support.topologies import (
@@ -61,7 +61,6 @@ from tests.support.topologies import (
 FAR_FUTURE = 2**52
 CALLERS, LIMIT, BEFORE = 8, 3000, 200
 BUDGET = 5.0
-USED = 6  # layout: redisio/lua/prelude/ledger.lua
 
 Make = Callable[[Kind], AbstractContextManager[Fleet]]
 
@@ -117,7 +116,7 @@ class Traffic:
     def used(self, server: RedisServer) -> int:
         """As far as this server knows: a replica on a busy machine may not have any call yet."""
         raw = say(server, "GET", self.ledger)
-        return int(struct.unpack(">Bddddddddd", raw)[USED]) if raw else 0
+        return Ledger.of(raw).used if raw else 0
 
 
 @asynccontextmanager

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,13 +13,9 @@ from typing import Any, Final
 from uuid import uuid4
 
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from redis.crc import key_slot
 
-from tests.support.certificates import with_identifiers
+from tests.support.certificates import Authority
 from tests.support.servers import HOST, Kind, RedisServer, envoy, free_port, redis_server, until
 from tests.support.servers import _redis_binary as redis_binary
 from tests.support.servers import _running as running
@@ -203,25 +198,13 @@ class Certificates:
     def make(cls, place: Path, days: int = 1) -> Certificates:
         """Certificates that last `days`, written into this directory."""
         place.mkdir()
-        authority, end = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST)), x509.DNSName("localhost")])
-        own = x509.BasicConstraints(ca=True, path_length=0)
+        authority = Authority("authority", timedelta(days=days))
+        pair = authority.pair()
         files = cls(place / "ca.pem", place / "cert.pem", place / "key.pem")
-        files.ca.write_bytes(_signed("authority", authority, authority, own, days))
-        files.certificate.write_bytes(_signed("end", end, authority, names, days))
-        files.key.write_bytes(end.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        files.ca.write_bytes(authority.pem)
+        files.certificate.write_bytes(pair.certificate)
+        files.key.write_bytes(pair.key)
         return files
-
-
-def _signed(
-    name: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType, days: int
-) -> bytes:
-    now, issuer = datetime.now(UTC), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")])
-    builder = x509.CertificateBuilder().serial_number(x509.random_serial_number()).public_key(key.public_key())
-    builder = builder.subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])).issuer_name(issuer)
-    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=days))
-    builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-    return with_identifiers(builder, key, by).sign(by, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 @contextmanager

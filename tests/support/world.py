@@ -6,7 +6,6 @@ Calls come as Envoy sends them, and answers as a client sees them. Answers have 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +42,7 @@ from authz.limiter.limiter import RedisLimiter
 from authz.limiter.local import LocalLimiter
 from tests.conftest import Clock
 from tests.support.builders import key, value_of
+from tests.support.ledger import Ledger
 
 STANDARD = Style()
 REQUEST_ID = "5f8e1c2a-0000-4000-8000-000000000001"
@@ -122,21 +122,6 @@ class Answer:
         return known or f"{self.status} {self.body}"
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """A caller's ledger as Redis holds it (layout: redisio/lua/prelude/ledger.lua)."""
-
-    debt: int
-    at: int
-    n: int
-    m: int
-    start: int
-    used: int
-    day: int
-    day_used: int
-    day_left: int
-
-
 class World:
     """Calls, answered by the whole path but for the wire; the catalog may be changed between them."""
 
@@ -182,7 +167,7 @@ class World:
 
     async def ledger(self, plan: str, key: str) -> Ledger | None:
         raw = await self.ledger_bytes(plan, key)
-        return None if raw is None else Ledger(*map(int, struct.unpack(">Bddddddddd", raw)[1:]))
+        return None if raw is None else Ledger.of(raw)
 
     async def usage(self, plan: str, key: str) -> int:
         """What the key has used of its quota."""
