@@ -139,7 +139,7 @@ class Checker:
             subject = grant.subject
             route = (subject.route.method, subject.route.resource) if subject.route else ()
             once = " ".join((request.id, subject.api, subject.stage, *route))
-        return Charge(grant.limits, grant.meter, grant.cost, once, deadline)
+        return Charge(grant.limits, grant.meter, grant.cost, once, deadline, grant.shared.kept)
 
     async def _again(self, request: Request, now: int, deadline: float | None) -> Verdict:
         """Resolve once more, at Redis's own time: a quota's period has ended, or our clock was off."""

@@ -120,11 +120,18 @@ class Meter(Struct, frozen=True, gc=False):
     shared: str = ""
 
 
+class Kept(Struct, gc=False):
+    """What calls with the same limits and meter share: the batch of a lone call, as the limiter sends it."""
+
+    alone: tuple[list[str], bytes] | None = None
+
+
 class Charge(Struct, frozen=True, gc=False):
     """The amounts that a call takes from its limits, all or none, and where it is counted.
 
     `cost` is what limits take that count units; the others take one. A call that is admitted again under the same name
     `once` and the same limits is not charged again; "" is no name. `deadline` is in seconds of `time.monotonic()`.
+    Charges that share `kept` have the same limits and meter.
     """
 
     limits: Sequence[Limit]
@@ -132,6 +139,7 @@ class Charge(Struct, frozen=True, gc=False):
     cost: int = 1
     once: str = ""
     deadline: float | None = None
+    kept: Kept | None = None
 
 
 def throttle(rate: float | None, burst: int | None) -> Throttle | None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from authz.core.costs import CostSource, price
 from authz.core.credentials import NO_STRIP, Credentials, Strip, strip_of
-from authz.core.limits import Layer, Limit, Meter, Quota, amount_of, scale
+from authz.core.limits import Kept, Layer, Limit, Meter, Quota, amount_of, scale
 from authz.core.request import Request
 from authz.core.resources import CostFrom, FailurePolicy, GatewayResponse, GatewayResponseType
 from authz.core.routes import Route
@@ -70,13 +70,14 @@ class Shared(Struct, gc=False):
 
     `scales` are of the limits, for `units_left`. The Envoy edge keeps bytes here: `about` is the metadata of the
     subject, and `names` are the names of the limits there. `admitted` are the answers to admitted calls, by the
-    stripped headers.
+    stripped headers. `kept` is the limiter's.
     """
 
     scales: tuple[tuple[int, int], ...] = ()
     about: bytes = b""
     names: tuple[str, ...] = ()
     admitted: dict[tuple[str, ...], bytes] = {}
+    kept: Kept = field(default_factory=Kept)
 
 
 class Grant(Struct, frozen=True, gc=False):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.msgpack import Encoder as MessagePack
 from msgspec.structs import replace
 
-from authz.core.limits import EXACT, Charge, Quota, Throttle, redis_key
+from authz.core.limits import EXACT, Charge, Kept, Quota, Throttle, redis_key
 from authz.limiter.batching import Waiter
 from authz.limiter.holds import Holds
 from authz.limiter.local import Spent
 from authz.redisio.rules import Rule, quota_rule
 
 ONCE_DIGITS = 32  # hexadecimal, of a SHA-256
+PACK: Final = MessagePack().encode
 
 _prefix = lru_cache(16)(redis_key)  # it does not differ between requests
 
@@ -31,24 +33,41 @@ class Ahead(Struct, frozen=True, array_like=True):
 
 
 class Batch(Struct, frozen=True):
-    """The script's KEYS after the worker's own, how many of them are what, and the rules and requests.
+    """The script's KEYS after the worker's own, and the values of its argument from `ledgers` on, packed.
 
-    `waiters` are in the order of `requests`. The header of `admit.lua` describes each part.
+    `waiters` are in the order of the requests. The header of `admit.lua` describes each part.
     """
 
     waiters: Sequence[Waiter]
     keys: list[str]
-    ledgers: int
-    owned: int
-    rules: list[Rule]
-    requests: list[list[int]]
-    onces: list[int]
-    costs: list[int]
-    alerts: int
-    ahead: Ahead | None
+    packed: bytes
+    ahead: Ahead | None = None
 
 
-class Encoder:
+def encoded(account: str, retention_days: int, waiters: Sequence[Waiter], holds: Holds | None = None) -> Batch:
+    """Encode the calls; with `holds`, also the holds to give back and those that the calls want.
+
+    A call that cannot be encoded fails alone and is left out. A lone call's batch is kept in its charge, for the next
+    call under the same grant.
+    """
+    kept = None if holds else _kept(waiters)
+    if kept and kept.alone:
+        return Batch(waiters, *kept.alone)
+    batch = _Encoder(account).batch(retention_days, waiters, holds)
+    if kept and batch.waiters:
+        kept.alone = batch.keys, batch.packed
+    return batch
+
+
+def _kept(waiters: Sequence[Waiter]) -> Kept | None:
+    """Where the batch of a lone call is kept; None for several calls, and for one that differs from the next."""
+    if len(waiters) != 1:
+        return None
+    charge = waiters[0].charge
+    return None if charge.once or charge.cost != 1 else charge.kept
+
+
+class _Encoder:
     """Encodes one batch. Each key and rule is sent once and numbered, even if many requests share it."""
 
     def __init__(self, account: str) -> None:
@@ -63,11 +82,7 @@ class Encoder:
         self._alerts = 0
         self._costly = False
 
-    def batch(self, waiters: Sequence[Waiter], holds: Holds | None = None) -> Batch:
-        """Encode the calls; with `holds`, also the holds to give back and those that the calls want.
-
-        A call that cannot be encoded fails alone and is left out.
-        """
+    def batch(self, retention_days: int, waiters: Sequence[Waiter], holds: Holds | None = None) -> Batch:
         encoded, requests, onces = [], [], []
         for waiter in waiters:
             charge = waiter.charge
@@ -90,18 +105,18 @@ class Encoder:
         keys += self._onces
         if self._alerts:
             keys.append(_prefix(self._account, "alerts"))
-        return Batch(
-            encoded,
-            keys,
+        values = (
             len(self._ledgers),
             len(self._owned),
+            retention_days,
             self._rules,
             requests,
             onces if self._onces else [],
             [waiter.charge.cost for waiter in encoded] if self._costly else [],
             self._alerts,
-            ahead,
+            ahead or (),
         )
+        return Batch(encoded, keys, unlisted(values), ahead)
 
     def _ahead(self, waiters: Sequence[Waiter], holds: Holds) -> Ahead | None:
         over = holds.take_over()
@@ -146,6 +161,11 @@ class Encoder:
         if isinstance(rule, Quota) and rule.alerts:
             self._alerts = 1
         return number
+
+
+def unlisted(values: tuple[Any, ...]) -> bytes:
+    """Pack at most 15 values one after the other, without the byte that would make them a list."""
+    return PACK(values)[1:]
 
 
 def encoded_debt(account: str, spent: Spent, retention_days: int, pinned: int) -> tuple[list[str], tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.verdict import Tally
 from authz.limiter.batching import LINGER_SECONDS, Pace, Queue, Waiter, fail
 from authz.limiter.clock import RedisClock
-from authz.limiter.encoding import Batch, Encoder
+from authz.limiter.encoding import Batch, encoded
 from authz.limiter.holds import Holds
 from authz.limiter.local import Spent
 from authz.limiter.refusals import CALLERS, Refusals
@@ -109,6 +109,7 @@ class RedisLimiter:
         self.clock = clock or RedisClock()
         self.recalled = self.waited = 0
         self._account = account
+        self._retention_days = retention_days
         self._budget = budget
         self._linger = min(LINGER_SECONDS, budget * LINGER_SHARE)
         self._available = True
@@ -220,7 +221,7 @@ class RedisLimiter:
         """What `admit` would meet in Redis now, without spending anything. Raises LimiterUnavailable."""
         expires = time.monotonic() + self._budget
         waiter = Waiter(charge, expires, asyncio.get_running_loop().create_future())
-        batch = Encoder(self._account).batch([waiter])
+        batch = encoded(self._account, self._retention_days, [waiter])
         if not batch.waiters:
             return Peeked(await waiter.tally, ())
         reply = await self._sender.peek(batch, expires)
@@ -292,7 +293,7 @@ class RedisLimiter:
         return others
 
     async def _decide(self, waiters: Sequence[Waiter]) -> None:
-        batch = Encoder(self._account).batch(waiters, self.holds)
+        batch = encoded(self._account, self._retention_days, waiters, self.holds)
         if not batch.waiters and not batch.ahead:
             return
         expires = max((waiter.expires for waiter in batch.waiters), default=time.monotonic() + self._budget)

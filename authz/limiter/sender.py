@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from authz.check import LimiterUnavailable
 from authz.core.limits import redis_key
 from authz.limiter.clock import RedisClock
-from authz.limiter.encoding import Batch, Encoder, encoded_debt
+from authz.limiter.encoding import Batch, encoded, encoded_debt, unlisted
 from authz.limiter.local import Spent
 from authz.redisio.client import Script, connect, evaluate, hang_up, master_changes
 from authz.redisio.url import in_words
@@ -40,7 +40,6 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 REPLY = msgspec.msgpack.Decoder(Reply)
-PACK = msgspec.msgpack.Encoder().encode
 _reply_key = lru_cache(16)(redis_key)  # it does not differ between batches
 
 ADMIT = Script.load("admit.lua")
@@ -111,7 +110,7 @@ class Sender:
 
         The first may have to connect, while no caller waits. The second must keep to a caller's budget.
         """
-        empty = Encoder(self._account).batch([])
+        empty = encoded(self._account, self._retention_days, [])
         await self.decide(empty, time.monotonic() + max(PROBE_SECONDS, self._budget))
         await self.decide(empty, time.monotonic() + self._budget)
 
@@ -173,17 +172,7 @@ class Sender:
         """The script's argument: values one after the other, not a list. The deadline is in Redis's time."""
         left = expires - time.monotonic() if expires else 0
         deadline = self._clock.now() + int(left * 1_000_000) if expires else 0
-        numbers = (
-            self._sequence,
-            deadline,
-            self._clock.pin(),
-            int(dry),
-            batch.ledgers,
-            batch.owned,
-            self._retention_days,
-        )
-        values = (*numbers, batch.rules, batch.requests, batch.onces, batch.costs, batch.alerts, batch.ahead or ())
-        return PACK(values)[1:]  # without the list's own byte: that is one of at most 15 values
+        return unlisted((self._sequence, deadline, self._clock.pin(), int(dry))) + batch.packed
 
     async def _ask(self, batch: Batch, blob: bytes, expires: float) -> Reply:
         keys = [self._reply_key(), *batch.keys]

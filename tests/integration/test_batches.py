@@ -12,12 +12,15 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from authz.check import LimiterUnavailable, Overloaded
-from authz.core.limits import Charge, Layer, Limit, Meter, redis_key, throttle
+from authz.core.limits import Charge, Kept, Layer, Limit, Meter, Throttle, redis_key, throttle
 from authz.core.verdict import Tally
 from authz.limiter.batching import MAX_BATCH, Pace, Waiter
-from authz.limiter.encoding import Batch, Encoder
+from authz.limiter.clock import RedisClock
+from authz.limiter.encoding import Batch, encoded
+from authz.limiter.holds import Holds
 from authz.limiter.limiter import RedisLimiter, Report, Unobserved
 from tests.support.proxy import Proxy
 from tests.support.servers import DEADLINE_SECONDS
@@ -167,10 +170,15 @@ async def test_a_crowd_that_does_not_come_is_not_waited_for_long(asked: Asked) -
     assert (await asyncio.wait_for(asked.call(), DEADLINE_SECONDS)).refused_by is None
 
 
-def _said(*asked: tuple[list[Limit], Meter | None]) -> Batch:
-    """A batch in the script's words."""
+def _said(*asked: tuple[list[Limit], Meter | None]) -> tuple[list[str], Any]:
+    """A batch in the script's words: KEYS, and the values of the argument from `ledgers` on."""
     loop = asyncio.get_running_loop()
-    return Encoder("a").batch([Waiter(Charge(limits, meter), 0.0, loop.create_future()) for limits, meter in asked])
+    waiters = [Waiter(Charge(limits, meter), 0.0, loop.create_future()) for limits, meter in asked]
+    return _in_words(encoded("a", 400, waiters))
+
+
+def _in_words(batch: Batch) -> tuple[list[str], Any]:
+    return batch.keys, msgspec.msgpack.decode(b"\x99" + batch.packed)
 
 
 async def test_a_key_and_a_rule_that_two_requests_share_are_sent_once() -> None:
@@ -180,11 +188,57 @@ async def test_a_key_and_a_rule_that_two_requests_share_are_sent_once() -> None:
     meters = [Meter(f"l{name}", f"h{name}") for name in "ab"]
     shared = Limit(Layer.ACCOUNT_THROTTLE, "shared", rule)
     asks = [([Limit(Layer.PLAN_THROTTLE, meter.ledger, own), shared], meter) for meter in meters]
-    batch = _said(asks[0], asks[1], asks[0], ([shared], None))
-    assert batch.keys == ["la", "ha", "lb", "hb", "shared"]
-    assert batch.rules == [(0, own.n, own.m, 5), (0, rule.n, rule.m, 5)]
-    assert batch.requests == [[1, 1, 1, -1, 2], [2, 2, 1, -1, 2], [1, 1, 1, -1, 2], [0, -1, 2]]
-    assert batch.onces == []
+    keys, (ledgers, owned, _, rules, requests, onces, *_) = _said(asks[0], asks[1], asks[0], ([shared], None))
+    assert keys == ["la", "ha", "lb", "hb", "shared"]
+    assert (ledgers, owned) == (2, 1)
+    assert rules == [[0, own.n, own.m, 5], [0, rule.n, rule.m, 5]]
+    assert requests == [[1, 1, 1, -1, 2], [2, 2, 1, -1, 2], [1, 1, 1, -1, 2], [0, -1, 2]]
+    assert onces == []
+
+
+async def test_a_lone_callers_batch_is_kept_and_says_what_a_new_one_would() -> None:
+    loop, limits, meter = asyncio.get_running_loop(), (Limit(Layer.ACCOUNT_THROTTLE, "own", _rule()),), Meter("l", "h")
+    kept = Kept()
+    first, second = (
+        encoded("a", 400, [Waiter(Charge(limits, meter, kept=kept), 0.0, loop.create_future())]) for _ in range(2)
+    )
+    assert second.keys is first.keys
+    assert second.waiters is not first.waiters
+    assert _in_words(second) == _said((list(limits), meter))
+
+
+@pytest.mark.parametrize(
+    ("charges", "holds"),
+    [
+        ([Charge((), Meter("l", "h"), cost=7)], None),
+        ([Charge((), Meter("l", "h"), once="named")], None),
+        ([Charge((), Meter("l", "h")), Charge((), Meter("l2", "h2"))], None),
+        ([Charge((), Meter("l", "h"))], Holds(100_000, RedisClock())),
+    ],
+    ids=["a cost", "a name", "two calls", "holds"],
+)
+async def test_a_batch_that_may_differ_from_the_next_is_not_kept(charges: list[Charge], holds: Holds | None) -> None:
+    loop, kept = asyncio.get_running_loop(), Kept((["another"], b"\x00"))
+    waiters = [Waiter(replace(charge, kept=kept), 0.0, loop.create_future()) for charge in charges]
+    batch = encoded("a", 400, waiters, holds)
+    assert batch.keys[:2] == ["l", "h"]
+    assert kept.alone == (["another"], b"\x00")
+
+
+async def test_a_call_that_cannot_be_encoded_is_not_kept() -> None:
+    kept = Kept()
+    charge = Charge((Limit(Layer.ACCOUNT_THROTTLE, "k", Throttle(1.0, 5, 2**60, 1)),), kept=kept)
+    waiter = Waiter(charge, 0.0, asyncio.get_running_loop().create_future())
+    assert not encoded("a", 400, [waiter]).waiters
+    assert kept.alone is None
+    with pytest.raises(ValueError, match="not exact"):
+        await waiter.tally
+
+
+def _rule() -> Throttle:
+    rule = throttle(2.0, 5)
+    assert rule
+    return rule
 
 
 # --- one caller's fate --------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from authz.check import Checker, KeysUnavailable, LimiterUnavailable, Overloaded
 from authz.core.catalog import UNLOOKED, Caller, Catalog, Unlooked
-from authz.core.limits import Charge, Limit, Meter, Quota
+from authz.core.limits import Charge, Kept, Limit, Meter, Quota
 from authz.core.request import Request
 from authz.core.resources import CostFrom, FailurePolicy, HttpMethod, Method, Period, QuotaSettings, Resources
 from authz.core.verdict import Allowed, Denied, Grant, Reason, Tally, Verdict
 from authz.limiter.local import LocalLimiter
-from tests.conftest import micros
+from tests.conftest import Clock, micros
 from tests.support.builders import api, key, plan, resources
 from tests.support.world import ask, limited
 
@@ -32,11 +32,13 @@ class FakeLimiter:
         self.answers, self.asked = list(answers), list[tuple[Sequence[Limit], Meter | None, float | None]]()
         self.names: list[str] = []
         self.costs: list[int] = []
+        self.kept: list[Kept | None] = []
 
     async def admit(self, charge: Charge) -> Tally:
         self.asked.append((charge.limits, charge.meter, charge.deadline))
         self.names.append(charge.once)
         self.costs.append(charge.cost)
+        self.kept.append(charge.kept)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -66,6 +68,15 @@ async def test_a_request_is_named_only_with_charge_once(options: dict[str, Any],
     limiter, catalog = FakeLimiter(Tally(NOW, (0, 1))), Catalog.compile(METERED)
     await Checker(lambda: catalog, limiter, LocalLimiter(), lambda: NOW, **options).check(replace(ask(), id="r1"))
     assert [bool(name) for name in limiter.names] == [is_named]
+
+
+async def test_calls_of_one_day_share_what_the_limiter_keeps() -> None:
+    limiter, catalog, clock = FakeLimiter(*[Tally(NOW, (0, 1))] * 3), Catalog.compile(METERED), Clock(NOW)
+    for clock.now in (NOW, NOW, TOMORROW):
+        await Checker(lambda: catalog, limiter, LocalLimiter(), clock).check(ask())
+    today, later, tomorrow = limiter.kept
+    assert today is later
+    assert tomorrow is not today  # the quota has another period
 
 
 @pytest.mark.parametrize(
