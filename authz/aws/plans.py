@@ -27,7 +27,7 @@ from authz.core.keyform import KeyForm
 from authz.core.limits import check_throttle
 from authz.core.methods import method_of, no_method
 from authz.core.periods import max_offset
-from authz.core.planrules import cost_problems, quota_problems
+from authz.core.planrules import Costs, cost_problems, quota_problems
 from authz.core.problem import Problem
 from authz.core.resources import (
     AWS_PERIODS,
@@ -207,7 +207,7 @@ def check_quotas(plan: UsagePlan) -> None:
 
 def check_costs(plan: UsagePlan, apis: Iterable[Api]) -> None:
     """Raise ApiError if a method costs more than a limit of the plan ever admits. `apis` are those of its stages."""
-    refuse_any(in_one_list(plan, cost_problems(plan, {api.id: api for api in apis}, "$")))
+    refuse_any(in_one_list(plan, cost_problems(plan, Costs({api.id: api for api in apis}), "$")))
 
 
 def in_one_list(plan: UsagePlan, found: Iterable[Problem]) -> Iterator[Problem]:

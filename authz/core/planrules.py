@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -120,32 +121,59 @@ class Call(NamedTuple):
     name: str
 
 
-def cost_problems(plan: UsagePlan, apis: Mapping[str, Api], at: str) -> Problems:
-    """Calls that a limit of the plan could never admit. `apis` have the methods that their stages serve."""
-    dearest = dearest_call(plan, apis)
+class Costs:
+    """What the calls of each stage cost. Thousands of plans may cover one stage, so its methods are read once.
+
+    `apis` have the methods that their stages serve.
+    """
+
+    def __init__(self, apis: Mapping[str, Api]) -> None:
+        self._apis = apis
+        self._calls: dict[tuple[str, str], dict[tuple[str, str], Call]] = {}
+        self._dearest: dict[tuple[str, str], Call | None] = {}
+
+    def calls(self, covered: ApiStage) -> Mapping[tuple[str, str], Call]:
+        """The calls of a stage's methods that require a key, by path and verb."""
+        place = covered.api_id, covered.stage
+        if place not in self._calls:
+            self._calls[place] = {
+                (path, verb): Call(method.cost, f"{verb} {path} of {covered.api_id}:{covered.stage}")
+                for path, verb, method in _metered(covered, self._apis)
+            }
+        return self._calls[place]
+
+    def dearest(self, plan: UsagePlan) -> Call | None:
+        """The call that takes most from a limit of the plan that counts units."""
+        found = (self._dearest_of(covered) for covered in plan.api_stages)
+        return max((call for call in found if call), default=None)
+
+    def _dearest_of(self, covered: ApiStage) -> Call | None:
+        place = covered.api_id, covered.stage
+        if place not in self._dearest:
+            self._dearest[place] = max(self.calls(covered).values(), default=None)
+        return self._dearest[place]
+
+
+def cost_problems(plan: UsagePlan, costs: Costs, at: str) -> Problems:
+    """Calls that a limit of the plan could never admit."""
+    dearest = costs.dearest(plan)
     if plan.throttle:
         yield from _above_burst(plan.throttle, dearest, f"{at}.throttle")
     for place, quota in placed(plan, at):
         yield from _above_ceiling(quota, quota.limit, dearest, f"{place}.limit")
     for n, covered in enumerate(plan.api_stages):
-        calls = [*_metered(covered, apis)]
-        for key, settings in covered.throttle.items():
-            mine = (
-                Call(method.cost, _named(path, verb, covered))
-                for path, verb, method in calls
-                if _throttle_of(covered.throttle, path, verb) == key
-            )
-            yield from _above_burst(settings, max(mine, default=None), f"{at}.apiStages[{n}].throttle['{key}']")
-
-
-def dearest_call(plan: UsagePlan, apis: Mapping[str, Api]) -> Call | None:
-    """The call that takes most from a limit of the plan that counts units."""
-    calls = (
-        Call(method.cost, _named(path, verb, covered))
-        for covered in plan.api_stages
-        for path, verb, method in _metered(covered, apis)
-    )
-    return max(calls, default=None)
+        in_units = [key for key, settings in covered.throttle.items() if settings.counts is Counts.UNITS]
+        if not in_units:
+            continue
+        mine: dict[str | None, list[Call]] = {}
+        throttles = _by_place(covered.throttle)
+        for (path, verb), call in costs.calls(covered).items():
+            # The throttle that holds is the method's own, else its resource's, else the stage's.
+            places = ((path, verb), (path, WILDCARD), (WILDCARD, WILDCARD))
+            mine.setdefault(next((throttles[one] for one in places if one in throttles), None), []).append(call)
+        for key in in_units:
+            its_dearest = max(mine.get(key, ()), default=None)
+            yield from _above_burst(covered.throttle[key], its_dearest, f"{at}.apiStages[{n}].throttle['{key}']")
 
 
 def _metered(covered: ApiStage, apis: Mapping[str, Api]) -> Iterator[tuple[str, HttpMethod, Method]]:
@@ -158,20 +186,13 @@ def _metered(covered: ApiStage, apis: Mapping[str, Api]) -> Iterator[tuple[str, 
         yield from ((path, verb, method) for verb, method in methods.items() if method.api_key_required)
 
 
-def _named(path: str, verb: str, covered: ApiStage) -> str:
-    return f"{verb} {path} of {covered.api_id}:{covered.stage}"
-
-
-def _throttle_of(throttles: Mapping[str, ThrottleSettings], path: str, verb: str) -> str | None:
-    """The key of the throttle that holds for a method: its own, else its resource's, else the stage's."""
-    keys = {}
+def _by_place(throttles: Mapping[str, ThrottleSettings]) -> dict[tuple[str, str], str]:
+    """The keys of method throttles, by the path and verb that each is for."""
+    found = {}
     for key in throttles:
-        try:
-            keys[method_of(key)] = key
-        except ValueError:
-            continue  # reported elsewhere
-    places = ((path, verb), (path, WILDCARD), (WILDCARD, WILDCARD))
-    return next((keys[place] for place in places if place in keys), None)
+        with suppress(ValueError):  # reported elsewhere
+            found[method_of(key)] = key
+    return found
 
 
 def _above_burst(settings: ThrottleSettings, dearest: Call | None, at: str) -> Problems:
@@ -204,8 +225,7 @@ def _never(dearest: Call, has: str, limit: str) -> str:
 def override_problems(resources: Resources) -> Problems:
     """The mistakes in the overrides of keys and customers."""
     plans = {plan.id: plan for plan in resources.usage_plans}
-    apis = {api.id: api for api in resources.apis}
-    dearest: dict[str, Call | None] = {}
+    costs = Costs({api.id: api for api in resources.apis})
     for holder, plan_id, override in _overrides(resources):
         plan = plans.get(plan_id)
         if plan is None:
@@ -215,13 +235,12 @@ def override_problems(resources: Resources) -> Problems:
             yield Problem(f"{holder}.overrides['{name}']", f"there is no usage plan {name}{hint}")
             continue
         at = f"{holder}.overrides['{plan_id}']"
-        if plan_id not in dearest:
-            dearest[plan_id] = dearest_call(plan, apis)
+        dearest = costs.dearest(plan)
         if override.throttle:
-            yield from _throttle_override(override.throttle, plan, dearest[plan_id], f"{at}.throttle")
+            yield from _throttle_override(override.throttle, plan, dearest, f"{at}.throttle")
         seen: set[int] = set()
         for n, given in enumerate(override.quotas):
-            yield from _quota_override(given, plan, dearest[plan_id], seen, f"{at}.quotas[{n}]")
+            yield from _quota_override(given, plan, dearest, seen, f"{at}.quotas[{n}]")
 
 
 def _overrides(resources: Resources) -> Iterator[tuple[str, str, Override]]:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from authz.core.bounds import MAX_KEY_VALUE, MAX_METHOD_THROTTLES, MAX_SOURCES, MIN_KEY_VALUE
 from authz.core.limits import check_throttle
 from authz.core.methods import ANY, WILDCARD, method_of
-from authz.core.planrules import cost_problems, idle, override_problems, quota_problems
+from authz.core.planrules import Costs, cost_problems, idle, override_problems, quota_problems
 from authz.core.problem import Problem, Problems, shortened
 from authz.core.resources import (
     Account,
@@ -347,6 +347,7 @@ def _variable(name: str, at: str) -> Problems:
 def _plans(resources: Resources, keys: _Keys) -> Problems:
     plans = resources.usage_plans
     apis = {api.id: api for api in resources.apis}
+    costs = Costs(apis)
     yield from _repeated((plan.id, f"$.usagePlans[{i}].id") for i, plan in enumerate(plans))
     for i, plan in enumerate(plans):
         at = f"$.usagePlans[{i}]"
@@ -356,7 +357,7 @@ def _plans(resources: Resources, keys: _Keys) -> Problems:
         for n, key in enumerate(plan.keys):
             if key not in keys.ids:
                 yield Problem(f"{at}.keys[{n}]", keys.missing(key))
-        yield from cost_problems(plan, apis, at)
+        yield from cost_problems(plan, costs, at)
     yield from _shared_keys(plans, keys)
 
 

@@ -25,7 +25,7 @@ from authz.config.documents import as_yaml
 from authz.config.faults import ConfigError
 from authz.config.fields import camel
 from authz.config.quotas import to_document
-from authz.core.planrules import cost_problems, override_problems
+from authz.core.planrules import Costs, cost_problems, override_problems
 from authz.core.problem import Problem
 from authz.core.resources import ApiKey, Method, Override, Resources, UsagePlan
 from authz.core.rules import problems
@@ -225,8 +225,8 @@ class Import:
                 plans = [await target.get("usageplan", name) for name in others]
         for plan in plans:
             if isinstance(plan, StoredPlan):
-                apis = {api.id: api for api in await served_apis(target, plan.plan.api_stages)}
-                found = cost_problems(plan.plan, apis, f"usageplan {plan.plan.id}")
+                costs = Costs({api.id: api for api in await served_apis(target, plan.plan.api_stages)})
+                found = cost_problems(plan.plan, costs, f"usageplan {plan.plan.id}")
                 self.warnings += [f"{problem.address}: {problem.rule}" for problem in found]
 
     async def _is_served(self, target: _Target, deployment: StoredDeployment) -> bool:

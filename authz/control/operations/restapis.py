@@ -32,7 +32,7 @@ from authz.background import in_background
 from authz.config.documents import DocumentError, RefusedError, TagError, read_document
 from authz.control.call import Answer, Call, Operation
 from authz.control.operations.ids import new_id
-from authz.core.planrules import cost_problems
+from authz.core.planrules import Costs, cost_problems
 from authz.core.resources import Api, AuthorizerSource, KeySource, Stage
 from authz.core.stored import (
     DomainName,
@@ -91,11 +91,11 @@ async def require_room_for(edit: Draft, api_id: str, stage: str) -> None:
     served = await served_by(edit, api_id, stage)
     if served is None or all(method.cost <= 1 for found in served.resources.values() for method in found.values()):
         return
-    apis = {api_id: Api(api_id, stages=(Stage(stage, deployment=served),))}
+    costs = Costs({api_id: Api(api_id, stages=(Stage(stage, deployment=served),))})
     for held in await edit.many("usageplan", await edit.members(stage_plans(api_id, stage))):
         if isinstance(held, StoredPlan):
             covering = tuple(one for one in held.plan.api_stages if (one.api_id, one.stage) == (api_id, stage))
-            for problem in cost_problems(replace(held.plan, api_stages=covering), apis, f"Usage Plan {held.plan.id}"):
+            for problem in cost_problems(replace(held.plan, api_stages=covering), costs, f"Usage Plan {held.plan.id}"):
                 raise bad_request(f"Unable to serve this deployment. {problem.address}: {problem.rule}")
 
 

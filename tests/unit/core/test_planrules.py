@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from authz.core.planrules import cost_problems
+from authz.core.planrules import Costs, cost_problems
 from authz.core.resources import (
     Account,
     Anchor,
@@ -331,13 +331,44 @@ def test_what_keeps_to_the_rules_is_left_alone(accepted: Resources) -> None:
 
 def test_the_dearest_call_is_the_one_that_is_named() -> None:
     dear = api(resources={"/a": {"GET": Method(cost=11)}, "/b": {"GET": Method(cost=99)}})
-    [found] = cost_problems(plan(throttle=UNITS), {"a1": dear}, "$")
+    [found] = cost_problems(plan(throttle=UNITS), Costs({"a1": dear}), "$")
     assert "GET /b" in found.rule
 
 
 def test_the_cost_of_a_method_that_needs_no_key_fits_any_plan() -> None:
     keyless = api(resources={"/search": {"GET": Method(api_key_required=False, cost=50)}})
-    assert [*cost_problems(plan(throttle=UNITS), {"a1": keyless}, "$")] == []
+    assert [*cost_problems(plan(throttle=UNITS), Costs({"a1": keyless}), "$")] == []
+
+
+class Read(dict[str, Any]):
+    """The methods of an API, and how often all of them were read."""
+
+    times = 0
+
+    def items(self) -> Any:
+        self.times += 1
+        return super().items()
+
+    def __iter__(self) -> Any:
+        self.times += 1
+        return super().__iter__()
+
+
+def times_read(plans: int) -> int:
+    """How often the rules read all methods of an API that `plans` plans cover, each with an override for its key."""
+    methods = Read({f"/{n}": {"GET": Method(cost=2)} for n in range(3)})
+    sold = [
+        plan(f"p{n}", keys=(f"k{n}",), throttle=UNITS, quota=DAY, api_stages=(throttled("/1/GET"),))
+        for n in range(plans)
+    ]
+    own = [key(f"k{n}", overrides={f"p{n}": Override(ThrottleSettings(5.0, 10))}) for n in range(plans)]
+    given = Resources(apis=(api(resources=methods),), usage_plans=tuple(sold), api_keys=tuple(own))
+    assert problems(given) == []
+    return methods.times
+
+
+def test_the_methods_of_an_api_are_read_no_more_often_for_more_plans() -> None:
+    assert times_read(plans=40) == times_read(plans=2)
 
 
 def shared(**changes: Any) -> Any:
