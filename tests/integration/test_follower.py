@@ -60,8 +60,8 @@ from authz.store.usage import UsageLedger
 from tests.integration.test_server import check, document, get
 from tests.support.builders import held, value_of
 from tests.support.proxy import Proxy, Streams, proxy
-from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
-from tests.support.topologies import Certificates, port_of, say, tls_by_itself
+from tests.support.servers import DEADLINE_SECONDS, HOST, RedisServer, authz_serve, redis_server, until
+from tests.support.topologies import Certificates, needs_tls, port_of, say, tls_by_itself
 from tests.support.world import ask
 
 Rest = Callable[[float], Awaitable[None]]
@@ -539,9 +539,9 @@ async def test_half_open_connections_hide_neither_a_key_nor_a_catalog(
         assert sidecar.compiled == compiled + 1
 
 
-@pytest.mark.parametrize("_", [kind for kind in kinds() if kind == "redis"])
+@needs_tls
 async def test_closing_tls_does_not_wait_for_a_dead_server(
-    _: Kind, account: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    account: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS is closed by both ends; asyncio waits half a minute for the other one, and redis-py as long as it may."""
     monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 10 * DEADLINE_SECONDS)

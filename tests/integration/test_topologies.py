@@ -37,7 +37,16 @@ from tests.integration.test_outage import Answer, asks, document, quota
 from tests.support.builders import value_of
 from tests.support.ledger import Ledger
 from tests.support.limiters import running_limiter
-from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
+from tests.support.servers import (
+    DEADLINE_SECONDS,
+    HOST,
+    Kind,
+    RedisServer,
+    authz_serve,
+    kinds,
+    redis_server,
+    until,
+)
 from tests.support.topologies import (
     MASTERS,
     PASSWORD,
@@ -47,6 +56,7 @@ from tests.support.topologies import (
     Fleet,
     account_of,
     cluster,
+    needs_tls,
     node_id,
     port_of,
     role,
@@ -508,8 +518,8 @@ async def test_tls_works_with_the_right_authority(tls: tuple[int, Certificates],
 
 
 @pytest.mark.parametrize("right", [True, False])
-@pytest.mark.parametrize("_", [kind for kind in kinds() if kind == "redis"])
-async def test_tls_works_between_the_nodes_of_a_cluster(_: Kind, account: str, tmp_path: Path, right: bool) -> None:
+@needs_tls
+async def test_tls_works_between_the_nodes_of_a_cluster(account: str, tmp_path: Path, right: bool) -> None:
     """The servers that name the master, and the master itself."""
     files = Certificates.make(tmp_path / "right")
     trusted = files if right else replace(files, ca=Certificates.make(tmp_path / "wrong").ca)

@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import uuid4
 
+import pytest
 import redis
 from redis.crc import key_slot
 
 from tests.support.certificates import Authority
-from tests.support.servers import HOST, Kind, RedisServer, envoy, free_port, redis_server, until
+from tests.support.servers import HOST, Kind, RedisServer, envoy, free_port, kinds, redis_server, until
 from tests.support.servers import _redis_binary as redis_binary
 from tests.support.servers import _running as running
 
@@ -213,6 +214,11 @@ def tls_by_envoy(server: RedisServer, files: Certificates) -> Iterator[int]:
     port = free_port()
     with envoy(ENVOY.format(host=HOST, port=port, admin=free_port(), redis=port_of(server), files=files)):
         yield port
+
+
+needs_tls: Final = pytest.mark.skipif(
+    "redis" not in kinds(), reason="redis-server is not on PATH, and the wheel's Valkey has no TLS"
+)
 
 
 @contextmanager
