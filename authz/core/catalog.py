@@ -27,7 +27,7 @@ from authz.core.holders import (
 )
 from authz.core.keyform import KeyForm
 from authz.core.limits import Layer, Limit, Meter, Quota, Throttle, encoded, redis_key, throttle
-from authz.core.methods import ANY, WILDCARD, method_of
+from authz.core.methods import ANY, WILDCARD, method_of, most_specific
 from authz.core.planrules import overridden
 from authz.core.recent import Recent
 from authz.core.request import Request
@@ -113,7 +113,7 @@ class _MethodThrottles(Struct, gc=False):
         try:
             return self.found[route]
         except KeyError:
-            rule = _setting(self.rules, route.resource, route.method)
+            rule = most_specific(self.rules, route.resource, route.method)
             end = self.stage + _spelt(route.resource, route.method)
             found = self.found[route] = (end, rule) if rule else None
             return found
@@ -667,7 +667,7 @@ def _compile_stage(api: Api, stage: Stage, served: _Served, account_id: str, sha
     limits: dict[Route, tuple[Limit, ...]] = {}
     for route in (*served.routes, *(route for own in verbs.values() for route in own.values())):
         limits[route] = shared
-        if rule := stage_bucket(_setting(settings, route.resource, route.verb or route.method)):
+        if rule := stage_bucket(most_specific(settings, route.resource, route.verb or route.method)):
             key = redis_key(account_id, "stage", api.id, stage.name, route.resource, route.verb or route.method)
             limits[route] = (Limit(Layer.STAGE_METHOD_THROTTLE, key, rule), *shared)
     subject = Subject(
@@ -686,14 +686,6 @@ def _own_verbs(settings: Mapping[tuple[str, str], MethodSetting], route: Route) 
         return {}
     named = (verb for resource, verb in settings if resource == route.resource and verb not in (ANY, WILDCARD))
     return {verb: Route(route.resource, ANY, route.api_key_required, verb) for verb in named}
-
-
-def _setting(settings: Mapping[tuple[str, str], T], resource: str, method: str) -> T | None:
-    """The most specific entry: the method's own, else its resource's wildcard, else the stage's."""
-    for name in ((resource, method), (resource, WILDCARD), (WILDCARD, WILDCARD)):
-        if name in settings:
-            return settings[name]
-    return None
 
 
 def _spelt(*parts: str) -> str:

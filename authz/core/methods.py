@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, get_args
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final, TypeVar, get_args
 
 from authz.core.resources import HttpMethod
+
+T = TypeVar("T")
 
 ANY: Final = "ANY"
 WILDCARD: Final = "*"
@@ -28,6 +32,23 @@ def method_of(key: str) -> tuple[str, str]:
     if method != WILDCARD:
         raise ValueError(f"expected */*: the path * has no method {method} of its own")
     return WILDCARD, WILDCARD
+
+
+def by_method(settings: Mapping[str, T]) -> dict[tuple[str, str], T]:
+    """The entries by path and method. A key that names no method acts on no call, and is left out."""
+    found = {}
+    for key, setting in settings.items():
+        with suppress(ValueError):
+            found[method_of(key)] = setting
+    return found
+
+
+def most_specific(settings: Mapping[tuple[str, str], T], resource: str, method: str) -> T | None:
+    """The entry that holds for a method: its own, else its resource's wildcard, else the stage's."""
+    for name in ((resource, method), (resource, WILDCARD), (WILDCARD, WILDCARD)):
+        if name in settings:
+            return settings[name]
+    return None
 
 
 def no_method(path: str, method: str) -> ValueError:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from authz.core.bounds import MAX_QUOTAS
 from authz.core.limits import check_throttle, throttle
-from authz.core.methods import WILDCARD, method_of
+from authz.core.methods import by_method, most_specific
 from authz.core.periods import max_offset
 from authz.core.problem import Problem, Problems, shortened
 from authz.core.resources import (
@@ -121,6 +120,13 @@ class Call(NamedTuple):
     name: str
 
 
+class StageCosts(NamedTuple):
+    """The calls of a stage's methods that require a key, by path and verb, and the one that costs most."""
+
+    calls: Mapping[tuple[str, str], Call]
+    dearest: Call | None
+
+
 class Costs:
     """What the calls of each stage cost. Thousands of plans may cover one stage, so its methods are read once.
 
@@ -129,29 +135,22 @@ class Costs:
 
     def __init__(self, apis: Mapping[str, Api]) -> None:
         self._apis = apis
-        self._calls: dict[tuple[str, str], dict[tuple[str, str], Call]] = {}
-        self._dearest: dict[tuple[str, str], Call | None] = {}
+        self._stages: dict[tuple[str, str], StageCosts] = {}
 
-    def calls(self, covered: ApiStage) -> Mapping[tuple[str, str], Call]:
-        """The calls of a stage's methods that require a key, by path and verb."""
+    def of(self, covered: ApiStage) -> StageCosts:
         place = covered.api_id, covered.stage
-        if place not in self._calls:
-            self._calls[place] = {
+        if place not in self._stages:
+            calls: dict[tuple[str, str], Call] = {
                 (path, verb): Call(method.cost, f"{verb} {path} of {covered.api_id}:{covered.stage}")
                 for path, verb, method in _metered(covered, self._apis)
             }
-        return self._calls[place]
+            self._stages[place] = StageCosts(calls, max(calls.values(), default=None))
+        return self._stages[place]
 
     def dearest(self, plan: UsagePlan) -> Call | None:
         """The call that takes most from a limit of the plan that counts units."""
-        found = (self._dearest_of(covered) for covered in plan.api_stages)
+        found = (self.of(covered).dearest for covered in plan.api_stages)
         return max((call for call in found if call), default=None)
-
-    def _dearest_of(self, covered: ApiStage) -> Call | None:
-        place = covered.api_id, covered.stage
-        if place not in self._dearest:
-            self._dearest[place] = max(self.calls(covered).values(), default=None)
-        return self._dearest[place]
 
 
 def cost_problems(plan: UsagePlan, costs: Costs, at: str) -> Problems:
@@ -166,11 +165,9 @@ def cost_problems(plan: UsagePlan, costs: Costs, at: str) -> Problems:
         if not in_units:
             continue
         mine: dict[str | None, list[Call]] = {}
-        throttles = _by_place(covered.throttle)
-        for (path, verb), call in costs.calls(covered).items():
-            # The throttle that holds is the method's own, else its resource's, else the stage's.
-            places = ((path, verb), (path, WILDCARD), (WILDCARD, WILDCARD))
-            mine.setdefault(next((throttles[one] for one in places if one in throttles), None), []).append(call)
+        throttles = by_method({key: key for key in covered.throttle})
+        for (path, verb), call in costs.of(covered).calls.items():
+            mine.setdefault(most_specific(throttles, path, verb), []).append(call)
         for key in in_units:
             its_dearest = max(mine.get(key, ()), default=None)
             yield from _above_burst(covered.throttle[key], its_dearest, f"{at}.apiStages[{n}].throttle['{key}']")
@@ -184,15 +181,6 @@ def _metered(covered: ApiStage, apis: Mapping[str, Api]) -> Iterator[tuple[str, 
         return
     for path, methods in (stage.deployment.resources if stage.deployment else api.resources).items():
         yield from ((path, verb, method) for verb, method in methods.items() if method.api_key_required)
-
-
-def _by_place(throttles: Mapping[str, ThrottleSettings]) -> dict[tuple[str, str], str]:
-    """The keys of method throttles, by the path and verb that each is for."""
-    found = {}
-    for key in throttles:
-        with suppress(ValueError):  # reported elsewhere
-            found[method_of(key)] = key
-    return found
 
 
 def _above_burst(settings: ThrottleSettings, dearest: Call | None, at: str) -> Problems:

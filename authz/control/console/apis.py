@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from authz.control.pages import words
 from authz.control.pages.layers import UNLIMITED_STAGE, stage_throttle
 from authz.control.pages.sessions import OwnerSession
 from authz.control.pages.site import View, Visit
-from authz.core.methods import WILDCARD, method_of
+from authz.core.methods import WILDCARD, by_method
 
 PAGE: Final = "25"
 MAX_STAGES: Final = 25  # whose deployment and plans a page shows
@@ -40,7 +40,7 @@ def throttle_of(settings: Document | None) -> str:
 
 def served_methods(summary: Mapping[str, Mapping[str, Document]], settings: Mapping[str, Document]) -> list[Served]:
     """The methods of a deployment with the stage's throttles for them."""
-    by_place = dict(_settings(settings))
+    by_place = by_method(settings)
     return [
         Served(f"{verb} {path}", bool(method.get("apiKeyRequired")), throttle_of(by_place.get((path, verb))))
         for path, verbs in summary.items()
@@ -50,15 +50,7 @@ def served_methods(summary: Mapping[str, Mapping[str, Document]], settings: Mapp
 
 def default_throttle(settings: Mapping[str, Document]) -> str:
     """The stage's throttle for every method without one of its own, in words."""
-    return throttle_of(dict(_settings(settings)).get((WILDCARD, WILDCARD)))
-
-
-def _settings(settings: Mapping[str, Document]) -> Iterator[tuple[tuple[str, str], Document]]:
-    for name, setting in settings.items():
-        try:
-            yield method_of(name), setting
-        except ValueError:
-            continue  # a key that names no method acts on no call
+    return throttle_of(by_method(settings).get((WILDCARD, WILDCARD)))
 
 
 async def apis(visit: Owner) -> Response:
