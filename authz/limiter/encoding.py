@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.msgpack import Encoder as MessagePack
 from msgspec.structs import replace
 
-from authz.core.limits import EXACT, Charge, Kept, Quota, Throttle, redis_key
+from authz.core.limits import EXACT, Charge, Quota, Throttle, redis_key
 from authz.limiter.batching import Waiter
 from authz.limiter.holds import Holds
 from authz.limiter.local import Spent
@@ -44,27 +44,20 @@ class Batch(Struct, frozen=True):
     ahead: Ahead | None = None
 
 
-def encoded(account: str, retention_days: int, waiters: Sequence[Waiter], holds: Holds | None = None) -> Batch:
+def encoded_batch(account: str, retention_days: int, waiters: Sequence[Waiter], holds: Holds | None = None) -> Batch:
     """Encode the calls; with `holds`, also the holds to give back and those that the calls want.
 
     A call that cannot be encoded fails alone and is left out. A lone call's batch is kept in its charge, for the next
     call under the same grant.
     """
-    kept = None if holds else _kept(waiters)
+    charge = waiters[0].charge if len(waiters) == 1 and not holds else None
+    kept = charge.kept if charge and charge.cost == 1 and not charge.once else None  # else it differs from the next
     if kept and kept.alone:
         return Batch(waiters, *kept.alone)
     batch = _Encoder(account).batch(retention_days, waiters, holds)
     if kept and batch.waiters:
         kept.alone = batch.keys, batch.packed
     return batch
-
-
-def _kept(waiters: Sequence[Waiter]) -> Kept | None:
-    """Where the batch of a lone call is kept; None for several calls, and for one that differs from the next."""
-    if len(waiters) != 1:
-        return None
-    charge = waiters[0].charge
-    return None if charge.once or charge.cost != 1 else charge.kept
 
 
 class _Encoder:

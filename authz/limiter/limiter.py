@@ -16,7 +16,7 @@ from authz.core.resources import DEFAULT_ACCOUNT
 from authz.core.verdict import Tally
 from authz.limiter.batching import LINGER_SECONDS, Pace, Queue, Waiter, fail
 from authz.limiter.clock import RedisClock
-from authz.limiter.encoding import Batch, encoded
+from authz.limiter.encoding import Batch, encoded_batch
 from authz.limiter.holds import Holds
 from authz.limiter.local import Spent
 from authz.limiter.refusals import CALLERS, Refusals
@@ -221,7 +221,7 @@ class RedisLimiter:
         """What `admit` would meet in Redis now, without spending anything. Raises LimiterUnavailable."""
         expires = time.monotonic() + self._budget
         waiter = Waiter(charge, expires, asyncio.get_running_loop().create_future())
-        batch = encoded(self._account, self._retention_days, [waiter])
+        batch = encoded_batch(self._account, self._retention_days, [waiter])
         if not batch.waiters:
             return Peeked(await waiter.tally, ())
         reply = await self._sender.peek(batch, expires)
@@ -293,7 +293,7 @@ class RedisLimiter:
         return others
 
     async def _decide(self, waiters: Sequence[Waiter]) -> None:
-        batch = encoded(self._account, self._retention_days, waiters, self.holds)
+        batch = encoded_batch(self._account, self._retention_days, waiters, self.holds)
         if not batch.waiters and not batch.ahead:
             return
         expires = max((waiter.expires for waiter in batch.waiters), default=time.monotonic() + self._budget)

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from authz.check import LimiterUnavailable
 from authz.core.limits import redis_key
 from authz.limiter.clock import RedisClock
-from authz.limiter.encoding import Batch, encoded, encoded_debt, unlisted
+from authz.limiter.encoding import Batch, encoded_batch, encoded_debt, unlisted
 from authz.limiter.local import Spent
 from authz.redisio.client import Script, connect, evaluate, hang_up, master_changes
 from authz.redisio.url import in_words
@@ -110,7 +110,7 @@ class Sender:
 
         The first may have to connect, while no caller waits. The second must keep to a caller's budget.
         """
-        empty = encoded(self._account, self._retention_days, [])
+        empty = encoded_batch(self._account, self._retention_days, [])
         await self.decide(empty, time.monotonic() + max(PROBE_SECONDS, self._budget))
         await self.decide(empty, time.monotonic() + self._budget)
 

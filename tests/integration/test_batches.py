@@ -19,7 +19,7 @@ from authz.core.limits import Charge, Kept, Layer, Limit, Meter, Throttle, redis
 from authz.core.verdict import Tally
 from authz.limiter.batching import MAX_BATCH, Pace, Waiter
 from authz.limiter.clock import RedisClock
-from authz.limiter.encoding import Batch, encoded
+from authz.limiter.encoding import Batch, encoded_batch
 from authz.limiter.holds import Holds
 from authz.limiter.limiter import RedisLimiter, Report, Unobserved
 from tests.support.proxy import Proxy
@@ -174,7 +174,7 @@ def _said(*asked: tuple[list[Limit], Meter | None]) -> tuple[list[str], Any]:
     """A batch in the script's words: KEYS, and the values of the argument from `ledgers` on."""
     loop = asyncio.get_running_loop()
     waiters = [Waiter(Charge(limits, meter), 0.0, loop.create_future()) for limits, meter in asked]
-    return _in_words(encoded("a", 400, waiters))
+    return _in_words(encoded_batch("a", 400, waiters))
 
 
 def _in_words(batch: Batch) -> tuple[list[str], Any]:
@@ -200,7 +200,7 @@ async def test_a_lone_callers_batch_is_kept_and_says_what_a_new_one_would() -> N
     loop, limits, meter = asyncio.get_running_loop(), (Limit(Layer.ACCOUNT_THROTTLE, "own", _rule()),), Meter("l", "h")
     kept = Kept()
     first, second = (
-        encoded("a", 400, [Waiter(Charge(limits, meter, kept=kept), 0.0, loop.create_future())]) for _ in range(2)
+        encoded_batch("a", 400, [Waiter(Charge(limits, meter, kept=kept), 0.0, loop.create_future())]) for _ in range(2)
     )
     assert second.keys is first.keys
     assert second.waiters is not first.waiters
@@ -220,7 +220,7 @@ async def test_a_lone_callers_batch_is_kept_and_says_what_a_new_one_would() -> N
 async def test_a_batch_that_may_differ_from_the_next_is_not_kept(charges: list[Charge], holds: Holds | None) -> None:
     loop, kept = asyncio.get_running_loop(), Kept((["another"], b"\x00"))
     waiters = [Waiter(replace(charge, kept=kept), 0.0, loop.create_future()) for charge in charges]
-    batch = encoded("a", 400, waiters, holds)
+    batch = encoded_batch("a", 400, waiters, holds)
     assert batch.keys[:2] == ["l", "h"]
     assert kept.alone == (["another"], b"\x00")
 
@@ -229,7 +229,7 @@ async def test_a_call_that_cannot_be_encoded_is_not_kept() -> None:
     kept = Kept()
     charge = Charge((Limit(Layer.ACCOUNT_THROTTLE, "k", Throttle(1.0, 5, 2**60, 1)),), kept=kept)
     waiter = Waiter(charge, 0.0, asyncio.get_running_loop().create_future())
-    assert not encoded("a", 400, [waiter]).waiters
+    assert not encoded_batch("a", 400, [waiter]).waiters
     assert kept.alone is None
     with pytest.raises(ValueError, match="not exact"):
         await waiter.tally
