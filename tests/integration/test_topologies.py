@@ -37,16 +37,7 @@ from tests.integration.test_outage import Answer, asks, document, quota
 from tests.support.builders import value_of
 from tests.support.ledger import Ledger
 from tests.support.limiters import running_limiter
-from tests.support.servers import (
-    DEADLINE_SECONDS,
-    HOST,
-    Kind,
-    RedisServer,
-    authz_serve,
-    kinds,
-    redis_server,
-    until,
-)
+from tests.support.servers import DEADLINE_SECONDS, HOST, Kind, RedisServer, authz_serve, kinds, redis_server, until
 from tests.support.topologies import (
     MASTERS,
     PASSWORD,
